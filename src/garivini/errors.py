@@ -1,0 +1,44 @@
+"""The errors of the library: one root, and one class for each answer to "who must act?".
+
+* ``GariviniError``
+    * ``UsageError``: you. The call cannot work as written; nothing was done.
+    * ``SchemaError``: you. The database is not at the schema of this code; nothing was done.
+    * ``UnreachableError``: the world. A database or a Gearman server cannot be reached; nothing was done.
+    * ``RefusedError``: they. A server understood and said no; nothing was done.
+    * ``ConflictError``: they. A lock could not be had in time; nothing was done, trying again is safe.
+    * ``OutcomeUnknownError``: the world. The connection went between the request and its answer; it may be
+      done or not.
+    * ``ProtocolError``: they. The peer sent what the Gearman protocol does not allow.
+"""
+
+
+class GariviniError(Exception):
+    """Root of every error that this library raises."""
+
+
+class UsageError(GariviniError, ValueError):
+    """The call cannot work as written. Nothing was done."""
+
+
+class SchemaError(GariviniError):
+    """The database has no schema of ours, or another version of it. Nothing was done."""
+
+
+class UnreachableError(GariviniError):
+    """A database or Gearman server cannot be reached. Nothing was done."""
+
+
+class RefusedError(GariviniError):
+    """A server understood the request and refused it. Nothing was done."""
+
+
+class ConflictError(GariviniError):
+    """Another transaction was in the way for too long. Nothing was done; trying again is safe."""
+
+
+class OutcomeUnknownError(GariviniError):
+    """The connection was lost before the answer came. The request may have been carried out or not."""
+
+
+class ProtocolError(GariviniError):
+    """A peer sent bytes that the Gearman protocol does not allow. The connection is of no more use."""
