@@ -52,7 +52,7 @@ servers:
 # Needs uv. No index is recorded: the hashes alone say what may be installed.
 UV := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
 pins:  ## Pin the newest versions that pyproject.toml allows
-	@echo hatchling | $(UV) --upgrade pyproject.toml - -o requirements/run.txt
+	@printf 'hatchling\neditables\n' | $(UV) --upgrade pyproject.toml - -o requirements/run.txt
 	@$(UV) --upgrade pyproject.toml --group dev -o requirements/dev.txt
 
 clean:  ## Remove the environment and caches
