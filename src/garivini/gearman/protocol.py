@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from typing import Final, Generic, NamedTuple, TypeVar, cast
 
-from garivini.errors import ProtocolError, UsageError
+from garivini.errors import OutcomeUnknownError, ProtocolError, RefusedError, UnreachableError, UsageError
 from garivini.gearman.packets import (
     MAX_BODY,
     REQUEST,
@@ -251,8 +251,10 @@ class ClientProtocol(Generic[Tag]):
                 del self._foreground[handle]
             yield tag, Finished(kind, fields[1] if len(fields) > 1 else b"")
         else:
-            for tag in waiting:
-                yield tag, Update(kind, fields[1:])
+            # The server sends a report once for each of them too, and in the same order.
+            tag = waiting[0]
+            waiting.rotate(-1)
+            yield tag, Update(kind, fields[1:])
 
     def _line(self, text: bytes) -> Iterator[tuple[Tag, Event]]:
         expected, tag, _ = self._pending[0] if self._pending else (None, None, None)
@@ -350,6 +352,81 @@ class Batch:
         self.results[index] = event
         if isinstance(event, Unknown):
             self._next = len(self._jobs)
+
+
+class Answers:
+    """Collects the answers to ``count`` requests of one connection, in their order."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        #: What has come so far.
+        self.events: list[Event] = []
+
+    @property
+    def done(self) -> bool:
+        """Whether each request has its answer."""
+        return len(self.events) == self._count
+
+    def answer(self, event: Event) -> None:
+        """Take the answer to the oldest request that has none."""
+        self.events.append(event)
+
+
+class Foreground:
+    """A foreground job on its way: its reports, and its end."""
+
+    def __init__(self, on_update: Callable[[Update], None] | None = None) -> None:
+        self._on_update = on_update
+        #: ``Finished``, or ``Refused`` or ``Unknown`` where it came to nothing.
+        self.end: Finished | Refused | Unknown | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the end has come."""
+        return self.end is not None
+
+    def answer(self, event: Event) -> None:
+        """Take what the server says of the job."""
+        if isinstance(event, Finished | Refused | Unknown):
+            self.end = event
+        elif isinstance(event, Update) and self._on_update is not None:
+            self._on_update(event)
+
+
+def checked(answers: list[Event], address: str) -> list[Event]:
+    """Return the answers to questions if all are answers.
+
+    Raises:
+        RefusedError: one is a refusal.
+        UnreachableError: one is missing; a question can be asked again.
+
+    """
+    for answer in answers:
+        if isinstance(answer, Refused):
+            code, text = answer.code.decode("utf-8", "replace"), answer.text.decode("utf-8", "replace")
+            raise RefusedError(f"Gearman server {address} refused: {code} {text}")
+        if isinstance(answer, Unknown):
+            raise UnreachableError(f"Gearman server {address} went away before it answered")
+    return answers
+
+
+def result_of(foreground: Foreground, address: str) -> bytes:
+    """Return the data of a foreground job that completed.
+
+    Raises:
+        RefusedError: the server refused it or the worker failed it.
+        OutcomeUnknownError: the connection was lost meanwhile.
+
+    """
+    match foreground.end:
+        case Finished(Type.WORK_COMPLETE, data):
+            return data
+        case Finished(_, data):
+            reason = data.decode("utf-8", "replace") or "no reason given"
+            raise RefusedError(f"the worker failed the job: {reason}")
+        case Refused() as refused:
+            checked([refused], address)
+    raise OutcomeUnknownError(f"Gearman server {address} went away while the job was on its way")
 
 
 # ---- what a worker hears
@@ -486,6 +563,7 @@ class WorkerProtocol:
                 if fields[0] in self._held:
                     raise ProtocolError(f"the server assigns {fields[0]!r} twice")
                 self._held.add(fields[0])
+                self._dry = False  # an earlier grab may have found nothing, but a job has come since
                 events.append(Assigned(*fields))
             elif kind is Type.NO_JOB:
                 self._answered(kind)

@@ -1,0 +1,348 @@
+"""The thin client: inserts, completes, reschedules and fails jobs. Blocking, without threads."""
+
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeAlias
+
+from garivini import events
+from garivini.config import DatabasesLike
+from garivini.errors import GariviniError, UsageError
+from garivini.gearman import blocking
+from garivini.gearman.protocol import Submission
+from garivini.gearman.servers import Backoff, parse_addresses
+from garivini.job import WAKE, Handle, HandleLike, Inserted, Job, NewJob, State, handle_of, new_job
+from garivini.policy import parse_delay, parse_when
+from garivini.store.database import FailedAttempt, Setback, Settled
+from garivini.store.shards import Shards
+
+#: A row of ``insert_jobs``: the original's list ``[funcname, uniqkey, coalesce, arg]``, or a mapping.
+JobLike: TypeAlias = Sequence[Any] | Mapping[str, Any]
+
+_ROW_KEYS: Final = frozenset({"funcname", "arg", "unique", "uniqkey", "coalesce", "priority"})
+
+
+class Client:
+    """Inserts jobs into a queue and says how they ended.
+
+    Constructing it does no I/O. It may be used by several threads and after a fork.
+
+    Args:
+        dbs: a database URL (``sqlite:///jobs.db``), an SQLAlchemy Engine, a list of these (a database's
+            position, from 1, is its id) or the original's mapping ``{id: {"id", "dsn", "user", "pass"}}``.
+        job_servers: Gearman servers as ``host:port``. With them an insert wakes a QueueRunner at once;
+            without, the job is found within a second.
+
+    """
+
+    def __init__(self, dbs: DatabasesLike, job_servers: str | Iterable[str] | None = None) -> None:
+        self.shards = Shards(dbs)
+        self._waker = _Waker(parse_addresses(job_servers)) if job_servers else None
+
+    # ---- the calls of the original
+
+    def insert_job(
+        self,
+        funcname: str,
+        arg: bytes | str = b"",
+        run_after: float | timedelta | None = None,
+        unique: str | None = None,
+        coalesce: str | None = None,
+        flag: str | None = None,
+        *,
+        uniqkey: str | None = None,
+        priority: str | None = None,
+    ) -> Inserted:
+        """Insert a job. It is committed when this returns.
+
+        Args:
+            funcname: the worker's function: up to 200 bytes without white space.
+            arg: up to 16 MB; a str travels as UTF-8.
+            run_after: seconds from now by the database's clock, or a timedelta; now where not given.
+            unique: at most one live job of this function has this key; a second insert answers the first.
+            coalesce: kept with the job, for the worker.
+            flag: ``shim`` (the worker completes the job through a client; the default) or ``controller``.
+            uniqkey: another name for ``unique``.
+            priority: ``high``, ``normal`` or ``low``.
+
+        Returns:
+            What unpacks as ``(jobid, dbid)``, with ``new`` telling it from the duplicate of a live job.
+
+        Raises:
+            UsageError: a value cannot be stored; nothing was inserted.
+            UnreachableError, RefusedError, ConflictError, SchemaError: nothing was inserted.
+            OutcomeUnknownError: the connection was lost at the commit; a unique key makes trying again safe.
+
+        """
+        job = new_job(
+            funcname,
+            arg,
+            uniqkey=_one_key(unique, uniqkey),
+            coalesce=coalesce,
+            flag=flag,
+            priority=priority,
+            delay=parse_delay(run_after),
+        )
+        return self._insert([job])[0]
+
+    def insert_jobs(
+        self,
+        jobs: Iterable[JobLike],
+        run_after: float | timedelta | None = None,
+        flag: str | None = None,
+    ) -> list[Inserted]:
+        """Insert many jobs, in one transaction for each database touched.
+
+        Args:
+            jobs: lists ``[funcname, uniqkey, coalesce, arg]``, or mappings with the names of
+                ``insert_job``'s arguments.
+            run_after: one delay for all.
+            flag: one flag for all.
+
+        Returns:
+            One answer a job, in order.
+
+        Raises:
+            UsageError: a job cannot be stored; it says which. Nothing was inserted.
+            GariviniError: as ``insert_job``; with several databases, others may have taken their part.
+
+        """
+        delay = parse_delay(run_after)
+        return self._insert([_row(index, job, delay, flag) for index, job in enumerate(jobs)])
+
+    def complete_job(self, handle: HandleLike) -> bool:
+        """Delete a finished job, whoever finished it; return whether it was still there.
+
+        Args:
+            handle: a Job, the payload a worker received (mapping or JSON), or ``(jobid, dbid)``.
+
+        """
+        return self.complete_jobs([handle]) == 1
+
+    def complete_jobs(self, handles: Iterable[HandleLike]) -> int:
+        """Delete many finished jobs, in one transaction a database; return how many were still there."""
+        jobids: dict[int, list[int]] = {}
+        for handle in map(handle_of, handles):
+            jobids.setdefault(handle.dbid, []).append(handle.jobid)
+        return sum(len(self.shards[dbid].complete(part)) for dbid, part in jobids.items())
+
+    def reschedule_job(self, handle: HandleLike, when: str | int | timedelta | datetime) -> bool:
+        """Let a job run at another time. For a failure call ``failed_job``, which counts it.
+
+        Args:
+            handle: as for ``complete_job``. With an attempt it applies only while that attempt holds the job.
+            when: ``"never"`` parks it for inspection; ``"+360"`` or a timedelta is from now;
+                ``"1313572984"``, an int or an aware datetime is a time.
+
+        Returns:
+            Whether it applies, now or from an earlier call. False: the job is gone or another attempt's.
+
+        """
+        return self._settle(Setback(handle=handle_of(handle), kind="rescheduled", when=parse_when(when)))
+
+    def failed_job(self, handle: HandleLike, error: BaseException | str | None = None) -> bool:
+        """Count a failure and let the job run again after 2^failcount minutes, a day at most.
+
+        After 25 failures the job is dead: parked until a person retries it.
+
+        Args:
+            handle: as for ``complete_job``. With an attempt it applies only while that attempt holds the job.
+            error: kept in the job's record.
+
+        Returns:
+            Whether it applies, now or from an earlier call. False: the job is gone or another attempt's.
+
+        """
+        return self._settle(failure(handle_of(handle), error))
+
+    def list_jobs(
+        self,
+        funcname: str | None = None,
+        state: str | None = None,
+        *,
+        after: int = 0,
+        limit: int = 100,
+    ) -> list[Job]:
+        """Return jobs by id, of every database.
+
+        Args:
+            funcname: of this function only.
+            state: ``waiting``, ``leased``, ``running``, ``suspect`` or ``dead`` only.
+            after: with ids above this one.
+            limit: at most, of each database.
+
+        """
+        chosen = None if state is None else parse_state(state)
+        return [
+            job
+            for database in self.shards
+            for job in database.jobs(funcname=funcname, state=chosen, after=after, limit=limit)
+        ]
+
+    def failed_jobs(self, funcname: str | None = None, *, after: int = 0, limit: int = 100) -> list[Job]:
+        """Return the jobs that have failed at least once or are dead, as ``list_jobs`` does."""
+        return [
+            job
+            for database in self.shards
+            for job in database.jobs(funcname=funcname, failed=True, after=after, limit=limit)
+        ]
+
+    # ---- beyond the original
+
+    def get_job(self, handle: HandleLike) -> Job | None:
+        """Return a job as it stands, or None where there is none."""
+        jobid, dbid, _ = handle_of(handle)
+        return self.shards[dbid].get(jobid)
+
+    def failures(self, handle: HandleLike) -> list[FailedAttempt]:
+        """Return the record of a job's attempts that did not complete, oldest first."""
+        jobid, dbid, _ = handle_of(handle)
+        return self.shards[dbid].failures(jobid)
+
+    def retry_job(self, handle: HandleLike) -> bool:
+        """Let a waiting or dead job run now, its failures forgiven; return whether it was one."""
+        jobid, dbid, _ = handle_of(handle)
+        retried = self.shards[dbid].retry(jobid)
+        if retried:
+            self.wake()
+        return retried
+
+    def wake(self) -> None:
+        """Let a QueueRunner look for work at once. Never fails: without it the job is found in a second."""
+        if self._waker is not None:
+            self._waker.wake()
+
+    def close(self) -> None:
+        """Close the connections that are ours. A later call opens new ones."""
+        self.shards.close()
+        if self._waker is not None:
+            self._waker.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _insert(self, jobs: Sequence[NewJob]) -> list[Inserted]:
+        answers = self.shards.insert(jobs) if jobs else []
+        if any(answer.new and job.delay == 0 for answer, job in zip(answers, jobs, strict=True)):
+            self.wake()
+        return answers
+
+    def _settle(self, setback: Setback) -> bool:
+        (settled,) = self.shards[setback.handle.dbid].settle([setback])
+        report(setback, settled)
+        return settled.result in ("applied", "repeated")
+
+
+def failure(handle: Handle, error: BaseException | str | None, worker: str = "") -> Setback:
+    """Return the setback that records ``error`` for an attempt."""
+    if isinstance(error, BaseException):
+        name, message = type(error).__qualname__, str(error)
+        trace = "".join(traceback.format_exception(error))
+    else:
+        name, message, trace = "", error or "", ""
+    return Setback(handle=handle, kind="failed", error=name, message=message, trace=trace, worker=worker)
+
+
+def report(setback: Setback, settled: Settled) -> None:
+    """Emit what became of a setback."""
+    name = {"applied": f"job.{setback.kind}", "repeated": "job.repeated"}.get(settled.result, "job.stale")
+    if settled.result == "applied" and settled.state is State.DEAD:
+        name = "job.dead"
+    events.emit(
+        name,
+        jobid=setback.handle.jobid,
+        dbid=setback.handle.dbid,
+        attempt=setback.handle.attempt,
+        error=setback.error,
+        message=setback.message[:200],
+        failcount=settled.failcount,
+        seconds=settled.delay,
+    )
+
+
+def parse_state(state: str) -> State:
+    """Return the state of this name.
+
+    Raises:
+        UsageError: there is none.
+
+    """
+    try:
+        return State[state.upper()]
+    except KeyError:
+        names = ", ".join(member.name.lower() for member in State)
+        raise UsageError(f"state {state!r} is unknown: it is one of {names}") from None
+
+
+def _one_key(unique: str | None, uniqkey: str | None) -> str | None:
+    """Take the key under either of its names."""
+    if unique is not None and uniqkey is not None and unique != uniqkey:
+        raise UsageError("unique and uniqkey are two names of one thing: give one")
+    return unique if unique is not None else uniqkey
+
+
+def _row(index: int, row: JobLike, delay: int, flag: str | None) -> NewJob:
+    try:
+        if isinstance(row, Mapping):
+            unknown = set(row) - _ROW_KEYS
+            if unknown:
+                known = ", ".join(sorted(_ROW_KEYS))
+                raise UsageError(f"{', '.join(map(repr, sorted(unknown)))} is not one of {known}")
+            fields = dict(row)
+            key = _one_key(fields.pop("unique", None), fields.pop("uniqkey", None))
+            if "funcname" not in fields:
+                raise UsageError("it has no funcname")
+            return new_job(
+                fields["funcname"],
+                fields.get("arg", b""),
+                uniqkey=key,
+                coalesce=fields.get("coalesce"),
+                priority=fields.get("priority"),
+                flag=flag,
+                delay=delay,
+            )
+        if isinstance(row, str | bytes) or len(row) != 4:
+            raise UsageError("it is neither a mapping nor [funcname, uniqkey, coalesce, arg]")
+        funcname, uniqkey, coalesce, arg = row
+        return new_job(funcname, arg, uniqkey=uniqkey, coalesce=coalesce, flag=flag, delay=delay)
+    except UsageError as error:
+        raise UsageError(f"job {index} of the list: {error}; nothing was inserted") from None
+
+
+class _Waker(threading.local):
+    """Tells a QueueRunner that there is work, through whichever server answers.
+
+    Each thread has connections of its own, so that no lock is needed, nor found locked after a fork.
+    """
+
+    #: Seconds that an insert may wait for a server that does not answer.
+    TIMEOUT: Final = 1.0
+
+    def __init__(self, job_servers: Sequence[str]) -> None:
+        self._clients = [blocking.Client(address, timeout=self.TIMEOUT) for address in job_servers]
+        self._backoff = Backoff(first=0.5, longest=10.0)
+        self._quiet_until = 0.0
+
+    def wake(self) -> None:
+        if time.monotonic() < self._quiet_until:
+            return
+        # One unique: a wake-up that waits already is enough.
+        job = Submission(WAKE.encode(), b"", unique=b"wake")
+        for client in self._clients:
+            try:
+                client.submit([job])
+            except GariviniError as error:
+                events.emit("wake.failed", server=client.address, error=str(error))
+            else:
+                self._backoff.succeeded()
+                return
+        self._quiet_until = time.monotonic() + self._backoff.failed()
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()

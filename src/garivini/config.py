@@ -1,0 +1,125 @@
+"""What a user says of the databases, read into one form. No I/O."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+from urllib.parse import quote
+
+from garivini.errors import UsageError
+
+#: A URL, an SQLAlchemy Engine, a list of them, or the original's mapping of ids.
+DatabasesLike: TypeAlias = str | Any | Sequence[Any] | Mapping[int | str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseSettings:
+    """One database: the id that rows and handles carry, and how to reach it."""
+
+    dbid: int
+    #: A URL (with its password: never print it) or an SQLAlchemy Engine.
+    target: Any = field(repr=False)
+
+
+def parse_databases(dbs: DatabasesLike) -> list[DatabaseSettings]:
+    """Read the databases of a Client.
+
+    One URL or Engine is database 1; in a list the position is the id, from 1; a mapping names the ids, its
+    values being URLs, Engines or the original's ``{"id", "dsn", "user", "pass"}`` with a DBI data source.
+
+    Raises:
+        UsageError: it is none of these, or an id is wrong or there twice.
+
+    """
+    if isinstance(dbs, Mapping):
+        found = [_entry(key, value) for key, value in dbs.items()]
+    elif isinstance(dbs, Sequence) and not isinstance(dbs, str):
+        found = [_entry(position, value) for position, value in enumerate(dbs, 1)]
+    else:
+        found = [_entry(1, dbs)]
+    if not found:
+        raise UsageError("no database is named: give a URL such as sqlite:///jobs.db")
+    if len({entry.dbid for entry in found}) < len(found):
+        raise UsageError("two databases have the same id")
+    return found
+
+
+def _entry(key: int | str, value: Any) -> DatabaseSettings:
+    try:
+        dbid = int(key)
+    except (TypeError, ValueError):
+        raise UsageError(f"{key!r} is no database id: use whole numbers from 1") from None
+    if not 0 < dbid < 2**31:
+        raise UsageError(f"{dbid} is no database id: use whole numbers from 1")
+    if isinstance(value, Mapping):
+        if int(value.get("id", dbid)) != dbid:
+            raise UsageError(f"database {dbid} says that its id is {value['id']}")
+        if "dsn" not in value:
+            raise UsageError(f"database {dbid} has no dsn")
+        return DatabaseSettings(dbid, parse_dsn(value["dsn"], value.get("user"), value.get("pass")))
+    if value is None or value == "":
+        raise UsageError(f"database {dbid} has no URL")
+    return DatabaseSettings(dbid, value)
+
+
+_DRIVERS: Final = {"mysql": "mysql", "mariadb": "mysql", "pg": "postgresql", "sqlite": "sqlite"}
+#: What the drivers of the original call each part.
+_PARTS: Final = {
+    "database": "database",
+    "dbname": "database",
+    "db": "database",
+    "host": "host",
+    "hostname": "host",
+    "port": "port",
+    "user": "user",
+    "password": "password",
+}
+
+
+def parse_dsn(dsn: str, user: str | None = None, password: str | None = None) -> str:
+    """Return the URL of a Perl DBI data source such as ``DBI:mysql:job:host=127.0.0.1;port=3306``.
+
+    A URL is returned as it is, with user and password put in where it has none.
+
+    Raises:
+        UsageError: it is neither, or names a driver or part that is not known here.
+
+    """
+    if "://" in dsn:
+        scheme, _, rest = dsn.partition("://")
+        return f"{scheme}://{_account(user, password)}{rest}" if user and "@" not in rest else dsn
+    prefix, _, rest = dsn.partition(":")
+    driver, _, rest = rest.partition(":")
+    driver = driver.partition("(")[0].lower()  # attributes in parentheses are the driver's own business
+    if prefix.lower() != "dbi" or driver not in _DRIVERS:
+        known = ", ".join(_DRIVERS)
+        raise UsageError(f"not a data source: write a URL, or DBI:driver:… with a driver of {known}")
+    parts = {"user": user, "password": password}
+    for part in filter(None, rest.replace(":", ";").split(";")):
+        name, equals, value = part.partition("=")
+        if not equals:
+            name, value = "database", name
+        if name.lower() not in _PARTS:
+            raise UsageError(f"part {name!r} of the data source is not known here: write a URL instead")
+        parts[_PARTS[name.lower()]] = value
+    if not parts.get("database"):
+        raise UsageError("the data source names no database")
+    database = parts["database"] or ""
+    if driver == "sqlite":
+        return f"sqlite:///{database}"
+    port = f":{parts['port']}" if parts.get("port") else ""
+    account = _account(parts["user"], parts["password"])
+    return f"{_DRIVERS[driver]}://{account}{parts.get('host') or 'localhost'}{port}/{quote(database)}"
+
+
+def _account(user: str | None, password: str | None) -> str:
+    if not user:
+        return ""
+    return quote(user, safe="") + (f":{quote(password, safe='')}" if password else "") + "@"
+
+
+def without_password(url: str) -> str:
+    """Return ``url`` with its password left out, for messages."""
+    scheme, separator, rest = url.partition("://")
+    account, at, host = rest.rpartition("@")
+    user = account.partition(":")[0]
+    return f"{scheme}{separator}{user}{at}{host}" if at else url

@@ -1,0 +1,65 @@
+"""What happens, said once: code emits named events, and whoever likes listens.
+
+The standard logger ``garivini`` is the one listener from the start; metrics and dashboards add theirs.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+Listener = Callable[[str, dict[str, Any]], None]
+
+_logger: Final = logging.getLogger("garivini")
+
+#: Events that a person should see; all others are logged at level DEBUG or, where listed, INFO.
+_WARNINGS: Final = frozenset(
+    {
+        "gearman.lost",
+        "gearman.protocol_error",
+        "gearman.rejected",
+        "gearman.silent",
+        "gearman.unreachable",
+        "job.failed",
+        "job.dead",
+        "job.parked",
+        "job.stale",
+        "job.dropped",
+        "role.error",
+        "wake.failed",
+        "worker.child_died",
+    }
+)
+_INFOS: Final = frozenset(
+    {
+        "gearman.connected",
+        "role.started",
+        "role.stopped",
+        "worker.started",
+        "worker.stopped",
+        "server.listening",
+    }
+)
+
+
+def _log(name: str, fields: dict[str, Any]) -> None:
+    level = logging.WARNING if name in _WARNINGS else logging.INFO if name in _INFOS else logging.DEBUG
+    if _logger.isEnabledFor(level):
+        _logger.log(level, "%s %s", name, " ".join(f"{key}={value!r}" for key, value in fields.items()))
+
+
+_listeners: list[Listener] = [_log]
+
+
+def emit(name: str, **fields: Any) -> None:
+    """Tell every listener that ``name`` has happened."""
+    for listener in _listeners:
+        listener(name, fields)
+
+
+def listen(listener: Listener) -> Callable[[], None]:
+    """Call ``listener(name, fields)`` with each event from now on; return what ends that.
+
+    A listener runs in the thread that emits and must neither block nor raise.
+    """
+    _listeners.append(listener)
+    return lambda: _listeners.remove(listener)

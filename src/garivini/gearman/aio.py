@@ -1,0 +1,487 @@
+"""The asyncio shell of the protocol: a client and a worker, each for one server, reopened when lost."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Protocol, TypeVar
+
+from garivini import events
+from garivini.errors import ProtocolError, UnreachableError
+from garivini.gearman.admin import ConnectedWorker, FunctionStatus, parse_status, parse_workers
+from garivini.gearman.protocol import (
+    Answers,
+    Assigned,
+    Batch,
+    ClientProtocol,
+    Event,
+    Foreground,
+    JobStatus,
+    Lines,
+    Rejected,
+    Submission,
+    SubmitResult,
+    Update,
+    WorkerProtocol,
+    checked,
+    result_of,
+)
+from garivini.gearman.servers import Backoff, parse_address
+
+#: Seconds between two looks at a connection that may have gone silent.
+_TICK: Final = 1.0
+#: Ticks of idleness after which an echo asks whether the peer is still there.
+_HEARTBEAT_TICKS: Final = 15
+
+
+class _Connection(asyncio.Protocol):
+    """One socket: writes what its core has to send, feeds it what arrives, watches for silence."""
+
+    def __init__(self, silence: float) -> None:
+        self._silence_ticks = max(2, round(silence / _TICK))
+        self._quiet_ticks = 0
+        self._loop = asyncio.get_running_loop()
+        self._flush_due = False
+        self._heard: asyncio.Future[None] | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self.transport: asyncio.Transport | None = None
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+
+    def take(self) -> bytes:
+        """Return what the core has to send."""
+        raise NotImplementedError
+
+    def receive(self, data: bytes) -> None:
+        """Feed the core."""
+        raise NotImplementedError
+
+    def due(self) -> int:
+        """Return how many answers the core waits for."""
+        raise NotImplementedError
+
+    def echo(self) -> None:
+        """Ask the peer for a sign of life."""
+        raise NotImplementedError
+
+    def lose(self) -> None:
+        """Tell the core that the connection is gone."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        # Without it small packets wait up to 40 ms for the peer's delayed ACK.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._watch = self._loop.call_later(_TICK, self._tick)
+        self.flush()
+
+    def data_received(self, data: bytes) -> None:
+        self._quiet_ticks = 0
+        try:
+            self.receive(data)
+        except ProtocolError as error:
+            events.emit("gearman.protocol_error", error=str(error))
+            self.abort()
+            return
+        self.flush()
+        self.wake()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self.transport = None
+        self.lose()
+        self.closed.set_result(None)
+        self.wake()
+
+    def flush(self) -> None:
+        """Write what is to be sent at the end of this turn of the loop, in one piece."""
+        if not self._flush_due and self.transport is not None:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        data = self.take()
+        if data and self.transport is not None:
+            self.transport.write(data)
+
+    def abort(self) -> None:
+        """Close at once; what is buffered is dropped."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    async def close(self) -> None:
+        """Write what is buffered and close."""
+        self._flush()
+        if self.transport is not None:
+            self.transport.close()
+            await self.closed
+
+    async def heard(self) -> None:
+        """Wait until something has arrived or the connection is lost."""
+        if self._heard is None:
+            self._heard = self._loop.create_future()
+        await asyncio.shield(self._heard)
+
+    def wake(self) -> None:
+        """Let those go on who wait in ``heard``."""
+        if self._heard is not None:
+            self._heard.set_result(None)
+            self._heard = None
+
+    def _tick(self) -> None:
+        # Ticks are counted, not seconds: while this loop did not run the peer's silence proves nothing.
+        self._quiet_ticks += 1
+        if self.due():
+            if self._quiet_ticks >= self._silence_ticks:
+                events.emit("gearman.silent", seconds=self._quiet_ticks * _TICK)
+                self.abort()
+                return
+        elif self._quiet_ticks >= _HEARTBEAT_TICKS:
+            self._quiet_ticks = 0
+            self.echo()
+            self.flush()
+        self._watch = self._loop.call_later(_TICK, self._tick)
+
+
+class _Waiting(Protocol):
+    @property
+    def done(self) -> bool: ...
+
+
+class _ClientConnection(_Connection):
+    def __init__(self, silence: float) -> None:
+        super().__init__(silence)
+        self.core: ClientProtocol[Callable[[Event], None]] = ClientProtocol()
+
+    def take(self) -> bytes:
+        return self.core.data_to_send()
+
+    def receive(self, data: bytes) -> None:
+        for tag, event in self.core.receive(data):
+            tag(event)
+
+    def due(self) -> int:
+        return self.core.pending
+
+    def echo(self) -> None:
+        self.core.echo(lambda event: None, b"")
+
+    def lose(self) -> None:
+        for tag, event in self.core.lost():
+            tag(event)
+
+    async def until_done(self, waiting: _Waiting) -> None:
+        self.flush()
+        while not waiting.done:
+            await self.heard()
+
+
+class Client:
+    """A client of one Gearman server. Connects at the first call and again after a loss.
+
+    Args:
+        address: ``host:port``.
+        timeout: seconds without an answer after which the connection is given up, and to connect at most.
+
+    """
+
+    def __init__(self, address: str, *, timeout: float = 10.0) -> None:
+        self.address = address
+        self._host, self._port = parse_address(address)
+        self._timeout = timeout
+        self._connection: _ClientConnection | None = None
+        self._opening = asyncio.Lock()
+        self._backoff = Backoff()
+        self._retry_at = 0.0  # loop time before which a server that failed is left alone
+
+    async def submit(self, jobs: Sequence[Submission]) -> list[SubmitResult]:
+        """Submit background jobs, pipelined; return what became of each, in order.
+
+        Raises:
+            UnreachableError: there is no connection; nothing was sent.
+
+        """
+        connection = await self._connected()
+        batch = Batch(jobs)
+        while not batch.done and connection.transport is not None:
+            batch.write(connection.core)
+            connection.flush()
+            if not batch.done:
+                await connection.heard()
+        return batch.results
+
+    async def run(self, job: Submission, *, on_update: Callable[[Update], None] | None = None) -> bytes:
+        """Submit a foreground job and return its result.
+
+        Args:
+            job: what to run. Its server drops it if the connection closes while it is queued.
+            on_update: called with each WORK_STATUS, WORK_DATA and WORK_WARNING.
+
+        Raises:
+            UnreachableError: there is no connection; nothing was sent.
+            RefusedError: the server refused it, or the worker failed it (its text, if it gave one).
+            OutcomeUnknownError: the connection was lost meanwhile.
+
+        """
+        connection = await self._connected()
+        foreground = Foreground(on_update)
+        connection.core.submit(foreground.answer, job, foreground=True)
+        await connection.until_done(foreground)
+        return result_of(foreground, self.address)
+
+    async def option(self, name: bytes) -> None:
+        """Switch an option on for the connection that is open now (``exceptions``).
+
+        Raises:
+            RefusedError: the server does not know it.
+
+        """
+        await self._ask(1, lambda core, tag: core.option(tag, name))
+
+    async def status(self, uniques: Sequence[bytes]) -> list[JobStatus]:
+        """Ask what the server knows of the jobs with these uniques, in one pipelined round trip.
+
+        Raises:
+            UnreachableError: there is no connection, or it was lost before all answers came.
+            RefusedError: the server does not know the request.
+
+        """
+
+        def ask(core: ClientProtocol[Callable[[Event], None]], tag: Callable[[Event], None]) -> None:
+            for unique in uniques:
+                core.status_unique(tag, unique)
+
+        return [answer for answer in await self._ask(len(uniques), ask) if isinstance(answer, JobStatus)]
+
+    async def functions(self) -> dict[bytes, FunctionStatus]:
+        """Return the server's counts of each function it knows (administrative ``status``)."""
+        return parse_status(await self.command(b"status"))
+
+    async def workers(self) -> list[ConnectedWorker]:
+        """Return the server's connections (administrative ``workers``)."""
+        return parse_workers(await self.command(b"workers"))
+
+    async def command(self, text: bytes, *, block: bool = True) -> list[bytes]:
+        """Send an administrative command on the same connection; return its line or lines.
+
+        Raises:
+            UnreachableError: there is no connection, or it was lost before the answer came.
+            RefusedError: the server answered ``ERR``.
+
+        """
+        (answer,) = await self._ask(1, lambda core, tag: core.command(tag, text, block=block))
+        assert isinstance(answer, Lines)
+        return answer.lines
+
+    async def echo(self) -> None:
+        """Return when the server has answered: it is there and has done all that was asked before."""
+        await self._ask(1, lambda core, tag: core.echo(tag, b""))
+
+    async def close(self) -> None:
+        """Close the connection, if there is one. A later call opens it again."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._connection is not None and self._connection.transport is not None
+
+    async def _ask(
+        self,
+        count: int,
+        ask: Callable[[ClientProtocol[Callable[[Event], None]], Callable[[Event], None]], None],
+    ) -> list[Event]:
+        connection = await self._connected()
+        answers = Answers(count)
+        ask(connection.core, answers.answer)
+        await connection.until_done(answers)
+        return checked(answers.events, self.address)
+
+    async def _connected(self) -> _ClientConnection:
+        async with self._opening:
+            if self._connection is not None and self._connection.transport is not None:
+                return self._connection
+            loop = asyncio.get_running_loop()
+            if loop.time() < self._retry_at:
+                raise UnreachableError(f"Gearman server {self.address} was not reachable a moment ago")
+            try:
+                self._connection = await _open(
+                    lambda: _ClientConnection(self._timeout), self._host, self._port, self._timeout
+                )
+            except UnreachableError:
+                self._retry_at = loop.time() + self._backoff.failed()
+                raise
+            self._backoff.succeeded()
+            return self._connection
+
+
+_C = TypeVar("_C", bound=_Connection)
+
+
+async def _open(make: Callable[[], _C], host: str, port: int, timeout: float) -> _C:
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(timeout):
+            _, connection = await loop.create_connection(make, host, port)
+    except OSError as error:
+        # asyncio words its own text around the number; a TimeoutError has none.
+        reason = os.strerror(error.errno) if error.errno else "no answer in time"
+        raise UnreachableError(f"Gearman server {host}:{port} cannot be reached: {reason}") from error
+    return connection
+
+
+class _WorkerConnection(_Connection):
+    def __init__(self, silence: float, core: WorkerProtocol, on_job: Callable[["Held"], None]) -> None:
+        super().__init__(silence)
+        self.core = core
+        self._on_job = on_job
+
+    def take(self) -> bytes:
+        return self.core.data_to_send()
+
+    def receive(self, data: bytes) -> None:
+        for event in self.core.receive(data):
+            if isinstance(event, Assigned):
+                self._on_job(Held(self, event))
+            else:
+                _rejected(event)
+
+    def due(self) -> int:
+        return self.core.waiting
+
+    def echo(self) -> None:
+        # A grab is as good a sign of life as an echo, and mends a wake-up that got lost on the way.
+        self.core.ask(again=True)
+        self.core.echo()
+
+
+def _rejected(event: Rejected) -> None:
+    events.emit(
+        "gearman.rejected", code=event.code.decode(errors="replace"), text=event.text.decode(errors="replace")
+    )
+
+
+class Held:
+    """A job that a server has given to this worker, bound to the connection it came on.
+
+    Once that connection is lost the server gives the job to somebody else, and handles repeat after a
+    restart: so its end is said on this very connection or not at all.
+    """
+
+    __slots__ = ("_connection", "job")
+
+    def __init__(self, connection: _WorkerConnection, job: Assigned) -> None:
+        self._connection = connection
+        self.job = job
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is gone."""
+        return self._connection.transport is None
+
+    def complete(self, data: bytes = b"") -> None:
+        """Say that it succeeded."""
+        if not self.lost:
+            self._connection.core.complete(self.job.handle, data)
+            self._connection.flush()
+            self._connection.wake()
+
+    def fail(self) -> None:
+        """Say that it failed."""
+        if not self.lost:
+            self._connection.core.fail(self.job.handle)
+            self._connection.flush()
+            self._connection.wake()
+
+
+class Worker:
+    """A worker's connection to one Gearman server, opened again whenever it is lost.
+
+    Args:
+        address: ``host:port``.
+        functions: names to register.
+        on_job: called in the loop with each job that arrives; it must not block.
+        slots: jobs to hold at once: assigned and without an end.
+        client_id: shown by the server's ``workers``.
+        timeout: seconds of silence after which a connection is given up.
+
+    """
+
+    def __init__(
+        self,
+        address: str,
+        functions: Iterable[bytes],
+        on_job: Callable[[Held], None],
+        *,
+        slots: int = 1,
+        client_id: bytes = b"",
+        timeout: float = 10.0,
+    ) -> None:
+        self.address = address
+        self._host, self._port = parse_address(address)
+        self._functions = list(functions)
+        self._on_job = on_job
+        self._slots = slots
+        self._client_id = client_id
+        self._timeout = timeout
+        self._connection: _WorkerConnection | None = None
+        self._stopping = False
+
+    @property
+    def slots(self) -> int:
+        """Jobs to hold at once; 0 asks for no more."""
+        return self._slots
+
+    @slots.setter
+    def slots(self, slots: int) -> None:
+        self._slots = slots
+        if self._connection is not None and self._connection.transport is not None:
+            self._connection.core.slots = slots
+            self._connection.core.ask()
+            self._connection.flush()
+
+    async def run(self) -> None:
+        """Stay connected until ``drain`` is called."""
+        backoff = Backoff()
+        unreachable = False
+        while not self._stopping:
+            try:
+                connection = await _open(self._make, self._host, self._port, self._timeout)
+            except UnreachableError as error:
+                if not unreachable:
+                    events.emit("gearman.unreachable", server=self.address, error=str(error))
+                unreachable = True
+                await asyncio.sleep(backoff.failed())
+                continue
+            unreachable = False
+            backoff.succeeded()
+            self._connection = connection
+            events.emit("gearman.connected", server=self.address)
+            await connection.closed
+            if not self._stopping:
+                events.emit("gearman.lost", server=self.address)
+                await asyncio.sleep(backoff.failed())
+
+    async def drain(self) -> None:
+        """Ask for no more jobs, wait for the end of those that are here or on their way, and close."""
+        self._stopping = True
+        self.slots = 0
+        connection = self._connection
+        if connection is None or connection.transport is None:
+            return
+        while connection.transport is not None and not connection.core.quiet:
+            await connection.heard()
+        await connection.close()
+
+    def abort(self) -> None:
+        """Close at once. The server gives what is held to another worker."""
+        self._stopping = True
+        if self._connection is not None:
+            self._connection.abort()
+
+    def _make(self) -> _WorkerConnection:
+        core = WorkerProtocol(self._functions, slots=self._slots, client_id=self._client_id)
+        return _WorkerConnection(self._timeout, core, self._on_job)

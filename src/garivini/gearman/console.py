@@ -1,0 +1,121 @@
+"""The server's answers to the lines of the administrative protocol. No I/O.
+
+Commands and shapes of the answers are gearmand's, so that its tools work on this server too.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from garivini.errors import UsageError
+from garivini.gearman.broker import Broker
+
+_OK: Final = b"OK\r\n"
+_INCOMPLETE: Final = b"ERR INVALID_ARGUMENTS an argument is missing or wrong\r\n"
+
+
+def answer(broker: Broker, text: bytes) -> bytes:
+    """Return the whole answer to one line, its end included."""
+    words = text.split()
+    command = _COMMANDS.get(words[0].lower()) if words else None
+    if command is None:
+        return b"ERR UNKNOWN_COMMAND %s\r\n" % b"+".join(words)[:80]
+    return command(broker, words[1:])
+
+
+def _block(lines: Iterable[bytes]) -> bytes:
+    return b"".join(line + b"\n" for line in lines) + b".\n"
+
+
+def _status(broker: Broker, words: list[bytes]) -> bytes:
+    return _block(
+        b"%s\t%d\t%d\t%d" % (function.name, function.total, function.running, function.workers)
+        for function in broker.functions.values()
+    )
+
+
+def _prioritystatus(broker: Broker, words: list[bytes]) -> bytes:
+    return _block(
+        b"\t".join(
+            (function.name, *(b"%d" % len(queue) for queue in function.queues), b"%d" % function.workers)
+        )
+        for function in broker.functions.values()
+    )
+
+
+def _workers(broker: Broker, words: list[bytes]) -> bytes:
+    return _block(
+        b" ".join((b"%d" % it.number, it.host, it.client_id, b":", *it.functions))
+        for it in broker.connections
+    )
+
+
+def _show(broker: Broker, words: list[bytes]) -> bytes:
+    if words == [b"jobs"]:
+        return _block(
+            # gearmand's last two: the job will not be done again; it is a background job.
+            b"%s\t%d\t%d\t%d" % (job.handle, job.retries, not job.wanted, job.background)
+            for job in broker.jobs.values()
+        )
+    if words == [b"unique", b"jobs"]:
+        return _block(job.unique for job in broker.jobs.values() if job.unique)
+    return b"ERR UNKNOWN_SHOW_ARGUMENTS\r\n"
+
+
+def _cancel(broker: Broker, words: list[bytes]) -> bytes:
+    if len(words) != 2 or words[0] != b"job":
+        return _INCOMPLETE
+    return _OK if broker.cancel(words[1]) else b"ERR UNKNOWN_JOB\r\n"
+
+
+def _create(broker: Broker, words: list[bytes]) -> bytes:
+    if len(words) != 2 or words[0] != b"function":
+        return _INCOMPLETE
+    return _with_function(broker, words[1], [])
+
+
+def _drop(broker: Broker, words: list[bytes]) -> bytes:
+    if len(words) != 2 or words[0] != b"function":
+        return _INCOMPLETE
+    function = broker.functions.get(words[1])
+    if function is None:
+        return b"ERR UNKNOWN_FUNCTION\r\n"
+    if function.workers or function.total:
+        return b"ERR FUNCTION_IN_USE it has workers or jobs\r\n"
+    del broker.functions[words[1]]
+    return _OK
+
+
+def _maxqueue(broker: Broker, words: list[bytes]) -> bytes:
+    try:
+        # A function may get its limit before its first job, which gearmand would answer with OK and forget.
+        limits = [max(0, int(word)) for word in words[1:]] or [0]
+    except ValueError:
+        return _INCOMPLETE
+    if not words or len(limits) not in (1, 3):
+        return _INCOMPLETE
+    return _with_function(broker, words[0], limits * (3 // len(limits)))
+
+
+def _with_function(broker: Broker, name: bytes, limits: list[int]) -> bytes:
+    try:
+        function = broker.function(name)
+    except UsageError as error:
+        return b"ERR INVALID_FUNCTION %s\r\n" % str(error).encode()
+    if limits:
+        function.limits = limits
+    return _OK
+
+
+_COMMANDS: Final[dict[bytes, Callable[[Broker, list[bytes]], bytes]]] = {
+    b"status": _status,
+    b"prioritystatus": _prioritystatus,
+    b"workers": _workers,
+    b"show": _show,
+    b"cancel": _cancel,
+    b"create": _create,
+    b"drop": _drop,
+    b"maxqueue": _maxqueue,
+    b"version": lambda broker, words: b"OK %s\n" % broker.version,
+    b"getpid": lambda broker, words: b"OK %d\n" % broker.pid,
+    b"verbose": lambda broker, words: b"OK ERROR\n",  # gearmand's default; there are no levels here
+}

@@ -1,0 +1,349 @@
+"""A job: its row, its handle, and its form on the Gearman wire. No I/O.
+
+Blobs stay bytes; this is the one place where they meet JSON text.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgspec
+
+from garivini.errors import UsageError
+
+#: ``run_after`` of a job that is parked for inspection: the largest time of the original's INT column.
+NEVER: Final = 2147483647
+#: Bytes of an argument, at most: a MEDIUMBLOB.
+MAX_ARG: Final = 16 * 1024 * 1024 - 1
+#: Bytes of a function's name and characters of a unique key and of a coalesce key, at most.
+MAX_FUNCNAME: Final = 200
+MAX_KEY: Final = 255
+#: Seconds from now, at most: ten years. More is a unix time taken for a delay.
+MAX_DELAY: Final = 10 * 365 * 86400
+
+#: The Gearman function under which a Controller takes jobs of flag ``controller``.
+RUN_QUEUED_JOB: Final = "run_queued_job"
+#: The Gearman function that lets a QueueRunner look for work at once.
+WAKE: Final = "garivini_wake"
+
+FLAGS: Final = ("shim", "controller")
+#: In the order of the row's numbers.
+PRIORITIES: Final = ("high", "normal", "low")
+
+
+class State(IntEnum):
+    """Where a job is. The numbers are the row's."""
+
+    #: Due at ``run_after``.
+    WAITING = 0
+    #: Handed to Gearman; the lease ends at ``run_after``.
+    LEASED = 1
+    #: Its holder has renewed the lease.
+    RUNNING = 2
+    #: Its lease ended once and has not been renewed since.
+    SUSPECT = 3
+    #: Parked until a person decides.
+    DEAD = 4
+
+
+class Handle(NamedTuple):
+    """What names a job to ``complete_job`` and the like.
+
+    ``attempt`` is the fence: without it (None: a payload of the original, a bare pair) a call applies
+    whoever holds the job.
+    """
+
+    jobid: int
+    dbid: int
+    attempt: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A job to insert; the values have been checked."""
+
+    funcname: str
+    arg: bytes
+    uniqkey: str | None
+    coalesce: str | None
+    flag: str
+    priority: str
+    #: Seconds from now by the database's clock.
+    delay: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """The answer to an insert. Unpacks as ``(jobid, dbid)``."""
+
+    jobid: int
+    dbid: int
+    #: False where a live job had the unique key already: then ``jobid`` is that job's.
+    new: bool = True
+
+    def __iter__(self) -> Iterator[int]:
+        return iter((self.jobid, self.dbid))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job as read from its row or received by a worker. Times are unix seconds by the database's clock."""
+
+    jobid: int
+    dbid: int
+    funcname: str
+    arg: bytes
+    uniqkey: str | None = None
+    coalesce: str | None = None
+    #: When due while waiting, the end of the lease while leased; in a payload, when it was due.
+    run_after: int = 0
+    flag: str = "shim"
+    failcount: int = 0
+    #: Raised by each claim; None in a payload of the original.
+    attempt: int | None = None
+    priority: str = "normal"
+    state: State = State.WAITING
+    #: When it was claimed, or when a server last said that it is queued there.
+    since: int = 0
+    crashes: int = 0
+    created: int = 0
+    #: Seconds of this attempt's lease, and when it ends; 0 where unknown.
+    lease: int = 0
+    lease_end: int = 0
+
+    @property
+    def handle(self) -> Handle:
+        """The job's handle, fenced by its attempt."""
+        return Handle(self.jobid, self.dbid, self.attempt)
+
+    @property
+    def json(self) -> Any:
+        """The argument, decoded from JSON.
+
+        Raises:
+            UsageError: it is not JSON.
+
+        """
+        try:
+            return msgspec.json.decode(self.arg)
+        except msgspec.DecodeError as error:
+            raise UsageError(f"the argument of job {self.jobid} is not JSON: {error}") from error
+
+    @property
+    def unique(self) -> bytes:
+        """Gearman's unique of this attempt, by which a server can be asked for it."""
+        return unique_of(self.dbid, self.jobid, self.attempt or 0)
+
+
+def unique_of(dbid: int, jobid: int, attempt: int) -> bytes:
+    """Return Gearman's unique of one attempt. It is short of 63 bytes, which is all a server keeps."""
+    return b"%d:%d:%d" % (dbid, jobid, attempt)
+
+
+class _Envelope(msgspec.Struct, kw_only=True):
+    """The JSON object that a worker receives. Unknown keys are ignored, those of ours may be absent."""
+
+    jobid: int
+    dbid: int
+    funcname: str = ""
+    arg: str | None = None
+    uniqkey: str | None = None
+    coalesce: str | None = None
+    run_after: int | None = None
+    flag: str | None = None
+    failcount: int | None = None
+    attempt: int | None = None
+    lease: int = 0
+    lease_end: int = 0
+    arg_encoding: str = "latin-1"
+
+
+_encoder = msgspec.json.Encoder()
+# Lax: the original's database driver hands numbers over as text, and its JSON keeps them so.
+_decoder = msgspec.json.Decoder(_Envelope, strict=False)
+
+
+def encode_payload(job: Job, *, latin1: bool = False) -> bytes:
+    """Return the payload that carries ``job`` to a worker.
+
+    Bytes that are UTF-8 travel as their text, others as base64; ``arg_encoding`` says which.
+    ``latin1`` chooses the original's form, each byte as the code point of the same number, for its workers.
+    """
+    if latin1:
+        arg, encoding = job.arg.decode("latin-1"), "latin-1"
+    else:
+        try:
+            arg, encoding = job.arg.decode(), "utf-8"
+        except UnicodeDecodeError:
+            arg, encoding = _base64(job.arg), "base64"
+    return _encoder.encode(
+        _Envelope(
+            jobid=job.jobid,
+            dbid=job.dbid,
+            funcname=job.funcname,
+            arg=arg,
+            uniqkey=job.uniqkey,
+            coalesce=job.coalesce,
+            run_after=job.run_after,
+            flag=job.flag,
+            failcount=job.failcount,
+            attempt=job.attempt,
+            lease=job.lease,
+            lease_end=job.lease_end,
+            arg_encoding=encoding,
+        )
+    )
+
+
+def decode_payload(payload: bytes | str) -> Job:
+    """Return the job that a payload carries, the original's payloads included.
+
+    Raises:
+        UsageError: it is not such a payload.
+
+    """
+    try:
+        envelope = _decoder.decode(payload)
+        arg = _decode_arg(envelope.arg or "", envelope.arg_encoding)
+    except (msgspec.DecodeError, UnicodeError, ValueError, RecursionError) as error:
+        raise UsageError(f"not the payload of a Garivini job: {error}") from error
+    return Job(
+        jobid=envelope.jobid,
+        dbid=envelope.dbid,
+        funcname=envelope.funcname,
+        arg=arg,
+        uniqkey=envelope.uniqkey,
+        coalesce=envelope.coalesce,
+        run_after=envelope.run_after or 0,
+        flag=envelope.flag or "shim",
+        failcount=envelope.failcount or 0,
+        attempt=envelope.attempt,
+        lease=envelope.lease,
+        lease_end=envelope.lease_end,
+    )
+
+
+def _base64(arg: bytes) -> str:
+    # msgspec writes bytes as base64 in C; the quotes around it are JSON's.
+    return _encoder.encode(arg)[1:-1].decode("ascii")
+
+
+def _decode_arg(arg: str, encoding: str) -> bytes:
+    match encoding:
+        case "utf-8":
+            return arg.encode()
+        case "latin-1":
+            return arg.encode("latin-1")
+        case "base64":
+            return msgspec.json.decode(b'"%s"' % arg.encode("ascii"), type=bytes)
+        case _:
+            raise ValueError(f"arg_encoding {encoding!r} is not known here: update garivini")
+
+
+#: What the calls of a client take for a job.
+HandleLike: TypeAlias = Job | Handle | tuple[int, int] | Inserted | Mapping[str, Any] | bytes | str
+
+
+def handle_of(handle: HandleLike) -> Handle:
+    """Return the handle in a Job, a payload (mapping or JSON) or a pair ``(jobid, dbid)``.
+
+    Raises:
+        UsageError: it is none of these.
+
+    """
+    match handle:
+        case Job():
+            found = handle.handle
+        case Handle():
+            found = handle
+        case Inserted(jobid, dbid):
+            found = Handle(jobid, dbid)
+        case bytes() | str():
+            found = decode_payload(handle).handle
+        case Mapping():
+            try:
+                attempt = handle.get("attempt")
+                found = Handle(
+                    int(handle["jobid"]), int(handle["dbid"]), None if attempt is None else int(attempt)
+                )
+            except (KeyError, TypeError, ValueError) as error:
+                raise UsageError(f"a job handle needs whole numbers jobid and dbid: {error!r}") from None
+        case (int() as jobid, int() as dbid):
+            found = Handle(jobid, dbid)
+        case _:
+            raise UsageError(
+                f"{type(handle).__name__} is not a job handle: give a Job, a payload or (jobid, dbid)"
+            )
+    if not (0 < found.jobid < 2**63 and 0 < found.dbid < 2**31):
+        raise UsageError(f"there is no job {found.jobid} in database {found.dbid}: ids are positive")
+    return found
+
+
+def new_job(
+    funcname: str,
+    arg: bytes | str,
+    *,
+    uniqkey: str | None = None,
+    coalesce: str | None = None,
+    flag: str | None = None,
+    priority: str | None = None,
+    delay: int = 0,
+) -> NewJob:
+    """Return a job whose values fit the row and the wire.
+
+    Raises:
+        UsageError: one does not; it says which and why.
+
+    """
+    if not isinstance(funcname, str):
+        raise UsageError(f"a function name is a str, not {type(funcname).__name__}")
+    size = len(_utf8(funcname, "function name"))
+    if not 0 < size <= MAX_FUNCNAME:
+        raise UsageError(f"a function name has 1 to {MAX_FUNCNAME} bytes, this one has {size}")
+    if any(char.isspace() or not char.isprintable() for char in funcname):
+        raise UsageError(f"function name {funcname!r} has white space or a control character: leave it out")
+    if isinstance(arg, str):
+        arg = _utf8(arg, "argument")
+    elif not isinstance(arg, bytes):
+        raise UsageError(
+            f"an argument is bytes or str, not {type(arg).__name__}: for data, pass json.dumps(data)"
+        )
+    if len(arg) > MAX_ARG:
+        raise UsageError(f"an argument has at most {MAX_ARG} bytes, this one {len(arg)}: store it elsewhere")
+    flag = flag or "shim"
+    if flag not in FLAGS:
+        raise UsageError(f"flag {flag!r} is unknown: it is one of {', '.join(FLAGS)}")
+    priority = priority or "normal"
+    if priority not in PRIORITIES:
+        raise UsageError(f"priority {priority!r} is unknown: it is one of {', '.join(PRIORITIES)}")
+    return NewJob(
+        funcname=funcname,
+        arg=arg,
+        uniqkey=_key(uniqkey, "unique key"),
+        coalesce=_key(coalesce, "coalesce key"),
+        flag=flag,
+        priority=priority,
+        delay=delay,
+    )
+
+
+def _key(key: str | None, what: str) -> str | None:
+    """Check a key. The empty one means none, as it does in Gearman."""
+    if key is None or key == "":
+        return None
+    if not isinstance(key, str):
+        raise UsageError(f"a {what} is a str, not {type(key).__name__}")
+    _utf8(key, what)
+    if len(key) > MAX_KEY:
+        raise UsageError(f"a {what} has at most {MAX_KEY} characters, this one {len(key)}: hash it")
+    if "\0" in key:
+        raise UsageError(f"{what} {key!r} has a NUL character: leave it out")
+    return key
+
+
+def _utf8(text: str, what: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"the {what} has half of a surrogate pair, which no encoding can carry") from None

@@ -1,0 +1,195 @@
+"""The keeper thread of a worker process: it commits what jobs came to, and renews the leases of the rest.
+
+It has database connections of its own, so that it keeps time beside a handler that computes. (C code that
+holds the interpreter lock for long silences it; a lease should be much longer than that.) What arrived
+while one commit ran makes the next group, so a group is small when the worker is idle and large when busy.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from garivini import events
+from garivini.client import report
+from garivini.gearman.aio import Held
+from garivini.gearman.servers import Backoff
+from garivini.job import Handle, Job
+from garivini.store.database import Setback
+from garivini.store.shards import Shards
+
+#: Outcomes in one commit, at most.
+_GROUP: Final = 1000
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A job in this process: the copy that Gearman gave, and what became of it."""
+
+    job: Job
+    held: Held
+    #: Monotonic time of the next renewal; 0 where the job has no lease to renew.
+    renew_at: float = 0.0
+    #: How it ended, where that is not success.
+    setback: Setback | None = None
+    #: Given up before it started: its lease is not ours to renew any more.
+    dropped: bool = False
+
+
+class Keeper:
+    """Owns what this process holds, on the side of the database.
+
+    Args:
+        shards: the databases.
+        on_committed: called in the keeper's thread with the runs whose outcome is committed.
+        on_checked: called in the keeper's thread with a run that waited for its start check, and whether
+            its attempt still holds the job.
+
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        on_committed: Callable[[list[Run]], None],
+        on_checked: Callable[[Run, bool], None],
+    ) -> None:
+        self._shards = shards
+        self._on_committed = on_committed
+        self._on_checked = on_checked
+        # Filled by the worker's thread, emptied by the keeper's: a deque's ends are safe for that.
+        self._holds: deque[Run] = deque()
+        self._checks: deque[Run] = deque()
+        self._ended: deque[Run] = deque()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._held: dict[int, Run] = {}
+        self._backoff = Backoff(first=0.05, longest=2.0)
+        self._offsets: dict[int, float] = {}
+        self._thread = threading.Thread(target=self._loop, name="garivini-keeper", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def hold(self, run: Run) -> None:
+        """Renew this run's lease from now on, until it has ended."""
+        if run.job.lease:
+            run.renew_at = time.monotonic() + run.job.lease / 3
+            self._holds.append(run)
+
+    def check(self, run: Run) -> None:
+        """Ask the database whether this run's attempt still holds the job; ``on_checked`` gets the answer."""
+        self._checks.append(run)
+        self._wake.set()
+
+    def end(self, run: Run) -> None:
+        """Commit the run's outcome: ``setback``, or success where there is none."""
+        self._ended.append(run)
+        self._wake.set()
+
+    def lapsed(self, job: Job) -> bool:
+        """Whether the lease of this copy has ended, as far as the database's clock is known here."""
+        offset = self._offsets.get(job.dbid)
+        return bool(job.lease) and (offset is None or time.monotonic() + offset > job.lease_end)
+
+    def stop(self) -> None:
+        """Commit what has ended and end the thread."""
+        self._stopping = True
+        self._wake.set()
+        self._thread.join()
+
+    # ---- in the thread
+
+    def _loop(self) -> None:
+        while True:
+            self._wake.wait(self._until_renewal())
+            self._wake.clear()
+            try:
+                self._read_clocks()
+                self._start_checks()
+                self._commit()
+                self._renew()
+            except Exception as error:
+                # What could not be committed is still in its queue. Nothing is dropped: until the database
+                # is back the worker's slots stay taken, so it asks for no more.
+                delay = self._backoff.failed()
+                events.emit("role.error", role="keeper", error=str(error), seconds=delay)
+                time.sleep(delay)
+                self._wake.set()
+            else:
+                self._backoff.succeeded()
+                if self._stopping and not self._ended:
+                    return
+
+    def _until_renewal(self) -> float:
+        self._take_holds()
+        first = min((run.renew_at for run in self._held.values()), default=float("inf"))
+        return max(0.0, min(first - time.monotonic(), 5.0))
+
+    def _take_holds(self) -> None:
+        while self._holds:
+            run = self._holds.popleft()
+            self._held[id(run)] = run
+
+    def _read_clocks(self) -> None:
+        for database in self._shards:
+            if database.dbid not in self._offsets:
+                self._offsets[database.dbid] = database.clock() - time.monotonic()
+
+    def _start_checks(self) -> None:
+        runs = [self._checks[index] for index in range(len(self._checks))]
+        kept = self._renewed(runs)
+        for run in runs:
+            self._checks.popleft()
+            self._on_checked(run, run.job.handle in kept)
+
+    def _commit(self) -> None:
+        while self._ended:
+            group = [self._ended[index] for index in range(min(len(self._ended), _GROUP))]
+            for dbid in {run.job.dbid for run in group}:
+                self._commit_to(dbid, [run for run in group if run.job.dbid == dbid])
+            self._take_holds()
+            for run in group:
+                self._ended.popleft()
+                self._held.pop(id(run), None)
+            self._on_committed(group)
+
+    def _commit_to(self, dbid: int, runs: list[Run]) -> None:
+        database = self._shards[dbid]
+        done = [run.job.jobid for run in runs if run.setback is None]
+        if done:
+            gone = database.complete(done)
+            for jobid in set(done) - gone:
+                events.emit("job.completed_before", jobid=jobid, dbid=dbid)
+        setbacks = [run.setback for run in runs if run.setback is not None]
+        if setbacks:
+            for setback, settled in zip(setbacks, database.settle(setbacks), strict=True):
+                report(setback, settled)
+
+    def _renew(self) -> None:
+        now = time.monotonic()
+        due = [run for run in self._held.values() if run.renew_at <= now]
+        if not due:
+            return
+        kept = self._renewed([run for run in due if not run.dropped])
+        self._offsets.clear()
+        for run in due:
+            run.renew_at = now + run.job.lease / 3
+            if run.dropped:
+                self._held.pop(id(run))
+            elif run.job.handle not in kept:
+                # Another attempt has it. Success still counts; what else it comes to, the fence refuses.
+                self._held.pop(id(run))
+                events.emit("job.stale", jobid=run.job.jobid, dbid=run.job.dbid, attempt=run.job.attempt)
+
+    def _renewed(self, runs: Sequence[Run]) -> set[Handle]:
+        """Renew the leases of these; return the handles that still hold their job."""
+        groups: dict[tuple[int, int], list[Handle]] = {}
+        for run in runs:
+            groups.setdefault((run.job.dbid, run.job.lease), []).append(run.job.handle)
+        kept: set[Handle] = set()
+        for (dbid, lease), handles in groups.items():
+            kept |= self._shards[dbid].renew(handles, lease=lease)
+        return kept

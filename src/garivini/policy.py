@@ -1,0 +1,141 @@
+"""Decisions as pure functions: when to run again, how much to claim, how long to wait. No I/O, no clock."""
+
+import math
+import random
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, TypeAlias
+
+from garivini.errors import UsageError
+from garivini.job import MAX_DELAY, NEVER
+
+#: Failures after which a job is dead.
+MAX_FAILURES: Final = 25
+#: Seconds of a lease, unless told otherwise, and the shortest.
+LEASE: Final = 60
+MIN_LEASE: Final = 3
+#: Jobs that may wait for workers in gearmand, a function.
+WATERMARK: Final = 4000
+#: Rows of a claim: at first, and at most.
+BATCH_START: Final = 50
+BATCH_MAX: Final = 1000
+#: Bytes of arguments in a claim or an insert, at most.
+BATCH_BYTES: Final = 8 * 1024 * 1024
+#: Seconds between two looks for work where nothing wakes a QueueRunner.
+POLL: Final = 1.0
+
+_DAY: Final = 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Offset:
+    """So many seconds from now, by the database's clock."""
+
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """A unix time."""
+
+    time: int
+
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """Parked for inspection."""
+
+
+When: TypeAlias = Offset | At | Never
+
+
+def backoff(failcount: int, *, spread: float | None = None) -> int:
+    """Return the seconds to wait after a failure: 2^failcount minutes, a day at most.
+
+    Args:
+        failcount: failures so far, this one included.
+        spread: -1 to 1, the place in the jitter of a tenth either way; at random where not given.
+
+    """
+    delay = min(60 << min(failcount, 20), _DAY)
+    if spread is None:
+        spread = random.uniform(-1, 1)
+    return min(round(delay * (1 + 0.1 * spread)), _DAY)
+
+
+def parse_delay(run_after: float | timedelta | None) -> int:
+    """Return the whole seconds from now until an inserted job is due; parts of a second round up.
+
+    Raises:
+        UsageError: it is negative, no number, or longer than ten years.
+
+    """
+    if run_after is None:
+        return 0
+    if isinstance(run_after, timedelta):
+        run_after = run_after.total_seconds()
+    if isinstance(run_after, bool) or not isinstance(run_after, int | float) or not math.isfinite(run_after):
+        raise UsageError(f"run_after is a number of seconds from now or a timedelta, not {run_after!r}")
+    seconds = math.ceil(run_after)
+    if not 0 <= seconds <= MAX_DELAY:
+        raise UsageError(
+            f"run_after={run_after!r} is out of range: it counts seconds from now, 0 to {MAX_DELAY}"
+        )
+    return seconds
+
+
+def parse_when(when: str | int | timedelta | datetime) -> When:
+    """Read the time of ``reschedule_job``.
+
+    ``"never"``; ``"+360"`` or a timedelta: from now; ``"1313572984"``, an int or an aware datetime: then.
+
+    Raises:
+        UsageError: it is none of these, naive, or out of range.
+
+    """
+    match when:
+        case timedelta():
+            return Offset(parse_delay(when))
+        case datetime():
+            if when.tzinfo is None:
+                raise UsageError(f"{when!r} has no time zone: use datetime.now(timezone.utc) or the like")
+            return _at(math.ceil(when.timestamp()))
+        case bool():
+            pass
+        case int():
+            return _at(when)
+        case "never":
+            return Never()
+        case str() if when.isascii() and when.removeprefix("+").isdigit() and len(when) <= 20:
+            number = int(when)
+            return Offset(parse_delay(number)) if when.startswith("+") else _at(number)
+    raise UsageError(f"{when!r} is no time: use 'never', '+SECONDS', a unix time, a timedelta or a datetime")
+
+
+def _at(time: int) -> When:
+    if time == NEVER:
+        return Never()  # the original's own number for it
+    if not 0 < time < 2**32:
+        raise UsageError(f"unix time {time} is out of range: it is in seconds, 1 to {2**32 - 1}")
+    return At(time)
+
+
+def next_batch(size: int, *, full: bool, most: int = BATCH_MAX) -> int:
+    """Return the rows to claim next: a tenth of ``most`` more after a full batch, a twentieth less else."""
+    size = size + max(1, most // 10) if full else size - max(1, most // 20)
+    return max(min(size, most), min(BATCH_START, most))
+
+
+def next_prefetch(prefetch: int, seconds: float) -> int:
+    """Return the jobs that a worker should hold, when one took so many seconds: about 50 ms of work.
+
+    More would lie here while another worker is idle; fewer would leave this one waiting for the server.
+    It at most doubles at a time, so that one quick job proves little.
+    """
+    wanted = int(0.05 / seconds) if seconds > 0 else 256
+    return max(1, min(wanted, prefetch * 2, 256))
+
+
+def room(watermark: int, queued: int) -> int | None:
+    """Return how many more jobs a function may have waiting in gearmand; None: any number."""
+    return max(0, watermark - queued) if watermark else None

@@ -1,0 +1,131 @@
+"""The Gearman servers as a dispatcher sees them: room for a function, submits, questions about attempts."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from garivini import events
+from garivini.errors import GariviniError, UnreachableError
+from garivini.gearman.admin import FunctionStatus
+from garivini.gearman.aio import Client
+from garivini.gearman.protocol import JobStatus, Submission, SubmitResult, Unsent
+from garivini.gearman.servers import rendezvous
+from garivini.lease import Found
+
+
+@dataclass(slots=True)
+class _Server:
+    client: Client
+    #: Counts of each function at the last look; None while the server does not answer.
+    functions: dict[bytes, FunctionStatus] | None = None
+    #: Monotonic time of its last answer.
+    heard: float = field(default_factory=time.monotonic)
+
+
+class JobServers:
+    """All Gearman servers of a dispatcher."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self._servers = {address: _Server(Client(address)) for address in addresses}
+
+    async def look(self) -> None:
+        """Read every server's counts.
+
+        Raises:
+            UnreachableError: none of them answers.
+
+        """
+        await asyncio.gather(*map(self._look, self._servers.values()))
+        if all(server.functions is None for server in self._servers.values()):
+            raise UnreachableError(f"no Gearman server answers: {', '.join(self._servers)}")
+
+    async def _look(self, server: _Server) -> None:
+        try:
+            server.functions = await server.client.functions()
+            server.heard = time.monotonic()
+        except GariviniError as error:
+            if server.functions is not None:
+                events.emit("gearman.unreachable", server=server.client.address, error=str(error))
+            server.functions = None
+
+    def queued(self, function: bytes) -> int:
+        """Return how many jobs of the function waited for a worker at the last look."""
+        return sum(
+            server.functions[function].queued
+            for server in self._servers.values()
+            if server.functions and function in server.functions
+        )
+
+    async def submit(self, jobs: Sequence[Submission]) -> list[SubmitResult]:
+        """Submit background jobs, each to the server that its unique prefers; one result each, in order.
+
+        A server where the function has a worker comes before one where it has none.
+        """
+        results: list[SubmitResult] = [Unsent()] * len(jobs)
+        shares: dict[str, list[int]] = {}
+        for index, job in enumerate(jobs):
+            shares.setdefault(self._server_for(job), []).append(index)
+
+        async def submit(address: str, indexes: list[int]) -> None:
+            server = self._servers[address]
+            try:
+                found = await server.client.submit([jobs[index] for index in indexes])
+            except UnreachableError as error:
+                events.emit("gearman.unreachable", server=address, error=str(error))
+                server.functions = None
+                return
+            for index, result in zip(indexes, found, strict=True):
+                results[index] = result
+
+        await asyncio.gather(*(submit(address, indexes) for address, indexes in shares.items()))
+        return results
+
+    def _server_for(self, job: Submission) -> str:
+        if len(self._servers) == 1:
+            return next(iter(self._servers))
+        up = [address for address, server in self._servers.items() if server.functions is not None]
+        served = [
+            address
+            for address in up
+            if (status := (self._servers[address].functions or {}).get(job.function)) and status.workers
+        ]
+        return rendezvous(served or up or list(self._servers), job.unique)[0]
+
+    async def ask(self, uniques: Sequence[bytes], *, silence: float) -> list[Found]:
+        """Ask every server for attempts by their uniques.
+
+        Args:
+            uniques: of the attempts.
+            silence: seconds after which a server that does not answer counts as one that has nothing.
+
+        """
+        answers = await asyncio.gather(
+            *(self._ask(server, uniques, silence) for server in self._servers.values())
+        )
+        return [_found(said) for said in zip(*answers, strict=True)]
+
+    async def _ask(
+        self, server: _Server, uniques: Sequence[bytes], silence: float
+    ) -> Sequence[JobStatus | Found]:
+        try:
+            statuses = await server.client.status(uniques)
+        except GariviniError:
+            gone = time.monotonic() - server.heard > silence
+            return [Found.UNKNOWN if gone else Found.UNDECIDED] * len(uniques)
+        server.heard = time.monotonic()
+        return statuses
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await asyncio.gather(*(server.client.close() for server in self._servers.values()))
+
+
+def _found(said: Sequence[JobStatus | Found]) -> Found:
+    """Put together what all servers say of one attempt."""
+    statuses = [status for status in said if isinstance(status, JobStatus) and status.known]
+    if any(status.running for status in statuses):
+        return Found.RUNNING
+    if statuses:
+        return Found.QUEUED
+    return Found.UNDECIDED if Found.UNDECIDED in said else Found.UNKNOWN

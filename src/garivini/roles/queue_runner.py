@@ -1,0 +1,248 @@
+"""The QueueRunner: carries due jobs from a database to gearmand, and settles leases that ran out.
+
+A pass costs the same whatever the backlog: it reads the heads of the lanes, asks gearmand how much room
+each function has, and claims no more than that. gearmand holds a bounded number of jobs; the rest waits in
+SQL. Nothing is claimed that cannot be sent.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, TypeVar
+
+from garivini import events
+from garivini.client import report
+from garivini.errors import UsageError
+from garivini.gearman.protocol import Created, Priority, Refused, Submission, SubmitResult, Unknown
+from garivini.job import FLAGS, RUN_QUEUED_JOB, Job, State, encode_payload, unique_of
+from garivini.lease import Bump, decide
+from garivini.policy import BATCH_MAX, BATCH_START, LEASE, MIN_LEASE, POLL, WATERMARK, next_batch, room
+from garivini.roles.job_servers import JobServers
+from garivini.store.database import Database, Lane, Setback
+
+_R = TypeVar("_R")
+
+#: Batches of each lane in a pass, at most: then all lanes are looked at anew.
+_ROUNDS: Final = 4
+#: Seconds until the next look at a function that was full.
+_FULL_POLL: Final = 0.02
+#: Crashes after which a job is dead.
+MAX_CRASHES: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueRunnerSettings:
+    """How a QueueRunner works."""
+
+    #: Seconds.
+    lease: int = LEASE
+    #: Jobs of a function that may wait in gearmand; 0: any number.
+    watermark: int = WATERMARK
+    #: Rows of a claim, at most.
+    batch_max: int = BATCH_MAX
+    #: Seconds between two passes where nothing is due and nothing wakes it.
+    poll: float = POLL
+
+    def __post_init__(self) -> None:
+        if self.lease < MIN_LEASE:
+            raise UsageError(f"a lease is at least {MIN_LEASE} s, not {self.lease}")
+        if self.watermark < 0 or self.batch_max < 1 or not 0 < self.poll <= 60:
+            raise UsageError("watermark is 0 or more, batch_max 1 or more, poll above 0 and at most 60 s")
+
+
+class QueueRunner:
+    """A role for one database."""
+
+    def __init__(
+        self,
+        database: Database,
+        job_servers: JobServers,
+        settings: QueueRunnerSettings = QueueRunnerSettings(),  # frozen
+    ) -> None:
+        self.name = f"queue-runner of database {database.dbid}"
+        self._database = database
+        self._servers = job_servers
+        self._settings = settings
+        self._batch = min(BATCH_START, settings.batch_max)
+        self._room: dict[str, int | None] = {}
+        self._moved = False  # whether the last pass dispatched anything
+        self._full_for = 0  # passes since then in which a function was full
+        # One thread a database: one that hangs stalls nobody else.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"garivini-database-{database.dbid}")
+
+    async def look(self) -> float:
+        """Settle what ran out, dispatch what is due; return the seconds until the next pass."""
+        now, lanes = await self._call(self._database.lanes)
+        due = [lane for lane in lanes if lane.due <= now]
+        self._room.clear()
+        if due:
+            # Raises where no server answers: then nothing is claimed.
+            await self._servers.look()
+            self._moved = False
+            more = await self._recover([lane for lane in due if lane.state is not State.WAITING])
+            more |= await self._dispatch([lane for lane in due if lane.state is State.WAITING])
+            if more:
+                return 0.0
+        later = [lane.due - now for lane in lanes if lane.due > now]
+        return min([self._settings.poll, *later, *self._until_room()])
+
+    def _until_room(self) -> list[float]:
+        """When to look again where a function is full: soon while it moves, rarer while it does not."""
+        if 0 not in self._room.values():
+            self._full_for = 0
+            return []
+        self._full_for = 0 if self._moved else self._full_for + 1
+        return [_FULL_POLL * 2.0 ** min(self._full_for, 10)]
+
+    def close(self) -> None:
+        """End the database thread."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    # ---- due jobs
+
+    async def _dispatch(self, lanes: Sequence[Lane]) -> bool:
+        """Claim and send, some batches of each lane in turn; return whether there is more to do at once.
+
+        While one batch is on its way to gearmand the next is claimed.
+        """
+        sending: asyncio.Task[None] | None = None
+        try:
+            for _ in range(_ROUNDS):
+                going_on = []
+                for lane in lanes:
+                    limit = self._limit(lane.funcname)
+                    if limit == 0:
+                        continue
+                    claimed = time.monotonic()
+                    jobs = await self._call(
+                        self._database.claim, lane, limit=limit, lease=self._settings.lease
+                    )
+                    full = len(jobs) >= limit
+                    self._batch = next_batch(self._batch, full=full, most=self._settings.batch_max)
+                    self._use_room(lane.funcname, len(jobs))
+                    if sending is not None:
+                        await sending
+                    sending = asyncio.create_task(self._send(jobs, claimed))
+                    if full:
+                        going_on.append(lane)
+                lanes = going_on
+                if not lanes:
+                    break
+        finally:
+            if sending is not None:
+                await sending
+        return any(self._limit(lane.funcname) for lane in lanes)
+
+    def _limit(self, funcname: str) -> int:
+        if funcname not in self._room:
+            self._room[funcname] = room(
+                self._settings.watermark,
+                # Jobs of flag controller wait under another name, and a lane may hold both kinds.
+                max(self._servers.queued(funcname.encode()), self._servers.queued(RUN_QUEUED_JOB.encode())),
+            )
+        left = self._room[funcname]
+        return self._batch if left is None else min(self._batch, left)
+
+    def _use_room(self, funcname: str, jobs: int) -> None:
+        left = self._room[funcname]
+        if left is not None:
+            self._room[funcname] = max(0, left - jobs)
+
+    async def _send(self, jobs: Sequence[Job], claimed: float) -> None:
+        """Submit claimed jobs, each attempt once, and give back at once what did not arrive."""
+        good = [job for job in jobs if job.flag in FLAGS]
+        for job in jobs:
+            if job.flag not in FLAGS:
+                await self._park(job, f"flag {job.flag!r} is unknown: it is one of {', '.join(FLAGS)}")
+        if time.monotonic() - claimed > self._settings.lease / 3:
+            # This process stood still. By the time a worker looked, the lease could be over.
+            await self._call(self._database.release, good)
+            return
+        results = await self._servers.submit([_submission(job) for job in good])
+        unsent, unknown = [], []
+        for job, result in zip(good, results, strict=True):
+            match result:
+                case Created():
+                    pass
+                case Refused(b"USAGE", text):
+                    await self._park(job, text.decode())
+                case Unknown():
+                    unknown.append(job)
+                case _:
+                    unsent.append(job)
+        created = len(good) - len(unsent) - len(unknown)
+        self._moved = self._moved or created > 0
+        events.emit("jobs.dispatched", dbid=self._database.dbid, jobs=created)
+        if unsent:
+            for funcname in {job.funcname for job in unsent}:
+                self._room[funcname] = 0
+            events.emit("jobs.released", dbid=self._database.dbid, jobs=len(unsent), reason=_reason(results))
+            await self._call(self._database.release, unsent)
+        if unknown:
+            # The next pass asks the server whether it has them.
+            events.emit("jobs.unknown", dbid=self._database.dbid, jobs=len(unknown))
+            await self._call(self._database.end_early, unknown)
+
+    async def _park(self, job: Job, reason: str) -> None:
+        """Put one bad row aside with its reason; the others go on."""
+        setback = Setback(handle=job.handle, kind="parked", error="BadRow", message=reason)
+        (settled,) = await self._call(self._database.settle, [setback])
+        report(setback, settled)
+
+    # ---- leases that ran out
+
+    async def _recover(self, lanes: Sequence[Lane]) -> bool:
+        """Ask the servers about leases that ran out and settle them; return whether there may be more."""
+        more = False
+        for lane in lanes:
+            lapsed = await self._call(self._database.expired, lane, limit=self._settings.batch_max)
+            if not lapsed:
+                continue
+            more |= len(lapsed) == self._settings.batch_max
+            lease = self._settings.lease
+            asked = time.monotonic()
+            found = await self._servers.ask(
+                [unique_of(self._database.dbid, row.jobid, row.attempt) for row in lapsed], silence=lease
+            )
+            extensions, bumps = [], []
+            for row, said in zip(lapsed, found, strict=True):
+                step = decide(row.state, said, age=row.age, lease=lease)
+                events.emit(
+                    "lease.expired", jobid=row.jobid, attempt=row.attempt, found=said.value, step=repr(step)
+                )
+                if isinstance(step, Bump):
+                    bumps.append((row, step.crashed))
+                else:
+                    extensions.append((row, step.state, step.seconds, step.queued))
+            if extensions:
+                await self._call(self._database.extend, extensions)
+            if bumps:
+                await self._resubmit(await self._call(self._database.bump, bumps, lease=lease), asked)
+        return more
+
+    async def _resubmit(self, jobs: Sequence[Job], claimed: float) -> None:
+        dead = [job for job in jobs if job.crashes >= MAX_CRASHES]
+        for job in dead:
+            await self._park(job, f"its worker died or hung {job.crashes} times")
+        await self._send([job for job in jobs if job.crashes < MAX_CRASHES], claimed)
+
+    async def _call(self, call: Callable[..., _R], *arguments: object, **named: object) -> _R:
+        """Run a database call in the database's thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, partial(call, *arguments, **named))
+
+
+def _submission(job: Job) -> Submission:
+    function = job.funcname if job.flag == "shim" else RUN_QUEUED_JOB
+    return Submission(function.encode(), encode_payload(job), job.unique, Priority(job.priority))
+
+
+def _reason(results: Sequence[SubmitResult]) -> str:
+    """Why jobs were not sent, for a person."""
+    for result in results:
+        if isinstance(result, Refused):
+            return f"{result.code.decode(errors='replace')}: {result.text.decode(errors='replace')}"
+    return "the server went away"

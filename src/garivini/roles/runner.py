@@ -1,0 +1,71 @@
+"""The one lifecycle of all roles: passes, waiting, back-off after errors, stop."""
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import Protocol
+
+from garivini import events
+from garivini.errors import GariviniError
+from garivini.gearman.servers import Backoff
+
+
+class Role(Protocol):
+    """What a role supplies."""
+
+    @property
+    def name(self) -> str:
+        """For logs."""
+
+    async def look(self) -> float:
+        """Do one pass; return the seconds until the next is due."""
+
+
+async def run_role(role: Role, *, stop: asyncio.Event, wake: asyncio.Event) -> None:
+    """Let a role do its passes until ``stop`` is set.
+
+    Args:
+        role: what to run. An error of ours in a pass is reported, and the next pass comes after a back-off;
+            any other exception is a defect and ends the role.
+        stop: ends it between two passes.
+        wake: cuts the waiting short; cleared before each pass, so that what happens in it is not missed.
+
+    """
+    backoff = Backoff(first=0.1, longest=2.0)
+    trouble: type[GariviniError] | None = None
+    events.emit("role.started", role=role.name)
+    while not stop.is_set():
+        wake.clear()
+        began = time.monotonic()
+        try:
+            delay = await role.look()
+        except GariviniError as error:
+            delay = backoff.failed()
+            # Said once for each kind of trouble, not at every try of an outage.
+            if type(error) is not trouble:
+                events.emit("role.error", role=role.name, error=str(error))
+            trouble = type(error)
+            # Not cut short by a wake-up: that would make every insert try what has just failed.
+            await _first(stop, seconds=delay)
+            continue
+        if trouble is not None:
+            events.emit("role.recovered", role=role.name)
+            trouble = None
+        backoff.succeeded()
+        await _first(stop, wake, seconds=delay - (time.monotonic() - began))
+    events.emit("role.stopped", role=role.name)
+
+
+async def _first(*happenings: asyncio.Event, seconds: float) -> None:
+    """Return when one of the events is set, or after so many seconds."""
+    if seconds <= 0:
+        await asyncio.sleep(0)
+        return
+    waits = [asyncio.ensure_future(event.wait()) for event in happenings]
+    try:
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*waits, return_exceptions=True)

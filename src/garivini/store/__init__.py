@@ -1,0 +1,1 @@
+"""Jobs in SQL: named statements, one database, and which of several."""

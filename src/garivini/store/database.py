@@ -1,0 +1,613 @@
+"""One database: an engine, the statements, and the translation of errors. Blocking; safe for threads."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeVar
+
+from sqlalchemy import Engine, create_engine, exc, make_url
+
+from garivini.config import DatabaseSettings, without_password
+from garivini.errors import GariviniError, SchemaError, UsageError
+from garivini.job import NEVER, PRIORITIES, Handle, Inserted, Job, NewJob, State
+from garivini.policy import BATCH_BYTES, MAX_FAILURES, At, Never, Offset, When, backoff
+from garivini.store.dialects import DIALECTS, SCHEMA_ADVICE, SQLite
+from garivini.store.statements import Statement, load
+
+#: Revision of the schema that this code works with: the newest file of ``migrations/versions``.
+SCHEMA: Final = "0001"
+#: Rows in one statement, at most. Above 1,000 MariaDB gives up the key for a list of ids.
+CHUNK: Final = 1000
+
+
+class Lane(NamedTuple):
+    """Jobs of one function, state and priority, in the order in which they are due."""
+
+    funcname: str
+    state: State
+    priority: str
+    #: Unix time at which its first job is due, or its first lease ends.
+    due: int
+
+
+class Lanes(NamedTuple):
+    """The lanes that hold jobs, the most urgent first, and the database's time when it said so."""
+
+    now: float
+    lanes: list[Lane]
+
+
+class Lapsed(NamedTuple):
+    """A lease that ran out: what a decision about it rests on, and what its write must find unchanged."""
+
+    jobid: int
+    attempt: int
+    flag: str
+    crashes: int
+    #: Unix time of the claim, or of the last time that a server said "queued"; and seconds since then.
+    since: int
+    age: int
+    state: State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setback:
+    """The end of an attempt without success."""
+
+    handle: Handle
+    #: ``failed`` (counts; backs off unless ``when`` is given), ``rescheduled`` (does not count),
+    #: ``discarded`` or ``parked`` (dead at once).
+    kind: str
+    error: str = ""
+    message: str = ""
+    trace: str = ""
+    worker: str = ""
+    when: When | None = None
+
+
+class Settled(NamedTuple):
+    """What became of a setback."""
+
+    #: ``applied``, ``repeated`` (this attempt had reported its end before), ``stale`` (another attempt
+    #: holds the job, or nobody) or ``gone`` (there is no such job).
+    result: str
+    #: Where it was applied: the job's new state, its failures, and seconds until it runs again (None: never,
+    #: or at a time that was given).
+    state: State = State.WAITING
+    failcount: int = 0
+    delay: int | None = None
+
+
+class FailedAttempt(NamedTuple):
+    """One row of a job's record of attempts that did not complete."""
+
+    attempt: int
+    #: Unix time.
+    failed_at: int
+    kind: str
+    error: str
+    message: str
+    trace: str
+    worker: str
+
+
+class Count(NamedTuple):
+    """How many jobs of a function are in a state, and the earliest ``run_after`` among them."""
+
+    funcname: str
+    state: State
+    jobs: int
+    first: int
+
+
+class Database:
+    """One database that holds jobs.
+
+    Constructing it does no I/O. Each method is one transaction: it happens as a whole or not at all. All of
+    them raise what ``garivini.errors`` lists: ``UnreachableError``, ``RefusedError``, ``ConflictError``,
+    ``OutcomeUnknownError`` and ``SchemaError`` in the first place.
+    """
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        self.dbid = settings.dbid
+        self._owned = not isinstance(settings.target, Engine)
+        self._engine = _engine(settings.target) if self._owned else settings.target
+        dialect = self._engine.dialect.name
+        if dialect not in DIALECTS:
+            raise UsageError(f"database {self.dbid}: {dialect} is not supported; use {', '.join(DIALECTS)}")
+        self._dialect: SQLite = DIALECTS[dialect]()
+        self._statements = load(dialect, self._dialect.placeholder)
+        self._pid = os.getpid()
+        self._checked = False
+        url = self._engine.url.render_as_string(hide_password=True)
+        #: For messages: the id and the URL without its password.
+        self.where = f"database {self.dbid} ({url})"
+
+    # ---- jobs in
+
+    def insert(self, jobs: Sequence[NewJob]) -> list[Inserted]:
+        """Insert jobs in one transaction; return one answer each, in order."""
+        answers: list[Inserted | None] = [None] * len(jobs)
+        keyed = [index for index, job in enumerate(jobs) if job.uniqkey is not None]
+        unkeyed = [index for index, job in enumerate(jobs) if job.uniqkey is None]
+        with self._transaction() as run:
+            for part in _chunks(unkeyed, lambda index: len(jobs[index].arg)):
+                rows = run("insert", rows=[_insert_row(jobs[index]) for index in part])
+                for index, (jobid,) in zip(part, sorted(rows), strict=True):
+                    answers[index] = Inserted(jobid, self.dbid)
+            for part in _chunks(keyed, lambda index: len(jobs[index].arg)):
+                self._insert_keyed(run, jobs, part, answers)
+        return [answer for answer in answers if answer is not None]
+
+    def _insert_keyed(
+        self, run: "_Run", jobs: Sequence[NewJob], part: list[int], answers: list[Inserted | None]
+    ) -> None:
+        rows = run("insert_keyed", rows=[_insert_row(jobs[index]) for index in part])
+        new = {(funcname, uniqkey): jobid for jobid, funcname, uniqkey in rows}
+        known: dict[tuple[str, str | None], int] = {}
+        for index in part:
+            key = (jobs[index].funcname, jobs[index].uniqkey)
+            if key in new:
+                known[key] = new.pop(key)
+                answers[index] = Inserted(known[key], self.dbid)
+                continue
+            if key not in known:
+                known[key] = run("live", funcname=key[0], uniqkey=key[1])[0][0]
+            answers[index] = Inserted(known[key], self.dbid, new=False)
+
+    # ---- jobs out
+
+    def lanes(self) -> Lanes:
+        """Return the lanes that hold jobs, dead ones left out."""
+        with self._statement() as run:
+            rows = run("lanes")
+        found = [
+            Lane(funcname, State(state), PRIORITIES[priority], due)
+            for funcname, state, priority, due, _ in rows
+        ]
+        return Lanes(rows[0][4] if rows else 0.0, found)
+
+    def claim(self, lane: Lane, *, limit: int, lease: int, max_bytes: int = BATCH_BYTES) -> list[Job]:
+        """Take due jobs of a lane: raise their attempt and lease them.
+
+        Args:
+            lane: of state WAITING.
+            limit: jobs, at most.
+            lease: seconds.
+            max_bytes: of arguments; one larger job alone is taken all the same.
+
+        Returns:
+            The jobs in the order in which they were due, ``run_after`` being that time.
+
+        """
+        with self._transaction() as run:
+            due: dict[int, int] = {}
+            size = 0
+            priority = PRIORITIES.index(lane.priority)
+            for jobid, run_after, length in run(
+                "due", funcname=lane.funcname, priority=priority, limit=min(limit, CHUNK)
+            ):
+                size += length
+                if due and size > max_bytes:
+                    break
+                due[jobid] = run_after
+            if not due:
+                return []
+            rows = run("claim", jobids=sorted(due), lease=lease)
+        jobs = {row[0]: self._job(row, lease=lease, due=due[row[0]]) for row in rows}
+        return [jobs[jobid] for jobid in due]
+
+    def release(self, jobs: Iterable[Job]) -> None:
+        """Give back claims that were not sent: waiting at their old time."""
+        with self._transaction() as run:
+            for job in sorted(jobs, key=lambda job: job.jobid):
+                run("release", jobid=job.jobid, attempt=job.attempt, run_after=job.run_after)
+
+    def end_early(self, jobs: Iterable[Job]) -> None:
+        """End the leases of claims that may have got lost on their way."""
+        with self._transaction() as run:
+            for attempt, jobids in _by_attempt(job.handle for job in jobs):
+                lease = max(job.lease for job in jobs)
+                run("end_early", jobids=jobids, attempt=attempt, lease=lease)
+
+    def expired(self, lane: Lane, *, limit: int) -> list[Lapsed]:
+        """Return leases of a lane that ran out."""
+        with self._statement() as run:
+            rows = run(
+                "expired",
+                funcname=lane.funcname,
+                state=lane.state,
+                priority=PRIORITIES.index(lane.priority),
+                limit=limit,
+            )
+        return [Lapsed._make((*row, lane.state)) for row in rows]
+
+    def extend(self, steps: Sequence[tuple[Lapsed, State, int, bool]]) -> None:
+        """Let leases that ran out go on.
+
+        Each step has the new state, the seconds, and whether a server says that it is queued there. Where
+        anything has changed since it was read, nothing happens.
+        """
+        with self._transaction() as run:
+            for lapsed, state, seconds, queued in steps:
+                run(
+                    "extend",
+                    jobid=lapsed.jobid,
+                    attempt=lapsed.attempt,
+                    state=lapsed.state,
+                    new_state=state,
+                    seconds=seconds,
+                    queued=queued,
+                )
+
+    def bump(self, steps: Sequence[tuple[Lapsed, bool]], *, lease: int) -> list[Job]:
+        """Claim again what ran out for good: each with whether its holder is known to have crashed.
+
+        Where anything has changed since it was read, nothing happens and no job is returned.
+        """
+        rows = []
+        with self._transaction() as run:
+            for lapsed, crashed in steps:
+                rows += run(
+                    "bump",
+                    jobid=lapsed.jobid,
+                    attempt=lapsed.attempt,
+                    state=lapsed.state,
+                    lease=lease,
+                    crashed=crashed,
+                )
+        return [self._job(row, lease=lease) for row in rows]
+
+    # ---- the ends of attempts
+
+    def renew(self, handles: Iterable[Handle], *, lease: int) -> set[Handle]:
+        """Prolong the leases of what these attempts hold; return the handles that still hold their job."""
+        kept: set[Handle] = set()
+        with self._transaction() as run:
+            for attempt, jobids in _by_attempt(handles):
+                run("renew", jobids=jobids, attempt=attempt, lease=lease)
+                rows = run("mine", jobids=jobids, attempt=attempt)
+                kept.update(Handle(jobid, self.dbid, attempt) for (jobid,) in rows)
+        return kept
+
+    def complete(self, jobids: Iterable[int]) -> set[int]:
+        """Delete finished jobs and their record; return the ids that were there."""
+        gone: set[int] = set()
+        with self._transaction() as run:
+            for part in _chunks(sorted(set(jobids))):
+                rows = run("complete", jobids=part)
+                gone.update(jobid for jobid, _ in rows)
+                scarred = [jobid for jobid, setbacks in rows if setbacks]
+                if scarred:
+                    run("forget_failures", jobids=scarred)
+        return gone
+
+    def settle(self, setbacks: Sequence[Setback], *, max_failures: int = MAX_FAILURES) -> list[Settled]:
+        """Record the ends of attempts without success; return what became of each, in order.
+
+        A fenced one applies only while its attempt holds the job.
+
+        Args:
+            setbacks: what ended.
+            max_failures: after so many a job is dead.
+
+        """
+        with self._transaction() as run:
+            return [self._settle(run, setback, max_failures) for setback in setbacks]
+
+    def _settle(self, run: "_Run", setback: Setback, max_failures: int) -> Settled:
+        jobid, _, fence = setback.handle
+        rows = run("standing", jobids=[jobid])
+        if not rows:
+            return Settled("gone")
+        _, attempt, number, failcount = rows[0]
+        state = State(number)
+        held = state in (State.LEASED, State.RUNNING, State.SUSPECT)
+        if fence is not None and not (held and attempt == fence):
+            return Settled("repeated" if run("recorded", jobid=jobid, attempt=fence) else "stale")
+        if setback.kind == "failed":
+            failcount = min(failcount + 1, 255)
+        when = setback.when or Offset(backoff(failcount))
+        if setback.kind in ("discarded", "parked") or (
+            setback.kind == "failed" and failcount >= max_failures
+        ):
+            when = Never()
+        unchanged = {"jobid": jobid, "attempt": attempt, "state": state, "failcount": failcount}
+        match when:
+            case Offset(seconds):
+                run("put_back", **unchanged, delay=seconds)
+            case At(time):
+                run("put_at", **unchanged, run_after=time)
+            case Never():
+                run("put_at", **unchanged, run_after=NEVER)
+        if held or setback.kind != "rescheduled":
+            self._record(run, setback, attempt)
+        delay = when.seconds if isinstance(when, Offset) else None
+        return Settled("applied", State.DEAD if when == Never() else State.WAITING, failcount, delay)
+
+    def _record(self, run: "_Run", setback: Setback, attempt: int) -> None:
+        run(
+            "record_failure",
+            jobid=setback.handle.jobid,
+            attempt=attempt,
+            kind=setback.kind,
+            error=setback.error[:255],
+            message=setback.message[:65_535],
+            trace=setback.trace[-65_535:],
+            worker=setback.worker[:255],
+        )
+
+    # ---- for people
+
+    def get(self, jobid: int) -> Job | None:
+        """Return one job, or None."""
+        with self._statement() as run:
+            rows = run("get", jobid=jobid)
+        return self._job(rows[0]) if rows else None
+
+    def jobs(
+        self,
+        *,
+        funcname: str | None = None,
+        state: State | None = None,
+        failed: bool = False,
+        after: int = 0,
+        limit: int = 100,
+    ) -> list[Job]:
+        """Return jobs by id, from the one after ``after`` on."""
+        with self._statement() as run:
+            rows = run("jobs", funcname=funcname, state=state, failed=failed, after=after, limit=limit)
+        return [self._job(row) for row in rows]
+
+    def failures(self, jobid: int) -> list[FailedAttempt]:
+        """Return the record of a job's attempts that did not complete, oldest first."""
+        with self._statement() as run:
+            return [FailedAttempt(*row) for row in run("failures", jobid=jobid)]
+
+    def retry(self, jobid: int) -> bool:
+        """Let a waiting or dead job run now, its failures forgiven; return whether it was one."""
+        with self._transaction() as run:
+            rows = run("standing", jobids=[jobid])
+            run("retry", jobid=jobid)
+        return bool(rows) and State(rows[0][2]) in (State.WAITING, State.DEAD)
+
+    def counts(self) -> list[Count]:
+        """Count the jobs of each function and state."""
+        with self._statement() as run:
+            return [
+                Count(funcname, State(state), jobs, first) for funcname, state, jobs, first in run("counts")
+            ]
+
+    def clock(self) -> float:
+        """Return the database's unix time."""
+        with self._statement() as run:
+            return float(run("clock")[0][0])
+
+    # ---- the schema
+
+    def upgrade(self) -> None:
+        """Bring the schema to the version of this code. Does nothing where it is there already."""
+        # Imported here: a quarter of a second that only this needs.
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", "garivini:store/migrations")
+        with self._connection() as connection:
+            self._dialect.before_upgrade(connection)
+        try:
+            with self._engine.begin() as connection:
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+        except (exc.DBAPIError, exc.SQLAlchemyError) as error:
+            raise self._translated(error) from error
+        self._checked = False
+        self.check()
+
+    def check(self) -> None:
+        """Make sure that the schema is this code's and the database is known by this id.
+
+        Raises:
+            SchemaError: it has no schema, another version of it, or another id.
+
+        """
+        with self._connection() as connection:
+            run = _Run(self._statements, connection.cursor())
+            try:
+                versions = [version for (version,) in run("schema")]
+                if versions != [SCHEMA]:
+                    found = ", ".join(versions) or "none"
+                    newer = any(version > SCHEMA for version in versions)
+                    advice = "update garivini" if newer else SCHEMA_ADVICE
+                    raise SchemaError(f"{self.where} has schema {found}, this code needs {SCHEMA}: {advice}")
+                if not run("dbid"):
+                    run("set_dbid", dbid=self.dbid)
+                ((dbid,),) = run("dbid")
+            except self._engine.dialect.loaded_dbapi.Error as error:
+                raise self._translated(error) from error
+        if dbid != self.dbid:
+            raise SchemaError(
+                f"{self.where} calls itself database {dbid}: is the list of databases in another order?"
+            )
+        self._checked = True
+
+    def close(self) -> None:
+        """Close the pooled connections, if they are ours. A later call opens new ones."""
+        if self._owned:
+            self._engine.dispose()
+
+    # ---- the seam
+
+    @contextmanager
+    def _statement(self) -> "Iterator[_Run]":
+        """Run single statements, each its own transaction."""
+        if not self._checked:
+            self.check()
+        with self._connection() as connection:
+            try:
+                yield _Run(self._statements, connection.cursor())
+            except self._engine.dialect.loaded_dbapi.Error as error:
+                raise self._translated(error) from error
+
+    @contextmanager
+    def _transaction(self) -> "Iterator[_Run]":
+        """Run several statements as one transaction."""
+        if not self._checked:
+            self.check()
+        with self._connection() as connection:
+            cursor = connection.cursor()
+            committing = False
+            try:
+                cursor.execute(self._dialect.begin)
+                yield _Run(self._statements, cursor)
+                committing = True
+                cursor.execute("COMMIT")
+            except BaseException as error:
+                if connection.in_transaction:
+                    cursor.execute("ROLLBACK")
+                if isinstance(error, self._engine.dialect.loaded_dbapi.Error):
+                    raise self._translated(error, committing=committing) from error
+                raise
+
+    @contextmanager
+    def _connection(self) -> Iterator[Any]:
+        """Borrow a driver's connection from the pool, in autocommit."""
+        if self._pid != os.getpid():
+            # The parent's connections are not ours to use, nor to close.
+            self._pid = os.getpid()
+            if self._owned:
+                self._engine.dispose(close=False)
+        try:
+            pooled = self._engine.raw_connection()
+        except (exc.DBAPIError, self._engine.dialect.loaded_dbapi.Error) as error:
+            raise self._translated(error) from error
+        try:
+            connection = pooled.driver_connection
+            if not self._owned:
+                level = self._dialect.borrow(connection)
+            elif not pooled.info.get("garivini"):
+                self._dialect.prepare(connection)
+                pooled.info["garivini"] = True
+            try:
+                yield connection
+            finally:
+                if not self._owned:
+                    self._dialect.give_back(connection, level)
+        finally:
+            pooled.close()
+
+    def _translated(self, error: BaseException, *, committing: bool = False) -> GariviniError:
+        original = error.orig if isinstance(error, exc.DBAPIError) and error.orig is not None else error
+        assert isinstance(original, Exception)
+        return self._dialect.translate(original, self.where, committing=committing)
+
+    def _job(self, row: Sequence[Any], *, lease: int = 0, due: int | None = None) -> Job:
+        (
+            jobid,
+            funcname,
+            arg,
+            uniqkey,
+            coalesce,
+            run_after,
+            flag,
+            failcount,
+            attempt,
+            priority,
+            state,
+            since,
+            crashes,
+            created,
+        ) = row
+        return Job(
+            jobid=jobid,
+            dbid=self.dbid,
+            funcname=funcname,
+            arg=arg.encode() if isinstance(arg, str) else arg or b"",
+            uniqkey=uniqkey,
+            coalesce=coalesce,
+            run_after=run_after if due is None else due,
+            flag=flag or "shim",
+            failcount=failcount,
+            attempt=attempt,
+            priority=PRIORITIES[priority],
+            state=State(state),
+            since=since,
+            crashes=crashes,
+            created=created,
+            lease=lease,
+            lease_end=run_after if lease else 0,
+        )
+
+
+class _Run:
+    """Runs named statements on one cursor."""
+
+    __slots__ = ("_cursor", "_statements")
+
+    def __init__(self, statements: Mapping[str, Statement], cursor: Any) -> None:
+        self._statements = statements
+        self._cursor = cursor
+
+    def __call__(self, name: str, /, rows: Sequence[Mapping[str, Any]] = (), **values: Any) -> Any:
+        statement = self._statements[name]
+        self._cursor.execute(*statement.bind(values, rows))
+        return self._cursor.fetchall() if statement.result != "none" else []
+
+
+def _engine(target: Any) -> Engine:
+    """Make an engine of ours for a URL. No I/O."""
+    if not isinstance(target, str):
+        raise UsageError(f"a database is a URL or an SQLAlchemy Engine, not {type(target).__name__}")
+    try:
+        url = make_url(target)
+        backend = url.get_backend_name()
+    except exc.SQLAlchemyError:
+        raise UsageError(
+            f"{without_password(target)!r} is not a database URL such as sqlite:///jobs.db"
+        ) from None
+    if backend not in DIALECTS:
+        raise UsageError(f"{backend} is not supported yet; use {', '.join(DIALECTS)}")
+    if not url.database or url.database == ":memory:":
+        raise UsageError(f"{target!r} would be gone with its process: name a file, as in sqlite:///jobs.db")
+    return create_engine(url, connect_args=dict(DIALECTS[backend]().open_arguments()))
+
+
+def _insert_row(job: NewJob) -> dict[str, Any]:
+    return {
+        "funcname": job.funcname,
+        "uniqkey": job.uniqkey,
+        "coalesce": job.coalesce,
+        "arg": job.arg,
+        "flag": job.flag,
+        "priority": PRIORITIES.index(job.priority),
+        "delay": job.delay,
+    }
+
+
+_T = TypeVar("_T")
+
+
+def _chunks(items: Iterable[_T], size: Callable[[_T], int] = lambda item: 0) -> Iterator[list[_T]]:
+    """Cut into lists of at most ``CHUNK`` items and ``BATCH_BYTES`` bytes."""
+    part: list[_T] = []
+    total = 0
+    for item in items:
+        if part and (len(part) == CHUNK or total + size(item) > BATCH_BYTES):
+            yield part
+            part, total = [], 0
+        part.append(item)
+        total += size(item)
+    if part:
+        yield part
+
+
+def _by_attempt(handles: Iterable[Handle]) -> Iterator[tuple[int, list[int]]]:
+    """Group by attempt, ids sorted, in chunks. Nearly all are of attempt 1."""
+    groups: dict[int, list[int]] = {}
+    for jobid, _, attempt in handles:
+        if attempt is not None:
+            groups.setdefault(attempt, []).append(jobid)
+    for attempt, jobids in sorted(groups.items()):
+        for part in _chunks(sorted(jobids)):
+            yield attempt, part

@@ -1,0 +1,3 @@
+DROP TABLE garivini_database;
+DROP TABLE failure;
+DROP TABLE job;

@@ -1,0 +1,38 @@
+-- Without AUTOINCREMENT SQLite gives the id of a deleted last row again, and a late completion would
+-- delete another job.
+CREATE TABLE job (
+  jobid      INTEGER PRIMARY KEY AUTOINCREMENT,
+  funcname   VARCHAR(200) NOT NULL,
+  arg        BLOB,
+  uniqkey    VARCHAR(255),
+  run_after  INTEGER NOT NULL,
+  "coalesce" VARCHAR(255),
+  flag       VARCHAR(10) DEFAULT 'shim',
+  failcount  INTEGER NOT NULL DEFAULT 0,
+  -- Ours, all with defaults, so that a writer who names only the columns above goes on working.
+  priority   INTEGER NOT NULL DEFAULT 1,
+  created    INTEGER NOT NULL DEFAULT 0,
+  attempt    INTEGER NOT NULL DEFAULT 0,
+  state      INTEGER NOT NULL DEFAULT 0,
+  since      INTEGER NOT NULL DEFAULT 0,
+  crashes    INTEGER NOT NULL DEFAULT 0
+);
+-- A claim reads the head of one lane, so a function that is full or a backlog of another state is not touched.
+CREATE INDEX job_lane ON job (funcname, state, priority, run_after);
+CREATE UNIQUE INDEX job_uniqkey ON job (funcname, uniqkey) WHERE uniqkey IS NOT NULL;
+-- One row for each attempt that did not complete; the key makes a repeated report harmless.
+CREATE TABLE failure (
+  jobid      INTEGER NOT NULL,
+  attempt    INTEGER NOT NULL,
+  failed_at  INTEGER NOT NULL,
+  kind       VARCHAR(20) NOT NULL,
+  error      VARCHAR(255) NOT NULL,
+  message    TEXT NOT NULL,
+  trace      TEXT NOT NULL,
+  worker     VARCHAR(255) NOT NULL,
+  PRIMARY KEY (jobid, attempt)
+) WITHOUT ROWID;
+-- The id by which rows and handles name this database. A client that knows it by another is refused.
+CREATE TABLE garivini_database (
+  dbid       INTEGER NOT NULL PRIMARY KEY
+);

@@ -1,0 +1,97 @@
+"""Several databases as one queue: which one a job goes to, and which to leave alone for a while."""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, TypeVar
+from zlib import crc32
+
+from garivini.config import DatabasesLike, parse_databases
+from garivini.errors import ConflictError, RefusedError, UnreachableError, UsageError
+from garivini.job import Inserted, NewJob
+from garivini.store.database import Database
+
+#: Seconds for which inserts avoid a database that failed.
+AVOID: Final = 30.0
+
+_R = TypeVar("_R")
+
+
+class Shards:
+    """The databases of a queue, by id.
+
+    A job with a unique key has one home, so that the key is unique over all of them; any other job goes to
+    a random healthy database.
+    """
+
+    def __init__(self, dbs: DatabasesLike, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._databases = {entry.dbid: Database(entry) for entry in parse_databases(dbs)}
+        self._clock = clock
+        self._avoid_until: dict[int, float] = {}
+
+    def __iter__(self) -> Iterator[Database]:
+        return iter(self._databases.values())
+
+    def __getitem__(self, dbid: int) -> Database:
+        try:
+            return self._databases[dbid]
+        except KeyError:
+            known = ", ".join(map(str, self._databases))
+            raise UsageError(f"there is no database {dbid} here; there is {known}") from None
+
+    def home(self, funcname: str, uniqkey: str) -> Database:
+        """Return the database of a unique key: rendezvous on the CRC-32 of function and key.
+
+        When a database is added, only the keys that now belong to it move.
+        """
+        key = crc32(f"{funcname}\0{uniqkey}".encode())
+        return max(self, key=lambda database: _weight(key, database.dbid))
+
+    def insert(self, jobs: Sequence[NewJob]) -> list[Inserted]:
+        """Insert jobs, one transaction for each database touched; return one answer each, in order.
+
+        Raises:
+            UnreachableError, RefusedError, ConflictError: nothing was inserted in the database that failed;
+                with several databases, others may have taken their part.
+            OutcomeUnknownError: the connection was lost at the commit.
+
+        """
+        if len(self._databases) == 1:
+            (database,) = self
+            return database.insert(jobs)
+        homes: dict[int | None, list[int]] = {}
+        for index, job in enumerate(jobs):
+            dbid = None if job.uniqkey is None else self.home(job.funcname, job.uniqkey).dbid
+            homes.setdefault(dbid, []).append(index)
+        answers: dict[int, Inserted] = {}
+        for dbid, indexes in homes.items():
+            part = [jobs[index] for index in indexes]
+            found = self._anywhere(part) if dbid is None else self[dbid].insert(part)
+            answers.update(zip(indexes, found, strict=True))
+        return [answers[index] for index in range(len(jobs))]
+
+    def _anywhere(self, jobs: Sequence[NewJob]) -> list[Inserted]:
+        now = self._clock()
+        databases = list(self)
+        random.shuffle(databases)
+        # The avoided ones come last: when all have failed, trying one beats refusing.
+        databases.sort(key=lambda database: self._avoid_until.get(database.dbid, 0.0) > now)
+        for database in databases[:-1]:
+            try:
+                return database.insert(jobs)
+            except (UnreachableError, RefusedError, ConflictError):
+                self._avoid_until[database.dbid] = now + AVOID
+        return databases[-1].insert(jobs)
+
+    def close(self) -> None:
+        """Close the pooled connections that are ours."""
+        for database in self:
+            database.close()
+
+
+def _weight(key: int, dbid: int) -> int:
+    """Mix a CRC with an id. CRCs of related texts differ by a constant, which alone would not be fair."""
+    value = (key ^ dbid * 0x9E3779B1) & 0xFFFFFFFF
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        value = (value ^ value >> shift) * factor & 0xFFFFFFFF
+    return value

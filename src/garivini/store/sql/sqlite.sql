@@ -1,0 +1,181 @@
+-- Statements for SQLite 3.35 and newer. `store/statements.py` says how this file is read.
+--
+-- The clock is the database's: strftime('%s', 'now') is the unix time, whole seconds, the same throughout a
+-- statement. A lease ends at now + lease + 1 because whole seconds round down. 2147483647 is "never"; it is
+-- left out of every claim, so that a row parked by the original's clients does not start in 2038.
+
+-- name: clock () -> one
+-- The unix time with its fraction.
+SELECT (julianday('now') - 2440587.5) * 86400.0
+
+-- name: schema () -> rows
+-- The revision that Alembic has recorded.
+SELECT version_num FROM garivini_version
+
+-- name: dbid () -> rows
+-- The id that this database was given.
+SELECT dbid FROM garivini_database
+
+-- name: set_dbid (dbid) -> none
+-- Given once, by the first who comes.
+INSERT INTO garivini_database (dbid) SELECT :dbid WHERE NOT EXISTS (SELECT 1 FROM garivini_database)
+
+-- name: insert (funcname, coalesce, arg, flag, priority, delay) -> rows
+-- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them.
+INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created)
+VALUES
+  (:funcname, :coalesce, :arg, :flag, :priority, strftime('%s', 'now') + :delay, strftime('%s', 'now') + 0) -- each
+RETURNING jobid
+
+-- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, delay) -> rows
+-- Jobs with a unique key. Only that conflict is passed over; what is returned is new.
+INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created)
+VALUES
+  (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, strftime('%s', 'now') + :delay, strftime('%s', 'now') + 0) -- each
+ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
+RETURNING jobid, funcname, uniqkey
+
+-- name: live (funcname, uniqkey) -> one
+-- The live job of a key. One dive each: a list of pairs would read the whole table.
+SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey
+
+-- name: lanes () -> rows
+-- Every lane that holds a job in a state below dead, when its head is due, and the time now with its
+-- fraction. A loose scan: one dive for each function and twelve for its lanes, whatever the backlog and
+-- without statistics.
+WITH RECURSIVE
+  func (name) AS (
+    SELECT min(funcname) FROM job
+    UNION ALL
+    SELECT (SELECT min(job.funcname) FROM job WHERE job.funcname > func.name) FROM func WHERE func.name IS NOT NULL
+  ),
+  state (state) AS (VALUES (0), (1), (2), (3)),
+  priority (priority) AS (VALUES (0), (1), (2)),
+  lane (funcname, state, priority, due) AS (
+    SELECT func.name, state.state, priority.priority,
+           (SELECT min(job.run_after) FROM job INDEXED BY job_lane
+             WHERE job.funcname = func.name AND job.state = state.state AND job.priority = priority.priority)
+      FROM func, state, priority WHERE func.name IS NOT NULL
+  )
+SELECT funcname, state, priority, due, (julianday('now') - 2440587.5) * 86400.0 FROM lane WHERE due IS NOT NULL AND due < 2147483647
+ ORDER BY priority, due
+
+-- name: due (funcname, priority, limit) -> rows
+-- The head of one lane: what a claim may take, with the sizes of the arguments.
+SELECT jobid, run_after, coalesce(length(arg), 0) FROM job INDEXED BY job_lane
+ WHERE funcname = :funcname AND state = 0 AND priority = :priority
+   AND run_after <= strftime('%s', 'now') + 0 AND run_after < 2147483647
+ ORDER BY run_after LIMIT :limit
+
+-- name: claim (jobids, lease) -> rows
+-- The claim's write, in the transaction that read them as due.
+UPDATE job
+   SET attempt = attempt + 1, state = 1, since = strftime('%s', 'now') + 0,
+       run_after = strftime('%s', 'now') + :lease + 1
+ WHERE jobid IN (:*jobids)
+RETURNING jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state, since,
+          crashes, created
+
+-- name: expired (funcname, state, priority, limit) -> rows
+-- Leases that ran out, of one lane.
+SELECT jobid, attempt, flag, crashes, since, strftime('%s', 'now') - since FROM job INDEXED BY job_lane
+ WHERE funcname = :funcname AND state = :state AND priority = :priority
+   AND run_after <= strftime('%s', 'now') + 0 AND run_after < 2147483647
+ ORDER BY run_after LIMIT :limit
+
+-- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
+-- A lease that ran out goes on. Only where nothing has changed since it was read; queued: a server has it
+-- waiting, so the time without a start counts from now.
+UPDATE job
+   SET state = :new_state, run_after = strftime('%s', 'now') + :seconds,
+       since = CASE WHEN :queued THEN strftime('%s', 'now') + 0 ELSE since END
+ WHERE jobid = :jobid AND attempt = :attempt AND state = :state AND run_after <= strftime('%s', 'now') + 0
+
+-- name: bump (jobid, attempt, state, lease, crashed) -> rows
+-- A lease that ran out for good: the claim's write with the next attempt.
+UPDATE job
+   SET attempt = attempt + 1, state = 1, since = strftime('%s', 'now') + 0, crashes = crashes + :crashed,
+       run_after = strftime('%s', 'now') + :lease + 1
+ WHERE jobid = :jobid AND attempt = :attempt AND state = :state AND run_after <= strftime('%s', 'now') + 0
+RETURNING jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state, since,
+          crashes, created
+
+-- name: release (jobid, attempt, run_after) -> none
+-- A claim that was not sent: waiting again at its old time.
+UPDATE job SET state = 0, run_after = :run_after WHERE jobid = :jobid AND attempt = :attempt AND state = 1
+
+-- name: end_early (jobids, attempt, lease) -> none
+-- The lease of what may have got lost on the way ends now, unless somebody has prolonged it meanwhile.
+UPDATE job SET run_after = strftime('%s', 'now') + 0
+ WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 1
+   AND run_after <= strftime('%s', 'now') + :lease + 2
+
+-- name: renew (jobids, attempt, lease) -> none
+-- The holder is alive. A job that ended, or that another attempt holds, is not touched.
+UPDATE job SET state = 2, run_after = strftime('%s', 'now') + :lease + 1
+ WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
+
+-- name: mine (jobids, attempt) -> rows
+-- Which of these this attempt holds. Decides after a renewal: a count of changed rows means other things
+-- on other databases.
+SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
+
+-- name: complete (jobids) -> rows
+-- Success. By id alone: finished work is finished, whoever did it. Tells which had failures before.
+DELETE FROM job WHERE jobid IN (:*jobids) RETURNING jobid, failcount + crashes
+
+-- name: forget_failures (jobids) -> none
+-- The record of a job that is gone.
+DELETE FROM failure WHERE jobid IN (:*jobids)
+
+-- name: standing (jobids) -> rows
+-- What a failure or a new time starts from, locked by its transaction.
+SELECT jobid, attempt, state, failcount FROM job WHERE jobid IN (:*jobids)
+
+-- name: put_back (jobid, attempt, state, failcount, delay) -> none
+-- The end of an attempt without success: waiting for so many seconds.
+UPDATE job SET state = 0, failcount = :failcount, run_after = strftime('%s', 'now') + :delay
+ WHERE jobid = :jobid AND attempt = :attempt AND state = :state
+
+-- name: put_at (jobid, attempt, state, failcount, run_after) -> none
+-- The same, at a unix time; also with "never", where the new state is dead.
+UPDATE job SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END, failcount = :failcount, run_after = :run_after
+ WHERE jobid = :jobid AND attempt = :attempt AND state = :state
+
+-- name: record_failure (jobid, attempt, kind, error, message, trace, worker) -> none
+-- An attempt ends once; who reports it again changes nothing.
+INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
+VALUES (:jobid, :attempt, strftime('%s', 'now') + 0, :kind, :error, :message, :trace, :worker)
+ON CONFLICT (jobid, attempt) DO NOTHING
+
+-- name: recorded (jobid, attempt) -> rows
+-- Whether this attempt has reported its end already.
+SELECT kind FROM failure WHERE jobid = :jobid AND attempt = :attempt
+
+-- name: failures (jobid) -> rows
+-- The record of a job, oldest first.
+SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure WHERE jobid = :jobid ORDER BY attempt
+
+-- name: get (jobid) -> rows
+-- One job.
+SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state, since,
+       crashes, created
+  FROM job WHERE jobid = :jobid
+
+-- name: jobs (funcname, state, failed, after, limit) -> rows
+-- Jobs by id, optionally of one function, of one state, or only those that have failed.
+SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state, since,
+       crashes, created
+  FROM job
+ WHERE jobid > :after AND (:funcname IS NULL OR funcname = :funcname) AND (:state IS NULL OR state = :state)
+   AND (:failed = 0 OR failcount > 0 OR crashes > 0 OR state = 4)
+ ORDER BY jobid LIMIT :limit
+
+-- name: retry (jobid) -> none
+-- A person wants it to run now, with its failures forgiven. What is under way is left alone.
+UPDATE job SET state = 0, failcount = 0, crashes = 0, run_after = strftime('%s', 'now') + 0
+ WHERE jobid = :jobid AND state IN (0, 4)
+
+-- name: counts () -> rows
+-- Jobs of each function and state. Reads the whole lane index: for people, not for a pass.
+SELECT funcname, state, count(*), min(run_after) FROM job GROUP BY funcname, state ORDER BY funcname, state
