@@ -91,13 +91,16 @@ class Worker:
 
         return register
 
-    def run(self) -> None:
-        """Run jobs in this process until SIGTERM or SIGINT, which drains; a second one ends it at once."""
+    def run(self, *, lifeline: int | None = None) -> None:
+        """Run jobs in this process until SIGTERM or SIGINT, which drains; a second one ends it at once.
+
+        ``lifeline``: a file descriptor whose end of file drains too, as when a parent process dies.
+        """
         if not self.functions:
             raise UsageError('no function is registered: decorate one with @worker.function("name")')
-        asyncio.run(self._run_until_signal())
+        asyncio.run(self._run_until_signal(lifeline))
 
-    async def _run_until_signal(self) -> None:
+    async def _run_until_signal(self, lifeline: int | None) -> None:
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
 
@@ -109,7 +112,18 @@ class Worker:
             stop.set()
             loop.call_soon_threadsafe(lambda: None)
 
-        before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        def on_end_of_parent() -> None:
+            loop.remove_reader(lifeline or 0)
+            stop.set()
+
+        if lifeline is not None:
+            loop.add_reader(lifeline, on_end_of_parent)
+        before = {
+            number: signal.signal(number, on_signal)
+            for number in (signal.SIGTERM, signal.SIGINT)
+            # A parent that passes ^C on itself has it ignored here.
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
         try:
             await self.serve(stop)
         finally:

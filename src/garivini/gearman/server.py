@@ -193,7 +193,6 @@ class _Link(asyncio.Protocol):
             self._flush()
 
     def _leave(self) -> None:
-        self._requests = iter(())  # what was held back until answers are read must not run any more
         self._broker.leave(self._connection)
         self._server._links.pop(self._connection, None)
         self._flush()

@@ -16,11 +16,13 @@ from typing import Final, TypeVar
 from garivini import events
 from garivini.client import report
 from garivini.errors import UsageError
+from garivini.gearman.aio import Held, Worker
 from garivini.gearman.protocol import Created, Priority, Refused, Submission, SubmitResult, Unknown
-from garivini.job import FLAGS, RUN_QUEUED_JOB, Job, State, encode_payload, unique_of
+from garivini.job import FLAGS, RUN_QUEUED_JOB, WAKE, Job, State, encode_payload, unique_of
 from garivini.lease import Bump, decide
 from garivini.policy import BATCH_MAX, BATCH_START, LEASE, MIN_LEASE, POLL, WATERMARK, next_batch, room
 from garivini.roles.job_servers import JobServers
+from garivini.roles.runner import run_role
 from garivini.store.database import Database, Lane, Setback
 
 _R = TypeVar("_R")
@@ -49,8 +51,12 @@ class QueueRunnerSettings:
     def __post_init__(self) -> None:
         if self.lease < MIN_LEASE:
             raise UsageError(f"a lease is at least {MIN_LEASE} s, not {self.lease}")
-        if self.watermark < 0 or self.batch_max < 1 or not 0 < self.poll <= 60:
-            raise UsageError("watermark is 0 or more, batch_max 1 or more, poll above 0 and at most 60 s")
+        if self.watermark < 0:
+            raise UsageError(f"a watermark is 0 (none) or more, not {self.watermark}")
+        if not 1 <= self.batch_max <= BATCH_MAX:
+            raise UsageError(f"batch_max is 1 to {BATCH_MAX}, not {self.batch_max}")
+        if not 0 < self.poll <= 60:
+            raise UsageError(f"poll is above 0 and at most 60 s, not {self.poll}")
 
 
 class QueueRunner:
@@ -246,3 +252,38 @@ def _reason(results: Sequence[SubmitResult]) -> str:
         if isinstance(result, Refused):
             return f"{result.code.decode(errors='replace')}: {result.text.decode(errors='replace')}"
     return "the server went away"
+
+
+async def serve(
+    databases: Sequence[Database],
+    addresses: Sequence[str],
+    settings: QueueRunnerSettings,
+    *,
+    stop: asyncio.Event,
+) -> None:
+    """Run a QueueRunner for each database until ``stop`` is set; ``garivini_wake`` lets all look at once."""
+    servers = JobServers(addresses)
+    wakes = [asyncio.Event() for _ in databases]
+    runners = [QueueRunner(database, servers, settings) for database in databases]
+
+    def woken(held: Held) -> None:
+        # Answered before the pass: a wake-up that arrives during it would be merged into this one and lost.
+        held.complete()
+        for wake in wakes:
+            wake.set()
+
+    links = [Worker(address, [WAKE.encode()], woken, client_id=b"queue-runner") for address in addresses]
+    linked = [asyncio.create_task(link.run()) for link in links]
+    try:
+        async with asyncio.TaskGroup() as group:
+            for runner, wake in zip(runners, wakes, strict=True):
+                group.create_task(run_role(runner, stop=stop, wake=wake))
+    finally:
+        for link in links:
+            link.abort()
+        for task in linked:
+            task.cancel()
+        await asyncio.gather(*linked, return_exceptions=True)
+        for runner in runners:
+            runner.close()
+        await servers.close()

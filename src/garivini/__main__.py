@@ -1,0 +1,5 @@
+"""``python -m garivini``: the command."""
+
+from garivini.cli import main
+
+main()

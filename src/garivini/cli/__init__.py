@@ -1,0 +1,85 @@
+"""The command ``garivini``. Subcommands are imported when they are called, so that ``--help`` is quick."""
+
+import sys
+from importlib import import_module
+from typing import Any, Final
+
+import click
+
+from garivini import __version__
+from garivini.errors import (
+    ConflictError,
+    GariviniError,
+    OutcomeUnknownError,
+    SchemaError,
+    UnreachableError,
+    UsageError,
+)
+
+#: Exit statuses, those of sysexits.h where it has a name for the matter.
+EXIT_STATUSES: Final[dict[type[GariviniError], int]] = {
+    UsageError: 2,
+    UnreachableError: 69,
+    OutcomeUnknownError: 74,
+    ConflictError: 75,
+    SchemaError: 78,
+}
+
+# Name: (module below garivini.cli, attribute, one line for the overview).
+_COMMANDS: Final = {
+    "demo": ("demo", "demo", "Watch durable jobs go through, with kills; needs nothing."),
+    "run": ("run", "run", "Run the QueueRunner and the embedded Gearman server."),
+    "worker": ("worker", "worker", "Run the functions of a module as a worker."),
+    "insert": ("jobs", "insert", "Insert a job."),
+    "jobs": ("jobs", "jobs", "List, show and retry jobs."),
+    "db": ("db", "db", "Create or upgrade the tables."),
+}
+
+
+class _Lazy(click.Group):
+    """A group whose commands are imported when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(f"garivini.cli.{module}"), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, _, summary) in _COMMANDS.items()])
+
+
+@click.group(
+    cls=_Lazy,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Each command has a --help with examples. Settings: --db or GARIVINI_DB names the database, "
+    "--job-server or GARIVINI_JOB_SERVERS the Gearman servers.",
+)
+@click.version_option(__version__, prog_name="garivini")
+def cli() -> None:
+    """Durable jobs for Gearman.
+
+    A job is a row in a SQL database. A QueueRunner carries it to a Gearman server, a worker in any language
+    runs it, and the row is deleted when it has succeeded, or comes back later when it has not.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; our errors become one line and an exit status."""
+    try:
+        # Commands return nothing, so the status is 0 unless one exits with another.
+        status: Any = cli.main(arguments, prog_name="garivini", standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except GariviniError as error:
+        click.echo(f"garivini: {error}", err=True)
+        sys.exit(next((status for kind, status in EXIT_STATUSES.items() if isinstance(error, kind)), 1))

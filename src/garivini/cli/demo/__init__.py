@@ -1,0 +1,318 @@
+"""``garivini demo``: durable jobs end to end on the embedded database and server, with kills."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from garivini.cli.demo import files
+from garivini.client import Client
+from garivini.errors import GariviniError
+from garivini.gearman.blocking import Client as GearmanClient
+from garivini.job import Job
+
+#: Seconds. Short, so that a person need not wait a minute to see what a lease does.
+LEASE: Final = 5
+#: Jobs that may wait in the Gearman server, so that most of the backlog stands in the database.
+WATERMARK: Final = 200
+#: Seconds without any progress after which the demo gives up.
+PATIENCE: Final = 45.0
+
+
+@click.command()
+@click.argument("tree", required=False, type=click.Path(path_type=Path))
+@click.option("--files", "most", type=click.IntRange(1, 100_000), default=3000, show_default=True)
+@click.option(
+    "-p", "--processes", type=click.IntRange(1, 64), default=2, show_default=True, help="Worker children."
+)
+def demo(tree: Path | None, most: int, processes: int) -> None:
+    """Watch durable jobs go through an embedded database and Gearman server, and see that none is lost.
+
+    One job for each source or text file of TREE (the running Python's own library, unless you name a
+    folder): its bytes, lines, SHA-256 and, for Python, functions. Three broken files must fail. A worker
+    process and the QueueRunner are killed on the way. Everything is checked against a plain loop over the
+    same files; the exit status is 1 where a job is missing or wrong.
+
+    \b
+    Examples:
+      garivini demo
+      garivini demo ~/src --files 500
+    """
+    console = Console(highlight=False)
+    with tempfile.TemporaryDirectory(prefix="garivini-demo-") as folder:
+        right = _Demo(console, Path(folder), processes).run(tree or files.default_tree(), most)
+    sys.exit(0 if right else 1)
+
+
+@dataclass(slots=True)
+class _Run:
+    """What the worker processes have noted."""
+
+    started: Counter[str] = field(default_factory=Counter)
+    finished: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    waited: list[float] = field(default_factory=list)
+    #: When each was last read, by process id: the latest is one that is alive.
+    offsets: dict[Path, int] = field(default_factory=dict)
+    last_pid: int = 0
+
+    def read(self, folder: Path) -> None:
+        """Take in what is new."""
+        for path in folder.iterdir():
+            with path.open("rb") as file:
+                file.seek(self.offsets.get(path, 0))
+                lines = file.read()
+            whole = lines[: lines.rfind(b"\n") + 1]
+            self.offsets[path] = self.offsets.get(path, 0) + len(whole)
+            for line in whole.splitlines():
+                self._take(json.loads(line))
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        self.last_pid = entry["pid"]
+        if entry["event"] == "started":
+            self.started[entry["path"]] += 1
+            if self.started[entry["path"]] == 1:
+                self.waited.append(entry["waited"])
+        else:
+            self.finished.setdefault(entry["path"], []).append(entry["found"])
+
+
+class _Demo:
+    def __init__(self, console: Console, folder: Path, processes: int) -> None:
+        self._console = console
+        self._folder = folder
+        self._processes = processes
+        self._results = folder / "results"
+        self._results.mkdir()
+        self._url = f"sqlite:///{folder / 'jobs.db'}"
+        self._server = f"127.0.0.1:{_free_port()}"
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._run = _Run()
+        self._duration = 0.0
+
+    def run(self, tree: Path, most: int) -> bool:
+        """Run the demo; return whether every job came to its right end."""
+        say = self._console.print
+        paths = files.list_files(tree, most)
+        broken = files.write_broken(self._folder)
+        say(f"[bold]Input[/]  {len(paths)} files of {tree}, and {len(broken)} broken ones")
+        began = time.monotonic()
+        expected = {str(path): _expect(path) for path in (*paths, *broken)}
+        plain = time.monotonic() - began
+        say(f"[bold]Plain loop[/]  the same work in one process, nothing durable: {plain:.1f} s")
+        say(
+            f"[bold]Set-up[/]  SQLite and the embedded Gearman server, {self._processes} worker processes; "
+            f"leases of {LEASE} s (default 60), at most {WATERMARK} jobs in Gearman"
+        )
+        with Client(self._url, [self._server]) as client, self._processes_running(client):
+            self._drive(client, list(expected))
+            failed = {job.json["path"]: job for job in client.failed_jobs(limit=100_000)}
+            errors = {path: client.failures(job)[-1].error for path, job in failed.items()}
+            left = len(client.list_jobs(limit=100_000))
+        wrong = self._check(expected, failed, errors, left)
+        self._report(expected, failed, errors, plain)
+        for line in wrong[:20]:
+            say(f"[red]wrong[/]  {line}")
+        if not wrong:
+            say(f"[bold green]Nothing lost[/]  all {len(expected)} jobs came to their right end")
+        return not wrong
+
+    # ---- the processes
+
+    @contextmanager
+    def _processes_running(self, client: Client) -> Iterator[None]:
+        for database in client.shards:
+            database.upgrade()
+        try:
+            self._start("gearman", "run", "gearman")
+            self._wait_for_server()
+            self._start_queue_runner()
+            self._start("worker", "worker", "garivini.cli.demo.work", "-p", str(self._processes))
+            yield
+        finally:
+            for child in self._children.values():
+                child.terminate()
+            for child in self._children.values():
+                try:
+                    child.wait(10)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
+
+    def _start(self, name: str, *arguments: str) -> None:
+        environment = {
+            **os.environ,
+            "GARIVINI_DB": self._url,
+            "GARIVINI_JOB_SERVERS": self._server,
+            "GARIVINI_DEMO_RESULTS": str(self._results),
+        }
+        with (self._folder / f"{name}.log").open("ab") as log:
+            self._children[name] = subprocess.Popen(  # noqa: S603  # our own command
+                [sys.executable, "-m", "garivini", *arguments],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def _start_queue_runner(self) -> None:
+        self._start(
+            "queue-runner", "run", "queue-runner", "--lease", str(LEASE), "--watermark", str(WATERMARK)
+        )
+
+    def _wait_for_server(self) -> None:
+        deadline = time.monotonic() + 15
+        while True:
+            with GearmanClient(self._server, timeout=1) as server, suppress(GariviniError):
+                server.echo()
+                return
+            if time.monotonic() > deadline or self._children["gearman"].poll() is not None:
+                log = (self._folder / "gearman.log").read_text(errors="replace")
+                raise click.ClickException(f"the embedded Gearman server did not start:\n{log}")
+            time.sleep(0.05)
+
+    # ---- the course
+
+    def _drive(self, client: Client, paths: Sequence[str]) -> None:
+        """Insert, watch, kill twice, and wait until every job has completed or failed."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        began = moved = time.monotonic()
+        kills = {len(paths) // 3: self._kill_worker_child, len(paths) * 2 // 3: self._kill_queue_runner}
+        with Progress(*columns, console=self._console) as progress:
+            inserted = progress.add_task("inserted", total=len(paths))
+            ended = progress.add_task("ended", total=len(paths))
+            seen = 0
+            waiting = list(paths)
+            while True:
+                if waiting:
+                    part, waiting = waiting[:250], waiting[250:]
+                    now = time.time()
+                    client.insert_jobs(
+                        {"funcname": "demo.analyse", "arg": json.dumps({"path": path, "inserted": now})}
+                        for path in part
+                    )
+                    progress.advance(inserted, len(part))
+                self._run.read(self._results)
+                count = self._ended(client, len(paths) - len(waiting))
+                progress.update(ended, completed=count)
+                for threshold in [threshold for threshold in kills if count >= threshold]:
+                    kills.pop(threshold)(progress.console)
+                if count == len(paths):
+                    self._duration = time.monotonic() - began
+                    return
+                if count != seen:
+                    seen, moved = count, time.monotonic()
+                elif time.monotonic() - moved > PATIENCE:
+                    self._console.print(f"[red]no progress for {PATIENCE:.0f} s[/]")
+                    return
+                time.sleep(0.05)
+
+    def _ended(self, client: Client, inserted: int) -> int:
+        """Return how many jobs have completed (the row is gone) or failed (it waits for its retry)."""
+        rows = len(client.list_jobs(limit=100_000))
+        return inserted - rows + len(client.failed_jobs(limit=100_000))
+
+    def _kill_worker_child(self, console: Console) -> None:
+        pid = self._run.last_pid
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        console.print(f"[yellow]SIGKILL[/] worker process {pid}, in the middle of its jobs")
+
+    def _kill_queue_runner(self, console: Console) -> None:
+        child = self._children["queue-runner"]
+        child.kill()
+        child.wait()
+        console.print(f"[yellow]SIGKILL[/] QueueRunner, process {child.pid}; starting another")
+        self._start_queue_runner()
+
+    # ---- the end
+
+    def _check(
+        self,
+        expected: dict[str, files.Analysis | str],
+        failed: dict[str, Job],
+        errors: dict[str, str],
+        left: int,
+    ) -> list[str]:
+        """Return what is not as the plain loop found it."""
+        wrong = []
+        for path, outcome in expected.items():
+            found = self._run.finished.get(path, [])
+            if isinstance(outcome, str):
+                if errors.get(path) != outcome:
+                    wrong.append(f"{path}: {errors.get(path, 'no failure')} instead of {outcome}")
+                elif failed[path].run_after <= time.time():
+                    wrong.append(f"{path}: failed without a time for its retry")
+            elif not found:
+                wrong.append(f"{path}: no result")
+            elif any(one != outcome.as_dict() for one in found):
+                wrong.append(f"{path}: another result than the plain loop's")
+        if left != len(failed):
+            wrong.append(f"{left - len(failed)} jobs neither completed nor failed")
+        return wrong
+
+    def _report(
+        self,
+        expected: dict[str, files.Analysis | str],
+        failed: dict[str, Job],
+        errors: dict[str, str],
+        plain: float,
+    ) -> None:
+        waited = sorted(self._run.waited) or [0.0]
+        again = {path: runs for path, runs in self._run.started.items() if runs > 1}
+        twice = sum(len(found) > 1 for found in self._run.finished.values())
+        rate = len(expected) / self._duration if self._duration else 0.0
+        table = Table(show_header=False, title="What became of them", title_justify="left")
+        table.add_row("jobs", str(len(expected)))
+        table.add_row("completed", str(len(self._run.finished)))
+        table.add_row("failed, waiting for their retry", str(len(failed)))
+        table.add_row("runs", f"{self._run.started.total()}, {len(again)} jobs ran again after a kill")
+        table.add_row("duplicates", f"{twice} jobs finished twice")
+        table.add_row("jobs/s", f"{rate:.0f}  (plain loop {len(expected) / plain:.0f}/s in one process)")
+        table.add_row("insert to start", f"p50 {_at(waited, 0.5):.2f} s, p99 {_at(waited, 0.99):.2f} s")
+        self._console.print(table)
+        table = Table("the broken files", "error", "runs again", title_justify="left")
+        for path in sorted(path for path in failed if Path(path).parent == self._folder):
+            retry = max(0, failed[path].run_after - int(time.time()))
+            table.add_row(Path(path).name, errors[path], f"in {retry} s")
+        self._console.print(table)
+        if len(failed) > len(files.BROKEN):
+            others = len(failed) - len(files.BROKEN)
+            self._console.print(
+                f"{others} files of the tree do not parse either, as the plain loop found too"
+            )
+
+
+def _expect(path: Path) -> files.Analysis | str:
+    """Return what a job must find out about a file, or the name of the error it must fail with."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return files.analyse(path)
+        except Exception as error:
+            return type(error).__qualname__
+
+
+def _at(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port

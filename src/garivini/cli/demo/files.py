@@ -1,0 +1,106 @@
+"""The real input of the demo: source and text files, and what is to be found out about each."""
+
+import ast
+import hashlib
+import os
+import sysconfig
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from garivini.errors import UsageError
+
+_SUFFIXES: Final = frozenset(
+    (
+        ".bat .c .cfg .cpp .css .csv .go .h .html .in .ini .java .js .json .md .pem .php .pl .pm .ps1 .py .pyi "
+        ".rb .rs .rst .sh .sql .toml .ts .txt .xml .yaml .yml"
+    ).split()
+)
+_LEFT_OUT: Final = frozenset(
+    {"site-packages", "dist-packages", "__pycache__", "node_modules", ".git", ".venv"}
+)
+
+#: Files that cannot be analysed, each in another way.
+BROKEN: Final = {
+    "broken_syntax.py": b"def half(:\n    return 1\n",
+    "broken_encoding.py": b"# -*- coding: no-such-encoding -*-\nname = 'x'\n",
+    "broken_bytes.py": b"name = 'M\xfcller'\n",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What a job finds out about a file."""
+
+    bytes: int
+    lines: int
+    sha256: str
+    #: Functions and methods in Python source; 0 in other files.
+    functions: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the values by name."""
+        return asdict(self)
+
+
+def analyse(path: Path) -> Analysis:
+    """Read a file and analyse it; Python source is parsed.
+
+    Raises:
+        SyntaxError, ValueError: it is Python source that does not parse.
+        OSError: it cannot be read.
+
+    """
+    data = path.read_bytes()
+    functions = 0
+    if path.suffix == ".py":
+        tree = ast.parse(data, filename=str(path))
+        functions = sum(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) for node in ast.walk(tree))
+    lines = data.count(b"\n") + (not data.endswith(b"\n") and bool(data))
+    return Analysis(len(data), lines, hashlib.sha256(data).hexdigest(), functions)
+
+
+def default_tree() -> Path:
+    """Return the folder of the running Python's own library."""
+    return Path(sysconfig.get_path("stdlib"))
+
+
+def list_files(tree: Path, most: int) -> list[Path]:
+    """Return source and text files below ``tree``, sorted, at most ``most``.
+
+    Raises:
+        UsageError: it is no folder, or has none.
+
+    """
+    if not tree.is_dir():
+        raise UsageError(f"{tree} is not a folder")
+    found: list[Path] = []
+    for folder, folders, names in os.walk(tree):
+        folders[:] = sorted(set(folders) - _LEFT_OUT)
+        for name in sorted(names):
+            path = Path(folder, name)
+            if path.suffix in _SUFFIXES and path.is_file() and _utf8(path):
+                found.append(path)
+                if len(found) == most:
+                    return found
+    if not found:
+        raise UsageError(f"{tree} has no source or text files")
+    return found
+
+
+def _utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def write_broken(folder: Path) -> list[Path]:
+    """Write the broken files into a folder and return them."""
+    paths = []
+    for name, content in BROKEN.items():
+        path = folder / name
+        path.write_bytes(content)
+        paths.append(path)
+    return paths

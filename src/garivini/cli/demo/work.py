@@ -1,0 +1,37 @@
+"""The demo's worker module: one function, which analyses a file and notes what it found.
+
+It stands for any application: ``garivini worker garivini.cli.demo.work`` runs it.
+"""
+
+import json
+import os
+import time
+import warnings
+from pathlib import Path
+
+from garivini.cli.demo.files import analyse
+from garivini.client import Client
+from garivini.job import Job
+from garivini.worker import Worker
+
+FUNCTION = "demo.analyse"
+
+worker = Worker(Client(os.environ["GARIVINI_DB"]), os.environ["GARIVINI_JOB_SERVERS"])
+_results = Path(os.environ["GARIVINI_DEMO_RESULTS"])
+warnings.simplefilter("ignore")  # old escapes in the files that are parsed are not the demo's business
+
+
+def note(**fields: object) -> None:
+    """Append a line to this process's results, in one write: whole or not there, even if it is killed."""
+    line = json.dumps({"pid": os.getpid(), **fields}) + "\n"
+    with (_results / f"{os.getpid()}.jsonl").open("ab", buffering=0) as file:
+        file.write(line.encode())
+
+
+@worker.function(FUNCTION)
+def analyse_file(job: Job) -> None:
+    """Analyse the file that the argument names. An exception fails the job."""
+    path = job.json["path"]
+    note(event="started", path=path, jobid=job.jobid, waited=time.time() - job.json["inserted"])
+    found = analyse(Path(path))
+    note(event="finished", path=path, jobid=job.jobid, found=found.as_dict())

@@ -1,0 +1,98 @@
+"""``garivini run``: roles in one process."""
+
+import asyncio
+import signal
+
+import click
+
+from garivini import policy
+from garivini.cli import options
+from garivini.errors import ConflictError, UnreachableError
+from garivini.gearman.server import Server
+from garivini.gearman.servers import parse_address, parse_addresses
+from garivini.roles import queue_runner
+from garivini.roles.queue_runner import QueueRunnerSettings
+from garivini.store.database import Database
+from garivini.store.shards import Shards
+
+ROLES = ("gearman", "queue-runner")
+
+
+@click.command()
+@click.argument("roles", nargs=-1, type=click.Choice(ROLES), metavar="[ROLE]...")
+@options.databases
+@options.job_servers
+@click.option(
+    "--lease",
+    default=policy.LEASE,
+    show_default=True,
+    help="Seconds for which a dispatched job is a worker's without a sign of life.",
+)
+@click.option(
+    "--watermark",
+    default=policy.WATERMARK,
+    show_default=True,
+    help="Jobs of one function that may wait in gearmand; the rest waits in SQL. 0: any number.",
+)
+@click.option(
+    "--batch-max", default=policy.BATCH_MAX, show_default=True, help="Jobs claimed at a time, at most."
+)
+@options.logs
+def run(
+    roles: tuple[str, ...],
+    dbs: list[str],
+    job_servers: tuple[str, ...],
+    lease: int,
+    watermark: int,
+    batch_max: int,
+) -> None:
+    """Run roles until SIGTERM or ^C.
+
+    \b
+    Roles:
+      queue-runner  carries due jobs from the databases to the Gearman servers
+      gearman       an embedded Gearman server, on the first --job-server, loopback only
+
+    Without a role both run. With a gearmand of your own run just queue-runner.
+
+    \b
+    Examples:
+      garivini run
+      garivini run queue-runner --job-server 10.0.0.5:4730 --job-server 10.0.0.6:4730
+      garivini run gearman
+    """
+    addresses = parse_addresses(job_servers)
+    settings = QueueRunnerSettings(lease=lease, watermark=watermark, batch_max=batch_max)
+    asyncio.run(_run(roles or ROLES, dbs, addresses, settings))
+
+
+async def _run(
+    roles: tuple[str, ...], dbs: list[str], addresses: list[str], settings: QueueRunnerSettings
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    server: Server | None = None
+    if "gearman" in roles:
+        server = Server(*parse_address(addresses[0]))
+        await server.start()
+    try:
+        if "queue-runner" in roles:
+            shards = Shards(dbs)
+            for database in shards:
+                # A database that is away now may come back; one without its tables will not mend itself.
+                await asyncio.to_thread(_check, database)
+            await queue_runner.serve(list(shards), addresses, settings, stop=stop)
+        else:
+            await stop.wait()
+    finally:
+        if server is not None:
+            await server.close()
+
+
+def _check(database: Database) -> None:
+    try:
+        database.check()
+    except (UnreachableError, ConflictError) as error:
+        click.echo(f"garivini: {error}; trying on", err=True)
