@@ -1,8 +1,8 @@
 """The thin client: inserts, completes, reschedules and fails jobs. Blocking, without threads."""
 
-import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
@@ -126,7 +126,8 @@ class Client:
         jobids: dict[int, list[int]] = {}
         for handle in map(handle_of, handles):
             jobids.setdefault(handle.dbid, []).append(handle.jobid)
-        return sum(len(self.shards[dbid].complete(part)) for dbid, part in jobids.items())
+        parts = [(self.shards[dbid], part) for dbid, part in jobids.items()]
+        return sum(len(database.complete(part)) for database, part in parts)
 
     def reschedule_job(self, handle: HandleLike, when: str | int | timedelta | datetime) -> bool:
         """Let a job run at another time. For a failure call ``failed_job``, which counts it.
@@ -241,11 +242,18 @@ class Client:
 def failure(handle: Handle, error: BaseException | str | None, worker: str = "") -> Setback:
     """Return the setback that records ``error`` for an attempt."""
     if isinstance(error, BaseException):
-        name, message = type(error).__qualname__, str(error)
+        name, message = type(error).__qualname__, _message(error)
         trace = "".join(traceback.format_exception(error))
     else:
         name, message, trace = "", error or "", ""
     return Setback(handle=handle, kind="failed", error=name, message=message, trace=trace, worker=worker)
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:
+        return f"its message cannot be had: {type(broken).__qualname__}"
 
 
 def report(setback: Setback, settled: Settled) -> None:
@@ -292,7 +300,7 @@ def _row(index: int, row: JobLike, delay: int, flag: str | None) -> NewJob:
             unknown = set(row) - _ROW_KEYS
             if unknown:
                 known = ", ".join(sorted(_ROW_KEYS))
-                raise UsageError(f"{', '.join(map(repr, sorted(unknown)))} is not one of {known}")
+                raise UsageError(f"{', '.join(sorted(map(repr, unknown)))} is not one of {known}")
             fields = dict(row)
             key = _one_key(fields.pop("unique", None), fields.pop("uniqkey", None))
             if "funcname" not in fields:
@@ -306,7 +314,7 @@ def _row(index: int, row: JobLike, delay: int, flag: str | None) -> NewJob:
                 flag=flag,
                 delay=delay,
             )
-        if isinstance(row, str | bytes) or len(row) != 4:
+        if not isinstance(row, list | tuple) or len(row) != 4:
             raise UsageError("it is neither a mapping nor [funcname, uniqkey, coalesce, arg]")
         funcname, uniqkey, coalesce, arg = row
         return new_job(funcname, arg, uniqkey=uniqkey, coalesce=coalesce, flag=flag, delay=delay)
@@ -314,35 +322,48 @@ def _row(index: int, row: JobLike, delay: int, flag: str | None) -> NewJob:
         raise UsageError(f"job {index} of the list: {error}; nothing was inserted") from None
 
 
-class _Waker(threading.local):
+class _Waker:
     """Tells a QueueRunner that there is work, through whichever server answers.
 
-    Each thread has connections of its own, so that no lock is needed, nor found locked after a fork.
+    A call takes a set of connections out of a pool, or makes one, and puts it back: so each thread has its
+    own without a lock, which a fork could leave locked.
     """
 
     #: Seconds that an insert may wait for a server that does not answer.
     TIMEOUT: Final = 1.0
 
     def __init__(self, job_servers: Sequence[str]) -> None:
-        self._clients = [blocking.Client(address, timeout=self.TIMEOUT) for address in job_servers]
+        self._job_servers = job_servers
+        self._idle: deque[list[blocking.Client]] = deque()
         self._backoff = Backoff(first=0.5, longest=10.0)
         self._quiet_until = 0.0
 
     def wake(self) -> None:
         if time.monotonic() < self._quiet_until:
             return
+        try:
+            clients = self._idle.pop()
+        except IndexError:
+            clients = [blocking.Client(address, timeout=self.TIMEOUT) for address in self._job_servers]
+        if self._wake(clients):
+            self._backoff.succeeded()
+        else:
+            self._quiet_until = time.monotonic() + self._backoff.failed()
+        self._idle.append(clients)
+
+    def _wake(self, clients: Sequence[blocking.Client]) -> bool:
         # One unique: a wake-up that waits already is enough.
         job = Submission(WAKE.encode(), b"", unique=b"wake")
-        for client in self._clients:
+        for client in clients:
             try:
                 client.submit([job])
             except GariviniError as error:
                 events.emit("wake.failed", server=client.address, error=str(error))
             else:
-                self._backoff.succeeded()
-                return
-        self._quiet_until = time.monotonic() + self._backoff.failed()
+                return True
+        return False
 
     def close(self) -> None:
-        for client in self._clients:
-            client.close()
+        while self._idle:
+            for client in self._idle.pop():
+                client.close()

@@ -1,5 +1,6 @@
 """What a user says of the databases, read into one form. No I/O."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
@@ -32,7 +33,7 @@ def parse_databases(dbs: DatabasesLike) -> list[DatabaseSettings]:
     """
     if isinstance(dbs, Mapping):
         found = [_entry(key, value) for key, value in dbs.items()]
-    elif isinstance(dbs, Sequence) and not isinstance(dbs, str):
+    elif isinstance(dbs, Sequence) and not isinstance(dbs, str | bytes):
         found = [_entry(position, value) for position, value in enumerate(dbs, 1)]
     else:
         found = [_entry(1, dbs)]
@@ -44,21 +45,26 @@ def parse_databases(dbs: DatabasesLike) -> list[DatabaseSettings]:
 
 
 def _entry(key: int | str, value: Any) -> DatabaseSettings:
-    try:
-        dbid = int(key)
-    except (TypeError, ValueError):
-        raise UsageError(f"{key!r} is no database id: use whole numbers from 1") from None
-    if not 0 < dbid < 2**31:
-        raise UsageError(f"{dbid} is no database id: use whole numbers from 1")
+    dbid = _dbid(key)
     if isinstance(value, Mapping):
-        if int(value.get("id", dbid)) != dbid:
+        if _dbid(value.get("id", dbid)) != dbid:
             raise UsageError(f"database {dbid} says that its id is {value['id']}")
-        if "dsn" not in value:
+        dsn, user, password = (value.get(name) for name in ("dsn", "user", "pass"))
+        if not dsn:
             raise UsageError(f"database {dbid} has no dsn")
-        return DatabaseSettings(dbid, parse_dsn(value["dsn"], value.get("user"), value.get("pass")))
+        if not all(part is None or isinstance(part, str) for part in (dsn, user, password)):
+            raise UsageError(f"database {dbid}: dsn, user and pass are text")
+        return DatabaseSettings(dbid, parse_dsn(dsn, user, password))
     if value is None or value == "":
         raise UsageError(f"database {dbid} has no URL")
     return DatabaseSettings(dbid, value)
+
+
+def _dbid(key: Any) -> int:
+    dbid = int(key) if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 20 else key
+    if isinstance(dbid, bool) or not isinstance(dbid, int) or not 0 < dbid < 2**31:
+        raise UsageError(f"{key!r} is no database id: use whole numbers from 1")
+    return dbid
 
 
 _DRIVERS: Final = {"mysql": "mysql", "mariadb": "mysql", "pg": "postgresql", "sqlite": "sqlite"}
@@ -94,18 +100,22 @@ def parse_dsn(dsn: str, user: str | None = None, password: str | None = None) ->
         known = ", ".join(_DRIVERS)
         raise UsageError(f"not a data source: write a URL, or DBI:driver:… with a driver of {known}")
     parts = {"user": user, "password": password}
-    for part in filter(None, rest.replace(":", ";").split(";")):
+    # DBD::mysql alone takes a colon between parts as well; it is not one within the brackets of IPv6.
+    separated = r"(?:\[[^]]*\]|[^:;])+" if _DRIVERS[driver] == "mysql" else "[^;]+"
+    for part in re.findall(separated, rest):
         name, equals, value = part.partition("=")
         if not equals:
             name, value = "database", name
         if name.lower() not in _PARTS:
             raise UsageError(f"part {name!r} of the data source is not known here: write a URL instead")
+        if _PARTS[name.lower()] == "database" and "database" in parts:
+            raise UsageError("the data source names two databases; an IPv6 address goes in brackets")
         parts[_PARTS[name.lower()]] = value
     if not parts.get("database"):
         raise UsageError("the data source names no database")
     database = parts["database"] or ""
     if driver == "sqlite":
-        return f"sqlite:///{database}"
+        return f"sqlite:///{quote(database)}"
     port = f":{parts['port']}" if parts.get("port") else ""
     account = _account(parts["user"], parts["password"])
     return f"{_DRIVERS[driver]}://{account}{parts.get('host') or 'localhost'}{port}/{quote(database)}"
@@ -118,8 +128,9 @@ def _account(user: str | None, password: str | None) -> str:
 
 
 def without_password(url: str) -> str:
-    """Return ``url`` with its password left out, for messages."""
-    scheme, separator, rest = url.partition("://")
+    """Return ``url`` with its password left out, for messages. It need not be a sound URL."""
+    url = re.sub(r"([?&;:](?:pass|passwd|password)=)[^&;]*", r"\1***", url, flags=re.IGNORECASE)
+    scheme, separator, rest = url.rpartition("://") if "://" in url else ("", "", url)
     account, at, host = rest.rpartition("@")
     user = account.partition(":")[0]
     return f"{scheme}{separator}{user}{at}{host}" if at else url

@@ -34,6 +34,7 @@ _INFOS: Final = frozenset(
         "gearman.connected",
         "role.started",
         "role.stopped",
+        "worker.draining",
         "worker.started",
         "worker.stopped",
         "server.listening",

@@ -6,7 +6,7 @@ Blobs stay bytes; this is the one place where they meet JSON text.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -21,6 +21,9 @@ MAX_FUNCNAME: Final = 200
 MAX_KEY: Final = 255
 #: Seconds from now, at most: ten years. More is a unix time taken for a delay.
 MAX_DELAY: Final = 10 * 365 * 86400
+#: The largest id of a job and of a database.
+MAX_JOBID: Final = 2**63 - 1
+MAX_DBID: Final = 2**31 - 1
 
 #: The Gearman function under which a Controller takes jobs of flag ``controller``.
 RUN_QUEUED_JOB: Final = "run_queued_job"
@@ -141,21 +144,24 @@ def unique_of(dbid: int, jobid: int, attempt: int) -> bytes:
     return b"%d:%d:%d" % (dbid, jobid, attempt)
 
 
+_Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+
+
 class _Envelope(msgspec.Struct, kw_only=True):
     """The JSON object that a worker receives. Unknown keys are ignored, those of ours may be absent."""
 
-    jobid: int
-    dbid: int
+    jobid: Annotated[int, msgspec.Meta(gt=0, le=MAX_JOBID)]
+    dbid: Annotated[int, msgspec.Meta(gt=0, le=MAX_DBID)]
     funcname: str = ""
     arg: str | None = None
     uniqkey: str | None = None
     coalesce: str | None = None
-    run_after: int | None = None
+    run_after: _Number | None = None
     flag: str | None = None
-    failcount: int | None = None
-    attempt: int | None = None
-    lease: int = 0
-    lease_end: int = 0
+    failcount: _Number | None = None
+    attempt: _Number | None = None
+    lease: _Number = 0
+    lease_end: _Number = 0
     arg_encoding: str = "latin-1"
 
 
@@ -254,30 +260,37 @@ def handle_of(handle: HandleLike) -> Handle:
     """
     match handle:
         case Job():
-            found = handle.handle
+            named: tuple[Any, ...] = handle.handle
         case Handle():
-            found = handle
-        case Inserted(jobid, dbid):
-            found = Handle(jobid, dbid)
+            named = handle
+        case Inserted():
+            named = (*handle, None)
         case bytes() | str():
-            found = decode_payload(handle).handle
+            named = decode_payload(handle).handle
         case Mapping():
-            try:
-                attempt = handle.get("attempt")
-                found = Handle(
-                    int(handle["jobid"]), int(handle["dbid"]), None if attempt is None else int(attempt)
-                )
-            except (KeyError, TypeError, ValueError) as error:
-                raise UsageError(f"a job handle needs whole numbers jobid and dbid: {error!r}") from None
-        case (int() as jobid, int() as dbid):
-            found = Handle(jobid, dbid)
+            named = tuple(handle.get(name) for name in Handle._fields)
+        case (int(), int()):
+            named = (*handle, None)
         case _:
             raise UsageError(
                 f"{type(handle).__name__} is not a job handle: give a Job, a payload or (jobid, dbid)"
             )
-    if not (0 < found.jobid < 2**63 and 0 < found.dbid < 2**31):
-        raise UsageError(f"there is no job {found.jobid} in database {found.dbid}: ids are positive")
-    return found
+    jobid, dbid = map(_whole, named[:2])
+    attempt = None if named[2] is None else _whole(named[2])
+    if not (0 < jobid <= MAX_JOBID and 0 < dbid <= MAX_DBID):
+        raise UsageError(f"there is no job {jobid} in database {dbid}: ids are positive and not as large")
+    if attempt is not None and not 0 <= attempt < 2**32:
+        raise UsageError(f"job {jobid} has no attempt {attempt}")
+    return Handle(jobid, dbid, attempt)
+
+
+def _whole(number: Any) -> int:
+    """Take a whole number, or its decimal digits, as the original's JSON has them."""
+    if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) < 20:
+        return int(number)
+    if isinstance(number, int) and not isinstance(number, bool):
+        return number
+    raise UsageError(f"a job handle needs whole numbers jobid and dbid, not {number!r:.50}")
 
 
 def new_job(

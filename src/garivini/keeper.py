@@ -63,6 +63,7 @@ class Keeper:
         self._checks: deque[Run] = deque()
         self._ended: deque[Run] = deque()
         self._wake = threading.Event()
+        self._asleep_until = 0.0
         self._stopping = False
         self._held: dict[int, Run] = {}
         self._backoff = Backoff(first=0.05, longest=2.0)
@@ -78,6 +79,8 @@ class Keeper:
         if run.job.lease:
             run.renew_at = time.monotonic() + run.job.lease / 3
             self._holds.append(run)
+            if run.renew_at < self._asleep_until:
+                self._wake.set()
 
     def check(self, run: Run) -> None:
         """Ask the database whether this run's attempt still holds the job; ``on_checked`` gets the answer."""
@@ -126,7 +129,9 @@ class Keeper:
     def _until_renewal(self) -> float:
         self._take_holds()
         first = min((run.renew_at for run in self._held.values()), default=float("inf"))
-        return max(0.0, min(first - time.monotonic(), 5.0))
+        now = time.monotonic()
+        self._asleep_until = min(first, now + 60.0)
+        return max(0.0, self._asleep_until - now)
 
     def _take_holds(self) -> None:
         while self._holds:

@@ -74,7 +74,7 @@ def parse_delay(run_after: float | timedelta | None) -> int:
         return 0
     if isinstance(run_after, timedelta):
         run_after = run_after.total_seconds()
-    if isinstance(run_after, bool) or not isinstance(run_after, int | float) or not math.isfinite(run_after):
+    if isinstance(run_after, bool) or not isinstance(run_after, int | float) or not abs(run_after) < math.inf:
         raise UsageError(f"run_after is a number of seconds from now or a timedelta, not {run_after!r}")
     seconds = math.ceil(run_after)
     if not 0 <= seconds <= MAX_DELAY:

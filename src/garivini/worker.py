@@ -172,6 +172,7 @@ class _Serving:
         events.emit("worker.started", worker=self.name, functions=sorted(self._functions))
         try:
             await stop.wait()
+            events.emit("worker.draining", worker=self.name)
             await asyncio.gather(*(link.drain() for link in self._links))
         finally:
             for link in self._links:

@@ -45,7 +45,7 @@ class _Connection(asyncio.Protocol):
         self._heard: asyncio.Future[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self.transport: asyncio.Transport | None = None
-        self.closed: asyncio.Future[None] = self._loop.create_future()
+        self.closed = asyncio.Event()
 
     def take(self) -> bytes:
         """Return what the core has to send."""
@@ -90,7 +90,7 @@ class _Connection(asyncio.Protocol):
             self._watch.cancel()
         self.transport = None
         self.lose()
-        self.closed.set_result(None)
+        self.closed.set()
         self.wake()
 
     def flush(self) -> None:
@@ -115,7 +115,7 @@ class _Connection(asyncio.Protocol):
         self._flush()
         if self.transport is not None:
             self.transport.close()
-            await self.closed
+            await self.closed.wait()
 
     async def heard(self) -> None:
         """Wait until something has arrived or the connection is lost."""
@@ -460,7 +460,7 @@ class Worker:
             backoff.succeeded()
             self._connection = connection
             events.emit("gearman.connected", server=self.address)
-            await connection.closed
+            await connection.closed.wait()
             if not self._stopping:
                 events.emit("gearman.lost", server=self.address)
                 await asyncio.sleep(backoff.failed())

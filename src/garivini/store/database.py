@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
+from weakref import WeakSet
 
 from sqlalchemy import Engine, create_engine, exc, make_url
 
@@ -101,6 +102,18 @@ class Count(NamedTuple):
     first: int
 
 
+#: Databases whose connections must not be open while this process forks.
+_CLOSE_BEFORE_FORK: "Final[WeakSet[Database]]" = WeakSet()
+
+
+def _before_fork() -> None:
+    for database in list(_CLOSE_BEFORE_FORK):
+        database.close()
+
+
+os.register_at_fork(before=_before_fork)
+
+
 class Database:
     """One database that holds jobs.
 
@@ -120,7 +133,9 @@ class Database:
         self._statements = load(dialect, self._dialect.placeholder)
         self._pid = os.getpid()
         self._checked = False
-        url = self._engine.url.render_as_string(hide_password=True)
+        if self._owned and self._dialect.close_before_fork:
+            _CLOSE_BEFORE_FORK.add(self)
+        url = without_password(self._engine.url.render_as_string(hide_password=True))
         #: For messages: the id and the URL without its password.
         self.where = f"database {self.dbid} ({url})"
 
@@ -206,6 +221,7 @@ class Database:
 
     def end_early(self, jobs: Iterable[Job]) -> None:
         """End the leases of claims that may have got lost on their way."""
+        jobs = list(jobs)
         with self._transaction() as run:
             for attempt, jobids in _by_attempt(job.handle for job in jobs):
                 lease = max(job.lease for job in jobs)
@@ -332,10 +348,10 @@ class Database:
             jobid=setback.handle.jobid,
             attempt=attempt,
             kind=setback.kind,
-            error=setback.error[:255],
-            message=setback.message[:65_535],
-            trace=setback.trace[-65_535:],
-            worker=setback.worker[:255],
+            error=_storable(setback.error)[:255],
+            message=_storable(setback.message)[:65_535],
+            trace=_storable(setback.trace)[-65_535:],
+            worker=_storable(setback.worker)[:255],
         )
 
     # ---- for people
@@ -391,6 +407,7 @@ class Database:
         # Imported here: a quarter of a second that only this needs.
         from alembic import command
         from alembic.config import Config
+        from alembic.util import CommandError
 
         config = Config()
         config.set_main_option("script_location", "garivini:store/migrations")
@@ -398,9 +415,13 @@ class Database:
             self._dialect.before_upgrade(connection)
         try:
             with self._engine.begin() as connection:
+                # SQLite's driver starts none of its own: half a schema could be left, or two make one.
+                connection.exec_driver_sql(self._dialect.begin)
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
-        except (exc.DBAPIError, exc.SQLAlchemyError) as error:
+        except CommandError as error:
+            raise SchemaError(f"{self.where}: its schema is not known here: update garivini") from error
+        except exc.SQLAlchemyError as error:
             raise self._translated(error) from error
         self._checked = False
         self.check()
@@ -414,18 +435,15 @@ class Database:
         """
         with self._connection() as connection:
             run = _Run(self._statements, connection.cursor())
-            try:
-                versions = [version for (version,) in run("schema")]
-                if versions != [SCHEMA]:
-                    found = ", ".join(versions) or "none"
-                    newer = any(version > SCHEMA for version in versions)
-                    advice = "update garivini" if newer else SCHEMA_ADVICE
-                    raise SchemaError(f"{self.where} has schema {found}, this code needs {SCHEMA}: {advice}")
-                if not run("dbid"):
-                    run("set_dbid", dbid=self.dbid)
-                ((dbid,),) = run("dbid")
-            except self._engine.dialect.loaded_dbapi.Error as error:
-                raise self._translated(error) from error
+            versions = [version for (version,) in run("schema")]
+            if versions != [SCHEMA]:
+                found = ", ".join(versions) or "none"
+                newer = any(version > SCHEMA for version in versions)
+                advice = "update garivini" if newer else SCHEMA_ADVICE
+                raise SchemaError(f"{self.where} has schema {found}, this code needs {SCHEMA}: {advice}")
+            if not run("dbid"):
+                run("set_dbid", dbid=self.dbid)
+            ((dbid,),) = run("dbid")
         if dbid != self.dbid:
             raise SchemaError(
                 f"{self.where} calls itself database {dbid}: is the list of databases in another order?"
@@ -445,10 +463,7 @@ class Database:
         if not self._checked:
             self.check()
         with self._connection() as connection:
-            try:
-                yield _Run(self._statements, connection.cursor())
-            except self._engine.dialect.loaded_dbapi.Error as error:
-                raise self._translated(error) from error
+            yield _Run(self._statements, connection.cursor())
 
     @contextmanager
     def _transaction(self) -> "Iterator[_Run]":
@@ -472,7 +487,7 @@ class Database:
 
     @contextmanager
     def _connection(self) -> Iterator[Any]:
-        """Borrow a driver's connection from the pool, in autocommit."""
+        """Borrow a driver's connection from the pool, in autocommit; translate the driver's errors."""
         if self._pid != os.getpid():
             # The parent's connections are not ours to use, nor to close.
             self._pid = os.getpid()
@@ -494,6 +509,8 @@ class Database:
             finally:
                 if not self._owned:
                     self._dialect.give_back(connection, level)
+        except self._engine.dialect.loaded_dbapi.Error as error:
+            raise self._translated(error) from error
         finally:
             pooled.close()
 
@@ -523,7 +540,7 @@ class Database:
             jobid=jobid,
             dbid=self.dbid,
             funcname=funcname,
-            arg=arg.encode() if isinstance(arg, str) else arg or b"",
+            arg=arg or b"",
             uniqkey=uniqkey,
             coalesce=coalesce,
             run_after=run_after if due is None else due,
@@ -551,7 +568,10 @@ class _Run:
 
     def __call__(self, name: str, /, rows: Sequence[Mapping[str, Any]] = (), **values: Any) -> Any:
         statement = self._statements[name]
-        self._cursor.execute(*statement.bind(values, rows))
+        try:
+            self._cursor.execute(*statement.bind(values, rows))
+        except (UnicodeEncodeError, OverflowError) as error:
+            raise UsageError(f"a value does not fit the database: {error}") from None
         return self._cursor.fetchall() if statement.result != "none" else []
 
 
@@ -562,7 +582,7 @@ def _engine(target: Any) -> Engine:
     try:
         url = make_url(target)
         backend = url.get_backend_name()
-    except exc.SQLAlchemyError:
+    except (exc.SQLAlchemyError, ValueError):
         raise UsageError(
             f"{without_password(target)!r} is not a database URL such as sqlite:///jobs.db"
         ) from None
@@ -570,7 +590,10 @@ def _engine(target: Any) -> Engine:
         raise UsageError(f"{backend} is not supported yet; use {', '.join(DIALECTS)}")
     if not url.database or url.database == ":memory:":
         raise UsageError(f"{target!r} would be gone with its process: name a file, as in sqlite:///jobs.db")
-    return create_engine(url, connect_args=dict(DIALECTS[backend]().open_arguments()))
+    try:
+        return create_engine(url, connect_args=dict(DIALECTS[backend]().open_arguments()))
+    except (exc.SQLAlchemyError, ImportError) as error:
+        raise UsageError(f"{without_password(target)!r} cannot be used: {error}") from None
 
 
 def _insert_row(job: NewJob) -> dict[str, Any]:
@@ -583,6 +606,11 @@ def _insert_row(job: NewJob) -> dict[str, Any]:
         "priority": PRIORITIES.index(job.priority),
         "delay": job.delay,
     }
+
+
+def _storable(text: str) -> str:
+    """Return an error's text as any database takes it: it may hold NUL or halves of surrogate pairs."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 _T = TypeVar("_T")

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -26,6 +27,7 @@ from garivini.client import Client
 from garivini.errors import GariviniError
 from garivini.gearman.blocking import Client as GearmanClient
 from garivini.job import Job
+from garivini.store.database import FailedAttempt
 
 #: Seconds. Short, so that a person need not wait a minute to see what a lease does.
 LEASE: Final = 5
@@ -122,12 +124,12 @@ class _Demo:
         with Client(self._url, [self._server]) as client, self._processes_running(client):
             self._drive(client, list(expected))
             failed = {job.json["path"]: job for job in client.failed_jobs(limit=100_000)}
-            errors = {path: client.failures(job)[-1].error for path, job in failed.items()}
+            records = {path: client.failures(job)[-1] for path, job in failed.items()}
             left = len(client.list_jobs(limit=100_000))
-        wrong = self._check(expected, failed, errors, left)
-        self._report(expected, failed, errors, plain)
+        wrong = self._check(expected, failed, records, left)
+        self._report(expected, failed, records, plain)
         for line in wrong[:20]:
-            say(f"[red]wrong[/]  {line}")
+            say(f"[red]wrong[/]  {escape(line)}")
         if not wrong:
             say(f"[bold green]Nothing lost[/]  all {len(expected)} jobs came to their right end")
         return not wrong
@@ -246,7 +248,7 @@ class _Demo:
         self,
         expected: dict[str, files.Analysis | str],
         failed: dict[str, Job],
-        errors: dict[str, str],
+        records: dict[str, FailedAttempt],
         left: int,
     ) -> list[str]:
         """Return what is not as the plain loop found it."""
@@ -254,8 +256,8 @@ class _Demo:
         for path, outcome in expected.items():
             found = self._run.finished.get(path, [])
             if isinstance(outcome, str):
-                if errors.get(path) != outcome:
-                    wrong.append(f"{path}: {errors.get(path, 'no failure')} instead of {outcome}")
+                if path not in records or records[path].error != outcome:
+                    wrong.append(f"{path}: {records.get(path, 'no failure')} instead of {outcome}")
                 elif failed[path].run_after <= time.time():
                     wrong.append(f"{path}: failed without a time for its retry")
             elif not found:
@@ -270,7 +272,7 @@ class _Demo:
         self,
         expected: dict[str, files.Analysis | str],
         failed: dict[str, Job],
-        errors: dict[str, str],
+        records: dict[str, FailedAttempt],
         plain: float,
     ) -> None:
         waited = sorted(self._run.waited) or [0.0]
@@ -289,7 +291,8 @@ class _Demo:
         table = Table("the broken files", "error", "runs again", title_justify="left")
         for path in sorted(path for path in failed if Path(path).parent == self._folder):
             retry = max(0, failed[path].run_after - int(time.time()))
-            table.add_row(Path(path).name, errors[path], f"in {retry} s")
+            why = f"{records[path].error}: {records[path].message}"
+            table.add_row(Path(path).name, escape(why[:70]), f"in {retry} s")
         self._console.print(table)
         if len(failed) > len(files.BROKEN):
             others = len(failed) - len(files.BROKEN)

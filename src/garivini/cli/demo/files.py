@@ -12,8 +12,8 @@ from garivini.errors import UsageError
 
 _SUFFIXES: Final = frozenset(
     (
-        ".bat .c .cfg .cpp .css .csv .go .h .html .in .ini .java .js .json .md .pem .php .pl .pm .ps1 .py .pyi "
-        ".rb .rs .rst .sh .sql .toml .ts .txt .xml .yaml .yml"
+        ".bat .c .cfg .cpp .css .csv .go .h .html .in .ini .java .js .json .md .pem .php .pl .pm .ps1 .py "
+        ".pyi .rb .rs .rst .sh .sql .toml .ts .txt .xml .yaml .yml"
     ).split()
 )
 _LEFT_OUT: Final = frozenset(
@@ -24,7 +24,7 @@ _LEFT_OUT: Final = frozenset(
 BROKEN: Final = {
     "broken_syntax.py": b"def half(:\n    return 1\n",
     "broken_encoding.py": b"# -*- coding: no-such-encoding -*-\nname = 'x'\n",
-    "broken_bytes.py": b"name = 'M\xfcller'\n",
+    "broken_bytes.py": b"name = 'M\xfcller'  # Latin-1, and does not say so\n",
 }
 
 

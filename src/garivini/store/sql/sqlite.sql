@@ -2,7 +2,8 @@
 --
 -- The clock is the database's: strftime('%s', 'now') is the unix time, whole seconds, the same throughout a
 -- statement. A lease ends at now + lease + 1 because whole seconds round down. 2147483647 is "never"; it is
--- left out of every claim, so that a row parked by the original's clients does not start in 2038.
+-- left out of every claim, so that a row parked by the original's clients does not start in 2038. Later times
+-- are times like any other. CAST(arg AS BLOB): another writer may have bound text that is no UTF-8.
 
 -- name: clock () -> one
 -- The unix time with its fraction.
@@ -41,8 +42,8 @@ SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey
 
 -- name: lanes () -> rows
 -- Every lane that holds a job in a state below dead, when its head is due, and the time now with its
--- fraction. A loose scan: one dive for each function and twelve for its lanes, whatever the backlog and
--- without statistics.
+-- fraction. A loose scan: one dive for each function and twelve for its lanes (a second for each that is empty
+-- from 2038 on), whatever the backlog and without statistics.
 WITH RECURSIVE
   func (name) AS (
     SELECT min(funcname) FROM job
@@ -53,18 +54,25 @@ WITH RECURSIVE
   priority (priority) AS (VALUES (0), (1), (2)),
   lane (funcname, state, priority, due) AS (
     SELECT func.name, state.state, priority.priority,
-           (SELECT min(job.run_after) FROM job INDEXED BY job_lane
-             WHERE job.funcname = func.name AND job.state = state.state AND job.priority = priority.priority)
+           coalesce(
+             (SELECT min(job.run_after) FROM job INDEXED BY job_lane
+               WHERE job.funcname = func.name AND job.state = state.state AND job.priority = priority.priority
+                 AND job.run_after < 2147483647),
+             CASE WHEN strftime('%s', 'now') + 0 > 2147483647 THEN
+               (SELECT min(job.run_after) FROM job INDEXED BY job_lane
+                 WHERE job.funcname = func.name AND job.state = state.state AND job.priority = priority.priority
+                   AND job.run_after > 2147483647)
+             END)
       FROM func, state, priority WHERE func.name IS NOT NULL
   )
-SELECT funcname, state, priority, due, (julianday('now') - 2440587.5) * 86400.0 FROM lane WHERE due IS NOT NULL AND due < 2147483647
+SELECT funcname, state, priority, due, (julianday('now') - 2440587.5) * 86400.0 FROM lane WHERE due IS NOT NULL
  ORDER BY priority, due
 
 -- name: due (funcname, priority, limit) -> rows
 -- The head of one lane: what a claim may take, with the sizes of the arguments.
 SELECT jobid, run_after, coalesce(length(arg), 0) FROM job INDEXED BY job_lane
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
-   AND run_after <= strftime('%s', 'now') + 0 AND run_after < 2147483647
+   AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647
  ORDER BY run_after LIMIT :limit
 
 -- name: claim (jobids, lease) -> rows
@@ -73,14 +81,14 @@ UPDATE job
    SET attempt = attempt + 1, state = 1, since = strftime('%s', 'now') + 0,
        run_after = strftime('%s', 'now') + :lease + 1
  WHERE jobid IN (:*jobids)
-RETURNING jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state, since,
-          crashes, created
+RETURNING jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
+          since, crashes, created
 
 -- name: expired (funcname, state, priority, limit) -> rows
 -- Leases that ran out, of one lane.
 SELECT jobid, attempt, flag, crashes, since, strftime('%s', 'now') - since FROM job INDEXED BY job_lane
  WHERE funcname = :funcname AND state = :state AND priority = :priority
-   AND run_after <= strftime('%s', 'now') + 0 AND run_after < 2147483647
+   AND run_after <= strftime('%s', 'now') + 0
  ORDER BY run_after LIMIT :limit
 
 -- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
@@ -97,8 +105,8 @@ UPDATE job
    SET attempt = attempt + 1, state = 1, since = strftime('%s', 'now') + 0, crashes = crashes + :crashed,
        run_after = strftime('%s', 'now') + :lease + 1
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state AND run_after <= strftime('%s', 'now') + 0
-RETURNING jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state, since,
-          crashes, created
+RETURNING jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
+          since, crashes, created
 
 -- name: release (jobid, attempt, run_after) -> none
 -- A claim that was not sent: waiting again at its old time.
@@ -158,14 +166,14 @@ SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure WHER
 
 -- name: get (jobid) -> rows
 -- One job.
-SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state, since,
-       crashes, created
+SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
+       since, crashes, created
   FROM job WHERE jobid = :jobid
 
 -- name: jobs (funcname, state, failed, after, limit) -> rows
 -- Jobs by id, optionally of one function, of one state, or only those that have failed.
-SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state, since,
-       crashes, created
+SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
+       since, crashes, created
   FROM job
  WHERE jobid > :after AND (:funcname IS NULL OR funcname = :funcname) AND (:state IS NULL OR state = :state)
    AND (:failed = 0 OR failcount > 0 OR crashes > 0 OR state = 4)

@@ -1,0 +1,395 @@
+"""Where the embedded server means to do better than gearmand, and what only it has."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+
+from garivini.errors import UsageError
+from garivini.gearman.packets import REQUEST, RESPONSE, Type, encode
+from garivini.gearman.server import UNREAD, Server
+from tests import servers
+from tests.gearman.peer import Peer
+
+Connect = Callable[[], Peer]
+
+
+# ---- no job is lost or done twice
+
+
+@pytest.mark.parametrize("first", [Type.SUBMIT_JOB, Type.SUBMIT_JOB_BG])
+def test_a_background_job_outlives_the_foreground_client_that_shares_it(
+    embedded_peer: Connect, first: Type
+) -> None:
+    # gearmand drops the job with the last foreground client, though the other submitter has its handle.
+    foreground, background = embedded_peer().called(b"foreground"), embedded_peer()
+    submits = [(foreground, Type.SUBMIT_JOB), (background, Type.SUBMIT_JOB_BG)]
+    if first is Type.SUBMIT_JOB_BG:
+        submits.reverse()
+    handle, again = (peer.submit(kind, b"f", b"u") for peer, kind in submits)
+    assert handle == again
+    foreground.close()
+    background.until_gone(b"foreground")
+    assert embedded_peer().can_do(b"f").grab()[0] == handle
+
+
+@pytest.mark.parametrize("request_fields", [(Type.CANT_DO, b"f"), (Type.RESET_ABILITIES,)])
+def test_a_running_job_stays_with_its_worker_when_the_ability_goes(
+    embedded_peer: Connect, request_fields: tuple[Type, *tuple[bytes, ...]]
+) -> None:
+    # gearmand queues it again at once, so it runs twice.
+    client, worker, other = embedded_peer(), embedded_peer().can_do(b"f"), embedded_peer().can_do(b"f")
+    handle = client.submit(Type.SUBMIT_JOB, b"f")
+    worker.grab()
+    worker.send(*request_fields).settle()
+    assert other.grab() == (b"", b"")
+    worker.send(Type.WORK_COMPLETE, handle, b"once")
+    assert client.hear() == ("WORK_COMPLETE", handle, b"once")
+
+
+def test_a_unique_of_64_bytes_is_refused(embedded_peer: Connect) -> None:
+    # gearmand takes it, cuts it, and puts a NUL byte before the payload.
+    client = embedded_peer()
+    assert client.ask(Type.SUBMIT_JOB_BG, b"f", b"u" * 64, b"d")[:2] == ("ERROR", b"ARGUMENT_TOO_LARGE")
+    assert client.status(b"f")[0] == 0
+
+
+def test_a_function_with_queued_jobs_is_not_dropped(embedded_peer: Connect) -> None:
+    # gearmand drops the jobs with it and tells nobody.
+    client = embedded_peer()
+    client.submit(Type.SUBMIT_JOB_BG, b"f")
+    assert client.line(b"drop function f").startswith(b"ERR ")
+    assert client.status(b"f")[0] == 1
+
+
+def test_handles_differ_from_those_before_a_restart() -> None:
+    # gearmand counts from 1 again, so a late answer can end another job.
+    handles = set()
+    for _ in range(2):
+        with servers.embedded() as address, Peer(address) as client:
+            handles.add(client.submit(Type.SUBMIT_JOB_BG, b"f"))
+    assert len(handles) == 2
+
+
+def test_dead_workers_can_be_forgiven_for_ever() -> None:
+    with servers.embedded(job_retries=0) as address, Peer(address) as client:
+        handle = client.submit(Type.SUBMIT_JOB_BG, b"f")
+        for _ in range(10):
+            with Peer(address) as worker:
+                assert worker.can_do(b"f").grab()[0] == handle
+            client.until(lambda admin: admin.status(b"f") == (1, 0, 0))
+
+
+# ---- who is served when
+
+
+def test_priority_holds_over_all_functions_of_a_worker(embedded_peer: Connect) -> None:
+    # gearmand before 2.0 empties one function before it looks at the urgent jobs of the next.
+    client, worker = embedded_peer(), embedded_peer().can_do(b"f", b"g")
+    jobs = [
+        (Type.SUBMIT_JOB_LOW_BG, b"f"),
+        (Type.SUBMIT_JOB_BG, b"g"),
+        (Type.SUBMIT_JOB_HIGH_BG, b"f"),
+        (Type.SUBMIT_JOB_HIGH_BG, b"g"),
+    ]
+    low, normal, high_f, high_g = (client.submit(*job) for job in jobs)
+    assert [worker.grab()[0] for _ in jobs] == [high_f, high_g, normal, low]
+
+
+def test_the_oldest_job_goes_first_over_all_functions(embedded_peer: Connect) -> None:
+    client, worker = embedded_peer(), embedded_peer().can_do(b"g", b"f")
+    handles = [client.submit(Type.SUBMIT_JOB_BG, function) for function in (b"f", b"g", b"g", b"f", b"g")]
+    assert [worker.grab()[0] for _ in handles] == handles
+
+
+def test_a_worker_that_registers_twice_counts_once(embedded_peer: Connect) -> None:
+    # gearmand counts it twice, and a status that is watched for idle workers is wrong.
+    worker = embedded_peer().can_do(b"f", b"f")
+    assert worker.status(b"f") == (0, 0, 1)
+    worker.send(Type.CANT_DO, b"f").settle()
+    assert worker.status(b"f") == (0, 0, 0)
+
+
+def test_a_sleeper_that_learns_a_function_is_woken_for_its_jobs(embedded_peer: Connect) -> None:
+    # gearmand lets it sleep until the next submit.
+    client, worker = embedded_peer(), embedded_peer().can_do(b"f").send(Type.PRE_SLEEP)
+    first = client.submit(Type.SUBMIT_JOB_BG, b"g")
+    worker.settle()
+    assert worker.ask(Type.CAN_DO, b"g") == ("NOOP",)
+    assert worker.grab()[0] == first
+    worker.send(Type.PRE_SLEEP).can_do(b"h")
+    client.submit(Type.SUBMIT_JOB_BG, b"h")
+    assert worker.hear() == ("NOOP",)
+
+
+def test_a_worker_that_sleeps_on_after_a_wake_up_is_woken_again(embedded_peer: Connect) -> None:
+    # gearmand wakes it no more until it has grabbed: its job waits for hours if no other worker is there.
+    client, sleeper, busy = embedded_peer(), embedded_peer().can_do(b"f"), embedded_peer().can_do(b"f")
+    sleeper.send(Type.PRE_SLEEP).settle()
+    client.submit(Type.SUBMIT_JOB_BG, b"f")
+    assert sleeper.hear() == ("NOOP",)
+    busy.grab()
+    sleeper.send(Type.PRE_SLEEP).settle()
+    client.submit(Type.SUBMIT_JOB_BG, b"f")
+    assert sleeper.hear() == ("NOOP",)
+
+
+def test_a_worker_does_not_hear_of_functions_it_gave_up(embedded_peer: Connect) -> None:
+    client, worker = embedded_peer(), embedded_peer().can_do(b"f", b"g").send(Type.PRE_SLEEP)
+    worker.send(Type.CANT_DO, b"f").settle()
+    client.submit(Type.SUBMIT_JOB_BG, b"f")
+    worker.settle()
+    client.submit(Type.SUBMIT_JOB_BG, b"g")
+    assert worker.hear() == ("NOOP",)
+
+
+# ---- every request has an answer
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (Type.SUBMIT_JOB_EPOCH, [b"f", b"u", b"1", b"d"]),
+        (Type.SUBMIT_JOB_SCHED, [b"f", b"u", b"0", b"0", b"0", b"0", b"0", b"d"]),
+        (Type.SUBMIT_REDUCE_JOB, [b"f", b"u", b"r", b"d"]),
+        (Type.SUBMIT_REDUCE_JOB_BACKGROUND, [b"f", b"u", b"r", b"d"]),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(
+    embedded_peer: Connect, kind: Type, fields: list[bytes]
+) -> None:
+    client = embedded_peer()
+    name, code, text = client.ask(kind, *fields)
+    assert (name, code) == ("ERROR", b"NOT_SUPPORTED")
+    assert kind.name.encode() in text
+    client.settle()
+
+
+@pytest.mark.parametrize("handle", [b"x" * 64, b"x" * 1000, b"a\0b"])
+def test_status_of_an_impossible_handle_is_unknown(embedded_peer: Connect, handle: bytes) -> None:
+    # gearmand closes the connection without a word. A NUL must not shift the fields of the answer.
+    name, _, *rest = embedded_peer().ask(Type.GET_STATUS, handle)
+    assert (name, rest) == ("STATUS_RES", [b"0"] * 4)
+
+
+@pytest.mark.parametrize("name", [b"", b"a b", b"a\nb", b"x" * 256])
+def test_a_function_name_that_would_break_lines_is_refused(embedded_peer: Connect, name: bytes) -> None:
+    both = embedded_peer()
+    assert both.ask(Type.SUBMIT_JOB_BG, name, b"", b"")[:2] == ("ERROR", b"INVALID_FUNCTION")
+    assert both.ask(Type.CAN_DO, name)[:2] == ("ERROR", b"INVALID_FUNCTION")
+    assert both.lines(b"status") == []
+
+
+def test_a_client_id_cannot_forge_a_line_of_workers(embedded_peer: Connect) -> None:
+    peer = embedded_peer().called(b"a b\n1 ::1 x : f\n." + b"y" * 200)
+    (line,) = (line for line in peer.lines(b"workers"))
+    assert line.split(b" ")[2:] == [b"a_b_1_::1_x_:_f_." + b"y" * 110, b":"]
+
+
+def test_progress_that_is_no_number_counts_as_zero(embedded_peer: Connect) -> None:
+    client, worker = embedded_peer(), embedded_peer().can_do(b"f")
+    handle = client.submit(Type.SUBMIT_JOB_BG, b"f")
+    worker.grab()
+    worker.send(Type.WORK_STATUS, handle, b"half", b"9" * 5000).settle()
+    assert client.ask(Type.GET_STATUS, handle) == ("STATUS_RES", handle, b"1", b"1", b"0", b"0")
+
+
+# ---- administrative lines
+
+
+def test_a_cancelled_job_is_gone_at_once(embedded_peer: Connect) -> None:
+    # gearmand counts it, and knows its handle, until a worker comes to it in the queue.
+    client = embedded_peer()
+    handle = client.submit(Type.SUBMIT_JOB_BG, b"f", b"u")
+    assert client.line(b"cancel job " + handle) == b"OK"
+    assert client.status(b"f") == (0, 0, 0)
+    assert client.ask(Type.GET_STATUS, handle)[2] == b"0"
+    assert client.submit(Type.SUBMIT_JOB_BG, b"f", b"u") != handle
+
+
+def test_a_limit_may_be_set_before_the_first_job(embedded_peer: Connect) -> None:
+    # gearmand says OK and forgets it.
+    client = embedded_peer()
+    assert client.line(b"maxqueue f 1") == b"OK"
+    client.submit(Type.SUBMIT_JOB_BG, b"f")
+    assert client.ask(Type.SUBMIT_JOB_BG, b"f", b"", b"")[:2] == ("ERROR", b"QUEUE_ERROR")
+
+
+@pytest.mark.parametrize(
+    "text", [b"maxqueue f x", b"maxqueue f 1 2", b"create function a\x01b", b"cancel job"]
+)
+def test_a_command_with_a_wrong_argument_does_nothing(embedded_peer: Connect, text: bytes) -> None:
+    admin = embedded_peer()
+    assert admin.line(text).startswith(b"ERR ")
+    assert admin.lines(b"status") == []
+
+
+def test_a_bare_newline_ends_a_command(embedded_peer: Connect) -> None:
+    # gearmand cuts two bytes whatever they are, and makes a function of another name.
+    admin = embedded_peer()
+    assert admin.raw(b"create function long\n").text() == b"OK"
+    assert admin.lines(b"status") == [b"long\t0\t0\t0"]
+
+
+# ---- bad streams and bounds
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\0RES" + bytes(8),
+        b"\0REQ\0\0\0\x63" + bytes(4),
+        encode(REQUEST, Type.SUBMIT_JOB_BG, b"too few"),
+        b"\0REQ\0\0\0\x10\xff\xff\xff\xff",
+        b"x" * 9000,
+    ],
+    ids=["response", "type", "fields", "length", "line"],
+)
+def test_nonsense_is_named_in_an_error_before_the_connection_is_closed(
+    embedded_peer: Connect, data: bytes
+) -> None:
+    client, worker, other = embedded_peer(), embedded_peer().can_do(b"f"), embedded_peer()
+    handle = client.submit(Type.SUBMIT_JOB_BG, b"f")
+    worker.grab()
+    worker.raw(encode(REQUEST, Type.ECHO_REQ, b"before") + data)
+    echo, error = worker.ended()
+    assert echo == ("ECHO_RES", b"before")
+    assert error[:2] == ("ERROR", b"INVALID_PACKET")
+    other.settle()
+    assert embedded_peer().can_do(b"f").grab()[0] == handle
+
+
+def test_a_body_over_the_limit_is_refused() -> None:
+    with servers.embedded(max_body=1000) as address, Peer(address) as client:
+        assert client.ask(Type.ECHO_REQ, b"x" * 1000) == ("ECHO_RES", b"x" * 1000)
+        client.raw(encode(REQUEST, Type.ECHO_REQ, b"x" * 1001))
+        assert [said[:2] for said in client.ended()] == [("ERROR", b"INVALID_PACKET")]
+
+
+def test_a_client_that_does_not_read_is_not_served_on_and_misses_nothing_later() -> None:
+    # gearmand buffers what is unread without any bound.
+    async def run() -> None:
+        async with Server(port=0) as server:
+            host, port = server.address.split(":")
+            reader, writer = await asyncio.open_connection(host, int(port), limit=2**18)
+            other_reader, other_writer = await asyncio.open_connection(host, int(port))
+            submit = encode(REQUEST, Type.SUBMIT_JOB_BG, b"f", b"", b"")
+            writer.write(submit * 2000)
+            for _ in range(2000):
+                await reader.readuntil(b"\0RES\0\0\0\x08")
+            # 20 bytes for an answer of about 80,000: 16 MB in all, were they made at once.
+            writer.write(b"show jobs\r\n" * 200)
+            for n in range(20):
+                other_writer.write(encode(REQUEST, Type.ECHO_REQ, b"%d" % n))
+                assert await other_reader.readexactly(12 + len(b"%d" % n)) == encode(
+                    RESPONSE, Type.ECHO_RES, b"%d" % n
+                )
+                held = [link._transport.get_write_buffer_size() for link in server._links.values()]
+                assert max(held) < 4 * UNREAD
+            assert max(held) > UNREAD // 4, "it must have been held back, or this tests nothing"
+            for _ in range(200):
+                await reader.readuntil(b"\n.\n")
+            writer.write(encode(REQUEST, Type.ECHO_REQ, b"end"))
+            assert await reader.readexactly(15) == encode(RESPONSE, Type.ECHO_RES, b"end")
+            for each in (writer, other_writer):
+                each.close()
+                await each.wait_closed()
+
+    asyncio.run(run())
+
+
+def test_a_client_far_behind_with_its_results_is_closed_and_its_worker_is_not() -> None:
+    with (
+        servers.embedded(max_unread=3_000_000) as address,
+        Peer(address) as client,
+        Peer(address) as worker,
+        Peer(address) as admin,
+    ):
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.called(b"client").submit(Type.SUBMIT_JOB, b"f")
+        handle, _ = worker.can_do(b"f").grab()
+        for _ in range(20):
+            worker.send(Type.WORK_DATA, handle, bytes(1_000_000))
+        worker.settle()
+        admin.until_gone(b"client")
+        worker.send(Type.WORK_COMPLETE, handle, b"").settle()
+
+
+# ---- the server itself
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "192.0.2.1", "example.com", "127.0.0.1.example.com"])
+def test_it_listens_on_no_address_that_other_machines_can_reach(host: str) -> None:
+    with pytest.raises(UsageError, match="no authentication"):
+        Server(host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "localhost"])
+def test_it_listens_on_loopback_addresses(host: str) -> None:
+    with servers.embedded(host=host) as address, Peer(address) as client:
+        assert address.startswith("127.")
+        client.settle()
+
+
+def test_an_ipv6_address_is_written_with_brackets() -> None:
+    assert Server("::1", 4730).address == "[::1]:4730"
+
+
+@pytest.mark.parametrize("wrong", [{"port": -1}, {"port": 65536}, {"job_retries": -1}])
+def test_numbers_out_of_range_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(UsageError):
+        Server(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with servers.embedded() as address:
+        port = int(address.rsplit(":", 1)[1])
+        with pytest.raises(UsageError, match=f"127.0.0.1:{port}"), servers.embedded(port=port):
+            pass
+
+
+def test_it_starts_once() -> None:
+    async def run() -> None:
+        async with Server(port=0) as server:
+            with pytest.raises(UsageError, match="started"):
+                await server.start()
+
+    asyncio.run(run())
+
+
+def test_closing_ends_every_connection_and_frees_the_port() -> None:
+    async def run() -> str:
+        server = Server(port=0)
+        serving = asyncio.create_task(server.serve_forever())
+        while server.address.endswith(":0"):
+            await asyncio.sleep(0)
+        host, port = server.address.split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"version\r\n")
+        assert await reader.readline()
+        await server.close()
+        await serving
+        assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+        return server.address
+
+    with pytest.raises(ConnectionRefusedError):
+        Peer(asyncio.run(run()))
+
+
+def test_a_cancelled_server_has_closed() -> None:
+    async def run() -> str:
+        server = Server(port=0)
+        await server.start()
+        serving = asyncio.create_task(server.serve_forever())
+        await asyncio.sleep(0)
+        serving.cancel()
+        with suppress(asyncio.CancelledError):
+            await serving
+        return server.address
+
+    with pytest.raises(ConnectionRefusedError):
+        Peer(asyncio.run(run()))

@@ -1,0 +1,90 @@
+"""Private Gearman servers on the loopback interface, for tests of every part."""
+
+import asyncio
+import secrets
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from garivini.gearman.server import Server
+
+#: Seconds that a server may take to start or stop. Far more than it needs: a busy machine is no failure.
+PATIENCE = 20.0
+
+
+@contextmanager
+def embedded(port: int = 0, **options: Any) -> Iterator[str]:
+    """Run the embedded server in a thread with a loop of its own; yield its address.
+
+    ``options`` are those of ``Server``.
+    """
+    server = Server(port=port, **options)
+    loop = asyncio.new_event_loop()
+    faults: list[dict[str, Any]] = []
+    # A fault in a callback would close one connection and be logged, and a test could miss it.
+    loop.set_exception_handler(lambda _, context: faults.append(context))
+    thread = threading.Thread(target=loop.run_forever, name="embedded-gearman")
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(server.start(), loop).result(PATIENCE)
+        yield server.address
+    finally:
+        asyncio.run_coroutine_threadsafe(server.close(), loop).result(PATIENCE)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(PATIENCE)
+        loop.close()
+    assert not faults
+
+
+@contextmanager
+def gearmand(directory: Path, *options: str, port: int = 0) -> Iterator[str]:
+    """Run gearmand in a process; yield its address. Its pid and log files go to ``directory``.
+
+    A missing gearmand is an error and never a reason to skip.
+    """
+    address = f"127.0.0.1:{port or free_port()}"
+    process = start_gearmand(directory, address, *options)
+    try:
+        yield address
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+def start_gearmand(directory: Path, address: str, *options: str) -> "subprocess.Popen[bytes]":
+    """Start gearmand and wait until it listens. The caller ends the process."""
+    program = shutil.which("gearmand") or shutil.which("gearmand", path="/usr/sbin:/usr/local/sbin")
+    if program is None:
+        raise RuntimeError("gearmand is missing: `make servers`, or install the package gearman-job-server")
+    host, port = address.rsplit(":", 1)
+    log = directory / f"gearmand-{port}.log"
+    command = [program, "--listen", host, "--port", port, "--log-file", str(log)]
+    command += ["--pid-file", str(directory / f"gearmand-{port}.pid"), "--round-robin", "--threads", "1"]
+    command += ["--hashtable-buckets", "100003", "--job-retries", "3"]
+    # Handles start at 1 after each start: the prefix keeps them apart.
+    command += ["--job-handle-prefix", f"H:{secrets.token_hex(4)}", *options]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+        except ConnectionRefusedError:
+            time.sleep(0.005)  # it says nothing when it is ready
+        else:
+            return process
+    process.kill()
+    process.wait()
+    raise RuntimeError(f"gearmand does not listen on {address}: {log.read_text() if log.exists() else ''}")
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

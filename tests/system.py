@@ -1,0 +1,127 @@
+"""A whole queue in one event loop, for tests: embedded server, SQLite, QueueRunner and worker."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from garivini import Client, Worker, events
+from garivini.gearman.server import Server
+from garivini.roles import queue_runner
+from garivini.roles.queue_runner import QueueRunnerSettings
+from garivini.store.database import Database
+
+#: Seconds to wait for what must happen. Far more than it takes: a busy machine is no failure.
+PATIENCE = 20.0
+
+_R = TypeVar("_R")
+
+
+class Seen:
+    """The events that have happened, to be waited for."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+        self._lock = threading.Lock()
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def __call__(self, name: str, fields: dict[str, Any]) -> None:
+        with self._lock:
+            self.events.append((name, fields))
+        self._loop.call_soon_threadsafe(self._changed.set)
+
+    def of(self, name: str) -> list[dict[str, Any]]:
+        """Return the fields of each event of this name so far."""
+        with self._lock:
+            return [fields for seen, fields in self.events if seen == name]
+
+    async def wait(self, name: str, count: int = 1) -> list[dict[str, Any]]:
+        """Wait until it has happened so often."""
+        await self.until(lambda: len(self.of(name)) >= count)
+        return self.of(name)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until an event makes this true."""
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                self._changed.clear()
+                if not condition():
+                    await self._changed.wait()
+
+
+class System:
+    """The parts, and the client's calls off the loop that the server runs on."""
+
+    def __init__(self, url: str, server: Server, seen: Seen) -> None:
+        self.url = url
+        self.address = server.address
+        self.server = server
+        self.seen = seen
+        self.client = Client(url, [server.address])
+        self.worker = Worker(Client(url), [server.address])
+        (self.database,) = self.client.shards
+        self._stops: list[asyncio.Event] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def call(self, call: Callable[..., _R], *arguments: Any, **named: Any) -> _R:
+        """Run a blocking call in a thread."""
+        return await asyncio.to_thread(call, *arguments, **named)
+
+    def start_worker(self, worker: Worker | None = None) -> asyncio.Event:
+        """Start the worker (or another one); the event it returns stops it."""
+        return self._start(lambda stop: (worker or self.worker).serve(stop))
+
+    def start_queue_runner(self, **settings: Any) -> asyncio.Event:
+        """Start a QueueRunner; the event it returns stops it."""
+        (database,) = Client(self.url).shards
+        return self._start(
+            lambda stop: queue_runner.serve(
+                [database], [self.address], QueueRunnerSettings(**settings), stop=stop
+            )
+        )
+
+    def _start(self, serve: Callable[[asyncio.Event], Any]) -> asyncio.Event:
+        stop = asyncio.Event()
+        self._stops.append(stop)
+        self._tasks.append(asyncio.create_task(serve(stop)))
+        return stop
+
+    async def gone(self, jobs: int = 0) -> None:
+        """Wait until no more than so many jobs are left."""
+        async with asyncio.timeout(PATIENCE):
+            while len(await self.call(self.database.jobs, limit=100_000)) > jobs:
+                await asyncio.sleep(0.01)  # a deleted row says nothing
+
+    async def close(self) -> None:
+        for stop in self._stops:
+            stop.set()
+        await asyncio.gather(*self._tasks)
+        await asyncio.to_thread(self.client.close)
+
+
+@asynccontextmanager
+async def system(folder: Path) -> AsyncIterator[System]:
+    """Start the server and create the database; the rest is started by the test."""
+    url = f"sqlite:///{folder / 'jobs.db'}"
+    seen = Seen()
+    unlisten = events.listen(seen)
+    try:
+        async with Server(port=0) as server:
+            whole = System(url, server, seen)
+            await asyncio.to_thread(whole.database.upgrade)
+            try:
+                yield whole
+            finally:
+                await whole.close()
+    finally:
+        unlisten()
+
+
+def upgraded(url: str) -> Database:
+    """Return the database of a URL with its tables made."""
+    (database,) = Client(url).shards
+    database.upgrade()
+    return database

@@ -1,0 +1,269 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from garivini import Client, State
+from garivini.cli import _COMMANDS, cli, main
+from garivini.client import failure
+from garivini.job import Handle
+from tests.processes import alive, command, until
+from tests.servers import embedded, free_port
+
+
+def invoke(*arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(cli, arguments, env={"GARIVINI_DB": None, **environment}, catch_exceptions=True)
+
+
+def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "garivini", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """A database with its tables."""
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    assert invoke("db", "upgrade", "--db", url).exit_code == 0
+    return url
+
+
+def test_every_command_teaches_with_an_example() -> None:
+    paths = [[name] for name in _COMMANDS if name not in ("jobs", "db")]
+    paths += [["jobs", "list"], ["jobs", "show"], ["jobs", "retry"], ["db", "upgrade"]]
+    for path in paths:
+        result = invoke(*path, "--help")
+        assert result.exit_code == 0
+        assert "Example" in result.output, path
+        assert f"garivini {' '.join(path)}" in result.output, path
+
+
+def test_the_overview_lists_every_command_without_importing_them() -> None:
+    result = invoke("--help")
+    assert all(f"  {name} " in result.output for name in _COMMANDS)
+    code = "import sys; from garivini.cli import cli; cli(['--help'], standalone_mode=False); "
+    code += "sys.exit(any(name in sys.modules for name in ('sqlalchemy', 'rich', 'msgspec', 'asyncio')))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+    )
+
+
+def test_insert_prints_the_id_of_a_committed_job(url: str) -> None:
+    result = invoke("insert", "hello", "world", "--run-after", "60", "--unique", "k", "--db", url)
+    assert (result.exit_code, result.output) == (0, "1:1\n")
+    job = Client(url).get_job((1, 1))
+    assert job is not None
+    assert (job.funcname, job.arg, job.uniqkey) == ("hello", b"world", "k")
+    assert 59 <= job.run_after - job.created <= 60
+    result = invoke("insert", "hello", "again", "--unique", "k", "--db", url)
+    assert result.output == "1:1 (is live already)\n"
+
+
+def test_insert_reads_bytes_from_standard_input(url: str) -> None:
+    result = CliRunner().invoke(cli, ["insert", "hello", "-", "--db", url], input=bytes(range(256)))
+    assert result.exit_code == 0
+    job = Client(url).get_job((1, 1))
+    assert job is not None
+    assert job.arg == bytes(range(256))
+
+
+def test_jobs_are_listed_shown_and_retried(url: str) -> None:
+    client = Client(url)
+    for number in range(3):
+        client.insert_job("f", json.dumps({"number": number}))
+    (database,) = client.shards
+    (lane,) = database.lanes().lanes
+    (claimed,) = database.claim(lane, limit=1, lease=60)
+    database.settle([failure(claimed.handle, ValueError("what \x1b[31mred"), "host:1")])
+    listed = json.loads(invoke("jobs", "list", "--db", url, "-o", "json").output)
+    assert [job["jobid"] for job in listed] == [1, 2, 3]
+    assert [job["arg"] for job in listed][1] == '{"number": 1}'
+    lines = invoke("jobs", "list", "--failed", "--db", url, "-o", "jsonl").output.splitlines()
+    assert [json.loads(line)["jobid"] for line in lines] == [1]
+    table = invoke("jobs", "list", "--function", "f", "--state", "waiting", "--db", url).output
+    assert "1:3" in table
+    shown = invoke("jobs", "show", "1", "--db", url).output
+    assert "ValueError: what" in shown
+    assert "\x1b" not in shown
+    assert "host:1" in shown
+    (record,) = json.loads(invoke("jobs", "show", "1:1", "--db", url, "-o", "json").output)
+    assert record["failures"][0]["error"] == "ValueError"
+    assert invoke("jobs", "retry", "1", "--db", url).exit_code == 0
+    job = client.get_job(Handle(1, 1))
+    assert job is not None
+    assert (job.state, job.failcount) == (State.WAITING, 0)
+    assert job.run_after <= database.clock()
+    assert invoke("jobs", "list", "--db", url, "--function", "none").output == "no job\n"
+
+
+def test_what_is_not_there_is_said_and_has_an_exit_status(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = [
+        (["jobs", "show", "99", "--db", url], 1, "there is no job 99"),
+        (["jobs", "retry", "99", "--db", url], 1, "not waiting or dead"),
+        (["jobs", "show", "x", "--db", url], 2, "is no job"),
+        (["jobs", "show", "7:1", "--db", url], 2, "no database 7"),
+        (["jobs", "list", "--db", f"sqlite:///{tmp_path}/none/jobs.db"], 69, "cannot be opened"),
+        (["jobs", "list", "--db", f"sqlite:///{tmp_path}/new.db"], 78, "garivini db upgrade"),
+        (["insert", "two words", "--db", url], 2, "white space"),
+        (["run", "--lease", "1", "--db", url], 2, "at least 3 s"),
+        (["nothing"], 2, "No such command"),
+    ]
+    for arguments, status, message in cases:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        said = capsys.readouterr().err
+        assert ended.value.code == status, (arguments, said)
+        assert message in said, (arguments, said)
+
+
+def test_a_password_is_refused_on_the_command_line_and_never_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = "mysql://me:sesame@127.0.0.1/job"
+    for arguments, message in ((["--db", url], "GARIVINI_DB"), ([], "not supported yet")):
+        monkeypatch.setenv("GARIVINI_DB", url)
+        with pytest.raises(SystemExit) as ended:
+            main(["jobs", "list", *arguments])
+        output = capsys.readouterr()
+        assert ended.value.code == 2
+        assert message in output.err
+        assert "sesame" not in output.err + output.out
+
+
+MODULE = """
+import os, signal, time
+from pathlib import Path
+from garivini import Client, Worker
+
+worker = Worker(Client(os.environ["GARIVINI_DB"]), os.environ["GARIVINI_JOB_SERVERS"])
+
+@worker.function("note")
+def note(job):
+    Path(f"note-{job.arg.decode()}").touch()
+
+@worker.function("hold")
+def hold(job):
+    Path(f"holding-{os.getpid()}").touch()
+    while not Path("go-on").exists():
+        time.sleep(0.01)
+
+@worker.function("die")
+def die(job):
+    if not Path("died").exists():
+        Path("died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+class TestProcesses:
+    """Commands as a user runs them."""
+
+    def environment(self, url: str, tmp_path: Path) -> dict[str, str]:
+        (tmp_path / "work.py").write_text(MODULE)
+        return {"GARIVINI_DB": url, "GARIVINI_JOB_SERVERS": f"127.0.0.1:{free_port()}"}
+
+    def test_run_and_worker_carry_a_job_and_stop_cleanly(self, url: str, tmp_path: Path) -> None:
+        environment = self.environment(url, tmp_path)
+        with (
+            command(tmp_path, "run", **environment) as roles,
+            command(tmp_path, "worker", "work.py", "-p", "2", **environment) as worker,
+        ):
+            roles.wait_for("role.started")
+            assert run("insert", "note", "x", **environment).returncode == 0
+            until((tmp_path / "note-x").exists)
+            until(lambda: Client(url).list_jobs() == [])
+            assert worker.stop() == 0
+            assert worker.output.count("worker.stopped") == 2
+            assert roles.stop() == 0
+            assert "role.stopped" in roles.output
+
+    def test_a_draining_worker_finishes_what_it_has_begun(self, url: str, tmp_path: Path) -> None:
+        environment = self.environment(url, tmp_path)
+        with (
+            command(tmp_path, "run", **environment),
+            command(tmp_path, "worker", "work.py", "-p", "1", **environment) as worker,
+        ):
+            Client(url).insert_job("hold")
+            until(lambda: list(tmp_path.glob("holding-*")))
+            worker.process.send_signal(signal.SIGTERM)
+            (tmp_path / "go-on").touch()
+            assert worker.process.wait(30) == 0
+            assert Client(url).list_jobs() == []
+
+    def test_a_second_signal_ends_a_worker_in_the_middle_of_a_job(self, url: str, tmp_path: Path) -> None:
+        environment = self.environment(url, tmp_path)
+        with (
+            command(tmp_path, "run", **environment),
+            command(tmp_path, "worker", "work.py", "-p", "1", **environment) as worker,
+        ):
+            Client(url).insert_job("hold")
+            until(lambda: list(tmp_path.glob("holding-*")))
+            (holding,) = tmp_path.glob("holding-*")
+
+            def ended() -> bool:
+                # The first one drains, which lasts as long as the job; a later one ends it.
+                worker.process.send_signal(signal.SIGTERM)
+                return worker.process.poll() is not None
+
+            until(ended)
+            assert not alive(int(holding.name.removeprefix("holding-")))
+            (job,) = Client(url).list_jobs()
+            assert job.state is not State.DEAD
+
+    def test_a_job_that_kills_its_worker_once_runs_again_in_another(self, url: str, tmp_path: Path) -> None:
+        environment = self.environment(url, tmp_path)
+        with (
+            command(tmp_path, "run", **environment),
+            command(tmp_path, "worker", "work.py", "-p", "1", **environment) as worker,
+        ):
+            Client(url).insert_job("die")
+            until((tmp_path / "died").exists)
+            until(lambda: Client(url).list_jobs() == [])
+            worker.wait_for("worker.child_died")
+
+    def test_a_queue_runner_that_is_killed_loses_nothing(self, url: str, tmp_path: Path) -> None:
+        environment = self.environment(url, tmp_path)
+        client = Client(url)
+        with embedded(port=int(environment["GARIVINI_JOB_SERVERS"].rsplit(":", 1)[1])):
+            roles = ("run", "queue-runner", "--lease", "3")
+            with command(tmp_path, "worker", "work.py", "-p", "2", **environment):
+                for start in range(0, 2000, 500):
+                    with command(tmp_path, *roles, **environment) as queue_runner:
+                        queue_runner.wait_for("role.started")
+                        client.insert_jobs(["note", None, None, str(n)] for n in range(start, start + 500))
+                        until(lambda start=start: (tmp_path / f"note-{start + 50}").exists())
+                        queue_runner.process.kill()
+                        queue_runner.process.wait()
+                with command(tmp_path, *roles, **environment):
+                    until(lambda: client.list_jobs() == [], lambda: client.list_jobs(limit=3))
+        assert len(list(tmp_path.glob("note-*"))) == 2000
+
+    def test_a_module_that_cannot_be_used_is_said_once(self, url: str, tmp_path: Path) -> None:
+        environment = self.environment(url, tmp_path)
+        (tmp_path / "empty.py").write_text("")
+        for module, message in (
+            ("empty.py", "no Worker"),
+            ("none.such", "no module"),
+            ("work:nobody", "no Worker named"),
+        ):
+            with command(tmp_path, "worker", module, **environment) as worker:
+                assert worker.process.wait(30) == 78
+                assert message in worker.output
+
+    def test_an_embedded_server_is_for_loopback_only(self, url: str, tmp_path: Path) -> None:
+        result = run("run", "--db", url, "--job-server", "0.0.0.0:4730")
+        assert result.returncode == 2
+        assert "no authentication" in result.stderr

@@ -1,0 +1,393 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from garivini import Client, Job, State, UsageError
+from garivini.gearman import aio
+from garivini.gearman.server import Server
+from garivini.job import decode_payload
+from garivini.roles.job_servers import JobServers
+from garivini.roles.queue_runner import QueueRunner, QueueRunnerSettings
+from tests.system import System, system
+
+
+def runner(queue: System, **settings: int) -> tuple[QueueRunner, JobServers]:
+    """Return a QueueRunner whose passes the test does itself."""
+    servers = JobServers([queue.address])
+    return QueueRunner(queue.database, servers, QueueRunnerSettings(**settings)), servers
+
+
+async def queued(queue: System, function: bytes) -> int:
+    """Ask the server how many jobs wait for a worker."""
+    client = aio.Client(queue.address)
+    status = (await client.functions()).get(function)
+    await client.close()
+    return status.queued if status else 0
+
+
+async def claim(queue: System, lease: int = 60) -> list[Job]:
+    """Claim as a QueueRunner does, and send nothing."""
+    lanes = (await queue.call(queue.database.lanes)).lanes
+    return await queue.call(queue.database.claim, lanes[0], limit=100, lease=lease)
+
+
+def test_due_jobs_are_dispatched_and_later_ones_wait(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            await queue.call(queue.client.insert_jobs, [["f", None, None, b"x"]] * 7)
+            later, _ = await queue.call(queue.client.insert_job, "f", run_after=3600)
+            queue_runner, servers = runner(queue)
+            delay = await queue_runner.look()
+            assert 0 < delay <= 1
+            assert await queued(queue, b"f") == 7
+            states = [job.state for job in await queue.call(queue.database.jobs)]
+            assert states == [State.LEASED] * 7 + [State.WAITING]
+            job = await queue.call(queue.database.get, later)
+            assert job is not None
+            assert job.attempt == 0
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_jobs_arrive_in_the_order_in_which_they_were_due_and_by_priority(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            for arg, priority in (("1", "low"), ("2", "normal"), ("3", "high"), ("4", "normal")):
+                await queue.call(queue.client.insert_job, "f", arg, priority=priority)
+            queue_runner, servers = runner(queue)
+            await queue_runner.look()
+            order: list[bytes] = []
+
+            @queue.worker.function("f")
+            def f(job: Job) -> None:
+                order.append(job.arg)
+
+            queue.start_worker()
+            await queue.gone()
+            assert order == [b"3", b"2", b"4", b"1"]
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_no_function_gets_more_than_the_watermark_and_a_full_one_stops_no_other(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            await queue.call(queue.client.insert_jobs, [["full", None, None, b""]] * 50)
+            queue_runner, servers = runner(queue, watermark=10)
+            await queue_runner.look()
+            await queue.call(queue.client.insert_jobs, [["other", None, None, b""]] * 3)
+            for _ in range(3):
+                assert await queue_runner.look() > 0
+            assert await queued(queue, b"full") == 10
+            assert await queued(queue, b"other") == 3
+            attempts = [job.attempt for job in await queue.call(queue.database.jobs, funcname="full")]
+            assert attempts == [1] * 10 + [0] * 40
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_watermark_of_zero_is_none(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 6000)
+            queue_runner, servers = runner(queue, watermark=0)
+            while await queue_runner.look() == 0.0:
+                pass
+            assert await queued(queue, b"f") == 6000
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_controller_jobs_go_to_run_queued_job(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            await queue.call(queue.client.insert_job, "f", flag="controller")
+            queue_runner, servers = runner(queue)
+            await queue_runner.look()
+            assert await queued(queue, b"f") == 0
+            assert await queued(queue, b"run_queued_job") == 1
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_nothing_is_claimed_while_no_server_answers(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            ran = asyncio.Event()
+
+            @queue.worker.function("f")
+            async def f(job: Job) -> None:
+                ran.set()
+
+            host, port = queue.address.split(":")
+            await queue.server.close()
+            queue.start_queue_runner()
+            queue.start_worker()
+            jobid, _ = await queue.call(queue.client.insert_job, "f")
+            await queue.seen.wait("role.error")
+            job = await queue.call(queue.database.get, jobid)
+            assert job is not None
+            assert (job.state, job.attempt) == (State.WAITING, 0)
+            async with Server(host, int(port)):
+                await ran.wait()
+                await queue.gone()
+            assert queue.seen.of("role.recovered")
+
+    asyncio.run(scenario())
+
+
+def test_what_the_server_refuses_is_due_again_at_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            client = aio.Client(queue.address)
+            await client.command(b"create function f", block=False)
+            await client.command(b"maxqueue f 2", block=False)
+            await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 5)
+            before = [job.run_after for job in await queue.call(queue.database.jobs)]
+            queue_runner, servers = runner(queue)
+            assert await queue_runner.look() > 0
+            jobs = await queue.call(queue.database.jobs)
+            assert [job.state for job in jobs] == [State.LEASED] * 2 + [State.WAITING] * 3
+            assert [job.run_after for job in jobs[2:]] == before[2:]
+            await client.close()
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_bad_row_is_parked_with_its_reason_and_the_others_go_on(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 2)
+
+            def spoil() -> None:
+                with queue.database._engine.begin() as connection:
+                    connection.exec_driver_sql("UPDATE job SET flag = 'odd' WHERE jobid = 1")
+                    connection.exec_driver_sql(
+                        "INSERT INTO job (funcname, arg, run_after) VALUES ('two words', 'x', 1)"
+                    )
+
+            await queue.call(spoil)
+            queue_runner, servers = runner(queue)
+            await queue_runner.look()
+            assert await queued(queue, b"f") == 1
+            dead = await queue.call(queue.database.jobs, state=State.DEAD)
+            assert [job.jobid for job in dead] == [1, 3]
+            reasons = [(await queue.call(queue.database.failures, job.jobid))[0].message for job in dead]
+            assert "flag 'odd'" in reasons[0]
+            assert "white space" in reasons[1]
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_claim_that_was_never_sent_runs_under_the_next_attempt(tmp_path: Path) -> None:
+    """As after the death of a QueueRunner between claim and submit."""
+
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            attempts: list[int | None] = []
+
+            @queue.worker.function("f")
+            def f(job: Job) -> None:
+                attempts.append(job.attempt)
+
+            await queue.call(queue.client.insert_job, "f")
+            claimed = await claim(queue)
+            await queue.call(queue.database.end_early, claimed)
+            queue.start_queue_runner()
+            queue.start_worker()
+            await queue.gone()
+            assert attempts == [2]
+
+    asyncio.run(scenario())
+
+
+def test_a_copy_that_still_waits_in_the_server_is_not_submitted_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            await queue.call(queue.client.insert_job, "f")
+            queue_runner, servers = runner(queue)
+            await queue_runner.look()
+            (job,) = await queue.call(queue.database.jobs)
+            for _ in range(3):
+                await queue.call(queue.database.end_early, [job])
+                await queue_runner.look()
+            (after,) = await queue.call(queue.database.jobs)
+            assert (after.state, after.attempt) == (State.LEASED, 1)
+            assert after.run_after > await queue.call(queue.database.clock)
+            assert await queued(queue, b"f") == 1
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_hung_worker_is_suspected_first_and_replaced_after_its_second_strike(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            held = asyncio.Queue[aio.Held]()
+            hung = aio.Worker(queue.address, [b"f"], held.put_nowait)
+            running = asyncio.create_task(hung.run())
+            await queue.call(queue.client.insert_job, "f")
+            queue_runner, servers = runner(queue)
+            await queue_runner.look()
+            await held.get()
+            (job,) = await queue.call(queue.database.jobs)
+            await queue.call(queue.database.renew, [job.handle], lease=3)
+            await queue.call(_end_lease, queue)
+            await queue_runner.look()
+            (suspect,) = await queue.call(queue.database.jobs)
+            assert (suspect.state, suspect.attempt) == (State.SUSPECT, 1)
+            await queue.call(_end_lease, queue)
+            await queue_runner.look()
+            (bumped,) = await queue.call(queue.database.jobs)
+            assert (bumped.state, bumped.attempt, bumped.crashes) == (State.LEASED, 2, 1)
+            # What the stale one does afterwards changes nothing.
+            assert await queue.call(queue.database.renew, [job.handle], lease=3) == set()
+            assert not await queue.call(queue.client.failed_job, job)
+            assert await queue.call(queue.database.get, job.jobid) == bumped
+            hung.abort()
+            await running
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def _end_lease(queue: System) -> None:
+    with queue.database._engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE job SET run_after = 1")
+
+
+def test_a_job_whose_worker_is_lost_each_time_is_dead_after_three(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            held = asyncio.Queue[aio.Held]()
+            hung = aio.Worker(queue.address, [b"f"], held.put_nowait, slots=5)
+            running = asyncio.create_task(hung.run())
+            await queue.call(queue.client.insert_job, "f")
+            queue_runner, servers = runner(queue)
+            await queue_runner.look()
+            for _ in range(3):
+                # Somebody has it, renews once, and is never heard of again.
+                copy = decode_payload((await held.get()).job.data)
+                assert await queue.call(queue.database.renew, [copy.handle], lease=3)
+                for _ in range(2):
+                    await queue.call(_end_lease, queue)
+                    await queue_runner.look()
+            (job,) = await queue.call(queue.database.jobs)
+            assert (job.state, job.crashes) == (State.DEAD, 3)
+            (failure,) = await queue.call(queue.database.failures, job.jobid)
+            assert "died or hung 3 times" in failure.message
+            assert held.empty()
+            hung.abort()
+            await running
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_lost_answer_to_a_submit_is_asked_about_and_not_taken_for_success(tmp_path: Path) -> None:
+    """A server that takes jobs and dies before it answers: nothing is lost, nothing waits for its lease."""
+
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 3)
+
+            async def take_and_die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                await reader.readline()
+                writer.write(b".\n")
+                await reader.readexactly(12)
+                writer.close()
+
+            broken = await asyncio.start_server(take_and_die, "127.0.0.1", 0)
+            port = broken.sockets[0].getsockname()[1]
+            servers = JobServers([f"127.0.0.1:{port}"])
+            await QueueRunner(queue.database, servers, QueueRunnerSettings()).look()
+            jobs = await queue.call(queue.database.jobs)
+            assert [job.state for job in jobs] == [State.LEASED] * 3
+            assert max(job.run_after for job in jobs) <= await queue.call(queue.database.clock)
+            broken.close()
+            await servers.close()
+            # The next QueueRunner asks a server that has none of them.
+            queue_runner, servers = runner(queue)
+            await queue_runner.look()
+            assert await queued(queue, b"f") == 3
+            assert {job.attempt for job in await queue.call(queue.database.jobs)} == {2}
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_two_queue_runners_give_no_job_twice(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            got: list[int] = []
+
+            @queue.worker.function("f")
+            def f(job: Job) -> None:
+                got.append(job.jobid)
+
+            queue.start_queue_runner()
+            queue.start_queue_runner()
+            queue.start_worker()
+            for _ in range(5):
+                await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 400)
+            await queue.gone()
+            assert sorted(got) == list(range(1, 2001))
+
+    asyncio.run(scenario())
+
+
+def test_two_databases_are_one_queue(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        urls = [f"sqlite:///{tmp_path}/{name}.db" for name in ("one", "two")]
+        async with Server(port=0) as server:
+            client = Client(urls, [server.address])
+            for database in client.shards:
+                await asyncio.to_thread(database.upgrade)
+            answers = await asyncio.to_thread(
+                lambda: [client.insert_job("f", str(number)) for number in range(40)]
+            )
+            assert {dbid for _, dbid in answers} == {1, 2}
+            servers = JobServers([server.address])
+            for database in client.shards:
+                await QueueRunner(database, servers).look()
+            uniques: set[bytes] = set()
+            worker = aio.Worker(server.address, [b"f"], lambda held: uniques.add(held.job.unique), slots=50)
+            running = asyncio.create_task(worker.run())
+            async with asyncio.timeout(10):
+                while len(uniques) < 40:
+                    await asyncio.sleep(0.01)
+            assert uniques == {b"%d:%d:1" % (dbid, jobid) for jobid, dbid in answers}
+            worker.abort()
+            await running
+            await servers.close()
+            client.close()
+
+    asyncio.run(scenario())
+
+
+def test_settings_say_what_is_wrong() -> None:
+    for settings in ({"lease": 2}, {"watermark": -1}, {"batch_max": 0}, {"batch_max": 1001}, {"poll": 0}):
+        with pytest.raises(UsageError):
+            QueueRunnerSettings(**settings)
+
+
+def test_two_functions_with_one_key_do_not_merge_in_the_server(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            for function in ("f", "g"):
+                await queue.call(queue.client.insert_job, function, unique="same")
+            queue_runner, servers = runner(queue)
+            await queue_runner.look()
+            assert await queued(queue, b"f") == 1
+            assert await queued(queue, b"g") == 1
+            await servers.close()
+
+    asyncio.run(scenario())

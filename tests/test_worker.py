@@ -1,0 +1,336 @@
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from garivini import Client, Discard, Job, Retry, State, UsageError, Worker
+from garivini.gearman import aio
+from garivini.gearman.protocol import Submission
+from garivini.job import Handle, encode_payload
+from tests.system import System, system
+
+
+def test_a_def_and_an_async_def_function_complete_their_jobs(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            got: list[tuple[str, bytes, object, int | None]] = []
+
+            @queue.worker.function("plain")
+            def plain(job: Job) -> None:
+                got.append(("plain", job.arg, job.json, job.attempt))
+
+            @queue.worker.function("async")
+            async def asynchronous(job: Job) -> str:
+                await asyncio.sleep(0)
+                got.append(("async", job.arg, job.json, job.attempt))
+                return "a result is not an error"
+
+            queue.start_queue_runner()
+            queue.start_worker()
+            await queue.call(queue.client.insert_job, "plain", '{"a": [1]}')
+            await queue.call(queue.client.insert_job, "async", "[2]")
+            await queue.gone()
+            assert sorted(got) == [("async", b"[2]", [2], 1), ("plain", b'{"a": [1]}', {"a": [1]}, 1)]
+
+    asyncio.run(scenario())
+
+
+def test_an_exception_fails_the_job_with_its_record_and_a_backoff(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+
+            @queue.worker.function("divide")
+            def divide(job: Job) -> None:
+                raise ZeroDivisionError("by nothing \ud800 at all")
+
+            @queue.worker.function("leave")
+            def leave(job: Job) -> None:
+                raise SystemExit(3)
+
+            queue.start_queue_runner()
+            queue.start_worker()
+            jobid, _ = await queue.call(queue.client.insert_job, "divide")
+            await queue.call(queue.client.insert_job, "leave")
+            await queue.seen.wait("job.failed", 2)
+            job = await queue.call(queue.database.get, jobid)
+            assert job is not None
+            now = await queue.call(queue.database.clock)
+            assert job.state is State.WAITING
+            assert job.failcount == 1
+            assert 105 <= job.run_after - now <= 135
+            (failure,) = await queue.call(queue.database.failures, jobid)
+            assert failure.error == "ZeroDivisionError"
+            assert failure.message.startswith("by nothing")
+            assert "in divide" in failure.trace
+            assert failure.worker
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.slow
+def test_retry_runs_it_again_at_its_time_without_counting_a_failure(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            attempts: list[int | None] = []
+
+            @queue.worker.function("patient")
+            def patient(job: Job) -> None:
+                attempts.append(job.attempt)
+                if len(attempts) == 1:
+                    raise Retry(after=0, reason="the other side is asleep")
+                assert job.failcount == 0
+
+            queue.start_queue_runner()
+            queue.start_worker()
+            await queue.call(queue.client.insert_job, "patient")
+            await queue.gone()
+            assert attempts == [1, 2]
+
+    asyncio.run(scenario())
+
+
+def test_discard_parks_the_job_dead_with_its_reason(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+
+            @queue.worker.function("hopeless")
+            async def hopeless(job: Job) -> None:
+                raise Discard("no such customer")
+
+            queue.start_queue_runner()
+            queue.start_worker()
+            jobid, _ = await queue.call(queue.client.insert_job, "hopeless")
+            await queue.seen.wait("job.dead")
+            job = await queue.call(queue.database.get, jobid)
+            assert job is not None
+            assert job.state is State.DEAD
+            (failure,) = await queue.call(queue.database.failures, jobid)
+            assert (failure.kind, failure.message) == ("discarded", "no such customer")
+
+    asyncio.run(scenario())
+
+
+def test_gearman_hears_of_an_end_only_after_its_commit(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+
+            @queue.worker.function("plain")
+            def plain(job: Job) -> None:
+                pass
+
+            queue.start_worker()
+            jobid, _ = await queue.call(queue.client.insert_job, "plain")
+            (job,) = await queue.call(_claim, queue)
+            client = aio.Client(queue.address)
+            # In the foreground, so that the server reports the end to us.
+            await client.run(Submission(b"plain", encode_payload(job)))
+            assert await queue.call(queue.database.get, jobid) is None
+            await client.close()
+
+    asyncio.run(scenario())
+
+
+def _claim(queue: System, lease: int = 60) -> list[Job]:
+    (lane,) = queue.database.lanes().lanes
+    return queue.database.claim(lane, limit=10, lease=lease)
+
+
+@pytest.mark.slow
+def test_a_running_job_keeps_its_lease(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            ended = asyncio.Event()
+
+            @queue.worker.function("long")
+            async def long(job: Job) -> None:
+                await ended.wait()
+
+            queue.start_worker()
+            jobid, _ = await queue.call(queue.client.insert_job, "long")
+            (claimed,) = await queue.call(_claim, queue, 3)
+            client = aio.Client(queue.address)
+            await client.submit([Submission(b"long", encode_payload(claimed), claimed.unique)])
+            while True:
+                job = await queue.call(queue.database.get, jobid)
+                assert job is not None
+                if job.state is State.RUNNING and job.run_after > claimed.lease_end:
+                    break
+                await asyncio.sleep(0.05)  # a renewed row says nothing
+            ended.set()
+            await queue.gone()
+            await client.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_copy_whose_attempt_has_been_replaced_is_dropped_before_it_starts(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            attempts: list[int | None] = []
+
+            @queue.worker.function("plain")
+            def plain(job: Job) -> None:
+                attempts.append(job.attempt)
+
+            queue.start_worker()
+            await queue.call(queue.client.insert_job, "plain")
+            (first,) = await queue.call(_claim, queue)
+            await queue.call(queue.client.reschedule_job, first, "+0")
+            (second,) = await queue.call(_claim, queue)
+            await queue.call(queue.client.reschedule_job, second, "+0")
+            (third,) = await queue.call(_claim, queue)
+            client = aio.Client(queue.address)
+            # Attempts above the first ask before they start.
+            await client.run(Submission(b"plain", encode_payload(second), second.unique))
+            assert attempts == []
+            await client.run(Submission(b"plain", encode_payload(third), third.unique))
+            assert attempts == [3]
+            await client.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_is_no_payload_of_ours_is_dropped_and_the_next_job_runs(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            ran = asyncio.Event()
+
+            @queue.worker.function("plain")
+            async def plain(job: Job) -> None:
+                ran.set()
+
+            queue.start_queue_runner()
+            queue.start_worker()
+            client = aio.Client(queue.address)
+            await client.submit([Submission(b"plain", payload) for payload in (b"\xff", b"{}", b"[" * 9999)])
+            unknown = Job(jobid=1, dbid=77, funcname="plain", arg=b"")
+            await client.submit([Submission(b"plain", encode_payload(unknown))])
+            dropped = await queue.seen.wait("job.dropped", 4)
+            assert "database 77" in dropped[-1]["error"]
+            await queue.call(queue.client.insert_job, "plain")
+            await ran.wait()
+            await client.close()
+
+    asyncio.run(scenario())
+
+
+def test_stopping_finishes_and_commits_what_has_begun(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            begun, go_on = asyncio.Event(), asyncio.Event()
+
+            @queue.worker.function("long")
+            async def long(job: Job) -> None:
+                begun.set()
+                await go_on.wait()
+
+            queue.start_queue_runner()
+            stop = queue.start_worker()
+            jobid, _ = await queue.call(queue.client.insert_job, "long")
+            await begun.wait()
+            stop.set()
+            assert not queue.seen.of("worker.stopped")
+            go_on.set()
+            await queue.seen.wait("worker.stopped")
+            assert await queue.call(queue.database.get, jobid) is None
+
+    asyncio.run(scenario())
+
+
+def test_outcomes_wait_for_a_database_that_is_away(tmp_path: Path) -> None:
+    """Held jobs are not lost, nor reported to Gearman, while nothing can be committed."""
+
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            ran = asyncio.Event()
+            (database,) = queue.worker.client.shards
+            away = True
+            complete = database.complete
+
+            def refuse(jobids: list[int]) -> set[int]:
+                if away:
+                    raise queue_error
+                return complete(jobids)
+
+            queue_error = UsageError("a defect of ours must not end the keeper either")
+            database.complete = refuse  # type: ignore[method-assign,assignment]
+
+            @queue.worker.function("plain")
+            async def plain(job: Job) -> None:
+                ran.set()
+
+            queue.start_queue_runner()
+            queue.start_worker()
+            jobid, _ = await queue.call(queue.client.insert_job, "plain")
+            await ran.wait()
+            await queue.seen.wait("role.error", 2)
+            assert await queue.call(queue.database.get, jobid) is not None
+            away = False
+            await queue.gone()
+
+    asyncio.run(scenario())
+
+
+def test_a_plain_gearman_worker_completes_the_jobs_it_is_given(tmp_path: Path) -> None:
+    """The original's way: read the payload, work, call complete_job with the payload."""
+
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            args = []
+
+            def hello(held: aio.Held) -> None:
+                payload = held.job.data
+                args.append(payload)
+                queue.database.complete([Handle(1, 1).jobid])
+                held.complete()
+
+            stock = aio.Worker(queue.address, [b"hello"], hello)
+            running = asyncio.create_task(stock.run())
+            queue.start_queue_runner()
+            await queue.call(queue.client.insert_job, "hello", "world")
+            await queue.gone()
+            assert b'"arg":"world"' in args[0]
+            await stock.drain()
+            await running
+
+    asyncio.run(scenario())
+
+
+def test_registering_says_what_is_wrong(tmp_path: Path) -> None:
+    worker = Worker(Client(f"sqlite:///{tmp_path}/none.db"))
+
+    @worker.function("once")
+    def once(job: Job) -> None: ...
+
+    with pytest.raises(UsageError, match="twice"):
+        worker.function("once")(once)
+    with pytest.raises(UsageError, match="white space"):
+        worker.function("two words")
+    with pytest.raises(UsageError, match="no function"):
+        Worker(worker.client).run()
+    with pytest.raises(UsageError, match="run_after"):
+        Retry(after=-1)
+
+
+def test_a_small_job_starts_soon_after_its_insert(tmp_path: Path) -> None:
+    """Without the wake-up a job waits for the next look, up to a second; with it, for nothing."""
+
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            started: list[float] = []
+
+            @queue.worker.function("plain")
+            def plain(job: Job) -> None:
+                started.append(time.monotonic())
+
+            queue.start_queue_runner(poll=60)
+            queue.start_worker()
+            await queue.seen.wait("worker.started")
+            await queue.seen.wait("gearman.connected", 2)
+            for _ in range(3):
+                await queue.call(queue.client.insert_job, "plain")
+                await queue.gone()
+            assert len(started) == 3
+
+    asyncio.run(scenario())
