@@ -46,6 +46,17 @@ def test_a_holder_that_has_renewed_gets_a_second_strike_and_one_that_has_not_doe
     assert decide(state, found, age=0, lease=LEASE, renews=renews) == step
 
 
+@pytest.mark.parametrize(
+    ("renews", "delivered", "crashed"),
+    [(True, True, True), (True, False, False), (False, True, False), (False, False, False)],
+)
+def test_what_a_server_got_and_lost_counts_as_a_crash_where_workers_renew(
+    renews: bool, delivered: bool, crashed: bool
+) -> None:
+    step = decide(State.LEASED, Found.UNKNOWN, age=0, lease=LEASE, renews=renews, delivered=delivered)
+    assert step == Bump(crashed=crashed)
+
+
 def test_a_worker_that_does_not_renew_may_run_until_the_deadline() -> None:
     def step(age: int) -> Step:
         return decide(State.LEASED, Found.RUNNING, age=age, lease=LEASE, deadline=500)

@@ -200,7 +200,7 @@ def test_a_claim_that_was_never_sent_runs_under_the_next_attempt(tmp_path: Path)
 
             await queue.call(queue.client.insert_job, "f")
             claimed = await claim(queue)
-            await queue.call(queue.database.end_early, claimed)
+            await queue.call(queue.database.end_early, [job.handle for job in claimed], lease=60)
             queue.start_queue_runner()
             queue.start_worker()
             await queue.gone()
@@ -217,7 +217,7 @@ def test_a_copy_that_still_waits_in_the_server_is_not_submitted_again(tmp_path: 
             await queue_runner.look()
             (job,) = await queue.call(queue.database.jobs)
             for _ in range(3):
-                await queue.call(queue.database.end_early, [job])
+                await queue.call(queue.database.end_early, [job.handle], lease=60)
                 await queue_runner.look()
             (after,) = await queue.call(queue.database.jobs)
             assert (after.state, after.attempt) == (State.LEASED, 1)

@@ -14,29 +14,31 @@ from tests.processes import PATIENCE, alive, until
 pytestmark = pytest.mark.slow
 
 
+PROGRAM = """
+import os, select, signal, sys, time
+from pathlib import Path
+from garivini.job import Handle
+from garivini.supervisor import Supervisor
+
+def run(child):
+    lifeline = child.lifeline
+BODY
+
+def noted(child):
+    Path("pids", str(os.getpid())).touch()
+    run(child)
+
+sys.exit(Supervisor(noted, PROCESSES, drain=0.2).run())
+"""
+
+
 @contextmanager
 def supervised(folder: Path, child: str, processes: int = 2) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a Supervisor whose children note their pid in a file and then do what the test says."""
     (folder / "pids").mkdir()
     program = folder / "program.py"
-    program.write_text(
-        textwrap.dedent(
-            f"""
-            import os, select, signal, sys, time
-            from pathlib import Path
-            from garivini.supervisor import Supervisor
-
-            def child(lifeline):
-            {textwrap.indent(textwrap.dedent(child), "                ")}
-
-            def noted(lifeline):
-                Path("pids", str(os.getpid())).touch()
-                child(lifeline)
-
-            sys.exit(Supervisor(noted, {processes}).run())
-            """
-        )
-    )
+    body = textwrap.indent(textwrap.dedent(child).strip(), "    ")
+    program.write_text(PROGRAM.replace("BODY", body).replace("PROCESSES", str(processes)))
     process = subprocess.Popen([sys.executable, str(program)], cwd=folder)
     try:
         yield process
@@ -109,3 +111,46 @@ def test_a_child_that_fails_at_once_is_started_ever_more_slowly(tmp_path: Path) 
         until(lambda: len(pids(tmp_path)) >= 3)
         # 0.1 s, 0.2 s, 0.4 s and so on: far fewer than a busy loop would make.
         assert len(pids(tmp_path)) < 10
+
+
+def test_what_a_child_died_of_is_told_to_the_next_until_one_has_recorded_it(tmp_path: Path) -> None:
+    child = """
+        if child.obituaries:
+            told = len(list(Path("pids").iterdir())) > 2
+            Path("told" if told else "first").write_text(repr(child.obituaries))
+            if not told:
+                os._exit(1)  # before it could record anything
+            child.slot.tell()
+            select.select([lifeline], [], [])
+        child.slot.set(Handle(7, 2, 3))
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    with supervised(tmp_path, child, processes=1):
+        until((tmp_path / "told").exists)
+        assert (tmp_path / "told").read_text() == (tmp_path / "first").read_text()
+        text = (tmp_path / "told").read_text()
+        assert "Handle(jobid=7, dbid=2, attempt=3), kind='crashed'" in text
+        assert "killed by signal 9 (SIGKILL)" in text
+
+
+def test_a_child_whose_job_is_out_of_time_is_killed_and_the_job_has_failed(tmp_path: Path) -> None:
+    child = """
+        if child.obituaries:
+            Path("told").write_text(repr(child.obituaries))
+            child.slot.tell()
+        else:
+            child.slot.set(Handle(7, 2, 3), time.monotonic() - 60)
+        select.select([lifeline], [], [])
+    """
+    with supervised(tmp_path, child, processes=1):
+        until((tmp_path / "told").exists)
+        assert "kind='failed', message='ran beyond its time limit" in (tmp_path / "told").read_text()
+
+
+def test_a_child_that_does_not_finish_in_time_is_killed(tmp_path: Path) -> None:
+    child = "signal.signal(signal.SIGTERM, signal.SIG_IGN); Path('ready').touch(); time.sleep(600)"
+    with supervised(tmp_path, child, processes=1) as parent:
+        until((tmp_path / "ready").exists)
+        parent.terminate()
+        assert parent.wait(PATIENCE) == 0
+        assert not any(map(alive, pids(tmp_path)))

@@ -11,7 +11,7 @@ from garivini import events
 from garivini.config import DatabasesLike
 from garivini.errors import GariviniError, UsageError
 from garivini.gearman import blocking
-from garivini.gearman.protocol import Submission
+from garivini.gearman.protocol import Created, Refused, Submission
 from garivini.gearman.servers import Backoff, parse_addresses
 from garivini.job import WAKE, Handle, HandleLike, Inserted, Job, NewJob, State, handle_of, new_job
 from garivini.policy import parse_delay, parse_when
@@ -356,11 +356,13 @@ class _Waker:
         job = Submission(WAKE.encode(), b"", unique=b"wake")
         for client in clients:
             try:
-                client.submit([job])
+                (result,) = client.submit([job])
             except GariviniError as error:
                 events.emit("wake.failed", server=client.address, error=str(error))
-            else:
+                continue
+            if isinstance(result, Created | Refused):
                 return True
+            events.emit("wake.failed", server=client.address, error="no answer")
         return False
 
     def close(self) -> None:

@@ -23,10 +23,13 @@ _WARNINGS: Final = frozenset(
         "job.dead",
         "job.parked",
         "job.stale",
+        "job.crashed",
         "job.dropped",
+        "job.overdue",
         "role.error",
         "wake.failed",
         "worker.child_died",
+        "worker.drain_incomplete",
     }
 )
 _INFOS: Final = frozenset(

@@ -4,7 +4,7 @@ Blobs stay bytes; this is the one place where they meet JSON text.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
@@ -114,6 +114,13 @@ class Job:
     #: Seconds of this attempt's lease, and when it ends; 0 where unknown.
     lease: int = 0
     lease_end: int = 0
+    #: Filled by the worker that runs it.
+    notices: set[str] = field(default_factory=set, compare=False, repr=False)
+
+    @property
+    def lost(self) -> bool:
+        """Whether, while it runs, another attempt has taken the job over: then only success still counts."""
+        return "lost" in self.notices
 
     @property
     def handle(self) -> Handle:

@@ -5,11 +5,14 @@ holds the interpreter lock for long silences it; a lease should be much longer t
 while one commit ran makes the next group, so a group is small when the worker is idle and large when busy.
 """
 
+import os
+import sys
 import threading
 import time
+import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from typing import Final
 
 from garivini import events
@@ -17,8 +20,10 @@ from garivini.client import report
 from garivini.gearman.aio import Held
 from garivini.gearman.servers import Backoff
 from garivini.job import Handle, Job
+from garivini.policy import FunctionPolicy
 from garivini.store.database import Setback
 from garivini.store.shards import Shards
+from garivini.supervisor import TIME_LIMIT, Child
 
 #: Outcomes in one commit, at most.
 _GROUP: Final = 1000
@@ -30,10 +35,15 @@ class Run:
 
     job: Job
     held: Held
+    #: Name of the worker, for the record.
+    worker: str
     #: Monotonic time of the next renewal; 0 where the job has no lease to renew.
     renew_at: float = 0.0
     #: How it ended, where that is not success.
     setback: Setback | None = None
+    #: Monotonic time by which it must have ended, and the seconds it had; 0: any.
+    deadline: float = 0.0
+    limit: float = 0.0
     #: Given up before it started: its lease is not ours to renew any more.
     dropped: bool = False
 
@@ -46,18 +56,34 @@ class Keeper:
         on_committed: called in the keeper's thread with the runs whose outcome is committed.
         on_checked: called in the keeper's thread with a run that waited for its start check, and whether
             its attempt still holds the job.
+        take_back: called in the keeper's thread; takes a run out of the worker's queue for good and returns
+            whether it was still there.
+        on_given_back: called in the keeper's thread with the runs that another worker may have now.
+        functions: what this worker's functions set, written once at the start.
+        child: what a supervised process was given; only such a one ends itself for a time limit.
 
     """
 
     def __init__(
         self,
         shards: Shards,
+        *,
         on_committed: Callable[[list[Run]], None],
         on_checked: Callable[[Run, bool], None],
+        take_back: Callable[[Run], bool],
+        on_given_back: Callable[[list[Run]], None],
+        functions: Mapping[str, FunctionPolicy],
+        child: Child | None = None,
     ) -> None:
         self._shards = shards
         self._on_committed = on_committed
         self._on_checked = on_checked
+        self._take_back = take_back
+        self._on_given_back = on_given_back
+        self._to_register = [(database, *item) for database in shards for item in functions.items()]
+        self._child = child
+        #: What the worker's main thread is running just now.
+        self.current: Run | None = None
         # Filled by the worker's thread, emptied by the keeper's: a deque's ends are safe for that.
         self._holds: deque[Run] = deque()
         self._checks: deque[Run] = deque()
@@ -81,6 +107,13 @@ class Keeper:
             self._holds.append(run)
             if run.renew_at < self._asleep_until:
                 self._wake.set()
+
+    def limit(self, run: Run, seconds: float) -> None:
+        """End this process if the run, which starts now in the main thread, takes longer."""
+        run.limit = seconds
+        run.deadline = time.monotonic() + seconds
+        if run.deadline < self._asleep_until:
+            self._wake.set()
 
     def check(self, run: Run) -> None:
         """Ask the database whether this run's attempt still holds the job; ``on_checked`` gets the answer."""
@@ -107,13 +140,15 @@ class Keeper:
 
     def _loop(self) -> None:
         while True:
-            self._wake.wait(self._until_renewal())
+            self._wake.wait(self._until_next())
             self._wake.clear()
             try:
+                self._register()
                 self._read_clocks()
                 self._start_checks()
                 self._commit()
                 self._renew()
+                self._end_overdue()
             except Exception as error:
                 # What could not be committed is still in its queue. Nothing is dropped: until the database
                 # is back the worker's slots stay taken, so it asks for no more.
@@ -126,9 +161,11 @@ class Keeper:
                 if self._stopping and not self._ended:
                     return
 
-    def _until_renewal(self) -> float:
+    def _until_next(self) -> float:
         self._take_holds()
         first = min((run.renew_at for run in self._held.values()), default=float("inf"))
+        if (current := self.current) is not None and current.deadline:
+            first = min(first, current.deadline)
         now = time.monotonic()
         self._asleep_until = min(first, now + 60.0)
         return max(0.0, self._asleep_until - now)
@@ -137,6 +174,27 @@ class Keeper:
         while self._holds:
             run = self._holds.popleft()
             self._held[id(run)] = run
+
+    def _register(self) -> None:
+        """Say what the functions set and that they renew, and record the jobs that killed another process."""
+        while self._to_register:
+            database, funcname, policy = self._to_register[-1]
+            database.set_function(funcname, policy)
+            self._to_register.pop()
+        child = self._child
+        while child is not None and child.obituaries:
+            handle, kind, message = astuple(child.obituaries[-1])
+            setback = Setback(
+                handle=Handle(*handle),
+                kind=kind,
+                error="TimeLimit" if kind == "failed" else "ProcessDied",
+                message=message,
+            )
+            (settled,) = self._shards[setback.handle.dbid].settle([setback])
+            report(setback, settled)
+            child.obituaries.pop()
+            if not child.obituaries:
+                child.slot.tell()
 
     def _read_clocks(self) -> None:
         for database in self._shards:
@@ -178,6 +236,12 @@ class Keeper:
         due = [run for run in self._held.values() if run.renew_at <= now]
         if not due:
             return
+        # What lies here unstarted for a third of its lease another worker may have.
+        given_back = [run for run in due if self._take_back(run)]
+        if given_back:
+            for run in given_back:
+                run.dropped = True
+            self._give_back(given_back)
         kept = self._renewed([run for run in due if not run.dropped])
         self._offsets.clear()
         for run in due:
@@ -187,7 +251,43 @@ class Keeper:
             elif run.job.handle not in kept:
                 # Another attempt has it. Success still counts; what else it comes to, the fence refuses.
                 self._held.pop(id(run))
+                run.job.notices.add("lost")
                 events.emit("job.stale", jobid=run.job.jobid, dbid=run.job.dbid, attempt=run.job.attempt)
+
+    def _give_back(self, runs: list[Run]) -> None:
+        for dbid in {run.job.dbid for run in runs}:
+            self._shards[dbid].give_back([run.job.handle for run in runs if run.job.dbid == dbid])
+        events.emit("jobs.given_back", jobs=len(runs))
+        self._on_given_back(runs)
+
+    def _end_overdue(self) -> None:
+        """Record that the main thread's job runs too long, tell the server, and end this process.
+
+        The loop does not run, for the job does. So this thread commits, and writes to the socket itself:
+        without that the server would give the copy to another worker at once.
+        """
+        run = self.current
+        if run is None or not run.deadline or time.monotonic() < run.deadline:
+            return
+        if self._child is None:
+            run.deadline = 0.0
+            events.emit("job.overdue", jobid=run.job.jobid, seconds=run.limit)
+            return
+        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        setback = Setback(
+            handle=run.job.handle,
+            kind="failed",
+            error="TimeLimit",
+            message=f"ran longer than {run.limit:g} s",
+            trace="".join(traceback.format_stack(frame)),
+            worker=run.worker,
+        )
+        (settled,) = self._shards[run.job.dbid].settle([setback])
+        report(setback, settled)
+        if self.current is run:
+            self._child.slot.clear()
+            run.held.fail_from_another_thread()
+            os._exit(TIME_LIMIT)
 
     def _renewed(self, runs: Sequence[Run]) -> set[Handle]:
         """Renew the leases of these; return the handles that still hold their job."""

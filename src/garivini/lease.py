@@ -48,7 +48,14 @@ Step: TypeAlias = Extend | Bump
 
 
 def decide(
-    state: State, found: Found, *, age: int, lease: int, renews: bool = False, deadline: int = DEADLINE
+    state: State,
+    found: Found,
+    *,
+    age: int,
+    lease: int,
+    renews: bool = False,
+    deadline: int = DEADLINE,
+    delivered: bool = False,
 ) -> Step:
     """Return what to do with a lease that ran out.
 
@@ -59,6 +66,8 @@ def decide(
         lease: seconds.
         renews: whether workers of this function are known to renew.
         deadline: seconds that a worker which does not renew may take.
+        delivered: whether the one who asks submitted this attempt on the connection that it still has. A
+            server that says "unknown" then had it and lost it with its workers.
 
     """
     match found, state:
@@ -68,7 +77,7 @@ def decide(
             # Bumping would let a slow queue chase its own tail.
             return Extend(State.LEASED, lease + 1, queued=True)
         case Found.UNKNOWN, State.LEASED:
-            return Bump()
+            return Bump(crashed=renews and delivered)
         case Found.UNKNOWN, State.SUSPECT:
             return Bump(crashed=True)
         case Found.RUNNING, State.LEASED if not renews:

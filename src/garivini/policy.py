@@ -11,6 +11,8 @@ from garivini.job import MAX_DELAY, NEVER
 
 #: Failures after which a job is dead.
 MAX_FAILURES: Final = 25
+#: Deaths of its process after which a job is dead.
+MAX_CRASHES: Final = 3
 #: Seconds of a lease, unless told otherwise, and the shortest.
 LEASE: Final = 60
 MIN_LEASE: Final = 3
@@ -25,6 +27,36 @@ BATCH_BYTES: Final = 8 * 1024 * 1024
 POLL: Final = 1.0
 
 _DAY: Final = 86400
+
+
+#: Forms of a payload: our JSON object, the same with the original's blobs, or the bare argument.
+ENVELOPES: Final = ("json", "latin-1", "raw")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionPolicy:
+    """What is set for one function; None where the default holds."""
+
+    #: Seconds.
+    lease: int | None = None
+    #: Seconds that a worker which does not renew may take.
+    deadline: int | None = None
+    #: Whether its workers renew: set by a starting Worker.
+    renews: bool | None = None
+    #: One of ``ENVELOPES``.
+    envelope: str | None = None
+    #: Failures after which a job is dead.
+    max_failures: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.lease is not None and not MIN_LEASE <= self.lease <= 7 * _DAY:
+            raise UsageError(f"a lease is {MIN_LEASE} s to a week, not {self.lease}")
+        if self.deadline is not None and not 1 <= self.deadline <= 365 * _DAY:
+            raise UsageError(f"a deadline is 1 s to a year, not {self.deadline}")
+        if self.envelope is not None and self.envelope not in ENVELOPES:
+            raise UsageError(f"envelope {self.envelope!r} is unknown: it is one of {', '.join(ENVELOPES)}")
+        if self.max_failures is not None and not 1 <= self.max_failures <= 255:
+            raise UsageError(f"max_failures is 1 to 255, not {self.max_failures}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,43 +1,117 @@
-"""A parent process and its children: started, started again when they die, drained on a signal.
+"""A parent process and its children: started, watched, started again when they die, drained on a signal.
 
 The parent has neither a loop nor threads, so that it can fork at any time, and it imports nothing of the
-user's: a child does, after the fork.
+user's: a child does, after the fork. It knows what each child is running from a piece of shared memory, so
+that it can end a job that runs too long, and say of which job a child died. The next child records that.
 """
 
+import mmap
 import os
 import select
 import signal
+import struct
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from garivini import events
 from garivini.gearman.servers import Backoff
+from garivini.job import Handle
 
 #: Exit status of a child that starting again cannot help: the parent ends too, with the same.
 CONFIGURATION_ERROR: Final = 78
+#: Exit status of a child that ended itself because a job ran too long.
+TIME_LIMIT: Final = 79
+#: Seconds beyond a job's time limit after which the parent ends a child that has not done so itself.
+TIME_LIMIT_GRACE: Final = 5.0
 #: A child that lived so many seconds is started again at once.
 _LONG_LIFE: Final = 10.0
+_WATCH: Final = 1.0
+
+
+class Slot:
+    """What a child is running: written by the child, read by the parent."""
+
+    # jobid (0: nothing), dbid, attempt, monotonic time by which it must end (0: any), told (see Obituary)
+    _FORM: Final = struct.Struct("<qqqdq")
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, self._FORM.size)  # shared with children, backed by no file
+        self._told = 0
+
+    def set(self, handle: Handle, deadline: float = 0.0) -> None:
+        """Note that this job is running."""
+        self._FORM.pack_into(
+            self._memory, 0, handle.jobid, handle.dbid, handle.attempt or 0, deadline, self._told
+        )
+
+    def clear(self) -> None:
+        """Note that no job is running."""
+        self._FORM.pack_into(self._memory, 0, 0, 0, 0, 0.0, self._told)
+
+    def tell(self) -> None:
+        """Note that the obituaries that this child was given are recorded."""
+        self._told = 1
+        self.clear()
+
+    def read(self) -> tuple[Handle | None, float, bool]:
+        """Return the job, the time by which it must end, and whether the obituaries are recorded."""
+        jobid, dbid, attempt, deadline, told = self._FORM.unpack_from(self._memory)
+        return (Handle(jobid, dbid, attempt) if jobid else None), deadline, bool(told)
+
+
+@dataclass(frozen=True, slots=True)
+class Obituary:
+    """A job whose process died."""
+
+    handle: Handle
+    #: ``crashed``, or ``failed`` where the parent ended it for its time limit.
+    kind: str
+    message: str
+
+
+@dataclass(slots=True)
+class Child:
+    """What a child process is given."""
+
+    #: A file descriptor that reaches its end when the parent dies.
+    lifeline: int
+    slot: Slot
+    obituaries: list[Obituary]
+    #: Seconds that it has to finish what it holds after the first signal.
+    drain: float
+
+
+@dataclass(slots=True)
+class _Process:
+    started: float
+    slot: Slot
+    obituaries: list[Obituary]
+    #: Why the parent has killed it.
+    killed_for: str = ""
 
 
 class Supervisor:
     """Keeps a number of child processes running.
 
     Args:
-        child: called in each child, with a file descriptor that reaches its end when the parent dies. Its
-            return ends the child with status 0.
+        child: called in each child. Its return ends the child with status 0.
         processes: how many.
+        drain: seconds after the first signal in which a child may finish what it holds; then it is killed.
 
     """
 
-    def __init__(self, child: Callable[[int], None], processes: int) -> None:
+    def __init__(self, child: Callable[[Child], None], processes: int, *, drain: float = 30.0) -> None:
         self._child = child
         self._processes = processes
-        self._children: dict[int, float] = {}  # pid: monotonic time of its start
+        self._drain = drain
+        self._children: dict[int, _Process] = {}
+        self._obituaries: list[Obituary] = []
         self._backoff = Backoff(first=0.1, longest=5.0)
         self._start_at = 0.0
-        self._stopping = False
+        self._stop_by: float | None = None  # monotonic time; None while not stopping
         self._status = 0
 
     def run(self) -> int:
@@ -56,11 +130,12 @@ class Supervisor:
         wakeup = signal.set_wakeup_fd(signalled)
         self._inherited = (lifeline, wake, signalled)
         try:
-            while self._children or not self._stopping:
+            while self._children or self._stop_by is None:
                 self._start_missing()
-                select.select([wake], [], [], self._until_start())
+                select.select([wake], [], [], self._until_next())
                 self._signals(wake)
                 self._reap()
+                self._watch()
         finally:
             signal.set_wakeup_fd(wakeup)
             for number, handler in before.items():
@@ -69,24 +144,26 @@ class Supervisor:
                 os.close(descriptor)
         return self._status
 
-    def _until_start(self) -> float | None:
-        if self._stopping or len(self._children) == self._processes:
-            return None
-        return max(0.0, self._start_at - time.monotonic())
+    def _until_next(self) -> float:
+        if self._stop_by is None and len(self._children) < self._processes:
+            return min(_WATCH, max(0.0, self._start_at - time.monotonic()))
+        return _WATCH
 
     def _start_missing(self) -> None:
-        while not self._stopping and len(self._children) < self._processes:
+        while self._stop_by is None and len(self._children) < self._processes:
             if time.monotonic() < self._start_at:
                 return
+            obituaries, self._obituaries = self._obituaries, []
+            process = _Process(time.monotonic(), Slot(), obituaries)
             sys.stdout.flush()
             sys.stderr.flush()
             pid = os.fork()
             if pid == 0:
-                self._be_child()
-            self._children[pid] = time.monotonic()
+                self._be_child(process)
+            self._children[pid] = process
             events.emit("worker.child_started", pid=pid)
 
-    def _be_child(self) -> None:
+    def _be_child(self, process: _Process) -> None:
         """Never returns."""
         status = 1
         try:
@@ -98,7 +175,7 @@ class Supervisor:
             lifeline, wake, signalled = self._inherited
             for descriptor in (self._keep_open, wake, signalled):
                 os.close(descriptor)
-            self._child(lifeline)
+            self._child(Child(lifeline, process.slot, process.obituaries, self._drain))
             status = 0
         except SystemExit as error:
             status = error.code if isinstance(error.code, int) else 1
@@ -120,25 +197,53 @@ class Supervisor:
                 self._stop()
 
     def _stop(self) -> None:
-        self._stopping = True
+        if self._stop_by is None:
+            # The child keeps the time itself; this is for one that cannot.
+            self._stop_by = time.monotonic() + self._drain + 2.0
         for pid in self._children:
             os.kill(pid, signal.SIGTERM)
+
+    def _watch(self) -> None:
+        """Kill children that are out of time."""
+        now = time.monotonic()
+        for pid, process in self._children.items():
+            handle, deadline, _ = process.slot.read()
+            if handle and deadline and now > deadline + TIME_LIMIT_GRACE and not process.killed_for:
+                process.killed_for = "TimeLimit"
+                os.kill(pid, signal.SIGKILL)
+            elif self._stop_by is not None and now > self._stop_by:
+                os.kill(pid, signal.SIGKILL)
 
     def _reap(self) -> None:
         while self._children:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            started = self._children.pop(pid, None)
-            if started is None or self._stopping:
-                continue
-            code = os.waitstatus_to_exitcode(status)
-            events.emit("worker.child_died", pid=pid, status=code)
-            if code == CONFIGURATION_ERROR:
-                self._status = code
-                self._stop()
-            elif time.monotonic() - started > _LONG_LIFE:
-                self._backoff.succeeded()
-                self._start_at = 0.0
-            else:
-                self._start_at = time.monotonic() + self._backoff.failed()
+            process = self._children.pop(pid, None)
+            if process is not None and self._stop_by is None:
+                self._bury(pid, process, os.waitstatus_to_exitcode(status))
+
+    def _bury(self, pid: int, process: _Process, code: int) -> None:
+        events.emit("worker.child_died", pid=pid, status=code)
+        handle, _, told = process.slot.read()
+        if not told:
+            self._obituaries += process.obituaries
+        if handle is not None:
+            self._obituaries.append(_obituary(handle, process, code))
+        if code == CONFIGURATION_ERROR:
+            self._status = code
+            self._stop()
+        elif code == TIME_LIMIT or time.monotonic() - process.started > _LONG_LIFE:
+            self._backoff.succeeded()
+            self._start_at = 0.0
+        else:
+            self._start_at = time.monotonic() + self._backoff.failed()
+
+
+def _obituary(handle: Handle, process: _Process, code: int) -> Obituary:
+    if process.killed_for:
+        return Obituary(handle, "failed", "ran beyond its time limit, and its process had to be killed")
+    if code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else "unknown"
+        return Obituary(handle, "crashed", f"its process was killed by signal {-code} ({name})")
+    return Obituary(handle, "crashed", f"its process ended with status {code}")

@@ -14,6 +14,7 @@ import time
 import types
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
@@ -24,8 +25,9 @@ from garivini.gearman import aio
 from garivini.gearman.servers import parse_addresses
 from garivini.job import Job, decode_payload, new_job
 from garivini.keeper import Keeper, Run
-from garivini.policy import Offset, next_prefetch, parse_delay
+from garivini.policy import FunctionPolicy, Offset, next_prefetch, parse_delay
 from garivini.store.database import Setback
+from garivini.supervisor import Child
 
 Function = Callable[[Job], Any]
 _F = TypeVar("_F", bound=Function)
@@ -51,6 +53,17 @@ class Discard(Exception):
         self.reason = reason
 
 
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A function of a worker, and what was set for it."""
+
+    function: Function
+    policy: FunctionPolicy
+    #: Seconds that it may run; None: any.
+    timeout: float | None
+    is_async: bool
+
+
 class Worker:
     """Runs registered functions on the jobs of some Gearman servers.
 
@@ -69,38 +82,56 @@ class Worker:
         self.client = client
         self.job_servers = parse_addresses(job_servers)
         self.concurrency = concurrency
-        self.functions: dict[str, Function] = {}
+        self.functions: dict[str, Registered] = {}
 
-    def function(self, funcname: str) -> Callable[[_F], _F]:
+    def function(
+        self,
+        funcname: str,
+        *,
+        timeout: float | None = None,
+        lease: int | None = None,
+        max_failures: int | None = None,
+    ) -> Callable[[_F], _F]:
         """Register the decorated ``def`` or ``async def`` under this name; it is called with a ``Job``.
 
         What it returns completes the job; an exception fails it with backoff; ``Retry`` and ``Discard`` say
         otherwise.
 
+        Args:
+            funcname: the function's name in Gearman.
+            timeout: seconds that a job may run. Then it has failed. An ``async def`` is cancelled; to stop
+                a ``def``, the process is ended and started again, which needs ``garivini worker``.
+            lease: seconds that a job is this worker's without a sign of life, where 60 does not fit.
+            max_failures: failures after which a job is dead, where 25 does not fit.
+
         Raises:
-            UsageError: the name cannot be a function's, or has been registered.
+            UsageError: the name cannot be a function's, or has been registered, or a number is out of range.
 
         """
         new_job(funcname, b"")
+        policy = FunctionPolicy(lease=lease, max_failures=max_failures, renews=True)
+        if timeout is not None and timeout <= 0:
+            raise UsageError(f"a timeout is above 0 seconds, not {timeout}")
 
         def register(function: _F) -> _F:
             if funcname in self.functions:
                 raise UsageError(f"function {funcname!r} is registered twice")
-            self.functions[funcname] = function
+            is_async = inspect.iscoroutinefunction(function)
+            self.functions[funcname] = Registered(function, policy, timeout, is_async)
             return function
 
         return register
 
-    def run(self, *, lifeline: int | None = None) -> None:
+    def run(self, child: Child | None = None) -> None:
         """Run jobs in this process until SIGTERM or SIGINT, which drains; a second one ends it at once.
 
-        ``lifeline``: a file descriptor whose end of file drains too, as when a parent process dies.
+        ``child``: what ``garivini worker`` gives to each of its processes.
         """
         if not self.functions:
             raise UsageError('no function is registered: decorate one with @worker.function("name")')
-        asyncio.run(self._run_until_signal(lifeline))
+        asyncio.run(self._run_until_signal(child))
 
-    async def _run_until_signal(self, lifeline: int | None) -> None:
+    async def _run_until_signal(self, child: Child | None) -> None:
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
 
@@ -113,11 +144,12 @@ class Worker:
             loop.call_soon_threadsafe(lambda: None)
 
         def on_end_of_parent() -> None:
-            loop.remove_reader(lifeline or 0)
+            assert child is not None
+            loop.remove_reader(child.lifeline)
             stop.set()
 
-        if lifeline is not None:
-            loop.add_reader(lifeline, on_end_of_parent)
+        if child is not None:
+            loop.add_reader(child.lifeline, on_end_of_parent)
         before = {
             number: signal.signal(number, on_signal)
             for number in (signal.SIGTERM, signal.SIGINT)
@@ -125,43 +157,47 @@ class Worker:
             if signal.getsignal(number) is not signal.SIG_IGN
         }
         try:
-            await self.serve(stop)
+            await self.serve(stop, child)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    async def serve(self, stop: asyncio.Event) -> None:
+    async def serve(self, stop: asyncio.Event, child: Child | None = None) -> None:
         """Run jobs in this loop until ``stop`` is set; then finish what is held, commit it and close."""
-        await _Serving(self).run(stop)
+        await _Serving(self, child).run(stop)
 
 
 class _Serving:
     """A worker at work in one loop."""
 
-    def __init__(self, worker: Worker) -> None:
-        self._functions = worker.functions
+    def __init__(self, worker: Worker, child: Child | None) -> None:
+        self._functions = {name.encode(): entry for name, entry in worker.functions.items()}
+        self._child = child
+        self._slot = child.slot if child is not None else None
         self._loop = asyncio.get_running_loop()
         self._keeper = Keeper(
             worker.client.shards,
-            lambda runs: self._threadsafe(self._committed, runs),
-            lambda run, mine: self._threadsafe(self._checked, run, mine),
+            on_committed=lambda runs: self._threadsafe(self._committed, runs),
+            on_checked=lambda run, mine: self._threadsafe(self._checked, run, mine),
+            take_back=self._take_back,
+            on_given_back=lambda runs: self._threadsafe(self._given_back, runs),
+            functions={name: entry.policy for name, entry in worker.functions.items()},
+            child=child,
         )
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._dbids = {database.dbid for database in worker.client.shards}
-        has_async = any(map(inspect.iscoroutinefunction, worker.functions.values()))
+        has_async = any(entry.is_async for entry in worker.functions.values())
         self._least = worker.concurrency if has_async else 1
         self._prefetch = self._least
         self._ending = 0  # jobs that have run and are being committed
+        # Emptied from the left here, and by the keeper, which takes back what waits too long: each takes a
+        # run with one atomic call, so none is both run and given back.
         self._queue: deque[Run] = deque()
         self._pumping = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Run] = {}
         self._links = [
             aio.Worker(
-                address,
-                [name.encode() for name in worker.functions],
-                self._arrived,
-                slots=self._prefetch,
-                client_id=self.name.encode(),
+                address, self._functions, self._arrived, slots=self._prefetch, client_id=self.name.encode()
             )
             for address in worker.job_servers
         ]
@@ -169,15 +205,22 @@ class _Serving:
     async def run(self, stop: asyncio.Event) -> None:
         self._keeper.start()
         running = [asyncio.create_task(link.run()) for link in self._links]
-        events.emit("worker.started", worker=self.name, functions=sorted(self._functions))
+        names = sorted(name.decode() for name in self._functions)
+        events.emit("worker.started", worker=self.name, functions=names)
         try:
             await stop.wait()
             events.emit("worker.draining", worker=self.name)
-            await asyncio.gather(*(link.drain() for link in self._links))
+            async with asyncio.timeout(self._child.drain if self._child is not None else None):
+                await asyncio.gather(*(link.drain() for link in self._links))
+        except TimeoutError:
+            # The server gives what is unfinished to another worker.
+            events.emit("worker.drain_incomplete", worker=self.name, jobs=len(self._tasks))
         finally:
             for link in self._links:
                 link.abort()
-            await asyncio.gather(*running, return_exceptions=True)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*running, *self._tasks, return_exceptions=True)
             await self._loop.run_in_executor(None, self._keeper.stop)
             events.emit("worker.stopped", worker=self.name)
 
@@ -198,7 +241,7 @@ class _Serving:
             events.emit("job.dropped", function=held.job.function.decode(errors="replace"), error=str(error))
             held.fail()
             return
-        run = Run(job, held)
+        run = Run(job, held, self.name)
         # A copy of a later attempt, or one that waited past its lease, may have been replaced meanwhile.
         if job.attempt is not None and (job.attempt > 1 or self._keeper.lapsed(job)):
             self._keeper.check(run)
@@ -214,25 +257,42 @@ class _Serving:
 
     def _start(self, run: Run) -> None:
         self._keeper.hold(run)
-        if inspect.iscoroutinefunction(self._function(run)):
+        if self._registered(run).is_async:
             task = self._loop.create_task(self._run_async(run))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks[task] = run
+            task.add_done_callback(self._task_done)
+            self._note_task()
             return
         self._queue.append(run)
         if not self._pumping:
             self._pumping = True
             self._loop.call_soon(self._pump)
 
-    def _function(self, run: Run) -> Function:
-        return self._functions[run.held.job.function.decode()]
+    def _registered(self, run: Run) -> Registered:
+        return self._functions[run.held.job.function]
+
+    def _take_back(self, run: Run) -> bool:
+        try:
+            self._queue.remove(run)
+        except ValueError:
+            return False
+        return True
+
+    def _given_back(self, runs: list[Run]) -> None:
+        for run in runs:
+            run.held.complete()
+        # It was too much for this process: from now on no more than it can start.
+        self._prefetch = self._least
 
     def _pump(self) -> None:
         """Run ``def`` functions until there are none or the time slice is over."""
         began = now = time.monotonic()
         ran = 0
         while self._queue and now - began < _SLICE:
-            run = self._queue.popleft()
+            try:
+                run = self._queue.popleft()
+            except IndexError:
+                break  # the keeper took back the last one
             if run.held.lost:
                 # The server gives this copy to another worker, or has died and the lease brings it back.
                 # It has not started, so running it here would only make it run twice.
@@ -249,22 +309,50 @@ class _Serving:
             self._pumping = False
 
     def _run_inline(self, run: Run) -> None:
+        entry = self._registered(run)
+        if entry.timeout is not None:
+            self._keeper.limit(run, entry.timeout)
+        self._keeper.current = run
+        if self._slot is not None:
+            self._slot.set(run.job.handle, run.deadline)
         try:
-            self._function(run)(run.job)
+            entry.function(run.job)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit too: a job must not take the worker with it
             run.setback = self._setback(run, error)
+        self._keeper.current = None
+        if self._slot is not None:
+            self._slot.clear()
         self._end(run)
 
     async def _run_async(self, run: Run) -> None:
+        entry = self._registered(run)
+        limit = asyncio.timeout(entry.timeout)
         try:
-            await self._function(run)(run.job)
+            async with limit:
+                await entry.function(run.job)
         except asyncio.CancelledError:
             raise
         except Exception as error:
             run.setback = self._setback(run, error)
+            if limit.expired():
+                message = f"ran longer than {entry.timeout:g} s"
+                run.setback = replace(run.setback, error="TimeLimit", message=message)
         self._end(run)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        self._note_task()
+
+    def _note_task(self) -> None:
+        """Let the parent know the job, if it is the only one: of several none can be blamed for a death."""
+        if self._slot is not None:
+            if len(self._tasks) == 1:
+                (run,) = self._tasks.values()
+                self._slot.set(run.job.handle)
+            else:
+                self._slot.clear()
 
     def _setback(self, run: Run, error: BaseException) -> Setback:
         handle = run.job.handle

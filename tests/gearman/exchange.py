@@ -1,14 +1,47 @@
 """The client's and worker's protocol on a broker, joined without a network."""
 
+from collections.abc import Callable
 from typing import Any
+
+from hypothesis import strategies as st
 
 from garivini.gearman.broker import Broker
 from garivini.gearman.console import answer
 from garivini.gearman.jobs import Connection
-from garivini.gearman.packets import REQUEST, Decoder, Packet
-from garivini.gearman.protocol import ClientProtocol, WorkerProtocol
+from garivini.gearman.packets import REQUEST, RESPONSE, Decoder, Packet, Type, encode
+from garivini.gearman.protocol import ClientProtocol, Event, Submission, WorkerProtocol
 
 Protocol = ClientProtocol[Any] | WorkerProtocol
+
+H = b"H:test:1"
+JOB = Submission(b"f", b"data")
+
+
+def said(kind: Type, *fields: bytes) -> bytes:
+    """A server's packet."""
+    return encode(RESPONSE, kind, *fields)
+
+
+def sent(protocol: Protocol) -> list[str]:
+    """Names of the packets that a protocol has to send, which takes them."""
+    items = Decoder(REQUEST).feed(protocol.data_to_send())
+    return [item.type.name for item in items if isinstance(item, Packet)]
+
+
+def callbacks() -> ClientProtocol[Callable[[Event], None]]:
+    """A client whose tags are what to do with the answer, as a batch wants it."""
+    return ClientProtocol()
+
+
+#: What a server might say, sense and nonsense.
+responses = st.sampled_from(Type).flatmap(
+    lambda kind: st.tuples(
+        *(st.sampled_from([b"", b"1", b"x", H, b"H:test:2", H + b"\0"]) for _ in kind.fields)
+    ).map(lambda fields: encode(RESPONSE, kind, *fields))
+)
+streams = st.lists(
+    responses | st.sampled_from([b"OK\r\n", b".\n", b"ERR A b\n"]) | st.binary(max_size=20), max_size=12
+)
 
 
 class Exchange:

@@ -47,6 +47,8 @@ class Traffic(RuleBasedStateMachine):
         self.deaths: Counter[bytes] = Counter()
         for _ in range(3):
             self.connect()
+            for function in FUNCTIONS:
+                self.ask(self.connections[-1], Type.CAN_DO, function)
 
     def carry(self) -> None:
         for connection, data in self.broker.outgoing():
@@ -133,13 +135,12 @@ class Traffic(RuleBasedStateMachine):
         else:
             assert said.type is Type.NO_JOB
 
-    @rule(number=picks, kind=ends, which=picks)
-    def finish(self, number: int, kind: Type, which: int) -> None:
-        if not self.held:
-            return
+    @rule(kind=ends, which=picks, thief=st.none() | picks)
+    @precondition(lambda self: self.held)
+    def finish(self, kind: Type, which: int, thief: int | None) -> None:
         handle = sorted(self.held)[which % len(self.held)]
         data = [] if kind is Type.WORK_FAIL else [b"data"]
-        connection = self.pick(number)
+        connection = self.held[handle] if thief is None else self.pick(thief)
         refused = any(packet.type is Type.ERROR for packet in self.ask(connection, kind, handle, *data))
         assert refused == (self.held[handle] is not connection)
         if not refused:
@@ -147,9 +148,8 @@ class Traffic(RuleBasedStateMachine):
             self.over(handle)
 
     @rule(which=picks)
+    @precondition(lambda self: self.broker.jobs)
     def cancel(self, which: int) -> None:
-        if not self.broker.jobs:
-            return
         handle = sorted(self.broker.jobs)[which % len(self.broker.jobs)]
         assert answer(self.broker, b"cancel job " + handle) == b"OK\r\n"
         self.carry()
@@ -195,6 +195,7 @@ class Traffic(RuleBasedStateMachine):
         owed = {handle for handle, clients in self.owed.items() if +clients}
         assert owed <= set(self.broker.jobs)
         for connection in self.connections:
+            assert connection.unsent == 0
             assert {job.handle for job in connection.follows} == {
                 handle for handle in owed if self.owed[handle][connection]
             }
@@ -202,7 +203,7 @@ class Traffic(RuleBasedStateMachine):
 
 def test_the_books_stay_whole_under_traffic() -> None:
     run_state_machine_as_test(
-        Traffic, settings=settings(max_examples=25, stateful_step_count=30, deadline=None)
+        Traffic, settings=settings(max_examples=20, stateful_step_count=30, deadline=None)
     )
 
 
@@ -271,6 +272,10 @@ def test_no_request_breaks_the_broker(requests: list[tuple[Packet | Line]]) -> N
     assert not any(function.workers or function.running for function in broker.functions.values())
 
 
-def test_a_handle_has_at_most_63_bytes_for_ever() -> None:
+def test_a_handle_has_at_most_63_bytes_whatever_the_machine_is_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "a very/long name" * 10)
+    assert _handle_prefix().startswith(b"H:a_very_long_name")
     assert len(b"%s:%d" % (_handle_prefix(), 2**64)) <= 63
     assert _handle_prefix() != _handle_prefix()

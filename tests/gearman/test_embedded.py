@@ -1,15 +1,14 @@
 """Where the embedded server means to do better than gearmand, and what only it has."""
 
 import asyncio
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
 
 from garivini.errors import UsageError
-from garivini.gearman.packets import REQUEST, RESPONSE, Type, encode
-from garivini.gearman.server import UNREAD, Server
+from garivini.gearman.packets import Type
+from garivini.gearman.server import Server
 from tests import servers
 from tests.gearman.peer import Peer
 
@@ -80,6 +79,20 @@ def test_dead_workers_can_be_forgiven_for_ever() -> None:
             with Peer(address) as worker:
                 assert worker.can_do(b"f").grab()[0] == handle
             client.until(lambda admin: admin.status(b"f") == (1, 0, 0))
+
+
+def test_a_dead_workers_jobs_keep_their_order_and_begin_anew(embedded_peer: Connect) -> None:
+    # gearmand turns the order round, and shows the dead worker's progress.
+    client, worker = embedded_peer(), embedded_peer().can_do(b"f")
+    handles = [client.submit(Type.SUBMIT_JOB_BG, b"f") for _ in range(4)]
+    for handle in handles:
+        worker.grab()
+        worker.send(Type.WORK_STATUS, handle, b"1", b"2")
+    worker.settle().close()
+    client.until(lambda admin: admin.status(b"f") == (4, 0, 0))
+    assert client.ask(Type.GET_STATUS, handles[0])[2:] == (b"1", b"0", b"0", b"0")
+    heir = embedded_peer().can_do(b"f")
+    assert [heir.grab()[0] for _ in handles] == handles
 
 
 # ---- who is served when
@@ -170,8 +183,11 @@ def test_what_is_not_supported_is_refused_by_name(
 @pytest.mark.parametrize("handle", [b"x" * 64, b"x" * 1000, b"a\0b"])
 def test_status_of_an_impossible_handle_is_unknown(embedded_peer: Connect, handle: bytes) -> None:
     # gearmand closes the connection without a word. A NUL must not shift the fields of the answer.
-    name, _, *rest = embedded_peer().ask(Type.GET_STATUS, handle)
+    client = embedded_peer()
+    name, _, *rest = client.ask(Type.GET_STATUS, handle)
     assert (name, rest) == ("STATUS_RES", [b"0"] * 4)
+    name, _, *rest = client.ask(Type.GET_STATUS_UNIQUE, handle)
+    assert (name, rest) == ("STATUS_RES_UNIQUE", [b"0"] * 5)
 
 
 @pytest.mark.parametrize("name", [b"", b"a b", b"a\nb", b"x" * 256])
@@ -233,90 +249,6 @@ def test_a_bare_newline_ends_a_command(embedded_peer: Connect) -> None:
     assert admin.lines(b"status") == [b"long\t0\t0\t0"]
 
 
-# ---- bad streams and bounds
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"\0RES" + bytes(8),
-        b"\0REQ\0\0\0\x63" + bytes(4),
-        encode(REQUEST, Type.SUBMIT_JOB_BG, b"too few"),
-        b"\0REQ\0\0\0\x10\xff\xff\xff\xff",
-        b"x" * 9000,
-    ],
-    ids=["response", "type", "fields", "length", "line"],
-)
-def test_nonsense_is_named_in_an_error_before_the_connection_is_closed(
-    embedded_peer: Connect, data: bytes
-) -> None:
-    client, worker, other = embedded_peer(), embedded_peer().can_do(b"f"), embedded_peer()
-    handle = client.submit(Type.SUBMIT_JOB_BG, b"f")
-    worker.grab()
-    worker.raw(encode(REQUEST, Type.ECHO_REQ, b"before") + data)
-    echo, error = worker.ended()
-    assert echo == ("ECHO_RES", b"before")
-    assert error[:2] == ("ERROR", b"INVALID_PACKET")
-    other.settle()
-    assert embedded_peer().can_do(b"f").grab()[0] == handle
-
-
-def test_a_body_over_the_limit_is_refused() -> None:
-    with servers.embedded(max_body=1000) as address, Peer(address) as client:
-        assert client.ask(Type.ECHO_REQ, b"x" * 1000) == ("ECHO_RES", b"x" * 1000)
-        client.raw(encode(REQUEST, Type.ECHO_REQ, b"x" * 1001))
-        assert [said[:2] for said in client.ended()] == [("ERROR", b"INVALID_PACKET")]
-
-
-def test_a_client_that_does_not_read_is_not_served_on_and_misses_nothing_later() -> None:
-    # gearmand buffers what is unread without any bound.
-    async def run() -> None:
-        async with Server(port=0) as server:
-            host, port = server.address.split(":")
-            reader, writer = await asyncio.open_connection(host, int(port), limit=2**18)
-            other_reader, other_writer = await asyncio.open_connection(host, int(port))
-            submit = encode(REQUEST, Type.SUBMIT_JOB_BG, b"f", b"", b"")
-            writer.write(submit * 2000)
-            for _ in range(2000):
-                await reader.readuntil(b"\0RES\0\0\0\x08")
-            # 20 bytes for an answer of about 80,000: 16 MB in all, were they made at once.
-            writer.write(b"show jobs\r\n" * 200)
-            for n in range(20):
-                other_writer.write(encode(REQUEST, Type.ECHO_REQ, b"%d" % n))
-                assert await other_reader.readexactly(12 + len(b"%d" % n)) == encode(
-                    RESPONSE, Type.ECHO_RES, b"%d" % n
-                )
-                held = [link._transport.get_write_buffer_size() for link in server._links.values()]
-                assert max(held) < 4 * UNREAD
-            assert max(held) > UNREAD // 4, "it must have been held back, or this tests nothing"
-            for _ in range(200):
-                await reader.readuntil(b"\n.\n")
-            writer.write(encode(REQUEST, Type.ECHO_REQ, b"end"))
-            assert await reader.readexactly(15) == encode(RESPONSE, Type.ECHO_RES, b"end")
-            for each in (writer, other_writer):
-                each.close()
-                await each.wait_closed()
-
-    asyncio.run(run())
-
-
-def test_a_client_far_behind_with_its_results_is_closed_and_its_worker_is_not() -> None:
-    with (
-        servers.embedded(max_unread=3_000_000) as address,
-        Peer(address) as client,
-        Peer(address) as worker,
-        Peer(address) as admin,
-    ):
-        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.called(b"client").submit(Type.SUBMIT_JOB, b"f")
-        handle, _ = worker.can_do(b"f").grab()
-        for _ in range(20):
-            worker.send(Type.WORK_DATA, handle, bytes(1_000_000))
-        worker.settle()
-        admin.until_gone(b"client")
-        worker.send(Type.WORK_COMPLETE, handle, b"").settle()
-
-
 # ---- the server itself
 
 
@@ -370,6 +302,7 @@ def test_closing_ends_every_connection_and_frees_the_port() -> None:
         writer.write(b"version\r\n")
         assert await reader.readline()
         await server.close()
+        assert not server._links
         await serving
         assert await reader.read() == b""
         writer.close()

@@ -4,7 +4,7 @@ import itertools
 import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from garivini.errors import ProtocolError, UsageError
@@ -251,6 +251,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
     return [data[start:end] for start, end in itertools.pairwise(edges)]
 
 
+@settings(max_examples=50)
 @given(st.lists(packets | lines, max_size=6), st.lists(st.integers(0, 10_000), max_size=8))
 def test_any_stream_comes_back_under_any_cut(items: list[Packet | Line], places: list[int]) -> None:
     data = b"".join(
@@ -268,6 +269,7 @@ headers = st.builds(
 )
 
 
+@settings(max_examples=50)
 @given(st.lists(headers | st.binary(max_size=60), max_size=6), st.booleans())
 def test_garbage_is_a_protocol_error_and_nothing_else(pieces: list[bytes], with_lines: bool) -> None:
     decoder = Decoder(REQUEST, lines=with_lines, max_body=1000)

@@ -10,7 +10,7 @@ import click
 
 from garivini.cli import options
 from garivini.errors import UsageError
-from garivini.supervisor import CONFIGURATION_ERROR, Supervisor
+from garivini.supervisor import CONFIGURATION_ERROR, Child, Supervisor
 from garivini.worker import Worker
 
 
@@ -24,8 +24,15 @@ from garivini.worker import Worker
     show_default="one a core",
     help="Child processes. A def function runs inline, one at a time in each.",
 )
+@click.option(
+    "--drain",
+    type=click.FloatRange(0, 86400),
+    default=30.0,
+    show_default=True,
+    help="Seconds after the first signal in which jobs may finish.",
+)
 @options.logs
-def worker(module: str, processes: int) -> None:
+def worker(module: str, processes: int, drain: float) -> None:
     """Run the functions that MODULE registers on a Worker.
 
     MODULE is an importable name such as shop.jobs, or a file such as jobs.py; MODULE:NAME chooses one Worker
@@ -46,10 +53,10 @@ def worker(module: str, processes: int) -> None:
       garivini worker jobs.py
       garivini insert hello world
     """
-    sys.exit(Supervisor(lambda lifeline: _child(module, lifeline), processes).run())
+    sys.exit(Supervisor(lambda child: _child(module, child), processes, drain=drain).run())
 
 
-def _child(target: str, lifeline: int) -> None:
+def _child(target: str, child: Child) -> None:
     try:
         found = load(target)
         if not found.functions:
@@ -57,7 +64,7 @@ def _child(target: str, lifeline: int) -> None:
     except UsageError as error:
         click.echo(f"garivini: {error}", err=True)
         sys.exit(CONFIGURATION_ERROR)
-    found.run(lifeline=lifeline)
+    found.run(child)
 
 
 def load(target: str) -> Worker:

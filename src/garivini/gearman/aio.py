@@ -3,12 +3,14 @@
 import asyncio
 import os
 import socket
+import ssl
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from garivini import events
 from garivini.errors import ProtocolError, UnreachableError
 from garivini.gearman.admin import ConnectedWorker, FunctionStatus, parse_status, parse_workers
+from garivini.gearman.packets import REQUEST, Type, encode
 from garivini.gearman.protocol import (
     Answers,
     Assigned,
@@ -183,17 +185,21 @@ class Client:
     Args:
         address: ``host:port``.
         timeout: seconds without an answer after which the connection is given up, and to connect at most.
+        tls: how to encrypt; without it the connection is plain. A server that offers no TLS is refused.
 
     """
 
-    def __init__(self, address: str, *, timeout: float = 10.0) -> None:
+    def __init__(self, address: str, *, timeout: float = 10.0, tls: ssl.SSLContext | None = None) -> None:
         self.address = address
         self._host, self._port = parse_address(address)
         self._timeout = timeout
+        self._tls = tls
         self._connection: _ClientConnection | None = None
         self._opening = asyncio.Lock()
         self._backoff = Backoff()
         self._retry_at = 0.0  # loop time before which a server that failed is left alone
+        #: Connections opened so far. A higher number than before: what was sent on the old one may be gone.
+        self.generation = 0
 
     async def submit(self, jobs: Sequence[Submission]) -> list[SubmitResult]:
         """Submit background jobs, pipelined; return what became of each, in order.
@@ -309,26 +315,32 @@ class Client:
                 raise UnreachableError(f"Gearman server {self.address} was not reachable a moment ago")
             try:
                 self._connection = await _open(
-                    lambda: _ClientConnection(self._timeout), self._host, self._port, self._timeout
+                    lambda: _ClientConnection(self._timeout), self._host, self._port, self._timeout, self._tls
                 )
             except UnreachableError:
                 self._retry_at = loop.time() + self._backoff.failed()
                 raise
             self._backoff.succeeded()
+            self.generation += 1
             return self._connection
 
 
 _C = TypeVar("_C", bound=_Connection)
 
 
-async def _open(make: Callable[[], _C], host: str, port: int, timeout: float) -> _C:
+async def _open(
+    make: Callable[[], _C], host: str, port: int, timeout: float, tls: ssl.SSLContext | None
+) -> _C:
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout):
-            _, connection = await loop.create_connection(make, host, port)
+            _, connection = await loop.create_connection(make, host, port, ssl=tls)
     except OSError as error:
         # asyncio words its own text around the number; a TimeoutError has none.
-        reason = os.strerror(error.errno) if error.errno else "no answer in time"
+        if isinstance(error, ssl.SSLError):
+            reason = f"no TLS with it: {error.reason or error}"
+        else:
+            reason = os.strerror(error.errno) if error.errno else "no answer in time"
         raise UnreachableError(f"Gearman server {host}:{port} cannot be reached: {reason}") from error
     return connection
 
@@ -386,15 +398,43 @@ class Held:
         """Say that it succeeded."""
         if not self.lost:
             self._connection.core.complete(self.job.handle, data)
-            self._connection.flush()
-            self._connection.wake()
+            self._ended()
 
     def fail(self) -> None:
         """Say that it failed."""
         if not self.lost:
             self._connection.core.fail(self.job.handle)
+            self._ended()
+
+    def exception(self, data: bytes) -> None:
+        """Say that it failed, with a text for the client that asked for it. Nothing may follow."""
+        if not self.lost:
+            self._connection.core.exception(self.job.handle, data)
+            self._ended()
+
+    def report(self, kind: Type, *fields: bytes) -> None:
+        """Send WORK_STATUS (numerator, denominator), WORK_DATA or WORK_WARNING (data)."""
+        if not self.lost:
+            self._connection.core.report(self.job.handle, kind, *fields)
             self._connection.flush()
-            self._connection.wake()
+
+    def fail_from_another_thread(self) -> bool:
+        """Say that it failed while a handler keeps the loop from running, just before the process ends.
+
+        Returns whether it could be said: not on an encrypted connection, nor behind unsent bytes.
+        """
+        transport = self._connection.transport
+        if transport is None or transport.get_write_buffer_size() or transport.get_extra_info("sslcontext"):
+            return False
+        packet = encode(REQUEST, Type.WORK_FAIL, self.job.handle)
+        try:
+            return os.write(transport.get_extra_info("socket").fileno(), packet) == len(packet)
+        except OSError:
+            return False
+
+    def _ended(self) -> None:
+        self._connection.flush()
+        self._connection.wake()
 
 
 class Worker:
@@ -407,6 +447,7 @@ class Worker:
         slots: jobs to hold at once: assigned and without an end.
         client_id: shown by the server's ``workers``.
         timeout: seconds of silence after which a connection is given up.
+        tls: how to encrypt; without it the connection is plain. A server that offers no TLS is refused.
 
     """
 
@@ -419,6 +460,7 @@ class Worker:
         slots: int = 1,
         client_id: bytes = b"",
         timeout: float = 10.0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.address = address
         self._host, self._port = parse_address(address)
@@ -427,6 +469,7 @@ class Worker:
         self._slots = slots
         self._client_id = client_id
         self._timeout = timeout
+        self._tls = tls
         self._connection: _WorkerConnection | None = None
         self._stopping = False
 
@@ -449,7 +492,7 @@ class Worker:
         unreachable = False
         while not self._stopping:
             try:
-                connection = await _open(self._make, self._host, self._port, self._timeout)
+                connection = await _open(self._make, self._host, self._port, self._timeout, self._tls)
             except UnreachableError as error:
                 if not unreachable:
                     events.emit("gearman.unreachable", server=self.address, error=str(error))

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
@@ -36,13 +37,15 @@ class Client:
     Args:
         address: ``host:port``.
         timeout: seconds to wait for an answer and to connect, at most; then the connection is given up.
+        tls: how to encrypt; without it the connection is plain. A server that offers no TLS is refused.
 
     """
 
-    def __init__(self, address: str, *, timeout: float = 10.0) -> None:
+    def __init__(self, address: str, *, timeout: float = 10.0, tls: ssl.SSLContext | None = None) -> None:
         self.address = address
         self._host, self._port = parse_address(address)
         self._timeout = timeout
+        self._tls = tls
         self._socket: socket.socket | None = None
         self._core: ClientProtocol[_Tag] = ClientProtocol()
         self._pid = os.getpid()
@@ -145,10 +148,14 @@ class Client:
             self.close()
         if self._socket is not None:
             return
+        plain = None
         try:
-            self._socket = socket.create_connection((self._host, self._port), self._timeout)
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            plain = socket.create_connection((self._host, self._port), self._timeout)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._socket = self._tls.wrap_socket(plain, server_hostname=self._host) if self._tls else plain
         except OSError as error:
+            if plain is not None:
+                plain.close()
             reason = error.strerror or "no answer in time"
             raise UnreachableError(f"Gearman server {self.address} cannot be reached: {reason}") from error
         self._core = ClientProtocol()

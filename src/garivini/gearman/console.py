@@ -57,7 +57,7 @@ def _show(broker: Broker, words: list[bytes]) -> bytes:
             for job in broker.jobs.values()
         )
     if words == [b"unique", b"jobs"]:
-        return _block(job.unique for job in broker.jobs.values() if job.unique)
+        return _block(job.unique for job in broker.jobs.values())
     return b"ERR UNKNOWN_SHOW_ARGUMENTS\r\n"
 
 
@@ -88,7 +88,7 @@ def _drop(broker: Broker, words: list[bytes]) -> bytes:
 def _maxqueue(broker: Broker, words: list[bytes]) -> bytes:
     try:
         # A function may get its limit before its first job, which gearmand would answer with OK and forget.
-        limits = [max(0, int(word)) for word in words[1:]] or [0]
+        limits = [int(word) for word in words[1:]] or [0]
     except ValueError:
         return _INCOMPLETE
     if not words or len(limits) not in (1, 3):

@@ -117,7 +117,7 @@ class Function:
         self.running = 0
         self.workers = 0
         self.sleepers: dict[Connection, None] = {}  # to be woken by a job, in the order of falling asleep
-        self.limits = [0, 0, 0]  # by priority of a new job; 0: none
+        self.limits = [0, 0, 0]  # by priority of a new job; 0 or less: none
 
     @property
     def queued(self) -> int:

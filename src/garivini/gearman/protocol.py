@@ -525,6 +525,12 @@ class WorkerProtocol:
         """End a job with an error's text. No other packet may follow for it."""
         self._finish(handle, Type.WORK_EXCEPTION, handle, data)
 
+    def report(self, handle: bytes, kind: Type, *fields: bytes) -> None:
+        """Send WORK_STATUS, WORK_DATA or WORK_WARNING with the fields after the handle."""
+        if handle not in self._held:
+            raise UsageError(f"job {handle!r} is not held on this connection")
+        self._send(kind, handle, *fields)
+
     def _finish(self, handle: bytes, kind: Type, *fields: bytes) -> None:
         if handle not in self._held:
             raise UsageError(f"job {handle!r} is not held on this connection")

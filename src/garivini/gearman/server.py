@@ -134,12 +134,10 @@ class _Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=UNREAD)
-        sock: socket.socket = transport.get_extra_info("socket")
-        # A small answer must not wait for the acknowledgement of the one before: that costs 40 ms.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        number = transport.get_extra_info("socket").fileno()
         # The other end may be gone already; then there is no name of it.
         host = (transport.get_extra_info("peername") or ("-",))[0]
-        self._connection = self._broker.join(sock.fileno(), host.encode())
+        self._connection = self._broker.join(number, host.encode())
         self._server._links[self._connection] = self
         if self._server._closed.is_set():
             self.abort()
@@ -188,7 +186,7 @@ class _Link(asyncio.Protocol):
             broker.refuse(connection, b"INVALID_PACKET", str(error).encode())
             self._flush()
             self._transport.close()
-            self._leave()
+            self._leave()  # now, and not when the other end has read its last answers
         finally:
             self._flush()
 
@@ -203,8 +201,6 @@ class _Link(asyncio.Protocol):
             self._server._links[connection]._write(data)
 
     def _write(self, data: bytes) -> None:
-        if self._transport.is_closing():
-            return
         self._transport.write(data)
         if self._transport.get_write_buffer_size() > self._server._max_unread:
             self._transport.abort()

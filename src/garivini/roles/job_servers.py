@@ -1,15 +1,14 @@
 """The Gearman servers as a dispatcher sees them: room for a function, submits, questions about attempts."""
 
 import asyncio
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from garivini import events
 from garivini.errors import GariviniError, UnreachableError
 from garivini.gearman.admin import FunctionStatus
 from garivini.gearman.aio import Client
-from garivini.gearman.protocol import JobStatus, Submission, SubmitResult, Unsent
+from garivini.gearman.protocol import Created, JobStatus, Submission, SubmitResult, Unsent
 from garivini.gearman.servers import rendezvous
 from garivini.lease import Found
 
@@ -19,15 +18,37 @@ class _Server:
     client: Client
     #: Counts of each function at the last look; None while the server does not answer.
     functions: dict[bytes, FunctionStatus] | None = None
-    #: Monotonic time of its last answer.
-    heard: float = field(default_factory=time.monotonic)
+    #: Loop time of its last answer; None before the first question.
+    heard: float | None = None
+    #: What was submitted on the connection of this generation, by function: the newest of each.
+    sent: dict[bytes, dict[bytes, None]] = field(default_factory=dict)
+    generation: int = 0
 
 
 class JobServers:
     """All Gearman servers of a dispatcher."""
 
-    def __init__(self, addresses: Sequence[str]) -> None:
-        self._servers = {address: _Server(Client(address)) for address in addresses}
+    def __init__(
+        self, addresses: Sequence[str], *, remember: int = 8000, connect: Callable[[str], Client] = Client
+    ) -> None:
+        """Do no I/O.
+
+        Args:
+            addresses: of the servers, ``host:port``.
+            remember: submits of each function and server to remember, the newest.
+            connect: makes the client of an address.
+
+        """
+        self._servers = {address: _Server(connect(address)) for address in addresses}
+        self._remember = remember
+        self._lost: set[bytes] = set()
+        #: How often a connection has been opened again after a loss.
+        self.reconnects = 0
+
+    @property
+    def all_connected(self) -> bool:
+        """Whether each server has a connection now."""
+        return all(server.client.connected for server in self._servers.values())
 
     async def look(self) -> None:
         """Read every server's counts.
@@ -43,11 +64,36 @@ class JobServers:
     async def _look(self, server: _Server) -> None:
         try:
             server.functions = await server.client.functions()
-            server.heard = time.monotonic()
+            server.heard = _now()
+            self._notice(server)
         except GariviniError as error:
             if server.functions is not None:
                 events.emit("gearman.unreachable", server=server.client.address, error=str(error))
             server.functions = None
+
+    def _notice(self, server: _Server) -> None:
+        """See whether the connection is a new one: then what was sent on the old may be gone."""
+        if server.client.generation == server.generation:
+            return
+        if server.generation:
+            self.reconnects += 1
+            self._lost.update(*server.sent.values())
+        server.sent.clear()
+        server.generation = server.client.generation
+
+    def take_lost(self, prefix: bytes) -> list[bytes]:
+        """Return, once, the uniques with this prefix that were sent on connections which have been lost."""
+        mine = [unique for unique in self._lost if unique.startswith(prefix)]
+        self._lost.difference_update(mine)
+        return mine
+
+    def delivered(self, function: bytes, unique: bytes) -> bool:
+        """Whether this was submitted from here on a connection that has held since."""
+        return any(
+            unique in server.sent.get(function, ())
+            for server in self._servers.values()
+            if server.client.connected and server.client.generation == server.generation
+        )
 
     def queued(self, function: bytes) -> int:
         """Return how many jobs of the function waited for a worker at the last look."""
@@ -75,11 +121,20 @@ class JobServers:
                 events.emit("gearman.unreachable", server=address, error=str(error))
                 server.functions = None
                 return
+            self._notice(server)
             for index, result in zip(indexes, found, strict=True):
                 results[index] = result
+                if isinstance(result, Created):
+                    self._remember_sent(server, jobs[index])
 
         await asyncio.gather(*(submit(address, indexes) for address, indexes in shares.items()))
         return results
+
+    def _remember_sent(self, server: _Server, job: Submission) -> None:
+        sent = server.sent.setdefault(job.function, {})
+        sent[job.unique] = None
+        if len(sent) > self._remember:
+            del sent[next(iter(sent))]
 
     def _server_for(self, job: Submission) -> str:
         if len(self._servers) == 1:
@@ -108,17 +163,24 @@ class JobServers:
     async def _ask(
         self, server: _Server, uniques: Sequence[bytes], silence: float
     ) -> Sequence[JobStatus | Found]:
+        if server.heard is None:
+            server.heard = _now()
         try:
             statuses = await server.client.status(uniques)
         except GariviniError:
-            gone = time.monotonic() - server.heard > silence
+            gone = _now() - server.heard > silence
             return [Found.UNKNOWN if gone else Found.UNDECIDED] * len(uniques)
-        server.heard = time.monotonic()
+        server.heard = _now()
         return statuses
 
     async def close(self) -> None:
         """Close all connections."""
         await asyncio.gather(*(server.client.close() for server in self._servers.values()))
+
+
+def _now() -> float:
+    """Return the loop's monotonic time."""
+    return asyncio.get_running_loop().time()
 
 
 def _found(said: Sequence[JobStatus | Found]) -> Found:

@@ -6,7 +6,6 @@ SQL. Nothing is claimed that cannot be sent.
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,12 +17,23 @@ from garivini.client import report
 from garivini.errors import UsageError
 from garivini.gearman.aio import Held, Worker
 from garivini.gearman.protocol import Created, Priority, Refused, Submission, SubmitResult, Unknown
-from garivini.job import FLAGS, RUN_QUEUED_JOB, WAKE, Job, State, encode_payload, unique_of
-from garivini.lease import Bump, decide
-from garivini.policy import BATCH_MAX, BATCH_START, LEASE, MIN_LEASE, POLL, WATERMARK, next_batch, room
+from garivini.job import FLAGS, RUN_QUEUED_JOB, WAKE, Handle, Job, State, encode_payload, unique_of
+from garivini.lease import DEADLINE, Bump, Found, decide
+from garivini.policy import (
+    BATCH_MAX,
+    BATCH_START,
+    LEASE,
+    MAX_CRASHES,
+    MIN_LEASE,
+    POLL,
+    WATERMARK,
+    FunctionPolicy,
+    next_batch,
+    room,
+)
 from garivini.roles.job_servers import JobServers
 from garivini.roles.runner import run_role
-from garivini.store.database import Database, Lane, Setback
+from garivini.store.database import CHUNK, Database, Lane, Setback
 
 _R = TypeVar("_R")
 
@@ -31,8 +41,10 @@ _R = TypeVar("_R")
 _ROUNDS: Final = 4
 #: Seconds until the next look at a function that was full.
 _FULL_POLL: Final = 0.02
-#: Crashes after which a job is dead.
-MAX_CRASHES: Final = 3
+#: Seconds within which a claim is submitted or given back, and a third of the lease at most. Nobody may take
+#: an attempt that no server knows for lost before twice this time: its submit could be on the way.
+_SUBMIT_WITHIN: Final = 3.0
+_SWEEP_AGE: Final = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,26 +86,35 @@ class QueueRunner:
         self._settings = settings
         self._batch = min(BATCH_START, settings.batch_max)
         self._room: dict[str, int | None] = {}
+        self._policies: dict[str, FunctionPolicy] = {}
+        self._sweeps: list[float] | None = (
+            None  # loop times of the sweeps to come; None: before the first pass
+        )
+        self._reconnects = 0
         self._moved = False  # whether the last pass dispatched anything
         self._full_for = 0  # passes since then in which a function was full
         # One thread a database: one that hangs stalls nobody else.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"garivini-database-{database.dbid}")
+        self._thread = thread or ThreadPoolExecutor(1, f"garivini-database-{database.dbid}")
 
     async def look(self) -> float:
         """Settle what ran out, dispatch what is due; return the seconds until the next pass."""
         now, lanes = await self._call(self._database.lanes)
         due = [lane for lane in lanes if lane.due <= now]
         self._room.clear()
-        if due:
+        if due or not self._servers.all_connected:
             # Raises where no server answers: then nothing is claimed.
             await self._servers.look()
+        more = await self._find_lost([lane for lane in lanes if lane.state is State.LEASED])
+        if due:
+            self._policies = await self._call(self._database.functions)
             self._moved = False
-            more = await self._recover([lane for lane in due if lane.state is not State.WAITING])
+            more |= await self._recover([lane for lane in due if lane.state is not State.WAITING])
             more |= await self._dispatch([lane for lane in due if lane.state is State.WAITING])
-            if more:
-                return 0.0
+        if more:
+            return 0.0
         later = [lane.due - now for lane in lanes if lane.due > now]
-        return min([self._settings.poll, *later, *self._until_room()])
+        sweep = [max(0.0, when - _now()) for when in (self._sweeps or [])[:1]]
+        return min([self._settings.poll, *later, *sweep, *self._until_room()])
 
     def _until_room(self) -> list[float]:
         """When to look again where a function is full: soon while it moves, rarer while it does not."""
@@ -122,9 +143,9 @@ class QueueRunner:
                     limit = self._limit(lane.funcname)
                     if limit == 0:
                         continue
-                    claimed = time.monotonic()
+                    claimed = _now()
                     jobs = await self._call(
-                        self._database.claim, lane, limit=limit, lease=self._settings.lease
+                        self._database.claim, lane, limit=limit, lease=self._lease(lane.funcname)
                     )
                     full = len(jobs) >= limit
                     self._batch = next_batch(self._batch, full=full, most=self._settings.batch_max)
@@ -163,11 +184,11 @@ class QueueRunner:
         for job in jobs:
             if job.flag not in FLAGS:
                 await self._park(job, f"flag {job.flag!r} is unknown: it is one of {', '.join(FLAGS)}")
-        if time.monotonic() - claimed > self._settings.lease / 3:
-            # This process stood still. By the time a worker looked, the lease could be over.
+        if good and _now() - claimed > min(_SUBMIT_WITHIN, good[0].lease / 3):
+            # This process stood still. Somebody may take the attempts for lost by now.
             await self._call(self._database.release, good)
             return
-        results = await self._servers.submit([_submission(job) for job in good])
+        results = await self._servers.submit([self._submission(job) for job in good])
         unsent, unknown = [], []
         for job, result in zip(good, results, strict=True):
             match result:
@@ -190,13 +211,61 @@ class QueueRunner:
         if unknown:
             # The next pass asks the server whether it has them.
             events.emit("jobs.unknown", dbid=self._database.dbid, jobs=len(unknown))
-            await self._call(self._database.end_early, unknown)
+            await self._call(
+                self._database.end_early, [job.handle for job in unknown], lease=unknown[0].lease
+            )
 
     async def _park(self, job: Job, reason: str) -> None:
         """Put one bad row aside with its reason; the others go on."""
         setback = Setback(handle=job.handle, kind="parked", error="BadRow", message=reason)
         (settled,) = await self._call(self._database.settle, [setback])
         report(setback, settled)
+
+    # ---- what a server may have forgotten
+
+    async def _find_lost(self, lanes: Sequence[Lane]) -> bool:
+        """End the leases of what no server has any more; return whether there are any.
+
+        What this process sent on a connection that was lost is known, and asked about once there is a new
+        one. What others sent, or an earlier process, is found by a sweep over the leased rows: at the start
+        and after a reconnect, and once more when rows that were too young then have come of age.
+        """
+        now = _now()
+        if self._sweeps is None or self._reconnects != self._servers.reconnects:
+            self._sweeps = [now, now + _SWEEP_AGE + 1]
+            self._reconnects = self._servers.reconnects
+        dbid = b"%d:" % self._database.dbid
+        lost = [_handle(unique) for unique in self._servers.take_lost(dbid)]
+        found = await self._end_unknown(lost, self._longest_lease())
+        if self._sweeps and self._sweeps[0] <= now and self._servers.all_connected:
+            del self._sweeps[0]
+            for lane in lanes:
+                found |= await self._sweep(lane)
+        return found
+
+    async def _sweep(self, lane: Lane) -> bool:
+        found = False
+        after = 0
+        while True:
+            page = await self._call(self._database.dispatched, lane, age=_SWEEP_AGE, after=after)
+            found |= await self._end_unknown([handle for handle, _ in page], self._longest_lease())
+            # Rows that end in the same second as the last may be on both pages: asked twice, no harm. A page
+            # of one second alone is as far as a sweep goes.
+            if len(page) < CHUNK or page[-1][1] == after:
+                return found
+            after = page[-1][1]
+
+    async def _end_unknown(self, handles: Sequence[Handle], lease: int) -> bool:
+        """Ask about attempts; end the leases of those that all servers answered not to have."""
+        if not handles:
+            return False
+        uniques = [self._unique(jobid, attempt or 0) for jobid, _, attempt in handles]
+        said = await self._servers.ask(uniques, silence=lease)
+        unknown = [handle for handle, found in zip(handles, said, strict=True) if found is Found.UNKNOWN]
+        if unknown:
+            events.emit("jobs.lost", dbid=self._database.dbid, jobs=len(unknown))
+            await self._call(self._database.end_early, unknown, lease=lease)
+        return bool(unknown)
 
     # ---- leases that ran out
 
@@ -208,14 +277,24 @@ class QueueRunner:
             if not lapsed:
                 continue
             more |= len(lapsed) == self._settings.batch_max
-            lease = self._settings.lease
-            asked = time.monotonic()
+            policy = self._policies.get(lane.funcname, _NO_POLICY)
+            lease = self._lease(lane.funcname)
+            asked = _now()
             found = await self._servers.ask(
-                [unique_of(self._database.dbid, row.jobid, row.attempt) for row in lapsed], silence=lease
+                [self._unique(row.jobid, row.attempt) for row in lapsed], silence=lease
             )
             extensions, bumps = [], []
             for row, said in zip(lapsed, found, strict=True):
-                step = decide(row.state, said, age=row.age, lease=lease)
+                function = self._function(lane.funcname, row.flag)
+                step = decide(
+                    row.state,
+                    said,
+                    age=row.age,
+                    lease=lease,
+                    renews=bool(policy.renews),
+                    deadline=policy.deadline or DEADLINE,
+                    delivered=self._servers.delivered(function, self._unique(row.jobid, row.attempt)),
+                )
                 events.emit(
                     "lease.expired", jobid=row.jobid, attempt=row.attempt, found=said.value, step=repr(step)
                 )
@@ -235,15 +314,45 @@ class QueueRunner:
             await self._park(job, f"its worker died or hung {job.crashes} times")
         await self._send([job for job in jobs if job.crashes < MAX_CRASHES], claimed)
 
+    # ---- what is set
+
+    def _lease(self, funcname: str) -> int:
+        return self._policies.get(funcname, _NO_POLICY).lease or self._settings.lease
+
+    def _longest_lease(self) -> int:
+        return max([self._settings.lease, *(policy.lease or 0 for policy in self._policies.values())])
+
+    def _function(self, funcname: str, flag: str) -> bytes:
+        return (RUN_QUEUED_JOB if flag == "controller" else funcname).encode()
+
+    def _unique(self, jobid: int, attempt: int) -> bytes:
+        return unique_of(self._database.dbid, jobid, attempt)
+
+    def _submission(self, job: Job) -> Submission:
+        match self._policies.get(job.funcname, _NO_POLICY).envelope:
+            case "raw":
+                payload = job.arg
+            case envelope:
+                payload = encode_payload(job, latin1=envelope == "latin-1")
+        return Submission(self._function(job.funcname, job.flag), payload, job.unique, Priority(job.priority))
+
     async def _call(self, call: Callable[..., _R], *arguments: object, **named: object) -> _R:
         """Run a database call in the database's thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, partial(call, *arguments, **named))
 
 
-def _submission(job: Job) -> Submission:
-    function = job.funcname if job.flag == "shim" else RUN_QUEUED_JOB
-    return Submission(function.encode(), encode_payload(job), job.unique, Priority(job.priority))
+_NO_POLICY: Final = FunctionPolicy()
+
+
+def _handle(unique: bytes) -> Handle:
+    dbid, jobid, attempt = map(int, unique.split(b":"))
+    return Handle(jobid, dbid, attempt)
+
+
+def _now() -> float:
+    """Return the loop's monotonic time."""
+    return asyncio.get_running_loop().time()
 
 
 def _reason(results: Sequence[SubmitResult]) -> str:
@@ -262,7 +371,7 @@ async def serve(
     stop: asyncio.Event,
 ) -> None:
     """Run a QueueRunner for each database until ``stop`` is set; ``garivini_wake`` lets all look at once."""
-    servers = JobServers(addresses)
+    servers = JobServers(addresses, remember=2 * (settings.watermark or WATERMARK))
     wakes = [asyncio.Event() for _ in databases]
     runners = [QueueRunner(database, servers, settings) for database in databases]
 

@@ -1,7 +1,6 @@
 """The one lifecycle of all roles: passes, waiting, back-off after errors, stop."""
 
 import asyncio
-import time
 from contextlib import suppress
 from typing import Protocol
 
@@ -32,11 +31,12 @@ async def run_role(role: Role, *, stop: asyncio.Event, wake: asyncio.Event) -> N
 
     """
     backoff = Backoff(first=0.1, longest=2.0)
+    loop = asyncio.get_running_loop()
     trouble: type[GariviniError] | None = None
     events.emit("role.started", role=role.name)
     while not stop.is_set():
         wake.clear()
-        began = time.monotonic()
+        began = loop.time()
         try:
             delay = await role.look()
         except GariviniError as error:
@@ -52,7 +52,7 @@ async def run_role(role: Role, *, stop: asyncio.Event, wake: asyncio.Event) -> N
             events.emit("role.recovered", role=role.name)
             trouble = None
         backoff.succeeded()
-        await _first(stop, wake, seconds=delay - (time.monotonic() - began))
+        await _first(stop, wake, seconds=delay - (loop.time() - began))
     events.emit("role.stopped", role=role.name)
 
 

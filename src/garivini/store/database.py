@@ -12,7 +12,17 @@ from sqlalchemy import Engine, create_engine, exc, make_url
 from garivini.config import DatabaseSettings, without_password
 from garivini.errors import GariviniError, SchemaError, UsageError
 from garivini.job import NEVER, PRIORITIES, Handle, Inserted, Job, NewJob, State
-from garivini.policy import BATCH_BYTES, MAX_FAILURES, At, Never, Offset, When, backoff
+from garivini.policy import (
+    BATCH_BYTES,
+    MAX_CRASHES,
+    MAX_FAILURES,
+    At,
+    FunctionPolicy,
+    Never,
+    Offset,
+    When,
+    backoff,
+)
 from garivini.store.dialects import DIALECTS, SCHEMA_ADVICE, SQLite
 from garivini.store.statements import Statement, load
 
@@ -58,7 +68,8 @@ class Setback:
 
     handle: Handle
     #: ``failed`` (counts; backs off unless ``when`` is given), ``rescheduled`` (does not count),
-    #: ``discarded`` or ``parked`` (dead at once).
+    #: ``discarded`` or ``parked`` (dead at once), ``crashed`` (the process died; the attempt goes on in
+    #: another, unless that was the last crash allowed).
     kind: str
     error: str = ""
     message: str = ""
@@ -219,12 +230,10 @@ class Database:
             for job in sorted(jobs, key=lambda job: job.jobid):
                 run("release", jobid=job.jobid, attempt=job.attempt, run_after=job.run_after)
 
-    def end_early(self, jobs: Iterable[Job]) -> None:
-        """End the leases of claims that may have got lost on their way."""
-        jobs = list(jobs)
+    def end_early(self, handles: Iterable[Handle], *, lease: int) -> None:
+        """End the leases, of so many seconds, of attempts that may have got lost on their way."""
         with self._transaction() as run:
-            for attempt, jobids in _by_attempt(job.handle for job in jobs):
-                lease = max(job.lease for job in jobs)
+            for attempt, jobids in _by_attempt(handles):
                 run("end_early", jobids=jobids, attempt=attempt, lease=lease)
 
     def expired(self, lane: Lane, *, limit: int) -> list[Lapsed]:
@@ -275,6 +284,26 @@ class Database:
                 )
         return [self._job(row, lease=lease) for row in rows]
 
+    def dispatched(
+        self, lane: Lane, *, age: int, after: int = 0, limit: int = CHUNK
+    ) -> list[tuple[Handle, int]]:
+        """Return attempts that were handed to Gearman at least ``age`` seconds ago, with their leases' ends.
+
+        Only leases that go on and end at or after the unix time ``after``, in that order.
+        """
+        priority = PRIORITIES.index(lane.priority)
+        with self._statement() as run:
+            rows = run(
+                "dispatched", funcname=lane.funcname, priority=priority, age=age, after=after, limit=limit
+            )
+        return [(Handle(jobid, self.dbid, attempt), run_after) for jobid, attempt, run_after in rows]
+
+    def give_back(self, handles: Iterable[Handle]) -> None:
+        """Let jobs wait again that a worker holds and has not started."""
+        with self._transaction() as run:
+            for attempt, jobids in _by_attempt(handles):
+                run("give_back", jobids=jobids, attempt=attempt)
+
     # ---- the ends of attempts
 
     def renew(self, handles: Iterable[Handle], *, lease: int) -> set[Handle]:
@@ -306,7 +335,7 @@ class Database:
 
         Args:
             setbacks: what ended.
-            max_failures: after so many a job is dead.
+            max_failures: after so many a job is dead, where its function has no number of its own.
 
         """
         with self._transaction() as run:
@@ -317,18 +346,25 @@ class Database:
         rows = run("standing", jobids=[jobid])
         if not rows:
             return Settled("gone")
-        _, attempt, number, failcount = rows[0]
+        _, attempt, number, failcount, crashes, most = rows[0]
         state = State(number)
         held = state in (State.LEASED, State.RUNNING, State.SUSPECT)
         if fence is not None and not (held and attempt == fence):
             return Settled("repeated" if run("recorded", jobid=jobid, attempt=fence) else "stale")
+        if held or setback.kind != "rescheduled":
+            self._record(run, setback, attempt)
+        when = setback.when
+        if setback.kind == "crashed":
+            run("crash", jobid=jobid, attempt=attempt)
+            if crashes + 1 < MAX_CRASHES:
+                return Settled("applied", state, failcount)
+            when = Never()
         if setback.kind == "failed":
             failcount = min(failcount + 1, 255)
-        when = setback.when or Offset(backoff(failcount))
-        if setback.kind in ("discarded", "parked") or (
-            setback.kind == "failed" and failcount >= max_failures
-        ):
-            when = Never()
+        dead = setback.kind in ("discarded", "parked") or (
+            setback.kind == "failed" and failcount >= (most or max_failures)
+        )
+        when = Never() if dead else when or Offset(backoff(failcount))
         unchanged = {"jobid": jobid, "attempt": attempt, "state": state, "failcount": failcount}
         match when:
             case Offset(seconds):
@@ -337,8 +373,6 @@ class Database:
                 run("put_at", **unchanged, run_after=time)
             case Never():
                 run("put_at", **unchanged, run_after=NEVER)
-        if held or setback.kind != "rescheduled":
-            self._record(run, setback, attempt)
         delay = when.seconds if isinstance(when, Offset) else None
         return Settled("applied", State.DEAD if when == Never() else State.WAITING, failcount, delay)
 
@@ -353,6 +387,41 @@ class Database:
             trace=_storable(setback.trace)[-65_535:],
             worker=_storable(setback.worker)[:255],
         )
+
+    # ---- functions
+
+    def functions(self) -> dict[str, FunctionPolicy]:
+        """Return what is set for each function."""
+        with self._statement() as run:
+            rows = run("functions")
+        return {
+            funcname: FunctionPolicy(
+                lease=lease,
+                deadline=deadline,
+                renews=None if renews is None else bool(renews),
+                envelope=envelope,
+                max_failures=max_failures,
+            )
+            for funcname, lease, deadline, renews, envelope, max_failures in rows
+        }
+
+    def set_function(self, funcname: str, policy: FunctionPolicy) -> None:
+        """Set what ``policy`` gives; the rest stays as it is."""
+        with self._statement() as run:
+            run(
+                "set_function",
+                funcname=funcname,
+                lease=policy.lease,
+                deadline=policy.deadline,
+                renews=policy.renews,
+                envelope=policy.envelope,
+                max_failures=policy.max_failures,
+            )
+
+    def unset_function(self, funcname: str) -> None:
+        """Go back to the defaults."""
+        with self._statement() as run:
+            run("unset_function", funcname=funcname)
 
     # ---- for people
 

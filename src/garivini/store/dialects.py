@@ -1,6 +1,7 @@
 """What differs between databases beyond the text of a statement: one small class each."""
 
 import sqlite3
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -53,8 +54,17 @@ class SQLite:
 
     def before_upgrade(self, connection: Any) -> None:
         """Set up what stays with the database, outside a transaction."""
-        # Readers and the one writer do not block each other; a commit is one append and one sync.
-        connection.execute("PRAGMA journal_mode = WAL")
+        # Readers and the one writer do not block each other; a commit is one append and one sync. The switch
+        # does not wait for another process by itself.
+        deadline = time.monotonic() + self.busy_timeout
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     def translate(self, error: Exception, where: str, *, committing: bool) -> GariviniError:
         """Return our error for one of the driver's. Codes: sqlite.org, "Result and Error Codes"."""

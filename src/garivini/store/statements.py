@@ -9,6 +9,7 @@ values as the list has. Nothing else is ever put into the text.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
@@ -68,6 +69,7 @@ class Statement:
         return head + ",\n".join([each] * repeats) + (f"\n{tail}" if each else tail)
 
 
+@cache
 def load(name: str, placeholder: str) -> dict[str, Statement]:
     """Return the statements of ``sql/NAME.sql`` by name.
 

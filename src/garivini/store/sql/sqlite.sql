@@ -138,7 +138,9 @@ DELETE FROM failure WHERE jobid IN (:*jobids)
 
 -- name: standing (jobids) -> rows
 -- What a failure or a new time starts from, locked by its transaction.
-SELECT jobid, attempt, state, failcount FROM job WHERE jobid IN (:*jobids)
+SELECT jobid, attempt, state, failcount, crashes,
+       (SELECT max_failures FROM function WHERE function.funcname = job.funcname)
+  FROM job WHERE jobid IN (:*jobids)
 
 -- name: put_back (jobid, attempt, state, failcount, delay) -> none
 -- The end of an attempt without success: waiting for so many seconds.
@@ -154,11 +156,11 @@ UPDATE job SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END, fail
 -- An attempt ends once; who reports it again changes nothing.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 VALUES (:jobid, :attempt, strftime('%s', 'now') + 0, :kind, :error, :message, :trace, :worker)
-ON CONFLICT (jobid, attempt) DO NOTHING
+ON CONFLICT (jobid, attempt, kind) DO NOTHING
 
 -- name: recorded (jobid, attempt) -> rows
--- Whether this attempt has reported its end already.
-SELECT kind FROM failure WHERE jobid = :jobid AND attempt = :attempt
+-- Whether this attempt has reported its end already; the death of a process is not the attempt's.
+SELECT kind FROM failure WHERE jobid = :jobid AND attempt = :attempt AND kind <> 'crashed'
 
 -- name: failures (jobid) -> rows
 -- The record of a job, oldest first.
@@ -187,3 +189,38 @@ UPDATE job SET state = 0, failcount = 0, crashes = 0, run_after = strftime('%s',
 -- name: counts () -> rows
 -- Jobs of each function and state. Reads the whole lane index: for people, not for a pass.
 SELECT funcname, state, count(*), min(run_after) FROM job GROUP BY funcname, state ORDER BY funcname, state
+
+-- name: functions () -> rows
+-- What is set for each function.
+SELECT funcname, lease, deadline, renews, envelope, max_failures FROM function ORDER BY funcname
+
+-- name: set_function (funcname, lease, deadline, renews, envelope, max_failures) -> none
+-- NULL leaves a setting as it is.
+INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures)
+VALUES (:funcname, :lease, :deadline, :renews, :envelope, :max_failures)
+ON CONFLICT (funcname) DO UPDATE
+   SET lease = coalesce(excluded.lease, lease), deadline = coalesce(excluded.deadline, deadline),
+       renews = coalesce(excluded.renews, renews), envelope = coalesce(excluded.envelope, envelope),
+       max_failures = coalesce(excluded.max_failures, max_failures)
+
+-- name: unset_function (funcname) -> none
+-- Back to the defaults.
+DELETE FROM function WHERE funcname = :funcname
+
+-- name: dispatched (funcname, priority, age, after, limit) -> rows
+-- Jobs handed to Gearman and not yet heard of, of one lane, whose lease is going on; the youngest left out,
+-- for their submit may be on its way. Read in pages by the end of the lease.
+SELECT jobid, attempt, run_after FROM job INDEXED BY job_lane
+ WHERE funcname = :funcname AND state = 1 AND priority = :priority
+   AND run_after > strftime('%s', 'now') + 0 AND run_after >= :after
+   AND since <= strftime('%s', 'now') - :age
+ ORDER BY run_after LIMIT :limit
+
+-- name: give_back (jobids, attempt) -> none
+-- What a worker holds and has not started: waiting again, at once.
+UPDATE job SET state = 0, run_after = strftime('%s', 'now') + 0
+ WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
+
+-- name: crash (jobid, attempt) -> none
+-- The process that ran it died. Its lease stays: the server has given the copy to another worker already.
+UPDATE job SET crashes = crashes + 1 WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3)

@@ -20,7 +20,8 @@ CREATE TABLE job (
 -- A claim reads the head of one lane, so a function that is full or a backlog of another state is not touched.
 CREATE INDEX job_lane ON job (funcname, state, priority, run_after);
 CREATE UNIQUE INDEX job_uniqkey ON job (funcname, uniqkey) WHERE uniqkey IS NOT NULL;
--- One row for each attempt that did not complete; the key makes a repeated report harmless.
+-- One row for each attempt that did not complete, and for one whose process died; the key makes a repeated
+-- report harmless.
 CREATE TABLE failure (
   jobid      INTEGER NOT NULL,
   attempt    INTEGER NOT NULL,
@@ -30,7 +31,16 @@ CREATE TABLE failure (
   message    TEXT NOT NULL,
   trace      TEXT NOT NULL,
   worker     VARCHAR(255) NOT NULL,
-  PRIMARY KEY (jobid, attempt)
+  PRIMARY KEY (jobid, attempt, kind)
+) WITHOUT ROWID;
+-- What is set for a function; NULL where the default holds.
+CREATE TABLE function (
+  funcname      VARCHAR(200) NOT NULL PRIMARY KEY,
+  lease         INTEGER,
+  deadline      INTEGER,
+  renews        INTEGER,
+  envelope      VARCHAR(10),
+  max_failures  INTEGER
 ) WITHOUT ROWID;
 -- The id by which rows and handles name this database. A client that knows it by another is refused.
 CREATE TABLE garivini_database (

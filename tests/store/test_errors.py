@@ -1,0 +1,427 @@
+"""What a database in trouble raises: an error of ours that says what to do; and nothing is done."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, event
+
+from garivini.config import DatabaseSettings
+from garivini.errors import (
+    ConflictError,
+    GariviniError,
+    OutcomeUnknownError,
+    RefusedError,
+    SchemaError,
+    UnreachableError,
+    UsageError,
+)
+from garivini.job import Handle, new_job
+from garivini.store import dialects
+from garivini.store.database import Database
+from tests.databases import sqlite_url
+
+Opener = Callable[..., Database]
+
+
+@pytest.fixture
+def opened() -> Iterator[Opener]:
+    """Opens databases by URL or Engine and closes them after the test."""
+    databases = []
+
+    def open_(target: Any, dbid: int = 1) -> Database:
+        databases.append(Database(DatabaseSettings(dbid, target)))
+        return databases[-1]
+
+    yield open_
+    for database in databases:
+        database.close()
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """A database with its tables."""
+    return sqlite_url(tmp_path)
+
+
+def execute(directory: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(directory / "jobs.db", isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+@contextmanager
+def on_connect(*statements: str) -> Iterator[None]:
+    """Run statements on every connection that is opened meanwhile."""
+
+    def connected(connection: Any, _: object) -> None:
+        for statement in statements:
+            connection.execute(statement)
+
+    event.listen(Engine, "connect", connected)
+    yield
+    event.remove(Engine, "connect", connected)
+
+
+def insert(database: Database) -> None:
+    database.insert([new_job("f", b"")])
+
+
+#: Every call that talks to a database.
+CALLS: dict[str, Callable[[Database], object]] = {
+    "insert": insert,
+    "lanes": lambda database: database.lanes(),
+    "settle": lambda database: database.settle([]),
+    "complete": lambda database: database.complete([1]),
+    "get": lambda database: database.get(1),
+    "clock": lambda database: database.clock(),
+    "check": lambda database: database.check(),
+}
+
+
+# ---- the schema
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_database_without_tables_says_to_upgrade(
+    tmp_path: Path, opened: Opener, call: Callable[[Database], object]
+) -> None:
+    with pytest.raises(SchemaError, match=r"database 1 \(.*empty.db\) has no tables.*garivini db upgrade"):
+        call(opened(f"sqlite:///{tmp_path / 'empty.db'}"))
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_newer_schema_says_to_update_the_program(
+    tmp_path: Path, url: str, opened: Opener, call: Callable[[Database], object]
+) -> None:
+    execute(tmp_path, "UPDATE garivini_version SET version_num = '9999'")
+    with pytest.raises(SchemaError, match=r"has schema 9999, this code needs \d+: update garivini"):
+        call(opened(url))
+
+
+def test_upgrading_a_newer_schema_says_to_update_the_program(
+    tmp_path: Path, url: str, opened: Opener
+) -> None:
+    execute(tmp_path, "UPDATE garivini_version SET version_num = '9999'")
+    with pytest.raises(SchemaError, match="update garivini"):
+        opened(url).upgrade()
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [("UPDATE garivini_version SET version_num = '0000'", "0000"), ("DELETE FROM garivini_version", "none")],
+)
+def test_an_older_schema_says_to_upgrade(
+    tmp_path: Path, url: str, opened: Opener, change: str, found: str
+) -> None:
+    execute(tmp_path, change)
+    with pytest.raises(SchemaError, match=rf"has schema {found}, .*run `garivini db upgrade`"):
+        insert(opened(url))
+
+
+def test_a_table_that_went_missing_is_an_error_of_the_schema(
+    tmp_path: Path, url: str, opened: Opener
+) -> None:
+    database = opened(url)
+    insert(database)
+    execute(tmp_path, "DROP TABLE job")
+    with pytest.raises(SchemaError, match="no tables of this version"):
+        insert(database)
+
+
+def test_an_upgrade_that_is_there_already_changes_nothing(url: str, opened: Opener) -> None:
+    database = opened(url)
+    insert(database)
+    database.upgrade()
+    assert len(database.jobs()) == 1
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["url", "engine"])
+def test_an_upgrade_that_fails_half_way_leaves_nothing_and_can_be_repeated(
+    tmp_path: Path, opened: Opener, own: bool
+) -> None:
+    url = f"sqlite:///{tmp_path / 'jobs.db'}"
+    engine = create_engine(url)
+    # In the way of the last table.
+    execute(tmp_path, "CREATE TABLE garivini_database (x)")
+    database = opened(engine if own else url)
+    with pytest.raises(RefusedError, match="garivini_database already exists"):
+        database.upgrade()
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    assert tables == {"garivini_database"}
+    execute(tmp_path, "DROP TABLE garivini_database")
+    database.upgrade()
+    insert(database)
+    engine.dispose()
+
+
+# ---- which database
+
+
+def test_the_first_user_gives_a_database_its_id(url: str, opened: Opener) -> None:
+    insert(opened(url, 7))
+    with pytest.raises(SchemaError, match=r"database 1 \(.*\) calls itself database 7"):
+        insert(opened(url, 1))
+
+
+def test_two_databases_that_were_swapped_are_refused_before_anything_is_deleted(
+    tmp_path: Path, opened: Opener
+) -> None:
+    urls = [sqlite_url(tmp_path, "a.db"), sqlite_url(tmp_path, "b.db")]
+    for dbid, right in enumerate(urls, 1):
+        insert(opened(right, dbid))
+    for dbid, wrong in enumerate(reversed(urls), 1):
+        with pytest.raises(SchemaError, match="list of databases in another order"):
+            opened(wrong, dbid).complete([1])
+    assert [len(opened(right, dbid).jobs()) for dbid, right in enumerate(urls, 1)] == [1, 1]
+
+
+# ---- the file
+
+
+def test_a_folder_that_is_missing_is_unreachable(tmp_path: Path, opened: Opener) -> None:
+    database = opened(f"sqlite:///{tmp_path / 'none' / 'jobs.db'}")
+    with pytest.raises(UnreachableError, match="check that its folder exists"):
+        insert(database)
+    with pytest.raises(UnreachableError, match="check that its folder exists"):
+        database.upgrade()
+
+
+@pytest.mark.parametrize("call", [insert, Database.upgrade, Database.check])
+def test_a_file_that_is_no_database_is_refused(
+    tmp_path: Path, opened: Opener, call: Callable[[Database], object]
+) -> None:
+    path = tmp_path / "jobs.db"
+    path.write_bytes(b"Dear diary, " * 1000)
+    with pytest.raises(RefusedError, match="not a sound SQLite database"):
+        call(opened(f"sqlite:///{path}"))
+    assert path.read_bytes() == b"Dear diary, " * 1000
+
+
+def test_a_damaged_database_is_refused(tmp_path: Path, url: str, opened: Opener) -> None:
+    path = tmp_path / "jobs.db"
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+    with pytest.raises(RefusedError, match="not a sound SQLite database"):
+        insert(opened(url))
+
+
+@pytest.mark.parametrize("call", [insert, lambda database: database.complete([1])])
+def test_a_database_that_is_read_only_refuses_writes(
+    tmp_path: Path, url: str, opened: Opener, call: Callable[[Database], object]
+) -> None:
+    insert(opened(url))
+    with on_connect("PRAGMA query_only = ON"):
+        database = opened(url)
+        assert len(database.jobs()) == 1
+        with pytest.raises(RefusedError, match="read-only; check the permissions"):
+            call(database)
+        assert len(database.jobs()) == 1
+
+
+def test_a_file_that_is_opened_read_only_refuses_writes(tmp_path: Path, url: str, opened: Opener) -> None:
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as keeps_the_log_in_place:
+        insert(opened(url))
+        keeps_the_log_in_place.execute("SELECT count(*) FROM job")
+        database = opened(f"sqlite:///file:{tmp_path / 'jobs.db'}?mode=ro&uri=true")
+        with pytest.raises(RefusedError, match="read-only"):
+            insert(database)
+
+
+def test_a_full_disk_is_refused_nothing_is_stored_and_it_goes_on_when_there_is_room(
+    url: str, opened: Opener
+) -> None:
+    insert(opened(url))
+    with on_connect("PRAGMA max_page_count = 30"):
+        database = opened(url)
+        with pytest.raises(RefusedError, match="the disk is full; make room"):
+            database.insert([new_job("f", bytes(1000)) for _ in range(500)])
+        assert len(database.jobs()) == 1
+        insert(database)
+    assert len(database.jobs()) == 2
+
+
+# ---- other writers
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialects.SQLite, "busy_timeout", 0.01)
+
+
+@pytest.fixture
+def locked(tmp_path: Path, url: str) -> Iterator[sqlite3.Connection]:
+    """Another writer in the midst of a transaction."""
+    with closing(sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield connection
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_writer_that_is_in_the_way_for_too_long_is_a_conflict(
+    url: str, opened: Opener, locked: sqlite3.Connection
+) -> None:
+    database = opened(url)
+    for _ in range(2):
+        with pytest.raises(ConflictError, match=r"locked for 0.01 s by another writer"):
+            insert(database)
+    locked.execute("ROLLBACK")
+    insert(database)
+    assert len(database.jobs()) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_readers_do_not_wait_for_a_writer(url: str, opened: Opener, locked: sqlite3.Connection) -> None:
+    locked.execute("ROLLBACK")
+    database = opened(url)
+    insert(database)
+    locked.execute("BEGIN IMMEDIATE")
+    assert len(database.jobs()) == len(database.lanes().lanes) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_upgrade_during_another_write_is_a_conflict(
+    url: str, opened: Opener, locked: sqlite3.Connection
+) -> None:
+    with pytest.raises(ConflictError):
+        opened(url).upgrade()
+
+
+# ---- what cannot be said to a database
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda database: database.jobs(funcname="\ud800"),
+        lambda database: database.jobs(after=2**70),
+        lambda database: database.complete([2**70]),
+        lambda database: database.renew([Handle(1, 1, 2**70)], lease=60),
+    ],
+)
+def test_a_value_that_no_column_takes_is_refused_and_the_connection_goes_on(
+    url: str, opened: Opener, call: Callable[[Database], object]
+) -> None:
+    database = opened(url)
+    with pytest.raises(UsageError, match="a value does not fit the database"):
+        call(database)
+    insert(database)
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("jobs.db", "is not a database URL"),
+        ("", "is not a database URL"),
+        (5, "a database is a URL or an SQLAlchemy Engine, not int"),
+        (b"sqlite:///jobs.db", "not bytes"),
+        ("oracle://h/job", "oracle is not supported"),
+        ("sqlite://", "would be gone with its process"),
+        ("sqlite:///:memory:", "would be gone with its process"),
+        ("sqlite://h/jobs.db", "cannot be used"),
+        ("sqlite+nothing:///jobs.db", "cannot be used"),
+        ("sqlite://job:secret@h:port/jobs.db", "is not a database URL"),
+        ("job:secret@h/job", "is not a database URL"),
+        ("oracle://job:secret@h/job", "not supported"),
+        ("sqlite://job:secret@h/jobs.db", "cannot be used"),
+    ],
+)
+def test_a_target_that_is_no_database_is_refused_without_telling_its_password(
+    target: Any, reason: str
+) -> None:
+    with pytest.raises(UsageError, match=reason) as caught:
+        Database(DatabaseSettings(1, target))
+    assert "secret" not in str(caught.value)
+
+
+def test_an_engine_of_another_kind_of_database_is_refused() -> None:
+    class Other:
+        name = "other"
+
+    engine = create_engine("sqlite://")
+    engine.dialect.name = "other"
+    with pytest.raises(UsageError, match="other is not supported"):
+        Database(DatabaseSettings(1, engine))
+
+
+def test_making_a_database_does_no_io(tmp_path: Path) -> None:
+    Database(DatabaseSettings(1, f"sqlite:///{tmp_path / 'none' / 'jobs.db'}"))
+    Database(DatabaseSettings(1, f"sqlite:///{tmp_path / 'jobs.db'}"))
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- the driver's codes
+
+
+@pytest.mark.parametrize(
+    ("code", "committing", "expected"),
+    [
+        (sqlite3.SQLITE_BUSY, False, ConflictError),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, False, ConflictError),
+        (sqlite3.SQLITE_LOCKED, False, ConflictError),
+        (sqlite3.SQLITE_FULL, False, RefusedError),
+        (sqlite3.SQLITE_FULL, True, RefusedError),
+        (sqlite3.SQLITE_READONLY_DBMOVED, False, RefusedError),
+        (sqlite3.SQLITE_CANTOPEN, False, UnreachableError),
+        (sqlite3.SQLITE_CORRUPT, False, RefusedError),
+        (sqlite3.SQLITE_TOOBIG, False, UsageError),
+        (sqlite3.SQLITE_IOERR_READ, False, UnreachableError),
+        (sqlite3.SQLITE_IOERR_FSYNC, True, OutcomeUnknownError),
+        (sqlite3.SQLITE_CONSTRAINT_NOTNULL, False, RefusedError),
+        (sqlite3.SQLITE_NOMEM, False, RefusedError),
+    ],
+)
+def test_each_code_of_the_driver_has_its_error(
+    code: int, committing: bool, expected: type[GariviniError]
+) -> None:
+    error = sqlite3.OperationalError("the driver's words")
+    error.sqlite_errorcode = code
+    translated = dialects.SQLite().translate(error, "database 1 (x)", committing=committing)
+    assert type(translated) is expected
+    assert str(translated).startswith("database 1 (x)")
+
+
+# ---- a caller's own engine
+
+
+@pytest.mark.parametrize("level", ["DEFERRED", "IMMEDIATE", None])
+def test_the_connections_of_a_callers_engine_keep_their_isolation_level(
+    tmp_path: Path, opened: Opener, level: str | None
+) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'jobs.db'}", connect_args={"isolation_level": level})
+    database = opened(engine)
+    database.upgrade()
+    insert(database)
+    with pytest.raises(UsageError):
+        database.complete([2**70])
+    pooled = engine.raw_connection()
+    assert pooled.driver_connection is not None
+    assert pooled.driver_connection.isolation_level == level
+    pooled.close()
+    assert len(database.jobs()) == 1
+    engine.dispose()
+
+
+def test_closing_leaves_a_callers_engine_open(tmp_path: Path, url: str, opened: Opener) -> None:
+    opening = []
+    engine = create_engine(url)
+    event.listen(engine, "connect", lambda *_: opening.append(1))
+    database = opened(engine)
+    insert(database)
+    database.close()
+    insert(database)
+    assert opening == [1]
+    engine.dispose()
+
+
+def test_a_database_goes_on_after_it_was_closed(url: str, opened: Opener) -> None:
+    database = opened(url)
+    insert(database)
+    database.close()
+    insert(database)
+    assert len(database.jobs()) == 2

@@ -1,0 +1,178 @@
+"""The loader of SQL files, and what every such file must say."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import garivini.store
+from garivini.store.dialects import DIALECTS
+from garivini.store.statements import Statement, load, parse
+
+SQL = Path(garivini.store.__file__).with_name("sql")
+FILES = sorted(SQL.glob("*.sql"))
+SQLITE = parse((SQL / "sqlite.sql").read_text(encoding="utf-8"), "?")
+
+
+def one(text: str, placeholder: str = "?") -> Statement:
+    (statement,) = parse(text, placeholder)
+    return statement
+
+
+# ---- the loader
+
+
+def test_values_become_the_drivers_placeholders_in_the_order_of_the_text() -> None:
+    statement = one("-- name: find (b, a) -> rows\n-- Why.\nSELECT 1 WHERE a = :a AND b = :b OR a > :a\n")
+    assert statement.bind({"a": 1, "b": 2}) == ("SELECT 1 WHERE a = ? AND b = ? OR a > ?\n", [1, 2, 1])
+
+
+def test_another_driver_has_another_placeholder() -> None:
+    text = "-- name: find (a) -> rows\n-- Why.\nSELECT :a\n"
+    assert one(text, "%s").bind({"a": 1}) == ("SELECT %s\n", [1])
+
+
+def test_a_cast_with_two_colons_is_no_value() -> None:
+    text = "-- name: find (ids) -> rows\n-- Why.\nSELECT * FROM unnest(:ids::bigint[], '{}'::text[])\n"
+    statement = one(text)
+    assert statement.parameters == {"ids"}
+    assert statement.bind({"ids": 1})[0] == "SELECT * FROM unnest(?::bigint[], '{}'::text[])\n"
+
+
+def test_a_list_expands_to_as_many_values_as_it_has() -> None:
+    statement = one("-- name: find (a, ids) -> rows\n-- Why.\nSELECT :a WHERE id IN (:*ids) AND :a\n")
+    assert statement.bind({"a": 0, "ids": [7, 8, 9]}) == (
+        "SELECT ? WHERE id IN (?, ?, ?) AND ?\n",
+        [0, 7, 8, 9, 0],
+    )
+    assert statement.bind({"a": 0, "ids": [7]}) == ("SELECT ? WHERE id IN (?) AND ?\n", [0, 7, 0])
+
+
+EACH = """-- name: put (a, b, c) -> rows
+-- Why.
+INSERT INTO t (a, b)
+VALUES
+  (:a, :b + 1), -- each
+RETURNING :c
+"""
+
+
+def test_a_line_for_each_row_is_repeated_between_what_is_before_and_after_it() -> None:
+    rows = [{"a": 1, "b": 2}, {"a": 3, "b": 4}]
+    text, values = one(EACH).bind({"c": 9}, rows)
+    assert text == "INSERT INTO t (a, b)\nVALUES\n  (?, ? + 1),\n  (?, ? + 1)\nRETURNING ?"
+    assert values == [1, 2, 3, 4, 9]
+
+
+def test_one_row_needs_no_comma() -> None:
+    assert "VALUES\n  (?, ? + 1)\nRETURNING" in one(EACH).bind({"c": 9}, [{"a": 1, "b": 2}])[0]
+
+
+def test_comments_do_not_reach_the_driver() -> None:
+    statement = one("-- name: find () -> one\n-- Why: not :this.\nSELECT 1\n-- And :that.\n")
+    assert statement.bind({}) == ("SELECT 1\n", [])
+
+
+def test_a_text_is_made_once_for_each_size() -> None:
+    statement = one("-- name: find (ids) -> rows\n-- Why.\nSELECT :*ids\n")
+    first = statement.bind({"ids": [1, 2]})[0]
+    assert statement.bind({"ids": [3, 4]})[0] is first
+    assert statement.bind({"ids": [3, 4, 5]})[0] is not first
+    repeated = one(EACH)
+    first = repeated.bind({"c": 1}, [{"a": 1, "b": 2}])[0]
+    assert repeated.bind({"c": 2}, [{"a": 3, "b": 4}])[0] is first
+
+
+def test_two_lists_of_other_sizes_make_other_texts() -> None:
+    statement = one("-- name: find (a, b) -> rows\n-- Why.\nSELECT :*a FROM t WHERE x IN (:*b)\n")
+    assert statement.bind({"a": [1], "b": [2, 3]})[0] == "SELECT ? FROM t WHERE x IN (?, ?)\n"
+    assert statement.bind({"a": [1, 2], "b": [3]})[0] == "SELECT ?, ? FROM t WHERE x IN (?)\n"
+
+
+def test_the_texts_that_are_kept_are_bounded_and_stay_right() -> None:
+    statement = one("-- name: find (ids) -> rows\n-- Why.\nSELECT :*ids\n")
+    for size in [*range(1, 600), *range(1, 600)]:
+        text, values = statement.bind({"ids": range(size)})
+        assert text.count("?") == len(values) == size
+    assert len(statement._texts) < 600
+
+
+@pytest.mark.parametrize(
+    ("head", "body"), [("a", "SELECT 1"), ("", "SELECT :a"), ("a, b", "SELECT :a"), ("a", "SELECT :a, :*b")]
+)
+def test_a_head_that_names_other_parameters_than_the_text_is_refused(head: str, body: str) -> None:
+    with pytest.raises(ValueError, match="statement find names"):
+        parse(f"-- name: find ({head}) -> rows\n-- Why.\n{body}\n", "?")
+
+
+@pytest.mark.parametrize(
+    "head", ["find", "find (a)", "find (a) -> many", "find a -> rows", "find (a) -> rows or none"]
+)
+def test_a_head_that_is_none_is_refused(head: str) -> None:
+    with pytest.raises(ValueError, match="not the head of a statement"):
+        parse(f"-- name: {head}\n-- Why.\nSELECT :a\n", "?")
+
+
+def test_a_value_that_is_missing_is_an_error() -> None:
+    with pytest.raises(KeyError, match="a"):
+        one("-- name: find (a) -> rows\n-- Why.\nSELECT :a\n").bind({"b": 1})
+
+
+# ---- the files
+
+
+def interface(path: Path) -> dict[str, tuple[frozenset[str], str]]:
+    found = parse(path.read_text(encoding="utf-8"), "?")
+    return {statement.name: (statement.parameters, statement.result) for statement in found}
+
+
+def test_every_dialect_has_a_file_and_every_file_a_dialect() -> None:
+    assert {path.stem for path in FILES} == set(DIALECTS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_file_defines_the_same_names_parameters_and_results(path: Path) -> None:
+    assert interface(path) == interface(SQL / "sqlite.sql")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_no_file_defines_a_name_twice(path: Path) -> None:
+    names = [statement.name for statement in parse(path.read_text(encoding="utf-8"), "?")]
+    assert sorted(names) == sorted(set(names))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_below_the_head_of_every_statement_is_a_line_of_why(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    unexplained = [
+        head
+        for head, below in pairwise(lines)
+        if head.startswith("-- name:") and not re.match(r"-- \w+\W+\w+", below)
+    ]
+    assert unexplained == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_no_statement_hides_an_error(path: Path) -> None:
+    code = re.sub(r"--.*", "", path.read_text(encoding="utf-8"))
+    assert not re.search(
+        r"\bOR\s+(IGNORE|REPLACE)\b|\bINSERT\s+IGNORE\b|\bREPLACE\s+INTO\b", code, re.IGNORECASE
+    )
+    for conflict in re.findall(r"ON CONFLICT.*", code, re.IGNORECASE):
+        assert re.search(r"ON CONFLICT \(\w+", conflict), f"passes over any conflict: {conflict}"
+
+
+def test_a_dialect_is_loaded_with_its_own_placeholder() -> None:
+    found = load("sqlite", "?")
+    assert found.keys() == {statement.name for statement in SQLITE}
+    assert found["complete"].bind({"jobids": [1, 2]})[0].count("?") == 2
+
+
+@pytest.mark.parametrize("statement", SQLITE, ids=lambda statement: statement.name)
+def test_every_statement_has_a_placeholder_for_each_value(statement: Statement) -> None:
+    values: dict[str, Any] = {name: [1, 2] for name in statement.parameters}
+    text, bound = statement.bind(values, [values, values])
+    assert text.count("?") == len(bound)
+    assert ":" not in text
