@@ -7,7 +7,7 @@ SQL. Nothing is claimed that cannot be sent.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
@@ -79,7 +79,10 @@ class QueueRunner:
         database: Database,
         job_servers: JobServers,
         settings: QueueRunnerSettings = QueueRunnerSettings(),  # frozen
+        *,
+        thread: Executor | None = None,
     ) -> None:
+        """Do no I/O. ``thread``: where the database's calls run, by default a thread of its own."""
         self.name = f"queue-runner of database {database.dbid}"
         self._database = database
         self._servers = job_servers
