@@ -34,7 +34,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "": frozenset({"errors", "job", "client", "worker"}),
 }
 #: Parts of ``gearman`` that do no I/O and know no time.
-SANS_IO: Final = ("packets", "protocol", "admin", "servers", "broker", "jobs", "console")
+SANS_IO: Final = ("packets", "protocol", "requests", "admin", "servers", "broker", "jobs", "console")
 FORBIDDEN_THERE: Final = frozenset({"asyncio", "socket", "time", "ssl", "selectors", "threading", "select"})
 EXECUTES: Final = frozenset({"execute", "executemany", "executescript", "exec_driver_sql", "text"})
 UNSAFE_MODULES: Final = frozenset({"pickle", "marshal", "shelve", "dill", "cloudpickle"})

@@ -5,16 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from garivini.gearman.packets import Type
-from garivini.gearman.protocol import (
-    Batch,
-    ClientProtocol,
-    Created,
-    Event,
-    Refused,
-    Submission,
-    Unknown,
-    Unsent,
-)
+from garivini.gearman.protocol import ClientProtocol, Created, Event, Refused, Submission, Unknown, Unsent
+from garivini.gearman.requests import Batch
 from tests.gearman.exchange import JOB, Exchange, H, callbacks, said
 
 

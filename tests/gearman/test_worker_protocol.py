@@ -6,12 +6,8 @@ from hypothesis import strategies as st
 
 from garivini.errors import ProtocolError, UsageError
 from garivini.gearman.packets import REQUEST, Type, encode
-from garivini.gearman.protocol import (
-    Assigned,
-    Batch,
-    Rejected,
-    WorkerProtocol,
-)
+from garivini.gearman.protocol import Assigned, Rejected, WorkerProtocol
+from garivini.gearman.requests import Batch
 from tests.gearman.exchange import JOB, Exchange, H, callbacks, said, sent, streams
 
 

@@ -12,22 +12,17 @@ from garivini.errors import ProtocolError, UnreachableError
 from garivini.gearman.admin import ConnectedWorker, FunctionStatus, parse_status, parse_workers
 from garivini.gearman.packets import REQUEST, Type, encode
 from garivini.gearman.protocol import (
-    Answers,
     Assigned,
-    Batch,
     ClientProtocol,
     Event,
-    Foreground,
     JobStatus,
     Lines,
     Rejected,
     Submission,
-    SubmitResult,
     Update,
     WorkerProtocol,
-    checked,
-    result_of,
 )
+from garivini.gearman.requests import Answers, Batch, Foreground, SubmitResult, checked, result_of
 from garivini.gearman.servers import Backoff, parse_address
 
 #: Seconds between two looks at a connection that may have gone silent.

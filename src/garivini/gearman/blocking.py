@@ -9,20 +9,8 @@ from typing import Final
 
 from garivini.errors import ProtocolError, UnreachableError
 from garivini.gearman.admin import ConnectedWorker, FunctionStatus, parse_status, parse_workers
-from garivini.gearman.protocol import (
-    Answers,
-    Batch,
-    ClientProtocol,
-    Event,
-    Foreground,
-    JobStatus,
-    Lines,
-    Submission,
-    SubmitResult,
-    Update,
-    checked,
-    result_of,
-)
+from garivini.gearman.protocol import ClientProtocol, Event, JobStatus, Lines, Submission, Update
+from garivini.gearman.requests import Answers, Batch, Foreground, SubmitResult, checked, result_of
 from garivini.gearman.servers import parse_address
 
 _Tag = Callable[[Event], None]

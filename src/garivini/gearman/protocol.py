@@ -6,11 +6,11 @@ refused request cannot shift the answers of the others. Work packets come in bet
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import Final, Generic, NamedTuple, TypeVar, cast
 
-from garivini.errors import OutcomeUnknownError, ProtocolError, RefusedError, UnreachableError, UsageError
+from garivini.errors import ProtocolError, UsageError
 from garivini.gearman.packets import (
     MAX_BODY,
     REQUEST,
@@ -293,140 +293,6 @@ _ANSWERS: Final[dict[Type, Callable[[list[bytes]], Answer]]] = {
 }
 _FINAL: Final = frozenset({Type.WORK_COMPLETE, Type.WORK_FAIL, Type.WORK_EXCEPTION})
 _REPORTS: Final = _FINAL | {Type.WORK_DATA, Type.WORK_WARNING, Type.WORK_STATUS}
-
-
-#: What became of one job of a pipelined submit.
-SubmitResult = Created | Refused | Unknown | Unsent
-
-
-class Batch:
-    """Background submits on their way through one connection, and what became of each.
-
-    A server takes requests and buffers answers without limit, so the bound is here: no more is written
-    while a window of jobs or bytes waits for its answers.
-    """
-
-    WINDOW_JOBS: Final = 2000
-    WINDOW_BYTES: Final = 1024 * 1024
-    #: Jobs in one write.
-    CHUNK: Final = 500
-
-    def __init__(self, jobs: Sequence[Submission]) -> None:
-        self._jobs = jobs
-        self._next = 0
-        self._waiting: deque[tuple[int, int]] = deque()  # index and size of what has no answer yet
-        self._bytes = 0
-        #: One a job, in order; ``Unsent`` until more is known.
-        self.results: list[SubmitResult] = [Unsent()] * len(jobs)
-
-    @property
-    def done(self) -> bool:
-        """Whether every job has its answer, or will get none because writing has stopped."""
-        return not self._waiting and self._next == len(self._jobs)
-
-    def write(self, protocol: ClientProtocol[Callable[[Event], None]]) -> None:
-        """Add the next jobs that fit the window.
-
-        A job that cannot travel is ``Refused`` with the code ``USAGE``; the others go on.
-        """
-        stop = min(self._next + self.CHUNK, len(self._jobs))
-        # Half a window is left open before the next write, so that writes stay large.
-        if len(self._waiting) > self.WINDOW_JOBS // 2 or self._bytes > self.WINDOW_BYTES // 2:
-            return
-        while self._next < stop and self._bytes < self.WINDOW_BYTES:
-            index = self._next
-            self._next += 1
-            try:
-                size = protocol.submit(self.answer, self._jobs[index])
-            except UsageError as error:
-                self.results[index] = Refused(b"USAGE", str(error).encode())
-            else:
-                self._waiting.append((index, size))
-                self._bytes += size
-
-    def answer(self, event: Event) -> None:
-        """Take the answer to the oldest job that has none: a connection keeps the order."""
-        index, size = self._waiting.popleft()
-        self._bytes -= size
-        assert isinstance(event, Created | Refused | Unknown)
-        self.results[index] = event
-        if isinstance(event, Unknown):
-            self._next = len(self._jobs)
-
-
-class Answers:
-    """Collects the answers to ``count`` requests of one connection, in their order."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        #: What has come so far.
-        self.events: list[Event] = []
-
-    @property
-    def done(self) -> bool:
-        """Whether each request has its answer."""
-        return len(self.events) == self._count
-
-    def answer(self, event: Event) -> None:
-        """Take the answer to the oldest request that has none."""
-        self.events.append(event)
-
-
-class Foreground:
-    """A foreground job on its way: its reports, and its end."""
-
-    def __init__(self, on_update: Callable[[Update], None] | None = None) -> None:
-        self._on_update = on_update
-        #: ``Finished``, or ``Refused`` or ``Unknown`` where it came to nothing.
-        self.end: Finished | Refused | Unknown | None = None
-
-    @property
-    def done(self) -> bool:
-        """Whether the end has come."""
-        return self.end is not None
-
-    def answer(self, event: Event) -> None:
-        """Take what the server says of the job."""
-        if isinstance(event, Finished | Refused | Unknown):
-            self.end = event
-        elif isinstance(event, Update) and self._on_update is not None:
-            self._on_update(event)
-
-
-def checked(answers: list[Event], address: str) -> list[Event]:
-    """Return the answers to questions if all are answers.
-
-    Raises:
-        RefusedError: one is a refusal.
-        UnreachableError: one is missing; a question can be asked again.
-
-    """
-    for answer in answers:
-        if isinstance(answer, Refused):
-            code, text = answer.code.decode("utf-8", "replace"), answer.text.decode("utf-8", "replace")
-            raise RefusedError(f"Gearman server {address} refused: {code} {text}")
-        if isinstance(answer, Unknown):
-            raise UnreachableError(f"Gearman server {address} went away before it answered")
-    return answers
-
-
-def result_of(foreground: Foreground, address: str) -> bytes:
-    """Return the data of a foreground job that completed.
-
-    Raises:
-        RefusedError: the server refused it or the worker failed it.
-        OutcomeUnknownError: the connection was lost meanwhile.
-
-    """
-    match foreground.end:
-        case Finished(Type.WORK_COMPLETE, data):
-            return data
-        case Finished(_, data):
-            reason = data.decode("utf-8", "replace") or "no reason given"
-            raise RefusedError(f"the worker failed the job: {reason}")
-        case Refused() as refused:
-            checked([refused], address)
-    raise OutcomeUnknownError(f"Gearman server {address} went away while the job was on its way")
 
 
 # ---- what a worker hears

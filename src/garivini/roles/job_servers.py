@@ -8,7 +8,8 @@ from garivini import events
 from garivini.errors import GariviniError, UnreachableError
 from garivini.gearman.admin import FunctionStatus
 from garivini.gearman.aio import Client
-from garivini.gearman.protocol import Created, JobStatus, Submission, SubmitResult, Unsent
+from garivini.gearman.protocol import Created, JobStatus, Submission, Unsent
+from garivini.gearman.requests import SubmitResult
 from garivini.gearman.servers import rendezvous
 from garivini.lease import Found
 

@@ -16,7 +16,8 @@ from garivini import events
 from garivini.client import report
 from garivini.errors import UsageError
 from garivini.gearman.aio import Held, Worker
-from garivini.gearman.protocol import Created, Priority, Refused, Submission, SubmitResult, Unknown
+from garivini.gearman.protocol import Created, Priority, Refused, Submission, Unknown
+from garivini.gearman.requests import SubmitResult
 from garivini.job import FLAGS, RUN_QUEUED_JOB, WAKE, Handle, Job, State, encode_payload, unique_of
 from garivini.lease import DEADLINE, Bump, Found, decide
 from garivini.policy import (
