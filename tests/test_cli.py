@@ -159,6 +159,16 @@ def hold(job):
     while not Path("go-on").exists():
         time.sleep(0.01)
 
+@worker.function("overrun", timeout=0.5)
+def overrun(job):
+    Path(f"overran-{time.monotonic_ns()}").touch()
+    time.sleep(60)
+
+@worker.function("deadly")
+def deadly(job):
+    Path(f"death-{time.monotonic_ns()}").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+
 @worker.function("die")
 def die(job):
     if not Path("died").exists():
@@ -250,6 +260,66 @@ class TestProcesses:
                 with command(tmp_path, *roles, **environment):
                     until(lambda: client.list_jobs() == [], lambda: client.list_jobs(limit=3))
         assert len(list(tmp_path.glob("note-*"))) == 2000
+
+    def test_a_def_function_that_runs_too_long_is_ended_and_backs_off(self, url: str, tmp_path: Path) -> None:
+        environment = self.environment(url, tmp_path)
+        client = Client(url)
+        with (
+            command(tmp_path, "run", **environment),
+            command(tmp_path, "worker", "work.py", "-p", "1", **environment) as worker,
+        ):
+            overrun = client.insert_job("overrun")
+            worker.wait_for("worker.child_died")
+            client.insert_job("note", "after")
+            until((tmp_path / "note-after").exists)
+            job = client.get_job((overrun.jobid, overrun.dbid))
+            assert job is not None
+            assert (job.state, job.failcount, job.crashes) == (State.WAITING, 1, 0)
+            (failed,) = client.failures((overrun.jobid, overrun.dbid))
+            assert (failed.error, failed.message) == ("TimeLimit", "ran longer than 0.5 s")
+            assert "time.sleep(60)" in failed.trace
+            # The server was told before the process ended, so it gave the copy to nobody else.
+            assert len(list(tmp_path.glob("overran-*"))) == 1
+
+    def test_a_job_that_kills_its_worker_every_time_is_dead_and_its_neighbours_go_on(
+        self, url: str, tmp_path: Path
+    ) -> None:
+        environment = self.environment(url, tmp_path)
+        client = Client(url)
+        with (
+            command(tmp_path, "run", **environment),
+            command(tmp_path, "worker", "work.py", "-p", "2", **environment),
+        ):
+            deadly = client.insert_job("deadly")
+            client.insert_jobs(["note", None, None, str(number)] for number in range(200))
+            until(lambda: [job.funcname for job in client.list_jobs()] == ["deadly"])
+            until(lambda: client.list_jobs(state="dead"))
+            job = client.get_job((deadly.jobid, deadly.dbid))
+            assert job is not None
+            assert job.crashes == 3
+            assert len(list(tmp_path.glob("death-*"))) == 3
+            record = client.failures((deadly.jobid, deadly.dbid))
+            assert record[-1].error == "ProcessDied"
+            assert "killed by signal 9 (SIGKILL)" in record[-1].message
+
+    def test_what_lies_behind_a_long_job_is_given_to_another_worker(self, url: str, tmp_path: Path) -> None:
+        environment = self.environment(url, tmp_path)
+        client = Client(url)
+        with (
+            command(tmp_path, "run", "--lease", "3", **environment),
+            command(tmp_path, "worker", "work.py", "-p", "2", **environment) as worker,
+        ):
+            # Quick jobs make the children hold many at a time.
+            client.insert_jobs(["note", None, None, str(number)] for number in range(1000))
+            until(lambda: client.list_jobs() == [])
+            rows = [["hold", None, None, ""]] + [["note", None, None, f"behind-{n}"] for n in range(200)]
+            client.insert_jobs(rows)
+            until(lambda: len(list(tmp_path.glob("note-behind-*"))) == 200)
+            until(lambda: [job.funcname for job in client.list_jobs()] == ["hold"])
+            assert len(list(tmp_path.glob("holding-*"))) == 1
+            (tmp_path / "go-on").touch()
+            until(lambda: client.list_jobs() == [])
+            assert "job.failed" not in worker.output
 
     def test_a_module_that_cannot_be_used_is_said_once(self, url: str, tmp_path: Path) -> None:
         environment = self.environment(url, tmp_path)

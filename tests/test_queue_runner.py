@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from garivini import Client, Job, State, UsageError
+from garivini import Client, Job, State, UnreachableError, UsageError
 from garivini.gearman import aio
 from garivini.gearman.server import Server
 from garivini.job import decode_payload
+from garivini.policy import FunctionPolicy
 from garivini.roles.job_servers import JobServers
 from garivini.roles.queue_runner import QueueRunner, QueueRunnerSettings
 from tests.system import System, system
@@ -319,6 +320,142 @@ def test_a_lost_answer_to_a_submit_is_asked_about_and_not_taken_for_success(tmp_
             await queue_runner.look()
             assert await queued(queue, b"f") == 3
             assert {job.attempt for job in await queue.call(queue.database.jobs)} == {2}
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_a_restarted_server_has_forgotten_is_sent_again_at_once(tmp_path: Path) -> None:
+    """The QueueRunner knows what it sent on the connection that was lost; no lease is waited for."""
+
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 300)
+            queue_runner, servers = runner(queue)
+            await queue_runner.look()
+            assert await queued(queue, b"f") == 300
+            host, port = queue.address.split(":")
+            await queue.server.close()
+            async with Server(host, int(port)) as server:
+                queue.address = server.address
+                await _until_connected(servers)
+                while await queue_runner.look() == 0.0:
+                    pass
+                assert await queued(queue, b"f") == 300
+                assert {job.attempt for job in await queue.call(queue.database.jobs, limit=1000)} == {2}
+                await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_lost_connection_to_a_server_that_goes_on_changes_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 300)
+            queue_runner, servers = runner(queue)
+            await queue_runner.look()
+            await servers.close()
+            await _until_connected(servers)
+            for _ in range(3):
+                await queue_runner.look()
+            assert await queued(queue, b"f") == 300
+            jobs = await queue.call(queue.database.jobs, limit=1000)
+            assert {(job.state, job.attempt) for job in jobs} == {(State.LEASED, 1)}
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+async def _until_connected(servers: JobServers) -> None:
+    async with asyncio.timeout(10):
+        while not servers.all_connected:
+            try:
+                await servers.look()
+            except UnreachableError:
+                await asyncio.sleep(0.02)  # its back-off
+
+
+def test_a_new_queue_runner_finds_what_its_predecessor_claimed_and_did_not_send(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 3)
+            await claim(queue)
+            queue_runner, servers = runner(queue)
+            await queue_runner.look()
+            # Too young: its submit could be on the way.
+            assert await queued(queue, b"f") == 0
+            await servers.close()
+            await queue.call(_age_claims, queue, 10)
+            queue_runner, servers = runner(queue)
+            while await queue_runner.look() == 0.0:
+                pass
+            assert await queued(queue, b"f") == 3
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def _age_claims(queue: System, seconds: int) -> None:
+    with queue.database._engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE job SET since = since - ?", (seconds,))
+
+
+def test_a_function_has_its_own_lease_and_envelope(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            arg = bytes(range(256))
+            for funcname, envelope in (("raw", "raw"), ("perl", "latin-1"), ("ours", None)):
+                policy = FunctionPolicy(envelope=envelope, lease=500 if envelope else None)
+                await queue.call(queue.database.set_function, funcname, policy)
+                await queue.call(queue.client.insert_job, funcname, arg)
+            queue_runner, servers = runner(queue)
+            await queue_runner.look()
+            payloads: dict[bytes, bytes] = {}
+            names = [b"raw", b"perl", b"ours"]
+            worker = aio.Worker(
+                queue.address,
+                names,
+                lambda held: payloads.update({held.job.function: held.job.data}),
+                slots=3,
+            )
+            running = asyncio.create_task(worker.run())
+            async with asyncio.timeout(10):
+                while len(payloads) < 3:
+                    await asyncio.sleep(0.01)
+            assert payloads[b"raw"] == arg
+            assert b'"arg_encoding":"latin-1"' in payloads[b"perl"]
+            assert b'"arg_encoding":"base64"' in payloads[b"ours"]
+            assert all(decode_payload(payloads[name]).arg == arg for name in (b"perl", b"ours"))
+            assert decode_payload(payloads[b"perl"]).lease == 500
+            assert decode_payload(payloads[b"ours"]).lease == 60
+            worker.abort()
+            await running
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_job_lost_with_its_worker_counts_as_a_crash_where_workers_renew(tmp_path: Path) -> None:
+    """The server had it, says that it has not, and the connection it was sent on still stands."""
+
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            await queue.call(queue.database.set_function, "f", FunctionPolicy(renews=True))
+            await queue.call(queue.client.insert_job, "f")
+            queue_runner, servers = runner(queue)
+            await queue_runner.look()
+            for _ in range(3):  # the server drops it after the third death
+                held = asyncio.Queue[aio.Held]()
+                worker = aio.Worker(queue.address, [b"f"], held.put_nowait)
+                running = asyncio.create_task(worker.run())
+                await held.get()
+                worker.abort()
+                await running
+            assert await queued(queue, b"f") == 0
+            await queue.call(_end_lease, queue)
+            await queue_runner.look()
+            (job,) = await queue.call(queue.database.jobs)
+            assert (job.attempt, job.crashes) == (2, 1)
             await servers.close()
 
     asyncio.run(scenario())

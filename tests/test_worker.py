@@ -264,10 +264,11 @@ def test_outcomes_wait_for_a_database_that_is_away(tmp_path: Path) -> None:
             queue.start_worker()
             jobid, _ = await queue.call(queue.client.insert_job, "plain")
             await ran.wait()
-            await queue.seen.wait("role.error", 2)
+            await queue.seen.wait("role.error")
             assert await queue.call(queue.database.get, jobid) is not None
             away = False
             await queue.gone()
+            assert queue.seen.of("role.recovered")
 
     asyncio.run(scenario())
 
@@ -297,6 +298,93 @@ def test_a_plain_gearman_worker_completes_the_jobs_it_is_given(tmp_path: Path) -
     asyncio.run(scenario())
 
 
+def test_an_async_function_that_runs_too_long_is_cancelled_and_has_failed(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            cancelled = asyncio.Event()
+
+            @queue.worker.function("slow", timeout=0.05)
+            async def slow(job: Job) -> None:
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    cancelled.set()
+
+            @queue.worker.function("own", timeout=30)
+            async def own(job: Job) -> None:
+                raise TimeoutError("of the job's own")
+
+            queue.start_queue_runner()
+            queue.start_worker()
+            jobid, _ = await queue.call(queue.client.insert_job, "slow")
+            other, _ = await queue.call(queue.client.insert_job, "own")
+            await queue.seen.wait("job.failed", 2)
+            assert cancelled.is_set()
+            (failure,) = await queue.call(queue.database.failures, jobid)
+            assert (failure.error, failure.message) == ("TimeLimit", "ran longer than 0.05 s")
+            (failure,) = await queue.call(queue.database.failures, other)
+            assert (failure.error, failure.message) == ("TimeoutError", "of the job's own")
+
+    asyncio.run(scenario())
+
+
+def test_a_starting_worker_says_what_its_functions_set(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+
+            @queue.worker.function("f", lease=7, max_failures=1)
+            def f(job: Job) -> None:
+                raise ValueError
+
+            assert queue.start_worker() is not None
+            queue.start_queue_runner()
+            await queue.call(queue.client.insert_job, "f")
+            await queue.seen.wait("job.dead")
+            policy = (await queue.call(queue.database.functions))["f"]
+            assert (policy.lease, policy.max_failures, policy.renews) == (7, 1, True)
+            # A worker that sets less leaves the rest as it is.
+            other = Worker(Client(queue.url), [queue.address])
+            other.function("f")(f)
+            queue.start_worker(other)
+            await queue.seen.wait("worker.started", 2)
+            assert (await queue.call(queue.database.functions))["f"] == policy
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.slow
+def test_a_job_is_told_when_another_attempt_has_taken_it_over(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            begun = asyncio.Event()
+            lost: list[bool] = []
+
+            @queue.worker.function("long")
+            async def long(job: Job) -> None:
+                begun.set()
+                while not job.lost:
+                    await asyncio.sleep(0.02)
+                lost.append(job.lost)
+                raise ValueError("a stale failure changes nothing")
+
+            queue.start_worker()
+            jobid, _ = await queue.call(queue.client.insert_job, "long")
+            (claimed,) = await queue.call(_claim, queue, 3)
+            client = aio.Client(queue.address)
+            await client.submit([Submission(b"long", encode_payload(claimed), claimed.unique)])
+            await begun.wait()
+            await queue.call(queue.client.reschedule_job, (jobid, 1), "+3600")
+            await queue.seen.wait("job.stale")
+            await queue.seen.wait("job.repeated")
+            assert lost == [True]
+            job = await queue.call(queue.database.get, jobid)
+            assert job is not None
+            assert (job.state, job.failcount) == (State.WAITING, 0)
+            await client.close()
+
+    asyncio.run(scenario())
+
+
 def test_registering_says_what_is_wrong(tmp_path: Path) -> None:
     worker = Worker(Client(f"sqlite:///{tmp_path}/none.db"))
 
@@ -311,6 +399,10 @@ def test_registering_says_what_is_wrong(tmp_path: Path) -> None:
         Worker(worker.client).run()
     with pytest.raises(UsageError, match="run_after"):
         Retry(after=-1)
+    with pytest.raises(UsageError, match="timeout"):
+        worker.function("timed", timeout=0)
+    with pytest.raises(UsageError, match="lease"):
+        worker.function("leased", lease=1)
 
 
 def test_a_small_job_starts_soon_after_its_insert(tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ class Keeper:
         self._asleep_until = 0.0
         self._stopping = False
         self._held: dict[int, Run] = {}
+        self._to_give_back: list[Run] = []
         self._backoff = Backoff(first=0.05, longest=2.0)
         self._offsets: dict[int, float] = {}
         self._thread = threading.Thread(target=self._loop, name="garivini-keeper", daemon=True)
@@ -139,6 +140,7 @@ class Keeper:
     # ---- in the thread
 
     def _loop(self) -> None:
+        in_trouble = False
         while True:
             self._wake.wait(self._until_next())
             self._wake.clear()
@@ -148,15 +150,20 @@ class Keeper:
                 self._start_checks()
                 self._commit()
                 self._renew()
+                self._give_back()
                 self._end_overdue()
             except Exception as error:
                 # What could not be committed is still in its queue. Nothing is dropped: until the database
                 # is back the worker's slots stay taken, so it asks for no more.
-                delay = self._backoff.failed()
-                events.emit("role.error", role="keeper", error=str(error), seconds=delay)
-                time.sleep(delay)
+                if not in_trouble:
+                    events.emit("role.error", role="keeper", error=str(error))
+                in_trouble = True
+                time.sleep(self._backoff.failed())
                 self._wake.set()
             else:
+                if in_trouble:
+                    events.emit("role.recovered", role="keeper")
+                in_trouble = False
                 self._backoff.succeeded()
                 if self._stopping and not self._ended:
                     return
@@ -236,14 +243,14 @@ class Keeper:
         due = [run for run in self._held.values() if run.renew_at <= now]
         if not due:
             return
-        # What lies here unstarted for a third of its lease another worker may have.
-        given_back = [run for run in due if self._take_back(run)]
-        if given_back:
-            for run in given_back:
+        for run in due:
+            # What lies here unstarted for a third of its lease another worker may have.
+            if self._take_back(run):
                 run.dropped = True
-            self._give_back(given_back)
+                self._to_give_back.append(run)
         kept = self._renewed([run for run in due if not run.dropped])
         self._offsets.clear()
+        self._read_clocks()
         for run in due:
             run.renew_at = now + run.job.lease / 3
             if run.dropped:
@@ -254,10 +261,14 @@ class Keeper:
                 run.job.notices.add("lost")
                 events.emit("job.stale", jobid=run.job.jobid, dbid=run.job.dbid, attempt=run.job.attempt)
 
-    def _give_back(self, runs: list[Run]) -> None:
+    def _give_back(self) -> None:
+        runs = self._to_give_back
+        if not runs:
+            return
         for dbid in {run.job.dbid for run in runs}:
             self._shards[dbid].give_back([run.job.handle for run in runs if run.job.dbid == dbid])
         events.emit("jobs.given_back", jobs=len(runs))
+        self._to_give_back = []
         self._on_given_back(runs)
 
     def _end_overdue(self) -> None:

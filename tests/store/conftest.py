@@ -12,6 +12,7 @@ from sqlalchemy import Engine, event
 
 from garivini.config import DatabaseSettings
 from garivini.store.database import Database
+from garivini.store.dialects import SQLite
 from tests.databases import sqlite_url
 
 
@@ -35,7 +36,7 @@ class Clock:
 class Backend(Protocol):
     """One kind of database, as the suite needs it."""
 
-    def __init__(self, directory: Path) -> None: ...
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None: ...
 
     def open(self) -> Database:
         """Return the test's database, which has the tables and no job."""
@@ -52,7 +53,9 @@ class Backend(Protocol):
 class SQLiteFile:
     """A file of the test's own."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        # No test here cuts the power; waiting for the disk would take most of the time.
+        monkeypatch.setattr(SQLite, "prepare", lambda _, new: new.execute("PRAGMA synchronous = OFF"))
         self._path = directory / "jobs.db"
         self._url = sqlite_url(directory)
 
@@ -87,8 +90,8 @@ BACKENDS: Final[dict[str, type[Backend]]] = {"sqlite": SQLiteFile}
 
 
 @pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    return BACKENDS[request.param](tmp_path)
+def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    return BACKENDS[request.param](tmp_path, monkeypatch)
 
 
 @pytest.fixture
