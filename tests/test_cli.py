@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from garivini import Client, State
+from garivini import Client, SchemaError, State, UsageError
 from garivini.cli import _COMMANDS, cli, main
 from garivini.client import failure
 from garivini.job import Handle
@@ -39,8 +40,13 @@ def url(tmp_path: Path) -> str:
 
 
 def test_every_command_teaches_with_an_example() -> None:
-    paths = [[name] for name in _COMMANDS if name not in ("jobs", "db")]
-    paths += [["jobs", "list"], ["jobs", "show"], ["jobs", "retry"], ["db", "upgrade"]]
+    groups = {
+        "jobs": ("list", "show", "retry", "cancel", "reschedule", "delete"),
+        "functions": ("list", "set"),
+        "db": ("upgrade", "check", "sql"),
+    }
+    paths = [[name] for name in _COMMANDS if name not in groups]
+    paths += [[group, name] for group, names in groups.items() for name in names]
     for path in paths:
         result = invoke(*path, "--help")
         assert result.exit_code == 0
@@ -142,6 +148,138 @@ def test_a_password_is_refused_on_the_command_line_and_never_shown(
         assert "sesame" not in output.err + output.out
 
 
+def test_jobs_are_cancelled_rescheduled_and_deleted(url: str) -> None:
+    client = Client(url)
+    client.insert_jobs([["f", None, None, str(number)] for number in range(4)])
+    assert invoke("jobs", "cancel", "1", "--reason", "customer left", "--db", url).exit_code == 0
+    job = client.get_job((1, 1))
+    assert job is not None
+    assert job.state is State.DEAD
+    assert [record.message for record in client.failures((1, 1))] == ["customer left"]
+    assert "left alone" in invoke("jobs", "cancel", "1", "99", "--db", url).output
+    assert invoke("jobs", "reschedule", "2", "--at", "+3600", "--db", url).exit_code == 0
+    job = client.get_job((2, 1))
+    assert job is not None
+    assert 3598 <= job.run_after - job.created <= 3602
+    assert invoke("jobs", "reschedule", "3", "--at", "never", "--db", url).exit_code == 0
+    assert [job.jobid for job in client.list_jobs(state="dead")] == [1, 3]
+    refused = CliRunner().invoke(cli, ["jobs", "delete", "1", "--db", url], input="n\n")
+    assert refused.exit_code == 1
+    assert client.get_job((1, 1)) is not None
+    assert invoke("jobs", "delete", "1", "4", "--yes", "--db", url).output == "2 deleted\n"
+    assert client.get_job((1, 1)) is None
+    assert client.failures((1, 1)) == []
+
+
+def test_functions_are_set_reset_and_listed(url: str) -> None:
+    Client(url).insert_job("f")
+    arguments = ("--lease", "600", "--envelope", "raw", "--renews", "--max-failures", "3")
+    assert invoke("functions", "set", "f", *arguments, "--db", url).exit_code == 0
+    assert invoke("functions", "set", "f", "--deadline", "7200", "--db", url).exit_code == 0
+    (entry,) = json.loads(invoke("functions", "list", "-o", "json", "--db", url).output)
+    assert entry == {
+        "function": "f",
+        "jobs": {"waiting": 1},
+        "lease": 600,
+        "deadline": 7200,
+        "renews": True,
+        "envelope": "raw",
+        "max_failures": 3,
+    }
+    table = invoke("functions", "list", "--db", url).output
+    assert "1 waiting" in table
+    assert "lease 600" in table
+    assert invoke("functions", "set", "f", "--reset", "--lease", "7", "--db", url).exit_code == 0
+    (entry,) = json.loads(invoke("functions", "list", "-o", "json", "--db", url).output)
+    assert (entry["lease"], entry["envelope"]) == (7, None)
+    assert isinstance(invoke("functions", "set", "f", "--lease", "1", "--db", url).exception, UsageError)
+
+
+def test_health_and_status_answer_by_their_exit_status(url: str, tmp_path: Path) -> None:
+    with embedded() as server:
+        places = ("--db", url, "--job-server", server)
+        assert invoke("health", *places).exit_code == 0
+        Client(url).insert_job("f")
+        (database,) = Client(url).shards
+        with database._engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE job SET run_after = run_after - 500")
+        late = invoke("health", *places)
+        assert late.exit_code == 1
+        assert "has been due for 50" in late.output
+        assert invoke("health", "--max-age", "1000", *places).exit_code == 0
+        seen = invoke("status", "-o", "json", *places)
+        assert seen.exit_code == 0
+        store, gearman = json.loads(seen.output)
+        assert store["jobs"] == {"waiting": 1}
+        assert store["oldest_due_seconds"] >= 500
+        assert gearman == {"server": server, "error": "", "functions": {}}
+        assert server in invoke("status", *places).output
+    gone = invoke("health", *places)
+    assert gone.exit_code == 2
+    assert "Connection refused" in gone.output
+    assert invoke("status", *places).exit_code == 1
+
+
+def test_the_tables_are_checked_and_printed(url: str, tmp_path: Path) -> None:
+    assert "as it should" in invoke("db", "check", "--db", url).output
+    assert isinstance(invoke("db", "check", "--db", f"sqlite:///{tmp_path}/n.db").exception, SchemaError)
+    printed = invoke("db", "sql", "sqlite").output
+    assert printed == invoke("db", "sql", "sqlite").output
+    other = sqlite3.connect(tmp_path / "printed.db")
+    other.executescript(printed)
+    other.close()
+    assert "as it should" in invoke("db", "check", "--db", f"sqlite:///{tmp_path}/printed.db").output
+
+
+def test_flags_come_before_the_environment_and_that_before_the_settings_file(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Client(url).insert_job("f")
+    others = [f"sqlite:///{tmp_path}/{name}.db" for name in ("environment", "flag")]
+    for other in others:
+        invoke("db", "upgrade", "--db", other)
+    settings = tmp_path / "garivini.toml"
+    settings.write_text(f'databases = ["{url}"]\n[queue_runner]\nlease = 1\n')
+    assert "1:1" in invoke("jobs", "list").output
+    assert invoke("jobs", "list", GARIVINI_DB=others[0]).output == "no job\n"
+    assert invoke("jobs", "list", "--db", others[1], GARIVINI_DB=others[0]).output == "no job\n"
+    (tmp_path / "secret").write_text(url + "\n")
+    settings.unlink()
+    assert "1:1" in invoke("jobs", "list", GARIVINI_DB_FILE=str(tmp_path / "secret")).output
+    other_file = tmp_path / "other.toml"
+    other_file.write_text(f'databases = ["{url}"]\n[queue_runner]\nlease = 1\n')
+    assert "1:1" in invoke("--config", str(other_file), "jobs", "list").output
+    refused = invoke("--config", str(other_file), "run")
+    assert "at least 3 s, not 1" in str(refused.exception)
+
+
+def test_a_settings_file_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "garivini.toml"
+    for text, message in (
+        ("databses = []", "unknown field `databses`"),
+        ("[queue_runner]\nlease = 'long'", "Expected `int | null`"),
+        ("[log]\nformat = 'xml'", "Invalid enum value 'xml'"),
+        ("databases = [", "garivini.toml"),
+    ):
+        file.write_text(text)
+        result = invoke("--config", str(file), "jobs", "list")
+        assert isinstance(result.exception, UsageError)
+        assert message in str(result.exception)
+    assert isinstance(invoke("--config", str(tmp_path / "none"), "jobs", "list").exception, UsageError)
+
+
+def test_a_settings_file_with_a_password_that_others_can_read_is_warned_of(tmp_path: Path) -> None:
+    file = tmp_path / "garivini.toml"
+    file.write_text('databases = ["mysql://me:sesame@127.0.0.1/job"]')
+    file.chmod(0o644)
+    result = invoke("--config", str(file), "db", "sql", "sqlite")
+    assert "chmod 600" in result.stderr
+    assert "sesame" not in result.output
+    file.chmod(0o600)
+    assert "chmod 600" not in invoke("--config", str(file), "db", "sql", "sqlite").output
+
+
 MODULE = """
 import os, signal, time
 from pathlib import Path
@@ -199,6 +337,32 @@ class TestProcesses:
             assert worker.output.count("worker.stopped") == 2
             assert roles.stop() == 0
             assert "role.stopped" in roles.output
+
+    def test_logs_are_json_on_request(self, url: str, tmp_path: Path) -> None:
+        environment = self.environment(url, tmp_path)
+        with command(tmp_path, "run", "--log-format", "json", **environment) as roles:
+            roles.wait_for("role.started")
+            assert roles.stop() == 0
+            entries = [json.loads(line) for line in roles.output.splitlines()]
+        assert {"server.listening", "role.started", "role.stopped"} <= {entry["event"] for entry in entries}
+        (started,) = [entry for entry in entries if entry["event"] == "role.started"]
+        assert (started["role"], started["level"]) == ("queue-runner of database 1", "info")
+        assert started["process"] == roles.process.pid
+
+    def test_dev_runs_everything_and_reloads_the_module(self, tmp_path: Path) -> None:
+        url = f"sqlite:///{tmp_path}/new.db"
+        environment = self.environment(url, tmp_path)
+        with command(tmp_path, "dev", "work.py", **environment) as dev:
+            dev.wait_for("worker.started")
+            Client(url).insert_job("note", "before")
+            until((tmp_path / "note-before").exists)
+            changed = MODULE.replace('f"note-', 'f"changed-')
+            (tmp_path / "work.py").write_text(changed)
+            dev.wait_for("worker.started", 2)
+            Client(url).insert_job("note", "after")
+            until((tmp_path / "changed-after").exists)
+            assert dev.stop(signal.SIGINT) == 0
+            assert "worker.stopped" in dev.output
 
     def test_a_draining_worker_finishes_what_it_has_begun(self, url: str, tmp_path: Path) -> None:
         environment = self.environment(url, tmp_path)
@@ -288,12 +452,12 @@ class TestProcesses:
         client = Client(url)
         with (
             command(tmp_path, "run", **environment),
-            command(tmp_path, "worker", "work.py", "-p", "2", **environment),
+            command(tmp_path, "worker", "work.py", "-p", "2", **environment) as worker,
         ):
             deadly = client.insert_job("deadly")
             client.insert_jobs(["note", None, None, str(number)] for number in range(200))
             until(lambda: [job.funcname for job in client.list_jobs()] == ["deadly"])
-            until(lambda: client.list_jobs(state="dead"))
+            until(lambda: client.list_jobs(state="dead"), lambda: f"{client.list_jobs()}\n{worker.output}")
             job = client.get_job((deadly.jobid, deadly.dbid))
             assert job is not None
             assert job.crashes == 3

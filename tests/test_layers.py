@@ -11,7 +11,7 @@ import pytest
 SRC: Final = Path(__file__).parents[1] / "src"
 
 PURE: Final = frozenset({"errors", "events", "job", "policy", "config", "lease"})
-BELOW_ROLES: Final = PURE | {"gearman", "store", "client", "keeper", "worker", "supervisor"}
+BELOW_ROLES: Final = PURE | {"gearman", "store", "client", "aio", "keeper", "worker", "supervisor"}
 #: A part of the package, and the other parts that it may import.
 MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "errors": frozenset(),
@@ -23,6 +23,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "gearman": frozenset({"errors", "events"}),
     "store": frozenset({"errors", "job", "policy", "config"}),
     "client": PURE | {"gearman", "store"},
+    "aio": PURE | {"gearman", "store", "client"},
     "supervisor": PURE | {"gearman", "store", "client"},
     "keeper": PURE | {"gearman", "store", "client", "supervisor"},
     "worker": PURE | {"gearman", "store", "client", "keeper", "supervisor"},
@@ -31,7 +32,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "web": BELOW_ROLES | {"roles"},
     "__main__": frozenset({"cli"}),
     # The face of the package: looks names up when they are used.
-    "": frozenset({"errors", "job", "client", "worker"}),
+    "": frozenset({"errors", "job", "client", "aio", "worker"}),
 }
 #: Parts of ``gearman`` that do no I/O and know no time.
 SANS_IO: Final = ("packets", "protocol", "requests", "admin", "servers", "broker", "jobs", "console")

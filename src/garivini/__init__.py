@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from garivini.aio import AsyncClient
     from garivini.client import Client
     from garivini.errors import (
         ConflictError,
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 # Names are looked up when they are first used: importing SQLAlchemy takes a quarter of a second, which
 # `garivini --help` and a web application that only might insert a job need not pay.
 _HOMES: Final = {
+    "AsyncClient": "aio",
     "Client": "client",
     "ConflictError": "errors",
     "Discard": "worker",
@@ -43,6 +45,7 @@ _HOMES: Final = {
 
 __all__ = [  # noqa: RUF022  # the order of the documentation
     "Client",
+    "AsyncClient",
     "Worker",
     "Retry",
     "Discard",

@@ -3,7 +3,7 @@
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
 
@@ -15,6 +15,7 @@ from garivini.gearman.protocol import Created, Refused, Submission
 from garivini.gearman.servers import Backoff, parse_addresses
 from garivini.job import WAKE, Handle, HandleLike, Inserted, Job, NewJob, State, handle_of, new_job
 from garivini.policy import parse_delay, parse_when
+from garivini.store.callers import after_commit
 from garivini.store.database import FailedAttempt, Setback, Settled
 from garivini.store.shards import Shards
 
@@ -54,6 +55,7 @@ class Client:
         *,
         uniqkey: str | None = None,
         priority: str | None = None,
+        connection: Any = None,
     ) -> Inserted:
         """Insert a job. It is committed when this returns.
 
@@ -66,6 +68,9 @@ class Client:
             flag: ``shim`` (the worker completes the job through a client; the default) or ``controller``.
             uniqkey: another name for ``unique``.
             priority: ``high``, ``normal`` or ``low``.
+            connection: a SQLAlchemy Connection or Session, or a driver's connection: the job is inserted in
+                its transaction, and is there when that is committed. After the commit of a Session a
+                QueueRunner is woken; otherwise call ``wake``.
 
         Returns:
             What unpacks as ``(jobid, dbid)``, with ``new`` telling it from the duplicate of a live job.
@@ -76,22 +81,18 @@ class Client:
             OutcomeUnknownError: the connection was lost at the commit; a unique key makes trying again safe.
 
         """
-        job = new_job(
-            funcname,
-            arg,
-            uniqkey=_one_key(unique, uniqkey),
-            coalesce=coalesce,
-            flag=flag,
-            priority=priority,
-            delay=parse_delay(run_after),
+        job = checked_job(
+            funcname, arg, run_after, unique, coalesce, flag, uniqkey=uniqkey, priority=priority
         )
-        return self._insert([job])[0]
+        return self.insert_checked([job], connection)[0]
 
     def insert_jobs(
         self,
         jobs: Iterable[JobLike],
         run_after: float | timedelta | None = None,
         flag: str | None = None,
+        *,
+        connection: Any = None,
     ) -> list[Inserted]:
         """Insert many jobs, in one transaction for each database touched.
 
@@ -100,6 +101,7 @@ class Client:
                 ``insert_job``'s arguments.
             run_after: one delay for all.
             flag: one flag for all.
+            connection: as for ``insert_job``.
 
         Returns:
             One answer a job, in order.
@@ -109,8 +111,7 @@ class Client:
             GariviniError: as ``insert_job``; with several databases, others may have taken their part.
 
         """
-        delay = parse_delay(run_after)
-        return self._insert([_row(index, job, delay, flag) for index, job in enumerate(jobs)])
+        return self.insert_checked(checked_jobs(jobs, run_after, flag), connection)
 
     def complete_job(self, handle: HandleLike) -> bool:
         """Delete a finished job, whoever finished it; return whether it was still there.
@@ -210,6 +211,23 @@ class Client:
             self.wake()
         return retried
 
+    def cancel_job(self, handle: HandleLike, reason: str = "") -> bool:
+        """Park a job dead, whatever its state; return whether it was there and not dead.
+
+        A worker that runs it is told at its next renewal and finds ``job.lost`` true. If it completes all
+        the same the job is gone; what else it comes to changes nothing. A copy that lies in Gearman and has
+        not started may still start.
+        """
+        jobid, dbid, _ = handle_of(handle)
+        job = self.shards[dbid].get(jobid)
+        if job is None or job.state is State.DEAD:
+            return False
+        return self._settle(Setback(handle=Handle(jobid, dbid), kind="cancelled", message=reason))
+
+    def delete_jobs(self, handles: Iterable[HandleLike]) -> int:
+        """Delete jobs and their records, whatever their state; return how many were there."""
+        return self.complete_jobs(handles)
+
     def wake(self) -> None:
         """Let a QueueRunner look for work at once. Never fails: without it the job is found in a second."""
         if self._waker is not None:
@@ -227,16 +245,64 @@ class Client:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _insert(self, jobs: Sequence[NewJob]) -> list[Inserted]:
-        answers = self.shards.insert(jobs) if jobs else []
+    def insert_checked(
+        self, jobs: Sequence[NewJob], connection: Any = None, *, wake: Callable[[], None] | None = None
+    ) -> list[Inserted]:
+        """Insert what ``checked_job`` has made, and wake a QueueRunner with ``wake`` when it is committed."""
+        wake = wake or self.wake
+        answers = self.shards.insert(jobs, connection=connection) if jobs else []
         if any(answer.new and job.delay == 0 for answer, job in zip(answers, jobs, strict=True)):
-            self.wake()
+            if connection is None:
+                wake()
+            else:
+                after_commit(connection, wake)
         return answers
 
     def _settle(self, setback: Setback) -> bool:
         (settled,) = self.shards[setback.handle.dbid].settle([setback])
         report(setback, settled)
         return settled.result in ("applied", "repeated")
+
+
+def checked_job(
+    funcname: str,
+    arg: bytes | str,
+    run_after: float | timedelta | None,
+    unique: str | None,
+    coalesce: str | None,
+    flag: str | None,
+    *,
+    uniqkey: str | None,
+    priority: str | None,
+) -> NewJob:
+    """Return the job that the arguments of ``insert_job`` describe.
+
+    Raises:
+        UsageError: one of them cannot be stored.
+
+    """
+    return new_job(
+        funcname,
+        arg,
+        uniqkey=_one_key(unique, uniqkey),
+        coalesce=coalesce,
+        flag=flag,
+        priority=priority,
+        delay=parse_delay(run_after),
+    )
+
+
+def checked_jobs(
+    jobs: Iterable[JobLike], run_after: float | timedelta | None, flag: str | None
+) -> list[NewJob]:
+    """Return the jobs that the arguments of ``insert_jobs`` describe.
+
+    Raises:
+        UsageError: one of them cannot be stored; it says which.
+
+    """
+    delay = parse_delay(run_after)
+    return [_row(index, job, delay, flag) for index, job in enumerate(jobs)]
 
 
 def failure(handle: Handle, error: BaseException | str | None, worker: str = "") -> Setback:

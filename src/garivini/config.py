@@ -3,8 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import quote
+
+import msgspec
 
 from garivini.errors import UsageError
 
@@ -134,3 +136,49 @@ def without_password(url: str) -> str:
     account, at, host = rest.rpartition("@")
     user = account.partition(":")[0]
     return f"{scheme}{separator}{user}{at}{host}" if at else url
+
+
+class QueueRunnerTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The table ``[queue_runner]`` of a settings file; None where it says nothing."""
+
+    lease: int | None = None
+    watermark: int | None = None
+    batch_max: int | None = None
+    poll: float | None = None
+
+
+class WorkerTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The table ``[worker]`` of a settings file."""
+
+    processes: int | None = None
+    drain: float | None = None
+
+
+class LogTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The table ``[log]`` of a settings file."""
+
+    format: Literal["text", "json"] | None = None
+    verbose: bool | None = None
+
+
+class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A settings file, ``garivini.toml``."""
+
+    databases: list[str] = []
+    job_servers: list[str] = []
+    queue_runner: QueueRunnerTable = msgspec.field(default_factory=QueueRunnerTable)
+    worker: WorkerTable = msgspec.field(default_factory=WorkerTable)
+    log: LogTable = msgspec.field(default_factory=LogTable)
+
+
+def parse_settings(text: bytes, name: str) -> Settings:
+    """Read the text of a settings file.
+
+    Raises:
+        UsageError: it is not TOML, or has a key or value that is not known; it says which.
+
+    """
+    try:
+        return msgspec.toml.decode(text, type=Settings)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise UsageError(f"{name}: {error}") from None

@@ -48,7 +48,8 @@ _INFOS: Final = frozenset(
 def _log(name: str, fields: dict[str, Any]) -> None:
     level = logging.WARNING if name in _WARNINGS else logging.INFO if name in _INFOS else logging.DEBUG
     if _logger.isEnabledFor(level):
-        _logger.log(level, "%s %s", name, " ".join(f"{key}={value!r}" for key, value in fields.items()))
+        text = " ".join(f"{key}={value!r}" for key, value in fields.items())
+        _logger.log(level, "%s %s", name, text, extra={"event": name, "fields": fields})
 
 
 _listeners: list[Listener] = [_log]

@@ -99,6 +99,7 @@ class Keeper:
 
     def start(self) -> None:
         """Start the thread."""
+        self._wake.set()  # for what is to be registered and recorded at the start
         self._thread.start()
 
     def hold(self, run: Run) -> None:

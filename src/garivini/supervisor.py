@@ -34,31 +34,31 @@ _WATCH: Final = 1.0
 class Slot:
     """What a child is running: written by the child, read by the parent."""
 
-    # jobid (0: nothing), dbid, attempt, monotonic time by which it must end (0: any), told (see Obituary)
-    _FORM: Final = struct.Struct("<qqqdq")
+    # Written by two threads of the child, so each has fields of its own: the main thread the job, as jobid
+    # (0: nothing), dbid, attempt and the monotonic time by which it must end (0: any); the keeper whether
+    # the obituaries are recorded.
+    _JOB: Final = struct.Struct("<qqqd")
+    _TOLD: Final = struct.Struct("<q")
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, self._FORM.size)  # shared with children, backed by no file
-        self._told = 0
+        self._memory = mmap.mmap(-1, self._JOB.size + self._TOLD.size)  # shared with children, of no file
 
     def set(self, handle: Handle, deadline: float = 0.0) -> None:
         """Note that this job is running."""
-        self._FORM.pack_into(
-            self._memory, 0, handle.jobid, handle.dbid, handle.attempt or 0, deadline, self._told
-        )
+        self._JOB.pack_into(self._memory, 0, handle.jobid, handle.dbid, handle.attempt or 0, deadline)
 
     def clear(self) -> None:
         """Note that no job is running."""
-        self._FORM.pack_into(self._memory, 0, 0, 0, 0, 0.0, self._told)
+        self._JOB.pack_into(self._memory, 0, 0, 0, 0, 0.0)
 
     def tell(self) -> None:
         """Note that the obituaries that this child was given are recorded."""
-        self._told = 1
-        self.clear()
+        self._TOLD.pack_into(self._memory, self._JOB.size, 1)
 
     def read(self) -> tuple[Handle | None, float, bool]:
         """Return the job, the time by which it must end, and whether the obituaries are recorded."""
-        jobid, dbid, attempt, deadline, told = self._FORM.unpack_from(self._memory)
+        jobid, dbid, attempt, deadline = self._JOB.unpack_from(self._memory)
+        (told,) = self._TOLD.unpack_from(self._memory, self._JOB.size)
         return (Handle(jobid, dbid, attempt) if jobid else None), deadline, bool(told)
 
 

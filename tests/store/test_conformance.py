@@ -186,8 +186,9 @@ def test_an_id_is_never_given_again(database: Database, backend: Backend) -> Non
     database.complete([first])
     second = put(database)
     database.complete([second])
-    database.close()
-    third = put(backend.open())
+    again = backend.open()
+    third = put(again)
+    again.close()
     assert first < second < third
 
 

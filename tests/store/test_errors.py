@@ -340,9 +340,6 @@ def test_a_target_that_is_no_database_is_refused_without_telling_its_password(
 
 
 def test_an_engine_of_another_kind_of_database_is_refused() -> None:
-    class Other:
-        name = "other"
-
     engine = create_engine("sqlite://")
     engine.dialect.name = "other"
     with pytest.raises(UsageError, match="other is not supported"):
@@ -404,6 +401,19 @@ def test_the_connections_of_a_callers_engine_keep_their_isolation_level(
     assert pooled.driver_connection.isolation_level == level
     pooled.close()
     assert len(database.jobs()) == 1
+    engine.dispose()
+
+
+def test_a_call_that_fails_leaves_no_transaction_open_in_a_callers_connection(
+    url: str, opened: Opener
+) -> None:
+    engine = create_engine(url, pool_reset_on_return=None)
+    with pytest.raises(UsageError):
+        opened(engine).complete([2**70])
+    pooled = engine.raw_connection()
+    assert pooled.driver_connection is not None
+    assert not pooled.driver_connection.in_transaction
+    pooled.close()
     engine.dispose()
 
 

@@ -1,5 +1,6 @@
 """The command ``garivini``. Subcommands are imported when they are called, so that ``--help`` is quick."""
 
+import logging
 import sys
 from importlib import import_module
 from typing import Any, Final
@@ -7,6 +8,7 @@ from typing import Any, Final
 import click
 
 from garivini import __version__
+from garivini.cli.options import load_settings
 from garivini.errors import (
     ConflictError,
     GariviniError,
@@ -27,12 +29,17 @@ EXIT_STATUSES: Final[dict[type[GariviniError], int]] = {
 
 # Name: (module below garivini.cli, attribute, one line for the overview).
 _COMMANDS: Final = {
+    "bench": ("bench", "bench", "Measure this machine, beside the bare loop of the same steps."),
     "demo": ("demo", "demo", "Watch durable jobs go through, with kills; needs nothing."),
     "run": ("run", "run", "Run the QueueRunner and the embedded Gearman server."),
     "worker": ("worker", "worker", "Run the functions of a module as a worker."),
+    "dev": ("dev", "dev", "Run everything for writing an application; reloads it on change."),
     "insert": ("jobs", "insert", "Insert a job."),
-    "jobs": ("jobs", "jobs", "List, show and retry jobs."),
-    "db": ("db", "db", "Create or upgrade the tables."),
+    "jobs": ("jobs", "jobs", "List, show, retry, cancel, reschedule and delete jobs."),
+    "functions": ("functions", "functions", "List functions and set how they are treated."),
+    "status": ("status", "status", "Show databases, Gearman servers and functions at a glance."),
+    "health": ("status", "health", "Say by the exit status whether all is well."),
+    "db": ("db", "db", "Create, upgrade and check the tables."),
 }
 
 
@@ -58,15 +65,25 @@ class _Lazy(click.Group):
     cls=_Lazy,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Each command has a --help with examples. Settings: --db or GARIVINI_DB names the database, "
-    "--job-server or GARIVINI_JOB_SERVERS the Gearman servers.",
+    "--job-server or GARIVINI_JOB_SERVERS the Gearman servers; both may stand in garivini.toml.",
 )
 @click.version_option(__version__, prog_name="garivini")
-def cli() -> None:
+@click.option(
+    "--config",
+    envvar="GARIVINI_CONFIG",
+    metavar="FILE",
+    help="Settings file. [default: garivini.toml, if it is there; environment: GARIVINI_CONFIG]",
+)
+@click.pass_context
+def cli(ctx: click.Context, config: str | None) -> None:
     """Durable jobs for Gearman.
 
     A job is a row in a SQL database. A QueueRunner carries it to a Gearman server, a worker in any language
     runs it, and the row is deleted when it has succeeded, or comes back later when it has not.
     """
+    # Commands that log say so; the others speak for themselves.
+    logging.getLogger("garivini").setLevel(logging.ERROR)
+    load_settings(ctx, config)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,27 +1,20 @@
 """``garivini insert`` and ``garivini jobs``."""
 
 import sys
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 import click
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from garivini.cli.options import databases, job_servers
+from garivini.cli.options import databases, job_servers, plain, print_json
+from garivini.cli.options import output as output_option
 from garivini.client import Client
 from garivini.errors import UsageError
 from garivini.job import FLAGS, NEVER, PRIORITIES, Handle, Job, State
-
-_OUTPUT: Final = click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "json", "jsonl"]),
-    default="table",
-    show_default=True,
-    help="For people, or one JSON document, or one JSON object a line.",
-)
 
 
 @click.command()
@@ -73,7 +66,7 @@ def insert(
 
 @click.group()
 def jobs() -> None:
-    """List, show and retry jobs.
+    """List, show, retry, cancel, reschedule and delete jobs.
 
     A job is named by its database and id, as in 1:42; 42 alone is in database 1.
     """
@@ -85,7 +78,7 @@ def jobs() -> None:
 @click.option("--state", type=click.Choice([state.name.lower() for state in State]))
 @click.option("--failed", is_flag=True, help="Only those that have failed or are dead.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
-@_OUTPUT
+@output_option
 def list_(
     dbs: list[str], funcname: str | None, state: str | None, failed: bool, limit: int, output: str
 ) -> None:
@@ -105,13 +98,13 @@ def list_(
         else:
             found = client.list_jobs(funcname, state, limit=limit)
         if output != "table":
-            _print_json([_as_json(job) for job in found[:limit]], output)
+            print_json([_as_json(job) for job in found[:limit]], output)
             return
         table = Table("job", "function", "state", "due / lease ends", "failures", "attempt", "argument")
         for job in found[:limit]:
             table.add_row(
                 f"{job.dbid}:{job.jobid}",
-                _plain(job.funcname),
+                plain(job.funcname),
                 job.state.name.lower(),
                 _time(job.run_after),
                 str(job.failcount),
@@ -124,7 +117,7 @@ def list_(
 @jobs.command()
 @click.argument("job")
 @databases
-@_OUTPUT
+@output_option
 def show(job: str, dbs: list[str], output: str) -> None:
     """Show one job and the record of its attempts that did not complete.
 
@@ -141,12 +134,12 @@ def show(job: str, dbs: list[str], output: str) -> None:
         raise click.ClickException(f"there is no job {job}: it has completed, or never was")
     if output != "table":
         record = [failure._asdict() for failure in failures]
-        _print_json([{**_as_json(found), "failures": record}], output)
+        print_json([{**_as_json(found), "failures": record}], output)
         return
     console = Console(highlight=False)
     table = Table.grid(padding=(0, 2))
     for name, value in _details(found).items():
-        table.add_row(name, _plain(value))
+        table.add_row(name, plain(value))
     console.print(table)
     for failure in failures:
         what = ": ".join(filter(None, (failure.error, failure.message)))
@@ -154,9 +147,9 @@ def show(job: str, dbs: list[str], output: str) -> None:
         console.print(
             f"\nattempt {failure.attempt} {failure.kind} at {when} by {where}", style="bold", markup=False
         )
-        console.print(_plain(what), markup=False)
+        console.print(plain(what), markup=False)
         if failure.trace:
-            console.print(_plain(failure.trace.rstrip()), markup=False, style="dim")
+            console.print(plain(failure.trace.rstrip()), markup=False, style="dim")
 
 
 @jobs.command()
@@ -170,11 +163,69 @@ def retry(jobs: tuple[str, ...], dbs: list[str], job_servers: tuple[str, ...]) -
     Example:
       garivini jobs retry 42 2:43
     """
-    handles = [parse_job(job) for job in jobs]
     with Client(dbs, job_servers) as client:
-        left = [job for job, handle in zip(jobs, handles, strict=True) if not client.retry_job(handle)]
+        _each(jobs, client.retry_job, "not waiting or dead")
+
+
+@jobs.command()
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@databases
+@click.option("--reason", default="", help="Kept in the job's record.")
+def cancel(jobs: tuple[str, ...], dbs: list[str], reason: str) -> None:
+    """Park jobs dead, whatever their state; garivini jobs retry brings them back.
+
+    A worker that runs one is told when it next renews its lease. One that completes all the same is done.
+
+    \b
+    Example:
+      garivini jobs cancel 42 --reason "customer left"
+    """
+    with Client(dbs) as client:
+        _each(jobs, lambda handle: client.cancel_job(handle, reason), "there is none, or it is dead already")
+
+
+@jobs.command()
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@click.option("--at", "when", required=True, metavar="WHEN", help="never, +SECONDS from now, or a unix time.")
+@databases
+@job_servers
+def reschedule(jobs: tuple[str, ...], when: str, dbs: list[str], job_servers: tuple[str, ...]) -> None:
+    """Let jobs run at another time.
+
+    \b
+    Examples:
+      garivini jobs reschedule 42 --at +3600
+      garivini jobs reschedule 42 2:43 --at never
+    """
+    with Client(dbs, job_servers) as client:
+        _each(jobs, lambda handle: client.reschedule_job(handle, when), "there is none")
+        client.wake()
+
+
+@jobs.command()
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@databases
+def delete(jobs: tuple[str, ...], yes: bool, dbs: list[str]) -> None:
+    """Delete jobs and their records, whatever their state. This cannot be undone.
+
+    \b
+    Example:
+      garivini jobs delete 42 43 --yes
+    """
+    handles = [parse_job(job) for job in jobs]
+    if not yes:
+        click.confirm(f"Delete {len(handles)} jobs for good?", abort=True)
+    with Client(dbs) as client:
+        click.echo(f"{client.delete_jobs(handles)} deleted")
+
+
+def _each(jobs: Iterable[str], call: Callable[[Handle], bool], otherwise: str) -> None:
+    """Call something for each job; those for which it answers no make the exit status 1."""
+    handles = [(job, parse_job(job)) for job in jobs]
+    left = [job for job, handle in handles if not call(handle)]
     if left:
-        raise click.ClickException(f"not waiting or dead, so left alone: {', '.join(left)}")
+        raise click.ClickException(f"left alone ({otherwise}): {', '.join(left)}")
 
 
 def parse_job(text: str) -> Handle:
@@ -234,14 +285,6 @@ def _as_json(job: Job) -> dict[str, Any]:
     }
 
 
-def _print_json(objects: list[dict[str, Any]], output: str) -> None:
-    if output == "json":
-        click.echo(msgspec.json.format(msgspec.json.encode(objects), indent=2))
-    else:
-        for entry in objects:
-            click.echo(msgspec.json.encode(entry))
-
-
 def _time(time: int) -> str:
     if time == NEVER:
         return "never"
@@ -250,9 +293,4 @@ def _time(time: int) -> str:
 
 def _excerpt(arg: bytes, size: int) -> str:
     text = arg[: size + 4].decode("utf-8", "replace")
-    return _plain(text if len(text) <= size else f"{text[:size]}…")
-
-
-def _plain(text: str) -> str:
-    """Return text that cannot move a terminal's cursor: control characters are shown as escapes."""
-    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+    return plain(text if len(text) <= size else f"{text[:size]}…")

@@ -1,29 +1,92 @@
-"""What several commands take: databases, Gearman servers, logging."""
+"""What several commands take: databases, Gearman servers, logs, the form of the output."""
 
+import json
 import logging
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import click
 
 from garivini.errors import UsageError
-from garivini.gearman.servers import DEFAULT_PORT
 
 DEFAULT_DATABASE: Final = "sqlite:///garivini.db"
-DEFAULT_SERVER: Final = f"127.0.0.1:{DEFAULT_PORT}"
+DEFAULT_SERVER: Final = "127.0.0.1:4730"
+SETTINGS_FILE: Final = "garivini.toml"
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def _without_secrets(ctx: click.Context, param: click.Parameter, urls: tuple[str, ...]) -> list[str]:
-    """Refuse a password on the command line: every user of the machine can read it there."""
-    given = ctx.get_parameter_source(param.name or "") is click.core.ParameterSource.COMMANDLINE
-    for url in urls:
-        if given and "://" in url and urlsplit(url).password:
-            raise UsageError(
-                "a password on the command line can be read by others: put the URL in GARIVINI_DB"
-            )
+def load_settings(ctx: click.Context, path: str | None) -> None:
+    """Take defaults from a settings file: flags come before the environment, that before the file.
+
+    Args:
+        ctx: of the command group.
+        path: of the file; None: ``garivini.toml`` in the working folder, if it is there.
+
+    Raises:
+        UsageError: the file cannot be read, or says something that is not known.
+
+    """
+    file = Path(path or SETTINGS_FILE)
+    if path is None and not file.exists():
+        return
+    from garivini.config import parse_settings  # not needed for --help
+
+    try:
+        settings = parse_settings(file.read_bytes(), str(file))
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+    if any(urlsplit(url).password for url in settings.databases) and file.stat().st_mode & 0o077:
+        click.echo(f"garivini: {file} has a password and can be read by others: chmod 600 {file}", err=True)
+    common = {
+        "dbs": settings.databases,
+        "job_servers": settings.job_servers,
+        "log_format": settings.log.format,
+        "verbose": settings.log.verbose,
+    }
+    shared = {name: value for name, value in common.items() if value}
+    defaults: dict[str, Any] = dict.fromkeys(("dev", "insert", "status", "health"), shared)
+    for group, names in _BELOW.items():
+        defaults[group] = dict.fromkeys(names, shared)
+    defaults["run"] = shared | _said(settings.queue_runner)
+    defaults["worker"] = shared | _said(settings.worker)
+    ctx.default_map = defaults
+
+
+#: Commands of a group that take databases or servers.
+_BELOW: Final = {
+    "jobs": ("list", "show", "retry", "cancel", "reschedule", "delete"),
+    "functions": ("list", "set"),
+    "db": ("upgrade", "check"),
+}
+
+
+def _said(table: Any) -> dict[str, Any]:
+    values = ((name, getattr(table, name)) for name in table.__struct_fields__)
+    return {name: value for name, value in values if value is not None}
+
+
+def _databases(ctx: click.Context, param: click.Parameter, urls: tuple[str, ...]) -> list[str]:
+    """Refuse a password on the command line, where others can read it; read GARIVINI_DB_FILE."""
+    source = ctx.get_parameter_source(param.name or "")
+    if source is click.core.ParameterSource.COMMANDLINE:
+        for url in urls:
+            if "://" in url and urlsplit(url).password:
+                raise UsageError(
+                    "a password on the command line can be read by others: put the URL in GARIVINI_DB, "
+                    "GARIVINI_DB_FILE or garivini.toml"
+                )
+    elif source is not click.core.ParameterSource.ENVIRONMENT and (
+        name := os.environ.get("GARIVINI_DB_FILE")
+    ):
+        try:
+            return Path(name).read_text(encoding="utf-8").split()
+        except OSError as error:
+            raise UsageError(f"GARIVINI_DB_FILE: {name} cannot be read: {error.strerror}") from None
     return list(urls)
 
 
@@ -36,10 +99,11 @@ def databases(command: _F) -> _F:
         envvar="GARIVINI_DB",
         default=[DEFAULT_DATABASE],
         show_default=True,
-        callback=_without_secrets,
+        callback=_databases,
         metavar="URL",
         help="Database with the jobs. Several make one queue; the first is database 1. "
-        "Environment: GARIVINI_DB, with white space between several.",
+        "Environment: GARIVINI_DB, or GARIVINI_DB_FILE with the name of a file, with white space between "
+        "several.",
     )(command)
 
 
@@ -59,18 +123,81 @@ def job_servers(command: _F) -> _F:
 
 
 def logs(command: _F) -> _F:
-    """Add ``--verbose``; log to standard error."""
+    """Add ``--verbose`` and ``--log-format``; log to standard error."""
 
-    def start(ctx: click.Context, param: click.Parameter, verbose: bool) -> None:
-        logging.basicConfig(format="%(asctime)s %(levelname)s %(process)d %(message)s", level=logging.WARNING)
+    def start(ctx: click.Context, param: click.Parameter, form: str) -> None:
+        handler = logging.StreamHandler()
+        if form == "json":
+            handler.setFormatter(_JsonFormatter())
+        else:
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(process)d %(message)s"))
+        logging.basicConfig(handlers=[handler], level=logging.WARNING)
+        verbose = ctx.meta.get("garivini.verbose")
         logging.getLogger("garivini").setLevel(logging.DEBUG if verbose else logging.INFO)
 
+    command = click.option(
+        "--log-format",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        envvar="GARIVINI_LOG_FORMAT",
+        expose_value=False,
+        callback=start,
+        help="One line for people, or one JSON object, for each event.",
+    )(command)
     return click.option(
         "-v",
         "--verbose",
         is_flag=True,
-        expose_value=False,
         is_eager=True,
-        callback=start,
-        help="Log every event.",
+        expose_value=False,
+        callback=_keep,
+        help="Log all events.",
     )(command)
+
+
+def _keep(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+    ctx.meta["garivini.verbose"] = value
+    return value
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC), level, process, event and the event's fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = getattr(record, "fields", None)
+        entry = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{record.msecs:03.0f}Z",
+            "level": record.levelname.lower(),
+            "process": record.process,
+            "event": getattr(record, "event", record.name),
+            **(fields if fields is not None else {"message": record.getMessage()}),
+        }
+        return json.dumps(entry, default=str)
+
+
+def output(command: _F) -> _F:
+    """Add ``--output``."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["table", "json", "jsonl"]),
+        default="table",
+        show_default=True,
+        help="For people, or one JSON document, or one JSON object a line.",
+    )(command)
+
+
+def print_json(objects: Iterable[Mapping[str, Any]], form: str) -> None:
+    """Print objects as one JSON document or one a line."""
+    if form == "json":
+        click.echo(json.dumps(list(objects), indent=2))
+    else:
+        for entry in objects:
+            click.echo(json.dumps(entry))
+
+
+def plain(text: str) -> str:
+    """Return text that cannot move a terminal's cursor: control characters are shown as escapes."""
+    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)

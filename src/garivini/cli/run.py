@@ -5,7 +5,7 @@ import signal
 
 import click
 
-from garivini import policy
+from garivini import events, policy
 from garivini.cli import options
 from garivini.errors import ConflictError, UnreachableError
 from garivini.gearman.server import Server
@@ -37,6 +37,12 @@ ROLES = ("gearman", "queue-runner")
 @click.option(
     "--batch-max", default=policy.BATCH_MAX, show_default=True, help="Jobs claimed at a time, at most."
 )
+@click.option(
+    "--poll",
+    default=policy.POLL,
+    show_default=True,
+    help="Seconds between two looks for work, where nothing wakes the QueueRunner.",
+)
 @options.logs
 def run(
     roles: tuple[str, ...],
@@ -45,6 +51,7 @@ def run(
     lease: int,
     watermark: int,
     batch_max: int,
+    poll: float,
 ) -> None:
     """Run roles until SIGTERM or ^C.
 
@@ -62,7 +69,7 @@ def run(
       garivini run gearman
     """
     addresses = parse_addresses(job_servers)
-    settings = QueueRunnerSettings(lease=lease, watermark=watermark, batch_max=batch_max)
+    settings = QueueRunnerSettings(lease=lease, watermark=watermark, batch_max=batch_max, poll=poll)
     asyncio.run(_run(roles or ROLES, dbs, addresses, settings))
 
 
@@ -77,6 +84,7 @@ async def _run(
     if "gearman" in roles:
         server = Server(*parse_address(addresses[0]))
         await server.start()
+        events.emit("server.listening", address=server.address)
     try:
         if "queue-runner" in roles:
             shards = Shards(dbs)

@@ -1,6 +1,7 @@
 """The one lifecycle of all roles: passes, waiting, back-off after errors, stop."""
 
 import asyncio
+import traceback
 from contextlib import suppress
 from typing import Protocol
 
@@ -24,26 +25,27 @@ async def run_role(role: Role, *, stop: asyncio.Event, wake: asyncio.Event) -> N
     """Let a role do its passes until ``stop`` is set.
 
     Args:
-        role: what to run. An error of ours in a pass is reported, and the next pass comes after a back-off;
-            any other exception is a defect and ends the role.
+        role: what to run. After an error in a pass, which is reported, the next pass comes after a back-off:
+            a defect in one role must not take the others with it.
         stop: ends it between two passes.
         wake: cuts the waiting short; cleared before each pass, so that what happens in it is not missed.
 
     """
     backoff = Backoff(first=0.1, longest=2.0)
     loop = asyncio.get_running_loop()
-    trouble: type[GariviniError] | None = None
+    trouble: type[Exception] | None = None
     events.emit("role.started", role=role.name)
     while not stop.is_set():
         wake.clear()
         began = loop.time()
         try:
             delay = await role.look()
-        except GariviniError as error:
+        except Exception as error:
             delay = backoff.failed()
             # Said once for each kind of trouble, not at every try of an outage.
             if type(error) is not trouble:
-                events.emit("role.error", role=role.name, error=str(error))
+                text = str(error) if isinstance(error, GariviniError) else traceback.format_exc()
+                events.emit("role.error", role=role.name, error=text)
             trouble = type(error)
             # Not cut short by a wake-up: that would make every insert try what has just failed.
             await _first(stop, seconds=delay)

@@ -23,11 +23,12 @@ from garivini.policy import (
     When,
     backoff,
 )
+from garivini.store import schema
+from garivini.store.callers import Cursor, cursor_of
 from garivini.store.dialects import DIALECTS, SCHEMA_ADVICE, SQLite
+from garivini.store.schema import SCHEMA
 from garivini.store.statements import Statement, load
 
-#: Revision of the schema that this code works with: the newest file of ``migrations/versions``.
-SCHEMA: Final = "0001"
 #: Rows in one statement, at most. Above 1,000 MariaDB gives up the key for a list of ids.
 CHUNK: Final = 1000
 
@@ -68,8 +69,8 @@ class Setback:
 
     handle: Handle
     #: ``failed`` (counts; backs off unless ``when`` is given), ``rescheduled`` (does not count),
-    #: ``discarded`` or ``parked`` (dead at once), ``crashed`` (the process died; the attempt goes on in
-    #: another, unless that was the last crash allowed).
+    #: ``discarded``, ``parked`` or ``cancelled`` (dead at once), ``crashed`` (the process died; the attempt
+    #: goes on in another, unless that was the last crash allowed).
     kind: str
     error: str = ""
     message: str = ""
@@ -152,12 +153,15 @@ class Database:
 
     # ---- jobs in
 
-    def insert(self, jobs: Sequence[NewJob]) -> list[Inserted]:
-        """Insert jobs in one transaction; return one answer each, in order."""
+    def insert(self, jobs: Sequence[NewJob], *, connection: Any = None) -> list[Inserted]:
+        """Insert jobs in one transaction; return one answer each, in order.
+
+        ``connection``: a caller's own (see ``callers.cursor_of``); then it is the caller's transaction.
+        """
         answers: list[Inserted | None] = [None] * len(jobs)
         keyed = [index for index, job in enumerate(jobs) if job.uniqkey is not None]
         unkeyed = [index for index, job in enumerate(jobs) if job.uniqkey is None]
-        with self._transaction() as run:
+        with self._transaction() if connection is None else self._joined(connection) as run:
             for part in _chunks(unkeyed, lambda index: len(jobs[index].arg)):
                 rows = run("insert", rows=[_insert_row(jobs[index]) for index in part])
                 for index, (jobid,) in zip(part, sorted(rows), strict=True):
@@ -323,7 +327,7 @@ class Database:
             for part in _chunks(sorted(set(jobids))):
                 rows = run("complete", jobids=part)
                 gone.update(jobid for jobid, _ in rows)
-                scarred = [jobid for jobid, setbacks in rows if setbacks]
+                scarred = [jobid for jobid, has_record in rows if has_record]
                 if scarred:
                     run("forget_failures", jobids=scarred)
         return gone
@@ -361,7 +365,7 @@ class Database:
             when = Never()
         if setback.kind == "failed":
             failcount = min(failcount + 1, 255)
-        dead = setback.kind in ("discarded", "parked") or (
+        dead = setback.kind in ("discarded", "parked", "cancelled") or (
             setback.kind == "failed" and failcount >= (most or max_failures)
         )
         when = Never() if dead else when or Offset(backoff(failcount))
@@ -473,21 +477,15 @@ class Database:
 
     def upgrade(self) -> None:
         """Bring the schema to the version of this code. Does nothing where it is there already."""
-        # Imported here: a quarter of a second that only this needs.
-        from alembic import command
-        from alembic.config import Config
-        from alembic.util import CommandError
+        from alembic.util import CommandError  # see schema
 
-        config = Config()
-        config.set_main_option("script_location", "garivini:store/migrations")
         with self._connection() as connection:
             self._dialect.before_upgrade(connection)
         try:
             with self._engine.begin() as connection:
                 # SQLite's driver starts none of its own: half a schema could be left, or two make one.
                 connection.exec_driver_sql(self._dialect.begin)
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+                schema.upgrade(connection)
         except CommandError as error:
             raise SchemaError(f"{self.where}: its schema is not known here: update garivini") from error
         except exc.SQLAlchemyError as error:
@@ -553,6 +551,23 @@ class Database:
                 if isinstance(error, self._engine.dialect.loaded_dbapi.Error):
                     raise self._translated(error, committing=committing) from error
                 raise
+
+    @contextmanager
+    def _joined(self, connection: Any) -> "Iterator[_Run]":
+        """Run statements in a caller's transaction, which the caller ends."""
+        if not self._checked:
+            self.check()
+        cursor, url = cursor_of(connection)
+        if url is not None and make_url(url).get_backend_name() != self._dialect.name:
+            raise UsageError(f"the connection is not one to {self.where}")
+        try:
+            yield _Run(self._statements, cursor)
+        except (exc.DBAPIError, self._engine.dialect.loaded_dbapi.Error) as error:
+            raise self._translated(error) from error
+
+    def is_at(self, url: str) -> bool:
+        """Whether this database is the one of a URL."""
+        return str(self._engine.url) == url
 
     @contextmanager
     def _connection(self) -> Iterator[Any]:
@@ -631,7 +646,7 @@ class _Run:
 
     __slots__ = ("_cursor", "_statements")
 
-    def __init__(self, statements: Mapping[str, Statement], cursor: Any) -> None:
+    def __init__(self, statements: Mapping[str, Statement], cursor: Cursor) -> None:
         self._statements = statements
         self._cursor = cursor
 

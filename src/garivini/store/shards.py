@@ -3,12 +3,13 @@
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from zlib import crc32
 
 from garivini.config import DatabasesLike, parse_databases
 from garivini.errors import ConflictError, RefusedError, UnreachableError, UsageError
 from garivini.job import Inserted, NewJob
+from garivini.store.callers import cursor_of
 from garivini.store.database import Database
 
 #: Seconds for which inserts avoid a database that failed.
@@ -47,8 +48,10 @@ class Shards:
         key = crc32(f"{funcname}\0{uniqkey}".encode())
         return max(self, key=lambda database: _weight(key, database.dbid))
 
-    def insert(self, jobs: Sequence[NewJob]) -> list[Inserted]:
+    def insert(self, jobs: Sequence[NewJob], *, connection: Any = None) -> list[Inserted]:
         """Insert jobs, one transaction for each database touched; return one answer each, in order.
+
+        ``connection``: a caller's own; all jobs go to its database, in its transaction.
 
         Raises:
             UnreachableError, RefusedError, ConflictError: nothing was inserted in the database that failed;
@@ -56,6 +59,8 @@ class Shards:
             OutcomeUnknownError: the connection was lost at the commit.
 
         """
+        if connection is not None:
+            return self._database_of(connection, jobs).insert(jobs, connection=connection)
         if len(self._databases) == 1:
             (database,) = self
             return database.insert(jobs)
@@ -69,6 +74,22 @@ class Shards:
             found = self._anywhere(part) if dbid is None else self[dbid].insert(part)
             answers.update(zip(indexes, found, strict=True))
         return [answers[index] for index in range(len(jobs))]
+
+    def _database_of(self, connection: Any, jobs: Sequence[NewJob]) -> Database:
+        """Return the database that a caller's connection leads to."""
+        if len(self._databases) == 1:
+            (database,) = self
+            return database
+        _, url = cursor_of(connection)
+        found = [database for database in self if url is not None and database.is_at(url)]
+        if len(found) != 1:
+            raise UsageError("which of the databases the connection leads to cannot be told from it")
+        for job in jobs:
+            if job.uniqkey is not None and self.home(job.funcname, job.uniqkey) is not found[0]:
+                raise UsageError(
+                    f"unique key {job.uniqkey!r} belongs to another database than the connection"
+                )
+        return found[0]
 
     def _anywhere(self, jobs: Sequence[NewJob]) -> list[Inserted]:
         now = self._clock()

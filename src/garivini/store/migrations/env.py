@@ -1,9 +1,12 @@
-"""Alembic's entry: runs the revisions on the connection that ``Database.upgrade`` hands over."""
+"""Alembic's entry: runs the revisions on a connection that is handed over, or prints them for a dialect."""
 
 from alembic import context
 
-connection = context.config.attributes["connection"]
+connection = context.config.attributes.get("connection")
 # A version table of our own, so that it never meets the application's.
-context.configure(connection=connection, version_table="garivini_version")
+if connection is not None:
+    context.configure(connection=connection, version_table="garivini_version")
+else:
+    context.configure(dialect_name=context.config.attributes["dialect"], version_table="garivini_version")
 with context.begin_transaction():
     context.run_migrations()

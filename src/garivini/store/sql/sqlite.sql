@@ -129,8 +129,9 @@ UPDATE job SET state = 2, run_after = strftime('%s', 'now') + :lease + 1
 SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
 
 -- name: complete (jobids) -> rows
--- Success. By id alone: finished work is finished, whoever did it. Tells which had failures before.
-DELETE FROM job WHERE jobid IN (:*jobids) RETURNING jobid, failcount + crashes
+-- Success. By id alone: finished work is finished, whoever did it. Tells which have a record of failures.
+DELETE FROM job WHERE jobid IN (:*jobids)
+RETURNING jobid, EXISTS (SELECT 1 FROM failure WHERE failure.jobid = job.jobid)
 
 -- name: forget_failures (jobids) -> none
 -- The record of a job that is gone.

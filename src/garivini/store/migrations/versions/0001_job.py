@@ -9,7 +9,7 @@ down_revision = None
 
 
 def _run(name: str) -> None:
-    dialect = op.get_bind().dialect.name
+    dialect = op.get_context().dialect.name
     text = Path(__file__).with_name(f"0001_job.{name}.{dialect}.sql").read_text(encoding="utf-8")
     for statement in filter(str.strip, text.split(";\n")):
         op.execute(statement)

@@ -10,10 +10,10 @@ CREATE TABLE job (
   flag       VARCHAR(10) DEFAULT 'shim',
   failcount  INTEGER NOT NULL DEFAULT 0,
   -- Ours, all with defaults, so that a writer who names only the columns above goes on working.
-  priority   INTEGER NOT NULL DEFAULT 1,
+  priority   INTEGER NOT NULL DEFAULT 1 CHECK (priority IN (0, 1, 2)),
   created    INTEGER NOT NULL DEFAULT 0,
   attempt    INTEGER NOT NULL DEFAULT 0,
-  state      INTEGER NOT NULL DEFAULT 0,
+  state      INTEGER NOT NULL DEFAULT 0 CHECK (state BETWEEN 0 AND 4),
   since      INTEGER NOT NULL DEFAULT 0,
   crashes    INTEGER NOT NULL DEFAULT 0
 );
@@ -36,11 +36,11 @@ CREATE TABLE failure (
 -- What is set for a function; NULL where the default holds.
 CREATE TABLE function (
   funcname      VARCHAR(200) NOT NULL PRIMARY KEY,
-  lease         INTEGER,
-  deadline      INTEGER,
-  renews        INTEGER,
-  envelope      VARCHAR(10),
-  max_failures  INTEGER
+  lease         INTEGER CHECK (lease BETWEEN 3 AND 604800),
+  deadline      INTEGER CHECK (deadline BETWEEN 1 AND 31536000),
+  renews        INTEGER CHECK (renews IN (0, 1)),
+  envelope      VARCHAR(10) CHECK (envelope IN ('json', 'latin-1', 'raw')),
+  max_failures  INTEGER CHECK (max_failures BETWEEN 1 AND 255)
 ) WITHOUT ROWID;
 -- The id by which rows and handles name this database. A client that knows it by another is refused.
 CREATE TABLE garivini_database (

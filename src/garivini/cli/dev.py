@@ -1,0 +1,116 @@
+"""``garivini dev``: everything for writing an application against."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from garivini.cli import options
+from garivini.store.shards import Shards
+
+#: Seconds between two looks at the files.
+_LOOK = 0.5
+
+
+@click.command()
+@click.argument("module", required=False)
+@options.databases
+@options.job_servers
+@click.option("-p", "--processes", type=click.IntRange(1, 64), default=1, show_default=True)
+def dev(module: str | None, dbs: list[str], job_servers: tuple[str, ...], processes: int) -> None:
+    """Run everything for writing an application against: database, Gearman server, QueueRunner, worker.
+
+    Makes the tables where they are missing and stays up until ^C. With MODULE (a name or a file, as for
+    garivini worker) it runs the module's functions, and starts the worker again when a Python file beside it
+    changes.
+
+    \b
+    Examples:
+      garivini dev
+      garivini dev jobs.py
+    """
+    for database in Shards(dbs):
+        database.upgrade()
+        click.echo(f"{database.where} is ready")
+    environment = {
+        **os.environ,
+        "GARIVINI_DB": " ".join(dbs),
+        "GARIVINI_JOB_SERVERS": " ".join(job_servers),
+    }
+    click.echo(f"Gearman server at {job_servers[0]}; try: garivini insert FUNCTION ARGUMENT")
+    sys.exit(_Dev(environment, module, processes).run())
+
+
+class _Dev:
+    def __init__(self, environment: dict[str, str], module: str | None, processes: int) -> None:
+        self._environment = environment
+        self._module = module
+        self._processes = processes
+        self._stopping = False
+
+    def run(self) -> int:
+        """Run until a signal; return the exit status."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        roles = self._start("run")
+        worker = self._start_worker()
+        files = self._files()
+        try:
+            while not self._stopping:
+                time.sleep(_LOOK)
+                if roles.poll() is not None:
+                    return roles.returncode
+                now = self._files()
+                if now != files:
+                    files = now
+                    click.echo("a file has changed: starting the worker again")
+                    _end(worker)
+                    worker = self._start_worker()
+            return 0
+        finally:
+            _end(worker)
+            _end(roles)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._stopping = True
+
+    def _start(self, *arguments: str) -> "subprocess.Popen[bytes]":
+        # A session of its own: ^C reaches this process alone, which then stops the worker before the roles.
+        return subprocess.Popen(  # noqa: S603  # our own command
+            [sys.executable, "-m", "garivini", *arguments], env=self._environment, start_new_session=True
+        )
+
+    def _start_worker(self) -> "subprocess.Popen[bytes] | None":
+        if self._module is None:
+            return None
+        return self._start("worker", self._module, "-p", str(self._processes))
+
+    def _files(self) -> dict[Path, int]:
+        """Return when each Python file beside the module was changed."""
+        if self._module is None:
+            return {}
+        folder = Path(self._module).resolve().parent if self._module.endswith(".py") else Path.cwd()
+        found = {}
+        for path in folder.rglob("*.py"):
+            if not any(part.startswith(".") or part in ("node_modules", "venv") for part in path.parts[1:]):
+                try:
+                    found[path] = path.stat().st_mtime_ns
+                except FileNotFoundError:
+                    continue
+        return found
+
+
+def _end(process: "subprocess.Popen[bytes] | None") -> None:
+    if process is None or process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,97 @@
+"""``garivini functions``: how functions are treated."""
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from garivini.cli.options import databases, output, plain, print_json
+from garivini.job import new_job
+from garivini.policy import ENVELOPES, FunctionPolicy
+from garivini.store.shards import Shards
+
+
+@click.group()
+def functions() -> None:
+    """List functions and set how they are treated."""
+
+
+@functions.command("list")
+@databases
+@output
+def list_(dbs: list[str], output: str) -> None:
+    """List functions that have jobs or settings, with their jobs by state.
+
+    \b
+    Examples:
+      garivini functions list
+      garivini functions list -o json
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for database in Shards(dbs):
+        for funcname, policy in database.functions().items():
+            found.setdefault(funcname, {"function": funcname}).update(asdict(policy))
+        for count in database.counts():
+            entry = found.setdefault(count.funcname, {"function": count.funcname, **asdict(FunctionPolicy())})
+            jobs = entry.setdefault("jobs", {})
+            name = count.state.name.lower()
+            jobs[name] = jobs.get(name, 0) + count.jobs
+    entries = [{"jobs": {}, **found[name]} for name in sorted(found)]
+    if output != "table":
+        print_json(entries, output)
+        return
+    table = Table("function", "jobs", "settings")
+    for entry in entries:
+        jobs = ", ".join(f"{count} {state}" for state, count in entry["jobs"].items())
+        set_ = ", ".join(
+            f"{name} {str(entry[name]).lower()}"
+            for name in ("lease", "deadline", "renews", "envelope", "max_failures")
+            if entry[name] is not None
+        )
+        table.add_row(plain(entry["function"]), jobs or "-", set_ or "-")
+    Console().print(table if entries else "no function")
+
+
+@functions.command("set")
+@click.argument("funcname")
+@databases
+@click.option("--lease", type=int, metavar="SECONDS", help="Lease of a dispatched job.")
+@click.option(
+    "--deadline", type=int, metavar="SECONDS", help="How long a worker that does not renew may take."
+)
+@click.option("--renews/--no-renews", default=None, help="Whether all its workers renew. A Worker says so.")
+@click.option(
+    "--envelope",
+    type=click.Choice(ENVELOPES),
+    help="json; latin-1: the same with the original's blobs, for its workers; raw: the argument alone.",
+)
+@click.option("--max-failures", type=int, metavar="N", help="Failures after which a job is dead.")
+@click.option("--reset", is_flag=True, help="First go back to the defaults.")
+def set_(
+    funcname: str,
+    dbs: list[str],
+    lease: int | None,
+    deadline: int | None,
+    renews: bool | None,
+    envelope: str | None,
+    max_failures: int | None,
+    reset: bool,
+) -> None:
+    """Set how the jobs of FUNCNAME are treated; what is not named stays as it is.
+
+    \b
+    Examples:
+      garivini functions set report --lease 600 --max-failures 5
+      garivini functions set old-perl-worker --envelope latin-1 --deadline 7200
+      garivini functions set report --reset
+    """
+    new_job(funcname, b"")
+    policy = FunctionPolicy(
+        lease=lease, deadline=deadline, renews=renews, envelope=envelope, max_failures=max_failures
+    )
+    for database in Shards(dbs):
+        if reset:
+            database.unset_function(funcname)
+        database.set_function(funcname, policy)

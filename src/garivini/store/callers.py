@@ -1,0 +1,68 @@
+"""A caller's own connection, so that a job is inserted in the caller's own transaction."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from sqlalchemy import Connection, event
+from sqlalchemy.engine import CursorResult
+from sqlalchemy.orm import Session
+
+from garivini.errors import UsageError
+
+
+class Cursor(Protocol):
+    """As much of a driver's cursor as statements need."""
+
+    def execute(self, text: str, values: Sequence[Any], /) -> Any:
+        """Run one statement."""
+
+    def fetchall(self) -> Any:
+        """Return its rows."""
+
+
+class _ConnectionCursor:
+    """Runs statements through a SQLAlchemy connection, so that it knows of its transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._result: CursorResult[Any] | None = None
+
+    def execute(self, text: str, values: Sequence[Any], /) -> None:
+        self._result = self._connection.exec_driver_sql(text, tuple(values))
+
+    def fetchall(self) -> Any:
+        return self._result.fetchall() if self._result is not None else []
+
+
+def cursor_of(connection: Any) -> tuple[Cursor, str | None]:
+    """Return a cursor in the caller's transaction, and the URL of its database where that can be known.
+
+    Args:
+        connection: a SQLAlchemy Connection or Session, or a driver's (DB-API) connection. Of an
+            AsyncConnection or AsyncSession, what its ``run_sync`` hands to a function.
+
+    Raises:
+        UsageError: it is none of these.
+
+    """
+    if isinstance(connection, Session):
+        connection = connection.connection()
+    if isinstance(connection, Connection):
+        return _ConnectionCursor(connection), str(connection.engine.url)
+    if callable(getattr(connection, "cursor", None)) and callable(getattr(connection, "commit", None)):
+        return connection.cursor(), None
+    raise UsageError(
+        f"{type(connection).__name__} is not a connection to join: give a SQLAlchemy Connection or Session, "
+        "or a driver's connection; with AsyncClient also an AsyncConnection or AsyncSession"
+    )
+
+
+def after_commit(connection: Any, call: Callable[[], None]) -> bool:
+    """Call something once after the caller's next commit; return whether there is a way to hear of it.
+
+    Only a Session tells. A SQLAlchemy Connection says that it is going to commit, a driver's says nothing.
+    """
+    if not isinstance(connection, Session):
+        return False
+    event.listen(connection, "after_commit", lambda session: call(), once=True)
+    return True

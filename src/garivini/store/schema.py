@@ -1,0 +1,43 @@
+"""The schema: which one this code works with, and how a database gets it. Alembic does the work."""
+
+import io
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Connection
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+#: Revision of the schema that this code works with: the newest file of ``migrations/versions``.
+SCHEMA: Final = "0001"
+
+
+def upgrade(connection: Connection) -> None:
+    """Bring the schema of a database to this code's, in the transaction of ``connection``.
+
+    Raises:
+        alembic.util.CommandError: the schema is at a revision that is not known here.
+
+    """
+    from alembic import command
+
+    command.upgrade(_config(connection=connection), "head")
+
+
+def migration_sql(dialect: str) -> str:
+    """Return the SQL that makes the schema in an empty database."""
+    from alembic import command
+
+    output = io.StringIO()
+    command.upgrade(_config(output, dialect=dialect), "head", sql=True)
+    return output.getvalue()
+
+
+def _config(output: io.StringIO | None = None, **attributes: Any) -> "Config":
+    # Imported here and above: a quarter of a second that only upgrades need.
+    from alembic.config import Config
+
+    config = Config(output_buffer=output)
+    config.set_main_option("script_location", "garivini:store/migrations")
+    config.attributes.update(attributes)
+    return config
