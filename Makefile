@@ -4,7 +4,7 @@ PIP := $(PYTHON) -m pip --python .venv/bin/python --quiet --disable-pip-version-
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check format test servers pins clean
+.PHONY: help demo check format test fuzz servers pins clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*##\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -27,6 +27,9 @@ test: .venv/.dev servers  ## All tests, real servers included
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/pytest
+
+fuzz: .venv/.dev  ## Feed a million hostile inputs to everything that reads bytes from outside
+	@$(BIN)/python -m tests.fuzz
 
 # The tests start private gearmands of their own and stop them.
 servers:

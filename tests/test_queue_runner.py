@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from garivini import Client, Job, State, UnreachableError, UsageError
+from garivini import Client, Job, State, UnreachableError, UsageError, Worker
 from garivini.gearman import aio
 from garivini.gearman.server import Server
 from garivini.job import decode_payload
@@ -506,6 +506,69 @@ def test_two_databases_are_one_queue(tmp_path: Path) -> None:
             await running
             await servers.close()
             client.close()
+
+    asyncio.run(scenario())
+
+
+def test_several_servers_share_the_jobs_and_a_worker_serves_them_all(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue, Server(port=0) as second:
+            both = [queue.address, second.address]
+            await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 200)
+            servers = JobServers(both)
+            queue_runner = QueueRunner(queue.database, servers)
+            await queue_runner.look()
+            counts = [await queued(queue, b"f")]
+            queue.address = second.address
+            counts.append(await queued(queue, b"f"))
+            assert sum(counts) == 200
+            assert min(counts) > 50
+            worker = Worker(Client(queue.url), both)
+
+            @worker.function("f")
+            def f(job: Job) -> None: ...
+
+            queue.start_worker(worker)
+            await queue.gone()
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_jobs_go_only_to_servers_where_the_function_has_a_worker(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue, Server(port=0) as second:
+            held: list[aio.Held] = []
+            worker = aio.Worker(second.address, [b"f"], held.append, slots=500)
+            running = asyncio.create_task(worker.run())
+            await queue.seen.wait("gearman.connected")
+            other = aio.Client(second.address)
+            async with asyncio.timeout(10):
+                while b"f" not in await other.functions():
+                    await asyncio.sleep(0.01)
+            await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 100)
+            servers = JobServers([queue.address, second.address])
+            await QueueRunner(queue.database, servers).look()
+            assert await queued(queue, b"f") == 0
+            assert (await other.functions())[b"f"].total == 100
+            worker.abort()
+            await running
+            await other.close()
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_is_down_holds_up_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            async with Server(port=0) as gone:
+                dead = gone.address
+            await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 100)
+            servers = JobServers([dead, queue.address])
+            await QueueRunner(queue.database, servers).look()
+            assert await queued(queue, b"f") == 100
+            await servers.close()
 
     asyncio.run(scenario())
 

@@ -1,6 +1,7 @@
 """The client for asyncio: the calls of ``Client``, awaitable."""
 
 import asyncio
+import ssl
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -25,11 +26,18 @@ class AsyncClient:
     Args:
         dbs: as for ``Client``.
         job_servers: as for ``Client``.
+        tls: as for ``Client``.
 
     """
 
-    def __init__(self, dbs: DatabasesLike, job_servers: str | Iterable[str] | None = None) -> None:
-        self._client = Client(dbs, job_servers)
+    def __init__(
+        self,
+        dbs: DatabasesLike,
+        job_servers: str | Iterable[str] | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._client = Client(dbs, job_servers, tls=tls)
         databases = len(list(self._client.shards))
         self._threads = ThreadPoolExecutor(databases, thread_name_prefix="garivini-client")
         self._waiting: list[tuple[NewJob, asyncio.Future[Inserted]]] = []

@@ -1,5 +1,6 @@
 """The thin client: inserts, completes, reschedules and fails jobs. Blocking, without threads."""
 
+import ssl
 import time
 import traceback
 from collections import deque
@@ -35,12 +36,19 @@ class Client:
             position, from 1, is its id) or the original's mapping ``{id: {"id", "dsn", "user", "pass"}}``.
         job_servers: Gearman servers as ``host:port``. With them an insert wakes a QueueRunner at once;
             without, the job is found within a second.
+        tls: how to encrypt the connections to Gearman servers; they are plain without it.
 
     """
 
-    def __init__(self, dbs: DatabasesLike, job_servers: str | Iterable[str] | None = None) -> None:
+    def __init__(
+        self,
+        dbs: DatabasesLike,
+        job_servers: str | Iterable[str] | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.shards = Shards(dbs)
-        self._waker = _Waker(parse_addresses(job_servers)) if job_servers else None
+        self._waker = _Waker(parse_addresses(job_servers), tls) if job_servers else None
 
     # ---- the calls of the original
 
@@ -398,8 +406,9 @@ class _Waker:
     #: Seconds that an insert may wait for a server that does not answer.
     TIMEOUT: Final = 1.0
 
-    def __init__(self, job_servers: Sequence[str]) -> None:
+    def __init__(self, job_servers: Sequence[str], tls: ssl.SSLContext | None) -> None:
         self._job_servers = job_servers
+        self._tls = tls
         self._idle: deque[list[blocking.Client]] = deque()
         self._backoff = Backoff(first=0.5, longest=10.0)
         self._quiet_until = 0.0
@@ -410,7 +419,9 @@ class _Waker:
         try:
             clients = self._idle.pop()
         except IndexError:
-            clients = [blocking.Client(address, timeout=self.TIMEOUT) for address in self._job_servers]
+            clients = [
+                blocking.Client(address, timeout=self.TIMEOUT, tls=self._tls) for address in self._job_servers
+            ]
         if self._wake(clients):
             self._backoff.succeeded()
         else:

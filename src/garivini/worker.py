@@ -10,6 +10,7 @@ import inspect
 import os
 import signal
 import socket
+import ssl
 import time
 import types
 from collections import deque
@@ -73,12 +74,19 @@ class Worker:
         client: whose databases the jobs are in.
         job_servers: Gearman servers as ``host:port``; all of them are served.
         concurrency: ``async def`` jobs that run at a time in one process.
+        tls: how to encrypt the connections to the servers; they are plain without it.
 
     """
 
     def __init__(
-        self, client: Client, job_servers: str | Iterable[str] = "127.0.0.1:4730", *, concurrency: int = 32
+        self,
+        client: Client,
+        job_servers: str | Iterable[str] = "127.0.0.1:4730",
+        *,
+        concurrency: int = 32,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        self.tls = tls
         self.client = client
         self.job_servers = parse_addresses(job_servers)
         self.concurrency = concurrency
@@ -197,7 +205,12 @@ class _Serving:
         self._tasks: dict[asyncio.Task[None], Run] = {}
         self._links = [
             aio.Worker(
-                address, self._functions, self._arrived, slots=self._prefetch, client_id=self.name.encode()
+                address,
+                self._functions,
+                self._arrived,
+                slots=self._prefetch,
+                client_id=self.name.encode(),
+                tls=worker.tls,
             )
             for address in worker.job_servers
         ]

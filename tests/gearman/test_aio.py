@@ -5,9 +5,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from garivini.errors import OutcomeUnknownError, RefusedError, UnreachableError, UsageError
-from garivini.gearman import aio
+from garivini.gearman import admin, aio
 from garivini.gearman.packets import RESPONSE, Type, encode
-from garivini.gearman.protocol import Created, Refused, Submission, Unknown, Unsent, Update
+from garivini.gearman.protocol import Created, Priority, Refused, Submission, Unknown, Unsent, Update
 from garivini.gearman.server import Server
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -338,5 +338,76 @@ def test_options_and_administrative_lines_travel_on_the_same_connection(gearman_
         assert client.connected
         await client.close()
         assert not client.connected
+
+    asyncio.run(scenario())
+
+
+def test_a_foreground_jobs_reports_and_exception_reach_its_client(gearman_server: str) -> None:
+    async def scenario() -> None:
+        def work(held: aio.Held) -> None:
+            held.report(Type.WORK_STATUS, b"1", b"4")
+            held.report(Type.WORK_DATA, b"part")
+            held.report(Type.WORK_WARNING, b"careful")
+            held.exception(b"what went wrong")
+
+        worker = aio.Worker(gearman_server, [b"f"], work)
+        running = asyncio.create_task(worker.run())
+        client = aio.Client(gearman_server)
+        await client.option(b"exceptions")
+        updates: list[Update] = []
+        with pytest.raises(RefusedError, match="what went wrong"):
+            await client.run(Submission(b"f", b""), on_update=updates.append)
+        assert updates == [
+            Update(Type.WORK_STATUS, [b"1", b"4"]),
+            Update(Type.WORK_DATA, [b"part"]),
+            Update(Type.WORK_WARNING, [b"careful"]),
+        ]
+        worker.abort()
+        await running
+        await client.close()
+
+    asyncio.run(scenario())
+
+
+def test_progress_is_asked_for_by_handle(gearman_server: str) -> None:
+    async def scenario() -> None:
+        held = asyncio.Queue[aio.Held]()
+        worker = aio.Worker(gearman_server, [b"f"], held.put_nowait)
+        running = asyncio.create_task(worker.run())
+        client = aio.Client(gearman_server)
+        (created,) = await client.submit([job(1)])
+        assert isinstance(created, Created)
+        one = await held.get()
+        one.report(Type.WORK_STATUS, b"2", b"5")
+        async with asyncio.timeout(10):
+            while (status := await client.status_of(created.handle)).denominator == 0:
+                await asyncio.sleep(0.01)  # the report travels on another connection
+        assert status == (True, True, 2, 5)
+        with pytest.raises(UsageError, match="at most 63"):
+            await client.status_of(b"H" * 64)
+        worker.abort()
+        await running
+        await client.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_administrative_commands_answer_what_they_should(gearman_server: str) -> None:
+    async def scenario() -> None:
+        client = aio.Client(gearman_server)
+        jobs = [job(1), job(2)._replace(priority=Priority.HIGH), job(3)._replace(priority=Priority.LOW)]
+        created = await client.submit(jobs)
+        waiting = admin.parse_priority_status(await client.command(b"prioritystatus"))[b"f"]
+        assert waiting == (1, 1, 1, 0)
+        held = admin.parse_jobs(await client.command(b"show jobs"))
+        assert {one.handle for one in held} == {one.handle for one in created if isinstance(one, Created)}
+        assert await client.command(admin.max_queue(b"f", 3), block=False) == [b"OK"]
+        assert isinstance((await client.submit([job(4)]))[0], Refused)
+        assert await client.command(admin.cancel_job(held[0].handle), block=False) == [b"OK"]
+        with pytest.raises(RefusedError, match="UNKNOWN_JOB"):
+            await client.command(admin.cancel_job(b"H:none:1"), block=False)
+        with pytest.raises(UsageError):
+            admin.cancel_job(b"two words")
+        await client.close()
 
     asyncio.run(scenario())

@@ -255,6 +255,17 @@ class Client:
 
         return [answer for answer in await self._ask(len(uniques), ask) if isinstance(answer, JobStatus)]
 
+    async def status_of(self, handle: bytes) -> JobStatus:
+        """Ask what the server knows of the job with this handle.
+
+        Raises:
+            UnreachableError: there is no connection, or it was lost before the answer came.
+
+        """
+        (answer,) = await self._ask(1, lambda core, tag: core.status(tag, handle))
+        assert isinstance(answer, JobStatus)
+        return answer
+
     async def functions(self) -> dict[bytes, FunctionStatus]:
         """Return the server's counts of each function it knows (administrative ``status``)."""
         return parse_status(await self.command(b"status"))
