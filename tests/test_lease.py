@@ -104,3 +104,8 @@ def test_a_job_that_nobody_renews_and_no_server_has_queued_is_bumped_in_the_end(
             return
         state, age = step.state, age + step.seconds
     pytest.fail("it goes on for ever")
+
+
+@pytest.mark.parametrize("state", [State.LEASED, State.RUNNING, State.SUSPECT])
+def test_a_copy_that_is_stranded_is_replaced_and_nobody_is_blamed(state: State) -> None:
+    assert decide(state, Found.STRANDED, age=1, lease=LEASE, renews=True, delivered=True) == Bump()

@@ -8,6 +8,7 @@ from garivini.gearman import aio
 from garivini.gearman.server import Server
 from garivini.job import decode_payload
 from garivini.policy import FunctionPolicy
+from garivini.roles import job_servers
 from garivini.roles.job_servers import JobServers
 from garivini.roles.queue_runner import QueueRunner, QueueRunnerSettings
 from tests.system import System, system
@@ -568,6 +569,38 @@ def test_a_server_that_is_down_holds_up_nothing(tmp_path: Path) -> None:
             servers = JobServers([dead, queue.address])
             await QueueRunner(queue.database, servers).look()
             assert await queued(queue, b"f") == 100
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_job_that_waits_where_no_worker_comes_goes_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue, Server(port=0) as second:
+            await queue.call(queue.client.insert_job, "f")
+            queue_runner, servers = runner(queue)
+            await queue_runner.look()
+            await servers.close()
+            held = asyncio.Queue[aio.Held]()
+            worker = aio.Worker(second.address, [b"f"], held.put_nowait)
+            running = asyncio.create_task(worker.run())
+            servers = JobServers([queue.address, second.address])
+            queue_runner = QueueRunner(queue.database, servers, QueueRunnerSettings(lease=3))
+            await queue.call(_end_lease, queue)
+            await queue_runner.look()
+            (job,) = await queue.call(queue.database.jobs)
+            assert job.attempt == 1
+            # Five leases later, as far as the loop's clock goes.
+            now = job_servers._now()
+            monkeypatch.setattr(job_servers, "_now", lambda: now + 16)
+            await queue.call(_end_lease, queue)
+            while await queue_runner.look() == 0.0:
+                pass
+            assert decode_payload((await held.get()).job.data).attempt == 2
+            worker.abort()
+            await running
             await servers.close()
 
     asyncio.run(scenario())

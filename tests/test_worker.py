@@ -328,6 +328,33 @@ def test_an_async_function_that_runs_too_long_is_cancelled_and_has_failed(tmp_pa
     asyncio.run(scenario())
 
 
+def test_what_a_function_does_to_the_worker_is_its_own_failure(tmp_path: Path) -> None:
+    """A cancellation of the job's own, an exit, a coroutine that nobody awaits."""
+
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+
+            @queue.worker.function("cancelled")
+            async def cancelled(job: Job) -> None:
+                raise asyncio.CancelledError
+
+            @queue.worker.function("exits")
+            async def exits(job: Job) -> None:
+                raise SystemExit(1)
+
+            async def coroutine(job: Job) -> None: ...
+
+            queue.worker.function("hidden")(lambda job: coroutine(job))
+            queue.start_queue_runner()
+            queue.start_worker()
+            for name in ("cancelled", "exits", "hidden"):
+                await queue.call(queue.client.insert_job, name)
+            failed = await queue.seen.wait("job.failed", 3)
+            assert {fields["error"] for fields in failed} == {"CancelledError", "SystemExit", "UsageError"}
+
+    asyncio.run(scenario())
+
+
 def test_a_starting_worker_says_what_its_functions_set(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with system(tmp_path) as queue:

@@ -19,6 +19,8 @@ class Found(Enum):
     """What the Gearman servers say of an attempt, asked by its unique."""
 
     QUEUED = "queued"
+    #: Queued where the function has had no worker for five leases, while another server has one.
+    STRANDED = "stranded"
     RUNNING = "running"
     #: Every server answered that it does not have it, or has been silent for a lease.
     UNKNOWN = "unknown"
@@ -76,6 +78,9 @@ def decide(
         case Found.QUEUED, _:
             # Bumping would let a slow queue chase its own tail.
             return Extend(State.LEASED, lease + 1, queued=True)
+        case Found.STRANDED, _:
+            # The old copy, should a worker come after all, is past its lease and asks before it starts.
+            return Bump()
         case Found.UNKNOWN, State.LEASED:
             return Bump(crashed=renews and delivered)
         case Found.UNKNOWN, State.SUSPECT:

@@ -203,6 +203,7 @@ class _Serving:
         self._queue: deque[Run] = deque()
         self._pumping = False
         self._tasks: dict[asyncio.Task[None], Run] = {}
+        self._closing = False
         self._links = [
             aio.Worker(
                 address,
@@ -229,6 +230,7 @@ class _Serving:
             # The server gives what is unfinished to another worker.
             events.emit("worker.drain_incomplete", worker=self.name, jobs=len(self._tasks))
         finally:
+            self._closing = True
             for link in self._links:
                 link.abort()
             for task in self._tasks:
@@ -329,7 +331,10 @@ class _Serving:
         if self._slot is not None:
             self._slot.set(run.job.handle, run.deadline)
         try:
-            entry.function(run.job)
+            result = entry.function(run.job)
+            if inspect.iscoroutine(result):
+                result.close()
+                raise UsageError("the function returned a coroutine: register an async def, or await it")
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit too: a job must not take the worker with it
@@ -345,9 +350,9 @@ class _Serving:
         try:
             async with limit:
                 await entry.function(run.job)
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            if self._closing and isinstance(error, asyncio.CancelledError):
+                raise  # not the job's own: the server gives it to another worker
             run.setback = self._setback(run, error)
             if limit.expired():
                 message = f"ran longer than {entry.timeout:g} s"

@@ -1,6 +1,7 @@
 """The Gearman servers as a dispatcher sees them: room for a function, submits, questions about attempts."""
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -24,6 +25,8 @@ class _Server:
     #: What was submitted on the connection of this generation, by function: the newest of each.
     sent: dict[bytes, dict[bytes, None]] = field(default_factory=dict)
     generation: int = 0
+    #: Loop time since when a function that it knows has had no worker here.
+    deserted: dict[bytes, float] = field(default_factory=dict)
 
 
 class JobServers:
@@ -67,6 +70,11 @@ class JobServers:
             server.functions = await server.client.functions()
             server.heard = _now()
             self._notice(server)
+            for function, status in server.functions.items():
+                if status.workers:
+                    server.deserted.pop(function, None)
+                else:
+                    server.deserted.setdefault(function, server.heard)
         except GariviniError as error:
             if server.functions is not None:
                 events.emit("gearman.unreachable", server=server.client.address, error=str(error))
@@ -141,25 +149,29 @@ class JobServers:
         if len(self._servers) == 1:
             return next(iter(self._servers))
         up = [address for address, server in self._servers.items() if server.functions is not None]
-        served = [
-            address
-            for address in up
-            if (status := (self._servers[address].functions or {}).get(job.function)) and status.workers
-        ]
+        served = [address for address in up if _workers(self._servers[address], job.function)]
         return rendezvous(served or up or list(self._servers), job.unique)[0]
 
-    async def ask(self, uniques: Sequence[bytes], *, silence: float) -> list[Found]:
+    async def ask(
+        self, function: bytes, uniques: Sequence[bytes], *, silence: float, patience: float = math.inf
+    ) -> list[Found]:
         """Ask every server for attempts by their uniques.
 
         Args:
+            function: of the attempts.
             uniques: of the attempts.
             silence: seconds after which a server that does not answer counts as one that has nothing.
+            patience: seconds without a worker after which a server counts as deserted.
 
         """
-        answers = await asyncio.gather(
-            *(self._ask(server, uniques, silence) for server in self._servers.values())
-        )
-        return [_found(said) for said in zip(*answers, strict=True)]
+        servers = list(self._servers.values())
+        answers = await asyncio.gather(*(self._ask(server, uniques, silence) for server in servers))
+        served = [bool(server.functions and _workers(server, function)) for server in servers]
+        deserted = [
+            not here and _now() - server.deserted.get(function, math.inf) > patience
+            for server, here in zip(servers, served, strict=True)
+        ]
+        return [_found(said, deserted, any(served)) for said in zip(*answers, strict=True)]
 
     async def _ask(
         self, server: _Server, uniques: Sequence[bytes], silence: float
@@ -184,11 +196,27 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _found(said: Sequence[JobStatus | Found]) -> Found:
-    """Put together what all servers say of one attempt."""
-    statuses = [status for status in said if isinstance(status, JobStatus) and status.known]
-    if any(status.running for status in statuses):
+def _workers(server: _Server, function: bytes) -> int:
+    status = (server.functions or {}).get(function)
+    return status.workers if status else 0
+
+
+def _found(said: Sequence[JobStatus | Found], deserted: Sequence[bool], served: bool) -> Found:
+    """Put together what all servers say of one attempt.
+
+    Args:
+        said: by each server.
+        deserted: whether each has had no worker of the function for too long.
+        served: whether any has one.
+
+    """
+    known = [
+        (status, alone)
+        for status, alone in zip(said, deserted, strict=True)
+        if isinstance(status, JobStatus) and status.known
+    ]
+    if any(status.running for status, _ in known):
         return Found.RUNNING
-    if statuses:
-        return Found.QUEUED
+    if known:
+        return Found.STRANDED if served and all(alone for _, alone in known) else Found.QUEUED
     return Found.UNDECIDED if Found.UNDECIDED in said else Found.UNKNOWN

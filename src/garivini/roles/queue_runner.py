@@ -264,7 +264,7 @@ class QueueRunner:
         if not handles:
             return False
         uniques = [self._unique(jobid, attempt or 0) for jobid, _, attempt in handles]
-        said = await self._servers.ask(uniques, silence=lease)
+        said = await self._servers.ask(b"", uniques, silence=lease)
         unknown = [handle for handle, found in zip(handles, said, strict=True) if found is Found.UNKNOWN]
         if unknown:
             events.emit("jobs.lost", dbid=self._database.dbid, jobs=len(unknown))
@@ -284,8 +284,12 @@ class QueueRunner:
             policy = self._policies.get(lane.funcname, _NO_POLICY)
             lease = self._lease(lane.funcname)
             asked = _now()
+            # A lane may hold jobs of both flags; where they wait matters only to a copy that is stranded.
             found = await self._servers.ask(
-                [self._unique(row.jobid, row.attempt) for row in lapsed], silence=lease
+                self._function(lane.funcname, lapsed[0].flag),
+                [self._unique(row.jobid, row.attempt) for row in lapsed],
+                silence=lease,
+                patience=5 * lease,
             )
             extensions, bumps = [], []
             for row, said in zip(lapsed, found, strict=True):
