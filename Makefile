@@ -4,7 +4,7 @@ PIP := $(PYTHON) -m pip --python .venv/bin/python --quiet --disable-pip-version-
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check format test fuzz servers pins clean
+.PHONY: help demo check format test fuzz servers kills pins clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*##\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -16,7 +16,7 @@ check: .venv/.dev  ## Format, lint, types, unit and SQLite tests: seconds, no se
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/pytest -q -m "not servers and not slow"
+	@$(BIN)/pytest -q -n 2 -m "not servers and not slow"
 
 format: .venv/.dev  ## Format the code and fix what the linter can
 	@$(BIN)/ruff format --quiet .
@@ -30,6 +30,9 @@ test: .venv/.dev servers  ## All tests, real servers included
 
 fuzz: .venv/.dev  ## Feed a million hostile inputs to everything that reads bytes from outside
 	@$(BIN)/python -m tests.fuzz
+
+kills: .venv/.dev  ## Kill each role fifty times under load and check that nothing is lost
+	@$(BIN)/python -m tests.kills
 
 # The tests start private gearmands of their own and stop them.
 servers:

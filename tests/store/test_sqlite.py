@@ -116,7 +116,6 @@ def test_lanes_are_found_by_dives_and_never_by_reading_the_table(
         ("end_early", {"jobids": [1, 2, 3], "attempt": 1, "lease": 60}),
         ("renew", {"jobids": [1, 2, 3], "attempt": 1, "lease": 60}),
         ("mine", {"jobids": [1, 2, 3], "attempt": 1}),
-        ("complete", {"jobids": [1, 2, 3]}),
         ("get", {"jobid": 1}),
         ("put_back", {"jobid": 1, "attempt": 1, "state": 1, "failcount": 1, "delay": 1}),
         ("put_at", {"jobid": 1, "attempt": 1, "state": 1, "failcount": 1, "run_after": 1}),
@@ -128,8 +127,9 @@ def test_jobs_are_found_by_their_ids(filled: sqlite3.Connection, name: str, valu
     assert plan(filled, name, **values) == ["SEARCH job USING INTEGER PRIMARY KEY (rowid=?)"]
 
 
-def test_what_an_end_starts_from_is_found_by_ids(filled: sqlite3.Connection) -> None:
-    steps = plan(filled, "standing", jobids=[1, 2])
+@pytest.mark.parametrize("name", ["standing", "complete"])
+def test_what_looks_at_a_second_table_finds_its_jobs_by_ids(filled: sqlite3.Connection, name: str) -> None:
+    steps = plan(filled, name, jobids=[1, 2])
     assert "SEARCH job USING INTEGER PRIMARY KEY (rowid=?)" in steps
     assert [step for step in steps if "SCAN" in step] == []
 

@@ -34,7 +34,7 @@ from garivini.policy import (
 )
 from garivini.roles.job_servers import JobServers
 from garivini.roles.runner import run_role
-from garivini.store.database import CHUNK, Database, Lane, Setback
+from garivini.store.database import CHUNK, Database, Lane, Lanes, Setback
 
 _R = TypeVar("_R")
 
@@ -91,6 +91,7 @@ class QueueRunner:
         self._batch = min(BATCH_START, settings.batch_max)
         self._room: dict[str, int | None] = {}
         self._policies: dict[str, FunctionPolicy] = {}
+        self._policies_read = 0.0  # the database's time
         self._sweeps: list[float] | None = (
             None  # loop times of the sweeps to come; None: before the first pass
         )
@@ -102,15 +103,13 @@ class QueueRunner:
 
     async def look(self) -> float:
         """Settle what ran out, dispatch what is due; return the seconds until the next pass."""
-        now, lanes = await self._call(self._database.lanes)
+        # Side by side, for the sake of a job that has just been inserted. Raises where no server answers:
+        # then nothing is claimed.
+        (now, lanes), _ = await asyncio.gather(self._call(self._read), self._servers.look())
         due = [lane for lane in lanes if lane.due <= now]
         self._room.clear()
-        if due or not self._servers.all_connected:
-            # Raises where no server answers: then nothing is claimed.
-            await self._servers.look()
         more = await self._find_lost([lane for lane in lanes if lane.state is State.LEASED])
         if due:
-            self._policies = await self._call(self._database.functions)
             self._moved = False
             more |= await self._recover([lane for lane in due if lane.state is not State.WAITING])
             more |= await self._dispatch([lane for lane in due if lane.state is State.WAITING])
@@ -119,6 +118,17 @@ class QueueRunner:
         later = [lane.due - now for lane in lanes if lane.due > now]
         sweep = [max(0.0, when - _now()) for when in (self._sweeps or [])[:1]]
         return min([self._settings.poll, *later, *sweep, *self._until_room()])
+
+    def _read(self) -> Lanes:
+        """Read the lanes, and what is set for functions where that has not been read for a second.
+
+        In the database's thread.
+        """
+        found = self._database.lanes()
+        if found.lanes and abs(found.now - self._policies_read) >= 1.0:
+            self._policies = self._database.functions()
+            self._policies_read = found.now
+        return found
 
     def _until_room(self) -> list[float]:
         """When to look again where a function is full: soon while it moves, rarer while it does not."""
