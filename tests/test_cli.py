@@ -12,6 +12,8 @@ from click.testing import CliRunner, Result
 from garivini import Client, SchemaError, State, UsageError
 from garivini.cli import _COMMANDS, cli, main
 from garivini.client import failure
+from garivini.gearman.blocking import Client as GearmanClient
+from garivini.gearman.protocol import Submission
 from garivini.job import Handle
 from tests.processes import alive, command, until
 from tests.servers import embedded, free_port
@@ -72,7 +74,7 @@ def test_insert_prints_the_id_of_a_committed_job(url: str) -> None:
     assert (job.funcname, job.arg, job.uniqkey) == ("hello", b"world", "k")
     assert 59 <= job.run_after - job.created <= 60
     result = invoke("insert", "hello", "again", "--unique", "k", "--db", url)
-    assert result.output == "1:1 (is live already)\n"
+    assert result.output == "1:1 (has this key already)\n"
 
 
 def test_insert_reads_bytes_from_standard_input(url: str) -> None:
@@ -213,6 +215,11 @@ def test_health_and_status_answer_by_their_exit_status(url: str, tmp_path: Path)
         assert store["jobs"] == {"waiting": 1}
         assert store["oldest_due_seconds"] >= 500
         assert gearman == {"server": server, "error": "", "functions": {}}
+        with GearmanClient(server) as client:
+            client.submit([Submission(b"f", b"")])
+        deserted = invoke("health", "--max-age", "1000", *places)
+        assert deserted.exit_code == 1
+        assert "jobs wait for f and no worker can do it" in deserted.output
         assert server in invoke("status", *places).output
     gone = invoke("health", *places)
     assert gone.exit_code == 2

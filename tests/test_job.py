@@ -130,8 +130,10 @@ def test_null_fields_of_a_payload_mean_their_defaults() -> None:
 
 
 def test_a_payload_may_be_text_and_have_keys_of_other_programs() -> None:
-    extra = payload(zebra=[1, {"x": None}], state="dead", priority="high").decode()
+    extra = payload(zebra=[1, {"x": None}], state="dead").decode()
     assert decode_payload(extra) == job(arg=b"x")
+    assert decode_payload(payload(priority="high")).priority == "high"
+    assert decode_payload(payload(priority="urgent")).priority == "normal"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 
 from garivini import Client, Job, State, UnreachableError, UsageError, Worker
 from garivini.gearman import aio
+from garivini.gearman.protocol import Submission
 from garivini.gearman.server import Server
 from garivini.job import decode_payload
 from garivini.policy import FunctionPolicy
@@ -405,14 +406,14 @@ def test_a_function_has_its_own_lease_and_envelope(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with system(tmp_path) as queue:
             arg = bytes(range(256))
-            for funcname, envelope in (("raw", "raw"), ("perl", "latin-1"), ("ours", None)):
+            for funcname, envelope in (("perl", "latin-1"), ("ours", None)):
                 policy = FunctionPolicy(envelope=envelope, lease=500 if envelope else None)
                 await queue.call(queue.database.set_function, funcname, policy)
                 await queue.call(queue.client.insert_job, funcname, arg)
             queue_runner, servers = runner(queue)
             await queue_runner.look()
             payloads: dict[bytes, bytes] = {}
-            names = [b"raw", b"perl", b"ours"]
+            names = [b"perl", b"ours"]
             worker = aio.Worker(
                 queue.address,
                 names,
@@ -421,9 +422,8 @@ def test_a_function_has_its_own_lease_and_envelope(tmp_path: Path) -> None:
             )
             running = asyncio.create_task(worker.run())
             async with asyncio.timeout(10):
-                while len(payloads) < 3:
+                while len(payloads) < 2:
                     await asyncio.sleep(0.01)
-            assert payloads[b"raw"] == arg
             assert b'"arg_encoding":"latin-1"' in payloads[b"perl"]
             assert b'"arg_encoding":"base64"' in payloads[b"ours"]
             assert all(decode_payload(payloads[name]).arg == arg for name in (b"perl", b"ours"))
@@ -431,6 +431,45 @@ def test_a_function_has_its_own_lease_and_envelope(tmp_path: Path) -> None:
             assert decode_payload(payloads[b"ours"]).lease == 60
             worker.abort()
             await running
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_raw_argument_is_not_sent_to_a_worker_that_must_complete_the_job(tmp_path: Path) -> None:
+    """It could not: the job's id is not in it, and the job would go round for ever."""
+
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            await queue.call(queue.database.set_function, "f", FunctionPolicy(envelope="raw"))
+            await queue.call(queue.client.insert_job, "f")
+            await queue.call(queue.client.insert_job, "f", flag="controller")
+            queue_runner, servers = runner(queue)
+            await queue_runner.look()
+            shim, controlled = await queue.call(queue.database.jobs)
+            assert (shim.state, controlled.state) == (State.DEAD, State.LEASED)
+            (failure,) = await queue.call(queue.database.failures, shim.jobid)
+            assert "flag controller" in failure.message
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_resubmit_that_fails_is_due_again_at_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            await queue.call(queue.client.insert_job, "f")
+            await claim(queue)
+            await queue.call(_end_lease, queue)
+            client = aio.Client(queue.address)
+            await client.command(b"maxqueue f 1", block=False)
+            await client.submit([Submission(b"f", b"")])
+            queue_runner, servers = runner(queue)
+            await queue_runner.look()
+            (job,) = await queue.call(queue.database.jobs)
+            assert (job.state, job.attempt) == (State.WAITING, 2)
+            assert job.run_after <= await queue.call(queue.database.clock)
+            await client.close()
             await servers.close()
 
     asyncio.run(scenario())

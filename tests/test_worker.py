@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from garivini import Client, Discard, Job, Retry, State, UsageError, Worker
+from garivini import Client, Discard, Job, RefusedError, Retry, State, UsageError, Worker
 from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
 from garivini.job import Handle, encode_payload
+from garivini.policy import FunctionPolicy
 from tests.system import System, system
 
 
@@ -215,6 +216,36 @@ def test_what_is_no_payload_of_ours_is_dropped_and_the_next_job_runs(tmp_path: P
     asyncio.run(scenario())
 
 
+def test_a_copy_from_the_original_runs_under_an_attempt_of_ours(tmp_path: Path) -> None:
+    """Its QueueRunner leases by run_after alone, and its payload has no attempt."""
+
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            got: list[tuple[bytes, int | None, int]] = []
+
+            @queue.worker.function("f")
+            def f(job: Job) -> None:
+                got.append((job.arg, job.attempt, job.lease))
+                raise ValueError
+
+            queue.start_worker()
+            await queue.call(queue.client.insert_job, "f", "\xe9", run_after=1000)
+            payload = '{"jobid": "1", "dbid": "1", "funcname": "f", "arg": "\xc3\xa9", "failcount": "0"}'
+            client = aio.Client(queue.address)
+            with pytest.raises(RefusedError):
+                await client.run(Submission(b"f", payload.encode()))
+            assert got == [("\xe9".encode(), 1, 60)]
+            (job,) = await queue.call(queue.database.jobs)
+            assert (job.state, job.failcount) == (State.WAITING, 1)
+            # A second copy while somebody runs the first is dropped.
+            await queue.call(queue.database.adopt, 1, lease=60)
+            await client.run(Submission(b"f", payload.encode()))
+            assert len(got) == 1
+            await client.close()
+
+    asyncio.run(scenario())
+
+
 def test_stopping_finishes_and_commits_what_has_begun(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with system(tmp_path) as queue:
@@ -369,6 +400,9 @@ def test_a_starting_worker_says_what_its_functions_set(tmp_path: Path) -> None:
             await queue.seen.wait("job.dead")
             policy = (await queue.call(queue.database.functions))["f"]
             assert (policy.lease, policy.max_failures, policy.renews) == (7, 1, True)
+            # Somebody knows of other workers that do not renew.
+            await queue.call(queue.database.set_function, "f", FunctionPolicy(renews=False))
+            policy = (await queue.call(queue.database.functions))["f"]
             # A worker that sets less leaves the rest as it is.
             other = Worker(Client(queue.url), [queue.address])
             other.function("f")(f)

@@ -21,7 +21,8 @@ class AsyncClient:
     """A ``Client`` whose calls are awaited. Their meaning, arguments and errors are those of ``Client``.
 
     Database calls run in threads, one a database. Single inserts that arrive while another is being
-    committed are committed together, so many concurrent ones cost few commits. To be used in one event loop.
+    committed are committed together, so many concurrent ones cost few commits. A call that is cancelled may
+    have been carried out. To be used in one event loop.
 
     Args:
         dbs: as for ``Client``.

@@ -337,6 +337,7 @@ def report(setback: Setback, settled: Settled) -> None:
         name = "job.dead"
     events.emit(
         name,
+        kind=setback.kind,
         jobid=setback.handle.jobid,
         dbid=setback.handle.dbid,
         attempt=setback.handle.attempt,

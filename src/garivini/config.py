@@ -26,13 +26,16 @@ class DatabaseSettings:
 def parse_databases(dbs: DatabasesLike) -> list[DatabaseSettings]:
     """Read the databases of a Client.
 
-    One URL or Engine is database 1; in a list the position is the id, from 1; a mapping names the ids, its
-    values being URLs, Engines or the original's ``{"id", "dsn", "user", "pass"}`` with a DBI data source.
+    One URL or Engine is database 1; in a list, or in a text of several URLs with white space between them,
+    the position is the id, from 1; a mapping names the ids, its values being URLs, Engines or the original's
+    ``{"id", "dsn", "user", "pass"}`` with a DBI data source.
 
     Raises:
         UsageError: it is none of these, or an id is wrong or there twice.
 
     """
+    if isinstance(dbs, str) and len(dbs.split()) > 1 and all("://" in part for part in dbs.split()):
+        dbs = dbs.split()  # as in the environment variable GARIVINI_DB
     if isinstance(dbs, Mapping):
         found = [_entry(key, value) for key, value in dbs.items()]
     elif isinstance(dbs, Sequence) and not isinstance(dbs, str | bytes):

@@ -21,7 +21,6 @@ _WARNINGS: Final = frozenset(
         "gearman.unreachable",
         "job.failed",
         "job.dead",
-        "job.parked",
         "job.stale",
         "job.crashed",
         "job.dropped",

@@ -119,7 +119,11 @@ class Job:
 
     @property
     def lost(self) -> bool:
-        """Whether, while it runs, another attempt has taken the job over: then only success still counts."""
+        """Whether, while it runs, another attempt has taken the job over, or it was cancelled.
+
+        Then only success still counts: a function that returns has completed the job all the same. Raise to
+        leave it to the other attempt, or cancelled.
+        """
         return "lost" in self.notices
 
     @property
@@ -167,6 +171,7 @@ class _Envelope(msgspec.Struct, kw_only=True):
     flag: str | None = None
     failcount: _Number | None = None
     attempt: _Number | None = None
+    priority: str | None = None
     lease: _Number = 0
     lease_end: _Number = 0
     arg_encoding: str = "latin-1"
@@ -202,6 +207,7 @@ def encode_payload(job: Job, *, latin1: bool = False) -> bytes:
             flag=job.flag,
             failcount=job.failcount,
             attempt=job.attempt,
+            priority=job.priority,
             lease=job.lease,
             lease_end=job.lease_end,
             arg_encoding=encoding,
@@ -232,6 +238,7 @@ def decode_payload(payload: bytes | str) -> Job:
         flag=envelope.flag or "shim",
         failcount=envelope.failcount or 0,
         attempt=envelope.attempt,
+        priority=envelope.priority if envelope.priority in PRIORITIES else "normal",
         lease=envelope.lease,
         lease_end=envelope.lease_end,
     )

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Final
 
 from garivini import events
@@ -20,13 +20,16 @@ from garivini.client import report
 from garivini.gearman.aio import Held
 from garivini.gearman.servers import Backoff
 from garivini.job import Handle, Job
-from garivini.policy import FunctionPolicy
+from garivini.policy import LEASE, FunctionPolicy
 from garivini.store.database import Setback
 from garivini.store.shards import Shards
 from garivini.supervisor import TIME_LIMIT, Child
 
 #: Outcomes in one commit, at most.
 _GROUP: Final = 1000
+#: Seconds until the first renewal, and a third of the lease at most. It tells the database that the job runs:
+#: from then on a server that forgets it does not make it run twice.
+_FIRST_RENEWAL: Final = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -105,7 +108,7 @@ class Keeper:
     def hold(self, run: Run) -> None:
         """Renew this run's lease from now on, until it has ended."""
         if run.job.lease:
-            run.renew_at = time.monotonic() + run.job.lease / 3
+            run.renew_at = time.monotonic() + min(run.job.lease / 3, _FIRST_RENEWAL)
             self._holds.append(run)
             if run.renew_at < self._asleep_until:
                 self._wake.set()
@@ -187,7 +190,7 @@ class Keeper:
         """Say what the functions set and that they renew, and record the jobs that killed another process."""
         while self._to_register:
             database, funcname, policy = self._to_register[-1]
-            database.set_function(funcname, policy)
+            database.set_function(funcname, policy, by_worker=True)
             self._to_register.pop()
         child = self._child
         while child is not None and child.obituaries:
@@ -211,10 +214,18 @@ class Keeper:
 
     def _start_checks(self) -> None:
         runs = [self._checks[index] for index in range(len(self._checks))]
-        kept = self._renewed(runs)
+        kept = self._renewed([run for run in runs if run.job.attempt is not None])
         for run in runs:
+            mine = self._adopted(run) if run.job.attempt is None else run.job.handle in kept
             self._checks.popleft()
-            self._on_checked(run, run.job.handle in kept)
+            self._on_checked(run, mine)
+
+    def _adopted(self, run: Run) -> bool:
+        """Take an attempt for a copy that came without one."""
+        job = self._shards[run.job.dbid].adopt(run.job.jobid, lease=LEASE)
+        if job is not None:
+            run.job = replace(job, run_after=run.job.run_after)
+        return job is not None
 
     def _commit(self) -> None:
         while self._ended:
@@ -245,7 +256,7 @@ class Keeper:
         if not due:
             return
         for run in due:
-            # What lies here unstarted for a third of its lease another worker may have.
+            # What lies here unstarted until its first renewal another worker may have.
             if self._take_back(run):
                 run.dropped = True
                 self._to_give_back.append(run)

@@ -35,6 +35,9 @@ _F = TypeVar("_F", bound=Function)
 
 #: Seconds that the pump runs jobs before it lets the loop read and write.
 _SLICE: Final = 0.005
+#: Seconds between two looks for answers that are due, and how many looks before a function runs all the same.
+_ANSWER: Final = 0.001
+_LOOKS: Final = 50
 
 
 class Retry(Exception):
@@ -186,7 +189,7 @@ class _Serving:
         self._keeper = Keeper(
             worker.client.shards,
             on_committed=lambda runs: self._threadsafe(self._committed, runs),
-            on_checked=lambda run, mine: self._threadsafe(self._checked, run, mine),
+            on_checked=self._checked,
             take_back=self._take_back,
             on_given_back=lambda runs: self._threadsafe(self._given_back, runs),
             functions={name: entry.policy for name, entry in worker.functions.items()},
@@ -198,10 +201,11 @@ class _Serving:
         self._least = worker.concurrency if has_async else 1
         self._prefetch = self._least
         self._ending = 0  # jobs that have run and are being committed
-        # Emptied from the left here, and by the keeper, which takes back what waits too long: each takes a
-        # run with one atomic call, so none is both run and given back.
+        # Filled and emptied from both threads: the keeper adds what it has checked and takes back what waits
+        # too long. Each takes a run with one atomic call, so none is both run and given back.
         self._queue: deque[Run] = deque()
         self._pumping = False
+        self._looks = _LOOKS
         self._tasks: dict[asyncio.Task[None], Run] = {}
         self._closing = False
         self._links = [
@@ -258,27 +262,50 @@ class _Serving:
             return
         run = Run(job, held, self.name)
         # A copy of a later attempt, or one that waited past its lease, may have been replaced meanwhile.
-        if job.attempt is not None and (job.attempt > 1 or self._keeper.lapsed(job)):
+        # One without an attempt comes from a QueueRunner of the original, and needs one of ours.
+        if job.attempt is None or job.attempt > 1 or self._keeper.lapsed(job):
             self._keeper.check(run)
         else:
             self._start(run)
 
     def _checked(self, run: Run, mine: bool) -> None:
-        if mine:
-            self._start(run)
+        """Take the answer to a start check, in the keeper's thread.
+
+        What is ours is held and queued here at once: a function may block the loop for longer than a lease,
+        and meanwhile the run must be renewed or given back like any other that waits.
+        """
+        if not mine:
+            self._threadsafe(self._drop_stale, run)
+        elif self._registered(run).is_async:
+            self._keeper.hold(run)
+            self._threadsafe(self._start_task, run)
         else:
-            events.emit("job.stale", jobid=run.job.jobid, dbid=run.job.dbid, attempt=run.job.attempt)
-            run.held.complete()
+            self._keeper.hold(run)
+            self._queue.append(run)
+            self._threadsafe(self._start_pump)
+
+    def _drop_stale(self, run: Run) -> None:
+        events.emit("job.stale", jobid=run.job.jobid, dbid=run.job.dbid, attempt=run.job.attempt)
+        run.held.complete()
 
     def _start(self, run: Run) -> None:
         self._keeper.hold(run)
         if self._registered(run).is_async:
-            task = self._loop.create_task(self._run_async(run))
-            self._tasks[task] = run
-            task.add_done_callback(self._task_done)
-            self._note_task()
+            self._start_task(run)
+        else:
+            self._queue.append(run)
+            self._start_pump()
+
+    def _start_task(self, run: Run) -> None:
+        if run.held.lost:  # since it was checked; see _pump
+            run.dropped = True
             return
-        self._queue.append(run)
+        task = self._loop.create_task(self._run_async(run))
+        self._tasks[task] = run
+        task.add_done_callback(self._task_done)
+        self._note_task()
+
+    def _start_pump(self) -> None:
         if not self._pumping:
             self._pumping = True
             self._loop.call_soon(self._pump)
@@ -301,6 +328,13 @@ class _Serving:
 
     def _pump(self) -> None:
         """Run ``def`` functions until there are none or the time slice is over."""
+        if self._prefetch == self._least and self._looks and any(link.waiting for link in self._links):
+            # A copy that arrives while a slow function blocks the loop lies unread: it can be neither renewed
+            # nor given back. Where functions are quick, that is the smaller evil.
+            self._looks -= 1
+            self._loop.call_later(_ANSWER, self._pump)
+            return
+        self._looks = _LOOKS
         began = now = time.monotonic()
         ran = 0
         while self._queue and now - began < _SLICE:

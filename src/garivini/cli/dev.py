@@ -21,8 +21,13 @@ _LOOK = 0.5
 @click.argument("module", required=False)
 @options.databases
 @options.job_servers
-@click.option("-p", "--processes", type=click.IntRange(1, 64), default=1, show_default=True)
-def dev(module: str | None, dbs: list[str], job_servers: tuple[str, ...], processes: int) -> None:
+@click.option(
+    "-p", "--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Of the worker."
+)
+@click.pass_context
+def dev(
+    ctx: click.Context, module: str | None, dbs: list[str], job_servers: tuple[str, ...], processes: int
+) -> None:
     """Run everything for writing an application against: database, Gearman server, QueueRunner, worker.
 
     Makes the tables where they are missing and stays up until ^C. With MODULE (a name or a file, as for
@@ -42,6 +47,8 @@ def dev(module: str | None, dbs: list[str], job_servers: tuple[str, ...], proces
         "GARIVINI_DB": " ".join(dbs),
         "GARIVINI_JOB_SERVERS": " ".join(job_servers),
     }
+    if config := ctx.find_root().params.get("config"):
+        environment["GARIVINI_CONFIG"] = config
     click.echo(f"Gearman server at {job_servers[0]}; try: garivini insert FUNCTION ARGUMENT")
     sys.exit(_Dev(environment, module, processes).run())
 

@@ -61,7 +61,11 @@ def list_(dbs: list[str], output: str) -> None:
 @click.option(
     "--deadline", type=int, metavar="SECONDS", help="How long a worker that does not renew may take."
 )
-@click.option("--renews/--no-renews", default=None, help="Whether all its workers renew. A Worker says so.")
+@click.option(
+    "--renews/--no-renews",
+    default=None,
+    help="Whether all its workers renew. A Worker says yes where nothing is set.",
+)
 @click.option(
     "--envelope",
     type=click.Choice(ENVELOPES),

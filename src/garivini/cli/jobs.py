@@ -24,7 +24,9 @@ from garivini.job import FLAGS, NEVER, PRIORITIES, Handle, Job, State
 @job_servers
 @click.option("--run-after", type=float, metavar="SECONDS", help="Seconds from now. [default: now]")
 @click.option("--unique", metavar="KEY", help="At most one live job of the function has this key.")
-@click.option("--priority", type=click.Choice(PRIORITIES), default="normal", show_default=True)
+@click.option(
+    "--priority", type=click.Choice(PRIORITIES), default="normal", show_default=True, help="Among due jobs."
+)
 @click.option(
     "--flag",
     type=click.Choice(FLAGS),
@@ -61,7 +63,7 @@ def insert(
             priority=priority,
             flag=flag,
         )
-    click.echo(f"{inserted.dbid}:{inserted.jobid}" + ("" if inserted.new else " (is live already)"))
+    click.echo(f"{inserted.dbid}:{inserted.jobid}" + ("" if inserted.new else " (has this key already)"))
 
 
 @click.group()
@@ -75,9 +77,13 @@ def jobs() -> None:
 @jobs.command("list")
 @databases
 @click.option("--function", "funcname", metavar="NAME", help="Of this function only.")
-@click.option("--state", type=click.Choice([state.name.lower() for state in State]))
+@click.option(
+    "--state", type=click.Choice([state.name.lower() for state in State]), help="In this state only."
+)
 @click.option("--failed", is_flag=True, help="Only those that have failed or are dead.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Jobs to list, at most."
+)
 @output_option
 def list_(
     dbs: list[str], funcname: str | None, state: str | None, failed: bool, limit: int, output: str
@@ -214,8 +220,8 @@ def delete(jobs: tuple[str, ...], yes: bool, dbs: list[str]) -> None:
       garivini jobs delete 42 43 --yes
     """
     handles = [parse_job(job) for job in jobs]
-    if not yes:
-        click.confirm(f"Delete {len(handles)} jobs for good?", abort=True)
+    if not yes and not click.confirm(f"Delete {len(handles)} jobs for good?"):
+        raise click.ClickException("nothing was deleted")
     with Client(dbs) as client:
         click.echo(f"{client.delete_jobs(handles)} deleted")
 
@@ -242,12 +248,16 @@ def parse_job(text: str) -> Handle:
         raise UsageError(f"{text!r} is no job: write 42, or 2:42 in database 2") from None
 
 
+_DUE = {State.WAITING: "due", State.DEAD: "runs again"}
+_DUE |= dict.fromkeys((State.LEASED, State.RUNNING, State.SUSPECT), "lease ends")
+
+
 def _details(job: Job) -> dict[str, str]:
     return {
         "job": f"{job.dbid}:{job.jobid}",
         "function": job.funcname,
         "state": job.state.name.lower(),
-        "due" if job.state is State.WAITING else "lease ends": _time(job.run_after),
+        _DUE[job.state]: _time(job.run_after),
         "failures": str(job.failcount),
         "attempt": str(job.attempt),
         "crashes": str(job.crashes),

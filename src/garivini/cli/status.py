@@ -1,6 +1,7 @@
 """``garivini status`` and ``garivini health``."""
 
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ from garivini.cli.options import databases, job_servers, output, plain, print_js
 from garivini.errors import GariviniError
 from garivini.gearman.blocking import Client
 from garivini.gearman.servers import parse_addresses
-from garivini.job import NEVER, State
+from garivini.job import NEVER, WAKE, State
 from garivini.store.database import Database
 from garivini.store.shards import Shards
 
@@ -72,7 +73,7 @@ def health(dbs: list[str], job_servers: tuple[str, ...], max_age: int) -> None:
     \b
     Exit status:
       0  databases and Gearman servers answer, and due jobs are taken
-      1  they answer, but a job has been due for longer than --max-age
+      1  they answer, but a job has been due for longer than --max-age, or none can do its function
       2  one of them does not answer
 
     \b
@@ -85,9 +86,22 @@ def health(dbs: list[str], job_servers: tuple[str, ...], max_age: int) -> None:
             click.echo(one.error, err=True)
         if one.oldest > max_age:
             click.echo(f"{one.name}: a job has been due for {one.oldest} s and nobody has taken it", err=True)
+    deserted = _deserted(servers)
+    for name in deserted:
+        click.echo(f"jobs wait for {plain(name)} and no worker can do it", err=True)
     if any(one.error for one in (*stores, *servers)):
         sys.exit(2)
-    sys.exit(1 if any(one.oldest > max_age for one in stores) else 0)
+    sys.exit(1 if deserted or any(one.oldest > max_age for one in stores) else 0)
+
+
+def _deserted(servers: list[_Seen]) -> list[str]:
+    """Return the functions for which jobs wait on some server while no server has a worker."""
+    queued, workers = Counter[str](), Counter[str]()
+    for server in servers:
+        for name, counts in server.functions.items():
+            queued[name] += counts["queued"]
+            workers[name] += counts["workers"]
+    return [name for name in sorted(queued) if queued[name] and not workers[name] and name != WAKE]
 
 
 def _look(dbs: list[str], job_servers: tuple[str, ...]) -> tuple[list[_Seen], list[_Seen]]:

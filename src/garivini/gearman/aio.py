@@ -492,6 +492,12 @@ class Worker:
             self._connection.core.ask()
             self._connection.flush()
 
+    @property
+    def waiting(self) -> bool:
+        """Whether an answer of the server is due, which may be a job."""
+        connection = self._connection
+        return connection is not None and connection.transport is not None and connection.core.waiting > 0
+
     async def run(self) -> None:
         """Stay connected until ``drain`` is called."""
         backoff = Backoff()

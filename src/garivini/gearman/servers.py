@@ -28,13 +28,13 @@ def parse_address(address: str) -> tuple[str, int]:
 
 
 def parse_addresses(addresses: str | Iterable[str]) -> list[str]:
-    """Return each server once, as ``host:port``, from a list or from text with commas.
+    """Return each server once, as ``host:port``, from a list, or from text with commas or white space.
 
     Raises:
         UsageError: one of them is no address, or there is none.
 
     """
-    parts = addresses.split(",") if isinstance(addresses, str) else addresses
+    parts = addresses.replace(",", " ").split() if isinstance(addresses, str) else addresses
     parsed = (parse_address(part) for part in parts)
     found = list(
         dict.fromkeys(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in parsed)

@@ -194,10 +194,12 @@ class QueueRunner:
 
     async def _send(self, jobs: Sequence[Job], claimed: float) -> None:
         """Submit claimed jobs, each attempt once, and give back at once what did not arrive."""
-        good = [job for job in jobs if job.flag in FLAGS]
+        good = []
         for job in jobs:
-            if job.flag not in FLAGS:
-                await self._park(job, f"flag {job.flag!r} is unknown: it is one of {', '.join(FLAGS)}")
+            if (reason := self._unfit(job)) is None:
+                good.append(job)
+            else:
+                await self._park(job, "BadRow", reason)
         if good and _now() - claimed > min(_SUBMIT_WITHIN, good[0].lease / 3):
             # This process stood still. Somebody may take the attempts for lost by now.
             await self._call(self._database.release, good)
@@ -209,7 +211,7 @@ class QueueRunner:
                 case Created():
                     pass
                 case Refused(b"USAGE", text):
-                    await self._park(job, text.decode())
+                    await self._park(job, "BadRow", text.decode())
                 case Unknown():
                     unknown.append(job)
                 case _:
@@ -229,9 +231,19 @@ class QueueRunner:
                 self._database.end_early, [job.handle for job in unknown], lease=unknown[0].lease
             )
 
-    async def _park(self, job: Job, reason: str) -> None:
-        """Put one bad row aside with its reason; the others go on."""
-        setback = Setback(handle=job.handle, kind="parked", error="BadRow", message=reason)
+    def _unfit(self, job: Job) -> str | None:
+        """Return why a row cannot be dispatched, or None."""
+        if job.flag not in FLAGS:
+            return f"flag {job.flag!r} is unknown: it is one of {', '.join(FLAGS)}"
+        if job.flag == "shim" and self._policies.get(job.funcname, _NO_POLICY).envelope == "raw":
+            return (
+                "a worker that gets the raw argument cannot complete the job: insert it with flag controller"
+            )
+        return None
+
+    async def _park(self, job: Job, error: str, reason: str) -> None:
+        """Put one job aside with its reason; the others go on."""
+        setback = Setback(handle=job.handle, kind="parked", error=error, message=reason)
         (settled,) = await self._call(self._database.settle, [setback])
         report(setback, settled)
 
@@ -329,7 +341,7 @@ class QueueRunner:
     async def _resubmit(self, jobs: Sequence[Job], claimed: float) -> None:
         dead = [job for job in jobs if job.crashes >= MAX_CRASHES]
         for job in dead:
-            await self._park(job, f"its worker died or hung {job.crashes} times")
+            await self._park(job, "WorkerLost", f"its worker died or hung {job.crashes} times")
         await self._send([job for job in jobs if job.crashes < MAX_CRASHES], claimed)
 
     # ---- what is set
@@ -347,11 +359,9 @@ class QueueRunner:
         return unique_of(self._database.dbid, jobid, attempt)
 
     def _submission(self, job: Job) -> Submission:
-        match self._policies.get(job.funcname, _NO_POLICY).envelope:
-            case "raw":
-                payload = job.arg
-            case envelope:
-                payload = encode_payload(job, latin1=envelope == "latin-1")
+        # A Controller gets the whole payload too, and hands on the raw argument where that is wanted.
+        envelope = self._policies.get(job.funcname, _NO_POLICY).envelope
+        payload = encode_payload(job, latin1=envelope == "latin-1")
         return Submission(self._function(job.funcname, job.flag), payload, job.unique, Priority(job.priority))
 
     async def _call(self, call: Callable[..., _R], *arguments: object, **named: object) -> _R:

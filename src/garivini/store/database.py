@@ -273,12 +273,13 @@ class Database:
     def bump(self, steps: Sequence[tuple[Lapsed, bool]], *, lease: int) -> list[Job]:
         """Claim again what ran out for good: each with whether its holder is known to have crashed.
 
-        Where anything has changed since it was read, nothing happens and no job is returned.
+        Where anything has changed since it was read, nothing happens and no job is returned. Their
+        ``run_after`` is when the attempt before was claimed: a release makes them due at once.
         """
-        rows = []
+        jobs = []
         with self._transaction() as run:
             for lapsed, crashed in steps:
-                rows += run(
+                rows = run(
                     "bump",
                     jobid=lapsed.jobid,
                     attempt=lapsed.attempt,
@@ -286,7 +287,17 @@ class Database:
                     lease=lease,
                     crashed=crashed,
                 )
-        return [self._job(row, lease=lease) for row in rows]
+                jobs += [self._job(row, lease=lease, due=lapsed.since) for row in rows]
+        return jobs
+
+    def adopt(self, jobid: int, *, lease: int) -> Job | None:
+        """Take an attempt for a copy that came without one, from a QueueRunner of the original.
+
+        None: somebody runs the job already, or it is dead or gone.
+        """
+        with self._transaction() as run:
+            rows = run("adopt", jobid=jobid, lease=lease)
+        return self._job(rows[0], lease=lease) if rows else None
 
     def dispatched(
         self, lane: Lane, *, age: int, after: int = 0, limit: int = CHUNK
@@ -409,11 +420,15 @@ class Database:
             for funcname, lease, deadline, renews, envelope, max_failures in rows
         }
 
-    def set_function(self, funcname: str, policy: FunctionPolicy) -> None:
-        """Set what ``policy`` gives; the rest stays as it is."""
+    def set_function(self, funcname: str, policy: FunctionPolicy, *, by_worker: bool = False) -> None:
+        """Set what ``policy`` gives; the rest stays as it is.
+
+        ``by_worker``: a starting worker says what it does. Whether a function's workers renew is then set
+        only where nobody has said it: a person may know of others that do not.
+        """
         with self._statement() as run:
             run(
-                "set_function",
+                "register_function" if by_worker else "set_function",
                 funcname=funcname,
                 lease=policy.lease,
                 deadline=policy.deadline,
@@ -493,8 +508,11 @@ class Database:
         self._checked = False
         self.check()
 
-    def check(self) -> None:
+    def check(self, *, name: bool = True) -> None:
         """Make sure that the schema is this code's and the database is known by this id.
+
+        ``name``: whether to give the database this id if it has none. That writes, which on SQLite would
+        wait for a caller's own transaction.
 
         Raises:
             SchemaError: it has no schema, another version of it, or another id.
@@ -508,14 +526,14 @@ class Database:
                 newer = any(version > SCHEMA for version in versions)
                 advice = "update garivini" if newer else SCHEMA_ADVICE
                 raise SchemaError(f"{self.where} has schema {found}, this code needs {SCHEMA}: {advice}")
-            if not run("dbid"):
+            if name and not run("dbid"):
                 run("set_dbid", dbid=self.dbid)
-            ((dbid,),) = run("dbid")
-        if dbid != self.dbid:
+            named = [dbid for (dbid,) in run("dbid")]
+        if named not in ([], [self.dbid]):
             raise SchemaError(
-                f"{self.where} calls itself database {dbid}: is the list of databases in another order?"
+                f"{self.where} calls itself database {named[0]}: is the list of databases in another order?"
             )
-        self._checked = True
+        self._checked = bool(named)
 
     def close(self) -> None:
         """Close the pooled connections, if they are ours. A later call opens new ones."""
@@ -556,7 +574,7 @@ class Database:
     def _joined(self, connection: Any) -> "Iterator[_Run]":
         """Run statements in a caller's transaction, which the caller ends."""
         if not self._checked:
-            self.check()
+            self.check(name=False)
         cursor, url = cursor_of(connection)
         if url is not None and make_url(url).get_backend_name() != self._dialect.name:
             raise UsageError(f"the connection is not one to {self.where}")

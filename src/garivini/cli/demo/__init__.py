@@ -39,7 +39,9 @@ PATIENCE: Final = 45.0
 
 @click.command()
 @click.argument("tree", required=False, type=click.Path(path_type=Path))
-@click.option("--files", "most", type=click.IntRange(1, 100_000), default=3000, show_default=True)
+@click.option(
+    "--files", "most", type=click.IntRange(1, 100_000), default=3000, show_default=True, help="At most."
+)
 @click.option(
     "-p", "--processes", type=click.IntRange(1, 64), default=2, show_default=True, help="Worker children."
 )

@@ -204,6 +204,24 @@ ON CONFLICT (funcname) DO UPDATE
        renews = coalesce(excluded.renews, renews), envelope = coalesce(excluded.envelope, envelope),
        max_failures = coalesce(excluded.max_failures, max_failures)
 
+-- name: register_function (funcname, lease, deadline, renews, envelope, max_failures) -> none
+-- The same by a starting worker: whether workers renew stays as it is where it has been said.
+INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures)
+VALUES (:funcname, :lease, :deadline, :renews, :envelope, :max_failures)
+ON CONFLICT (funcname) DO UPDATE
+   SET lease = coalesce(excluded.lease, lease), deadline = coalesce(excluded.deadline, deadline),
+       renews = coalesce(renews, excluded.renews), envelope = coalesce(excluded.envelope, envelope),
+       max_failures = coalesce(excluded.max_failures, max_failures)
+
+-- name: adopt (jobid, lease) -> rows
+-- The start of a copy that came without an attempt: the original's QueueRunner leases by run_after alone.
+UPDATE job
+   SET attempt = attempt + 1, state = 2, since = strftime('%s', 'now') + 0,
+       run_after = strftime('%s', 'now') + :lease + 1
+ WHERE jobid = :jobid AND state IN (0, 1)
+RETURNING jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
+          since, crashes, created
+
 -- name: unset_function (funcname) -> none
 -- Back to the defaults.
 DELETE FROM function WHERE funcname = :funcname
