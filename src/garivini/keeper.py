@@ -47,6 +47,8 @@ class Run:
     #: Monotonic time by which it must have ended, and the seconds it had; 0: any.
     deadline: float = 0.0
     limit: float = 0.0
+    #: Its start check renewed the lease.
+    checked: bool = False
     #: Given up before it started: its lease is not ours to renew any more.
     dropped: bool = False
 
@@ -90,6 +92,7 @@ class Keeper:
         # Filled by the worker's thread, emptied by the keeper's: a deque's ends are safe for that.
         self._holds: deque[Run] = deque()
         self._checks: deque[Run] = deque()
+        self._dropped: deque[Run] = deque()
         self._ended: deque[Run] = deque()
         self._wake = threading.Event()
         self._asleep_until = 0.0
@@ -125,6 +128,13 @@ class Keeper:
         self._checks.append(run)
         self._wake.set()
 
+    def drop(self, run: Run) -> None:
+        """Give up a run that has not started and whose connection is lost."""
+        run.dropped = True
+        if run.checked:
+            self._dropped.append(run)
+            self._wake.set()
+
     def end(self, run: Run) -> None:
         """Commit the run's outcome: ``setback``, or success where there is none."""
         self._ended.append(run)
@@ -153,6 +163,7 @@ class Keeper:
                 self._read_clocks()
                 self._start_checks()
                 self._commit()
+                self._unstart()
                 self._renew()
                 self._give_back()
                 self._end_overdue()
@@ -210,7 +221,10 @@ class Keeper:
     def _read_clocks(self) -> None:
         for database in self._shards:
             if database.dbid not in self._offsets:
-                self._offsets[database.dbid] = database.clock() - time.monotonic()
+                # Read before the call: should this process stand still meanwhile, leases seem over too early,
+                # which costs a start check, and not too late.
+                before = time.monotonic()
+                self._offsets[database.dbid] = database.clock() - before
 
     def _start_checks(self) -> None:
         runs = [self._checks[index] for index in range(len(self._checks))]
@@ -218,6 +232,7 @@ class Keeper:
         for run in runs:
             mine = self._adopted(run) if run.job.attempt is None else run.job.handle in kept
             self._checks.popleft()
+            run.checked = mine
             self._on_checked(run, mine)
 
     def _adopted(self, run: Run) -> bool:
@@ -226,6 +241,14 @@ class Keeper:
         if job is not None:
             run.job = replace(job, run_after=run.job.run_after)
         return job is not None
+
+    def _unstart(self) -> None:
+        """Take back what the start checks of dropped runs wrote: nobody runs them, so leases may end."""
+        runs = [self._dropped[index] for index in range(len(self._dropped))]
+        for dbid in {run.job.dbid for run in runs}:
+            self._shards[dbid].unstart([run.job.handle for run in runs if run.job.dbid == dbid])
+        for _ in runs:
+            self._dropped.popleft()
 
     def _commit(self) -> None:
         while self._ended:

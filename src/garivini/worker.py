@@ -298,7 +298,7 @@ class _Serving:
 
     def _start_task(self, run: Run) -> None:
         if run.held.lost:  # since it was checked; see _pump
-            run.dropped = True
+            self._keeper.drop(run)
             return
         task = self._loop.create_task(self._run_async(run))
         self._tasks[task] = run
@@ -345,7 +345,7 @@ class _Serving:
             if run.held.lost:
                 # The server gives this copy to another worker, or has died and the lease brings it back.
                 # It has not started, so running it here would only make it run twice.
-                run.dropped = True
+                self._keeper.drop(run)
                 continue
             ran += 1
             self._run_inline(run)

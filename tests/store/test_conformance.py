@@ -482,6 +482,42 @@ def test_what_is_not_mine_is_not_given_back(
     assert look(database, claimed.jobid) == before
 
 
+def test_what_a_holder_renewed_and_will_not_start_is_leased_as_before(
+    database: Database, clock: Clock
+) -> None:
+    clock.set(NOON)
+    put(database)
+    claimed = claim_one(database)
+    clock.set(NOON + 10)
+    database.renew([claimed.handle], lease=LEASE)
+    database.unstart(iter([claimed.handle]))
+    row = look(database, claimed.jobid)
+    assert (row.state, row.run_after, row.attempt) == (State.LEASED, NOON + 10 + LEASE + 1, 1)
+    database.end_early([claimed.handle], lease=LEASE)
+    assert look(database, claimed.jobid).run_after == NOON + 10
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        f"attempt = 2, state = {State.RUNNING}",
+        f"state = {State.SUSPECT}",
+        f"run_after = {NOON + 5}, state = {State.WAITING}",
+        f"state = {State.DEAD}",
+    ],
+)
+def test_what_has_changed_hands_is_not_made_leased(
+    database: Database, backend: Backend, clock: Clock, change: str
+) -> None:
+    clock.set(NOON)
+    put(database)
+    claimed = claim_one(database)
+    backend.execute(f"UPDATE job SET {change}")
+    before = look(database, claimed.jobid)
+    database.unstart([claimed.handle])
+    assert look(database, claimed.jobid) == before
+
+
 # ---- what is at Gearman
 
 

@@ -108,6 +108,7 @@ def test_lanes_are_found_by_dives_and_never_by_reading_the_table(
         ("claim", {"jobids": [1, 2, 3], "lease": 60}),
         ("release", {"jobid": 1, "attempt": 1, "run_after": 1}),
         ("give_back", {"jobids": [1, 2, 3], "attempt": 1}),
+        ("unstart", {"jobids": [1, 2, 3], "attempt": 1}),
         ("bump", {"jobid": 1, "attempt": 1, "state": 1, "lease": 60, "crashed": False}),
         (
             "extend",

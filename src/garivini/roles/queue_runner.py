@@ -116,8 +116,7 @@ class QueueRunner:
         if more:
             return 0.0
         later = [lane.due - now for lane in lanes if lane.due > now]
-        sweep = [max(0.0, when - _now()) for when in (self._sweeps or [])[:1]]
-        return min([self._settings.poll, *later, *sweep, *self._until_room()])
+        return min([self._settings.poll, *later, *self._until_sweep(), *self._until_room()])
 
     def _read(self) -> Lanes:
         """Read the lanes, and what is set for functions where that has not been read for a second.
@@ -129,6 +128,12 @@ class QueueRunner:
             self._policies = self._database.functions()
             self._policies_read = found.now
         return found
+
+    def _until_sweep(self) -> list[float]:
+        """When to look again for the next sweep. While a server is away there is none."""
+        if not self._sweeps or not self._servers.all_connected:
+            return []
+        return [max(0.0, self._sweeps[0] - _now())]
 
     def _until_room(self) -> list[float]:
         """When to look again where a function is full: soon while it moves, rarer while it does not."""
@@ -254,11 +259,11 @@ class QueueRunner:
 
         What this process sent on a connection that was lost is known, and asked about once there is a new
         one. What others sent, or an earlier process, is found by a sweep over the leased rows: at the start
-        and after a reconnect, and once more when rows that were too young then have come of age.
+        and after a reconnect, and second by second while rows that were too young then come of age.
         """
         now = _now()
         if self._sweeps is None or self._reconnects != self._servers.reconnects:
-            self._sweeps = [now, now + _SWEEP_AGE + 1]
+            self._sweeps = [now, *(now + age for age in range(_SWEEP_AGE // 2, _SWEEP_AGE + 2))]
             self._reconnects = self._servers.reconnects
         dbid = b"%d:" % self._database.dbid
         lost = [_handle(unique) for unique in self._servers.take_lost(dbid)]

@@ -319,6 +319,15 @@ class Database:
             for attempt, jobids in _by_attempt(handles):
                 run("give_back", jobids=jobids, attempt=attempt)
 
+    def unstart(self, handles: Iterable[Handle]) -> None:
+        """Let jobs count as handed out, and not as running, that a holder renewed and will not start.
+
+        Their leases go on, for the server may have given the copies to another worker.
+        """
+        with self._transaction() as run:
+            for attempt, jobids in _by_attempt(handles):
+                run("unstart", jobids=jobids, attempt=attempt)
+
     # ---- the ends of attempts
 
     def renew(self, handles: Iterable[Handle], *, lease: int) -> set[Handle]:

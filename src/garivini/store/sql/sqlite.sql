@@ -240,6 +240,11 @@ SELECT jobid, attempt, run_after FROM job INDEXED BY job_lane
 UPDATE job SET state = 0, run_after = strftime('%s', 'now') + 0
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
 
+-- name: unstart (jobids, attempt) -> none
+-- What a worker had asked about and will not start, its server being lost: leased and not running, so that the
+-- lease may end early. Should that server be there, whoever has the copy now renews it.
+UPDATE job SET state = 1 WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 2
+
 -- name: crash (jobid, attempt) -> none
 -- The process that ran it died. Its lease stays: the server has given the copy to another worker already.
 UPDATE job SET crashes = crashes + 1 WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3)

@@ -1,0 +1,218 @@
+"""``garivini bench``: what this machine does, beside bare loops of the same steps."""
+
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+
+from garivini import __version__
+from garivini.cli.bench import floor, measures
+from garivini.cli.bench.figures import Figure, Measure
+from garivini.cli.bench.measures import RATE, SINGLE, Size
+from garivini.cli.bench.setup import Setup
+
+#: What is compared, measure by measure: ours, then the floor.
+_COMPARED: Final = {
+    "bulk-insert": (
+        "Client.insert_jobs in batches of {batch:,}",
+        "{bulk}",
+    ),
+    "single-insert": (
+        "Client.insert_job, its own commit each, {single:g} s a round",
+        "INSERT, its own commit each",
+    ),
+    "drain": (
+        "a standing backlog until its last row is gone: QueueRunner, and a worker whose def does nothing",
+        "claim of {batch:,}, JSON, pipelined submit in one process; {grabs} grabs and deletes of {batch:,}",
+    ),
+    "steady": (
+        "rows gone in {seconds:g} s a round, beside a producer that keeps up to {standing:,} standing",
+        "the loops of drain, beside a bare producer",
+    ),
+    "pickup": (
+        "{rate} inserts a second for {seconds:g} s a round, from scheduled time to start of the handler",
+        "insert and submit in one process, grab in another",
+    ),
+}
+
+
+@click.command()
+@click.option(
+    "--job-server",
+    metavar="HOST:PORT",
+    help="A gearmand of yours with nothing else on it. [default: the embedded server, in its own process]",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 10_000_000),
+    default=20_000,
+    show_default=True,
+    help="Jobs of a round of bulk-insert and drain.",
+)
+@click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.1, 3600),
+    default=2.0,
+    show_default=True,
+    help="Seconds of a round of steady and pickup.",
+)
+@click.option(
+    "--payload",
+    type=click.IntRange(0, 1_000_000),
+    default=100,
+    show_default=True,
+    help="Bytes of an argument.",
+)
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice(list(measures.MEASURES)),
+    help="Take this measure; may be given several times. [default: all]",
+)
+@click.option(
+    "-p",
+    "--processes",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Worker processes of each side.",
+)
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def bench(
+    job_server: str | None,
+    jobs: int,
+    rounds: int,
+    seconds: float,
+    payload: int,
+    only: tuple[str, ...],
+    processes: int,
+    output: str,
+) -> None:
+    """Measure this machine, beside the bare loop of the same steps.
+
+    Each measure is taken of Garivini and of its floor, a plain blocking loop without features over the same
+    tables with the same durability, in turn. On a busy machine the figures are worth little and the ratios
+    still something. Every run checks that each job was delivered; the exit status is 1 where one was not.
+
+    \b
+    Examples:
+      garivini bench
+      garivini bench --only drain --only pickup --processes 2
+      garivini bench --job-server 127.0.0.1:4730 -o json
+    """
+    size = Size(jobs, seconds)
+    with (
+        tempfile.TemporaryDirectory(prefix="garivini-bench-") as folder,
+        Setup(Path(folder), job_server, payload, processes) as setup,
+    ):
+        method = _method(setup, size, rounds, processes)
+        taken = []
+        for name in measures.MEASURES:
+            if name in only or not only:
+                taken.append(
+                    measures.take(name, setup, size, rounds, lambda line: click.echo(line, err=True))
+                )
+                if not taken[-1].right:
+                    break
+    right = all(measure.right for measure in taken)
+    if output == "json":
+        found = {"method": method, "measures": [measure.as_dict() for measure in taken], "right": right}
+        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
+    else:
+        _print(method, taken)
+    sys.exit(0 if right else 1)
+
+
+def _method(setup: Setup, size: Size, rounds: int, processes: int) -> dict[str, Any]:
+    """Return what the figures rest on."""
+    (version,) = setup.gearman.command(b"version", block=False)
+    values = {
+        "batch": floor.BATCH,
+        "grabs": floor.GRABS,
+        "standing": floor.STANDING,
+        "bulk": setup.store.method,
+        "single": SINGLE,
+        "rate": RATE,
+        "seconds": size.seconds,
+    }
+    return {
+        "garivini": __version__,
+        "python": platform.python_version(),
+        **setup.store.describe(),
+        "gearman_server": f"{'embedded' if setup.embedded else 'gearmand'} {_text(version)}",
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "jobs": size.jobs,
+        "payload_bytes": len(setup.arg),
+        "rounds": rounds,
+        "worker_processes": processes,
+        "compared": {
+            name: {"ours": ours.format_map(values), "floor": bare.format_map(values)}
+            for name, (ours, bare) in _COMPARED.items()
+        },
+    }
+
+
+def _text(version: bytes) -> str:
+    return version.decode(errors="replace").removeprefix("OK ")
+
+
+def _print(method: dict[str, Any], taken: list[Measure]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    facts = Table.grid(padding=(0, 2))
+    for name, value in method.items():
+        if name != "compared":
+            facts.add_row(name.replace("_", " "), str(value))
+    console.print(facts)
+    table = Table("", "what is compared")
+    for measure in taken:
+        for side, what in method["compared"][measure.name].items():
+            table.add_row(f"{measure.name}, {side}", what)
+    console.print(table)
+    table = Table("", "ours", "floor", "unit", "ratio", "of the rounds")
+    for measure in taken:
+        for figure in measure.figures:
+            table.add_row(*_row(measure, figure))
+    console.print("\nMedians, the ratio of the medians, and the ratios of the rounds from least to most:")
+    console.print(table)
+    table = Table("CPU seconds per 1,000 jobs", "dispatcher", "workers", "server")
+    for measure in taken:
+        for side, parts in measure.cpu.items():
+            cells = (
+                f"{parts[part]:.3f}" if part in parts else "" for part in ("dispatcher", "workers", "server")
+            )
+            table.add_row(f"{measure.name}, {side}", *cells)
+    if table.row_count:
+        console.print(table)
+    for measure in taken:
+        for side, found in measure.deliveries.items():
+            counts = ", ".join(
+                f"{name} {value:,}" for name, value in found.as_dict().items() if name != "right"
+            )
+            verdict = "delivered" if found.right else "[bold red]NOT DELIVERED[/]"
+            console.print(f"{measure.name}, {side}: {verdict}: {counts}")
+
+
+def _row(measure: Measure, figure: Figure) -> list[str]:
+    found = figure.as_dict()
+    digits = 1 if figure.unit == "ms" else 0
+    name = measure.name if len(measure.figures) == 1 else f"{measure.name} {figure.name}"
+    least, most = figure.ratios
+    return [
+        name,
+        f"{found['ours']['median']:,.{digits}f}",
+        f"{found['floor']['median']:,.{digits}f}",
+        figure.unit,
+        f"{figure.ratio:.2f}",
+        f"{least:.2f} - {most:.2f}",
+    ]

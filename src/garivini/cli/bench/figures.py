@@ -1,0 +1,167 @@
+"""What the bench found: figures beside their floors, and whether every job was delivered. No I/O."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of the jobs of some runs."""
+
+    jobs: int = 0
+    #: Jobs that ran, each counted once, and runs beyond the first.
+    ran: int = 0
+    duplicates: int = 0
+    #: Inserted, and neither run nor where they should stand.
+    lost: int = 0
+    #: Run, or found in the table, and never inserted.
+    unexpected: int = 0
+    #: Run and still in the table, or in it where it should be empty.
+    left: int = 0
+
+    @property
+    def right(self) -> bool:
+        """Whether each job came to its end. A duplicate is no fault: a job runs at least once."""
+        return not (self.lost or self.unexpected or self.left)
+
+    def __add__(self, other: "Delivery") -> "Delivery":
+        return Delivery(
+            self.jobs + other.jobs,
+            self.ran + other.ran,
+            self.duplicates + other.duplicates,
+            self.lost + other.lost,
+            self.unexpected + other.unexpected,
+            self.left + other.left,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        counts = ("jobs", "ran", "duplicates", "lost", "unexpected", "left")
+        return {**{name: getattr(self, name) for name in counts}, "right": self.right}
+
+
+def delivered(
+    inserted: Iterable[int], ran: Iterable[int], standing: Iterable[int], *, may_stand: bool = False
+) -> Delivery:
+    """Compare what was inserted with what ran and what stands in the table.
+
+    Args:
+        inserted: ids that were acknowledged.
+        ran: one id for each run.
+        standing: ids in the table after the run.
+        may_stand: whether a job that has not run may stand there, as at the end of a window of time.
+
+    """
+    wanted, rows, runs = set(inserted), set(standing), Counter(ran)
+    began = wanted & runs.keys()
+    waiting = (wanted & rows) - began if may_stand else set()
+    return Delivery(
+        jobs=len(wanted),
+        ran=len(began),
+        duplicates=sum(runs[jobid] - 1 for jobid in began),
+        lost=len(wanted - began - waiting),
+        unexpected=len((runs.keys() | rows) - wanted),
+        left=len((wanted & rows) - waiting),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One side of one round."""
+
+    values: dict[str, float]
+    delivery: Delivery
+    #: CPU seconds of each part per 1,000 jobs, where the system tells.
+    cpu: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure: the values of all rounds of both sides, in turn."""
+
+    name: str
+    #: ``jobs/s`` or ``ms``.
+    unit: str
+    ours: list[float]
+    floor: list[float]
+
+    @property
+    def ratio(self) -> float:
+        """Median of ours by the median of the floor."""
+        return _by(median(self.ours), median(self.floor))
+
+    @property
+    def ratios(self) -> tuple[float, float]:
+        """The smallest and the largest ratio of a round."""
+        found = [_by(ours, floor) for ours, floor in zip(self.ours, self.floor, strict=True)]
+        return min(found), max(found)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "better": "lower" if self.unit == "ms" else "higher",
+            "ours": {"median": median(self.ours), "rounds": self.ours},
+            "floor": {"median": median(self.floor), "rounds": self.floor},
+            "ratio": self.ratio,
+            "ratio_range": list(self.ratios),
+        }
+
+
+def _by(ours: float, floor: float) -> float:
+    return ours / floor if floor else math.inf
+
+
+@dataclass(slots=True)
+class Measure:
+    """A measure that was taken: its rounds."""
+
+    name: str
+    ours: list[Outcome] = field(default_factory=list)
+    floor: list[Outcome] = field(default_factory=list)
+    #: Both sides, the unmeasured first runs included.
+    deliveries: dict[str, Delivery] = field(default_factory=dict)
+
+    @property
+    def right(self) -> bool:
+        """Whether all jobs of both sides were delivered."""
+        return all(delivery.right for delivery in self.deliveries.values())
+
+    @property
+    def figures(self) -> list[Figure]:
+        """Its figures; none where it broke off."""
+        if not self.ours or len(self.ours) != len(self.floor):
+            return []
+        return [
+            Figure(
+                name,
+                "ms" if self.name == "pickup" else "jobs/s",
+                [outcome.values[name] for outcome in self.ours],
+                [outcome.values[name] for outcome in self.floor],
+            )
+            for name in self.ours[0].values
+        ]
+
+    @property
+    def cpu(self) -> dict[str, dict[str, float]]:
+        """Median CPU seconds per 1,000 jobs by side and part; empty where the system does not tell."""
+        sides = {"ours": self.ours, "floor": self.floor}
+        return {
+            side: {part: median([one.cpu[part] for one in outcomes]) for part in outcomes[0].cpu}
+            for side, outcomes in sides.items()
+            if outcomes and outcomes[0].cpu
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {
+            "name": self.name,
+            "figures": [figure.as_dict() for figure in self.figures],
+            "cpu_seconds_per_1000_jobs": self.cpu,
+            "delivery": {side: delivery.as_dict() for side, delivery in self.deliveries.items()},
+        }

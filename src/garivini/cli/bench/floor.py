@@ -1,0 +1,272 @@
+"""The floors: bare blocking loops of the same steps, over the same tables, with the same durability.
+
+No features: no leases to renew, no retries, no fences, no bound on what the server holds, no answer to a
+lost connection. What is here is what the steps cost at least.
+"""
+
+import json
+import socket
+import sqlite3
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, TypeAlias, TypeVar
+
+import msgspec
+from sqlalchemy import make_url
+
+from garivini.cli.bench.runs import FLOOR
+from garivini.errors import UsageError
+from garivini.gearman.servers import parse_address
+
+#: A claimed job: jobid, funcname, arg, uniqkey, coalesce, run_after, flag, failcount.
+Row: TypeAlias = tuple[int, str, bytes, str | None, str | None, int, str | None, int]
+
+_T = TypeVar("_T")
+
+#: Rows in one statement and one transaction.
+BATCH: Final = 1000
+#: Grabs that a worker has outstanding.
+GRABS: Final = 256
+
+#: Jobs that a producer keeps standing. One that never waited would keep the others off a database with one
+#: writer: at full speed a bare loop leaves them nothing at all.
+STANDING: Final = 10_000
+
+_HEADER: Final = struct.Struct(">4sII")
+_PRE_SLEEP, _NOOP, _JOB_CREATED, _NO_JOB, _JOB_ASSIGN = 4, 6, 8, 10, 11
+_CAN_DO, _GRAB_JOB, _WORK_COMPLETE, _SUBMIT_JOB_BG = 1, 9, 13, 18
+
+
+# ---- the database
+
+
+class BareSQLite:
+    """The steps on SQLite, through Python's driver alone. Another database gets a class like this one."""
+
+    #: What it runs, for the report.
+    method: Final = "sqlite3 executemany, one transaction a batch"
+
+    _INSERT: Final = "INSERT INTO job (funcname, arg, run_after, created) VALUES (?, ?, ?, ?)"
+    _CLAIM: Final = """
+        UPDATE job SET state = 1, run_after = ?
+         WHERE jobid IN (SELECT jobid FROM job INDEXED BY job_lane
+                          WHERE funcname = ? AND state = 0 AND priority = 1 AND run_after <= ?
+                          ORDER BY run_after LIMIT ?)
+        RETURNING jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount"""
+    _DELETE: Final = "DELETE FROM job WHERE jobid IN (SELECT value FROM json_each(?))"
+    _ENDED: Final = """
+        SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'job'), 0)
+               - (SELECT count(*) FROM job)"""
+
+    def __init__(self, url: str) -> None:
+        self._db = sqlite3.connect(str(make_url(url).database), timeout=60, isolation_level=None)
+        self._db.execute("PRAGMA synchronous = FULL")  # WAL stays with the file
+
+    def insert_many(self, args: Sequence[bytes]) -> range:
+        """Insert jobs in one transaction; return their ids."""
+        now = int(time.time())
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.executemany(self._INSERT, [(FLOOR, arg, now, now) for arg in args])
+        ((last,),) = self._db.execute("SELECT last_insert_rowid()")
+        self._db.execute("COMMIT")
+        return range(last - len(args) + 1, last + 1)
+
+    def insert_one(self, arg: bytes) -> int:
+        """Insert a job with a commit of its own; return its id."""
+        now = int(time.time())
+        return self._db.execute(self._INSERT, (FLOOR, arg, now, now)).lastrowid or 0
+
+    def claim(self) -> list[Row]:
+        """Lease a batch of due jobs; return their rows."""
+        now = int(time.time())
+        return self._db.execute(self._CLAIM, (now + 60, FLOOR, now, BATCH)).fetchall()
+
+    def delete(self, jobids: Sequence[int]) -> None:
+        """Delete finished jobs."""
+        self._db.execute(self._DELETE, (json.dumps(jobids),))
+
+    # ---- for the bench itself
+
+    def standing(self, *, leased: bool = False) -> list[int]:
+        """Return the ids in the table; ``leased``: only of what a dispatcher has taken."""
+        query = "SELECT jobid FROM job WHERE state >= ?"
+        return [jobid for (jobid,) in self._db.execute(query, (1 if leased else 0,))]
+
+    def empty(self) -> bool:
+        """Whether no job stands in the table."""
+        return not self._db.execute("SELECT EXISTS (SELECT 1 FROM job)").fetchone()[0]
+
+    def holds(self, count: int) -> bool:
+        """Whether so many jobs stand in the table."""
+        query = "SELECT count(*) FROM (SELECT 1 FROM job LIMIT ?)"
+        return bool(self._db.execute(query, (count,)).fetchone()[0] == count)
+
+    def ended(self) -> int:
+        """Return how many jobs have ever been inserted and are gone, by one look."""
+        return int(self._db.execute(self._ENDED).fetchone()[0])
+
+    def clear(self) -> None:
+        """Empty the table and write the log back, so that each run starts alike."""
+        self._db.execute("DELETE FROM job")
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def describe(self) -> dict[str, str]:
+        """Return version and durability, as the database tells them."""
+        (journal,) = self._db.execute("PRAGMA journal_mode").fetchone()
+        (synchronous,) = self._db.execute("PRAGMA synchronous").fetchone()
+        level = {0: "OFF", 1: "NORMAL", 2: "FULL", 3: "EXTRA"}[synchronous]
+        return {
+            "database": f"SQLite {sqlite3.sqlite_version}",
+            "durability": f"journal_mode={journal.upper()}, synchronous={level}",
+        }
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+
+_FLOORS: Final = {"sqlite": BareSQLite}
+
+
+def bare(url: str) -> BareSQLite:
+    """Return the bare steps on the database of this URL.
+
+    Raises:
+        UsageError: there is no floor for such a database.
+
+    """
+    backend = make_url(url).get_backend_name()
+    if backend not in _FLOORS:
+        raise UsageError(f"there is no floor for {backend} yet; there is one for {', '.join(_FLOORS)}")
+    return _FLOORS[backend](url)
+
+
+# ---- the Gearman server
+
+
+def _packet(kind: int, body: bytes = b"") -> bytes:
+    return _HEADER.pack(b"\0REQ", kind, len(body)) + body
+
+
+class _Connection:
+    """A blocking socket that sends requests and reads what comes."""
+
+    def __init__(self, address: str) -> None:
+        self._socket = socket.create_connection(parse_address(address))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._buffer = b""
+        self.send = self._socket.sendall
+        self.close = self._socket.close
+
+    def read(self) -> Iterator[tuple[int, bytes]]:
+        """Read once and yield the type and body of what is complete; end the process where all ends."""
+        data = self._socket.recv(256 * 1024)
+        if not data:
+            raise SystemExit(0)
+        buffer = self._buffer + data
+        start, end = 0, len(buffer)
+        while end - start >= 12:
+            _, kind, length = _HEADER.unpack_from(buffer, start)
+            if end - start - 12 < length:
+                break
+            body = buffer[start + 12 : start + 12 + length]
+            start += 12 + length
+            yield kind, body
+        self._buffer = buffer[start:]
+
+
+class Submitter:
+    """Submits jobs in the background: all at once, then it waits for every answer."""
+
+    def __init__(self, address: str) -> None:
+        self._connection = _Connection(address)
+        self._encoder = msgspec.json.Encoder()
+        self.close = self._connection.close
+
+    def submit(self, rows: Sequence[Row]) -> None:
+        """Submit claimed rows, each in the original's envelope."""
+        packets = []
+        for jobid, funcname, arg, uniqkey, coalesce, run_after, flag, failcount in rows:
+            payload = self._encoder.encode(
+                {
+                    "jobid": jobid,
+                    "dbid": 1,
+                    "funcname": funcname,
+                    "arg": arg.decode("latin-1"),
+                    "uniqkey": uniqkey,
+                    "coalesce": coalesce,
+                    "run_after": run_after,
+                    "flag": flag,
+                    "failcount": failcount,
+                }
+            )
+            packets.append(_packet(_SUBMIT_JOB_BG, b"%s\0001:%d\0%s" % (FLOOR.encode(), jobid, payload)))
+        self._connection.send(b"".join(packets))
+        answers = 0
+        while answers < len(rows):
+            for kind, body in self._connection.read():
+                if kind != _JOB_CREATED:
+                    raise SystemExit(f"the server answers {body!r} to a submit")
+                answers += 1
+
+
+def dispatch(store: BareSQLite, submitter: Submitter, stopped: Callable[[float], bool]) -> None:
+    """Claim and submit until told to stop. ``stopped`` waits for that so many seconds."""
+    wait = 0.0
+    while not stopped(wait):
+        rows = store.claim()
+        if rows:
+            submitter.submit(rows)
+        wait = 0.0 if rows else 0.001
+
+
+def produce(store: BareSQLite, insert: Callable[[], _T], stopped: Callable[[float], bool]) -> list[_T]:
+    """Insert batch after batch while less than ``STANDING`` jobs stand, until told to stop.
+
+    Returns what the inserts returned.
+    """
+    found = []
+    wait = 0.0
+    while not stopped(wait):
+        wait = 0.001 if store.holds(STANDING) else 0.0
+        if not wait:
+            found.append(insert())
+    return found
+
+
+def work(store: BareSQLite, address: str, ran: Callable[[int], None]) -> None:
+    """Take jobs and delete their rows in batches, or when there is no more to take; never returns.
+
+    ``ran`` is the handler: it is called with the id of each job.
+    """
+    decode = msgspec.json.Decoder().decode
+    connection = _Connection(address)
+    connection.send(_packet(_CAN_DO, FLOOR.encode()) + _packet(_GRAB_JOB))
+    asked, dry = 1, False
+    done: list[int] = []
+    grab, sleep = _packet(_GRAB_JOB), _packet(_PRE_SLEEP)
+    while True:
+        out = []
+        for kind, body in connection.read():
+            if kind == _JOB_ASSIGN:
+                handle, _, payload = body.split(b"\0", 2)
+                jobid = decode(payload)["jobid"]
+                ran(jobid)
+                done.append(jobid)
+                out.append(_packet(_WORK_COMPLETE, handle + b"\0"))
+                asked, dry = asked - 1, False
+            elif kind == _NO_JOB:
+                asked, dry = asked - 1, True
+            elif kind == _NOOP and not asked:
+                out.append(grab)
+                asked, dry = 1, True  # one to see; the first job opens the window
+        if not dry:
+            out += [grab] * (GRABS - asked)
+            asked = GRABS
+        elif not asked:
+            out.append(sleep)
+        connection.send(b"".join(out))
+        if len(done) >= BATCH or (done and not asked):
+            store.delete(done)
+            done.clear()

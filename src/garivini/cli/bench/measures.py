@@ -1,0 +1,252 @@
+"""The five measures. Each has two sides, ours and the floor, which do the same in turn."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import Final, NamedTuple
+
+from garivini.cli.bench import floor
+from garivini.cli.bench.figures import Delivery, Measure, Outcome, delivered
+from garivini.cli.bench.runs import FLOOR, OURS, Run, rows
+from garivini.cli.bench.setup import Setup, Side
+from garivini.client import Client
+
+#: Jobs a second of the pickup measure.
+RATE: Final = 50
+#: Seconds of single inserts in a round.
+SINGLE: Final = 0.5
+#: Seconds without any progress after which what stands in the table is lost.
+LOST: Final = 20.0
+_POLL: Final = 0.005
+
+
+class Size(NamedTuple):
+    """How much a round does."""
+
+    jobs: int
+    #: Of the measures that last so long.
+    seconds: float
+
+
+# ---- inserts
+
+
+def _bulk_ours(setup: Setup, size: Size) -> Outcome:
+    jobs = rows(setup.arg, min(size.jobs, floor.BATCH))
+    batches = _batches(size.jobs)
+    began = time.perf_counter()
+    answers = [setup.client.insert_jobs(jobs[:count]) for count in batches]
+    seconds = time.perf_counter() - began
+    inserted = [answer.jobid for batch in answers for answer in batch]
+    return _inserted(setup, inserted, size.jobs / seconds)
+
+
+def _bulk_floor(setup: Setup, size: Size) -> Outcome:
+    args = [setup.arg] * min(size.jobs, floor.BATCH)
+    batches = _batches(size.jobs)
+    began = time.perf_counter()
+    answers = [setup.store.insert_many(args[:count]) for count in batches]
+    seconds = time.perf_counter() - began
+    return _inserted(setup, chain.from_iterable(answers), size.jobs / seconds)
+
+
+def _batches(jobs: int) -> list[int]:
+    return [min(floor.BATCH, jobs - begun) for begun in range(0, jobs, floor.BATCH)]
+
+
+def _single_ours(setup: Setup, size: Size) -> Outcome:
+    insert, arg = setup.client.insert_job, setup.arg
+    return _single(setup, lambda: insert(OURS, arg).jobid)
+
+
+def _single_floor(setup: Setup, size: Size) -> Outcome:
+    insert, arg = setup.store.insert_one, setup.arg
+    return _single(setup, lambda: insert(arg))
+
+
+def _single(setup: Setup, insert: Callable[[], int]) -> Outcome:
+    inserted = []
+    began = now = time.perf_counter()
+    while now - began < SINGLE:
+        inserted.append(insert())
+        now = time.perf_counter()
+    return _inserted(setup, inserted, len(inserted) / (now - began))
+
+
+def _inserted(setup: Setup, inserted: Iterable[int], rate: float) -> Outcome:
+    """See that each acknowledged job stands there, and nothing else."""
+    return Outcome({"jobs/s": rate}, delivered(inserted, (), setup.store.standing(), may_stand=True))
+
+
+# ---- the whole way
+
+
+@contextmanager
+def _dispatching(side: Side) -> Iterator[None]:
+    side.dispatcher.go()
+    try:
+        yield
+    finally:
+        side.dispatcher.stop()
+
+
+def _drain_ours(setup: Setup, size: Size) -> Outcome:
+    jobs = rows(setup.arg, min(size.jobs, floor.BATCH))
+    answers = [setup.client.insert_jobs(jobs[:count]) for count in _batches(size.jobs)]
+    return _drain(setup, setup.ours, [answer.jobid for batch in answers for answer in batch])
+
+
+def _drain_floor(setup: Setup, size: Size) -> Outcome:
+    args = [setup.arg] * min(size.jobs, floor.BATCH)
+    answers = [setup.store.insert_many(args[:count]) for count in _batches(size.jobs)]
+    return _drain(setup, setup.floor, list(chain.from_iterable(answers)))
+
+
+def _drain(setup: Setup, side: Side, inserted: list[int]) -> Outcome:
+    before = setup.cpu(side)
+    began = time.perf_counter()
+    with _dispatching(side):
+        _wait(setup.store.empty, setup)
+        seconds = time.perf_counter() - began
+    runs = _settled(setup, side)
+    return Outcome(
+        {"jobs/s": len(inserted) / seconds},
+        delivered(inserted, [run.jobid for run in runs], setup.store.standing()),
+        _used(setup, side, before, len(inserted)),
+    )
+
+
+def _steady(setup: Setup, side: Side, size: Size) -> Outcome:
+    before, ended = setup.cpu(side), setup.store.ended()
+    began = time.perf_counter()
+    with _dispatching(side):
+        side.producer.go()
+        time.sleep(size.seconds)
+        completed = setup.store.ended() - ended
+        seconds = time.perf_counter() - began
+        side.producer.stop()
+    # What was not claimed goes on standing there; what was has to come to its end.
+    _wait(lambda: not setup.store.standing(leased=True), setup)
+    runs = _settled(setup, side)
+    inserted = [note.jobid for note in side.inserted.take()]
+    return Outcome(
+        {"jobs/s": completed / seconds},
+        delivered(inserted, [run.jobid for run in runs], setup.store.standing(), may_stand=True),
+        _used(setup, side, before, max(1, len(runs))),
+    )
+
+
+def _pickup_ours(setup: Setup, size: Size) -> Outcome:
+    with _dispatching(setup.ours), Client(setup.url, setup.address) as client:
+        return _pickup(setup, setup.ours, lambda: client.insert_job(OURS, setup.arg).jobid, size)
+
+
+def _pickup_floor(setup: Setup, size: Size) -> Outcome:
+    submitter = floor.Submitter(setup.address)
+
+    def insert() -> int:
+        jobid = setup.store.insert_one(setup.arg)
+        submitter.submit([(jobid, FLOOR, setup.arg, None, None, 0, "shim", 0)])
+        return jobid
+
+    try:
+        outcome = _pickup(setup, setup.floor, insert, size)
+        outcome.cpu.pop("dispatcher", None)  # it is this process
+        return outcome
+    finally:
+        submitter.close()
+
+
+def _pickup(setup: Setup, side: Side, insert: Callable[[], int], size: Size) -> Outcome:
+    """Insert at fixed times; what a slow one delays counts, for each is measured from its own time."""
+    warm = [insert() for _ in range(5)]
+    _wait(setup.store.empty, setup)
+    before = setup.cpu(side)
+    count = max(2, round(size.seconds * RATE))
+    began = time.monotonic_ns()
+    due: dict[int, int] = {}
+    for number in range(count):
+        at = began + number * 1_000_000_000 // RATE
+        time.sleep(max(0.0, (at - time.monotonic_ns()) / 1e9))
+        due[insert()] = at
+    _wait(setup.store.empty, setup)
+    runs = _settled(setup, side)
+    started = {run.jobid: run.began for run in reversed(runs)}
+    waits = sorted((started[jobid] - at) / 1e6 for jobid, at in due.items() if jobid in started)
+    return Outcome(
+        {"p50": _at(waits, 0.5), "p99": _at(waits, 0.99), "max": _at(waits, 1.0)},
+        delivered([*warm, *due], [run.jobid for run in runs], setup.store.standing()),
+        _used(setup, side, before, count),
+    )
+
+
+def _at(ordered: list[float], share: float) -> float:
+    return ordered[math.ceil(len(ordered) * share) - 1] if ordered else math.inf
+
+
+def _wait(done: Callable[[], bool], setup: Setup) -> None:
+    """Wait until it is done, or nothing has moved for long: then the delivery tells what is missing."""
+    ended, moved = -1, time.monotonic()
+    while not done():
+        time.sleep(_POLL)
+        if time.monotonic() - moved > LOST:
+            now = setup.store.ended()
+            if now == ended:
+                return
+            ended, moved = now, time.monotonic()
+
+
+def _settled(setup: Setup, side: Side) -> list[Run]:
+    """Return all runs, once the server holds no copy that could still run."""
+    _wait(lambda: setup.idle(side), setup)
+    return side.runs.take()
+
+
+def _used(setup: Setup, side: Side, before: dict[str, float], jobs: int) -> dict[str, float]:
+    now = setup.cpu(side)
+    return {part: (now[part] - before[part]) / jobs * 1000 for part in before if part in now}
+
+
+# ---- in turn
+
+
+class _Sides(NamedTuple):
+    ours: Callable[[Setup, Size], Outcome]
+    floor: Callable[[Setup, Size], Outcome]
+
+
+MEASURES: Final = {
+    "bulk-insert": _Sides(_bulk_ours, _bulk_floor),
+    "single-insert": _Sides(_single_ours, _single_floor),
+    "drain": _Sides(_drain_ours, _drain_floor),
+    "steady": _Sides(
+        lambda setup, size: _steady(setup, setup.ours, size),
+        lambda setup, size: _steady(setup, setup.floor, size),
+    ),
+    "pickup": _Sides(_pickup_ours, _pickup_floor),
+}
+
+
+def take(name: str, setup: Setup, size: Size, rounds: int, said: Callable[[str], None]) -> Measure:
+    """Take a measure: a small first run of both sides that is not measured, then ours and floor in turn.
+
+    It breaks off where a job is not delivered.
+    """
+    measure = Measure(name)
+    sides = {"ours": MEASURES[name].ours, "floor": MEASURES[name].floor}
+    first = Size(max(1, size.jobs // 10), size.seconds / 5)
+    for number in range(rounds + 1):
+        for side, run in sides.items():
+            setup.store.clear()
+            outcome = run(setup, size if number else first)
+            measure.deliveries[side] = measure.deliveries.get(side, Delivery()) + outcome.delivery
+            if not outcome.delivery.right:
+                return measure
+            if number:
+                (measure.ours if side == "ours" else measure.floor).append(outcome)
+                values = ", ".join(f"{key} {value:,.1f}" for key, value in outcome.values.items())
+                said(f"{name}, round {number} of {rounds}, {side}: {values}")
+    setup.store.clear()
+    return measure

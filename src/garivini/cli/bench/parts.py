@@ -1,0 +1,116 @@
+"""The processes beside the bench. Started as ``python -m garivini.cli.bench.parts NAME URL SERVER …``.
+
+A part says with one byte on standard output that it is ready. On standard input ``g`` lets it go and ``s``
+stops it, which it answers with one byte; at the end of standard input it ends.
+"""
+
+import asyncio
+import os
+import select
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from garivini.cli.bench import floor
+from garivini.cli.bench.runs import Recorder, payload, rows
+from garivini.client import Client
+from garivini.gearman.servers import parse_addresses
+from garivini.roles import queue_runner
+from garivini.roles.queue_runner import QueueRunnerSettings
+from garivini.store.shards import Shards
+
+_IN, _OUT = 0, 1
+
+
+def main(name: str, url: str, server: str, *rest: str) -> None:
+    """Run one part until standard input ends."""
+    _PARTS[name](url, server, *rest)
+
+
+def _turns(turn: Callable[[], None]) -> None:
+    """Do a turn at each ``g``; the turn itself takes the ``s``."""
+    os.write(_OUT, b".")
+    while os.read(_IN, 1):
+        turn()
+        os.write(_OUT, b".")
+
+
+def _stopped(seconds: float) -> bool:
+    """Wait so long for ``s``, or the end of standard input; return whether it has come."""
+    if not select.select([_IN], [], [], seconds)[0]:
+        return False
+    os.read(_IN, 1)
+    return True
+
+
+def _queue_runner(url: str, server: str) -> None:
+    """Run the QueueRunner as it is."""
+    databases = list(Shards(url))
+    for database in databases:
+        database.check()
+    addresses = parse_addresses(server)
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_reader(_IN, stop.set)
+        await queue_runner.serve(databases, addresses, QueueRunnerSettings(), stop=stop)
+        asyncio.get_running_loop().remove_reader(_IN)
+        os.read(_IN, 1)
+
+    _turns(lambda: asyncio.run(serve()))
+
+
+def _producer(url: str, server: str, inserted: str, size: str) -> None:
+    """Insert batches through a client, which wakes the QueueRunner."""
+    client = Client(url, server)
+    for database in client.shards:
+        database.check()
+    recorder = Recorder(Path(inserted))
+    store = floor.bare(url)
+    jobs = rows(payload(int(size)), floor.BATCH)
+
+    def produce() -> None:
+        for batch in floor.produce(store, lambda: client.insert_jobs(jobs), _stopped):
+            for jobid, _ in batch:
+                recorder.note(jobid)
+
+    _turns(produce)
+
+
+def _bare_dispatcher(url: str, server: str) -> None:
+    store, submitter = floor.bare(url), floor.Submitter(server)
+    _turns(lambda: floor.dispatch(store, submitter, _stopped))
+
+
+def _bare_producer(url: str, server: str, inserted: str, size: str) -> None:
+    store = floor.bare(url)
+    recorder = Recorder(Path(inserted))
+    args = [payload(int(size))] * floor.BATCH
+
+    def produce() -> None:
+        for jobids in floor.produce(store, lambda: store.insert_many(args), _stopped):
+            for jobid in jobids:
+                recorder.note(jobid)
+
+    _turns(produce)
+
+
+def _bare_worker(url: str, server: str, runs: str) -> None:
+    """Work for ever: the bench ends it."""
+    store = floor.bare(url)
+    recorder = Recorder(Path(runs))
+    os.write(_OUT, b".")
+    floor.work(store, server, recorder.note)
+
+
+_PARTS: Final[dict[str, Callable[..., None]]] = {
+    "queue-runner": _queue_runner,
+    "producer": _producer,
+    "bare-dispatcher": _bare_dispatcher,
+    "bare-producer": _bare_producer,
+    "bare-worker": _bare_worker,
+}
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,152 @@
+"""The processes of the bench, seen from the command: started, let go, stopped, and what CPU they used."""
+
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import click
+
+from garivini.errors import GariviniError
+from garivini.gearman.blocking import Client as GearmanClient
+
+#: Seconds to wait for a process that is to start or stop.
+PATIENCE: Final = 30.0
+
+
+class Process:
+    """A process that runs until the end of the bench.
+
+    Args:
+        name: for messages, and of its log.
+        arguments: of the Python interpreter.
+        folder: for its log.
+        environment: beside that of the bench.
+
+    """
+
+    def __init__(self, name: str, arguments: list[str], folder: Path, **environment: str) -> None:
+        self.name = name
+        self._log = folder / f"{name}.log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603  # our own code
+                [sys.executable, *arguments],
+                env={**os.environ, **environment},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=folder,  # away from any settings file of the user's
+                bufsize=0,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def check(self) -> None:
+        """Make sure that it is alive.
+
+        Raises:
+            ClickException: it has ended.
+
+        """
+        if self._process.poll() is not None:
+            log = self._log.read_text(errors="replace")
+            raise click.ClickException(f"the {self.name} ended with {self._process.returncode}:\n{log}")
+
+    def wait_ready(self) -> None:
+        """Wait for the byte that says that it is ready, or has stopped."""
+        assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], PATIENCE)[0]:
+            raise click.ClickException(f"the {self.name} did not answer within {PATIENCE:.0f} s")
+        if not self._process.stdout.read(1):
+            self._process.wait(PATIENCE)
+            self.check()
+
+    def go(self) -> None:
+        """Let it go."""
+        self._tell(b"g")
+
+    def stop(self) -> None:
+        """Let it come to its end of a turn, and wait for that."""
+        self._tell(b"s")
+        self.wait_ready()
+
+    def _tell(self, byte: bytes) -> None:
+        self.check()
+        assert self._process.stdin is not None
+        self._process.stdin.write(byte)
+
+    def end(self) -> None:
+        """Ask it to end."""
+        with suppress(OSError):
+            self._process.terminate()
+
+    def wait(self) -> None:
+        """Wait for its end; kill it where that does not come."""
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+def part(name: str, url: str, server: str, *rest: str, folder: Path) -> Process:
+    """Start one of ``parts`` and wait until it is ready."""
+    started = Process(name, ["-m", "garivini.cli.bench.parts", name, url, server, *rest], folder)
+    started.wait_ready()
+    return started
+
+
+def command(
+    name: str, *arguments: str, folder: Path, environment: Mapping[str, str] | None = None
+) -> Process:
+    """Start the command ``garivini``."""
+    return Process(name, ["-m", "garivini", *arguments], folder, **(environment or {}))
+
+
+def until(condition: Callable[[], bool], what: str, *processes: Process) -> None:
+    """Wait until a condition of other processes holds, while they live."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        for process in processes:
+            process.check()
+        if time.monotonic() > deadline:
+            raise click.ClickException(f"waited {PATIENCE:.0f} s in vain for {what}")
+        time.sleep(0.02)
+
+
+def answers(server: str) -> bool:
+    """Whether a Gearman server answers there."""
+    with GearmanClient(server, timeout=1) as client, suppress(GariviniError):
+        client.echo()
+        return True
+    return False
+
+
+def free_address() -> str:
+    """Return an address of this machine on which nobody listens just now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def cpu_seconds(pids: list[int]) -> float | None:
+    """Return the CPU seconds that processes have used so far; None where the system does not tell."""
+    total = 0
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        total += int(fields[11]) + int(fields[12])  # user and system, in ticks
+    return total / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,163 @@
+"""What the measures run on: the database, the Gearman server, and the processes of both sides."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from garivini.cli.bench import floor, processes
+from garivini.cli.bench.processes import Process
+from garivini.cli.bench.runs import FLOOR, OURS, Reader, payload
+from garivini.client import Client
+from garivini.gearman.blocking import Client as GearmanClient
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The processes of one side."""
+
+    funcname: str
+    dispatcher: Process
+    producer: Process
+    runs: Reader
+    inserted: Reader
+    #: Process ids of the workers.
+    workers: list[int]
+
+
+class Setup:
+    """What the measures run on: a database, a Gearman server, and processes, started when first needed.
+
+    Args:
+        folder: for everything.
+        server: a Gearman server; without one the embedded server runs in a process of its own.
+        size: bytes of a payload.
+        processes: worker processes of a side.
+
+    """
+
+    def __init__(self, folder: Path, server: str | None, size: int, processes: int) -> None:
+        self.url = f"sqlite:///{folder / 'bench.db'}"
+        self.arg = payload(size)
+        self._size = size
+        self._folder = folder
+        self._given = server
+        self._processes = processes
+        self._ends = ExitStack()
+        self.client = Client(self.url)
+        for database in self.client.shards:
+            database.upgrade()
+        self.store = floor.bare(self.url)
+
+    def close(self) -> None:
+        """End all processes and close what is open."""
+        self._ends.close()
+        self.client.close()
+        self.store.close()
+
+    def __enter__(self) -> "Setup":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @cached_property
+    def embedded(self) -> Process | None:
+        """The embedded server's process; None where the user runs a server."""
+        if self._given is not None:
+            return None
+        self._address = processes.free_address()
+        return self._started(
+            processes.command("server", "run", "gearman", "--job-server", self._address, folder=self._folder)
+        )
+
+    @cached_property
+    def address(self) -> str:
+        """The Gearman server, which answers."""
+        server = self.embedded
+        address = self._given or self._address
+        processes.until(
+            lambda: processes.answers(address), f"the Gearman server {address}", *([server] if server else [])
+        )
+        return address
+
+    @cached_property
+    def gearman(self) -> GearmanClient:
+        """A connection to the Gearman server, for looks."""
+        return self._ends.enter_context(GearmanClient(self.address))
+
+    def _started(self, process: Process) -> Process:
+        self._ends.callback(process.wait)
+        self._ends.callback(process.end)
+        return process
+
+    def _folders(self, name: str) -> tuple[Path, Path]:
+        runs, inserted = self._folder / f"runs-{name}", self._folder / f"inserted-{name}"
+        runs.mkdir()
+        inserted.mkdir()
+        return runs, inserted
+
+    def _part(self, name: str, *rest: str) -> Process:
+        return self._started(processes.part(name, self.url, self.address, *rest, folder=self._folder))
+
+    @cached_property
+    def ours(self) -> Side:
+        """QueueRunner, worker and producer, warm and idle."""
+        runs, inserted = self._folders("ours")
+        worker = self._started(
+            processes.command(
+                "worker",
+                *("worker", "garivini.cli.bench.work", "--processes", str(self._processes)),
+                folder=self._folder,
+                environment={
+                    "GARIVINI_DB": self.url,
+                    "GARIVINI_JOB_SERVERS": self.address,
+                    "GARIVINI_BENCH_RUNS": str(runs),
+                },
+            )
+        )
+        self._wait_for_workers(OURS, worker)
+        reader = Reader(runs)
+        return Side(
+            OURS,
+            self._part("queue-runner"),
+            self._part("producer", str(inserted), str(self._size)),
+            reader,
+            Reader(inserted),
+            reader.processes(),
+        )
+
+    @cached_property
+    def floor(self) -> Side:
+        """The bare loops, warm and idle."""
+        runs, inserted = self._folders("floor")
+        workers = [self._part("bare-worker", str(runs)) for _ in range(self._processes)]
+        self._wait_for_workers(FLOOR, *workers)
+        return Side(
+            FLOOR,
+            self._part("bare-dispatcher"),
+            self._part("bare-producer", str(inserted), str(self._size)),
+            Reader(runs),
+            Reader(inserted),
+            [worker.pid for worker in workers],
+        )
+
+    def _wait_for_workers(self, funcname: str, *workers: Process) -> None:
+        def connected() -> bool:
+            status = self.gearman.functions().get(funcname.encode())
+            return status is not None and status.workers == self._processes
+
+        processes.until(connected, f"the workers of {funcname}", *workers)
+
+    def idle(self, side: Side) -> bool:
+        """Whether the Gearman server holds no job of a side."""
+        status = self.gearman.functions().get(side.funcname.encode())
+        return status is None or not status.total
+
+    def cpu(self, side: Side) -> dict[str, float]:
+        """Return the CPU seconds of each part so far; empty where the system does not tell."""
+        parts = {"dispatcher": [side.dispatcher.pid], "workers": side.workers}
+        if self.embedded is not None:
+            parts["server"] = [self.embedded.pid]
+        found = {name: processes.cpu_seconds(pids) for name, pids in parts.items()}
+        return {name: seconds for name, seconds in found.items() if seconds is not None}

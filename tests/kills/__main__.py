@@ -1,0 +1,86 @@
+"""``python -m tests.kills``: kill each role many times under load; exit with 1 if a promise is broken."""
+
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import click
+
+from tests.kills.kill import ROLES, Outcome, Report, percentile, run
+
+#: Columns and their widths. "started twice" and "ended twice" count the runs beyond each job's first;
+#: "timed" the kills at which there was something to wait for.
+_COLUMNS: Final = {
+    "role": 13,
+    "kills": 5,
+    "jobs": 6,
+    "lost": 4,
+    "unexpected": 10,
+    "in flight": 9,
+    "started twice": 13,
+    "ended twice": 11,
+    "unexplained": 11,
+    "timed": 5,
+    "first p50": 9,
+    "p99": 5,
+    "max": 5,
+    "all p50": 7,
+    "p99 ": 5,
+    "max ": 5,
+}
+
+
+@click.command()
+@click.option("--role", "roles", type=click.Choice(["all", *ROLES]), multiple=True, default=["all"])
+@click.option("--kills", type=click.IntRange(1), default=50, show_default=True, help="Kills of each role.")
+@click.option("--seed", default=1, show_default=True, help="Of the load and of the moments.")
+@click.option("--keep", type=click.Path(path_type=Path), help="An empty folder for logs and histories.")
+def main(roles: tuple[str, ...], kills: int, seed: int, keep: Path | None) -> None:
+    """Kill each role many times under load and check that nothing is lost.
+
+    Times are seconds from a kill until the first, or all, of what it had halted started again.
+    """
+    click.echo(f"seed {seed}\n{line(_COLUMNS)}")
+    sound = True
+    for role in ROLES if "all" in roles else roles:
+        with tempfile.TemporaryDirectory(prefix="kills-") as temporary:
+            folder = (keep or Path(temporary)) / role
+            folder.mkdir(parents=True)
+            outcome = run(folder, [role], kills, seed)
+        click.echo(row(outcome, outcome.reports[0]))
+        sound = sound and outcome.verdict.sound
+        if not outcome.verdict.sound:
+            click.echo(outcome.verdict)
+    sys.exit(0 if sound else 1)
+
+
+def row(outcome: Outcome, report: Report) -> str:
+    """Return a line of the table."""
+    verdict = outcome.verdict
+    cells: list[object] = [
+        report.role,
+        report.kills,
+        verdict.acknowledged,
+        len(verdict.lost),
+        len(verdict.unexpected),
+        report.in_flight,
+        sum(verdict.started_again.values()),
+        sum(verdict.ended_again.values()),
+        len(verdict.unexplained),
+        len(report.first),
+    ]
+    for times in (report.first, report.all):
+        cells += [f"{percentile(times, share):.2f}" if times else "-" for share in (0.5, 0.99, 1.0)]
+    return line(cells)
+
+
+def line(cells: Iterable[object]) -> str:
+    """Return cells under each other: the first to the left, the others to the right."""
+    first, *others = zip(cells, _COLUMNS.values(), strict=True)
+    return "  ".join([f"{first[0]:<{first[1]}}", *(f"{cell:>{width}}" for cell, width in others)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""One role after the other is killed under load: what was lost or ran twice, and how soon work went on.
+
+A victim is stopped before it is killed, so that what it had in flight can be read while nothing changes.
+"""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from garivini import State
+from garivini.gearman.blocking import Client as GearmanClient
+from garivini.job import unique_of
+from tests.kills.history import Acknowledged, AnyLine, JobId, Killed, Recorder, Started, Verdict, check
+from tests.kills.load import Load, load, pause
+
+#: ``worker`` is the parent and its children at once, as for want of memory or at the loss of a machine.
+ROLES: Final = ("worker-child", "worker-parent", "worker", "queue-runner", "gearman", "client")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of the kills of one role. Seconds, sorted."""
+
+    role: str
+    kills: int
+    #: Jobs that may have run once more, over all kills.
+    in_flight: int
+    #: Until the first job that the kill had halted started again, or until all of them had.
+    first: list[float]
+    all: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run."""
+
+    verdict: Verdict
+    reports: list[Report]
+
+
+def run(folder: Path, roles: Sequence[str], kills: int, seed: int) -> Outcome:
+    """Kill each of these roles so many times in one system under load."""
+    rng = random.Random(f"{seed} {roles}")
+    with load(folder, seed) as system:
+        record = Recorder(folder / "history")
+        system.until_steady(0)
+        for role in roles:
+            for _ in range(kills):
+                pause(rng, system.history)
+                killed = strike(system, role, rng)
+                record(killed)
+                recover(system, killed)
+        left = system.finish()
+        lines = system.history.refresh().lines
+    done = [line for line in lines if isinstance(line, Killed)]
+    reports = [report(role, [kill for kill in done if kill.role == role], lines) for role in roles]
+    return Outcome(check(lines, left), reports)
+
+
+# ---- one kill
+
+
+def strike(system: Load, role: str, rng: random.Random) -> Killed:
+    """Kill a role and start it again; return what it had in flight."""
+    pids = victims(system, role, rng)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    for pid in pids:
+        _until_stopped(pid)
+    in_flight, halted = caught(system, role, pids)
+    now = time.monotonic_ns()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    if role != "worker-child":  # those are their parent's to start again
+        service = system.services["worker" if role == "worker-parent" else role]
+        service.kill()
+        service.start()
+    return Killed(time=now, role=role, pids=pids, in_flight=in_flight, halted=halted)
+
+
+def victims(system: Load, role: str, rng: random.Random) -> list[int]:
+    """Return the processes to kill."""
+    children = system.children()
+    match role:
+        case "worker-child":
+            return [rng.choice(children)]
+        case "worker-parent":
+            return [system.services["worker"].pid]
+        case "worker":
+            return [system.services["worker"].pid, *children]
+        case _:
+            return [system.services[role].pid]
+
+
+def _until_stopped(pid: int) -> None:
+    """Wait until every thread of a process stands still."""
+    deadline = time.monotonic() + 1.0
+    while time.monotonic() < deadline:
+        stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+        if all(stat.rsplit(")", 1)[1].split()[0] == "T" for stat in stats):
+            return
+        time.sleep(0.0005)
+
+
+def caught(system: Load, role: str, pids: Sequence[int]) -> tuple[list[JobId], list[tuple[JobId, int]]]:
+    """Return what a stopped role has in flight: what may run once more, and what cannot go on without it."""
+    rows = {(job.jobid, job.dbid): job for job in system.rows()}
+    held = {
+        job: row.attempt or 0
+        for job, row in rows.items()
+        if row.state in (State.LEASED, State.RUNNING, State.SUSPECT)
+    }
+    if role == "queue-runner":
+        # What it has claimed and not sent never started, so it cannot run twice.
+        unsent = held.items() - known(system.address, held).items()
+        now = next(iter(system.client.shards)).clock()
+        due = [job for job, row in rows.items() if row.state is State.WAITING and row.run_after <= now]
+        return [], [*sorted(unsent), *((job, rows[job].attempt or 0) for job in due)]
+    if role == "gearman":
+        return list(held), list(held.items())
+    last = {run.job: run for run in sorted(system.history.refresh().starts(), key=lambda run: run.time)}
+    begun = {job: run.attempt for job, run in last.items() if run.pid in pids}
+    # The server is told of an end after its commit: until then it would give the copy to another worker.
+    again = {job for job in begun if job in rows} | known(system.address, begun).keys()
+    return sorted(again), [(job, attempt) for job, attempt in begun.items() if job in rows]
+
+
+def known(address: str, attempts: Mapping[JobId, int]) -> dict[JobId, int]:
+    """Return those attempts that the Gearman server has."""
+    with GearmanClient(address) as client:
+        said = client.status([unique_of(dbid, jobid, attempt) for (jobid, dbid), attempt in attempts.items()])
+    return {
+        job: attempt for (job, attempt), status in zip(attempts.items(), said, strict=True) if status.known
+    }
+
+
+def recover(system: Load, killed: Killed) -> None:
+    """Wait until what was halted has come to its end, and new jobs go the whole way again."""
+    halted = {job for job, _ in killed.halted}
+    system.until(
+        lambda: (
+            not any((row.jobid, row.dbid) in halted and row.state is not State.DEAD for row in system.rows())
+        ),
+        f"the end of what was halted by the kill of {killed.role}",
+    )
+    system.until(lambda: fresh(system.history.refresh().lines, killed), "a new job to start")
+    system.until_steady(killed.time)
+
+
+# ---- the time until work goes on
+
+
+def report(role: str, kills: Sequence[Killed], lines: Sequence[AnyLine]) -> Report:
+    """Measure how soon work went on after each kill of a role."""
+    starts = sorted((line for line in lines if isinstance(line, Started)), key=lambda run: run.time)
+    first, last = [], []
+    for kill in kills:
+        times = resumed(kill, starts, lines)
+        if times:
+            first.append((min(times) - kill.time) / 1e9)
+            last.append((max(times) - kill.time) / 1e9)
+    return Report(role, len(kills), sum(len(kill.in_flight) for kill in kills), sorted(first), sorted(last))
+
+
+def resumed(kill: Killed, starts: Sequence[Started], lines: Sequence[AnyLine]) -> list[int]:
+    """Return when what the kill had halted started, each for the first time since.
+
+    Of a Gearman server only a later attempt counts: a copy that a worker held already proves nothing.
+    Where nothing was halted, the first new job shows that the role is back; for a worker's child it would
+    not, as the other child takes it.
+    """
+    later = [run for run in starts if run.time > kill.time]
+    if kill.role == "worker-parent":
+        # Its children finish what they have; the first job of a new one shows that work goes on.
+        before = {run.pid for run in starts if run.time <= kill.time}
+        return [run.time for run in later if run.pid not in before][:1]
+    attempts = dict(kill.halted)
+    times: dict[JobId, int] = {}
+    for run in later:
+        if run.job in attempts and (kill.role != "gearman" or run.attempt > attempts[run.job]):
+            times.setdefault(run.job, run.time)
+    if not times and kill.role != "worker-child":
+        return fresh(lines, kill)
+    return list(times.values())
+
+
+def fresh(lines: Sequence[AnyLine], kill: Killed) -> list[int]:
+    """Return when the first job started whose insert was begun after the kill; empty: none has."""
+    new = {
+        job for line in lines if isinstance(line, Acknowledged) and line.time > kill.time for job in line.jobs
+    }
+    times = [line.time for line in lines if isinstance(line, Started) and line.job in new]
+    return [min(times)] if times else []
+
+
+def percentile(times: Sequence[float], share: float) -> float:
+    """Return the smallest time that this share does not exceed, by nearest rank."""
+    return times[max(0, -(-len(times) * round(share * 100) // 100) - 1)]

@@ -1,0 +1,534 @@
+"""A database in memory that answers as ``store.database.Database`` does, and the ways to it that fail.
+
+``Model`` is the table and its rules; ``test_model.py`` holds it against the real one. ``Connection`` is the
+model as one process sees it: with delays, errors, and answers that get lost.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import count
+from typing import Any, Final, TypeVar
+
+from garivini.errors import ConflictError, OutcomeUnknownError, UnreachableError
+from garivini.job import NEVER, PRIORITIES, Handle, Inserted, Job, NewJob, State
+from garivini.policy import (
+    BATCH_BYTES,
+    MAX_CRASHES,
+    MAX_FAILURES,
+    At,
+    FunctionPolicy,
+    Never,
+    Offset,
+    backoff,
+)
+from garivini.store.database import CHUNK, FailedAttempt, Lane, Lanes, Lapsed, Setback, Settled
+from tests.simulation.processes import Process, current_thread
+
+_R = TypeVar("_R")
+
+HELD: Final = (State.LEASED, State.RUNNING, State.SUSPECT)
+
+
+@dataclass(slots=True, kw_only=True)
+class Row:
+    """A row of the table ``job``."""
+
+    jobid: int
+    funcname: str
+    arg: bytes
+    uniqkey: str | None
+    coalesce: str | None
+    run_after: int
+    flag: str
+    priority: str
+    created: int
+    failcount: int = 0
+    attempt: int = 0
+    state: State = State.WAITING
+    since: int = 0
+    crashes: int = 0
+
+
+#: Called after each change with the name of the step, the row before (None: new) and after (None: gone).
+Watch = Callable[[str, Row | None, Row | None], None]
+
+
+class Model:
+    """The table and its rules.
+
+    Args:
+        dbid: its id.
+        clock: the unix time.
+
+    """
+
+    def __init__(self, dbid: int, clock: Callable[[], float], watch: Watch | None = None) -> None:
+        self.dbid = dbid
+        self.rows: dict[int, Row] = {}
+        self.records: dict[tuple[int, int, str], FailedAttempt] = {}
+        self.policies: dict[str, FunctionPolicy] = {}
+        self._clock = clock
+        self._watch = watch
+        self.jobids: Iterator[int] = count(1)
+
+    # ---- jobs in
+
+    def insert(self, jobs: Sequence[NewJob]) -> list[Inserted]:
+        answers: list[Inserted] = [Inserted(0, 0)] * len(jobs)
+        # Those with a unique key come after the others.
+        for index in sorted(range(len(jobs)), key=lambda index: jobs[index].uniqkey is not None):
+            answers[index] = self._insert(jobs[index])
+        return answers
+
+    def _insert(self, job: NewJob) -> Inserted:
+        if job.uniqkey is not None:
+            for row in self.rows.values():
+                if (row.funcname, row.uniqkey) == (job.funcname, job.uniqkey):
+                    return Inserted(row.jobid, self.dbid, new=False)
+        row = Row(
+            jobid=next(self.jobids),
+            funcname=job.funcname,
+            arg=job.arg,
+            uniqkey=job.uniqkey,
+            coalesce=job.coalesce,
+            run_after=self._now() + job.delay,
+            flag=job.flag,
+            priority=job.priority,
+            created=self._now(),
+        )
+        self.rows[row.jobid] = row
+        self._tell("insert", None, row)
+        return Inserted(row.jobid, self.dbid)
+
+    # ---- jobs out
+
+    def lanes(self) -> Lanes:
+        heads: dict[tuple[str, State, str], int] = {}
+        for row in sorted(self.rows.values(), key=lambda row: -row.run_after):
+            # What is due after 2038 is a lane's head only then, and not before what was due earlier.
+            due_ever = row.run_after < NEVER or (row.run_after > NEVER and self._now() > NEVER)
+            if row.state is not State.DEAD and due_ever:
+                heads[row.funcname, row.state, row.priority] = row.run_after
+        lanes = [Lane(*lane, due) for lane, due in heads.items()]
+        lanes.sort(key=lambda lane: (PRIORITIES.index(lane.priority), lane.due, lane.funcname, lane.state))
+        return Lanes(self._clock() if lanes else 0.0, lanes)
+
+    def claim(self, lane: Lane, *, limit: int, lease: int, max_bytes: int = BATCH_BYTES) -> list[Job]:
+        jobs: list[Job] = []
+        size = 0
+        due = [row for row in self._lane(lane, State.WAITING) if row.run_after <= self._now()]
+        for row in due[: min(limit, CHUNK)]:
+            size += len(row.arg)
+            if row.run_after == NEVER:
+                continue
+            if jobs and size > max_bytes:
+                break
+            was_due = row.run_after
+            self._lease("claim", row, lease)
+            jobs.append(self._job(row, lease=lease, due=was_due))
+        return jobs
+
+    def release(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            for row in self._of([job.jobid], job.attempt, (State.LEASED,)):
+                self._change("release", row, state=State.WAITING, run_after=job.run_after)
+
+    def end_early(self, handles: Iterable[Handle], *, lease: int) -> None:
+        for jobid, _, attempt in handles:
+            for row in self._of([jobid], attempt, (State.LEASED,)):
+                if row.run_after <= self._now() + lease + 2:
+                    self._change("end_early", row, run_after=self._now())
+
+    def expired(self, lane: Lane, *, limit: int) -> list[Lapsed]:
+        now = self._now()
+        return [
+            Lapsed(
+                row.jobid, row.attempt, row.flag, row.crashes, row.since, now - row.since, State(lane.state)
+            )
+            for row in self._lane(lane, lane.state)
+            if row.run_after <= now
+        ][:limit]
+
+    def extend(self, steps: Sequence[tuple[Lapsed, State, int, bool]]) -> None:
+        for lapsed, state, seconds, queued in steps:
+            for row in self._unchanged(lapsed):
+                since = self._now() if queued else row.since
+                self._change("extend", row, state=state, run_after=self._now() + seconds, since=since)
+
+    def bump(self, steps: Sequence[tuple[Lapsed, bool]], *, lease: int) -> list[Job]:
+        jobs = []
+        for lapsed, crashed in steps:
+            for row in self._unchanged(lapsed):
+                self._lease("bump", row, lease, crashed=int(crashed))
+                jobs.append(self._job(row, lease=lease, due=lapsed.since))
+        return jobs
+
+    def adopt(self, jobid: int, *, lease: int) -> Job | None:
+        row = self.rows.get(jobid)
+        if row is None or row.state not in (State.WAITING, State.LEASED):
+            return None
+        self._lease("adopt", row, lease, state=State.RUNNING)
+        return self._job(row, lease=lease)
+
+    def dispatched(
+        self, lane: Lane, *, age: int, after: int = 0, limit: int = CHUNK
+    ) -> list[tuple[Handle, int]]:
+        now = self._now()
+        return [
+            (Handle(row.jobid, self.dbid, row.attempt), row.run_after)
+            for row in self._lane(lane, State.LEASED)
+            if row.run_after > now and row.run_after >= after and row.since <= now - age
+        ][:limit]
+
+    def give_back(self, handles: Iterable[Handle]) -> None:
+        for jobid, _, attempt in handles:
+            for row in self._of([jobid], attempt, HELD):
+                self._change("give_back", row, state=State.WAITING, run_after=self._now())
+
+    def unstart(self, handles: Iterable[Handle]) -> None:
+        for jobid, _, attempt in handles:
+            for row in self._of([jobid], attempt, (State.RUNNING,)):
+                self._change("unstart", row, state=State.LEASED)
+
+    # ---- the ends of attempts
+
+    def renew(self, handles: Iterable[Handle], *, lease: int) -> set[Handle]:
+        kept = set()
+        for jobid, _, attempt in handles:
+            for row in self._of([jobid], attempt, HELD):
+                self._change("renew", row, state=State.RUNNING, run_after=self._now() + lease + 1)
+                kept.add(Handle(jobid, self.dbid, row.attempt))
+        return kept
+
+    def complete(self, jobids: Iterable[int]) -> set[int]:
+        gone = set(jobids) & set(self.rows)
+        for jobid in sorted(gone):
+            row = self.rows.pop(jobid)
+            self.records = {key: record for key, record in self.records.items() if key[0] != jobid}
+            self._tell("complete", row, None)
+        return gone
+
+    def settle(self, setbacks: Sequence[Setback], *, max_failures: int = MAX_FAILURES) -> list[Settled]:
+        return [self._settle(setback, max_failures) for setback in setbacks]
+
+    def _settle(self, setback: Setback, max_failures: int) -> Settled:
+        jobid, _, fence = setback.handle
+        row = self.rows.get(jobid)
+        if row is None:
+            return Settled("gone")
+        held = row.state in HELD
+        if fence is not None and not (held and row.attempt == fence):
+            reported = any(key[:2] == (jobid, fence) and key[2] != "crashed" for key in self.records)
+            return Settled("repeated" if reported else "stale")
+        if held or setback.kind != "rescheduled":
+            self._record(setback, row.attempt)
+        failcount = row.failcount
+        if setback.kind == "crashed":
+            if held:
+                self._change("crashed", row, crashes=row.crashes + 1)
+            if row.crashes + (0 if held else 1) < MAX_CRASHES:
+                return Settled("applied", row.state, failcount)
+        if setback.kind == "failed":
+            failcount = min(failcount + 1, 255)
+        policy = self.policies.get(row.funcname, FunctionPolicy())
+        too_often = setback.kind == "failed" and failcount >= (policy.max_failures or max_failures)
+        if setback.kind in ("discarded", "parked", "crashed") or too_often:
+            when: Offset | At | Never = Never()
+        else:
+            when = setback.when or Offset(backoff(failcount))
+        match when:
+            case Offset(seconds):
+                run_after = self._now() + seconds
+            case At(time):
+                run_after = time
+            case Never():
+                run_after = NEVER
+        state = State.DEAD if run_after == NEVER else State.WAITING
+        self._change(setback.kind, row, state=state, run_after=run_after, failcount=failcount)
+        delay = when.seconds if isinstance(when, Offset) else None
+        return Settled("applied", State.DEAD if when == Never() else State.WAITING, failcount, delay)
+
+    def _record(self, setback: Setback, attempt: int) -> None:
+        self.records.setdefault(
+            (setback.handle.jobid, attempt, setback.kind),
+            FailedAttempt(
+                attempt,
+                self._now(),
+                setback.kind,
+                setback.error,
+                setback.message,
+                setback.trace,
+                setback.worker,
+            ),
+        )
+
+    # ---- functions, and what people see
+
+    def functions(self) -> dict[str, FunctionPolicy]:
+        return dict(self.policies)
+
+    def set_function(self, funcname: str, policy: FunctionPolicy, *, by_worker: bool = False) -> None:
+        before = self.policies.get(funcname, FunctionPolicy())
+        given = {name: value for name, value in asdict(policy).items() if value is not None}
+        if by_worker and before.renews is not None:
+            given.pop("renews", None)
+        self.policies[funcname] = replace(before, **given)
+
+    def clock(self) -> float:
+        return self._clock()
+
+    def jobs(self) -> list[Job]:
+        return [self._job(row) for row in self.rows.values()]
+
+    def failures(self, jobid: int) -> list[FailedAttempt]:
+        return [record for key, record in sorted(self.records.items()) if key[0] == jobid]
+
+    # ---- the table
+
+    def _now(self) -> int:
+        return int(self._clock())
+
+    def _lane(self, lane: Lane, state: State) -> list[Row]:
+        """Return the rows of a lane as its index has them."""
+        rows = [
+            row
+            for row in self.rows.values()
+            if (row.funcname, row.state, row.priority) == (lane.funcname, state, lane.priority)
+        ]
+        return sorted(rows, key=lambda row: (row.run_after, row.jobid))
+
+    def _of(self, jobids: Iterable[int], attempt: int | None, states: tuple[State, ...]) -> Iterator[Row]:
+        """Yield the rows that this attempt holds in one of these states."""
+        for jobid in jobids:
+            row = self.rows.get(jobid)
+            if row is not None and row.attempt == attempt and row.state in states:
+                yield row
+
+    def _unchanged(self, lapsed: Lapsed) -> Iterator[Row]:
+        for row in self._of([lapsed.jobid], lapsed.attempt, (lapsed.state,)):
+            if row.run_after <= self._now():
+                yield row
+
+    def _lease(self, step: str, row: Row, lease: int, crashed: int = 0, state: State = State.LEASED) -> None:
+        self._change(
+            step,
+            row,
+            attempt=row.attempt + 1,
+            state=state,
+            since=self._now(),
+            run_after=self._now() + lease + 1,
+            crashes=row.crashes + crashed,
+        )
+
+    def _change(self, step: str, row: Row, **changes: Any) -> None:
+        before = replace(row) if self._watch is not None else None
+        for name, value in changes.items():
+            setattr(row, name, value)
+        self._tell(step, before, row)
+
+    def _tell(self, step: str, before: Row | None, after: Row | None) -> None:
+        if self._watch is not None:
+            self._watch(step, before, after)
+
+    def _job(self, row: Row, *, lease: int = 0, due: int | None = None) -> Job:
+        return Job(
+            jobid=row.jobid,
+            dbid=self.dbid,
+            funcname=row.funcname,
+            arg=row.arg,
+            uniqkey=row.uniqkey,
+            coalesce=row.coalesce,
+            run_after=row.run_after if due is None else due,
+            flag=row.flag,
+            failcount=row.failcount,
+            attempt=row.attempt,
+            priority=row.priority,
+            state=row.state,
+            since=row.since,
+            crashes=row.crashes,
+            created=row.created,
+            lease=lease,
+            lease_end=row.run_after if lease else 0,
+        )
+
+
+# ---- the ways to it
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A time in which the database does not do as it should.
+
+    ``away``: nothing is reached. ``conflict``: some calls meet a lock. ``lost``: some connections go before
+    the answer comes. ``stall``: nothing goes on until the end; then some calls have waited for too long.
+    """
+
+    kind: str
+    start: float
+    end: float
+
+
+class Connection:
+    """The database as one process reaches it. Every method of the model is one of it, for threads.
+
+    Args:
+        model: the database.
+        process: whose connection it is.
+        source: of delays and errors.
+        delay: seconds that a call takes to get there, at most, and as many back.
+        troubles: looked at with every call.
+        guard: called with the method and the arguments of each call just before its effect; what it returns
+            is called just after.
+
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        process: Process,
+        source: random.Random,
+        delay: float,
+        troubles: Sequence[Trouble],
+        guard: Callable[[Process, str, Sequence[Any]], Callable[[], None]],
+    ) -> None:
+        self.guard = guard
+        self.dbid = model.dbid
+        self.model = model
+        self.process = process
+        self.source = source
+        self.delay = delay
+        self.troubles = troubles
+        #: Whether a call comes from work that has got there, and whether that had to wait.
+        self.running = False
+        self.waited = False
+
+    def __getattr__(self, name: str) -> "Call":
+        return Call(self, name)
+
+    def trouble(self) -> Trouble | None:
+        """Return what is the matter now."""
+        now = self.process.loop.time()
+        return next((trouble for trouble in self.troubles if trouble.start <= now < trouble.end), None)
+
+    def run(self, work: Callable[[], Any], answered: Callable[["Outcome"], None]) -> None:
+        """Let work that calls this connection get there, and its answer come back. Called by the loop."""
+        loop = self.process.loop
+
+        def arrive(waited: bool = False) -> None:
+            if not self.process.alive and self.source.random() < 0.5:
+                return  # it had not left yet
+            trouble = self.trouble()
+            if trouble is not None and trouble.kind == "stall":
+                loop.call_at(trouble.end, arrive, True)
+                return
+            self.running, self.waited = True, waited
+            try:
+                outcome: Outcome = work(), None
+            except Exception as error:
+                outcome = None, error
+            self.running = self.waited = False
+            loop.call_later(self._delay(), answered, outcome)
+
+        loop.call_later(self._delay(), arrive)
+
+    def _delay(self) -> float:
+        return self.delay * self.source.random()
+
+
+#: What comes back: an answer or an error.
+Outcome = tuple[Any, Exception | None]
+
+
+class Call:
+    """One method of a connection."""
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        self._connection = connection
+        self._name = name
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Do it, and wait for the answer: in a thread of the simulation or in ``Connection.run``."""
+        connection = self._connection
+        act = partial(self._act, arguments, named)
+        if connection.running:
+            return act()
+        thread = current_thread()
+        came: list[Outcome] = []
+        wake = thread.waker()
+
+        def answered(outcome: Outcome) -> None:
+            came.append(outcome)
+            wake()
+
+        connection.run(act, answered)
+        thread.park()
+        answer, error = came[0]
+        if error is not None:
+            raise error
+        return answer
+
+    def _act(self, arguments: Sequence[Any], named: dict[str, Any]) -> Any:
+        """Do it now, as far as the trouble there is lets it be done."""
+        connection = self._connection
+        trouble = connection.trouble()
+        kind = "conflict" if connection.waited else trouble.kind if trouble is not None else ""
+        chance = connection.source.random() if kind else 1.0
+        if kind == "away":
+            raise UnreachableError("the database is away")
+        if kind == "conflict" and chance < 0.5:
+            raise ConflictError("the database is locked")
+        if kind == "lost" and chance < 0.6:
+            if self._name in _READS:
+                raise UnreachableError("the connection was lost")
+            if chance < 0.3:
+                self._do(arguments, named)
+            raise OutcomeUnknownError("the connection was lost")
+        return self._do(arguments, named)
+
+    def _do(self, arguments: Sequence[Any], named: dict[str, Any]) -> Any:
+        connection = self._connection
+        # Iterators are read once, and both the model and its guard read them.
+        arguments = [list(each) if isinstance(each, Iterator) else each for each in arguments]
+        after = connection.guard(connection.process, self._name, arguments)
+        answer = getattr(connection.model, self._name)(*arguments, **named)
+        after()
+        return answer
+
+
+_READS: Final = frozenset({"lanes", "expired", "dispatched", "functions", "clock"})
+
+
+class DatabaseThread(Executor):
+    """The database thread of a QueueRunner: one piece of work after the other."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._process = connection.process
+        self._waiting: list[tuple[Callable[[], Any], Future[Any]]] = []
+        self._busy = False
+
+    def submit(self, fn: Callable[..., _R], /, *args: Any, **kwargs: Any) -> "Future[_R]":
+        future: Future[_R] = Future()
+        self._waiting.append((partial(fn, *args, **kwargs), future))
+        self._next()
+        return future
+
+    def _next(self) -> None:
+        if self._waiting and not self._busy:
+            self._busy = True
+            work, future = self._waiting.pop(0)
+            came = partial(self._process.when_awake, self._came, future)
+            self._process.when_awake(self._connection.run, work, came)
+
+    def _came(self, future: Future[Any], outcome: Outcome) -> None:
+        self._busy = False
+        answer, error = outcome
+        if not future.done():
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(answer)
+        self._next()

@@ -1,0 +1,239 @@
+"""What a seed stands for: jobs, functions, processes, and what goes wrong when."""
+
+import random
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from garivini.job import PRIORITIES
+from garivini.policy import MIN_LEASE
+
+#: What can go wrong, and how likely it is among other things.
+FAULTS: Final[dict[str, int]] = {
+    "kill worker": 4,
+    "vanish worker": 2,
+    "freeze worker": 4,
+    "cut worker": 2,
+    "kill runner": 3,
+    "freeze runner": 3,
+    "restart server": 4,
+    "reset server": 3,
+    "freeze server": 2,
+    "cut submit": 3,
+    "database away": 2,
+    "database conflict": 2,
+    "database lost": 3,
+    "database stall": 2,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    name: str
+    kind: str  # def, async or foreign
+    lease: int | None
+    max_failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A job to be: when it is inserted, and what its function will do."""
+
+    number: int
+    at: float
+    function: str
+    delay: int
+    priority: str
+    seconds: float
+    #: What each of its runs comes to, those left out that did not count; the last one goes on.
+    outcomes: tuple[str, ...]
+    #: How many of its first runs end their process.
+    deaths: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    at: float
+    kind: str
+    seconds: float
+    #: Which of the processes or servers, modulo their number.
+    target: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    at: float
+    kind: str  # def or async
+    concurrency: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    seed: int
+    #: Unix time of the database and loop time, at the start.
+    database_time: float
+    loop_time: float
+    lease: int
+    watermark: int
+    batch_max: int
+    poll: float
+    wake: bool
+    servers: int
+    runners: tuple[float, ...]  # when each starts
+    workers: tuple[Worker, ...]
+    foreign: int
+    functions: tuple[Function, ...]
+    plans: tuple[Plan, ...]
+    faults: tuple[Fault, ...]
+    refusals: tuple[tuple[float, float, int], ...]  # from, for so many seconds, server
+    database_delay: float
+    server_delay: float
+
+    @property
+    def longest_lease(self) -> int:
+        return max([self.lease, *(function.lease or 0 for function in self.functions)])
+
+    def __str__(self) -> str:
+        lines = [f"SEED={self.seed}"]
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if isinstance(value, tuple):
+                lines += [f"  {name}:", *(f"    {item}" for item in value)]
+            else:
+                lines.append(f"  {name}: {value}")
+        return "\n".join(lines)
+
+
+def plain(*seconds: float, **changes: Any) -> Scenario:
+    """Return a scenario without a fault: jobs that take so long, due at the start, and one of all else."""
+    scenario = Scenario(
+        seed=0,
+        database_time=1.8e9,
+        loop_time=1e3,
+        lease=MIN_LEASE,
+        watermark=4000,
+        batch_max=1000,
+        poll=1.0,
+        wake=True,
+        servers=1,
+        runners=(0.0,),
+        workers=(Worker(0.0, "def", 1),),
+        foreign=0,
+        functions=(Function("f0", "def", None, 3),),
+        plans=tuple(
+            Plan(number, 0.0, "f0", 0, "normal", length, ("done",)) for number, length in enumerate(seconds)
+        ),
+        faults=(),
+        refusals=(),
+        database_delay=0.002,
+        server_delay=0.001,
+    )
+    return replace(scenario, **changes)
+
+
+def draw(seed: int) -> Scenario:
+    """Return the scenario of a seed."""
+    dice = random.Random(seed)
+    calm = dice.random() < 0.3
+    lease = _lease(dice)
+    functions = tuple(_functions(dice))
+    own = [function for function in functions if function.kind != "foreign"]
+    kinds = sorted({function.kind for function in own})
+    workers = [Worker(0.0, kind, dice.choice([1, 2, 8])) for kind in kinds]
+    workers += [
+        Worker(dice.choice([0.0, 4.0, 15.0]) * dice.random(), dice.choice(kinds), dice.choice([1, 3]))
+        for _ in range(dice.choice([0, 0, 1, 1, 2]))
+    ]
+    shortest = min([lease, *(function.lease or lease for function in functions)])
+    longest = max([lease, *(function.lease or lease for function in functions)])
+    faults = [] if calm else sorted(_faults(dice, longest), key=lambda fault: fault.at)
+    refusals = []
+    if dice.random() < 0.2:
+        refusals = [(10 * dice.random(), dice.choice([0.5, 3.0, 2.0 * lease]), dice.randrange(2))]
+    return Scenario(
+        seed=seed,
+        database_time=dice.choice([1e9, 1.7e9, 1.9e9, 2.5e9]) + 1e6 * dice.random(),
+        loop_time=1e5 * dice.random(),
+        lease=lease,
+        watermark=dice.choice([0, 4000, 4000, 1, 3, 10]),
+        batch_max=dice.choice([1000, 1000, 3, 10]),
+        poll=dice.choice([2.0, 10.0, 30.0, 60.0]),
+        wake=dice.random() < 0.7,
+        servers=dice.choice([1, 1, 2]),
+        runners=dice.choice([(0.0,), (0.0,), (0.0, 0.0), (0.0, 5.0 * dice.random())]),
+        workers=tuple(workers),
+        foreign=dice.choice([1, 2]) if len(own) < len(functions) else 0,
+        functions=functions,
+        plans=tuple(_plans(dice, functions, longest, calm=calm)),
+        faults=tuple(faults),
+        refusals=tuple(refusals),
+        database_delay=dice.choice([0.002, 0.01, shortest / 60]),
+        server_delay=dice.choice([0.0005, 0.002, 0.01]),
+    )
+
+
+def _lease(dice: random.Random) -> int:
+    return dice.choice([MIN_LEASE, MIN_LEASE, 4, 5, 6, 8, 12, 20, 60])
+
+
+def _functions(dice: random.Random) -> list[Function]:
+    functions = [
+        Function(
+            f"f{number}",
+            dice.choice(["def", "def", "async"]),
+            dice.choice([None, None, _lease(dice)]),
+            dice.choice([1, 2, 3]),
+        )
+        for number in range(dice.choice([1, 1, 2, 3]))
+    ]
+    if dice.random() < 0.2:
+        functions.append(Function("foreign", "foreign", dice.choice([None, _lease(dice)]), 2))
+    return functions
+
+
+def _plans(dice: random.Random, functions: tuple[Function, ...], longest: int, *, calm: bool) -> list[Plan]:
+    count = dice.choice([1, 2, 5, 8, 12, 24])
+    paces = dice.choice([(0.01,), (0.01, 0.3), (0.3, 2.0), (0.01, 0.5, longest * 0.7, longest * 1.5)])
+    span = dice.choice([0.0, 2.0, 10.0, 20.0])
+    trouble = dice.choice([0.0, 0.2, 0.5])
+    poison = 0.0 if calm else dice.choice([0.0, 0.0, 0.0, 0.15])
+    plans = []
+    for number in range(count):
+        function = dice.choice(functions)
+        outcomes: list[str] = []
+        if function.kind != "foreign" and dice.random() < trouble:
+            outcomes = dice.choices(["fail", "retry", "discard"], [1, 4, 2], k=dice.choice([1, 2]))
+        deaths = 0
+        if function.kind != "foreign" and dice.random() < poison:
+            deaths = dice.choice([1, 1, 2, 99])
+        plans.append(
+            Plan(
+                number=number,
+                at=span * dice.random(),
+                function=function.name,
+                delay=dice.choice([0, 0, 0, 0, 3, 9]),
+                priority=dice.choice(PRIORITIES),
+                seconds=dice.choice(paces) * dice.uniform(0.5, 1.0),
+                outcomes=(*outcomes, "done"),
+                deaths=deaths,
+            )
+        )
+    return sorted(plans, key=lambda plan: (plan.at, plan.number))
+
+
+def _faults(dice: random.Random, longest: int) -> list[Fault]:
+    allowed = list(FAULTS)
+    if dice.random() < 0.5:  # half of the scenarios have one or two kinds only, which hides less
+        allowed = dice.sample(allowed, dice.choice([1, 2]))
+    weights = [FAULTS[kind] for kind in allowed]
+    return [
+        Fault(
+            at=25.0 * dice.random() ** 1.5,
+            kind=dice.choices(allowed, weights)[0],
+            seconds=dice.choice([0.05, 0.5, 2.0, longest * 0.5, longest * 1.2, longest * 2.5])
+            * dice.uniform(0.5, 1.0),
+            target=dice.randrange(1000),
+            share=dice.random(),
+        )
+        for _ in range(dice.choice([1, 1, 2, 3, 5]))
+    ]

@@ -1,0 +1,230 @@
+"""A protocol with one rule broken does not pass: each rule is broken in turn, and some seed must tell."""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
+from unittest.mock import patch
+
+import pytest
+from hypothesis.stateful import run_state_machine_as_test
+
+from garivini import keeper, worker
+from garivini.gearman.protocol import Submission, Unknown
+from garivini.gearman.requests import SubmitResult
+from garivini.job import Handle, Job, State
+from garivini.keeper import Keeper, Run
+from garivini.lease import Bump, Extend, Found, Step, decide
+from garivini.roles import queue_runner
+from garivini.roles.job_servers import JobServers
+from garivini.roles.queue_runner import QueueRunner
+from garivini.store.database import Lapsed, Setback, Settled
+from garivini.worker import _Serving
+from tests.simulation.database import HELD, Model, Row
+from tests.simulation.scenario import Fault, Scenario, draw, plain
+from tests.simulation.servers import Held
+from tests.simulation.simulation import simulate
+from tests.simulation.test_model import Both, comparison
+
+
+def bumps_what_is_queued(state: State, found: Found, **facts: Any) -> Step:
+    return Bump() if found is Found.QUEUED else decide(state, found, **facts)
+
+
+def bumps_at_the_first_strike(state: State, found: Found, **facts: Any) -> Step:
+    step = decide(state, found, **facts)
+    return Bump(crashed=True) if isinstance(step, Extend) and step.state is State.SUSPECT else step
+
+
+def renews_whatever_attempt(self: Model, handles: Iterable[Handle], *, lease: int) -> set[Handle]:
+    kept = set()
+    for handle in handles:
+        row = self.rows.get(handle.jobid)
+        if row is not None and row.state in HELD:
+            self._change("renew", row, state=State.RUNNING, run_after=self._now() + lease + 1)
+            kept.add(handle)
+    return kept
+
+
+def ends_whatever_lease(self: Model, handles: Iterable[Handle], *, lease: int) -> None:
+    for handle in handles:
+        row = self.rows.get(handle.jobid)
+        if row is not None and row.state in HELD:
+            self._change("end_early", row, run_after=self._now())
+
+
+def releases_nothing(self: Model, jobs: Iterable[Job]) -> None:
+    pass
+
+
+def takes_what_has_changed(self: Model, lapsed: Lapsed) -> Iterator[Row]:
+    row = self.rows.get(lapsed.jobid)
+    if row is not None and row.state in HELD:
+        yield row
+
+
+def settles_without_fence(
+    self: Model, setbacks: Sequence[Setback], *, max_failures: int = 25
+) -> list[Settled]:
+    return [
+        self._settle(
+            Setback(handle=Handle(it.handle.jobid, it.handle.dbid), kind=it.kind, when=it.when), max_failures
+        )
+        for it in setbacks
+    ]
+
+
+def keeps_the_attempt(
+    self: Model, step: str, row: Row, lease: int, crashed: int = 0, state: State = State.LEASED
+) -> None:
+    self._change(
+        step,
+        row,
+        attempt=max(row.attempt, 1),
+        state=state,
+        since=self._now(),
+        run_after=self._now() + lease + 1,
+    )
+
+
+def tells_first(self: Keeper) -> None:
+    self._on_committed(list(self._ended))
+    commit(self)
+
+
+commit: Final = Keeper._commit
+
+
+def checks_nothing(self: Keeper, run: Run) -> None:
+    self._on_checked(run, True)
+
+
+def renews_nothing(self: Keeper, runs: Sequence[Run]) -> set[Handle]:
+    return {run.job.handle for run in runs}
+
+
+def waits_for_the_loop(self: _Serving, run: Run, mine: bool) -> None:
+    self._threadsafe(self._start if mine else self._drop_stale, run)
+
+
+def gives_back_whatever_attempt(self: Model, handles: Iterable[Handle]) -> None:
+    for handle in handles:
+        row = self.rows.get(handle.jobid)
+        if row is not None and row.state in HELD:
+            self._change("give_back", row, state=State.WAITING, run_after=self._now())
+
+
+def sweeps_at_once(self: QueueRunner) -> list[float]:
+    return [max(0.0, when - asyncio.get_running_loop().time()) for when in (self._sweeps or [])[:1]]
+
+
+def reads_clocks_late(self: Keeper) -> None:
+    for database in self._shards:
+        if database.dbid not in self._offsets:
+            self._offsets[database.dbid] = database.clock() - vars(keeper)["time"].monotonic()
+
+
+#: Stands for a property.
+never_lost: Final = property(lambda self: False)
+submit: Final = JobServers.submit
+
+
+async def submits_again(self: JobServers, jobs: Sequence[Submission]) -> list[SubmitResult]:
+    results = await submit(self, jobs)
+    unknown = [index for index, result in enumerate(results) if isinstance(result, Unknown)]
+    if unknown:
+        again = await submit(self, [jobs[index] for index in unknown])
+        for index, result in zip(unknown, again, strict=True):
+            results[index] = result
+    return results
+
+
+def slow_functions(*, lease: int = 3) -> Scenario:
+    """Return one with functions that block the worker for longer than a lease, and with two servers."""
+    scenario = plain(*[lease * 2.7] * 8, lease=lease, servers=2)
+    return replace(
+        scenario, plans=tuple(replace(plan, outcomes=("retry", "done")) for plan in scenario.plans)
+    )
+
+
+class Broken(NamedTuple):
+    """A rule of the protocol that does not hold."""
+
+    owner: Any
+    name: str
+    by: Any
+    #: Where it shows; after these, all seeds in turn are tried.
+    first: Sequence[int | Scenario] = ()
+
+
+#: A QueueRunner that stands still between its claim and its submit, for as long as it may.
+STOPPED: Final = plain(
+    0.1,
+    lease=20,
+    database_delay=0.05,
+    runners=(0.0, 0.3),
+    faults=(Fault(0.15, "freeze runner", 2.0, 0, 0.0),),
+)
+#: The same for longer.
+STOPPED_LONG: Final = replace(STOPPED, faults=(Fault(0.15, "freeze runner", 5.0, 0, 0.0),))
+
+#: One of two servers goes away before the first sweep.
+ONE_AWAY: Final = plain(0.1, servers=2, faults=(Fault(0.02, "restart server", 8.0, 0, 0.0),))
+#: A worker that stands still while it asks for the time, until after the end of a lease.
+LATE_CLOCK: Final = plain(
+    0.1, lease=6, database_delay=0.2, poll=30.0, faults=(Fault(0.25, "freeze worker", 20.0, 0, 0.0),)
+)
+
+BROKEN: Final = {
+    "what is queued is bumped": Broken(queue_runner, "decide", bumps_what_is_queued, [8, 18]),
+    "one strike is enough": Broken(queue_runner, "decide", bumps_at_the_first_strike, [13, 67]),
+    "a renewal without its fence": Broken(Model, "renew", renews_whatever_attempt, [0, 42]),
+    "a renewal that never comes": Broken(Keeper, "_renewed", renews_nothing, [0, 2]),
+    "a setback without its fence": Broken(Model, "settle", settles_without_fence, [2, 93]),
+    "a give-back without its fence": Broken(Model, "give_back", gives_back_whatever_attempt),
+    "an end before its time without its guard": Broken(Model, "end_early", ends_whatever_lease, [0, 24]),
+    "a step on what has changed since it was read": Broken(
+        Model, "_unchanged", takes_what_has_changed, [18, 202]
+    ),
+    "a claim that does not raise the attempt": Broken(Model, "_lease", keeps_the_attempt, [0, 2]),
+    "a claim that is not released": Broken(Model, "release", releases_nothing, [47, 73]),
+    "a sweep that takes the youngest": Broken(queue_runner, "_SWEEP_AGE", 0, [STOPPED]),
+    "a submit of what was claimed long ago": Broken(queue_runner, "_SUBMIT_WITHIN", 1e9, [STOPPED_LONG]),
+    "an attempt submitted again": Broken(JobServers, "submit", submits_again, [0, 16]),
+    "a server told before the commit": Broken(Keeper, "_commit", tells_first, [0]),
+    "no start check": Broken(Keeper, "check", checks_nothing, [0, 2]),
+    "a start check that waits behind a function": Broken(
+        _Serving, "_checked", waits_for_the_loop, [slow_functions()]
+    ),
+    "a function that starts before all is read": Broken(worker, "_LOOKS", 0, [slow_functions()]),
+    "a start after the loss of the connection": Broken(Held, "lost", never_lost, [23, 33]),
+    "a QueueRunner that waits for nobody": Broken(QueueRunner, "_until_sweep", sweeps_at_once, [ONE_AWAY]),
+    "a clock read before its time": Broken(Keeper, "_read_clocks", reads_clocks_late, [LATE_CLOCK]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", BROKEN)
+def test_a_broken_rule_is_noticed(rule: str) -> None:
+    broken = BROKEN[rule]
+    scenarios = (it if isinstance(it, Scenario) else draw(it) for it in [*broken.first, *range(500)])
+    with patch.object(broken.owner, broken.name, broken.by):
+        for scenario in scenarios:
+            if simulate(scenario).broken:
+                return
+    pytest.fail(f"{rule}: nobody has noticed")
+
+
+def test_what_shows_a_broken_rule_shows_nothing_where_none_is() -> None:
+    """Else the tests above would pass for another reason."""
+    for broken in BROKEN.values():
+        for it in broken.first:
+            assert simulate(it if isinstance(it, Scenario) else draw(it)).broken == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", [rule for rule, broken in BROKEN.items() if broken.owner is Model])
+def test_a_broken_model_is_told_from_the_real_database(rule: str) -> None:
+    broken = BROKEN[rule]
+    with patch.object(broken.owner, broken.name, broken.by), pytest.raises(AssertionError):
+        run_state_machine_as_test(Both, settings=comparison(200))

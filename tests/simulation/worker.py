@@ -1,0 +1,176 @@
+"""Workers: the real one, its threads in lockstep with the loop, and a foreign one."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+from garivini.client import Client
+from garivini.errors import GariviniError
+from garivini.gearman.aio import Held as RealHeld
+from garivini.gearman.protocol import Assigned
+from garivini.job import Job, decode_payload
+from garivini.supervisor import Child, Obituary, Slot
+from garivini.worker import Registered, Worker, _Serving
+from tests.simulation.database import Connection
+from tests.simulation.loop import VirtualLoop
+from tests.simulation.processes import MainThread, Process, Thread, Threads
+from tests.simulation.servers import Held, Server, WorkerLink
+
+
+class Databases:
+    """Stands in for ``store.shards.Shards``: one database."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __iter__(self) -> Any:
+        return iter([self._connection])
+
+    def __getitem__(self, dbid: int) -> Connection:
+        assert dbid == self._connection.dbid
+        return self._connection
+
+
+class WorkerProcess(Process):
+    """A child of ``garivini worker``.
+
+    Args:
+        functions: makes what it runs.
+        concurrency: of ``async def`` functions.
+        obituaries: what its parent gives it to record.
+        arrived: called with each copy that comes in.
+        told: called with each copy that it says to have done with.
+
+    """
+
+    def __init__(
+        self,
+        loop: VirtualLoop,
+        name: str,
+        servers: Sequence[Server],
+        connect: Callable[[Process], Connection],
+        functions: Callable[["WorkerProcess"], Mapping[str, Registered]],
+        *,
+        concurrency: int,
+        obituaries: list[Obituary],
+        arrived: Callable[[Process, Assigned], None],
+        told: Callable[[Process, Assigned], None],
+    ) -> None:
+        super().__init__(loop, name)
+        self.child = Child(-1, Slot(), obituaries, 30.0)
+        self.links: list[WorkerLink] = []
+        self.stop = asyncio.Event()
+        self._came: dict[bytes, Held] = {}
+        self._servers = {server.address: server for server in servers}
+        self._arrived = arrived
+        self._told = told
+        shards = Databases(connect(self))
+        client = cast(Client, SimpleNamespace(shards=shards))
+        worker = Worker(client, list(self._servers), concurrency=concurrency)
+        worker.functions.update(functions(self))
+        Thread.starting = self
+        self.serving = _Serving(worker, self.child)
+        Thread.starting = None
+        self.serving.name = name
+        self.main = MainThread(self, lambda call: call == self.serving._pump)
+        self.serving._loop = cast(asyncio.AbstractEventLoop, self.main)
+
+    def start(self) -> None:
+        self.loop.create_task(self.serving.run(self.stop))
+
+    def link(
+        self,
+        address: str,
+        functions: Sequence[bytes],
+        on_job: Callable[[RealHeld], None],
+        *,
+        slots: int,
+        **options: Any,
+    ) -> WorkerLink:
+        """Take the place of ``gearman.aio.Worker``."""
+
+        def arrive(held: Held) -> None:
+            self._came[held.job.unique] = held
+            self._arrived(self, held.job)
+            on_job(cast(RealHeld, held))
+
+        link = WorkerLink(
+            self._servers[address],
+            self,
+            lambda: self.main,
+            list(functions),
+            arrive,
+            slots,
+            lambda job: self._told(self, job),
+        )
+        self.links.append(link)
+        return link
+
+    def lost(self, unique: bytes) -> bool:
+        """Whether the connection is gone over which this copy came last."""
+        return self._came[unique].lost
+
+    def left(self, message: str) -> list[Obituary]:
+        """Return what its parent reads of it after its death."""
+        handle, _, told = self.child.slot.read()
+        left = [] if told else list(self.child.obituaries)
+        if handle is not None:
+            left.append(Obituary(handle, "crashed", message))
+        return left
+
+
+class ForeignWorker(Process):
+    """A worker in another language: it knows nothing of leases and deletes what is done by its id.
+
+    Args:
+        run: called with this process and a job.
+
+    """
+
+    def __init__(
+        self,
+        loop: VirtualLoop,
+        name: str,
+        server: Server,
+        connect: Callable[[Process], Connection],
+        functions: Sequence[str],
+        run: Callable[["ForeignWorker", Job], Any],
+        told: Callable[[Process, Assigned], None],
+    ) -> None:
+        super().__init__(loop, name)
+        self._database = connect(self)
+        self._run = run
+        self._main = MainThread(self, lambda call: False)
+        self.links = [
+            WorkerLink(
+                server,
+                self,
+                lambda: self._main,
+                [name.encode() for name in functions],
+                self._take,
+                1,
+                lambda job: told(self, job),
+            )
+        ]
+
+    def start(self) -> None:
+        self.loop.create_task(self.links[0].run())
+
+    def lost(self, unique: bytes) -> bool:
+        return False  # it looks at nothing
+
+    def _take(self, held: Held) -> None:
+        self.loop.create_task(self._work(held))
+
+    async def _work(self, held: Held) -> None:
+        job = decode_payload(held.job.data)
+        await self._run(self, job)
+        while True:
+            try:
+                await self.loop.run_in_executor(Threads(self), self._database.complete, [job.jobid])
+            except GariviniError:
+                await self.sleep(0.5)
+            else:
+                break
+        held.complete()

@@ -1,0 +1,156 @@
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from garivini.cli import cli
+from garivini.cli.bench import floor
+from garivini.cli.bench.figures import Delivery, Figure, Measure, Outcome, delivered
+from garivini.cli.bench.runs import Reader, Recorder, payload
+from garivini.errors import UsageError
+
+
+def bench(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["bench", *arguments])
+
+
+# ---- delivery
+
+
+@pytest.mark.parametrize(
+    ("inserted", "ran", "standing", "found"),
+    [
+        ([1, 2, 3], [3, 1, 2], [], Delivery(jobs=3, ran=3)),
+        ([1, 2, 3], [1, 2, 3, 2, 2], [], Delivery(jobs=3, ran=3, duplicates=2)),
+        ([1, 2, 3], [1, 3], [], Delivery(jobs=3, ran=2, lost=1)),
+        ([1, 2], [1, 2, 9, 9], [], Delivery(jobs=2, ran=2, unexpected=1)),
+        ([1, 2], [1, 2], [9], Delivery(jobs=2, ran=2, unexpected=1)),
+        ([1, 2], [1, 2], [2], Delivery(jobs=2, ran=2, left=1)),
+        ([1, 2], [1], [2], Delivery(jobs=2, ran=1, lost=1, left=1)),
+    ],
+)
+def test_each_job_is_accounted_for(
+    inserted: Sequence[int], ran: Sequence[int], standing: Sequence[int], found: Delivery
+) -> None:
+    assert delivered(inserted, ran, standing) == found
+
+
+def test_a_job_that_may_stand_is_not_lost_but_one_that_ran_may_not() -> None:
+    assert delivered([1, 2], [1], [2], may_stand=True) == Delivery(jobs=2, ran=1)
+    assert delivered([1, 2], [1], [1, 2], may_stand=True) == Delivery(jobs=2, ran=1, left=1)
+    assert delivered([1, 2, 3], [1], [2], may_stand=True).lost == 1
+
+
+def test_a_duplicate_alone_is_no_fault() -> None:
+    assert Delivery(jobs=1, ran=1, duplicates=1).right
+    assert not any(
+        delivery.right for delivery in (Delivery(lost=1), Delivery(unexpected=1), Delivery(left=1))
+    )
+    assert Delivery(jobs=1, lost=1) + Delivery(jobs=2, ran=2) == Delivery(jobs=3, ran=2, lost=1)
+
+
+def test_runs_are_read_once_from_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("garivini.cli.bench.runs._NOTES", 2)
+    recorder, reader = Recorder(tmp_path), Reader(tmp_path)
+    assert reader.take() == []
+    for jobid in (1, 2, 3):
+        recorder.note(jobid)
+    runs = sorted(reader.take(), key=lambda run: run.began)
+    assert [run.jobid for run in runs] == [1, 2, 3]
+    recorder.note(4)
+    assert [run.jobid for run in reader.take()] == [4]
+    assert len(reader.processes()) == 1
+
+
+# ---- figures
+
+
+def test_the_ratio_is_of_medians_and_its_range_of_rounds() -> None:
+    figure = Figure("jobs/s", "jobs/s", ours=[10.0, 20.0, 90.0], floor=[40.0, 20.0, 30.0])
+    assert figure.ratio == pytest.approx(20 / 30)
+    assert figure.ratios == pytest.approx((0.25, 3.0))
+    assert Figure("jobs/s", "jobs/s", [1.0], [0.0]).ratio == float("inf")
+
+
+def test_a_measure_that_broke_off_has_no_figures() -> None:
+    outcome = Outcome({"p50": 1.5}, Delivery(), {"server": 0.5})
+    assert Measure("pickup", ours=[outcome]).figures == []
+    measure = Measure("pickup", [outcome], [outcome], {"ours": Delivery(lost=1)})
+    assert [figure.unit for figure in measure.figures] == ["ms"]
+    assert measure.cpu == {"ours": {"server": 0.5}, "floor": {"server": 0.5}}
+    assert not measure.right
+
+
+def test_payloads_have_their_size() -> None:
+    assert [len(payload(size)) for size in (0, 1, 100, 4096)] == [0, 1, 100, 4096]
+
+
+def test_a_database_without_a_floor_is_refused() -> None:
+    with pytest.raises(UsageError, match="no floor for mysql"):
+        floor.bare("mysql://localhost/job")
+
+
+# ---- the command
+
+
+def check(measure: dict[str, Any], figures: list[str]) -> None:
+    assert [figure["name"] for figure in measure["figures"]] == figures
+    for figure in measure["figures"]:
+        for side in ("ours", "floor"):
+            assert len(figure[side]["rounds"]) == 1
+            assert figure[side]["median"] > 0
+        assert figure["ratio"] == pytest.approx(figure["ours"]["median"] / figure["floor"]["median"])
+        assert figure["ratio_range"] == [figure["ratio"]] * 2
+    for delivery in measure["delivery"].values():
+        assert delivery["right"]
+        assert delivery["jobs"] > 0
+
+
+@pytest.mark.slow
+def test_all_measures_are_taken_beside_their_floors() -> None:
+    result = bench("--jobs", "300", "--rounds", "1", "--seconds", "1", "-o", "json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["right"] is True
+    assert found["method"]["durability"] == "journal_mode=WAL, synchronous=FULL"
+    measures = {measure["name"]: measure for measure in found["measures"]}
+    assert list(measures) == ["bulk-insert", "single-insert", "drain", "steady", "pickup"]
+    assert found["method"]["compared"].keys() == measures.keys()
+    for name, measure in measures.items():
+        check(measure, ["p50", "p99", "max"] if name == "pickup" else ["jobs/s"])
+    assert measures["drain"]["delivery"]["ours"] | {"duplicates": 0} == {
+        "jobs": 330,
+        "ran": 330,
+        "duplicates": 0,
+        "lost": 0,
+        "unexpected": 0,
+        "left": 0,
+        "right": True,
+    }
+
+
+@pytest.mark.slow
+def test_a_chosen_measure_is_shown_as_a_table_with_its_method() -> None:
+    result = bench("--jobs", "50", "--rounds", "2", "--only", "bulk-insert", "--payload", "10")
+    assert result.exit_code == 0, result.output
+    for text in ("synchronous=FULL", "executemany", "ratio", "bulk-insert, floor: delivered"):
+        assert text in result.stdout
+    assert "single-insert" not in result.stdout
+
+
+@pytest.mark.slow
+def test_a_job_that_is_not_there_makes_it_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    insert = floor.BareSQLite.insert_many
+
+    def boastful(store: floor.BareSQLite, args: Sequence[bytes]) -> range:
+        found = insert(store, args)
+        return range(found.start, found.stop + 1)
+
+    monkeypatch.setattr(floor.BareSQLite, "insert_many", boastful)
+    result = bench("--jobs", "50", "--rounds", "1", "--only", "bulk-insert")
+    assert result.exit_code == 1
+    assert "bulk-insert, floor: NOT DELIVERED" in result.stdout
+    assert "lost 1" in result.stdout
