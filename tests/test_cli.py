@@ -304,6 +304,12 @@ def hold(job):
     while not Path("go-on").exists():
         time.sleep(0.01)
 
+@worker.function("count")
+def count(job):
+    time.sleep(0.003)
+    with open("counted", "a") as file:
+        file.write(job.arg.decode() + "\\n")
+
 @worker.function("overrun", timeout=0.5)
 def overrun(job):
     Path(f"overran-{time.monotonic_ns()}").touch()
@@ -472,6 +478,25 @@ class TestProcesses:
             record = client.failures((deadly.jobid, deadly.dbid))
             assert record[-1].error == "ProcessDied"
             assert "killed by signal 9 (SIGKILL)" in record[-1].message
+
+    def test_what_is_done_before_a_long_job_is_not_done_again_when_its_process_dies(
+        self, url: str, tmp_path: Path
+    ) -> None:
+        environment = self.environment(url, tmp_path)
+        client = Client(url)
+        with (
+            command(tmp_path, "run", **environment),
+            command(tmp_path, "worker", "work.py", "-p", "1", **environment),
+        ):
+            rows = [["count", None, None, str(number)] for number in range(200)]
+            client.insert_jobs([*rows, ["hold", None, None, ""]])
+            until(lambda: list(tmp_path.glob("holding-*")))
+            (holding,) = tmp_path.glob("holding-*")
+            os.kill(int(holding.name.removeprefix("holding-")), signal.SIGKILL)
+            (tmp_path / "go-on").touch()
+            until(lambda: client.list_jobs() == [])
+            counted = (tmp_path / "counted").read_text().split()
+            assert sorted(counted, key=int) == [str(number) for number in range(200)]
 
     def test_what_lies_behind_a_long_job_is_given_to_another_worker(self, url: str, tmp_path: Path) -> None:
         environment = self.environment(url, tmp_path)

@@ -17,6 +17,7 @@ from typing import Final
 
 from garivini import events
 from garivini.client import report
+from garivini.errors import OutcomeUnknownError
 from garivini.gearman.aio import Held
 from garivini.gearman.servers import Backoff
 from garivini.job import Handle, Job
@@ -212,8 +213,15 @@ class Keeper:
                 error="TimeLimit" if kind == "failed" else "ProcessDied",
                 message=message,
             )
-            (settled,) = self._shards[setback.handle.dbid].settle([setback])
-            report(setback, settled)
+            try:
+                (settled,) = self._shards[setback.handle.dbid].settle([setback])
+            except OutcomeUnknownError:
+                # A failure ends its attempt, so it counts once. A death counts each time it is told, and one
+                # too many could bury a job that does no harm: better none.
+                if kind == "failed":
+                    raise
+            else:
+                report(setback, settled)
             child.obituaries.pop()
             if not child.obituaries:
                 child.slot.tell()

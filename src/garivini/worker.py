@@ -35,7 +35,9 @@ _F = TypeVar("_F", bound=Function)
 
 #: Seconds that the pump runs jobs before it lets the loop read and write.
 _SLICE: Final = 0.005
-#: Seconds between two looks for answers that are due, and how many looks before a function runs all the same.
+#: Seconds from which on a function counts as slow.
+_SLOW: Final = 0.05
+#: Seconds between two looks whether a slow function may start, and how many before it does all the same.
 _ANSWER: Final = 0.001
 _LOOKS: Final = 50
 
@@ -206,6 +208,7 @@ class _Serving:
         self._queue: deque[Run] = deque()
         self._pumping = False
         self._looks = _LOOKS
+        self._took: dict[bytes, float] = {}  # seconds of each function's last run
         self._tasks: dict[asyncio.Task[None], Run] = {}
         self._closing = False
         self._links = [
@@ -328,16 +331,13 @@ class _Serving:
 
     def _pump(self) -> None:
         """Run ``def`` functions until there are none or the time slice is over."""
-        if self._prefetch == self._least and self._looks and any(link.waiting for link in self._links):
-            # A copy that arrives while a slow function blocks the loop lies unread: it can be neither renewed
-            # nor given back. Where functions are quick, that is the smaller evil.
-            self._looks -= 1
-            self._loop.call_later(_ANSWER, self._pump)
-            return
-        self._looks = _LOOKS
         began = now = time.monotonic()
         ran = 0
+        waits = False
         while self._queue and now - began < _SLICE:
+            waits = self._should_wait()
+            if waits:
+                break
             try:
                 run = self._queue.popleft()
             except IndexError:
@@ -349,13 +349,34 @@ class _Serving:
                 continue
             ran += 1
             self._run_inline(run)
-            now = time.monotonic()
+            before, now = now, time.monotonic()
+            self._took[run.held.job.function] = now - before
         if ran:
             self._prefetch = max(self._least, next_prefetch(self._prefetch, (now - began) / ran))
-        if self._queue:
+        if waits:
+            self._loop.call_later(_ANSWER, self._pump)
+        elif self._queue:
             self._loop.call_soon(self._pump)
         else:
             self._pumping = False
+
+    def _should_wait(self) -> bool:
+        """Whether the next function should not start yet, because it may block the loop for long.
+
+        Meanwhile a server would not hear of jobs that have been committed, and give them to another worker
+        if this process died; and a copy that arrives would lie unread, neither renewed nor given back. Where
+        the function was quick when it last ran, that is the smaller evil.
+        """
+        try:
+            function = self._queue[0].held.job.function
+        except IndexError:
+            return False
+        settled = not self._ending and not any(link.waiting for link in self._links)
+        if settled or not self._looks or self._took.get(function, _SLOW) < _SLOW:
+            self._looks = _LOOKS
+            return False
+        self._looks -= 1
+        return True
 
     def _run_inline(self, run: Run) -> None:
         entry = self._registered(run)

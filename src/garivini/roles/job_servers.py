@@ -105,12 +105,18 @@ class JobServers:
         )
 
     def queued(self, function: bytes) -> int:
-        """Return how many jobs of the function waited for a worker at the last look."""
-        return sum(
-            server.functions[function].queued
+        """Return how many jobs of the function waited for a worker at the last look.
+
+        Where it has workers, if it has any: copies that lie where nobody takes them must not use up the room
+        for good, and no more are sent there.
+        """
+        found = [
+            server.functions[function]
             for server in self._servers.values()
             if server.functions and function in server.functions
-        )
+        ]
+        served = [status for status in found if status.workers]
+        return sum(status.queued for status in served or found)
 
     async def submit(self, jobs: Sequence[Submission]) -> list[SubmitResult]:
         """Submit background jobs, each to the server that its unique prefers; one result each, in order.
