@@ -1,3 +1,4 @@
+import ast
 import io
 from pathlib import Path
 
@@ -54,6 +55,10 @@ def test_files_are_analysed() -> None:
     assert found.lines == len((TREE / "errors.py").read_text().splitlines())
     assert files.analyse(TREE / "store/sql/sqlite.sql").functions == 0
     assert files.analyse(TREE / "lease.py").functions == 1
+    for path in TREE.rglob("*.py"):
+        tree = ast.parse(path.read_bytes())
+        every = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        assert files.analyse(path).functions == len(every), path
 
 
 def test_the_tree_is_listed_in_order_without_what_is_not_its_own(tmp_path: Path) -> None:
