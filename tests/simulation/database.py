@@ -4,9 +4,9 @@
 model as one process sees it: with delays, errors, and answers that get lost.
 """
 
+import asyncio
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count
@@ -25,7 +25,8 @@ from garivini.policy import (
     backoff,
 )
 from garivini.store.database import CHUNK, FailedAttempt, Lane, Lanes, Lapsed, Setback, Settled
-from tests.simulation.processes import Process, current_thread
+from tests.simulation.loop import VirtualExecutor
+from tests.simulation.processes import Process, current_thread, settle
 
 _R = TypeVar("_R")
 
@@ -501,18 +502,18 @@ class Call:
 _READS: Final = frozenset({"lanes", "expired", "dispatched", "functions", "clock"})
 
 
-class DatabaseThread(Executor):
+class DatabaseThread(VirtualExecutor):
     """The database thread of a QueueRunner: one piece of work after the other."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._process = connection.process
-        self._waiting: list[tuple[Callable[[], Any], Future[Any]]] = []
+        self._waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
         self._busy = False
 
-    def submit(self, fn: Callable[..., _R], /, *args: Any, **kwargs: Any) -> "Future[_R]":
-        future: Future[_R] = Future()
-        self._waiting.append((partial(fn, *args, **kwargs), future))
+    def start(self, work: Callable[[], _R]) -> asyncio.Future[_R]:
+        future: asyncio.Future[_R] = self._process.loop.create_future()
+        self._waiting.append((work, future))
         self._next()
         return future
 
@@ -523,12 +524,7 @@ class DatabaseThread(Executor):
             came = partial(self._process.when_awake, self._came, future)
             self._process.when_awake(self._connection.run, work, came)
 
-    def _came(self, future: Future[Any], outcome: Outcome) -> None:
+    def _came(self, future: asyncio.Future[Any], outcome: Outcome) -> None:
         self._busy = False
-        answer, error = outcome
-        if not future.done():
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(answer)
+        settle(future, *outcome)
         self._next()

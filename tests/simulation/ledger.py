@@ -53,6 +53,10 @@ class Ledger:
         self.sends: Counter[int] = Counter()
         self.starts: Counter[int] = Counter()
         self.deaths: Counter[int] = Counter()
+        #: Deaths of processes that were running a job just then, as often as somebody was to record them,
+        #: and how many have been counted.
+        self.obituaries: Counter[int] = Counter()
+        self.counted: Counter[int] = Counter()
         self.successes: Counter[int] = Counter()
         self.failures: Counter[int] = Counter()
         self.discards: Counter[int] = Counter()
@@ -64,7 +68,7 @@ class Ledger:
         self.stranded: Counter[int] = Counter()
         self.completed: set[int] = set()
         self._stranded: set[tuple[int, int]] = set()
-        self._unread: set[tuple[int, int]] = set()
+        self._unread: dict[tuple[int, int], float] = {}  # when given
         self._passes: Counter[tuple[Process, int]] = Counter()
         self._sent: set[bytes] = set()
         self._claims: dict[tuple[int, int], tuple[float, int]] = {}
@@ -118,20 +122,26 @@ class Ledger:
             self._in_flight(jobid)
         else:
             self.held.discard(jobid)
-        if before is not None:
-            raised = after.attempt - before.attempt
-            if raised != (1 if step in ("claim", "bump") else 0):
-                self.wrong("an attempt is not raised by one claim each", step, before, after)
         if step in ("claim", "bump"):
-            lease = after.run_after - after.since - 1
-            self._claims[jobid, after.attempt] = (self.loop.time(), lease)
-        if step == "bump" and before is not None:
-            if not self.faults and (jobid, before.attempt) in self._refused:
-                self.wrong("a refused attempt waited for the end of its lease", jobid, before.attempt)
-            if not self.faults:
-                self._given_up(jobid, before.attempt)
+            self._claims[jobid, after.attempt] = (self.loop.time(), after.run_after - after.since - 1)
         if step == "release":
             self._refused.discard((jobid, after.attempt))
+        if before is not None:
+            self._compare(step, before, after)
+
+    def _compare(self, step: str, before: Row, after: Row) -> None:
+        """Look at what a step has made of a row."""
+        jobid = after.jobid
+        if after.attempt - before.attempt != (1 if step in ("claim", "bump") else 0):
+            self.wrong("an attempt is not raised by one claim each", step, before, after)
+        if step == "bump" and not self.faults:
+            if (jobid, before.attempt) in self._refused:
+                self.wrong("a refused attempt waited for the end of its lease", jobid, before.attempt)
+            self._given_up(jobid, before.attempt)
+        if step == "crashed" and after.crashes > before.crashes:
+            self.counted[jobid] += 1
+            if self.counted[jobid] > self.obituaries[jobid]:
+                self.wrong("a death is counted twice", jobid, after.crashes)
 
     def _given_up(self, jobid: int, attempt: int) -> None:
         """An attempt is over without a fault."""
@@ -202,7 +212,7 @@ class Ledger:
         """Something has happened to a copy in a server."""
         self.say(f"copy {what}", *_names(job.unique))
         if what == "given":
-            self._unread.add(_names(job.unique))
+            self._unread[_names(job.unique)] = self.loop.time()
         if what == "joined":
             self.wrong("a submit joined a copy that was there", *_names(job.unique))
 
@@ -213,7 +223,8 @@ class Ledger:
         jobid, attempt = _names(copy.unique)
         # Half a second: a worker knows the database's time no better than its calls take.
         late = self.model.clock() > decode_payload(copy.data).lease_end + 0.5
-        self._unread.discard((jobid, attempt))
+        if self.loop.time() - self._unread.get((jobid, attempt), 0.0) < 1.0:
+            self._unread.pop((jobid, attempt), None)
         self._arrivals[process, jobid, attempt] = (self.loop.time(), late)
 
     def start(self, process: Process, job: Job, *, lost: bool) -> None:

@@ -5,6 +5,7 @@ import heapq
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from contextvars import Context
+from functools import partial
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
@@ -26,6 +27,13 @@ class _Jump:
         if timeout > 0:
             self._loop.jump()
         return []
+
+
+class VirtualExecutor(Executor):
+    """Runs work on the virtual loop; its future is the loop's own."""
+
+    def start(self, work: Callable[[], _T]) -> asyncio.Future[_T]:
+        raise NotImplementedError
 
 
 class _Timer(asyncio.TimerHandle):
@@ -89,8 +97,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def run_in_executor(  # type: ignore[override]
         self, executor: Executor | None, func: Callable[..., _T], *args: Any
     ) -> asyncio.Future[_T]:
-        assert executor is not None, "say where it runs: a loop without threads has no default"
-        return asyncio.wrap_future(executor.submit(func, *args), loop=self)
+        assert isinstance(executor, VirtualExecutor), "this loop has no threads"
+        return executor.start(partial(func, *args))
 
     def run(self, main: Coroutine[Any, Any, _T]) -> _T:
         """Run ``main`` to its end, then end whatever still runs."""

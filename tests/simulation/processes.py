@@ -10,11 +10,10 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Any, ClassVar, Final, TypeVar, cast
 
-from tests.simulation.loop import VirtualLoop
+from tests.simulation.loop import VirtualExecutor, VirtualLoop
 
 _R = TypeVar("_R")
 
@@ -242,25 +241,35 @@ class Event:
         return self._set
 
 
-class Threads(Executor):
+class Threads(VirtualExecutor):
     """Runs each call in a simulated thread of its own."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
 
-    def submit(self, fn: Callable[..., _R], /, *args: Any, **kwargs: Any) -> "Future[_R]":
-        future: Future[_R] = Future()
+    def start(self, work: Callable[[], _R]) -> asyncio.Future[_R]:
+        future: asyncio.Future[_R] = self._process.loop.create_future()
 
         def run() -> None:
             try:
-                result = fn(*args, **kwargs)
+                result = work()
             except Exception as error:
-                future.set_exception(error)
+                settle(future, None, error)
             else:
-                future.set_result(result)
+                settle(future, result, None)
 
         Thread(run, process=self._process).start()
         return future
+
+
+def settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+    """Give a future its result or error, if anybody still waits for it."""
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
 
 
 class MainThread:

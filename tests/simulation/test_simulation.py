@@ -56,7 +56,7 @@ def test_the_protocol_holds(seeds: range) -> None:
 
 
 def test_a_seed_brings_the_same_things_each_time() -> None:
-    assert digest(range(10)) == digest(range(10))
+    assert digest(range(5)) == digest(range(5))
     assert digest([1]) != digest([2])
 
 

@@ -58,7 +58,8 @@ class WorkerProcess(Process):
         told: Callable[[Process, Assigned], None],
     ) -> None:
         super().__init__(loop, name)
-        self.child = Child(-1, Slot(), obituaries, 30.0)
+        self.child = Child(-1, Slot(), list(obituaries), 30.0)
+        self._given = obituaries
         self.links: list[WorkerLink] = []
         self.stop = asyncio.Event()
         self._came: dict[bytes, Held] = {}
@@ -114,7 +115,7 @@ class WorkerProcess(Process):
     def left(self, message: str) -> list[Obituary]:
         """Return what its parent reads of it after its death."""
         handle, _, told = self.child.slot.read()
-        left = [] if told else list(self.child.obituaries)
+        left = [] if told else list(self._given)
         if handle is not None:
             left.append(Obituary(handle, "crashed", message))
         return left
