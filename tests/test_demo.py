@@ -55,6 +55,10 @@ def test_files_are_analysed() -> None:
     assert found.lines == len((TREE / "errors.py").read_text().splitlines())
     assert files.analyse(TREE / "store/sql/sqlite.sql").functions == 0
     assert files.analyse(TREE / "lease.py").functions == 1
+
+
+@pytest.mark.slow
+def test_functions_are_counted_as_a_walk_over_the_whole_tree_finds_them() -> None:
     for path in TREE.rglob("*.py"):
         tree = ast.parse(path.read_bytes())
         every = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]

@@ -8,6 +8,7 @@ from garivini import Client, Discard, Job, RefusedError, Retry, State, UsageErro
 from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
 from garivini.job import Handle, encode_payload
+from garivini.keeper import Keeper, Run
 from garivini.policy import FunctionPolicy
 from tests.system import System, system
 
@@ -357,6 +358,34 @@ def test_an_async_function_that_runs_too_long_is_cancelled_and_has_failed(tmp_pa
             assert (failure.error, failure.message) == ("TimeoutError", "of the job's own")
 
     asyncio.run(scenario())
+
+
+def test_a_time_limit_is_of_the_run_that_the_keeper_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit wakes the keeper. If it found no run then, it would sleep past the limit."""
+    found: list[bool] = []
+    limit = Keeper.limit
+
+    def watched(keeper: Keeper, run: Run, seconds: float) -> None:
+        found.append(keeper.current is run)
+        limit(keeper, run, seconds)
+
+    monkeypatch.setattr(Keeper, "limit", watched)
+
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+
+            @queue.worker.function("f", timeout=30)
+            def f(job: Job) -> None: ...
+
+            queue.start_queue_runner()
+            queue.start_worker()
+            await queue.call(queue.client.insert_job, "f")
+            await queue.gone()
+
+    asyncio.run(scenario())
+    assert found == [True]
 
 
 def test_what_a_function_does_to_the_worker_is_its_own_failure(tmp_path: Path) -> None:

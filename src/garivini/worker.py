@@ -380,9 +380,10 @@ class _Serving:
 
     def _run_inline(self, run: Run) -> None:
         entry = self._registered(run)
+        # Current first: the keeper, woken for the limit, must find the run that it is of.
+        self._keeper.current = run
         if entry.timeout is not None:
             self._keeper.limit(run, entry.timeout)
-        self._keeper.current = run
         if self._slot is not None:
             self._slot.set(run.job.handle, run.deadline)
         try:
