@@ -37,9 +37,9 @@ _F = TypeVar("_F", bound=Function)
 _SLICE: Final = 0.005
 #: Seconds from which on a function counts as slow.
 _SLOW: Final = 0.05
-#: Seconds between two looks whether a slow function may start, and how many before it does all the same.
+#: Seconds between two looks whether a slow function may start, and until it does all the same.
 _ANSWER: Final = 0.001
-_LOOKS: Final = 50
+_ANSWERS: Final = 2.0
 
 
 class Retry(Exception):
@@ -207,7 +207,7 @@ class _Serving:
         # too long. Each takes a run with one atomic call, so none is both run and given back.
         self._queue: deque[Run] = deque()
         self._pumping = False
-        self._looks = _LOOKS
+        self._waits_until: float | None = None  # monotonic; None while no function waits for its start
         self._took: dict[bytes, float] = {}  # seconds of each function's last run
         self._tasks: dict[asyncio.Task[None], Run] = {}
         self._closing = False
@@ -335,7 +335,7 @@ class _Serving:
         ran = 0
         waits = False
         while self._queue and now - began < _SLICE:
-            waits = self._should_wait()
+            waits = self._should_wait(now)
             if waits:
                 break
             try:
@@ -360,22 +360,24 @@ class _Serving:
         else:
             self._pumping = False
 
-    def _should_wait(self) -> bool:
+    def _should_wait(self, now: float) -> bool:
         """Whether the next function should not start yet, because it may block the loop for long.
 
         Meanwhile a server would not hear of jobs that have been committed, and give them to another worker
         if this process died; and a copy that arrives would lie unread, neither renewed nor given back. Where
-        the function was quick when it last ran, that is the smaller evil.
+        the function was quick when it last ran, that is the smaller evil. So it is while a database or a
+        server does not answer.
         """
         try:
             function = self._queue[0].held.job.function
         except IndexError:
             return False
-        settled = not self._ending and not any(link.waiting for link in self._links)
-        if settled or not self._looks or self._took.get(function, _SLOW) < _SLOW:
-            self._looks = _LOOKS
+        settled = not self._ending and all(link.settled for link in self._links)
+        if self._waits_until is None:
+            self._waits_until = now + _ANSWERS
+        if settled or now > self._waits_until or self._took.get(function, _SLOW) < _SLOW:
+            self._waits_until = None
             return False
-        self._looks -= 1
         return True
 
     def _run_inline(self, run: Run) -> None:

@@ -446,8 +446,10 @@ class WorkerLink:
             self.flush()
 
     @property
-    def waiting(self) -> bool:
-        return self.attached is not None and self.attached.open and self.core.waiting > 0
+    def settled(self) -> bool:
+        if self.attached is None or not self.attached.open:
+            return True
+        return not self._flush_due and not self.core.waiting
 
     async def run(self) -> None:
         backoff = Backoff()

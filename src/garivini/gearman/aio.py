@@ -102,6 +102,11 @@ class _Connection(asyncio.Protocol):
         if data and self.transport is not None:
             self.transport.write(data)
 
+    @property
+    def unsent(self) -> bool:
+        """Whether there is something that the system has not taken yet."""
+        return self._flush_due or bool(self.transport and self.transport.get_write_buffer_size())
+
     def abort(self) -> None:
         """Close at once; what is buffered is dropped."""
         if self.transport is not None:
@@ -493,10 +498,12 @@ class Worker:
             self._connection.flush()
 
     @property
-    def waiting(self) -> bool:
-        """Whether an answer of the server is due, which may be a job."""
+    def settled(self) -> bool:
+        """Whether all that was said is written, and no answer of the server is due, which may be a job."""
         connection = self._connection
-        return connection is not None and connection.transport is not None and connection.core.waiting > 0
+        if connection is None or connection.transport is None:
+            return True
+        return not connection.unsent and not connection.core.waiting
 
     async def run(self) -> None:
         """Stay connected until ``drain`` is called."""
