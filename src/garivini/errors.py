@@ -15,6 +15,10 @@
 class GariviniError(Exception):
     """Root of every error that this library raises."""
 
+    #: Whether the same call may be made again at once: nothing was done, and what was in the way is gone (a
+    #: connection that had been closed, the other side of a deadlock).
+    passing: bool = False
+
 
 class UsageError(GariviniError, ValueError):
     """The call cannot work as written. Nothing was done."""

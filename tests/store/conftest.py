@@ -12,7 +12,7 @@ from sqlalchemy import Engine, event
 
 from garivini.config import DatabaseSettings
 from garivini.store.database import Database
-from garivini.store.dialects import SQLite
+from garivini.store.dialects.sqlite import SQLite
 from tests.databases import sqlite_url
 
 

@@ -427,7 +427,7 @@ def test_a_lease_is_ended_early_where_nobody_has_prolonged_it(database: Database
     put(database)
     claimed = claim_one(database)
     clock.advance(3)
-    database.end_early(iter([claimed.handle]), lease=LEASE)
+    database.end_early([claimed.handle], lease=LEASE)
     row = look(database, claimed.jobid)
     assert (row.run_after, row.state, row.attempt) == (NOON + 3, State.LEASED, 1)
     assert [found.jobid for found in database.expired(lane(state=State.LEASED), limit=10)] == [row.jobid]
@@ -460,7 +460,7 @@ def test_a_lease_that_has_changed_hands_is_not_ended_early(
 def test_what_a_holder_gives_back_waits_at_once(database: Database, clock: Clock, state: State) -> None:
     clock.set(NOON)
     lapsed = leased_until(database, clock, state)
-    database.give_back(iter([Handle(lapsed.jobid, database.dbid, 1)]))
+    database.give_back([Handle(lapsed.jobid, database.dbid, 1)])
     row = look(database, lapsed.jobid)
     assert (row.state, row.run_after, row.attempt) == (State.WAITING, NOON + LEASE + 1, 1)
     assert claim_one(database).attempt == 2
@@ -490,7 +490,7 @@ def test_what_a_holder_renewed_and_will_not_start_is_leased_as_before(
     claimed = claim_one(database)
     clock.set(NOON + 10)
     database.renew([claimed.handle], lease=LEASE)
-    database.unstart(iter([claimed.handle]))
+    database.unstart([claimed.handle])
     row = look(database, claimed.jobid)
     assert (row.state, row.run_after, row.attempt) == (State.LEASED, NOON + 10 + LEASE + 1, 1)
     database.end_early([claimed.handle], lease=LEASE)

@@ -20,8 +20,8 @@ from garivini.errors import (
     UsageError,
 )
 from garivini.job import Handle, new_job
-from garivini.store import dialects
 from garivini.store.database import Database
+from garivini.store.dialects.sqlite import SQLite
 from tests.databases import sqlite_url
 
 Opener = Callable[..., Database]
@@ -251,7 +251,7 @@ def test_a_full_disk_is_refused_nothing_is_stored_and_it_goes_on_when_there_is_r
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialects.SQLite, "busy_timeout", 0.01)
+    monkeypatch.setattr(SQLite, "busy_timeout", 0.01)
 
 
 @pytest.fixture
@@ -378,7 +378,7 @@ def test_each_code_of_the_driver_has_its_error(
 ) -> None:
     error = sqlite3.OperationalError("the driver's words")
     error.sqlite_errorcode = code
-    translated = dialects.SQLite().translate(error, "database 1 (x)", committing=committing)
+    translated = SQLite().translate(error, "database 1 (x)", committing=committing)
     assert type(translated) is expected
     assert str(translated).startswith("database 1 (x)")
 

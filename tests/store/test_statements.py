@@ -9,16 +9,17 @@ import pytest
 
 import garivini.store
 from garivini.store.dialects import DIALECTS
-from garivini.store.statements import Statement, load, parse
+from garivini.store.statements import Statement, Step, load, parse
 
 SQL = Path(garivini.store.__file__).with_name("sql")
 FILES = sorted(SQL.glob("*.sql"))
 SQLITE = parse((SQL / "sqlite.sql").read_text(encoding="utf-8"), "?")
 
 
-def one(text: str, placeholder: str = "?") -> Statement:
+def one(text: str, placeholder: str = "?") -> Step:
     (statement,) = parse(text, placeholder)
-    return statement
+    (step,) = statement.steps
+    return step
 
 
 # ---- the loader
@@ -37,7 +38,6 @@ def test_another_driver_has_another_placeholder() -> None:
 def test_a_cast_with_two_colons_is_no_value() -> None:
     text = "-- name: find (ids) -> rows\n-- Why.\nSELECT * FROM unnest(:ids::bigint[], '{}'::text[])\n"
     statement = one(text)
-    assert statement.parameters == {"ids"}
     assert statement.bind({"ids": 1})[0] == "SELECT * FROM unnest(?::bigint[], '{}'::text[])\n"
 
 
@@ -97,6 +97,31 @@ def test_the_texts_that_are_kept_are_bounded_and_stay_right() -> None:
         text, values = statement.bind({"ids": range(size)})
         assert text.count("?") == len(values) == size
     assert len(statement._texts) < 600
+
+
+def test_a_list_of_one_value_of_all_rows_is_one_placeholder() -> None:
+    statement = one(
+        "-- name: put (a, b) -> rows\n-- Why.\nSELECT * FROM unnest(:@a::text[], :@b::int[])\n", "%s"
+    )
+    rows = [{"a": "x", "b": 1}, {"a": "y", "b": 2}]
+    assert statement.bind({}, rows) == (
+        "SELECT * FROM unnest(%s::text[], %s::int[])\n",
+        [["x", "y"], [1, 2]],
+    )
+
+
+def test_statements_under_one_name_are_cut_at_their_semicolons() -> None:
+    (statement,) = parse(
+        "-- name: take (a, b) -> rows\n-- Why.\n"
+        "UPDATE t SET a = :a;\n-- Then.\nSELECT ';'\n FROM t WHERE b = :b\n",
+        "?",
+    )
+    assert statement.parameters == {"a", "b"}
+    values = {"a": 1, "b": 2}
+    assert [step.bind(values) for step in statement.steps] == [
+        ("UPDATE t SET a = ?\n", [1]),
+        ("SELECT ';'\n FROM t WHERE b = ?\n", [2]),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -167,12 +192,13 @@ def test_no_statement_hides_an_error(path: Path) -> None:
 def test_a_dialect_is_loaded_with_its_own_placeholder() -> None:
     found = load("sqlite", "?")
     assert found.keys() == {statement.name for statement in SQLITE}
-    assert found["complete"].bind({"jobids": [1, 2]})[0].count("?") == 2
+    assert found["complete"].steps[0].bind({"jobids": [1, 2]})[0].count("?") == 2
 
 
 @pytest.mark.parametrize("statement", SQLITE, ids=lambda statement: statement.name)
 def test_every_statement_has_a_placeholder_for_each_value(statement: Statement) -> None:
     values: dict[str, Any] = {name: [1, 2] for name in statement.parameters}
-    text, bound = statement.bind(values, [values, values])
-    assert text.count("?") == len(bound)
-    assert ":" not in text
+    for step in statement.steps:
+        text, bound = step.bind(values, [values, values])
+        assert text.count("?") == len(bound)
+        assert ":" not in text

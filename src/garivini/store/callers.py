@@ -13,6 +13,10 @@ from garivini.errors import UsageError
 class Cursor(Protocol):
     """As much of a driver's cursor as statements need."""
 
+    @property
+    def description(self) -> Any:
+        """None where the last statement returns no rows."""
+
     def execute(self, text: str, values: Sequence[Any], /) -> Any:
         """Run one statement."""
 
@@ -29,6 +33,10 @@ class _ConnectionCursor:
 
     def execute(self, text: str, values: Sequence[Any], /) -> None:
         self._result = self._connection.exec_driver_sql(text, tuple(values))
+
+    @property
+    def description(self) -> Any:
+        return self._result if self._result is not None and self._result.returns_rows else None
 
     def fetchall(self) -> Any:
         return self._result.fetchall() if self._result is not None else []

@@ -1,16 +1,19 @@
 """One database: an engine, the statements, and the translation of errors. Blocking; safe for threads."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import random
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeVar
+from functools import wraps
+from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 from weakref import WeakSet
 
-from sqlalchemy import Engine, create_engine, exc, make_url
+from sqlalchemy import URL, Engine, create_engine, exc, make_url
 
 from garivini.config import DatabaseSettings, without_password
-from garivini.errors import GariviniError, SchemaError, UsageError
+from garivini.errors import GariviniError, SchemaError, UnreachableError, UsageError
 from garivini.job import NEVER, PRIORITIES, Handle, Inserted, Job, NewJob, State
 from garivini.policy import (
     BATCH_BYTES,
@@ -25,7 +28,8 @@ from garivini.policy import (
 )
 from garivini.store import schema
 from garivini.store.callers import Cursor, cursor_of
-from garivini.store.dialects import DIALECTS, SCHEMA_ADVICE, SQLite
+from garivini.store.dialects import DIALECTS
+from garivini.store.dialects.dialect import SCHEMA_ADVICE, Dialect
 from garivini.store.schema import SCHEMA
 from garivini.store.statements import Statement, load
 
@@ -114,6 +118,33 @@ class Count(NamedTuple):
     first: int
 
 
+#: Seconds between two tries of what failed by another's doing, more or less.
+_PAUSES: Final = (0.0, 0.01, 0.03, 0.1, 0.3)
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _again(
+    method: "Callable[Concatenate[Database, _P], _R]",
+) -> "Callable[Concatenate[Database, _P], _R]":
+    """Call a method again where nothing was done and the reason is gone: see ``GariviniError.passing``."""
+
+    @wraps(method)
+    def call(self: "Database", /, *arguments: _P.args, **named: _P.kwargs) -> _R:
+        for pause in _PAUSES:
+            try:
+                return method(self, *arguments, **named)
+            except GariviniError as error:
+                # A caller's transaction is gone as a whole: only the caller can begin it again.
+                if not error.passing or named.get("connection") is not None:
+                    raise
+            time.sleep(pause * random.uniform(0.5, 1.5))
+        return method(self, *arguments, **named)
+
+    return call
+
+
 #: Databases whose connections must not be open while this process forks.
 _CLOSE_BEFORE_FORK: "Final[WeakSet[Database]]" = WeakSet()
 
@@ -137,22 +168,25 @@ class Database:
     def __init__(self, settings: DatabaseSettings) -> None:
         self.dbid = settings.dbid
         self._owned = not isinstance(settings.target, Engine)
-        self._engine = _engine(settings.target) if self._owned else settings.target
-        dialect = self._engine.dialect.name
-        if dialect not in DIALECTS:
-            raise UsageError(f"database {self.dbid}: {dialect} is not supported; use {', '.join(DIALECTS)}")
-        self._dialect: SQLite = DIALECTS[dialect]()
-        self._statements = load(dialect, self._dialect.placeholder)
+        if self._owned:
+            url = _url(settings.target)
+            self._dialect = _dialect(url.get_backend_name())
+            self._engine = _engine(self._dialect, url)
+        else:
+            self._engine = settings.target
+            self._dialect = _dialect(self._engine.dialect.name)
+        self._statements = load(self._dialect.name, self._dialect.placeholder)
         self._pid = os.getpid()
         self._checked = False
         if self._owned and self._dialect.close_before_fork:
             _CLOSE_BEFORE_FORK.add(self)
-        url = without_password(self._engine.url.render_as_string(hide_password=True))
+        shown = without_password(self._engine.url.render_as_string(hide_password=True))
         #: For messages: the id and the URL without its password.
-        self.where = f"database {self.dbid} ({url})"
+        self.where = f"database {self.dbid} ({shown})"
 
     # ---- jobs in
 
+    @_again
     def insert(self, jobs: Sequence[NewJob], *, connection: Any = None) -> list[Inserted]:
         """Insert jobs in one transaction; return one answer each, in order.
 
@@ -163,8 +197,8 @@ class Database:
         unkeyed = [index for index, job in enumerate(jobs) if job.uniqkey is None]
         with self._transaction() if connection is None else self._joined(connection) as run:
             for part in _chunks(unkeyed, lambda index: len(jobs[index].arg)):
-                rows = run("insert", rows=[_insert_row(jobs[index]) for index in part])
-                for index, (jobid,) in zip(part, sorted(rows), strict=True):
+                jobids = self._dialect.insert(run, [_insert_row(jobs[index]) for index in part])
+                for index, jobid in zip(part, jobids, strict=True):
                     answers[index] = Inserted(jobid, self.dbid)
             for part in _chunks(keyed, lambda index: len(jobs[index].arg)):
                 self._insert_keyed(run, jobs, part, answers)
@@ -173,7 +207,7 @@ class Database:
     def _insert_keyed(
         self, run: "_Run", jobs: Sequence[NewJob], part: list[int], answers: list[Inserted | None]
     ) -> None:
-        rows = run("insert_keyed", rows=[_insert_row(jobs[index]) for index in part])
+        rows = self._dialect.insert_keyed(run, [_insert_row(jobs[index]) for index in part])
         new = {(funcname, uniqkey): jobid for jobid, funcname, uniqkey in rows}
         known: dict[tuple[str, str | None], int] = {}
         for index in part:
@@ -188,6 +222,7 @@ class Database:
 
     # ---- jobs out
 
+    @_again
     def lanes(self) -> Lanes:
         """Return the lanes that hold jobs, dead ones left out."""
         with self._statement() as run:
@@ -198,6 +233,7 @@ class Database:
         ]
         return Lanes(rows[0][4] if rows else 0.0, found)
 
+    @_again
     def claim(self, lane: Lane, *, limit: int, lease: int, max_bytes: int = BATCH_BYTES) -> list[Job]:
         """Take due jobs of a lane: raise their attempt and lease them.
 
@@ -228,18 +264,21 @@ class Database:
         jobs = {row[0]: self._job(row, lease=lease, due=due[row[0]]) for row in rows}
         return [jobs[jobid] for jobid in due]
 
-    def release(self, jobs: Iterable[Job]) -> None:
+    @_again
+    def release(self, jobs: Collection[Job]) -> None:
         """Give back claims that were not sent: waiting at their old time."""
         with self._transaction() as run:
             for job in sorted(jobs, key=lambda job: job.jobid):
                 run("release", jobid=job.jobid, attempt=job.attempt, run_after=job.run_after)
 
-    def end_early(self, handles: Iterable[Handle], *, lease: int) -> None:
+    @_again
+    def end_early(self, handles: Collection[Handle], *, lease: int) -> None:
         """End the leases, of so many seconds, of attempts that may have got lost on their way."""
         with self._transaction() as run:
             for attempt, jobids in _by_attempt(handles):
                 run("end_early", jobids=jobids, attempt=attempt, lease=lease)
 
+    @_again
     def expired(self, lane: Lane, *, limit: int) -> list[Lapsed]:
         """Return leases of a lane that ran out."""
         with self._statement() as run:
@@ -252,6 +291,7 @@ class Database:
             )
         return [Lapsed._make((*row, lane.state)) for row in rows]
 
+    @_again
     def extend(self, steps: Sequence[tuple[Lapsed, State, int, bool]]) -> None:
         """Let leases that ran out go on.
 
@@ -270,6 +310,7 @@ class Database:
                     queued=queued,
                 )
 
+    @_again
     def bump(self, steps: Sequence[tuple[Lapsed, bool]], *, lease: int) -> list[Job]:
         """Claim again what ran out for good: each with whether its holder is known to have crashed.
 
@@ -290,6 +331,7 @@ class Database:
                 jobs += [self._job(row, lease=lease, due=lapsed.since) for row in rows]
         return jobs
 
+    @_again
     def adopt(self, jobid: int, *, lease: int) -> Job | None:
         """Take an attempt for a copy that came without one, from a QueueRunner of the original.
 
@@ -299,6 +341,7 @@ class Database:
             rows = run("adopt", jobid=jobid, lease=lease)
         return self._job(rows[0], lease=lease) if rows else None
 
+    @_again
     def dispatched(
         self, lane: Lane, *, age: int, after: int = 0, limit: int = CHUNK
     ) -> list[tuple[Handle, int]]:
@@ -313,13 +356,15 @@ class Database:
             )
         return [(Handle(jobid, self.dbid, attempt), run_after) for jobid, attempt, run_after in rows]
 
-    def give_back(self, handles: Iterable[Handle]) -> None:
+    @_again
+    def give_back(self, handles: Collection[Handle]) -> None:
         """Let jobs wait again that a worker holds and has not started."""
         with self._transaction() as run:
             for attempt, jobids in _by_attempt(handles):
                 run("give_back", jobids=jobids, attempt=attempt)
 
-    def unstart(self, handles: Iterable[Handle]) -> None:
+    @_again
+    def unstart(self, handles: Collection[Handle]) -> None:
         """Let jobs count as handed out, and not as running, that a holder renewed and will not start.
 
         Their leases go on, for the server may have given the copies to another worker.
@@ -330,7 +375,8 @@ class Database:
 
     # ---- the ends of attempts
 
-    def renew(self, handles: Iterable[Handle], *, lease: int) -> set[Handle]:
+    @_again
+    def renew(self, handles: Collection[Handle], *, lease: int) -> set[Handle]:
         """Prolong the leases of what these attempts hold; return the handles that still hold their job."""
         kept: set[Handle] = set()
         with self._transaction() as run:
@@ -340,7 +386,8 @@ class Database:
                 kept.update(Handle(jobid, self.dbid, attempt) for (jobid,) in rows)
         return kept
 
-    def complete(self, jobids: Iterable[int]) -> set[int]:
+    @_again
+    def complete(self, jobids: Collection[int]) -> set[int]:
         """Delete finished jobs and their record; return the ids that were there."""
         gone: set[int] = set()
         with self._transaction() as run:
@@ -352,6 +399,7 @@ class Database:
                     run("forget_failures", jobids=scarred)
         return gone
 
+    @_again
     def settle(self, setbacks: Sequence[Setback], *, max_failures: int = MAX_FAILURES) -> list[Settled]:
         """Record the ends of attempts without success; return what became of each, in order.
 
@@ -414,6 +462,7 @@ class Database:
 
     # ---- functions
 
+    @_again
     def functions(self) -> dict[str, FunctionPolicy]:
         """Return what is set for each function."""
         with self._statement() as run:
@@ -429,13 +478,14 @@ class Database:
             for funcname, lease, deadline, renews, envelope, max_failures in rows
         }
 
+    @_again
     def set_function(self, funcname: str, policy: FunctionPolicy, *, by_worker: bool = False) -> None:
         """Set what ``policy`` gives; the rest stays as it is.
 
         ``by_worker``: a starting worker says what it does. Whether a function's workers renew is then set
         only where nobody has said it: a person may know of others that do not.
         """
-        with self._statement() as run:
+        with self._transaction() as run:
             run(
                 "register_function" if by_worker else "set_function",
                 funcname=funcname,
@@ -446,19 +496,22 @@ class Database:
                 max_failures=policy.max_failures,
             )
 
+    @_again
     def unset_function(self, funcname: str) -> None:
         """Go back to the defaults."""
-        with self._statement() as run:
+        with self._transaction() as run:
             run("unset_function", funcname=funcname)
 
     # ---- for people
 
+    @_again
     def get(self, jobid: int) -> Job | None:
         """Return one job, or None."""
         with self._statement() as run:
             rows = run("get", jobid=jobid)
         return self._job(rows[0]) if rows else None
 
+    @_again
     def jobs(
         self,
         *,
@@ -473,11 +526,13 @@ class Database:
             rows = run("jobs", funcname=funcname, state=state, failed=failed, after=after, limit=limit)
         return [self._job(row) for row in rows]
 
+    @_again
     def failures(self, jobid: int) -> list[FailedAttempt]:
         """Return the record of a job's attempts that did not complete, oldest first."""
         with self._statement() as run:
             return [FailedAttempt(*row) for row in run("failures", jobid=jobid)]
 
+    @_again
     def retry(self, jobid: int) -> bool:
         """Let a waiting or dead job run now, its failures forgiven; return whether it was one."""
         with self._transaction() as run:
@@ -485,6 +540,7 @@ class Database:
             run("retry", jobid=jobid)
         return bool(rows) and State(rows[0][2]) in (State.WAITING, State.DEAD)
 
+    @_again
     def counts(self) -> list[Count]:
         """Count the jobs of each function and state."""
         with self._statement() as run:
@@ -492,6 +548,7 @@ class Database:
                 Count(funcname, State(state), jobs, first) for funcname, state, jobs, first in run("counts")
             ]
 
+    @_again
     def clock(self) -> float:
         """Return the database's unix time."""
         with self._statement() as run:
@@ -553,7 +610,7 @@ class Database:
 
     @contextmanager
     def _statement(self) -> "Iterator[_Run]":
-        """Run single statements, each its own transaction."""
+        """Run statements that read, each on its own."""
         if not self._checked:
             self.check()
         with self._connection() as connection:
@@ -572,12 +629,12 @@ class Database:
                 yield _Run(self._statements, cursor)
                 committing = True
                 cursor.execute("COMMIT")
-            except BaseException as error:
-                if connection.in_transaction:
-                    cursor.execute("ROLLBACK")
-                if isinstance(error, self._engine.dialect.loaded_dbapi.Error):
-                    raise self._translated(error, committing=committing) from error
-                raise
+            except self._driver_error as error:
+                raise self._translated(error, connection, committing=committing) from error
+            finally:
+                if self._dialect.in_transaction(connection):
+                    with suppress(self._driver_error):
+                        cursor.execute("ROLLBACK")
 
     @contextmanager
     def _joined(self, connection: Any) -> "Iterator[_Run]":
@@ -585,11 +642,13 @@ class Database:
         if not self._checked:
             self.check(name=False)
         cursor, url = cursor_of(connection)
-        if url is not None and make_url(url).get_backend_name() != self._dialect.name:
+        if url is not None and not isinstance(
+            _dialect(make_url(url).get_backend_name()), type(self._dialect)
+        ):
             raise UsageError(f"the connection is not one to {self.where}")
         try:
             yield _Run(self._statements, cursor)
-        except (exc.DBAPIError, self._engine.dialect.loaded_dbapi.Error) as error:
+        except (exc.DBAPIError, self._driver_error) as error:
             raise self._translated(error) from error
 
     def is_at(self, url: str) -> bool:
@@ -606,29 +665,45 @@ class Database:
                 self._engine.dispose(close=False)
         try:
             pooled = self._engine.raw_connection()
-        except (exc.DBAPIError, self._engine.dialect.loaded_dbapi.Error) as error:
+        except (exc.DBAPIError, self._driver_error) as error:
             raise self._translated(error) from error
+        connection = pooled.driver_connection
+        before = None
         try:
-            connection = pooled.driver_connection
             if not self._owned:
-                level = self._dialect.borrow(connection)
+                before = self._dialect.borrow(connection)
             elif not pooled.info.get("garivini"):
                 self._dialect.prepare(connection)
                 pooled.info["garivini"] = True
-            try:
-                yield connection
-            finally:
-                if not self._owned:
-                    self._dialect.give_back(connection, level)
-        except self._engine.dialect.loaded_dbapi.Error as error:
-            raise self._translated(error) from error
+            yield connection
+        except self._driver_error as error:
+            raise self._translated(error, connection) from error
         finally:
-            pooled.close()
+            if self._dialect.usable(connection):
+                if not self._owned:
+                    self._dialect.give_back(connection, before)
+                pooled.close()
+            else:
+                pooled.invalidate()
+                if self._owned:
+                    # A server that restarted has closed the others too.
+                    self._engine.dispose()
 
-    def _translated(self, error: BaseException, *, committing: bool = False) -> GariviniError:
+    @property
+    def _driver_error(self) -> type[Exception]:
+        error: type[Exception] = self._engine.dialect.loaded_dbapi.Error
+        return error
+
+    def _translated(
+        self, error: BaseException, connection: Any = None, *, committing: bool = False
+    ) -> GariviniError:
         original = error.orig if isinstance(error, exc.DBAPIError) and error.orig is not None else error
         assert isinstance(original, Exception)
-        return self._dialect.translate(original, self.where, committing=committing)
+        found = self._dialect.translate(original, self.where, committing=committing)
+        # Lost while it was in use, not in the making: another will do, unless the database is gone.
+        if isinstance(found, UnreachableError) and connection is not None:
+            found.passing = True
+        return found
 
     def _job(self, row: Sequence[Any], *, lease: int = 0, due: int | None = None) -> Job:
         (
@@ -678,33 +753,44 @@ class _Run:
         self._cursor = cursor
 
     def __call__(self, name: str, /, rows: Sequence[Mapping[str, Any]] = (), **values: Any) -> Any:
-        statement = self._statements[name]
-        try:
-            self._cursor.execute(*statement.bind(values, rows))
-        except (UnicodeEncodeError, OverflowError) as error:
-            raise UsageError(f"a value does not fit the database: {error}") from None
-        return self._cursor.fetchall() if statement.result != "none" else []
+        found: Any = []
+        for step in self._statements[name].steps:
+            try:
+                self._cursor.execute(*step.bind(values, rows))
+            except (UnicodeEncodeError, OverflowError) as error:
+                raise UsageError(f"a value does not fit the database: {error}") from None
+            if self._cursor.description is not None:
+                found = self._cursor.fetchall()
+                if not found:
+                    break
+        return found
 
 
-def _engine(target: Any) -> Engine:
-    """Make an engine of ours for a URL. No I/O."""
+def _url(target: Any) -> URL:
     if not isinstance(target, str):
         raise UsageError(f"a database is a URL or an SQLAlchemy Engine, not {type(target).__name__}")
     try:
-        url = make_url(target)
-        backend = url.get_backend_name()
+        return make_url(target)
     except (exc.SQLAlchemyError, ValueError):
         raise UsageError(
             f"{without_password(target)!r} is not a database URL such as sqlite:///jobs.db"
         ) from None
-    if backend not in DIALECTS:
-        raise UsageError(f"{backend} is not supported yet; use {', '.join(DIALECTS)}")
-    if not url.database or url.database == ":memory:":
-        raise UsageError(f"{target!r} would be gone with its process: name a file, as in sqlite:///jobs.db")
+
+
+def _dialect(name: str) -> Dialect:
+    if name not in DIALECTS:
+        raise UsageError(f"{name} is not supported; use {', '.join(DIALECTS)}")
+    return DIALECTS[name]()
+
+
+def _engine(dialect: Dialect, url: URL) -> Engine:
+    """Make an engine of ours. No I/O."""
+    url, arguments = dialect.engine(url)
     try:
-        return create_engine(url, connect_args=dict(DIALECTS[backend]().open_arguments()))
+        return create_engine(url, connect_args=arguments, pool_reset_on_return=None)
     except (exc.SQLAlchemyError, ImportError) as error:
-        raise UsageError(f"{without_password(target)!r} cannot be used: {error}") from None
+        shown = without_password(url.render_as_string())
+        raise UsageError(f"{shown!r} cannot be used: {error}") from None
 
 
 def _insert_row(job: NewJob) -> dict[str, Any]:

@@ -2,8 +2,12 @@
 
 A statement stands under a line ``-- name: NAME (parameter, …) -> RESULT`` with a line of why below it.
 RESULT is ``rows``, ``one`` (the first column of the first row) or ``none``. Values are ``:name``. There are
-two markers: a line that ends in ``-- each`` is repeated for every row, and ``:*name`` expands to as many
-values as the list has. Nothing else is ever put into the text.
+three markers: a line that ends in ``-- each`` is repeated for every row; ``:*name`` expands to as many values
+as the list has; ``:@name`` is the list of that value of all rows. Nothing else is ever put into the text.
+
+Where a database needs several statements for what another does in one, they stand under one name, each but
+the last ending in ``;``. They run in turn, and the rows of the last one that reads are the result. Where one
+that reads finds nothing, the rest is left out.
 """
 
 import re
@@ -16,16 +20,13 @@ from typing import Any, Final
 _HEAD: Final = re.compile(r"^-- name: (\w+) \(([\w, ]*)\) -> (rows|one|none)$")
 _EACH: Final = re.compile(r"^(.*?),?\s*-- each$")
 # Not the second colon of PostgreSQL's ::type.
-_VALUE: Final = re.compile(r"(?<!:):(\*?)([a-z_]+)")
+_VALUE: Final = re.compile(r"(?<!:):([*@]?)([a-z_]+)")
 
 
 @dataclass(slots=True)
-class Statement:
-    """One named statement and, by size, its text in the driver's style."""
+class Step:
+    """One statement of SQL and, by size, its text in the driver's style."""
 
-    name: str
-    parameters: frozenset[str]
-    result: str
     #: Text before, on and after the line that repeats; the latter two are empty where none does.
     parts: tuple[str, str, str]
     placeholder: str
@@ -43,14 +44,16 @@ class Statement:
         """
         head, each, tail = self.parts
         bound: list[Any] = []
-        sizes = [len(rows)]
+        sizes = [len(rows) if each else 0]
         for text, source in ((head, (values,)), (each, rows), (tail, (values,))):
             names = _VALUE.findall(text)
             for row in source:
-                for star, name in names:
-                    if star:
+                for marker, name in names:
+                    if marker == "*":
                         bound.extend(row[name])
                         sizes.append(len(row[name]))
+                    elif marker:
+                        bound.append([each[name] for each in rows])
                     else:
                         bound.append(row[name])
         key = tuple(sizes)
@@ -62,11 +65,21 @@ class Statement:
 
     def _text(self, repeats: int, values: Mapping[str, Any]) -> str:
         def placeholders(match: re.Match[str]) -> str:
-            count = len(values[match[2]]) if match[1] else 1
+            count = len(values[match[2]]) if match[1] == "*" else 1
             return ", ".join([self.placeholder] * count)
 
         head, each, tail = (_VALUE.sub(placeholders, part) for part in self.parts)
-        return head + ",\n".join([each] * repeats) + (f"\n{tail}" if each else tail)
+        return head + ",\n".join([each] * repeats) + f"\n{tail}" if each else head
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What stands under one name."""
+
+    name: str
+    parameters: frozenset[str]
+    result: str
+    steps: tuple[Step, ...]
 
 
 @cache
@@ -95,17 +108,32 @@ def parse(text: str, placeholder: str) -> list[Statement]:
         match = _HEAD.match(head)
         if match is None:
             raise ValueError(f"not the head of a statement: {head}")
-        parts = ["", "", ""]
-        for line in lines:
-            if each := _EACH.match(line):
-                parts[1] = each[1]
-            elif not line.startswith("--"):
-                parts[2 if parts[1] else 0] += f"{line}\n"
+        steps = [_step(lines, placeholder) for lines in _split(lines)]
         named = frozenset(filter(None, re.split(r",\s*", match[2])))
-        used = {name for part in parts for _, name in _VALUE.findall(part)}
+        used = {name for step in steps for part in step.parts for _, name in _VALUE.findall(part)}
         if used != named:
             raise ValueError(f"statement {match[1]} names {sorted(named)} and uses {sorted(used)}")
-        statements.append(
-            Statement(match[1], named, match[3], (parts[0], parts[1], parts[2].rstrip()), placeholder)
-        )
+        statements.append(Statement(match[1], named, match[3], tuple(steps)))
     return statements
+
+
+def _split(lines: Sequence[str]) -> list[list[str]]:
+    """Cut after each line that ends in a semicolon; comments are left out."""
+    found: list[list[str]] = [[]]
+    for line in lines:
+        if line.startswith("--"):
+            continue
+        found[-1].append(line.removesuffix(";"))
+        if line.endswith(";"):
+            found.append([])
+    return [step for step in found if step]
+
+
+def _step(lines: Sequence[str], placeholder: str) -> Step:
+    parts = ["", "", ""]
+    for line in lines:
+        if each := _EACH.match(line):
+            parts[1] = each[1]
+        else:
+            parts[2 if parts[1] else 0] += f"{line}\n"
+    return Step((parts[0], parts[1], parts[2].rstrip()), placeholder)

@@ -1,9 +1,10 @@
-"""What differs between databases beyond the text of a statement: one small class each."""
+"""SQLite, for one machine."""
 
 import sqlite3
 import time
-from collections.abc import Mapping
 from typing import Any, Final
+
+from sqlalchemy import URL
 
 from garivini.errors import (
     ConflictError,
@@ -14,46 +15,49 @@ from garivini.errors import (
     UnreachableError,
     UsageError,
 )
+from garivini.store.dialects.dialect import SCHEMA_ADVICE, Dialect
 
-SCHEMA_ADVICE: Final = "run `garivini db upgrade`"
 
-
-class SQLite:
+class SQLite(Dialect):
     """SQLite 3.35 and newer, through Python's own driver."""
 
-    name: Final = "sqlite"
-    placeholder: Final = "?"
-    #: Values in one statement, at most (SQLITE_MAX_VARIABLE_NUMBER since 3.32).
-    max_values: Final = 32_766
-    #: IMMEDIATE takes the write lock at once. A transaction that reads first and writes later can fail
-    #: with SQLITE_BUSY in the middle, where waiting does not help.
-    begin: Final = "BEGIN IMMEDIATE"
-    #: A child process inherits the belief that the parent's locks are its own, and from then on shares the
-    #: file without any: its commits are lost when the parent closes. Idle connections are closed before.
-    close_before_fork: Final = True
+    name = "sqlite"
+    placeholder = "?"
+    # IMMEDIATE takes the write lock at once. A transaction that reads first and writes later can fail with
+    # SQLITE_BUSY in the middle, where waiting does not help.
+    begin = "BEGIN IMMEDIATE"
+    # A child process inherits the belief that the parent's locks are its own, and from then on shares the
+    # file without any: its commits are lost when the parent closes. Idle connections are closed before.
+    close_before_fork = True
     #: Seconds to wait for another writer.
     busy_timeout: Final = 5.0
 
-    def open_arguments(self) -> Mapping[str, Any]:
-        """Return what the driver's ``connect`` takes beside the URL."""
-        return {"timeout": self.busy_timeout, "isolation_level": None, "check_same_thread": False}
+    def engine(self, url: URL) -> tuple[URL, dict[str, Any]]:
+        if not url.database or url.database == ":memory:":
+            raise UsageError(
+                f"{url.render_as_string()!r} would be gone with its process: name a file, as in sqlite:///jobs.db"
+            )
+        arguments = {"timeout": self.busy_timeout, "isolation_level": None, "check_same_thread": False}
+        return url, arguments
 
     def prepare(self, connection: Any) -> None:
-        """Set a connection of ours up, once."""
         # FULL is the default of most builds, not of all; with WAL it is one sync a commit.
         connection.execute("PRAGMA synchronous = FULL")
 
     def borrow(self, connection: Any) -> Any:
-        """Switch a caller's connection to autocommit; return what ``give_back`` needs."""
         level, connection.isolation_level = connection.isolation_level, None
         return level
 
     def give_back(self, connection: Any, level: Any) -> None:
-        """Switch it back."""
         connection.isolation_level = level
 
+    def in_transaction(self, connection: Any) -> bool:
+        return bool(connection.in_transaction)
+
+    def usable(self, connection: Any) -> bool:
+        return True
+
     def before_upgrade(self, connection: Any) -> None:
-        """Set up what stays with the database, outside a transaction."""
         # Readers and the one writer do not block each other; a commit is one append and one sync. The switch
         # does not wait for another process by itself.
         deadline = time.monotonic() + self.busy_timeout
@@ -67,7 +71,7 @@ class SQLite:
                 time.sleep(0.01)
 
     def translate(self, error: Exception, where: str, *, committing: bool) -> GariviniError:
-        """Return our error for one of the driver's. Codes: sqlite.org, "Result and Error Codes"."""
+        # Codes: sqlite.org, "Result and Error Codes".
         if isinstance(error, sqlite3.Error):
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             match code:
@@ -89,6 +93,3 @@ class SQLite:
             if "no such table" in str(error) or "no such column" in str(error):
                 return SchemaError(f"{where} has no tables of this version: {SCHEMA_ADVICE} ({error})")
         return RefusedError(f"{where} refused: {error}")
-
-
-DIALECTS: Final = {"sqlite": SQLite}
