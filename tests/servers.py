@@ -59,16 +59,9 @@ def gearmand(directory: Path, *options: str, port: int = 0) -> Iterator[str]:
 
 def start_gearmand(directory: Path, address: str, *options: str) -> "subprocess.Popen[bytes]":
     """Start gearmand and wait until it listens. The caller ends the process."""
-    program = shutil.which("gearmand") or shutil.which("gearmand", path="/usr/sbin:/usr/local/sbin")
-    if program is None:
-        raise RuntimeError("gearmand is missing: `make servers`, or install the package gearman-job-server")
     host, port = address.rsplit(":", 1)
     log = directory / f"gearmand-{port}.log"
-    command = [program, "--listen", host, "--port", port, "--log-file", str(log)]
-    command += ["--pid-file", str(directory / f"gearmand-{port}.pid"), "--round-robin", "--threads", "1"]
-    command += ["--hashtable-buckets", "100003", "--job-retries", "3"]
-    # Handles start at 1 after each start: the prefix keeps them apart.
-    command += ["--job-handle-prefix", f"H:{secrets.token_hex(4)}", *options]
+    command = gearmand_command(directory, address, *options)
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
@@ -83,8 +76,32 @@ def start_gearmand(directory: Path, address: str, *options: str) -> "subprocess.
     raise RuntimeError(f"gearmand does not listen on {address}: {log.read_text() if log.exists() else ''}")
 
 
+def gearmand_command(directory: Path, address: str, *options: str) -> list[str]:
+    """Return the words that start a gearmand as the how-to advises."""
+    program = shutil.which("gearmand") or shutil.which("gearmand", path="/usr/sbin:/usr/local/sbin")
+    if program is None:
+        raise RuntimeError("gearmand is missing: `make servers`, or install the package gearman-job-server")
+    host, port = address.rsplit(":", 1)
+    command = [program, "--listen", host, "--port", port, "--log-file", f"{directory}/gearmand-{port}.log"]
+    command += ["--pid-file", f"{directory}/gearmand-{port}.pid", "--round-robin", "--threads", "1"]
+    command += ["--hashtable-buckets", "100003", "--job-retries", "3"]
+    # Handles start at 1 after each start: the prefix keeps them apart.
+    return [*command, "--job-handle-prefix", f"H:{secrets.token_hex(4)}", *options]
+
+
 def free_port() -> int:
-    """Return a port of the loopback interface that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port of the loopback interface that nothing listens on.
+
+    It is below those that the kernel gives to clients: a server that is killed finds its port free when it
+    starts again, and a client that tries it meanwhile is not connected to itself.
+    """
+    while True:
+        port = 20_000 + secrets.randbelow(12_768)
+        with socket.socket() as probe:
+            # As servers do: a port is not taken by what is left of connections that ended.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port

@@ -3,17 +3,21 @@
 import sys
 import tempfile
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 import click
 
-from tests.kills.kill import ROLES, Outcome, Report, percentile, run
+from tests.kills.kill import FAULTS, ROLES, Outcome, Report, percentile, run
+from tests.sql_servers import MariaDB, PostgreSQL
+
+_DATABASES: Final = {"mariadb": MariaDB, "postgresql": PostgreSQL}
 
 #: Columns and their widths. "started twice" and "ended twice" count the runs beyond each job's first;
 #: "timed" the kills at which there was something to wait for.
 _COLUMNS: Final = {
-    "role": 13,
+    "role": 18,
     "kills": 5,
     "jobs": 6,
     "lost": 4,
@@ -29,26 +33,35 @@ _COLUMNS: Final = {
     "all p50": 7,
     "p99 ": 5,
     "max ": 5,
+    "longest insert": 14,
 }
 
 
 @click.command()
-@click.option("--role", "roles", type=click.Choice(["all", *ROLES]), multiple=True, default=["all"])
+@click.option("--role", "roles", type=click.Choice(["all", *ROLES, *FAULTS]), multiple=True, default=["all"])
+@click.option("--database", type=click.Choice(["sqlite", *_DATABASES]), default="sqlite", show_default=True)
+@click.option("--gearmand", is_flag=True, help="In place of the embedded server.")
 @click.option("--kills", type=click.IntRange(1), default=50, show_default=True, help="Kills of each role.")
 @click.option("--seed", default=1, show_default=True, help="Of the load and of the moments.")
 @click.option("--keep", type=click.Path(path_type=Path), help="An empty folder for logs and histories.")
-def main(roles: tuple[str, ...], kills: int, seed: int, keep: Path | None) -> None:
+def main(
+    roles: tuple[str, ...], database: str, gearmand: bool, kills: int, seed: int, keep: Path | None
+) -> None:
     """Kill each role many times under load and check that nothing is lost.
 
-    Times are seconds from a kill until the first, or all, of what it had halted started again.
+    Times are seconds from a kill, or from the return of a database, until the first, or all, of what it had
+    halted started again.
     """
     click.echo(f"seed {seed}\n{line(_COLUMNS)}")
     sound = True
-    for role in ROLES if "all" in roles else roles:
-        with tempfile.TemporaryDirectory(prefix="kills-") as temporary:
+    every = (*ROLES, *(FAULTS if database in _DATABASES else ()))
+    for role in every if "all" in roles else roles:
+        with ExitStack() as stack:
+            temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="kills-"))
             folder = (keep or Path(temporary)) / role
             folder.mkdir(parents=True)
-            outcome = run(folder, [role], kills, seed)
+            server = stack.enter_context(_DATABASES[database]()) if database in _DATABASES else None
+            outcome = run(folder, [role], kills, seed, database=server, gearmand=gearmand)
         click.echo(row(outcome, outcome.reports[0]))
         sound = sound and outcome.verdict.sound
         if not outcome.verdict.sound:
@@ -73,7 +86,7 @@ def row(outcome: Outcome, report: Report) -> str:
     ]
     for times in (report.first, report.all):
         cells += [f"{percentile(times, share):.2f}" if times else "-" for share in (0.5, 0.99, 1.0)]
-    return line(cells)
+    return line([*cells, f"{outcome.longest_insert:.2f}"])
 
 
 def line(cells: Iterable[object]) -> str:

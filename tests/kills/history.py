@@ -47,6 +47,12 @@ class Refused(Line, frozen=True, kw_only=True):
     error: str
 
 
+class Unanswered(Line, frozen=True, kw_only=True):
+    """The insert raised, and said that its outcome is unknown."""
+
+    tokens: list[str]
+
+
 class Started(Line, frozen=True, kw_only=True):
     """A function was called."""
 
@@ -76,7 +82,7 @@ class Killed(Line, frozen=True, kw_only=True):
     halted: list[tuple[JobId, int]]
 
 
-AnyLine: TypeAlias = Attempted | Acknowledged | Refused | Started | Ended | Killed
+AnyLine: TypeAlias = Attempted | Acknowledged | Refused | Unanswered | Started | Ended | Killed
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(AnyLine)
@@ -181,6 +187,18 @@ def check(lines: Iterable[AnyLine], database: Sequence[Job]) -> Verdict:
         leased=[(job.jobid, job.dbid) for job in rest if job.state is not State.WAITING],
         kept=sorted(kept),
     )
+
+
+def longest_insert(lines: Iterable[AnyLine]) -> float:
+    """Return the seconds until the slowest insert that returned or raised had done so."""
+    begun: dict[str, int] = {}
+    longest = 0
+    for line in sorted(lines, key=lambda line: line.time):
+        if isinstance(line, Attempted):
+            begun[line.tokens[0]] = line.time
+        elif isinstance(line, Acknowledged | Refused | Unanswered):
+            longest = max(longest, line.time - begun[line.tokens[0]])
+    return longest / 1e9
 
 
 def _waits_by_policy(job: Job) -> bool:

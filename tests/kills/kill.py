@@ -15,11 +15,30 @@ from typing import Final
 from garivini import State
 from garivini.gearman.blocking import Client as GearmanClient
 from garivini.job import unique_of
-from tests.kills.history import Acknowledged, AnyLine, JobId, Killed, Recorder, Started, Verdict, check
+from tests.kills.history import (
+    Acknowledged,
+    AnyLine,
+    JobId,
+    Killed,
+    Recorder,
+    Started,
+    Verdict,
+    check,
+    longest_insert,
+)
 from tests.kills.load import Load, load, pause
+from tests.sql_servers import SQLServer
 
 #: ``worker`` is the parent and its children at once, as for want of memory or at the loss of a machine.
 ROLES: Final = ("worker-child", "worker-parent", "worker", "queue-runner", "gearman", "client")
+#: What a database server of its own can suffer: its end and its return, to stand still, to refuse writes.
+FAULTS: Final = ("database-killed", "database-frozen", "database-read-only")
+#: Seconds that a database is away, at least and at most.
+_AWAY: Final = {
+    "database-killed": (0.0, 3.0),
+    "database-frozen": (20.0, 20.0),
+    "database-read-only": (1.0, 5.0),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +60,22 @@ class Outcome:
 
     verdict: Verdict
     reports: list[Report]
+    #: Seconds.
+    longest_insert: float
 
 
-def run(folder: Path, roles: Sequence[str], kills: int, seed: int) -> Outcome:
-    """Kill each of these roles so many times in one system under load."""
+def run(
+    folder: Path,
+    roles: Sequence[str],
+    kills: int,
+    seed: int,
+    *,
+    database: SQLServer | None = None,
+    gearmand: bool = False,
+) -> Outcome:
+    """Kill each of these roles, or let each of these faults happen, so many times under load."""
     rng = random.Random(f"{seed} {roles}")
-    with load(folder, seed) as system:
+    with load(folder, seed, database, gearmand=gearmand) as system:
         record = Recorder(folder / "history")
         system.until_steady(0)
         for role in roles:
@@ -59,7 +88,7 @@ def run(folder: Path, roles: Sequence[str], kills: int, seed: int) -> Outcome:
         lines = system.history.refresh().lines
     done = [line for line in lines if isinstance(line, Killed)]
     reports = [report(role, [kill for kill in done if kill.role == role], lines) for role in roles]
-    return Outcome(check(lines, left), reports)
+    return Outcome(check(lines, left), reports, longest_insert(lines))
 
 
 # ---- one kill
@@ -67,6 +96,8 @@ def run(folder: Path, roles: Sequence[str], kills: int, seed: int) -> Outcome:
 
 def strike(system: Load, role: str, rng: random.Random) -> Killed:
     """Kill a role and start it again; return what it had in flight."""
+    if role in FAULTS:
+        return _strike_database(system, role, rng)
     pids = victims(system, role, rng)
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
@@ -81,6 +112,27 @@ def strike(system: Load, role: str, rng: random.Random) -> Killed:
         service.kill()
         service.start()
     return Killed(time=now, role=role, pids=pids, in_flight=in_flight, halted=halted)
+
+
+def _strike_database(system: Load, fault: str, rng: random.Random) -> Killed:
+    """Take the database away for a while. Then nothing runs twice, and the time counts from its return."""
+    server = system.database
+    assert server is not None, "SQLite has no server"
+    seconds = rng.uniform(*_AWAY[fault])
+    match fault:
+        case "database-killed":
+            server.kill()
+            time.sleep(seconds)
+            server.start()
+        case "database-frozen":
+            server.freeze()
+            time.sleep(seconds)
+            server.thaw()
+        case _:
+            server.set_read_only(True)
+            time.sleep(seconds)
+            server.set_read_only(False)
+    return Killed(time=time.monotonic_ns(), role=fault, pids=[], in_flight=[], halted=[])
 
 
 def victims(system: Load, role: str, rng: random.Random) -> list[int]:

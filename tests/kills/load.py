@@ -15,7 +15,9 @@ from garivini import Client, Job, State
 from tests.databases import sqlite_url
 from tests.kills.history import History
 from tests.processes import alive
-from tests.servers import free_port
+from tests.servers import free_port, gearmand_command
+from tests.sql_servers import SQLServer
+from tests.system import upgraded
 
 #: Seconds to wait for what must happen. Far more than it takes: a busy machine is no failure.
 PATIENCE: Final = 90.0
@@ -28,9 +30,9 @@ ROOT: Final = Path(__file__).parents[2]
 class Service:
     """A process that is started again when it ends, as by a service manager: a new log each time."""
 
-    def __init__(self, name: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]):
+    def __init__(self, name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str]):
         self.name = name
-        self._arguments = arguments
+        self._command = command
         self._folder = folder
         self._environment = environment
         self._starts = 0
@@ -40,7 +42,7 @@ class Service:
         self._starts += 1
         with (self._folder / f"{self.name}-{self._starts:03}.log").open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, *(argument.format(start=self._starts) for argument in self._arguments)],
+                [word.format(start=self._starts) for word in self._command],
                 env={**os.environ, **self._environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -68,13 +70,19 @@ class Service:
 
 
 class Load:
-    """The services, what they have written down, and a client to look into the database with."""
+    """The services, what they have written down, and a client to look into the database with.
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    It is on SQLite and the embedded server where no ``database`` is given and ``gearmand`` is false.
+    """
+
+    def __init__(self, folder: Path, seed: int, database: SQLServer | None, gearmand: bool) -> None:
         (folder / "history").mkdir()
         self.folder = folder
         self.history = History(folder / "history")
-        url = sqlite_url(folder)
+        self.database = database
+        url = sqlite_url(folder) if database is None else database.create_database()
+        if database is not None:
+            upgraded(url).close()
         self.address = f"127.0.0.1:{free_port()}"
         self.client = Client(url)
         environment = {
@@ -84,15 +92,17 @@ class Load:
             "KILLS_HISTORY": str(folder / "history"),
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         }
-        garivini = ("-m", "garivini")
+        garivini = (sys.executable, "-m", "garivini")
         commands = {
-            "gearman": (*garivini, "run", "gearman", "-v"),
+            "gearman": gearmand_command(folder, self.address)
+            if gearmand
+            else (*garivini, "run", "gearman", "-v"),
             "queue-runner": (*garivini, "run", "queue-runner", "-v"),
             "worker": (*garivini, "worker", "tests.kills.work", "-p", "2", "-v"),
-            "client": ("-m", "tests.kills.producer", f"{seed}.{{start}}"),
+            "client": (sys.executable, "-m", "tests.kills.producer", f"{seed}.{{start}}"),
         }
         self.services = {
-            name: Service(name, arguments, folder, environment) for name, arguments in commands.items()
+            name: Service(name, command, folder, environment) for name, command in commands.items()
         }
         # Every child of a worker that has been seen, to end it should its parent's death not do so.
         self._children: set[int] = set()
@@ -151,9 +161,11 @@ class Load:
 
 
 @contextmanager
-def load(folder: Path, seed: int) -> Iterator[Load]:
+def load(
+    folder: Path, seed: int, database: SQLServer | None = None, *, gearmand: bool = False
+) -> Iterator[Load]:
     """Run a system under load in an empty folder."""
-    system = Load(folder, seed)
+    system = Load(folder, seed, database, gearmand)
     try:
         yield system
     finally:

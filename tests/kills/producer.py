@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from garivini import Client, GariviniError, OutcomeUnknownError
-from tests.kills.history import Acknowledged, Attempted, Recorder, Refused
+from tests.kills.history import Acknowledged, Attempted, Recorder, Refused, Unanswered
 
 #: Function, shortest and longest duration in milliseconds, and how many of ten jobs are such.
 MIX = (("note", 0.0, 0.0, 3), ("compute", 1.0, 4.0, 2), ("wait", 2.0, 20.0, 3), ("wait", 20.0, 60.0, 2))
@@ -38,7 +38,7 @@ def insert(client: Client, record: Recorder, rng: random.Random, tokens: list[st
     try:
         answers = client.insert_jobs(jobs)
     except OutcomeUnknownError:
-        pass
+        record(Unanswered(tokens=tokens))
     except GariviniError as error:
         record(Refused(tokens=tokens, error=str(error)))
     else:

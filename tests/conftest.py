@@ -1,0 +1,43 @@
+from collections.abc import Iterator
+
+import pytest
+
+from tests.sql_servers import MariaDB, PostgreSQL
+
+#: What asks for one of these needs a real server, and so its mark.
+_SERVERS = {"mariadb", "postgresql", "own_mariadb", "own_postgresql"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and not _SERVERS.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.servers)
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """The session's MariaDB, for databases of a test's own. It is never stopped, frozen or set."""
+    with MariaDB() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """The session's PostgreSQL, for databases of a test's own. It is never stopped, frozen or set."""
+    with PostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture
+def own_mariadb() -> Iterator[MariaDB]:
+    """A MariaDB of the test's own, to be killed, frozen and set."""
+    with MariaDB() as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL of the test's own, to be killed, frozen and set."""
+    with PostgreSQL() as server:
+        yield server

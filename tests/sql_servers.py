@@ -1,0 +1,417 @@
+"""Private MariaDB and PostgreSQL servers on the loopback interface, for tests of every part.
+
+A server has its folder, its port, its passwords, and durable commits. As root it runs under another user, for
+both programs refuse root. Nothing of this machine's settings is read.
+"""
+
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+
+import psycopg
+import pymysql
+
+from tests.processes import alive
+from tests.servers import PATIENCE, free_port
+
+#: Who runs the servers where the tests run as root.
+UNPRIVILEGED: Final = "nobody"
+
+
+class SQLServer(ABC):
+    """A server of one's own, from its installation to the end of its folder.
+
+    ``settings`` are further ``name=value`` of the server, and stay over its restarts.
+    """
+
+    #: The URL's scheme.
+    scheme: str
+    #: Debian's package of the server.
+    package: str
+    #: On which it ends in order without waiting for its clients.
+    farewell: signal.Signals
+
+    def __init__(self, *settings: str) -> None:
+        self.host: Final = "127.0.0.1"
+        self.port: Final = free_port()
+        self.password: Final = secrets.token_hex(8)
+        self._settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+        # Not pytest's folder: no other user may look into that, and a socket's path must be short.
+        self.folder: Final = Path(tempfile.mkdtemp(prefix=f"garivini-{self.scheme}-"))
+        self._data: Final = self.folder / "data"
+        self._log: Final = self.folder / "log"
+        if os.getuid() == 0:
+            shutil.chown(self.folder, UNPRIVILEGED)
+
+    @property
+    def url(self) -> str:
+        """URL of the user who may do all, without a database's name at its end."""
+        return f"{self.scheme}://root:{self.password}@{self.host}:{self.port}/"
+
+    @property
+    def pid(self) -> int:
+        """The process of the running server."""
+        assert self._process is not None, "it does not run"
+        return self._process.pid
+
+    # ---- its life
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> Self:
+        """Start it on its port and in its folder, and wait until it lets a client in."""
+        assert self._process is None, "it runs already"
+        if not self._data.exists():
+            self._install()
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self._as_user()
+            )
+        deadline = time.monotonic() + PATIENCE
+        while self._process.poll() is None and time.monotonic() < deadline:
+            try:
+                self.execute("SELECT 1")
+            except (pymysql.err.OperationalError, psycopg.OperationalError):
+                time.sleep(0.01)  # it says nothing when it is ready
+            else:
+                return self
+        if self._process.poll() is None:
+            self.kill()
+        self._process = None
+        raise RuntimeError(f"{self.scheme} does not start: {self._log.read_text(errors='replace')}")
+
+    def stop(self) -> None:
+        """Shut it down in order, whatever clients it has."""
+        assert self._process is not None, "it does not run"
+        self._process.send_signal(self.farewell)
+        self._process.wait(PATIENCE)
+        self._process = None
+
+    def kill(self) -> None:
+        """End all of it at once, as when the power fails."""
+        assert self._process is not None, "it does not run"
+        self.freeze()
+        processes = family(self.pid)
+        for pid in processes:
+            os.kill(pid, signal.SIGKILL)
+        self._process.wait(PATIENCE)
+        self._process = None
+        _wait(lambda: not any(map(alive, processes)))
+
+    def restart(self) -> None:
+        """Start it again on the same port and in the same folder; stop it before, if it runs."""
+        if self._process is not None:
+            self.stop()
+        self.start()
+
+    def freeze(self) -> None:
+        """Let it hang: connections stay open, and nothing answers."""
+        # The parent first: from then on it makes no more children.
+        os.kill(self.pid, signal.SIGSTOP)
+        _wait(lambda: _state(self.pid) == "T")
+        children = family(self.pid)[1:]
+        for pid in children:
+            os.kill(pid, signal.SIGSTOP)
+        _wait(lambda: all(_state(pid) in "TZ" for pid in children))
+
+    def thaw(self) -> None:
+        """Let a frozen server go on."""
+        for pid in reversed(family(self.pid)):
+            os.kill(pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """End it and remove its folder."""
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+        shutil.rmtree(self.folder)
+
+    # ---- its contents
+
+    def create_database(self) -> str:
+        """Create an empty database and an ordinary user who may do all in it; return that user's URL."""
+        name, password = f"garivini_{secrets.token_hex(6)}", secrets.token_hex(8)
+        self._create(name, password)
+        return f"{self.scheme}://{name}:{password}@{self.host}:{self.port}/{name}"
+
+    def drop_database(self, url: str) -> None:
+        """Drop a database that ``create_database`` made, and its user, also while it is in use."""
+        self._drop(url.rpartition("/")[2])
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """Create a database as ``create_database`` does, and drop it at the end."""
+        url = self.create_database()
+        try:
+            yield url
+        finally:
+            self.drop_database(url)
+
+    @abstractmethod
+    def execute(self, sql: str, database: str = "", parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement as the user who may do all, commit it, return its rows."""
+
+    @abstractmethod
+    def set_read_only(self, on: bool) -> None:
+        """Refuse, or take again, the writes of ordinary users, those connected included."""
+
+    # ---- what differs
+
+    @abstractmethod
+    def _install(self) -> None: ...
+
+    @abstractmethod
+    def _command(self) -> list[str]: ...
+
+    @abstractmethod
+    def _create(self, name: str, password: str) -> None: ...
+
+    @abstractmethod
+    def _drop(self, name: str) -> None: ...
+
+    def _run(self, *command: str) -> None:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            **self._as_user(),
+        )
+        if done.returncode:
+            raise RuntimeError(f"{command[0]} failed: {done.stdout}")
+
+    def _as_user(self) -> dict[str, Any]:
+        path = f"{os.environ.get('PATH', '')}:/usr/bin:/bin:/usr/sbin:/sbin"
+        options: dict[str, Any] = {
+            "cwd": self.folder,
+            "env": {"PATH": path, "HOME": str(self.folder), "TMPDIR": str(self.folder), "LC_ALL": "C.UTF-8"},
+        }
+        if os.getuid() == 0:
+            options |= {"user": UNPRIVILEGED, "group": pwd.getpwnam(UNPRIVILEGED).pw_gid, "extra_groups": []}
+        return options
+
+    def _secret(self, name: str, text: str) -> Path:
+        """Write a file that only the server may read."""
+        path = self.folder / name
+        path.touch(0o600)
+        path.write_text(text)
+        if os.getuid() == 0:
+            shutil.chown(path, UNPRIVILEGED)
+        return path
+
+    def _program(self, name: str, *folders: str) -> str:
+        program = shutil.which(name) or shutil.which(name, path=os.pathsep.join(folders))
+        if program is None:
+            raise RuntimeError(f"{name} is missing: `make servers`, or install the package {self.package}")
+        return program
+
+
+class MariaDB(SQLServer):
+    """A MariaDB: no binary log, small buffers, each commit on the disk."""
+
+    scheme = "mysql"
+    package = "mariadb-server-core"
+    farewell = signal.SIGTERM
+
+    def execute(self, sql: str, database: str = "", parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        connection = pymysql.connect(
+            host=self.host,
+            port=self.port,
+            user="root",
+            password=self.password,
+            database=database or None,
+            autocommit=True,
+            connect_timeout=PATIENCE,
+            read_timeout=PATIENCE,
+        )
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(sql, parameters or None)
+                return list(cursor.fetchall())
+        finally:
+            connection.close()
+
+    def set_read_only(self, on: bool) -> None:
+        self.execute(f"SET GLOBAL read_only = {on:d}")
+
+    def _install(self) -> None:
+        self._run(
+            self._program("mariadb-install-db"),
+            "--no-defaults",
+            f"--datadir={self._data}",
+            "--auth-root-authentication-method=normal",
+            "--skip-name-resolve",
+            "--skip-test-db",
+            "--innodb-log-file-size=32M",
+            "--innodb-flush-log-at-trx-commit=0",  # no job is in it yet
+        )
+
+    def _command(self) -> list[str]:
+        # Read before the first client gets in, at each start.
+        users = self._secret("users.sql", f"ALTER USER root@'127.0.0.1' IDENTIFIED BY '{self.password}';\n")
+        return [
+            self._program("mariadbd", "/usr/sbin", "/usr/local/sbin"),
+            "--no-defaults",
+            f"--datadir={self._data}",
+            f"--init-file={users}",
+            f"--socket={self.folder / 'socket'}",
+            f"--pid-file={self.folder / 'pid'}",
+            f"--bind-address={self.host}",
+            f"--port={self.port}",
+            "--skip-name-resolve",
+            "--skip-log-bin",
+            "--performance-schema=OFF",
+            "--character-set-server=utf8mb4",  # as Debian's settings, which are not read here
+            "--collation-server=utf8mb4_general_ci",
+            "--innodb-flush-log-at-trx-commit=1",
+            "--innodb-buffer-pool-size=64M",
+            "--innodb-log-file-size=32M",
+            "--key-buffer-size=1M",
+            "--aria-pagecache-buffer-size=2M",
+            *(f"--{setting}" for setting in self._settings),
+        ]
+
+    def _create(self, name: str, password: str) -> None:
+        self.execute(f"CREATE DATABASE {name}")
+        self.execute(f"CREATE USER {name}@'{self.host}' IDENTIFIED BY '{password}'")
+        self.execute(f"GRANT ALL ON {name}.* TO {name}@'{self.host}'")
+
+    def _drop(self, name: str) -> None:
+        self.execute(f"DROP USER {name}@'{self.host}'")
+        # Dropping waits for the transactions of others.
+        for (connection,) in self.execute(
+            "SELECT id FROM information_schema.processlist WHERE user = %s", parameters=[name]
+        ):
+            try:
+                self.execute(f"KILL {connection}")
+            except pymysql.err.OperationalError as error:
+                if error.args[0] != 1094:  # it has gone by itself
+                    raise
+        self.execute(f"DROP DATABASE {name}")
+
+
+class PostgreSQL(SQLServer):
+    """A PostgreSQL: no unix socket, small buffers, each commit on the disk."""
+
+    scheme = "postgresql"
+    package = "postgresql-15"
+    farewell = signal.SIGINT
+
+    def execute(self, sql: str, database: str = "", parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with psycopg.connect(
+            host=self.host,
+            port=self.port,
+            user="root",
+            password=self.password,
+            dbname=database or "postgres",
+            autocommit=True,
+            connect_timeout=int(PATIENCE),
+        ) as connection:
+            # Also when writes are refused, this user's are not.
+            connection.execute("SET default_transaction_read_only = off")
+            cursor = connection.execute(sql.encode(), parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def set_read_only(self, on: bool) -> None:
+        self.execute(f"ALTER SYSTEM SET default_transaction_read_only = {'on' if on else 'off'}")
+        self.execute("SELECT pg_reload_conf()")
+        asked = "SELECT reset_val FROM pg_settings WHERE name = 'default_transaction_read_only'"
+        _wait(lambda: self.execute(asked) == [("on" if on else "off",)])
+
+    def kill(self) -> None:
+        lines = self._data.joinpath("postmaster.pid").read_text().splitlines()
+        super().kill()
+        # A machine without power has no memory either; the kernel would keep this for ever.
+        if len(lines) > 6:
+            self._run(self._program("ipcrm"), "--shmem-id", lines[6].split()[1])
+
+    def _install(self) -> None:
+        self._run(
+            self._binary("initdb"),
+            f"--pgdata={self._data}",
+            "--username=root",
+            f"--pwfile={self._secret('password', self.password)}",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+            "--no-sync",  # no job is in it yet
+            "--no-instructions",
+        )
+
+    def _command(self) -> list[str]:
+        settings = [
+            f"listen_addresses={self.host}",
+            f"port={self.port}",
+            "unix_socket_directories=",
+            "dynamic_shared_memory_type=mmap",  # in the folder, which is removed
+            "shared_buffers=32MB",
+            "wal_level=minimal",
+            "max_wal_senders=0",
+            "fsync=on",
+            "synchronous_commit=on",
+            *self._settings,
+        ]
+        command = [self._binary("postgres"), "-D", str(self._data)]
+        return command + [word for setting in settings for word in ("-c", setting)]
+
+    def _create(self, name: str, password: str) -> None:
+        self.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{password}'")
+        self.execute(f"CREATE DATABASE {name} OWNER {name}")
+        self.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
+
+    def _drop(self, name: str) -> None:
+        self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        self.execute(f"DROP ROLE {name}")
+
+    def _binary(self, name: str) -> str:
+        # Debian keeps them out of the PATH, one folder a version; the newest is taken.
+        folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+        return self._program(name, *map(str, reversed(folders)))
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and its children."""
+    found = [pid]
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = path.read_text().rsplit(")", 1)[1].split()[1]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(parent) == pid:
+            found.append(int(path.parent.name))
+    return found
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z"
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    """Wait until a condition of another process holds; such a process tells us nothing."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
