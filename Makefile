@@ -34,12 +34,9 @@ fuzz: .venv/.dev  ## Feed a million hostile inputs to everything that reads byte
 kills: .venv/.dev  ## Kill each role fifty times under load and check that nothing is lost
 	@$(BIN)/python -m tests.kills
 
-# The tests start private gearmands of their own and stop them.
+# Gearman servers, databases, PHP and Perl. The tests start private servers of their own and stop them.
 servers:
-	@command -v gearmand >/dev/null || PATH="$$PATH:/usr/sbin" command -v gearmand >/dev/null || { \
-	  test "$$(id -u)" = 0 || { echo "gearmand is missing: install the package gearman-job-server" >&2; exit 1; }; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-	    apt-get install -y -qq --no-install-recommends gearman-job-server >/dev/null; }
+	@tests/install_servers.sh
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'

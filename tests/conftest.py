@@ -18,7 +18,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[MariaDB]:
     """The session's MariaDB, for databases of a test's own. It is never stopped, frozen or set."""
-    with MariaDB() as server:
+    with MariaDB(
+        "max-allowed-packet=64M"
+    ) as server:  # the largest argument needs two bytes for some of its own
         yield server
 
 

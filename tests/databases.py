@@ -1,13 +1,19 @@
 """Databases for tests of every part: empty, with the tables in place, and each a test's own."""
 
+import re
+import secrets
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any, Final, Self
 
+import psycopg
+import pymysql
 from sqlalchemy import create_engine
 
 from garivini.config import DatabaseSettings
 from garivini.store.database import Database
+from tests.sql_servers import MariaDB, PostgreSQL
 
 
 def sqlite_url(directory: Path, name: str = "jobs.db") -> str:
@@ -30,3 +36,135 @@ def _upgraded_file() -> bytes:
             connection.exec_driver_sql("DELETE FROM garivini_database")
         engine.dispose()
         return path.read_bytes()
+
+
+class PostgreSQLRoles:
+    """A database as docs/how-to/database-roles.md makes it, with the URL of each of its three roles.
+
+    Its clock can be set: ``clock.setting`` holds the time where one is set.
+    """
+
+    def __init__(self, server: PostgreSQL) -> None:
+        self._server = server
+        self.name = f"jobs_{secrets.token_hex(4)}"
+        password = secrets.token_hex(8)
+        owner, runtime, viewer = (f"{self.name}_{role}" for role in ("owner", "runtime", "viewer"))
+        self.owner, self.runtime, self.viewer = (
+            f"postgresql://{role}:{password}@{server.host}:{server.port}/{self.name}"
+            for role in (owner, runtime, viewer)
+        )
+        text = _roles("postgresql").replace("'secret'", f"'{password}'")
+        self._statements = [
+            re.sub(r"\bgarivini_(owner|runtime|viewer)\b", rf"{self.name}_\1", statement).replace(
+                "DATABASE jobs ", f"DATABASE {self.name} "
+            )
+            for statement in text.split(";\n")
+            if statement.strip()
+        ]
+
+    def __enter__(self) -> Self:
+        tables = next(n for n, statement in enumerate(self._statements) if " ON job" in statement)
+        for statement in self._statements[:tables]:
+            self._server.execute(
+                statement, "" if "DATABASE" in statement or "ROLE" in statement else self.name
+            )
+        database = Database(DatabaseSettings(1, self.owner))
+        database.upgrade()
+        database.close()
+        self._connection = psycopg.connect(self.owner, autocommit=True)
+        self._connection.execute("SET synchronous_commit = off")  # no test here cuts the power
+        for statement in [*self._statements[tables:], *_CLOCK]:
+            self._connection.execute(statement.encode())
+        # What is first in the path hides the server's own function.
+        for role in ("owner", "runtime", "viewer"):
+            self._server.execute(f"ALTER ROLE {self.name}_{role} SET search_path = clock, pg_catalog, public")
+        self.empty()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+        self._server.execute(f"DROP DATABASE {self.name} WITH (FORCE)")
+        for role in ("owner", "runtime", "viewer"):
+            self._server.execute(f"DROP ROLE {self.name}_{role}")
+
+    def empty(self) -> None:
+        for table in ("job", "failure", "function", "garivini_database"):
+            self._connection.execute(f"DELETE FROM {table}".encode())
+
+    def execute(self, sql: str) -> list[tuple[Any, ...]]:
+        """Run a statement as the owner."""
+        cursor = self._connection.execute(sql.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+_CLOCK: Final = (
+    "CREATE SCHEMA clock",
+    "GRANT USAGE ON SCHEMA clock TO PUBLIC",
+    "CREATE TABLE clock.setting (time timestamptz NOT NULL)",
+    "GRANT SELECT ON clock.setting TO PUBLIC",
+    """
+    CREATE FUNCTION clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS
+      'SELECT coalesce((SELECT time FROM clock.setting), pg_catalog.clock_timestamp())'
+    """,
+)
+
+
+class MySQLRoles:
+    """A database as docs/how-to/database-roles.md makes it, with the URL of each of its three roles."""
+
+    def __init__(self, server: MariaDB) -> None:
+        self._server = server
+        self.name = f"jobs_{secrets.token_hex(4)}"
+        password = secrets.token_hex(8)
+        self.owner, self.runtime, self.viewer = (
+            f"mysql://{self.name}_{role}:{password}@{server.host}:{server.port}/{self.name}"
+            for role in ("owner", "runtime", "viewer")
+        )
+        text = _roles("mysql").replace("'secret'", f"'{password}'").replace("ON jobs.", f"ON {self.name}.")
+        text = re.sub(r"\bgarivini_(owner|runtime|viewer)\b", rf"{self.name}_\1", text)
+        text = text.replace("CREATE DATABASE jobs;", f"CREATE DATABASE {self.name};")
+        self._statements = [statement for statement in text.split(";\n") if statement.strip()]
+
+    def __enter__(self) -> Self:
+        tables = next(n for n, text in enumerate(self._statements) if f"{self.name}.job " in text)
+        for statement in self._statements[:tables]:
+            self._server.execute(statement)
+        database = Database(DatabaseSettings(1, self.owner))
+        database.upgrade()
+        database.close()
+        for statement in self._statements[tables:]:
+            self._server.execute(statement)
+        self._connection = pymysql.connect(
+            host=self._server.host,
+            port=self._server.port,
+            user="root",
+            password=self._server.password,
+            database=self.name,
+            autocommit=True,
+        )
+        self.empty()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+        for role in ("owner", "runtime", "viewer"):
+            self._server.execute(f"DROP USER {self.name}_{role}@'%'")
+        self._server.execute(f"DROP DATABASE {self.name}")
+
+    def empty(self) -> None:
+        for table in ("job", "failure", "function", "garivini_database"):
+            self.execute(f"DELETE FROM `{table}`")
+
+    def execute(self, sql: str) -> list[tuple[Any, ...]]:
+        """Run a statement as one who may do all."""
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql)
+            return list(cursor.fetchall())
+
+
+def _roles(name: str) -> str:
+    """Return the SQL of the guide for one kind of database."""
+    page = (Path(__file__).parents[1] / "docs/how-to/database-roles.md").read_text(encoding="utf-8")
+    blocks = re.findall(rf"^<!-- roles: {name} -->\n```sql\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert blocks, f"no SQL for {name} in the guide"
+    return re.sub(r"--.*", "", "".join(blocks))

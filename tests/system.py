@@ -61,7 +61,8 @@ class System:
         self.server = server
         self.seen = seen
         self.client = Client(url, [server.address])
-        self.worker = Worker(Client(url), [server.address])
+        self._clients = [Client(url)]
+        self.worker = Worker(self._clients[0], [server.address])
         (self.database,) = self.client.shards
         self._stops: list[asyncio.Event] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -76,7 +77,8 @@ class System:
 
     def start_queue_runner(self, **settings: Any) -> asyncio.Event:
         """Start a QueueRunner; the event it returns stops it."""
-        (database,) = Client(self.url).shards
+        self._clients.append(Client(self.url))
+        (database,) = self._clients[-1].shards
         return self._start(
             lambda stop: queue_runner.serve(
                 [database], [self.address], QueueRunnerSettings(**settings), stop=stop
@@ -99,13 +101,14 @@ class System:
         for stop in self._stops:
             stop.set()
         await asyncio.gather(*self._tasks)
-        await asyncio.to_thread(self.client.close)
+        for client in (self.client, *self._clients):
+            await asyncio.to_thread(client.close)
 
 
 @asynccontextmanager
-async def system(folder: Path) -> AsyncIterator[System]:
-    """Start the server and create the database; the rest is started by the test."""
-    url = f"sqlite:///{folder / 'jobs.db'}"
+async def system(folder: Path, url: str | None = None) -> AsyncIterator[System]:
+    """Start the server and create the tables; the rest is started by the test."""
+    url = url or f"sqlite:///{folder / 'jobs.db'}"
     seen = Seen()
     unlisten = events.listen(seen)
     try:

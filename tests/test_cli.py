@@ -60,7 +60,8 @@ def test_the_overview_lists_every_command_without_importing_them() -> None:
     result = invoke("--help")
     assert all(f"  {name} " in result.output for name in _COMMANDS)
     code = "import sys; from garivini.cli import cli; cli(['--help'], standalone_mode=False); "
-    code += "sys.exit(any(name in sys.modules for name in ('sqlalchemy', 'rich', 'msgspec', 'asyncio')))"
+    heavy = ("sqlalchemy", "rich", "msgspec", "asyncio", "ssl", "logging", "json", "urllib.parse")
+    code += f"sys.exit(any(name in sys.modules for name in {heavy}))"
     assert (
         subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
     )
@@ -139,8 +140,14 @@ def test_what_is_not_there_is_said_and_has_an_exit_status(
 def test_a_password_is_refused_on_the_command_line_and_never_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    url = "mysql://me:sesame@127.0.0.1/job"
-    for arguments, message in ((["--db", url], "GARIVINI_DB"), ([], "not supported yet")):
+    url = "oracle://me:sesame@127.0.0.1/job"
+    cases: tuple[tuple[list[str], str], ...] = (
+        (["--db", url], "GARIVINI_DB"),
+        (["--db", f"2={url}"], "GARIVINI_DB"),
+        (["--db", "postgresql://127.0.0.1/job?password=sesame"], "GARIVINI_DB"),
+        ([], "oracle is not supported"),
+    )
+    for arguments, message in cases:
         monkeypatch.setenv("GARIVINI_DB", url)
         with pytest.raises(SystemExit) as ended:
             main(["jobs", "list", *arguments])

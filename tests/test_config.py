@@ -18,6 +18,15 @@ def targets(dbs: Any) -> dict[int, Any]:
 # ---- forms
 
 
+def test_an_id_may_be_written_before_a_url() -> None:
+    for dbs in (["sqlite:///a.db", "3=sqlite:///c.db"], "sqlite:///a.db 3=sqlite:///c.db"):
+        found = [(entry.dbid, entry.target) for entry in parse_databases(dbs)]
+        assert found == [(1, "sqlite:///a.db"), (3, "sqlite:///c.db")]
+    assert [entry.dbid for entry in parse_databases("7=sqlite:///a.db")] == [7]
+    with pytest.raises(UsageError, match="two databases have the same id"):
+        parse_databases(["sqlite:///a.db", "1=sqlite:///c.db"])
+
+
 def test_one_url_is_database_1() -> None:
     assert targets("sqlite:///jobs.db") == {1: "sqlite:///jobs.db"}
 

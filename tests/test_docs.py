@@ -271,7 +271,8 @@ def test_few_blocks_are_not_run_and_each_says_why() -> None:
 
 
 def test_blocks_are_of_a_language_that_is_looked_at() -> None:
-    known = {"python", "sh", "toml", "ini", "sql", "text", "mermaid", "then", "page", ""}
+    # SQL, PHP and Perl are run by tests/peers.
+    known = {"python", "sh", "toml", "ini", "sql", "php", "perl", "go", "text", "mermaid", "then", "page", ""}
     assert [block for path in PAGES for block in blocks(path) if block.language not in known] == []
 
 
@@ -389,7 +390,9 @@ def options(command: click.Command) -> dict[str, click.Option]:
     }
 
 
-COMMON: Final = {"--db", "--job-server", "-o", "--output", "-v", "--verbose", "--log-format"}
+#: What ``--tls-*`` stands for.
+TLS: Final = {"--tls-ca", "--tls-certificate", "--tls-key", "--tls-verify-host", "--tls-no-verify-host"}
+COMMON: Final = {"--db", "--job-server", "-o", "--output", "-v", "--verbose", "--log-format", *TLS}
 
 
 def test_the_reference_of_commands_names_each_command_and_its_options() -> None:
@@ -404,6 +407,8 @@ def test_the_reference_of_commands_names_each_command_and_its_options() -> None:
         said = {
             word for span in names(sections[path]) for word in re.findall(r"(?<![\w-])--?[a-z][\w-]*", span)
         }
+        if "--tls-" in said:
+            said = said - {"--tls-"} | TLS
         assert said == set(options(command)), path
         for cells in rows(text, next(line for line in text.splitlines() if line.endswith(f"# {path}"))):
             if "`" in cells[0] and (option := options(command).get(names(cells[0])[0])):
@@ -455,7 +460,7 @@ def test_the_reference_of_settings_has_each_key_with_its_default() -> None:
     assert (settings.databases, settings.job_servers) == ([DEFAULT_DATABASE], [DEFAULT_SERVER])
     real = dict(leaves(cli))
     worker = options(real["garivini worker"])
-    tables = {"queue_runner": settings.queue_runner, "worker": settings.worker, "log": settings.log}
+    tables = {name: getattr(settings, name) for name in ("queue_runner", "worker", "tls", "log")}
     said = {
         f"{name}.{key}": getattr(table, key)
         for name, table in tables.items()
@@ -469,6 +474,10 @@ def test_the_reference_of_settings_has_each_key_with_its_default() -> None:
         },
         "worker.processes": said["worker.processes"],
         "worker.drain": worker["--drain"].default,
+        "tls.ca": worker["--tls-ca"].show_default,
+        "tls.certificate": None,
+        "tls.key": None,
+        "tls.verify_host": worker["--tls-verify-host"].default,
         "log.format": worker["--log-format"].default,
         "log.verbose": False,
     }
@@ -686,66 +695,6 @@ def test_the_reference_of_the_wire_has_each_key_packet_and_command() -> None:
     assert {name for name in names(table) if re.fullmatch(r"SUBMIT\w+", name)} == refused
     lines = names(rest.partition("There is no")[0])
     assert {line.split()[0].encode() for line in lines} == set(console._COMMANDS)
-
-
-# ---- SQL for other languages
-
-
-def test_the_sql_for_other_languages_ends_jobs_as_a_client_does(folder: Path) -> None:
-    found = [
-        block.text
-        for block in blocks(DOCS / "how-to/workers-in-other-languages.md")
-        if block.language == "sql"
-    ]
-    complete, fail, again, renew, insert = found
-    connection = sqlite3.connect(folder / "garivini.db", isolation_level=None)
-
-    def run(text: str, **values: Any) -> int:
-        before = connection.total_changes
-        for statement in filter(str.strip, text.split(";\n")):
-            connection.execute(statement, values)
-        return connection.total_changes - before
-
-    with Client(DEFAULT_DATABASE) as client:
-        (database,) = client.shards
-
-        def claimed() -> Job:
-            client.insert_job("resize")
-            (lane,) = [lane for lane in database.lanes().lanes if lane.state is State.WAITING][:1]
-            (job,) = database.claim(lane, limit=1, lease=60)
-            return job
-
-        def now(job: Job) -> Job:
-            found = client.get_job(job)
-            assert found is not None
-            return found
-
-        record = {"error": "E", "message": "m", "trace": "t", "worker": "w", "max_failures": 25}
-        job = claimed()
-        assert run(renew, jobid=job.jobid, attempt=1, lease=60) == 1
-        assert now(job).state is State.RUNNING
-        assert run(renew, jobid=job.jobid, attempt=2, lease=60) == 0
-        assert run(fail, jobid=job.jobid, attempt=1, **record) == 2
-        assert (now(job).state, now(job).failcount) == (State.WAITING, 1)
-        assert 118 <= now(job).run_after - database.clock() <= 121
-        assert [failure.error for failure in client.failures(job)] == ["E"]
-        assert run(again, jobid=job.jobid, attempt=1, seconds=5) == 0
-        assert run(complete, jobid=job.jobid) == 2
-        assert client.get_job(job) is None
-        job = claimed()
-        assert run(again, jobid=job.jobid, attempt=1, seconds=5) == 1
-        assert 3 <= now(job).run_after - database.clock() <= 6
-        client.delete_jobs([job])
-        job = claimed()
-        run(fail, jobid=job.jobid, attempt=1, **{**record, "max_failures": 1})
-        assert now(job).state is State.DEAD
-        assert now(job).run_after == 2147483647
-        run(insert, arg=b"\xff")
-        (inserted,) = client.list_jobs(state="waiting")
-        assert (inserted.arg, inserted.attempt, inserted.priority) == (b"\xff", 0, "normal")
-        assert isinstance(inserted.run_after, int)
-        assert abs(inserted.run_after - database.clock()) < 3
-    connection.close()
 
 
 # ---- links and form

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import force_setattr
 
 from garivini.errors import UsageError
 from garivini.job import (
@@ -479,3 +480,13 @@ def test_the_numbers_of_the_states_are_those_of_the_row() -> None:
         ("SUSPECT", 3),
         ("DEAD", 4),
     ]
+
+
+def test_a_job_keeps_its_hash_when_it_is_lost() -> None:
+    job = Job(jobid=1, dbid=1, funcname="f", arg=b"")
+    before = hash(job)
+    force_setattr(job, "lost", True)
+    assert hash(job) == before
+    assert job.lost
+    with pytest.raises(AttributeError):
+        job.lost = False  # type: ignore[misc]

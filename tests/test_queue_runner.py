@@ -1,4 +1,5 @@
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,58 @@ def test_due_jobs_are_dispatched_and_later_ones_wait(tmp_path: Path) -> None:
             job = await queue.call(queue.database.get, later)
             assert job is not None
             assert job.attempt == 0
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_job_just_inserted_waits_for_no_count_of_the_servers(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            queue_runner, servers = runner(queue)
+            await queue_runner.look()
+            counts = servers.look
+
+            async def never() -> None:
+                raise AssertionError("the servers were asked")
+
+            servers.look = never  # type: ignore[method-assign]
+            await queue.call(queue.client.insert_job, "f")
+            await queue_runner.look()
+            assert await queued(queue, b"f") == 1
+            servers.look = counts  # type: ignore[method-assign]
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_is_claimed_before_a_count_keeps_below_the_watermark(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            queue_runner, servers = runner(queue, watermark=5)
+            await queue_runner.look()
+            for _ in range(4):
+                await queue.call(queue.client.insert_jobs, [["f", None, None, b"x"]] * 2)
+                await queue_runner.look()
+            assert await queued(queue, b"f") == 5
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_nothing_is_claimed_before_a_count_once_the_server_is_known_to_be_gone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            queue_runner, servers = runner(queue)
+            await queue_runner.look()
+            await queue.server.close()
+            jobid, _ = await queue.call(queue.client.insert_job, "f")
+            for _ in range(3):
+                with suppress(UnreachableError):
+                    await queue_runner.look()
+            job = await queue.call(queue.database.get, jobid)
+            assert job is not None
+            assert (job.state, job.attempt) == (State.WAITING, 1)
             await servers.close()
 
     asyncio.run(scenario())

@@ -27,8 +27,9 @@ def parse_databases(dbs: DatabasesLike) -> list[DatabaseSettings]:
     """Read the databases of a Client.
 
     One URL or Engine is database 1; in a list, or in a text of several URLs with white space between them,
-    the position is the id, from 1; a mapping names the ids, its values being URLs, Engines or the original's
-    ``{"id", "dsn", "user", "pass"}`` with a DBI data source.
+    the position is the id, from 1, unless it is written before the URL as in ``3=sqlite:///three.db``; a
+    mapping names the ids, its values being URLs, Engines or the original's ``{"id", "dsn", "user", "pass"}``
+    with a DBI data source.
 
     Raises:
         UsageError: it is none of these, or an id is wrong or there twice.
@@ -39,14 +40,19 @@ def parse_databases(dbs: DatabasesLike) -> list[DatabaseSettings]:
     if isinstance(dbs, Mapping):
         found = [_entry(key, value) for key, value in dbs.items()]
     elif isinstance(dbs, Sequence) and not isinstance(dbs, str | bytes):
-        found = [_entry(position, value) for position, value in enumerate(dbs, 1)]
+        found = [_listed(position, value) for position, value in enumerate(dbs, 1)]
     else:
-        found = [_entry(1, dbs)]
+        found = [_listed(1, dbs)]
     if not found:
         raise UsageError("no database is named: give a URL such as sqlite:///jobs.db")
     if len({entry.dbid for entry in found}) < len(found):
         raise UsageError("two databases have the same id")
     return found
+
+
+def _listed(position: int, value: Any) -> DatabaseSettings:
+    named = re.match(r"(\d{1,10})=(.*)", value, re.DOTALL) if isinstance(value, str) else None
+    return _entry(named[1], named[2]) if named else _entry(position, value)
 
 
 def _entry(key: int | str, value: Any) -> DatabaseSettings:
@@ -157,6 +163,15 @@ class WorkerTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     drain: float | None = None
 
 
+class TlsTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The table ``[tls]`` of a settings file: how to talk to Gearman servers."""
+
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    verify_host: bool | None = None
+
+
 class LogTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The table ``[log]`` of a settings file."""
 
@@ -171,6 +186,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     job_servers: list[str] = []
     queue_runner: QueueRunnerTable = msgspec.field(default_factory=QueueRunnerTable)
     worker: WorkerTable = msgspec.field(default_factory=WorkerTable)
+    tls: TlsTable = msgspec.field(default_factory=TlsTable)
     log: LogTable = msgspec.field(default_factory=LogTable)
 
 

@@ -35,6 +35,9 @@ class UnreachableError(GariviniError):
 class RefusedError(GariviniError):
     """A server understood the request and refused it. Nothing was done."""
 
+    #: Whether it was an insert into a database that is being drained.
+    draining: bool = False
+
 
 class ConflictError(GariviniError):
     """Another transaction was in the way for too long. Nothing was done; trying again is safe."""

@@ -4,7 +4,7 @@ Blobs stay bytes; this is the one place where they meet JSON text.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
@@ -89,8 +89,7 @@ class Inserted:
         return iter((self.jobid, self.dbid))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A job as read from its row or received by a worker. Times are unix seconds by the database's clock."""
 
     jobid: int
@@ -114,17 +113,14 @@ class Job:
     #: Seconds of this attempt's lease, and when it ends; 0 where unknown.
     lease: int = 0
     lease_end: int = 0
-    #: Filled by the worker that runs it.
-    notices: set[str] = field(default_factory=set, compare=False, repr=False)
+    #: Whether, while it runs, another attempt has taken the job over, or it was cancelled. Then only success
+    #: still counts: a function that returns has completed the job all the same. Raise to leave it to the
+    #: other attempt, or cancelled.
+    lost: bool = False
 
-    @property
-    def lost(self) -> bool:
-        """Whether, while it runs, another attempt has taken the job over, or it was cancelled.
-
-        Then only success still counts: a function that returns has completed the job all the same. Raise to
-        leave it to the other attempt, or cancelled.
-        """
-        return "lost" in self.notices
+    def __hash__(self) -> int:
+        # Not by all fields: the worker may set ``lost`` while it runs.
+        return hash(self.handle)
 
     @property
     def handle(self) -> Handle:

@@ -12,8 +12,10 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from typing import Final
+
+from msgspec.structs import force_setattr, replace
 
 from garivini import events
 from garivini.client import report
@@ -139,7 +141,8 @@ class Keeper:
     def end(self, run: Run) -> None:
         """Commit the run's outcome: ``setback``, or success where there is none."""
         self._ended.append(run)
-        self._wake.set()
+        if not self._wake.is_set():  # which takes no lock
+            self._wake.set()
 
     def lapsed(self, job: Job) -> bool:
         """Whether the lease of this copy has ended, as far as the database's clock is known here."""
@@ -301,7 +304,7 @@ class Keeper:
             elif run.job.handle not in kept:
                 # Another attempt has it. Success still counts; what else it comes to, the fence refuses.
                 self._held.pop(id(run))
-                run.job.notices.add("lost")
+                force_setattr(run.job, "lost", True)
                 events.emit("job.stale", jobid=run.job.jobid, dbid=run.job.dbid, attempt=run.job.attempt)
 
     def _give_back(self) -> None:

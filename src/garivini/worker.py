@@ -353,6 +353,7 @@ class _Serving:
             self._took[run.held.job.function] = now - before
         if ran:
             self._prefetch = max(self._least, next_prefetch(self._prefetch, (now - began) / ran))
+            self._offer()
         if waits:
             self._loop.call_later(_ANSWER, self._pump)
         elif self._queue:
@@ -400,7 +401,7 @@ class _Serving:
         self._keeper.current = None
         if self._slot is not None:
             self._slot.clear()
-        self._end(run)
+        self._end(run)  # the pump offers the free slots, once for all that it ran
 
     async def _run_async(self, run: Run) -> None:
         entry = self._registered(run)
@@ -416,6 +417,7 @@ class _Serving:
                 message = f"ran longer than {entry.timeout:g} s"
                 run.setback = replace(run.setback, error="TimeLimit", message=message)
         self._end(run)
+        self._offer()
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
@@ -451,7 +453,6 @@ class _Serving:
 
     def _end(self, run: Run) -> None:
         self._ending += 1
-        self._offer()
         self._keeper.end(run)
 
     def _committed(self, runs: list[Run]) -> None:

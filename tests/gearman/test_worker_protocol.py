@@ -87,12 +87,20 @@ def test_a_wake_up_while_a_grab_is_out_is_passed_over() -> None:
     assert sent(worker) == ["PRE_SLEEP"]
 
 
-def test_a_sleeper_asks_for_all_slots_when_woken() -> None:
-    worker = fresh(2)
-    worker.receive(said(Type.NO_JOB) * 2)
+def test_a_sleeper_asks_for_one_job_when_woken_and_for_more_as_they_come() -> None:
+    worker = fresh(6)
+    worker.receive(said(Type.NO_JOB) * 6)
     assert sent(worker) == ["PRE_SLEEP"]
     worker.receive(said(Type.NOOP))
+    assert sent(worker) == ["GRAB_JOB_UNIQ"]
+    worker.receive(assigned(b"1"))
     assert sent(worker) == ["GRAB_JOB_UNIQ"] * 2
+    worker.receive(assigned(b"2"))
+    assert sent(worker) == ["GRAB_JOB_UNIQ"] * 3  # as many as there are free slots, one grab being out
+    worker.receive(said(Type.NO_JOB) * 4)
+    assert sent(worker) == ["PRE_SLEEP"]
+    worker.receive(said(Type.NOOP))
+    assert sent(worker) == ["GRAB_JOB_UNIQ"]
 
 
 def test_a_worker_that_holds_a_job_sleeps_for_its_free_slot() -> None:
@@ -102,7 +110,7 @@ def test_a_worker_that_holds_a_job_sleeps_for_its_free_slot() -> None:
     worker.complete(H)
     assert sent(worker) == ["WORK_COMPLETE"]  # it sleeps: the server had nothing
     worker.receive(said(Type.NOOP))
-    assert sent(worker) == ["GRAB_JOB_UNIQ"] * 2
+    assert sent(worker) == ["GRAB_JOB_UNIQ"]
 
 
 def test_a_job_found_after_a_grab_that_found_nothing_keeps_the_worker_asking() -> None:

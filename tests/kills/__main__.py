@@ -39,13 +39,24 @@ _COLUMNS: Final = {
 
 @click.command()
 @click.option("--role", "roles", type=click.Choice(["all", *ROLES, *FAULTS]), multiple=True, default=["all"])
-@click.option("--database", type=click.Choice(["sqlite", *_DATABASES]), default="sqlite", show_default=True)
+@click.option(
+    "--database",
+    "databases",
+    type=click.Choice([*_DATABASES]),
+    multiple=True,
+    help="In place of SQLite; several make one queue, and the first is the one that fails.",
+)
 @click.option("--gearmand", is_flag=True, help="In place of the embedded server.")
 @click.option("--kills", type=click.IntRange(1), default=50, show_default=True, help="Kills of each role.")
 @click.option("--seed", default=1, show_default=True, help="Of the load and of the moments.")
 @click.option("--keep", type=click.Path(path_type=Path), help="An empty folder for logs and histories.")
 def main(
-    roles: tuple[str, ...], database: str, gearmand: bool, kills: int, seed: int, keep: Path | None
+    roles: tuple[str, ...],
+    databases: tuple[str, ...],
+    gearmand: bool,
+    kills: int,
+    seed: int,
+    keep: Path | None,
 ) -> None:
     """Kill each role many times under load and check that nothing is lost.
 
@@ -54,14 +65,14 @@ def main(
     """
     click.echo(f"seed {seed}\n{line(_COLUMNS)}")
     sound = True
-    every = (*ROLES, *(FAULTS if database in _DATABASES else ()))
+    every = (*ROLES, *(FAULTS if databases else ()))
     for role in every if "all" in roles else roles:
         with ExitStack() as stack:
             temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="kills-"))
             folder = (keep or Path(temporary)) / role
             folder.mkdir(parents=True)
-            server = stack.enter_context(_DATABASES[database]()) if database in _DATABASES else None
-            outcome = run(folder, [role], kills, seed, database=server, gearmand=gearmand)
+            servers = [stack.enter_context(_DATABASES[name]()) for name in databases]
+            outcome = run(folder, [role], kills, seed, servers=servers, gearmand=gearmand)
         click.echo(row(outcome, outcome.reports[0]))
         sound = sound and outcome.verdict.sound
         if not outcome.verdict.sound:

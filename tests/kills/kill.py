@@ -70,12 +70,15 @@ def run(
     kills: int,
     seed: int,
     *,
-    database: SQLServer | None = None,
+    servers: Sequence[SQLServer] = (),
     gearmand: bool = False,
 ) -> Outcome:
-    """Kill each of these roles, or let each of these faults happen, so many times under load."""
+    """Kill each of these roles, or let each of these faults happen, so many times under load.
+
+    A fault of a database is one of the first of these ``servers``.
+    """
     rng = random.Random(f"{seed} {roles}")
-    with load(folder, seed, database, gearmand=gearmand) as system:
+    with load(folder, seed, servers, gearmand=gearmand) as system:
         record = Recorder(folder / "history")
         system.until_steady(0)
         for role in roles:
@@ -116,8 +119,8 @@ def strike(system: Load, role: str, rng: random.Random) -> Killed:
 
 def _strike_database(system: Load, fault: str, rng: random.Random) -> Killed:
     """Take the database away for a while. Then nothing runs twice, and the time counts from its return."""
-    server = system.database
-    assert server is not None, "SQLite has no server"
+    assert system.servers, "SQLite has no server"
+    server = system.servers[0]
     seconds = rng.uniform(*_AWAY[fault])
     match fault:
         case "database-killed":

@@ -17,7 +17,6 @@ from tests.kills.history import History
 from tests.processes import alive
 from tests.servers import free_port, gearmand_command
 from tests.sql_servers import SQLServer
-from tests.system import upgraded
 
 #: Seconds to wait for what must happen. Far more than it takes: a busy machine is no failure.
 PATIENCE: Final = 90.0
@@ -72,21 +71,21 @@ class Service:
 class Load:
     """The services, what they have written down, and a client to look into the database with.
 
-    It is on SQLite and the embedded server where no ``database`` is given and ``gearmand`` is false.
+    It is on SQLite and the embedded server where no ``servers`` are given and ``gearmand`` is false.
     """
 
-    def __init__(self, folder: Path, seed: int, database: SQLServer | None, gearmand: bool) -> None:
+    def __init__(self, folder: Path, seed: int, servers: Sequence[SQLServer], gearmand: bool) -> None:
         (folder / "history").mkdir()
         self.folder = folder
         self.history = History(folder / "history")
-        self.database = database
-        url = sqlite_url(folder) if database is None else database.create_database()
-        if database is not None:
-            upgraded(url).close()
+        self.servers = servers
+        urls = [server.create_database() for server in servers] or [sqlite_url(folder)]
         self.address = f"127.0.0.1:{free_port()}"
-        self.client = Client(url)
+        self.client = Client(urls)
+        for database in self.client.shards:
+            database.upgrade()
         environment = {
-            "GARIVINI_DB": url,
+            "GARIVINI_DB": " ".join(urls),
             "GARIVINI_JOB_SERVERS": self.address,
             "GARIVINI_LOG_FORMAT": "json",
             "KILLS_HISTORY": str(folder / "history"),
@@ -162,10 +161,10 @@ class Load:
 
 @contextmanager
 def load(
-    folder: Path, seed: int, database: SQLServer | None = None, *, gearmand: bool = False
+    folder: Path, seed: int, servers: Sequence[SQLServer] = (), *, gearmand: bool = False
 ) -> Iterator[Load]:
     """Run a system under load in an empty folder."""
-    system = Load(folder, seed, database, gearmand)
+    system = Load(folder, seed, servers, gearmand)
     try:
         yield system
     finally:

@@ -2,8 +2,10 @@
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -12,8 +14,13 @@ from sqlalchemy import Engine, event
 
 from garivini.config import DatabaseSettings
 from garivini.store.database import Database
+from garivini.store.dialects.mysql import MySQL
+from garivini.store.dialects.postgresql import PostgreSQL
 from garivini.store.dialects.sqlite import SQLite
-from tests.databases import sqlite_url
+from garivini.store.statements import Statement, Step, load
+from tests.databases import MySQLRoles, PostgreSQLRoles, sqlite_url
+from tests.sql_servers import MariaDB as MariaDBServer
+from tests.sql_servers import PostgreSQL as PostgreSQLServer
 
 
 class Clock:
@@ -21,13 +28,16 @@ class Clock:
 
     def __init__(self) -> None:
         self._time: float | None = None
+        #: Called when it was set, for a database that cannot ask.
+        self.changed: Callable[[], None] = lambda: None
 
     def set(self, unix_time: float) -> None:
         self._time = unix_time
+        self.changed()
 
     def advance(self, seconds: float) -> None:
         assert self._time is not None, "set the clock first"
-        self._time += seconds
+        self.set(self._time + seconds)
 
     def time(self) -> float:
         return time.time() if self._time is None else self._time
@@ -36,7 +46,9 @@ class Clock:
 class Backend(Protocol):
     """One kind of database, as the suite needs it."""
 
-    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None: ...
+    def __init__(
+        self, request: pytest.FixtureRequest, directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None: ...
 
     def open(self) -> Database:
         """Return the test's database, which has the tables and no job."""
@@ -53,7 +65,7 @@ class Backend(Protocol):
 class SQLiteFile:
     """A file of the test's own."""
 
-    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, _: pytest.FixtureRequest, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         # No test here cuts the power; waiting for the disk would take most of the time.
         monkeypatch.setattr(SQLite, "prepare", lambda _, new: new.execute("PRAGMA synchronous = OFF"))
         self._path = directory / "jobs.db"
@@ -86,12 +98,108 @@ class SQLiteFile:
         event.remove(Engine, "connect", connected)
 
 
-BACKENDS: Final[dict[str, type[Backend]]] = {"sqlite": SQLiteFile}
+class PostgreSQLDatabase:
+    """The session's database, emptied; opened as the role that programs have."""
+
+    def __init__(self, request: pytest.FixtureRequest, _: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._roles: PostgreSQLRoles = request.getfixturevalue("postgresql_roles")
+        self._roles.empty()
+        # No test here cuts the power.
+        monkeypatch.setattr(PostgreSQL, "prepare", lambda _, new: new.execute("SET synchronous_commit = off"))
+
+    def open(self) -> Database:
+        return Database(DatabaseSettings(1, self._roles.runtime))
+
+    def execute(self, sql: str) -> list[tuple[Any, ...]]:
+        return self._roles.execute(sql)
+
+    @contextmanager
+    def clocked(self, database: Database, clock: Clock) -> Iterator[None]:
+        def changed() -> None:
+            self.execute("DELETE FROM clock.setting")
+            self.execute(f"INSERT INTO clock.setting VALUES (to_timestamp({clock.time()}))")
+
+        clock.changed = changed
+        yield
+        self.execute("DELETE FROM clock.setting")
 
 
-@pytest.fixture(params=BACKENDS)
+class MariaDBDatabase:
+    """The session's database, emptied; opened as the role that programs have."""
+
+    #: Whose statements are taken.
+    form = "mariadb"
+
+    def __init__(self, request: pytest.FixtureRequest, _: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._roles: MySQLRoles = request.getfixturevalue("mysql_roles")
+        self._roles.empty()
+        self._monkeypatch = monkeypatch
+        monkeypatch.setattr(MySQL, "form_of", lambda *_: self.form)
+
+    def open(self) -> Database:
+        return Database(DatabaseSettings(1, self._roles.runtime))
+
+    def execute(self, sql: str) -> list[tuple[Any, ...]]:
+        return self._roles.execute(sql)
+
+    @contextmanager
+    def clocked(self, database: Database, clock: Clock) -> Iterator[None]:
+        # This server's own clock ends in 2038; that of others does not.
+        def checked_out(connection: Any, *_: object) -> None:
+            with connection.cursor() as cursor:
+                now = min(clock.time(), 2.0**31 - 1)
+                cursor.execute("SET timestamp = %s, @later = %s", (now, int(clock.time() - now)))
+
+        self._monkeypatch.setattr("garivini.store.database.load", _load_with_later)
+        event.listen(database._engine, "checkout", checked_out)
+        yield
+        event.remove(database._engine, "checkout", checked_out)
+
+
+class MySQLForms(MariaDBDatabase):
+    """The same with the statements that MySQL takes, as far as MariaDB can stand in."""
+
+    form = ""
+
+
+@cache
+def _load_with_later(name: str, placeholder: str, form: str) -> dict[str, Statement]:
+    def later(step: Step) -> Step:
+        parts = [part.replace("UNIX_TIMESTAMP()", "(UNIX_TIMESTAMP() + @later)") for part in step.parts]
+        return Step((parts[0], parts[1], parts[2]), step.placeholder, step.between)
+
+    return {
+        name: replace(statement, steps=tuple(map(later, statement.steps)))
+        for name, statement in load(name, placeholder, form).items()
+    }
+
+
+BACKENDS: Final[dict[str, type[Backend]]] = {
+    "sqlite": SQLiteFile,
+    "mariadb": MariaDBDatabase,
+    "mysql": MySQLForms,
+    "postgresql": PostgreSQLDatabase,
+}
+_MARKS: Final = {name: pytest.mark.servers for name in BACKENDS if name != "sqlite"}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=_MARKS.get(name, ())) for name in BACKENDS])
 def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backend:
-    return BACKENDS[request.param](tmp_path, monkeypatch)
+    return BACKENDS[request.param](request, tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def mysql_roles(mariadb: MariaDBServer) -> Iterator[MySQLRoles]:
+    """The session's database with the three users of the guide."""
+    with MySQLRoles(mariadb) as roles:
+        yield roles
+
+
+@pytest.fixture(scope="session")
+def postgresql_roles(postgresql: PostgreSQLServer) -> Iterator[PostgreSQLRoles]:
+    """The session's database with the three roles of the guide."""
+    with PostgreSQLRoles(postgresql) as roles:
+        yield roles
 
 
 @pytest.fixture

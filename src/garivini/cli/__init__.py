@@ -1,6 +1,5 @@
 """The command ``garivini``. Subcommands are imported when they are called, so that ``--help`` is quick."""
 
-import logging
 import sys
 from importlib import import_module
 from typing import Any, Final
@@ -8,7 +7,6 @@ from typing import Any, Final
 import click
 
 from garivini import __version__
-from garivini.cli.options import load_settings
 from garivini.errors import (
     ConflictError,
     GariviniError,
@@ -39,6 +37,7 @@ _COMMANDS: Final = {
     "functions": ("functions", "functions", "List functions and set how they are treated."),
     "status": ("status", "status", "Show databases, Gearman servers and functions at a glance."),
     "health": ("status", "health", "Say by the exit status whether all is well."),
+    "doctor": ("doctor", "doctor", "Grade a set-up and say what to change."),
     "db": ("db", "db", "Create, upgrade and check the tables."),
 }
 
@@ -81,6 +80,10 @@ def cli(ctx: click.Context, config: str | None) -> None:
     A job is a row in a SQL database. A QueueRunner carries it to a Gearman server, a worker in any language
     runs it, and the row is deleted when it has succeeded, or comes back later when it has not.
     """
+    import logging  # here: --help need not wait for these
+
+    from garivini.cli.options import load_settings
+
     # Commands that log say so; the others speak for themselves.
     logging.getLogger("garivini").setLevel(logging.ERROR)
     load_settings(ctx, config)

@@ -46,6 +46,7 @@ def dev(
         **os.environ,
         "GARIVINI_DB": " ".join(dbs),
         "GARIVINI_JOB_SERVERS": " ".join(job_servers),
+        "GARIVINI_TLS_CA": "none",  # whatever the settings say: the embedded server speaks no TLS
     }
     if config := ctx.find_root().params.get("config"):
         environment["GARIVINI_CONFIG"] = config

@@ -1,5 +1,6 @@
 """``garivini insert`` and ``garivini jobs``."""
 
+import ssl
 import sys
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -10,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from garivini.cli.options import databases, job_servers, plain, print_json
+from garivini.cli.options import databases, job_servers, plain, print_json, tls
 from garivini.cli.options import output as output_option
 from garivini.client import Client
 from garivini.errors import UsageError
@@ -22,6 +23,7 @@ from garivini.job import FLAGS, NEVER, PRIORITIES, Handle, Job, State
 @click.argument("arg", default="")
 @databases
 @job_servers
+@tls
 @click.option("--run-after", type=float, metavar="SECONDS", help="Seconds from now. [default: now]")
 @click.option("--unique", metavar="KEY", help="At most one live job of the function has this key.")
 @click.option(
@@ -39,6 +41,7 @@ def insert(
     arg: str,
     dbs: list[str],
     job_servers: tuple[str, ...],
+    tls: ssl.SSLContext | None,
     run_after: float | None,
     unique: str | None,
     priority: str,
@@ -54,7 +57,7 @@ def insert(
       garivini insert report '{"month": 11}' --unique report-11 --run-after 3600
       garivini insert thumbnail - < picture.jpg
     """
-    with Client(dbs, job_servers) as client:
+    with Client(dbs, job_servers, tls=tls) as client:
         inserted = client.insert_job(
             funcname,
             sys.stdin.buffer.read() if arg == "-" else arg,
@@ -162,14 +165,17 @@ def show(job: str, dbs: list[str], output: str) -> None:
 @click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
 @databases
 @job_servers
-def retry(jobs: tuple[str, ...], dbs: list[str], job_servers: tuple[str, ...]) -> None:
+@tls
+def retry(
+    jobs: tuple[str, ...], dbs: list[str], job_servers: tuple[str, ...], tls: ssl.SSLContext | None
+) -> None:
     """Run waiting or dead jobs now, their failures forgiven.
 
     \b
     Example:
       garivini jobs retry 42 2:43
     """
-    with Client(dbs, job_servers) as client:
+    with Client(dbs, job_servers, tls=tls) as client:
         _each(jobs, client.retry_job, "not waiting or dead")
 
 
@@ -195,7 +201,14 @@ def cancel(jobs: tuple[str, ...], dbs: list[str], reason: str) -> None:
 @click.option("--at", "when", required=True, metavar="WHEN", help="never, +SECONDS from now, or a unix time.")
 @databases
 @job_servers
-def reschedule(jobs: tuple[str, ...], when: str, dbs: list[str], job_servers: tuple[str, ...]) -> None:
+@tls
+def reschedule(
+    jobs: tuple[str, ...],
+    when: str,
+    dbs: list[str],
+    job_servers: tuple[str, ...],
+    tls: ssl.SSLContext | None,
+) -> None:
     """Let jobs run at another time.
 
     \b
@@ -203,7 +216,7 @@ def reschedule(jobs: tuple[str, ...], when: str, dbs: list[str], job_servers: tu
       garivini jobs reschedule 42 --at +3600
       garivini jobs reschedule 42 2:43 --at never
     """
-    with Client(dbs, job_servers) as client:
+    with Client(dbs, job_servers, tls=tls) as client:
         _each(jobs, lambda handle: client.reschedule_job(handle, when), "there is none")
         client.wake()
 

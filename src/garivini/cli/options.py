@@ -5,9 +5,9 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import click
 
@@ -34,13 +34,13 @@ def load_settings(ctx: click.Context, path: str | None) -> None:
     file = Path(path or SETTINGS_FILE)
     if path is None and not file.exists():
         return
-    from garivini.config import parse_settings  # not needed for --help
+    from garivini.config import parse_settings, without_password  # not needed for --help
 
     try:
         settings = parse_settings(file.read_bytes(), str(file))
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from None
-    if any(urlsplit(url).password for url in settings.databases) and file.stat().st_mode & 0o077:
+    if any(without_password(url) != url for url in settings.databases) and file.stat().st_mode & 0o077:
         click.echo(f"garivini: {file} has a password and can be read by others: chmod 600 {file}", err=True)
     common = {
         "dbs": settings.databases,
@@ -49,7 +49,8 @@ def load_settings(ctx: click.Context, path: str | None) -> None:
         "verbose": settings.log.verbose,
     }
     shared = {name: value for name, value in common.items() if value}
-    defaults: dict[str, Any] = dict.fromkeys(("dev", "insert", "status", "health"), shared)
+    shared |= {f"tls_{name}": value for name, value in _said(settings.tls).items()}
+    defaults: dict[str, Any] = dict.fromkeys(("dev", "insert", "status", "health", "doctor"), shared)
     for group, names in _BELOW.items():
         defaults[group] = dict.fromkeys(names, shared)
     defaults["run"] = shared | _said(settings.queue_runner)
@@ -61,7 +62,7 @@ def load_settings(ctx: click.Context, path: str | None) -> None:
 _BELOW: Final = {
     "jobs": ("list", "show", "retry", "cancel", "reschedule", "delete"),
     "functions": ("list", "set"),
-    "db": ("upgrade", "check"),
+    "db": ("upgrade", "check", "drain"),
 }
 
 
@@ -72,10 +73,12 @@ def _said(table: Any) -> dict[str, Any]:
 
 def _databases(ctx: click.Context, param: click.Parameter, urls: tuple[str, ...]) -> list[str]:
     """Refuse a password on the command line, where others can read it; read GARIVINI_DB_FILE."""
+    from garivini.config import without_password  # not needed for --help
+
     source = ctx.get_parameter_source(param.name or "")
     if source is click.core.ParameterSource.COMMANDLINE:
         for url in urls:
-            if "://" in url and urlsplit(url).password:
+            if without_password(url) != url:
                 raise UsageError(
                     "a password on the command line can be read by others: put the URL in GARIVINI_DB, "
                     "GARIVINI_DB_FILE or garivini.toml"
@@ -120,6 +123,60 @@ def job_servers(command: _F) -> _F:
         help="Gearman server; may be given several times. Environment: GARIVINI_JOB_SERVERS, with white "
         "space between several.",
     )(command)
+
+
+def tls(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of TLS to Gearman servers; the command gets the context as ``tls``, None for no TLS."""
+
+    @wraps(command)
+    def with_context(
+        *arguments: Any,
+        tls_ca: str | None,
+        tls_certificate: str | None,
+        tls_key: str | None,
+        tls_verify_host: bool,
+        **others: Any,
+    ) -> None:
+        from garivini.cli.tls import make_context  # OpenSSL is not needed for --help
+
+        context = make_context(tls_ca, tls_certificate, tls_key, verify_host=tls_verify_host)
+        command(*arguments, tls=context, **others)
+
+    for option in reversed(_TLS_OPTIONS):
+        option(with_context)
+    return with_context
+
+
+_TLS_OPTIONS: Final = (
+    click.option(
+        "--tls-ca",
+        envvar="GARIVINI_TLS_CA",
+        show_default="none",
+        metavar="FILE",
+        help="Talk TLS to the Gearman servers and trust the authorities in this file (PEM). system: those "
+        "that the system trusts; none: no TLS. Environment: GARIVINI_TLS_CA.",
+    ),
+    click.option(
+        "--tls-certificate",
+        envvar="GARIVINI_TLS_CERTIFICATE",
+        metavar="FILE",
+        help="Certificate to show to a server that wants one (PEM). Environment: GARIVINI_TLS_CERTIFICATE.",
+    ),
+    click.option(
+        "--tls-key",
+        envvar="GARIVINI_TLS_KEY",
+        metavar="FILE",
+        help="Its key, without a passphrase, if it is not in the same file. Environment: GARIVINI_TLS_KEY.",
+    ),
+    click.option(
+        "--tls-verify-host/--tls-no-verify-host",
+        envvar="GARIVINI_TLS_VERIFY_HOST",
+        default=True,
+        show_default="on",
+        help="Whether a server's certificate must name the host as --job-server does. "
+        "Environment: GARIVINI_TLS_VERIFY_HOST.",
+    ),
+)
 
 
 def logs(command: _F) -> _F:

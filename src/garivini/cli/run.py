@@ -2,12 +2,14 @@
 
 import asyncio
 import signal
+import ssl
 
 import click
 
 from garivini import events, policy
 from garivini.cli import options
-from garivini.errors import ConflictError, UnreachableError
+from garivini.cli.tls import warn_of_servers
+from garivini.errors import ConflictError, UnreachableError, UsageError
 from garivini.gearman.server import Server
 from garivini.gearman.servers import parse_address, parse_addresses
 from garivini.roles import queue_runner
@@ -22,6 +24,7 @@ ROLES = ("gearman", "queue-runner")
 @click.argument("roles", nargs=-1, type=click.Choice(ROLES), metavar="[ROLE]...")
 @options.databases
 @options.job_servers
+@options.tls
 @click.option(
     "--lease",
     default=policy.LEASE,
@@ -48,6 +51,7 @@ def run(
     roles: tuple[str, ...],
     dbs: list[str],
     job_servers: tuple[str, ...],
+    tls: ssl.SSLContext | None,
     lease: int,
     watermark: int,
     batch_max: int,
@@ -70,11 +74,20 @@ def run(
     """
     addresses = parse_addresses(job_servers)
     settings = QueueRunnerSettings(lease=lease, watermark=watermark, batch_max=batch_max, poll=poll)
-    asyncio.run(_run(roles or ROLES, dbs, addresses, settings))
+    roles = roles or ROLES
+    if tls and "gearman" in roles:
+        raise UsageError(
+            "the embedded Gearman server speaks no TLS: run queue-runner alone, or say --tls-ca none"
+        )
+    asyncio.run(_run(roles, dbs, addresses, settings, tls))
 
 
 async def _run(
-    roles: tuple[str, ...], dbs: list[str], addresses: list[str], settings: QueueRunnerSettings
+    roles: tuple[str, ...],
+    dbs: list[str],
+    addresses: list[str],
+    settings: QueueRunnerSettings,
+    tls: ssl.SSLContext | None,
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -91,7 +104,9 @@ async def _run(
             for database in shards:
                 # A database that is away now may come back; one without its tables will not mend itself.
                 await asyncio.to_thread(_check, database)
-            await queue_runner.serve(list(shards), addresses, settings, stop=stop)
+            if tls:
+                await asyncio.to_thread(warn_of_servers, addresses, tls)
+            await queue_runner.serve(list(shards), addresses, settings, stop=stop, tls=tls)
         else:
             await stop.wait()
     finally:

@@ -1,5 +1,6 @@
 """``garivini status`` and ``garivini health``."""
 
+import ssl
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,7 +10,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from garivini.cli.options import databases, job_servers, output, plain, print_json
+from garivini.cli.options import databases, job_servers, output, plain, print_json, tls
+from garivini.cli.tls import PATIENCE, explain
 from garivini.errors import GariviniError
 from garivini.gearman.blocking import Client
 from garivini.gearman.servers import parse_addresses
@@ -33,8 +35,9 @@ class _Seen:
 @click.command()
 @databases
 @job_servers
+@tls
 @output
-def status(dbs: list[str], job_servers: tuple[str, ...], output: str) -> None:
+def status(dbs: list[str], job_servers: tuple[str, ...], tls: ssl.SSLContext | None, output: str) -> None:
     """Show databases, Gearman servers and functions at a glance.
 
     Exit status: 0, or 1 where one of them cannot be reached.
@@ -44,7 +47,7 @@ def status(dbs: list[str], job_servers: tuple[str, ...], output: str) -> None:
       garivini status
       garivini status -o json
     """
-    stores, servers = _look(dbs, job_servers)
+    stores, servers = _look(dbs, job_servers, tls)
     if output != "table":
         entries: list[dict[str, Any]] = [
             {"database": one.name, "error": one.error, "jobs": one.jobs, "oldest_due_seconds": one.oldest}
@@ -60,6 +63,7 @@ def status(dbs: list[str], job_servers: tuple[str, ...], output: str) -> None:
 @click.command()
 @databases
 @job_servers
+@tls
 @click.option(
     "--max-age",
     type=click.IntRange(1),
@@ -67,7 +71,7 @@ def status(dbs: list[str], job_servers: tuple[str, ...], output: str) -> None:
     show_default=True,
     help="Seconds for which a due job may wait before that is a fault.",
 )
-def health(dbs: list[str], job_servers: tuple[str, ...], max_age: int) -> None:
+def health(dbs: list[str], job_servers: tuple[str, ...], tls: ssl.SSLContext | None, max_age: int) -> None:
     """Say by the exit status whether all is well, for monitors and orchestrators.
 
     \b
@@ -80,7 +84,7 @@ def health(dbs: list[str], job_servers: tuple[str, ...], max_age: int) -> None:
     Example:
       garivini health --max-age 60
     """
-    stores, servers = _look(dbs, job_servers)
+    stores, servers = _look(dbs, job_servers, tls)
     for one in (*stores, *servers):
         if one.error:
             click.echo(one.error, err=True)
@@ -104,9 +108,11 @@ def _deserted(servers: list[_Seen]) -> list[str]:
     return [name for name in sorted(queued) if queued[name] and not workers[name] and name != WAKE]
 
 
-def _look(dbs: list[str], job_servers: tuple[str, ...]) -> tuple[list[_Seen], list[_Seen]]:
+def _look(
+    dbs: list[str], job_servers: tuple[str, ...], tls: ssl.SSLContext | None
+) -> tuple[list[_Seen], list[_Seen]]:
     return [_store(database) for database in Shards(dbs)], [
-        _server(one) for one in parse_addresses(job_servers)
+        _server(one, tls) for one in parse_addresses(job_servers)
     ]
 
 
@@ -124,10 +130,10 @@ def _store(database: Database) -> _Seen:
     return seen
 
 
-def _server(address: str) -> _Seen:
+def _server(address: str, tls: ssl.SSLContext | None) -> _Seen:
     seen = _Seen(address)
     try:
-        with Client(address, timeout=3) as client:
+        with Client(address, timeout=PATIENCE, tls=tls) as client:
             for name, counts in sorted(client.functions().items()):
                 seen.functions[name.decode(errors="replace")] = {
                     "queued": counts.queued,
@@ -135,7 +141,7 @@ def _server(address: str) -> _Seen:
                     "workers": counts.workers,
                 }
     except GariviniError as error:
-        seen.error = str(error)
+        seen.error = explain(error, tls)
     return seen
 
 

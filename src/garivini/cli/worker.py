@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import ssl
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +10,7 @@ from types import ModuleType
 import click
 
 from garivini.cli import options
+from garivini.cli.tls import warn_of_servers
 from garivini.errors import UsageError
 from garivini.supervisor import CONFIGURATION_ERROR, Child, Supervisor
 from garivini.worker import Worker
@@ -31,13 +33,15 @@ from garivini.worker import Worker
     show_default=True,
     help="Seconds after the first signal in which jobs may finish.",
 )
+@options.tls
 @options.logs
-def worker(module: str, processes: int, drain: float) -> None:
+def worker(module: str, processes: int, drain: float, tls: ssl.SSLContext | None) -> None:
     """Run the functions that MODULE registers on a Worker.
 
     MODULE is an importable name such as shop.jobs, or a file such as jobs.py; MODULE:NAME chooses one Worker
     where it has several. The first SIGTERM or ^C finishes what has begun, the second ends at once. A child
-    that dies is started again, and its jobs run again.
+    that dies is started again, and its jobs run again. The --tls options are for a Worker that was made
+    without tls=.
 
     \b
     Example, in jobs.py:
@@ -53,10 +57,10 @@ def worker(module: str, processes: int, drain: float) -> None:
       garivini worker jobs.py
       garivini insert hello world
     """
-    sys.exit(Supervisor(lambda child: _child(module, child), processes, drain=drain).run())
+    sys.exit(Supervisor(lambda child: _child(module, child, tls), processes, drain=drain).run())
 
 
-def _child(target: str, child: Child) -> None:
+def _child(target: str, child: Child, tls: ssl.SSLContext | None) -> None:
     try:
         found = load(target)
         if not found.functions:
@@ -64,6 +68,9 @@ def _child(target: str, child: Child) -> None:
     except UsageError as error:
         click.echo(f"garivini: {error}", err=True)
         sys.exit(CONFIGURATION_ERROR)
+    if tls and found.tls is None:
+        found.tls = tls
+        warn_of_servers(found.job_servers, tls)
     found.run(child)
 
 

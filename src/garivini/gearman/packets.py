@@ -5,6 +5,7 @@ and a body: its fields joined by NUL bytes, the last one without an end mark. So
 gearmand, sections "Binary Packet" and "Administrative Protocol".
 """
 
+import re
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
@@ -25,6 +26,8 @@ MAX_UNIQUE: Final = 63
 MAX_FUNCTION: Final = 255
 
 _HEADER = struct.Struct(">4sII")
+#: White space and control bytes.
+_UNFIT = re.compile(rb"[\x00-\x20\x7f]")
 
 
 class Type(IntEnum):
@@ -127,7 +130,7 @@ def check_function(name: bytes) -> bytes:
     """
     if not 0 < len(name) <= MAX_FUNCTION:
         raise UsageError(f"a function name has 1 to {MAX_FUNCTION} bytes, this one has {len(name)}")
-    if any(byte <= 0x20 or byte == 0x7F for byte in name):
+    if _UNFIT.search(name):
         raise UsageError(f"function name {name!r} has white space or a control character: leave it out")
     return name
 
@@ -162,6 +165,7 @@ class Decoder:
         self._lines = lines
         self._max_body = max_body
         self._buffer = bytearray()
+        self._wanted = 0  # length of the buffer before which looking at it again is of no use
 
     @property
     def buffered(self) -> int:
@@ -176,27 +180,31 @@ class Decoder:
                 before it has been yielded. The stream has no meaning from there on.
 
         """
-        buffer = self._buffer
-        buffer += data
-        end = len(buffer)
-        offset = 0
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < self._wanted:
+                return
+            data = bytes(self._buffer)
+            self._buffer.clear()
+        end = len(data)
+        offset = self._wanted = 0
         try:
             while offset < end:
-                if self._lines and buffer[offset] != 0:
-                    stop = buffer.find(b"\n", offset, offset + MAX_LINE)
+                if self._lines and data[offset] != 0:
+                    stop = data.find(b"\n", offset, offset + MAX_LINE)
                     if stop < 0:
                         if end - offset >= MAX_LINE:
                             raise ProtocolError(f"a line of over {MAX_LINE} bytes")
                         break
-                    text = bytes(buffer[offset:stop])
+                    text = data[offset:stop]
                     offset = stop + 1
                     yield Line(text.removesuffix(b"\r"))
                     continue
                 if end - offset < 12:
                     # Four bytes are enough to see that the peer does not speak Gearman.
-                    self._check_magic(bytes(buffer[offset : offset + 4]))
+                    self._check_magic(data[offset : offset + 4])
                     break
-                magic, kind, length = _HEADER.unpack_from(buffer, offset)
+                magic, kind, length = _HEADER.unpack_from(data, offset)
                 self._check_magic(magic)
                 if kind not in _KINDS:
                     raise ProtocolError(f"unknown packet type {kind}")
@@ -204,12 +212,13 @@ class Decoder:
                     raise ProtocolError(f"a body of {length} bytes; the limit here is {self._max_body} bytes")
                 start = offset + 12
                 if end - start < length:
+                    # So that a large body is copied once, and not again for each piece of it.
+                    self._wanted = 12 + length
                     break
                 offset = start + length
-                yield _packet(*_KINDS[kind], bytes(buffer[start:offset]))
+                yield _packet(*_KINDS[kind], data[start:offset])
         finally:
-            # One delete per feed: a delete per packet would move the rest each time, which is quadratic.
-            del buffer[:offset]
+            self._buffer += data[offset:]
 
     def _check_magic(self, magic: bytes) -> None:
         if not self._magic.startswith(magic):

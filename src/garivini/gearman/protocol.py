@@ -314,11 +314,17 @@ class Rejected(NamedTuple):
     text: bytes
 
 
+_GRAB: Final = encode(REQUEST, Type.GRAB_JOB_UNIQ)
+#: Grabs without an answer that are no bound, for the slots are one.
+_WIDE: Final = 1 << 16
+
+
 class WorkerProtocol:
     """A worker's side of one connection, which may hold several jobs at once.
 
     It asks for as many jobs as there are free slots, sleeps when the server has none, and asks again when
-    it is woken. Each grab gets exactly one answer, so grabs are counted and never matched.
+    it is woken: for one job, then for more as they come. Each grab gets exactly one answer, so grabs are
+    counted and never matched.
 
     Args:
         functions: names to register.
@@ -338,7 +344,8 @@ class WorkerProtocol:
     ) -> None:
         self._decoder = Decoder(RESPONSE, max_body=max_body)
         self._out: list[bytes] = []
-        self._asked = 0  # grabs without an answer
+        self._asked = 0  # grabs without an answer, and how many there may be
+        self._window = _WIDE
         self._held: set[bytes] = set()
         self._asleep = False
         self._dry = False  # the server had nothing at the last answer
@@ -372,12 +379,17 @@ class WorkerProtocol:
         ``again``: ask even when asleep, as a guard against a wake-up that never came.
         """
         if again and self.slots > len(self._held):
-            self._asleep = self._dry = False
+            self._rouse()
         if self._asleep or self._dry:
             return
-        while self._asked + len(self._held) < self.slots:
-            self._send(Type.GRAB_JOB_UNIQ)
+        while self._asked < self._window and self._asked + len(self._held) < self.slots:
+            self._out.append(_GRAB)
             self._asked += 1
+
+    def _rouse(self) -> None:
+        self._asleep = self._dry = False
+        # Mostly one job wakes it: for each other free slot the server would only say that it has none.
+        self._window = 1
 
     def complete(self, handle: bytes, data: bytes = b"") -> None:
         """End a job with success."""
@@ -435,6 +447,7 @@ class WorkerProtocol:
                 if fields[0] in self._held:
                     raise ProtocolError(f"the server assigns {fields[0]!r} twice")
                 self._held.add(fields[0])
+                self._window = min(2 * self._window, _WIDE)
                 self._dry = False  # an earlier grab may have found nothing, but a job has come since
                 events.append(Assigned(*fields))
             elif kind is Type.NO_JOB:
@@ -446,7 +459,7 @@ class WorkerProtocol:
             elif kind is Type.NOOP:
                 # A hint that may come at any time. While a grab is out its answer says more.
                 if not self._asked:
-                    self._asleep = self._dry = False
+                    self._rouse()
             elif kind is Type.ECHO_RES and self._echoes:
                 self._echoes -= 1
             elif kind is Type.ERROR:

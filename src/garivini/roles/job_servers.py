@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -23,7 +24,7 @@ class _Server:
     #: Loop time of its last answer; None before the first question.
     heard: float | None = None
     #: What was submitted on the connection of this generation, by function: the newest of each.
-    sent: dict[bytes, dict[bytes, None]] = field(default_factory=dict)
+    sent: dict[bytes, OrderedDict[bytes, None]] = field(default_factory=dict)
     generation: int = 0
     #: Loop time since when a function that it knows has had no worker here.
     deserted: dict[bytes, float] = field(default_factory=dict)
@@ -48,11 +49,22 @@ class JobServers:
         self._lost: set[bytes] = set()
         #: How often a connection has been opened again after a loss.
         self.reconnects = 0
+        self._looked = -math.inf  # loop time
 
     @property
     def all_connected(self) -> bool:
         """Whether each server has a connection now."""
         return all(server.client.connected for server in self._servers.values())
+
+    @property
+    def answered(self) -> bool:
+        """Whether a server answered at the last look."""
+        return any(server.functions is not None for server in self._servers.values())
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last look."""
+        return _now() - self._looked
 
     async def look(self) -> None:
         """Read every server's counts.
@@ -61,8 +73,9 @@ class JobServers:
             UnreachableError: none of them answers.
 
         """
+        self._looked = _now()
         await asyncio.gather(*map(self._look, self._servers.values()))
-        if all(server.functions is None for server in self._servers.values()):
+        if not self.answered:
             raise UnreachableError(f"no Gearman server answers: {', '.join(self._servers)}")
 
     async def _look(self, server: _Server) -> None:
@@ -111,9 +124,9 @@ class JobServers:
         for good, and no more are sent there.
         """
         found = [
-            server.functions[function]
+            status
             for server in self._servers.values()
-            if server.functions and function in server.functions
+            if (status := (server.functions or {}).get(function)) is not None
         ]
         served = [status for status in found if status.workers]
         return sum(status.queued for status in served or found)
@@ -146,10 +159,13 @@ class JobServers:
         return results
 
     def _remember_sent(self, server: _Server, job: Submission) -> None:
-        sent = server.sent.setdefault(job.function, {})
+        sent = server.sent.get(job.function)
+        if sent is None:
+            sent = server.sent[job.function] = OrderedDict()
         sent[job.unique] = None
         if len(sent) > self._remember:
-            del sent[next(iter(sent))]
+            # Ordered: a plain dictionary looks for its first item among all that were deleted before it.
+            sent.popitem(last=False)
 
     def _server_for(self, job: Submission) -> str:
         if len(self._servers) == 1:

@@ -6,16 +6,17 @@ SQL. Nothing is claimed that cannot be sent.
 """
 
 import asyncio
+import ssl
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from garivini import events
 from garivini.client import report
 from garivini.errors import UsageError
-from garivini.gearman.aio import Held, Worker
+from garivini.gearman.aio import Client, Held, Worker
 from garivini.gearman.protocol import Created, Priority, Refused, Submission, Unknown
 from garivini.gearman.requests import SubmitResult
 from garivini.job import FLAGS, RUN_QUEUED_JOB, WAKE, Handle, Job, State, encode_payload, unique_of
@@ -46,6 +47,8 @@ _FULL_POLL: Final = 0.02
 #: an attempt that no server knows for lost before twice this time: its submit could be on the way.
 _SUBMIT_WITHIN: Final = 3.0
 _SWEEP_AGE: Final = 6
+#: Seconds from which on the servers' counts are too old for a pass that finds little to do.
+_COUNTS_AGE: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +73,17 @@ class QueueRunnerSettings:
             raise UsageError(f"batch_max is 1 to {BATCH_MAX}, not {self.batch_max}")
         if not 0 < self.poll <= 60:
             raise UsageError(f"poll is above 0 and at most 60 s, not {self.poll}")
+
+
+class _Claim(NamedTuple):
+    """What a claim came to."""
+
+    lane: Lane
+    jobs: list[Job]
+    #: Whether the lane may hold more.
+    full: bool
+    #: Loop time just before it.
+    began: float
 
 
 class QueueRunner:
@@ -103,14 +117,20 @@ class QueueRunner:
 
     async def look(self) -> float:
         """Settle what ran out, dispatch what is due; return the seconds until the next pass."""
-        # Side by side, for the sake of a job that has just been inserted. Raises where no server answers:
-        # then nothing is claimed.
-        (now, lanes), _ = await asyncio.gather(self._call(self._read), self._servers.look())
+        self._moved = False
+        (now, lanes), first = await self._call(self._read, _now())
         due = [lane for lane in lanes if lane.due <= now]
-        self._room.clear()
+        if first is not None:
+            self._use_room(first.lane.funcname, len(first.jobs))
+            await self._send(first.jobs, first.began)
+            if not first.full:
+                due.remove(first.lane)
+        if due or first is None or self._servers.age > _COUNTS_AGE:
+            # Raises where no server answers: then no more is claimed.
+            await self._servers.look()
+            self._room.clear()
         more = await self._find_lost([lane for lane in lanes if lane.state is State.LEASED])
         if due:
-            self._moved = False
             more |= await self._recover([lane for lane in due if lane.state is not State.WAITING])
             more |= await self._dispatch([lane for lane in due if lane.state is State.WAITING])
         if more:
@@ -118,16 +138,24 @@ class QueueRunner:
         later = [lane.due - now for lane in lanes if lane.due > now]
         return min([self._settings.poll, *later, *self._until_sweep(), *self._until_room()])
 
-    def _read(self) -> Lanes:
+    def _read(self, now: float) -> tuple[Lanes, _Claim | None]:
         """Read the lanes, and what is set for functions where that has not been read for a second.
 
-        In the database's thread.
+        Then claim from the most urgent lane, by the room that is left of what was counted before: a job that
+        has just been inserted waits for nothing else. Another dispatcher may use the same room, as it may
+        between any count and claim: the watermark binds each dispatcher by itself.
+
+        In the database's thread; ``now`` is the loop's time.
         """
         found = self._database.lanes()
         if found.lanes and abs(found.now - self._policies_read) >= 1.0:
             self._policies = self._database.functions()
             self._policies_read = found.now
-        return found
+        for lane in found.lanes:
+            if lane.state is State.WAITING and lane.due <= found.now:
+                known = self._servers.answered and self._limit(lane.funcname) > 0
+                return found, self._claim(lane, now) if known else None
+        return found, None
 
     def _until_sweep(self) -> list[float]:
         """When to look again for the next sweep. While a server is away there is none."""
@@ -159,20 +187,14 @@ class QueueRunner:
             for _ in range(_ROUNDS):
                 going_on = []
                 for lane in lanes:
-                    limit = self._limit(lane.funcname)
-                    if limit == 0:
+                    if self._limit(lane.funcname) == 0:
                         continue
-                    claimed = _now()
-                    jobs = await self._call(
-                        self._database.claim, lane, limit=limit, lease=self._lease(lane.funcname)
-                    )
-                    full = len(jobs) >= limit
-                    self._batch = next_batch(self._batch, full=full, most=self._settings.batch_max)
-                    self._use_room(lane.funcname, len(jobs))
+                    claim = await self._call(self._claim, lane, _now())
+                    self._use_room(lane.funcname, len(claim.jobs))
                     if sending is not None:
                         await sending
-                    sending = asyncio.create_task(self._send(jobs, claimed))
-                    if full:
+                    sending = asyncio.create_task(self._send(claim.jobs, claim.began))
+                    if claim.full:
                         going_on.append(lane)
                 lanes = going_on
                 if not lanes:
@@ -181,6 +203,14 @@ class QueueRunner:
             if sending is not None:
                 await sending
         return any(self._limit(lane.funcname) for lane in lanes)
+
+    def _claim(self, lane: Lane, now: float) -> _Claim:
+        """Claim from a lane what there is room for. In the database's thread; ``now`` is the loop's time."""
+        limit = self._limit(lane.funcname)
+        jobs = self._database.claim(lane, limit=limit, lease=self._lease(lane.funcname))
+        full = len(jobs) >= limit
+        self._batch = next_batch(self._batch, full=full, most=self._settings.batch_max)
+        return _Claim(lane, jobs, full, now)
 
     def _limit(self, funcname: str) -> int:
         if funcname not in self._room:
@@ -367,7 +397,8 @@ class QueueRunner:
         # A Controller gets the whole payload too, and hands on the raw argument where that is wanted.
         envelope = self._policies.get(job.funcname, _NO_POLICY).envelope
         payload = encode_payload(job, latin1=envelope == "latin-1")
-        return Submission(self._function(job.funcname, job.flag), payload, job.unique, Priority(job.priority))
+        function = self._function(job.funcname, job.flag)
+        return Submission(function, payload, job.unique, _PRIORITIES[job.priority])
 
     async def _call(self, call: Callable[..., _R], *arguments: object, **named: object) -> _R:
         """Run a database call in the database's thread."""
@@ -376,6 +407,8 @@ class QueueRunner:
 
 
 _NO_POLICY: Final = FunctionPolicy()
+#: A dictionary is read faster than an enum is called.
+_PRIORITIES: Final = {priority.value: priority for priority in Priority}
 
 
 def _handle(unique: bytes) -> Handle:
@@ -402,9 +435,12 @@ async def serve(
     settings: QueueRunnerSettings,
     *,
     stop: asyncio.Event,
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Run a QueueRunner for each database until ``stop`` is set; ``garivini_wake`` lets all look at once."""
-    servers = JobServers(addresses, remember=2 * (settings.watermark or WATERMARK))
+    servers = JobServers(
+        addresses, remember=2 * (settings.watermark or WATERMARK), connect=partial(Client, tls=tls)
+    )
     wakes = [asyncio.Event() for _ in databases]
     runners = [QueueRunner(database, servers, settings) for database in databases]
 
@@ -414,7 +450,9 @@ async def serve(
         for wake in wakes:
             wake.set()
 
-    links = [Worker(address, [WAKE.encode()], woken, client_id=b"queue-runner") for address in addresses]
+    links = [
+        Worker(address, [WAKE.encode()], woken, client_id=b"queue-runner", tls=tls) for address in addresses
+    ]
     linked = [asyncio.create_task(link.run()) for link in links]
     try:
         async with asyncio.TaskGroup() as group:

@@ -31,6 +31,14 @@ async def run_role(role: Role, *, stop: asyncio.Event, wake: asyncio.Event) -> N
         wake: cuts the waiting short; cleared before each pass, so that what happens in it is not missed.
 
     """
+    ending = asyncio.create_task(_pass_on(stop, wake))
+    try:
+        await _passes(role, stop, wake)
+    finally:
+        ending.cancel()
+
+
+async def _passes(role: Role, stop: asyncio.Event, wake: asyncio.Event) -> None:
     backoff = Backoff(first=0.1, longest=2.0)
     loop = asyncio.get_running_loop()
     trouble: type[Exception] | None = None
@@ -48,26 +56,24 @@ async def run_role(role: Role, *, stop: asyncio.Event, wake: asyncio.Event) -> N
                 events.emit("role.error", role=role.name, error=text)
             trouble = type(error)
             # Not cut short by a wake-up: that would make every insert try what has just failed.
-            await _first(stop, seconds=delay)
+            await _wait(stop, delay)
             continue
         if trouble is not None:
             events.emit("role.recovered", role=role.name)
             trouble = None
         backoff.succeeded()
-        await _first(stop, wake, seconds=delay - (loop.time() - began))
+        await _wait(wake, delay - (loop.time() - began))
     events.emit("role.stopped", role=role.name)
 
 
-async def _first(*happenings: asyncio.Event, seconds: float) -> None:
-    """Return when one of the events is set, or after so many seconds."""
-    if seconds <= 0:
-        await asyncio.sleep(0)
-        return
-    waits = [asyncio.ensure_future(event.wait()) for event in happenings]
-    try:
-        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.gather(*waits, return_exceptions=True)
+async def _pass_on(stop: asyncio.Event, wake: asyncio.Event) -> None:
+    """Let what is waited for between two passes be one event: a wait for two costs two tasks each time."""
+    await stop.wait()
+    wake.set()
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Return when the event is set, or after so many seconds."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

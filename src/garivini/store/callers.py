@@ -42,12 +42,13 @@ class _ConnectionCursor:
         return self._result.fetchall() if self._result is not None else []
 
 
-def cursor_of(connection: Any) -> tuple[Cursor, str | None]:
+def cursor_of(connection: Any, cursor: Callable[[Any], Cursor] | None = None) -> tuple[Cursor, str | None]:
     """Return a cursor in the caller's transaction, and the URL of its database where that can be known.
 
     Args:
         connection: a SQLAlchemy Connection or Session, or a driver's (DB-API) connection. Of an
             AsyncConnection or AsyncSession, what its ``run_sync`` hands to a function.
+        cursor: makes the cursor of a driver's connection.
 
     Raises:
         UsageError: it is none of these.
@@ -58,7 +59,7 @@ def cursor_of(connection: Any) -> tuple[Cursor, str | None]:
     if isinstance(connection, Connection):
         return _ConnectionCursor(connection), str(connection.engine.url)
     if callable(getattr(connection, "cursor", None)) and callable(getattr(connection, "commit", None)):
-        return connection.cursor(), None
+        return cursor(connection) if cursor else connection.cursor(), None
     raise UsageError(
         f"{type(connection).__name__} is not a connection to join: give a SQLAlchemy Connection or Session, "
         "or a driver's connection; with AsyncClient also an AsyncConnection or AsyncSession"

@@ -13,12 +13,20 @@ from weakref import WeakSet
 from sqlalchemy import URL, Engine, create_engine, exc, make_url
 
 from garivini.config import DatabaseSettings, without_password
-from garivini.errors import GariviniError, SchemaError, UnreachableError, UsageError
-from garivini.job import NEVER, PRIORITIES, Handle, Inserted, Job, NewJob, State
+from garivini.errors import (
+    ConflictError,
+    GariviniError,
+    RefusedError,
+    SchemaError,
+    UnreachableError,
+    UsageError,
+)
+from garivini.job import NEVER, PRIORITIES, Handle, Inserted, Job, NewJob, State, new_job
 from garivini.policy import (
     BATCH_BYTES,
     MAX_CRASHES,
     MAX_FAILURES,
+    MIN_LEASE,
     At,
     FunctionPolicy,
     Never,
@@ -31,7 +39,7 @@ from garivini.store.callers import Cursor, cursor_of
 from garivini.store.dialects import DIALECTS
 from garivini.store.dialects.dialect import SCHEMA_ADVICE, Dialect
 from garivini.store.schema import SCHEMA
-from garivini.store.statements import Statement, load
+from garivini.store.statements import load
 
 #: Rows in one statement, at most. Above 1,000 MariaDB gives up the key for a list of ids.
 CHUNK: Final = 1000
@@ -118,6 +126,8 @@ class Count(NamedTuple):
     first: int
 
 
+#: What the trigger of a database that is being drained says.
+DRAINING: Final = "garivini: this database is being drained"
 #: Seconds between two tries of what failed by another's doing, more or less.
 _PAUSES: Final = (0.0, 0.01, 0.03, 0.1, 0.3)
 
@@ -143,6 +153,10 @@ def _again(
         return method(self, *arguments, **named)
 
     return call
+
+
+class _TakeBack(Exception):
+    """Ends a transaction without a trace."""
 
 
 #: Databases whose connections must not be open while this process forks.
@@ -175,7 +189,6 @@ class Database:
         else:
             self._engine = settings.target
             self._dialect = _dialect(self._engine.dialect.name)
-        self._statements = load(self._dialect.name, self._dialect.placeholder)
         self._pid = os.getpid()
         self._checked = False
         if self._owned and self._dialect.close_before_fork:
@@ -193,20 +206,41 @@ class Database:
         ``connection``: a caller's own (see ``callers.cursor_of``); then it is the caller's transaction.
         """
         answers: list[Inserted | None] = [None] * len(jobs)
-        keyed = [index for index, job in enumerate(jobs) if job.uniqkey is not None]
+        # In the order of the keys, so that two who insert the same ones do not wait for each other.
+        keyed = sorted(
+            (index for index, job in enumerate(jobs) if job.uniqkey is not None),
+            key=lambda index: (jobs[index].funcname, jobs[index].uniqkey),
+        )
         unkeyed = [index for index, job in enumerate(jobs) if job.uniqkey is None]
         with self._transaction() if connection is None else self._joined(connection) as run:
-            for part in _chunks(unkeyed, lambda index: len(jobs[index].arg)):
+            self._check_sizes(jobs)
+            for part in _chunks(unkeyed, lambda index: len(jobs[index].arg), self._dialect.statement_bytes):
                 jobids = self._dialect.insert(run, [_insert_row(jobs[index]) for index in part])
                 for index, jobid in zip(part, jobids, strict=True):
                     answers[index] = Inserted(jobid, self.dbid)
-            for part in _chunks(keyed, lambda index: len(jobs[index].arg)):
+            for part in _chunks(keyed, lambda index: len(jobs[index].arg), self._dialect.statement_bytes):
                 self._insert_keyed(run, jobs, part, answers)
         return [answer for answer in answers if answer is not None]
 
+    def _check_sizes(self, jobs: Sequence[NewJob]) -> None:
+        bound = self._dialect.statement_bytes
+        for job in jobs:
+            if len(job.arg) > bound:
+                raise UsageError(
+                    f"{self.where} takes arguments of at most {bound} bytes, by its "
+                    f"{self._dialect.statement_setting}; one for {job.funcname} has {len(job.arg)}: "
+                    "raise that, or store it elsewhere"
+                )
+
     def _insert_keyed(
-        self, run: "_Run", jobs: Sequence[NewJob], part: list[int], answers: list[Inserted | None]
+        self,
+        run: "_Run",
+        jobs: Sequence[NewJob],
+        part: list[int],
+        answers: list[Inserted | None],
+        tries: int = 5,
     ) -> None:
+        gone: list[int] = []
         rows = self._dialect.insert_keyed(run, [_insert_row(jobs[index]) for index in part])
         new = {(funcname, uniqkey): jobid for jobid, funcname, uniqkey in rows}
         known: dict[tuple[str, str | None], int] = {}
@@ -217,8 +251,25 @@ class Database:
                 answers[index] = Inserted(known[key], self.dbid)
                 continue
             if key not in known:
-                known[key] = run("live", funcname=key[0], uniqkey=key[1])[0][0]
+                rows = run("live", funcname=key[0], uniqkey=key[1])
+                if not rows:
+                    gone.append(index)
+                    continue
+                known[key] = rows[0][0]
             answers[index] = Inserted(known[key], self.dbid, new=False)
+        if not gone:
+            return
+        if not tries:
+            raise ConflictError(f"{self.where}: jobs of a unique key came and went; try again")
+        # Their live jobs ended between the two statements.
+        self._insert_keyed(run, jobs, gone, answers, tries - 1)
+
+    @_again
+    def live(self, funcname: str, uniqkey: str) -> int | None:
+        """Return the id of the live job of a key, or None."""
+        with self._statement() as run:
+            rows = run("live", funcname=funcname, uniqkey=uniqkey)
+        return rows[0][0] if rows else None
 
     # ---- jobs out
 
@@ -226,7 +277,7 @@ class Database:
     def lanes(self) -> Lanes:
         """Return the lanes that hold jobs, dead ones left out."""
         with self._statement() as run:
-            rows = run("lanes")
+            rows = self._dialect.lanes(run)
         found = [
             Lane(funcname, State(state), PRIORITIES[priority], due)
             for funcname, state, priority, due, _ in rows
@@ -554,6 +605,37 @@ class Database:
         with self._statement() as run:
             return float(run("clock")[0][0])
 
+    @property
+    def dialect(self) -> str:
+        """Return the kind of database: ``sqlite``, ``mysql`` (MariaDB too) or ``postgresql``."""
+        return self._dialect.name
+
+    @_again
+    def facts(self) -> dict[str, str]:
+        """Return settings of the database that matter here, by its own names."""
+        with self._statement() as run:
+            return {name.lower(): str(value) for name, value in run("facts")}
+
+    @_again
+    def probe(self) -> int:
+        """Do what clients, QueueRunners and workers do, and take it back; return the id that it got.
+
+        Raises:
+            GariviniError: which of it fails, and why.
+
+        """
+        job = new_job("garivini_probe", b"")
+        with suppress(_TakeBack), self._transaction() as run:
+            (jobid,) = self._dialect.insert(run, [_insert_row(job)])
+            (row,) = run("claim", jobids=[jobid], lease=MIN_LEASE)
+            handle = self._job(row).handle
+            self._settle(run, Setback(handle=handle, kind="failed"), MAX_FAILURES)
+            run("complete", jobids=[jobid])
+            run("forget_failures", jobids=[jobid])
+            run("functions")
+            raise _TakeBack
+        return jobid
+
     # ---- the schema
 
     def upgrade(self) -> None:
@@ -564,13 +646,14 @@ class Database:
             self._dialect.before_upgrade(connection)
         try:
             with self._engine.begin() as connection:
-                # SQLite's driver starts none of its own: half a schema could be left, or two make one.
-                connection.exec_driver_sql(self._dialect.begin)
+                self._dialect.begin_upgrade(connection)
                 schema.upgrade(connection)
         except CommandError as error:
             raise SchemaError(f"{self.where}: its schema is not known here: update garivini") from error
         except exc.SQLAlchemyError as error:
             raise self._translated(error) from error
+        finally:
+            self.close()  # an upgrade's connection may wait for longer than others
         self._checked = False
         self.check()
 
@@ -585,7 +668,7 @@ class Database:
 
         """
         with self._connection() as connection:
-            run = _Run(self._statements, connection.cursor())
+            run = _Run(self._dialect, connection.cursor())
             versions = [version for (version,) in run("schema")]
             if versions != [SCHEMA]:
                 found = ", ".join(versions) or "none"
@@ -614,7 +697,7 @@ class Database:
         if not self._checked:
             self.check()
         with self._connection() as connection:
-            yield _Run(self._statements, connection.cursor())
+            yield _Run(self._dialect, connection.cursor())
 
     @contextmanager
     def _transaction(self) -> "Iterator[_Run]":
@@ -626,7 +709,7 @@ class Database:
             committing = False
             try:
                 cursor.execute(self._dialect.begin)
-                yield _Run(self._statements, cursor)
+                yield _Run(self._dialect, cursor)
                 committing = True
                 cursor.execute("COMMIT")
             except self._driver_error as error:
@@ -641,13 +724,13 @@ class Database:
         """Run statements in a caller's transaction, which the caller ends."""
         if not self._checked:
             self.check(name=False)
-        cursor, url = cursor_of(connection)
+        cursor, url = cursor_of(connection, self._dialect.cursor)
         if url is not None and not isinstance(
             _dialect(make_url(url).get_backend_name()), type(self._dialect)
         ):
             raise UsageError(f"the connection is not one to {self.where}")
         try:
-            yield _Run(self._statements, cursor)
+            yield _Run(self._dialect, cursor)
         except (exc.DBAPIError, self._driver_error) as error:
             raise self._translated(error) from error
 
@@ -665,7 +748,7 @@ class Database:
                 self._engine.dispose(close=False)
         try:
             pooled = self._engine.raw_connection()
-        except (exc.DBAPIError, self._driver_error) as error:
+        except (exc.DBAPIError, self._driver_error, OSError) as error:
             raise self._translated(error) from error
         connection = pooled.driver_connection
         before = None
@@ -699,9 +782,14 @@ class Database:
     ) -> GariviniError:
         original = error.orig if isinstance(error, exc.DBAPIError) and error.orig is not None else error
         assert isinstance(original, Exception)
+        if DRAINING in str(original):
+            refused = RefusedError(f"{self.where} takes no jobs: it is being drained")
+            refused.draining = True
+            return refused
         found = self._dialect.translate(original, self.where, committing=committing)
         # Lost while it was in use, not in the making: another will do, unless the database is gone.
-        if isinstance(found, UnreachableError) and connection is not None:
+        lost = isinstance(found, UnreachableError) and connection is not None
+        if lost and not self._dialect.silent(original):
             found.passing = True
         return found
 
@@ -748,8 +836,8 @@ class _Run:
 
     __slots__ = ("_cursor", "_statements")
 
-    def __init__(self, statements: Mapping[str, Statement], cursor: Cursor) -> None:
-        self._statements = statements
+    def __init__(self, dialect: Dialect, cursor: Cursor) -> None:
+        self._statements = load(dialect.name, dialect.placeholder, dialect.form)
         self._cursor = cursor
 
     def __call__(self, name: str, /, rows: Sequence[Mapping[str, Any]] = (), **values: Any) -> Any:
@@ -766,6 +854,10 @@ class _Run:
         return found
 
 
+#: Other names in URLs.
+_ALSO: Final = {"mariadb": "mysql", "postgres": "postgresql"}
+
+
 def _url(target: Any) -> URL:
     if not isinstance(target, str):
         raise UsageError(f"a database is a URL or an SQLAlchemy Engine, not {type(target).__name__}")
@@ -778,6 +870,7 @@ def _url(target: Any) -> URL:
 
 
 def _dialect(name: str) -> Dialect:
+    name = _ALSO.get(name, name)
     if name not in DIALECTS:
         raise UsageError(f"{name} is not supported; use {', '.join(DIALECTS)}")
     return DIALECTS[name]()
@@ -787,7 +880,9 @@ def _engine(dialect: Dialect, url: URL) -> Engine:
     """Make an engine of ours. No I/O."""
     url, arguments = dialect.engine(url)
     try:
-        return create_engine(url, connect_args=arguments, pool_reset_on_return=None)
+        engine = create_engine(url, connect_args=arguments, pool_reset_on_return=None)
+        dialect.hook(engine)
+        return engine
     except (exc.SQLAlchemyError, ImportError) as error:
         shown = without_password(url.render_as_string())
         raise UsageError(f"{shown!r} cannot be used: {error}") from None
@@ -813,12 +908,15 @@ def _storable(text: str) -> str:
 _T = TypeVar("_T")
 
 
-def _chunks(items: Iterable[_T], size: Callable[[_T], int] = lambda item: 0) -> Iterator[list[_T]]:
-    """Cut into lists of at most ``CHUNK`` items and ``BATCH_BYTES`` bytes."""
+def _chunks(
+    items: Iterable[_T], size: Callable[[_T], int] = lambda item: 0, most: int = BATCH_BYTES
+) -> Iterator[list[_T]]:
+    """Cut into lists of at most ``CHUNK`` items and ``BATCH_BYTES`` bytes, or fewer."""
+    most = min(most, BATCH_BYTES)
     part: list[_T] = []
     total = 0
     for item in items:
-        if part and (len(part) == CHUNK or total + size(item) > BATCH_BYTES):
+        if part and (len(part) == CHUNK or total + size(item) > most):
             yield part
             part, total = [], 0
         part.append(item)

@@ -24,12 +24,23 @@ def upgrade(connection: Connection) -> None:
     command.upgrade(_config(connection=connection), "head")
 
 
-def migration_sql(dialect: str) -> str:
-    """Return the SQL that makes the schema in an empty database."""
+def migration_sql(dialect: str, *, existing: bool = False, undo: bool = False) -> str:
+    """Return the SQL that makes the schema in an empty database.
+
+    Args:
+        dialect: the kind of database.
+        existing: there is a job table that the original made, which is added to.
+        undo: the SQL that takes it back.
+
+    """
     from alembic import command
 
     output = io.StringIO()
-    command.upgrade(_config(output, dialect=dialect), "head", sql=True)
+    config = _config(output, dialect=dialect, existing=existing)
+    if undo:
+        command.downgrade(config, f"{SCHEMA}:base", sql=True)
+    else:
+        command.upgrade(config, "head", sql=True)
     return output.getvalue()
 
 

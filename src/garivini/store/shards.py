@@ -2,13 +2,13 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final, TypeVar
 from zlib import crc32
 
 from garivini.config import DatabasesLike, parse_databases
 from garivini.errors import ConflictError, RefusedError, UnreachableError, UsageError
-from garivini.job import Inserted, NewJob
+from garivini.job import Inserted, Job, NewJob
 from garivini.store.callers import cursor_of
 from garivini.store.database import Database
 
@@ -40,13 +40,21 @@ class Shards:
             known = ", ".join(map(str, self._databases))
             raise UsageError(f"there is no database {dbid} here; there is {known}") from None
 
-    def home(self, funcname: str, uniqkey: str) -> Database:
+    def home(self, funcname: str, uniqkey: str, *, without: Collection[int] = ()) -> Database:
         """Return the database of a unique key: rendezvous on the CRC-32 of function and key.
 
-        When a database is added, only the keys that now belong to it move.
+        When a database is added, only the keys that now belong to it move; when one is left out
+        (``without``, ids), only those that were its own.
         """
         key = crc32(f"{funcname}\0{uniqkey}".encode())
-        return max(self, key=lambda database: _weight(key, database.dbid))
+        left = [database for database in self if database.dbid not in without]
+        return max(left, key=lambda database: _weight(key, database.dbid))
+
+    def target(self, job: Job, *, without: Collection[int]) -> Database:
+        """Return the database for a job that leaves another: its key's home, or any."""
+        if job.uniqkey is not None:
+            return self.home(job.funcname, job.uniqkey, without=without)
+        return random.choice([database for database in self if database.dbid not in without])
 
     def insert(self, jobs: Sequence[NewJob], *, connection: Any = None) -> list[Inserted]:
         """Insert jobs, one transaction for each database touched; return one answer each, in order.
@@ -71,7 +79,7 @@ class Shards:
         answers: dict[int, Inserted] = {}
         for dbid, indexes in homes.items():
             part = [jobs[index] for index in indexes]
-            found = self._anywhere(part) if dbid is None else self[dbid].insert(part)
+            found = self._anywhere(part) if dbid is None else self._at_home(self[dbid], part)
             answers.update(zip(indexes, found, strict=True))
         return [answers[index] for index in range(len(jobs))]
 
@@ -90,6 +98,28 @@ class Shards:
                     f"unique key {job.uniqkey!r} belongs to another database than the connection"
                 )
         return found[0]
+
+    def _at_home(
+        self, home: Database, jobs: Sequence[NewJob], drained: tuple[Database, ...] = ()
+    ) -> list[Inserted]:
+        """Insert jobs with unique keys in the database where they belong, or the next if that is drained."""
+        try:
+            return home.insert(jobs)
+        except RefusedError as error:
+            drained = (*drained, home)
+            if not error.draining or len(drained) == len(self._databases):
+                raise
+        answers = []
+        for job in jobs:
+            assert job.uniqkey is not None
+            # What is live there has not been moved yet, and no more can come: a trigger sees to that.
+            live = home.live(job.funcname, job.uniqkey)
+            if live is not None:
+                answers.append(Inserted(live, home.dbid, new=False))
+                continue
+            without = [database.dbid for database in drained]
+            answers += self._at_home(self.home(job.funcname, job.uniqkey, without=without), [job], drained)
+        return answers
 
     def _anywhere(self, jobs: Sequence[NewJob]) -> list[Inserted]:
         now = self._clock()

@@ -2,12 +2,14 @@
 
 A statement stands under a line ``-- name: NAME (parameter, …) -> RESULT`` with a line of why below it.
 RESULT is ``rows``, ``one`` (the first column of the first row) or ``none``. Values are ``:name``. There are
-three markers: a line that ends in ``-- each`` is repeated for every row; ``:*name`` expands to as many values
-as the list has; ``:@name`` is the list of that value of all rows. Nothing else is ever put into the text.
+three markers: a line that ends in ``-- each`` is repeated for every row, with the comma or ``UNION ALL``
+before the marker between the rows; ``:*name`` expands to as many values as the list has; ``:@name`` is the
+list of that value of all rows. Nothing else is ever put into the text.
 
 Where a database needs several statements for what another does in one, they stand under one name, each but
 the last ending in ``;``. They run in turn, and the rows of the last one that reads are the result. Where one
-that reads finds nothing, the rest is left out.
+that reads finds nothing, the rest is left out. What stands under ``NAME@FORM`` is taken instead of NAME where
+a server does better than its kind: the dialect says so when it has met one.
 """
 
 import re
@@ -17,8 +19,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
-_HEAD: Final = re.compile(r"^-- name: (\w+) \(([\w, ]*)\) -> (rows|one|none)$")
-_EACH: Final = re.compile(r"^(.*?),?\s*-- each$")
+_HEAD: Final = re.compile(r"^-- name: (\w+(?:@\w+)?) \(([\w, ]*)\) -> (rows|one|none)$")
+_EACH: Final = re.compile(r"^(.*?)(,| UNION ALL|)\s*-- each$")
 # Not the second colon of PostgreSQL's ::type.
 _VALUE: Final = re.compile(r"(?<!:):([*@]?)([a-z_]+)")
 
@@ -30,6 +32,8 @@ class Step:
     #: Text before, on and after the line that repeats; the latter two are empty where none does.
     parts: tuple[str, str, str]
     placeholder: str
+    #: What stands between the repetitions.
+    between: str = ","
     _texts: dict[tuple[int, ...], str] = field(default_factory=dict)
 
     def bind(
@@ -69,7 +73,7 @@ class Step:
             return ", ".join([self.placeholder] * count)
 
         head, each, tail = (_VALUE.sub(placeholders, part) for part in self.parts)
-        return head + ",\n".join([each] * repeats) + f"\n{tail}" if each else head
+        return head + f"{self.between}\n".join([each] * repeats) + f"\n{tail}" if each else head
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +87,18 @@ class Statement:
 
 
 @cache
-def load(name: str, placeholder: str) -> dict[str, Statement]:
+def load(name: str, placeholder: str, form: str = "") -> dict[str, Statement]:
     """Return the statements of ``sql/NAME.sql`` by name.
 
     Args:
         name: of the dialect.
         placeholder: what the driver puts for a value: ``?`` or ``%s``.
+        form: whose statements are taken instead, where there are any.
 
     """
     text = files("garivini.store").joinpath(f"sql/{name}.sql").read_text(encoding="utf-8")
-    return {statement.name: statement for statement in parse(text, placeholder)}
+    found = {statement.name: statement for statement in parse(text, placeholder)}
+    return {name: found.get(f"{name}@{form}", found[name]) for name in found if "@" not in name}
 
 
 def parse(text: str, placeholder: str) -> list[Statement]:
@@ -131,9 +137,10 @@ def _split(lines: Sequence[str]) -> list[list[str]]:
 
 def _step(lines: Sequence[str], placeholder: str) -> Step:
     parts = ["", "", ""]
+    between = ","
     for line in lines:
         if each := _EACH.match(line):
-            parts[1] = each[1]
+            parts[1], between = each[1], each[2] or ","
         else:
             parts[2 if parts[1] else 0] += f"{line}\n"
-    return Step((parts[0], parts[1], parts[2].rstrip()), placeholder)
+    return Step((parts[0], parts[1], parts[2].rstrip()), placeholder, between)

@@ -3,7 +3,9 @@
 from typing import Final
 
 from garivini.store.dialects.dialect import Dialect
+from garivini.store.dialects.mysql import MySQL
+from garivini.store.dialects.postgresql import PostgreSQL
 from garivini.store.dialects.sqlite import SQLite
 
 #: By SQLAlchemy's name of the dialect.
-DIALECTS: Final[dict[str, type[Dialect]]] = {"sqlite": SQLite}
+DIALECTS: Final[dict[str, type[Dialect]]] = {"mysql": MySQL, "postgresql": PostgreSQL, "sqlite": SQLite}

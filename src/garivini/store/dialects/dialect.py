@@ -1,9 +1,10 @@
 """What differs between databases beyond the text of their statements."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, Protocol
 
-from sqlalchemy import URL
+from sqlalchemy import URL, Connection, Engine
 
 from garivini.errors import GariviniError
 
@@ -28,6 +29,12 @@ class Dialect:
     begin: ClassVar[str]
     #: Whether idle connections must be closed before this process forks.
     close_before_fork: ClassVar[bool] = False
+    #: Which statements a server has of its own (see ``statements.load``); known once it has been met.
+    form: str = ""
+    #: Bytes of arguments that fit one statement; known once a server has been met.
+    statement_bytes: int = sys.maxsize
+    #: The setting of the server that says so.
+    statement_setting: ClassVar[str] = ""
 
     def engine(self, url: URL) -> tuple[URL, dict[str, Any]]:
         """Return the URL with the driver to use, and what the driver's ``connect`` takes beside it.
@@ -37,6 +44,9 @@ class Dialect:
 
         """
         raise NotImplementedError
+
+    def hook(self, engine: Engine) -> None:
+        """Change how an engine of ours connects."""
 
     def prepare(self, connection: Any) -> None:
         """Set a connection of ours up, once: autocommit, and what its session needs."""
@@ -49,6 +59,10 @@ class Dialect:
     def give_back(self, connection: Any, before: Any) -> None:
         """Switch it back."""
         raise NotImplementedError
+
+    def cursor(self, connection: Any) -> Any:
+        """Return a cursor on a caller's connection whose rows are tuples, whatever the caller has set."""
+        return connection.cursor()
 
     def in_transaction(self, connection: Any) -> bool:
         """Whether a transaction is open on a connection. No round trip."""
@@ -69,8 +83,24 @@ class Dialect:
         """
         return list(run("insert_keyed", rows=rows))
 
+    def lanes(self, run: Run) -> list[tuple[str, int, int, int, float]]:
+        """Return function, state, priority and due time of each lane below dead, and the time now.
+
+        The most urgent come first.
+        """
+        return list(run("lanes"))
+
     def before_upgrade(self, connection: Any) -> None:
         """Set up what stays with the database, outside a transaction."""
+
+    def begin_upgrade(self, connection: Connection) -> None:
+        """Start the transaction of an upgrade, and wait until no other is under way."""
+        # SQLite's driver starts none of its own: half a schema could be left, or two make one.
+        connection.exec_driver_sql(self.begin)
+
+    def silent(self, error: Exception) -> bool:
+        """Whether an error says that the server did not answer in time, as it would not elsewhere."""
+        return False
 
     def translate(self, error: Exception, where: str, *, committing: bool) -> GariviniError:
         """Return our error for one of the driver's.

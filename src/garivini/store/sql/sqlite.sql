@@ -191,6 +191,10 @@ UPDATE job SET state = 0, failcount = 0, crashes = 0, run_after = strftime('%s',
 -- Jobs of each function and state. Reads the whole lane index: for people, not for a pass.
 SELECT funcname, state, count(*), min(run_after) FROM job GROUP BY funcname, state ORDER BY funcname, state
 
+-- name: facts () -> rows
+-- Settings of the database that decide whether a job can be lost.
+SELECT 'version', sqlite_version() UNION ALL SELECT 'journal_mode', journal_mode FROM pragma_journal_mode
+
 -- name: functions () -> rows
 -- What is set for each function.
 SELECT funcname, lease, deadline, renews, envelope, max_failures FROM function ORDER BY funcname
@@ -248,3 +252,46 @@ UPDATE job SET state = 1 WHERE jobid IN (:*jobids) AND attempt = :attempt AND st
 -- name: crash (jobid, attempt) -> none
 -- The process that ran it died. Its lease stays: the server has given the copy to another worker already.
 UPDATE job SET crashes = crashes + 1 WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3)
+
+-- name: refuse_inserts () -> none
+-- From now on no program puts jobs in, whether it knows of the drain or not.
+CREATE TRIGGER IF NOT EXISTS garivini_draining BEFORE INSERT ON job BEGIN SELECT RAISE(ABORT, 'garivini: this database is being drained'); END
+
+-- name: allow_inserts () -> none
+-- The drain is over.
+DROP TRIGGER IF EXISTS garivini_draining
+
+-- name: hold (jobid, attempt, run_after, seconds) -> rows
+-- A waiting job is leased for its move, if nothing has changed since it was read.
+UPDATE job
+   SET attempt = attempt + 1, state = 1, since = strftime('%s', 'now') + 0,
+       run_after = strftime('%s', 'now') + :seconds
+ WHERE jobid = :jobid AND attempt = :attempt AND state = 0 AND run_after = :run_after
+RETURNING jobid
+
+-- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created) -> rows
+-- The copy of a job that is being moved here. Nobody takes it until it is let go.
+INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, state, run_after)
+VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, 4, 2147483647)
+RETURNING jobid
+
+-- name: leave (jobid, attempt, state) -> rows
+-- One copy of a moved job goes, if it is still held for that.
+DELETE FROM job WHERE jobid = :jobid AND attempt = :attempt AND state = :state RETURNING jobid
+
+-- name: let_go (jobid, run_after) -> none
+-- A copy waits from now on as its job did.
+UPDATE job SET state = 0, run_after = :run_after WHERE jobid = :jobid AND state = 4
+
+-- name: moves () -> rows
+-- Copies that have been parked and not let go, with what is noted of their origin.
+SELECT jobid, message FROM failure WHERE kind = 'moved' AND attempt = 0
+
+-- name: forget_move (jobid) -> none
+-- The note of a copy's origin.
+DELETE FROM failure WHERE jobid = :jobid AND attempt = 0 AND kind = 'moved'
+
+-- name: copy_failure (jobid, attempt, failed_at, kind, error, message, trace, worker) -> none
+-- A line of a moved job's record.
+INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
+VALUES (:jobid, :attempt, :failed_at, :kind, :error, :message, :trace, :worker)

@@ -2,24 +2,88 @@
 
 from pathlib import Path
 
-from alembic import op
+from alembic import context, op
+from sqlalchemy import inspect
+
+from garivini.errors import SchemaError
 
 revision = "0001"
 down_revision = None
 
 
-def _run(name: str) -> None:
-    dialect = op.get_context().dialect.name
-    text = Path(__file__).with_name(f"0001_job.{name}.{dialect}.sql").read_text(encoding="utf-8")
-    for statement in filter(str.strip, text.split(";\n")):
-        op.execute(statement)
+def _dialect() -> str:
+    name: str = op.get_context().dialect.name
+    return "mysql" if name == "mariadb" else name
+
+
+def _statements(name: str) -> list[str]:
+    path = Path(__file__).with_name(f"0001_job.{name}.{_dialect()}.sql")
+    return [text for text in path.read_text(encoding="utf-8").split(";\n") if text.strip()]
 
 
 def upgrade() -> None:
-    """Create the tables."""
-    _run("up")
+    """Create the tables, or add to a job table that the original made."""
+    there = _add() if _dialect() == "mysql" else set()
+    for statement in _statements("up"):
+        if not any(f"TABLE {name} " in statement.replace("`", "") for name in there):
+            op.execute(statement)
+
+
+#: A column by which each table is known for ours.
+_OURS = {"job": "attempt", "failure": "failed_at", "function": "max_failures", "garivini_database": "dbid"}
+
+
+def _add() -> set[str]:
+    """Add to a table of the original; return the tables that are there and ours.
+
+    Each statement commits by itself on MySQL, so an upgrade that failed half way goes on from there.
+    """
+    columns, index = _statements("add")
+    if op.get_context().as_sql:
+        existing = bool(context.config.attributes.get("existing"))
+        for statement in (columns, index) if existing else ():
+            op.execute(statement)
+        return {"job"} if existing else set()
+    tables = inspect(op.get_bind())
+    if tables.has_table("job"):
+        found = {column["name"] for column in tables.get_columns("job")}
+        if not {"jobid", "funcname", "run_after", "uniqkey"} <= found:
+            raise SchemaError(
+                "there is a table job that is another program's: give Garivini its own database"
+            )
+        engine = tables.get_table_options("job").get(f"{op.get_context().dialect.name}_engine", "")
+        if engine.lower() != "innodb":
+            raise SchemaError(
+                f"the table job is kept by {engine}, which forgets in a crash: "
+                "run ALTER TABLE job ENGINE=InnoDB"
+            )
+        if "attempt" not in found:
+            op.execute(columns)
+        if "job_lane" not in _indexes():
+            op.execute(index)
+    tables = inspect(op.get_bind())
+    return {
+        name
+        for name, ours in _OURS.items()
+        if tables.has_table(name) and ours in {column["name"] for column in tables.get_columns(name)}
+    }
 
 
 def downgrade() -> None:
-    """Drop the tables."""
-    _run("down")
+    """Drop the tables; a job table that the original made, and its jobs, stay."""
+    if _dialect() == "mysql":
+        existing = (
+            context.config.attributes.get("existing")
+            if op.get_context().as_sql
+            else ["run_after"] in _indexes().values()
+        )
+        name = "remove" if existing else "down"
+    else:
+        name = "down"
+    for statement in _statements(name):
+        op.execute(statement)
+
+
+def _indexes() -> dict[str | None, list[str | None]]:
+    found = inspect(op.get_bind()).get_indexes("job")
+    return {index["name"]: index["column_names"] for index in found}

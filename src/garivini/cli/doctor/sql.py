@@ -1,0 +1,141 @@
+"""How a database is set up: its settings, read by one statement, graded without I/O."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from garivini.cli.doctor.finding import Finding
+
+#: A database's settings by name, as it tells them.
+Facts = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One setting, when it is well, and what to do where it is not."""
+
+    setting: str
+    well: Callable[[str], bool]
+    why: str
+    do: str
+    #: Whether jobs can be lost, or nothing works, where it is not.
+    serious: bool = True
+
+    def grade(self, subject: str, facts: Facts) -> Iterator[Finding]:
+        """Yield a finding where the setting is not as it should be; one that is not there is no matter."""
+        value = facts.get(self.setting)
+        if value is not None and not self.well(value):
+            grade: Final = "fault" if self.serious else "advice"
+            yield Finding(grade, subject, f"{self.setting} is {value}: {self.why}", self.do)
+
+
+def _is(*values: str) -> Callable[[str], bool]:
+    return lambda value: value.lower() in values
+
+
+def _least(number: int) -> Callable[[str], bool]:
+    return lambda value: int(float(value)) >= number
+
+
+def _newer(*least: int) -> Callable[[str], bool]:
+    return lambda value: _version(value) >= least
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """Return the numbers that a version begins with: 10.11.6-MariaDB is 10, 11, 6."""
+    numbers = []
+    for part in text.replace("-", ".").split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+_LOSES: Final = "a commit may be gone after a crash, and with it a job that was acknowledged"
+
+_SQLITE: Final = (
+    Rule("version", _newer(3, 35), "too old", "use a Python with SQLite 3.35 or newer"),
+    Rule("journal_mode", _is("wal"), "readers and the writer block each other", "run `garivini db upgrade`"),
+)
+_MYSQL: Final = (
+    Rule(
+        "innodb_flush_log_at_trx_commit",
+        _is("1"),
+        _LOSES,
+        "set innodb_flush_log_at_trx_commit=1 in the server's [mysqld] section",
+    ),
+    Rule("innodb_doublewrite", _is("on", "1"), _LOSES, "set innodb_doublewrite=ON"),
+    Rule("read_only", _is("off", "0"), "it takes no jobs", "use the primary, or SET GLOBAL read_only=OFF"),
+    Rule("super_read_only", _is("off", "0"), "it takes no jobs", "use the primary"),
+    Rule(
+        "max_allowed_packet",
+        _least(32 * 1024 * 1024),
+        "a job of 16 MB does not fit with what is around it",
+        "set max_allowed_packet=64M",
+        serious=False,
+    ),
+    Rule(
+        "innodb_buffer_pool_size",
+        _least(512 * 1024 * 1024),
+        "small for a table of a million jobs",
+        "set innodb_buffer_pool_size to a quarter of the memory or more",
+        serious=False,
+    ),
+    Rule(
+        "general_log",
+        _is("off", "0"),
+        "each statement is written to the log",
+        "set general_log=OFF",
+        serious=False,
+    ),
+)
+_POSTGRESQL: Final = (
+    Rule("version", _newer(13), "too old", "use PostgreSQL 13 or newer"),
+    Rule("fsync", _is("on"), _LOSES, "set fsync=on in postgresql.conf"),
+    Rule(
+        "synchronous_commit",
+        _is("on", "remote_write", "remote_apply", "local"),
+        _LOSES,
+        "set synchronous_commit=on, for this role at least: ALTER ROLE … SET synchronous_commit = on",
+    ),
+    Rule("full_page_writes", _is("on"), "a crash may damage pages", "set full_page_writes=on"),
+    Rule("transaction_read_only", _is("off"), "it takes no jobs", "use the primary"),
+    Rule("in_recovery", _is("f", "false", "off"), "it is a standby and takes no jobs", "use the primary"),
+    Rule(
+        "autovacuum",
+        _is("on"),
+        "deleted jobs stay in the table, and each claim walks over them",
+        "set autovacuum=on",
+    ),
+)
+_RULES: Final[Mapping[str, Sequence[Rule]]] = {
+    "sqlite": _SQLITE,
+    "mysql": _MYSQL,
+    "postgresql": _POSTGRESQL,
+}
+
+
+def grade(dialect: str, subject: str, facts: Facts) -> list[Finding]:
+    """Return what is not as it should be in a database's settings."""
+    rules = [*_RULES[dialect], *(_after(dialect, facts))]
+    return [finding for rule in rules for finding in rule.grade(subject, facts)]
+
+
+def _after(dialect: str, facts: Facts) -> Iterator[Rule]:
+    """Yield the rules that hang on another setting."""
+    if dialect != "mysql":
+        return
+    if "mariadb" in facts.get("version", "").lower():
+        yield Rule("version", _newer(10, 6), "it has no SKIP LOCKED", "use MariaDB 10.6 or newer")
+    else:
+        yield Rule("version", _newer(8), "it has no SKIP LOCKED", "use MySQL 8.0 or newer")
+    if facts.get("log_bin", "").lower() in ("on", "1"):
+        yield Rule("sync_binlog", _is("1"), _LOSES, "set sync_binlog=1")
+    if "job_collation" in facts and not facts["job_collation"].endswith(("_bin", "binary")):
+        yield Rule(
+            "job_collation",
+            lambda _: False,
+            "function names and unique keys that differ only in case, or in trailing spaces, are the same",
+            "leave it while processes of the original use the table; later convert the columns",
+            serious=False,
+        )

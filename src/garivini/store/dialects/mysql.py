@@ -1,0 +1,366 @@
+"""MariaDB and MySQL, through PyMySQL or mysqlclient."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Any, Final, TypeAlias
+
+from sqlalchemy import URL, Connection
+
+from garivini.config import without_password
+from garivini.errors import (
+    ConflictError,
+    GariviniError,
+    OutcomeUnknownError,
+    RefusedError,
+    SchemaError,
+    UnreachableError,
+    UsageError,
+)
+from garivini.job import NEVER, PRIORITIES, State
+from garivini.store.dialects.dialect import SCHEMA_ADVICE, Dialect, Run
+
+#: Seconds without a word from the server after which it counts as lost, where the URL says nothing else.
+TIMEOUT: Final = 10.0
+#: Seconds to wait for a lock. Under a sixth of the default lease, and under ``TIMEOUT``.
+LOCK_TIMEOUT: Final = 5
+#: Seconds after which the server ends a transaction of ours in which nothing happens: a process that was
+#: frozen in one must not hold its rows for ever.
+IDLE_TIMEOUT: Final = 10
+#: The same on MySQL, which knows no such bound: it ends any connection that is idle for so long.
+WAIT_TIMEOUT: Final = 60
+#: Seconds for which one upgrade waits for another.
+UPGRADE_TIMEOUT: Final = 60
+#: Places in the lane index that one statement looks at.
+DIVES: Final = 100
+#: Bytes of a statement that are not arguments.
+_OVERHEAD: Final = 64 * 1024
+#: The oldest versions with all that the statements need.
+_OLDEST: Final = {"MariaDB": (10, 6, 0), "MySQL": (8, 0, 17)}
+#: What our sessions need: errors where a value does not fit.
+_SQL_MODE: Final = "STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
+#: In the flags that the server sends with each answer.
+_IN_TRANSACTION: Final = 1
+_DUPLICATE: Final = 1062
+_TIMEOUTS: Final = ("connect_timeout", "read_timeout", "write_timeout")
+
+#: A place in the lane index: function, state, priority, time.
+_Place: TypeAlias = tuple[str, int, int, int]
+_START: Final[_Place] = ("", -1, -1, 0)
+#: Behind every time that the column takes.
+_END: Final = 2**32
+
+#: By code: what it is here, and what to say. Codes below 1000 and above 2000 are partly the client's.
+_ERRORS: Final[dict[int, tuple[type[GariviniError], str]]] = {
+    1020: (ConflictError, "gave way to another transaction"),
+    1021: (RefusedError, "refused: the disk is full, make room"),
+    1040: (RefusedError, "has too many connections: run fewer processes, or raise max_connections"),
+    1044: (RefusedError, "refuses the user this database: GRANT it, or correct the URL"),
+    1045: (RefusedError, "refuses the connection: check user and password"),
+    1049: (RefusedError, "is not there: create it, or correct the URL"),
+    1054: (SchemaError, f"has no tables of this version: {SCHEMA_ADVICE}"),
+    1114: (RefusedError, "refused: the disk is full, make room"),
+    1129: (RefusedError, "refuses this host: FLUSH HOSTS"),
+    1130: (RefusedError, "does not let this host in: create the user for it"),
+    1142: (RefusedError, "refused: the user lacks a privilege"),
+    1143: (RefusedError, "refused: the user lacks a privilege"),
+    1146: (SchemaError, f"has no tables of this version: {SCHEMA_ADVICE}"),
+    1153: (UsageError, "does not take a statement that large: raise max_allowed_packet, or send less"),
+    1176: (SchemaError, f"has no index of this version: {SCHEMA_ADVICE}"),
+    1203: (RefusedError, "has too many connections: run fewer processes, or raise max_user_connections"),
+    1205: (ConflictError, f"was locked for {LOCK_TIMEOUT} s by another transaction"),
+    1206: (RefusedError, "has no room for locks: raise innodb_buffer_pool_size"),
+    1213: (ConflictError, "gave way to another transaction"),
+    1226: (RefusedError, "has too many connections: raise the user's MAX_USER_CONNECTIONS"),
+    1227: (RefusedError, "refused: the user lacks a privilege"),
+    1264: (UsageError, "does not take a value"),
+    1290: (RefusedError, "is read-only: is it a replica?"),
+    1317: (ConflictError, "ended a statement: somebody killed it"),
+    1366: (UsageError, "does not take a value"),
+    1370: (RefusedError, "refused: the user lacks a privilege"),
+    1406: (UsageError, "does not take a value that long"),
+    1665: (RefusedError, "logs statements, and needs binlog_format = MIXED or ROW"),
+    1698: (RefusedError, "refuses the connection: check user and password"),
+    1792: (RefusedError, "is read-only: is it a replica?"),
+    1836: (RefusedError, "is read-only: is it a replica?"),
+    1845: (RefusedError, "cannot do that at once: see `garivini db sql`"),
+    1846: (RefusedError, "cannot do that at once: see `garivini db sql`"),
+    1969: (ConflictError, "ended a statement that took longer than max_statement_time"),
+    2026: (RefusedError, "refuses the connection: the URL asks for TLS, see ssl_mode and ssl_ca"),
+    3024: (ConflictError, "ended a statement that took longer than max_execution_time"),
+}
+#: Where the other side has gone on, and the same call may be made again at once.
+_PASSING: Final = (1020, 1213)
+#: Connections that could not be made, or are gone.
+_LOST: Final = (
+    1053,
+    1080,
+    1152,
+    1158,
+    1159,
+    1160,
+    1161,
+    1184,
+    1927,
+    2002,
+    2003,
+    2005,
+    2006,
+    2012,
+    2013,
+    2055,
+)
+_LOST_TOO: Final = (3169, 4031, 4032)
+
+
+class MySQL(Dialect):
+    """MariaDB 10.6 and newer and MySQL 8, through PyMySQL or mysqlclient."""
+
+    name = "mysql"
+    placeholder = "%s"
+    begin = "BEGIN"
+    statement_setting = "max_allowed_packet"
+
+    def __init__(self) -> None:
+        self._server = ""
+        #: Where lanes were found: places to look at first.
+        self._places: list[_Place] = []
+
+    # ---- connections
+
+    def engine(self, url: URL) -> tuple[URL, dict[str, Any]]:
+        driver = url.drivername.partition("+")[2] or "pymysql"
+        if driver not in ("pymysql", "mysqldb"):
+            raise UsageError(f"{url.render_as_string()!r}: write mysql://, which means PyMySQL here")
+        if not url.database:
+            raise UsageError(
+                f"{url.render_as_string()!r} names no database, as mysql://user@host/database does"
+            )
+        query = dict(url.query)
+        arguments: dict[str, Any] = {"autocommit": True}
+        for name in _TIMEOUTS:
+            seconds = _seconds(name, query.pop(name, TIMEOUT))
+            arguments[name] = seconds if driver == "pymysql" else max(1, round(seconds))
+        query.setdefault("charset", "utf8mb4")
+        if driver == "pymysql":
+            arguments |= _tls(query)
+        return url.set(drivername=f"mysql+{driver}", query=query), arguments
+
+    def prepare(self, connection: Any) -> None:
+        with closing(connection.cursor()) as cursor:
+            self._meet(cursor)
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            own = (
+                # It would make a table of a list of ids, and lose their order.
+                f"idle_transaction_timeout = {IDLE_TIMEOUT}, in_predicate_conversion_threshold = 0"
+                if self._server == "MariaDB"
+                else f"wait_timeout = {WAIT_TIMEOUT}"
+            )
+            cursor.execute(
+                f"SET SESSION sql_mode = '{_SQL_MODE}', innodb_lock_wait_timeout = {LOCK_TIMEOUT},"
+                f" lock_wait_timeout = {LOCK_TIMEOUT}, autocommit = 1, {own}"
+            )
+
+    def borrow(self, connection: Any) -> Any:
+        with closing(self.cursor(connection)) as cursor:
+            self._meet(cursor)
+            isolation = "tx_isolation" if self._server == "MariaDB" else "transaction_isolation"
+            cursor.execute(f"SELECT @@SESSION.autocommit, @@SESSION.sql_mode, @@SESSION.{isolation}")
+            ((autocommit, sql_mode, level),) = cursor.fetchall()
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            cursor.execute(f"SET SESSION sql_mode = '{_SQL_MODE}', autocommit = 1")
+        return autocommit, sql_mode, level.replace("-", " ")
+
+    def give_back(self, connection: Any, before: Any) -> None:
+        autocommit, sql_mode, level = before
+        with closing(self.cursor(connection)) as cursor:
+            cursor.execute(f"SET SESSION TRANSACTION ISOLATION LEVEL {level}")
+            cursor.execute("SET SESSION sql_mode = %s, autocommit = %s", (sql_mode, autocommit))
+
+    def _meet(self, cursor: Any) -> None:
+        """Learn what a server is, once."""
+        if self._server:
+            return
+        cursor.execute("SELECT VERSION(), @@max_allowed_packet")
+        ((version, packet),) = cursor.fetchall()
+        server = "MariaDB" if "mariadb" in version.lower() else "MySQL"
+        # Old clients were lied to: 5.5.5-10.11.2-MariaDB.
+        found = re.findall(r"(\d+)\.(\d+)\.(\d+)", version)
+        number = tuple(map(int, found[-1])) if found else (0, 0, 0)
+        if number < _OLDEST[server]:
+            oldest = ".".join(map(str, _OLDEST[server]))
+            raise RefusedError(f"{server} {version} is too old: {server} {oldest} is the first that works")
+        # Half of a packet, for each byte of an argument may need another before it.
+        self.statement_bytes = packet // 2 - _OVERHEAD
+        self.form = self.form_of(server)
+        self._server = server
+
+    def form_of(self, server: str) -> str:
+        """Return whose statements a server takes."""
+        return "mariadb" if server == "MariaDB" else ""
+
+    def cursor(self, connection: Any) -> Any:
+        try:
+            from pymysql.connections import Connection as PyMySQLConnection
+            from pymysql.cursors import Cursor
+        except ImportError:
+            return connection.cursor()
+        # The caller's own kind may make mappings.
+        return connection.cursor(Cursor) if isinstance(connection, PyMySQLConnection) else connection.cursor()
+
+    def in_transaction(self, connection: Any) -> bool:
+        status = getattr(connection, "server_status", None)
+        if status is None:
+            return True  # mysqlclient does not tell
+        return bool(connection.open and status & _IN_TRANSACTION)
+
+    def usable(self, connection: Any) -> bool:
+        return bool(getattr(connection, "open", True))
+
+    # ---- jobs
+
+    def insert(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> list[int]:
+        return self._ids(run("insert", rows=rows), len(rows))
+
+    def insert_keyed(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, str]]:
+        first = {(row["funcname"], row["uniqkey"]): row for row in reversed(rows)}
+        return self._insert_apart(run, list(reversed(first.values())))
+
+    def _insert_apart(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, str]]:
+        # All, or none where a key has a live job: then each half is tried. INSERT IGNORE would be one
+        # statement, and would pass over any error.
+        try:
+            found = run("insert_keyed", rows=rows)
+        except Exception as error:
+            if _code(getattr(error, "orig", None) or error) != _DUPLICATE:
+                raise
+            if len(rows) == 1:
+                return []
+            half = len(rows) // 2
+            return self._insert_apart(run, rows[:half]) + self._insert_apart(run, rows[half:])
+        ids = self._ids(found, len(rows))
+        return [(jobid, row["funcname"], row["uniqkey"]) for jobid, row in zip(ids, rows, strict=True)]
+
+    def _ids(self, found: Sequence[Any], count: int) -> list[int]:
+        if self.form:
+            return sorted(jobid for (jobid,) in found)
+        ((first, step),) = found
+        return [first + number * step for number in range(count)]
+
+    def lanes(self, run: Run) -> list[tuple[str, int, int, int, float]]:
+        # From each place one looks for the next lane. Where nothing new has come since the last time, the
+        # places of then find all lanes in one statement; what is new is followed step by step.
+        due: dict[tuple[str, int, int], int] = {}
+        now = 0.0
+        ahead = [_START, *self._places]
+        asked = set(ahead)
+        places: dict[_Place, None] = {}
+        while ahead:
+            found = [row for part in _parts(ahead) for row in run("lanes", rows=part)]
+            ahead = []
+            for funcname, state, priority, run_after, time in found:
+                now = time
+                parked = run_after == NEVER and state < State.DEAD
+                if not parked:
+                    lane = (funcname, state, priority)
+                    due[lane] = min(run_after, due.get(lane, run_after))
+                # What is parked stands at the head of its lane only from 2038 on or where nothing else is.
+                place = (funcname, state, priority, NEVER if parked else _END)
+                places[place] = None
+                if place not in asked:
+                    asked.add(place)
+                    ahead.append(place)
+        self._places = list(places)
+        lanes = [
+            (*lane, run_after, now)
+            for lane, run_after in due.items()
+            if lane[1] < State.DEAD and lane[2] < len(PRIORITIES)
+        ]
+        return sorted(lanes, key=lambda lane: (lane[2], lane[3]))
+
+    # ---- the schema
+
+    def begin_upgrade(self, connection: Connection) -> None:
+        driver: Any = connection.connection.driver_connection
+        # Not to be used again: it closes at the end, and that frees the lock.
+        connection.detach()
+        if hasattr(driver, "_read_timeout"):
+            driver._read_timeout = None  # an index takes as long as it takes
+        # Who waits for a table makes all others wait behind.
+        connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {LOCK_TIMEOUT}")
+        name = "CONCAT('garivini ', MD5(DATABASE()))"
+        if connection.exec_driver_sql(f"SELECT GET_LOCK({name}, {UPGRADE_TIMEOUT})").scalar() != 1:
+            raise ConflictError(f"another upgrade of this database took longer than {UPGRADE_TIMEOUT} s")
+
+    # ---- errors
+
+    def silent(self, error: Exception) -> bool:
+        return "timed out" in str(error) or "(110)" in str(error)
+
+    def translate(self, error: Exception, where: str, *, committing: bool) -> GariviniError:
+        if isinstance(error, OSError):
+            return UsageError(f"{where}: ssl_ca, ssl_cert or ssl_key in the URL cannot be used: {error}")
+        code = _code(error)
+        words = without_password(" ".join(str(part) for part in error.args[1:]) or str(error))
+        if code in _LOST or code in _LOST_TOO or type(error).__name__ == "InterfaceError":
+            if "SSL" in words:
+                return RefusedError(
+                    f"{where} refuses the connection: see ssl_mode and ssl_ca in the URL ({words})"
+                )
+            if committing:
+                return OutcomeUnknownError(
+                    f"{where} was lost at the commit, which it may have done or not: {words}"
+                )
+            return UnreachableError(f"{where} cannot be reached: {words}")
+        if code in _ERRORS:
+            kind, text = _ERRORS[code]
+            found = kind(f"{where} {text} ({words})")
+            found.passing = code in _PASSING
+            return found
+        return RefusedError(f"{where} refused: {words}")
+
+
+def _code(error: BaseException) -> int:
+    return error.args[0] if error.args and isinstance(error.args[0], int) else 0
+
+
+def _parts(places: Sequence[_Place]) -> Iterator[list[dict[str, Any]]]:
+    for start in range(0, len(places), DIVES):
+        yield [
+            {"funcname": funcname, "state": state, "priority": priority, "run_after": run_after}
+            for funcname, state, priority, run_after in places[start : start + DIVES]
+        ]
+
+
+def _seconds(name: str, given: Any) -> float:
+    try:
+        seconds = float(given)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds < 86400:
+        raise UsageError(f"{name}={given} in the URL: give seconds above 0, such as {TIMEOUT:g}")
+    return seconds
+
+
+def _tls(query: dict[str, Any]) -> dict[str, Any]:
+    """Take what is about TLS out of a URL's query; return what PyMySQL takes."""
+    files: dict[str, Any] = {
+        name: query.pop(name) for name in ("ssl_ca", "ssl_cert", "ssl_key") if name in query
+    }
+    mode = query.pop("ssl_mode", "VERIFY_CA" if "ssl_ca" in files else "PREFERRED")
+    match mode:
+        case "DISABLED":
+            return {"ssl_disabled": True}
+        case "PREFERRED":
+            return files
+        case "REQUIRED":
+            return {"ssl": {"verify_mode": "none", **{name[4:]: file for name, file in files.items()}}}
+        case "VERIFY_CA":
+            return {"ssl_verify_cert": True, **files}
+        case "VERIFY_IDENTITY" if "ssl_ca" in files:
+            return {"ssl_verify_cert": True, "ssl_verify_identity": True, **files}
+        case "VERIFY_IDENTITY":
+            raise UsageError("ssl_mode=VERIFY_IDENTITY in the URL needs ssl_ca, the authority to trust")
+    raise UsageError(
+        f"ssl_mode={mode} in the URL: it is one of DISABLED, PREFERRED, REQUIRED, VERIFY_CA, VERIFY_IDENTITY"
+    )

@@ -1,0 +1,198 @@
+"""PostgreSQL, through psycopg 3."""
+
+from typing import Any, Final
+
+from sqlalchemy import URL, Connection, Engine, event
+
+from garivini.config import without_password
+from garivini.errors import (
+    ConflictError,
+    GariviniError,
+    OutcomeUnknownError,
+    RefusedError,
+    SchemaError,
+    UnreachableError,
+    UsageError,
+)
+from garivini.store.dialects.dialect import SCHEMA_ADVICE, Dialect
+
+#: Seconds without a word from the server after which it counts as lost, where the URL says nothing else.
+READ_TIMEOUT: Final = 10.0
+#: Seconds to wait for a lock. Under a sixth of the default lease.
+LOCK_TIMEOUT: Final = 5
+#: Seconds after which the server ends a transaction of ours in which nothing happens: a process that was
+#: frozen in one must not hold its rows for ever.
+IDLE_TIMEOUT: Final = 10
+#: Seconds for which one upgrade waits for another.
+UPGRADE_TIMEOUT: Final = 60
+#: Names the lock of an upgrade: "garivini" in hexadecimal.
+_UPGRADE_LOCK: Final = 0x676172_6976696E69
+
+#: What our sessions start with; what the URL says comes later and wins. The planner is kept to the indexes:
+#: its statistics of a queue are always out of date, and it would sort a lane of a million rows that it takes
+#: for a hundred.
+_OPTIONS: Final = (
+    r"default_transaction_isolation=read\ committed",
+    f"lock_timeout={LOCK_TIMEOUT}s",
+    f"idle_in_transaction_session_timeout={IDLE_TIMEOUT}s",
+    "enable_seqscan=off",
+    "enable_bitmapscan=off",
+    "enable_sort=off",
+    "jit=off",
+)
+
+#: What a server says that lets nobody in (there is no code with it), and what to do.
+_NOT_LET_IN: Final = (
+    ("password authentication failed", "check user and password"),
+    ("no password supplied", "put the password into the URL"),
+    ("no pg_hba.conf entry", "its pg_hba.conf does not let this user in from here"),
+    ("does not support SSL", "sslmode in the URL asks for TLS, which it does not offer"),
+    ("does not support TLS", "sslmode in the URL asks for TLS, which it does not offer"),
+    ("certificate", "check sslmode and sslrootcert in the URL"),
+    ("not permitted to log in", "let the role log in, or use another"),
+    ("permission denied", "the role may not connect"),
+    ("does not exist", "create it, or correct the URL"),
+    ("too many", "run fewer processes, or raise the limit"),
+    ("remaining connection slots", "run fewer processes, or raise max_connections"),
+    ("unsupported startup parameter", "set ignore_startup_parameters = options in PgBouncer"),
+)
+
+#: By code: what it is here, and what to say. Codes: postgresql.org, "PostgreSQL Error Codes".
+_ERRORS: Final[dict[str, tuple[type[GariviniError], str]]] = {
+    "25006": (RefusedError, "is read-only: is it a standby?"),
+    "25P02": (RefusedError, "refused: the transaction has failed before, roll it back"),
+    "3F000": (SchemaError, f"has no tables of this version: {SCHEMA_ADVICE}"),
+    "40001": (ConflictError, "gave way to another transaction"),
+    "40P01": (ConflictError, "gave way to another transaction"),
+    "42501": (RefusedError, "refused: the role lacks a privilege"),
+    "42703": (SchemaError, f"has no tables of this version: {SCHEMA_ADVICE}"),
+    "42P01": (SchemaError, f"has no tables of this version: {SCHEMA_ADVICE}"),
+    "53100": (RefusedError, "refused: the disk is full, make room"),
+    "53300": (RefusedError, "refused: too many connections, run fewer processes"),
+    "54000": (UsageError, "does not take a value that large"),
+    "55P03": (ConflictError, f"was locked for {LOCK_TIMEOUT} s by another transaction"),
+    "57014": (ConflictError, "ended a statement that took too long"),
+}
+#: Where the other side has gone on, and the same call may be made again at once.
+_PASSING: Final = ("40001", "40P01")
+
+
+class PostgreSQL(Dialect):
+    """PostgreSQL 13 and newer, through psycopg 3."""
+
+    name = "postgresql"
+    placeholder = "%s"
+    # At a higher level a claim would fail where another took the row, instead of passing over it.
+    begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
+
+    def engine(self, url: URL) -> tuple[URL, dict[str, Any]]:
+        if url.drivername not in ("postgres", "postgresql", "postgresql+psycopg"):
+            raise UsageError(f"{url.render_as_string()!r}: write postgresql://, which means psycopg here")
+        query = dict(url.query)
+        seconds = _seconds(query.pop("read_timeout", READ_TIMEOUT))
+        given = query.pop("options", ())
+        options = [f"-c {setting}" for setting in _OPTIONS]
+        options += [given] if isinstance(given, str) else given
+        arguments: dict[str, Any] = {
+            "options": " ".join(options),
+            "autocommit": True,
+            # A statement that is prepared in one session is unknown in the next that PgBouncer picks.
+            "prepare_threshold": None,
+            "read_timeout": seconds,
+        }
+        defaults = {"connect_timeout": max(2, round(seconds)), "application_name": "garivini"}
+        arguments |= {name: value for name, value in defaults.items() if name not in query}
+        return url.set(drivername="postgresql+psycopg", query=query), arguments
+
+    def hook(self, engine: Engine) -> None:
+        from garivini.store.dialects.psycopg_connection import Connection
+
+        @event.listens_for(engine, "do_connect")
+        def connect(_: object, __: object, arguments: list[Any], named: dict[str, Any]) -> Connection:
+            return Connection.connect(*arguments, **named)
+
+    def prepare(self, connection: Any) -> None:
+        # "off" acknowledges what a crash of the server loses. What is stricter than "on" stays.
+        connection.execute(
+            "SELECT set_config('synchronous_commit', 'on', false)"
+            " WHERE current_setting('synchronous_commit') = 'off'"
+        )
+
+    def borrow(self, connection: Any) -> Any:
+        before, connection.autocommit = connection.autocommit, True
+        return before
+
+    def give_back(self, connection: Any, before: Any) -> None:
+        connection.autocommit = before
+
+    def cursor(self, connection: Any) -> Any:
+        cursor = connection.cursor()
+        if hasattr(cursor, "row_factory"):
+            from psycopg.rows import tuple_row
+
+            cursor.row_factory = tuple_row  # the caller's own may make mappings
+        return cursor
+
+    def in_transaction(self, connection: Any) -> bool:
+        return connection.info.transaction_status.name in ("INTRANS", "INERROR")
+
+    def usable(self, connection: Any) -> bool:
+        return not connection.closed and connection.info.transaction_status.name != "ACTIVE"
+
+    def begin_upgrade(self, connection: Connection) -> None:
+        super().begin_upgrade(connection)
+        driver: Any = connection.connection.driver_connection
+        if hasattr(driver, "read_timeout"):
+            driver.read_timeout = None  # an index takes as long as it takes
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{UPGRADE_TIMEOUT}s'")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})")
+        # Who waits for a table makes all others wait behind.
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'")
+
+    def silent(self, error: Exception) -> bool:
+        return type(error).__name__ in ("NoAnswer", "ConnectionTimeout")
+
+    def translate(self, error: Exception, where: str, *, committing: bool) -> GariviniError:
+        code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
+        words = " ".join(without_password(str(error)).split())
+        if _lost(error, code):
+            return _gone(where, words, committing=committing)
+        if code in _ERRORS:
+            kind, text = _ERRORS[code]
+            found = kind(f"{where} {text} ({words})")
+            found.passing = code in _PASSING
+            return found
+        # 22: data exceptions. psycopg finds some before they are sent: no code then.
+        if code.startswith("22") or (not code and "DataError" in _kinds(error)):
+            return UsageError(f"{where} does not take a value: {words}")
+        return RefusedError(f"{where} refused: {words}")
+
+
+def _lost(error: Exception, code: str) -> bool:
+    if code:
+        # Connection exceptions, shutdowns of the server, and sessions that it ended.
+        return code.startswith(("08", "57P", "25P03", "25P04"))
+    return not _kinds(error).isdisjoint(("OperationalError", "InterfaceError"))
+
+
+def _gone(where: str, words: str, *, committing: bool) -> GariviniError:
+    if committing:
+        return OutcomeUnknownError(f"{where} was lost at the commit, which it may have done or not: {words}")
+    for said, advice in _NOT_LET_IN:
+        if said in words:
+            return RefusedError(f"{where} refuses the connection: {advice} ({words})")
+    return UnreachableError(f"{where} cannot be reached: {words}")
+
+
+def _kinds(error: Exception) -> set[str]:
+    return {kind.__name__ for kind in type(error).__mro__}
+
+
+def _seconds(given: Any) -> float:
+    try:
+        seconds = float(given)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds < 86400:
+        raise UsageError(f"read_timeout={given} in the URL: give seconds above 0, such as {READ_TIMEOUT:g}")
+    return seconds

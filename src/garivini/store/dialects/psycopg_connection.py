@@ -1,0 +1,59 @@
+"""A connection of psycopg's that does not wait for ever. Imported only where PostgreSQL is used."""
+
+import select
+from collections.abc import Generator
+from typing import Any, Final, Self, TypeVar
+
+import psycopg
+from psycopg.rows import tuple_row
+from psycopg.waiting import Ready, Wait
+
+_R = TypeVar("_R")
+
+#: What to ask the kernel for, and what its answer means, by psycopg's numbers.
+_ASKED: Final = {
+    Wait.R: select.POLLIN,
+    Wait.W: select.POLLOUT,
+    Wait.RW: select.POLLIN | select.POLLOUT,
+}
+_READY: Final = {select.POLLIN: Ready.R, select.POLLOUT: Ready.W, select.POLLIN | select.POLLOUT: Ready.RW}
+
+
+class NoAnswer(psycopg.OperationalError):
+    """The server has not said a word for too long. The connection is closed."""
+
+
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """Closes itself where the server is silent for longer than ``read_timeout`` seconds.
+
+    libpq has no such limit, and those of TCP do not see a server that is frozen: its kernel answers for it.
+    """
+
+    read_timeout: float | None = None
+
+    @classmethod
+    def connect(cls, conninfo: str = "", *, read_timeout: float | None = None, **named: Any) -> Self:  # type: ignore[override]
+        """Connect as psycopg does; ``connect_timeout`` is the limit of that."""
+        connection = super().connect(conninfo, row_factory=tuple_row, **named)
+        connection.read_timeout = read_timeout
+        return connection
+
+    def wait(self, gen: Generator[Any, Any, _R], *_: Any, **__: Any) -> _R:
+        """Run one of psycopg's generators, which yields what to wait for and is sent what has come."""
+        limit = None if self.read_timeout is None else self.read_timeout * 1000
+        poll = select.poll()
+        try:
+            asked = next(gen)
+            while True:
+                poll.register(self.pgconn.socket, _ASKED[asked])
+                if not (found := poll.poll(limit)):
+                    raise NoAnswer(f"no answer for {self.read_timeout:g} s")
+                # An error or the end of the connection is found by trying.
+                asked = gen.send(_READY.get(found[0][1], Ready.RW))
+        except StopIteration as end:
+            result: _R = end.value
+            return result
+        except (NoAnswer, KeyboardInterrupt, SystemExit):
+            gen.close()
+            self.close()  # what comes now would be taken for the answer to the next statement
+            raise

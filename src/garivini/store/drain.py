@@ -1,0 +1,186 @@
+"""Moves the jobs of one database to the others, so that it can be removed.
+
+No transaction spans two databases, so a move has four steps, each of which leaves one copy that can run:
+
+1. The source leases the job, as a dispatch would, so that nobody else takes it.
+2. The target gets a parked copy, with a note of where it comes from.
+3. The source deletes the job, if that lease still holds it, and notes that it has gone.
+4. The target lets its copy wait, and forgets the note.
+
+After a crash the notes tell how far a move came: with the source's note the copy is let go on; without it the
+copy is thrown away, and the source's lease runs out as any other.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+
+from garivini.errors import RefusedError
+from garivini.job import NEVER, PRIORITIES, Handle, Job, State
+from garivini.store.database import Database
+
+#: Seconds for which a job is held while it is moved.
+_HELD: Final = 60
+#: Jobs that are moved together.
+_BATCH: Final = 200
+_MOVED: Final = "moved"
+
+
+class _Origin(msgspec.Struct, frozen=True):
+    """What the target's note says of a copy."""
+
+    dbid: int
+    jobid: int
+    attempt: int
+    #: What the copy is to be.
+    state: State
+    run_after: int
+
+
+def drain(source: Database, target_of: Callable[[Job], Database]) -> Iterator[int]:
+    """Move what waits and what is dead; yield how many have been moved, after each batch.
+
+    From the first step on the source takes no new jobs. What runs there is left to its end: call this again
+    until the source is empty. Two must not drain one database at the same time.
+
+    Args:
+        source: the database to empty.
+        target_of: where a job belongs from now on.
+
+    """
+    with source._transaction() as run:
+        run("refuse_inserts")
+    after = 0
+    while jobs := source.jobs(state=State.WAITING, after=after, limit=_BATCH):
+        after = jobs[-1].jobid
+        yield _move(source, _hold(source, jobs), target_of)
+    after = 0
+    while jobs := source.jobs(state=State.DEAD, after=after, limit=_BATCH):
+        after = jobs[-1].jobid
+        yield _move(source, jobs, target_of)
+
+
+def resume(source: Database, targets: Sequence[Database]) -> int:
+    """Finish what an earlier drain of this source left half done; return how many copies went on."""
+    gone_on = 0
+    for target in targets:
+        with target._transaction() as run:
+            notes = [(jobid, msgspec.json.decode(text, type=_Origin)) for jobid, text in run("moves")]
+        mine = [(jobid, origin) for jobid, origin in notes if origin.dbid == source.dbid]
+        with source._transaction() as run:
+            left = {
+                origin
+                for _, origin in mine
+                if (_MOVED,) in [*run("recorded", jobid=origin.jobid, attempt=origin.attempt)]
+            }
+        _settle(target, mine, left)
+        gone_on += len(left)
+    return gone_on
+
+
+def stop(source: Database) -> None:
+    """Let a database take jobs again."""
+    with source._transaction() as run:
+        run("allow_inserts")
+
+
+def _hold(source: Database, jobs: Sequence[Job]) -> list[Job]:
+    """Lease those of these waiting jobs that are still as they were read."""
+    held = []
+    with source._transaction() as run:
+        for job in jobs:
+            rows = run("hold", jobid=job.jobid, attempt=job.attempt, run_after=job.run_after, seconds=_HELD)
+            if rows:
+                held.append(replace(job, attempt=(job.attempt or 0) + 1))
+    return held
+
+
+def _move(source: Database, jobs: Sequence[Job], target_of: Callable[[Job], Database]) -> int:
+    shares: dict[int, list[Job]] = {}
+    targets: dict[int, Database] = {}
+    for job in jobs:
+        target = target_of(job)
+        targets[target.dbid] = target
+        shares.setdefault(target.dbid, []).append(job)
+    return sum(_move_to(source, targets[dbid], share) for dbid, share in shares.items())
+
+
+def _move_to(source: Database, target: Database, jobs: Sequence[Job]) -> int:
+    try:
+        copies = _park(source, target, jobs)
+    except RefusedError:
+        if len(jobs) == 1:
+            # A job of its key is live there. It stays where it is.
+            return 0
+        return sum(_move_to(source, target, [job]) for job in jobs)
+    left = _leave(source, [origin for _, origin in copies])
+    _settle(target, copies, left)
+    return len(left)
+
+
+def _park(source: Database, target: Database, jobs: Sequence[Job]) -> list[tuple[int, _Origin]]:
+    """Put copies into the target that nobody takes, with their records and where they come from."""
+    records = {job.jobid: source.failures(job.jobid) for job in jobs}
+    copies = []
+    with target._transaction() as run:
+        for job in jobs:
+            ((jobid,),) = run(
+                "park",
+                funcname=job.funcname,
+                uniqkey=job.uniqkey,
+                coalesce=job.coalesce,
+                arg=job.arg,
+                flag=job.flag,
+                priority=PRIORITIES.index(job.priority),
+                failcount=job.failcount,
+                crashes=job.crashes,
+                created=job.created,
+            )
+            state = State.DEAD if job.state is State.DEAD else State.WAITING
+            origin = _Origin(source.dbid, job.jobid, job.attempt or 0, state, job.run_after)
+            note = msgspec.json.encode(origin).decode()
+            _note(run, Handle(jobid, target.dbid, 0), note)
+            for failed in records[job.jobid]:
+                run("copy_failure", jobid=jobid, **failed._asdict())
+            copies.append((jobid, origin))
+    return copies
+
+
+def _leave(source: Database, origins: Sequence[_Origin]) -> set[_Origin]:
+    """Delete the jobs that are still ours to move, and note that they have gone."""
+    left = set()
+    with source._transaction() as run:
+        for origin in origins:
+            held = State.DEAD if origin.state is State.DEAD else State.LEASED
+            if run("leave", jobid=origin.jobid, attempt=origin.attempt, state=held):
+                run("forget_failures", jobids=[origin.jobid])
+                _note(run, Handle(origin.jobid, source.dbid, origin.attempt), "")
+                left.add(origin)
+    return left
+
+
+def _settle(target: Database, copies: Sequence[tuple[int, _Origin]], left: set[_Origin]) -> None:
+    """Let the copies go on whose jobs have left the source; throw the others away."""
+    with target._transaction() as run:
+        for jobid, origin in copies:
+            if origin in left:
+                run("forget_move", jobid=jobid)
+                if origin.state is not State.DEAD:
+                    run("let_go", jobid=jobid, run_after=min(origin.run_after, NEVER - 1))
+            elif run("leave", jobid=jobid, attempt=0, state=State.DEAD):
+                run("forget_failures", jobids=[jobid])
+
+
+def _note(run: Callable[..., object], handle: Handle, text: str) -> None:
+    run(
+        "record_failure",
+        jobid=handle.jobid,
+        attempt=handle.attempt,
+        kind=_MOVED,
+        error="",
+        message=text,
+        trace="",
+        worker="",
+    )

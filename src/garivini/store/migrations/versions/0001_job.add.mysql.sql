@@ -1,0 +1,14 @@
+-- The columns of a table that the original made and uses. Nothing of it is copied: what the server cannot do at
+-- once it refuses here.
+ALTER TABLE job
+  ADD COLUMN priority TINYINT UNSIGNED NOT NULL DEFAULT 1,
+  ADD COLUMN created  INT UNSIGNED NOT NULL DEFAULT 0,
+  ADD COLUMN attempt  INT UNSIGNED NOT NULL DEFAULT 0,
+  ADD COLUMN state    TINYINT UNSIGNED NOT NULL DEFAULT 0,
+  ADD COLUMN since    INT UNSIGNED NOT NULL DEFAULT 0,
+  ADD COLUMN crashes  SMALLINT UNSIGNED NOT NULL DEFAULT 0,
+  ALGORITHM=INSTANT;
+-- The index of claims. It is built while others read and write.
+ALTER TABLE job
+  ADD INDEX job_lane (funcname, state, priority, run_after),
+  ALGORITHM=INPLACE, LOCK=NONE;

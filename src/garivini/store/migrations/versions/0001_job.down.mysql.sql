@@ -1,0 +1,4 @@
+DROP TABLE IF EXISTS garivini_database;
+DROP TABLE IF EXISTS `function`;
+DROP TABLE IF EXISTS failure;
+DROP TABLE IF EXISTS job;

@@ -1,0 +1,7 @@
+DROP TABLE IF EXISTS garivini_database;
+DROP TABLE IF EXISTS `function`;
+DROP TABLE IF EXISTS failure;
+ALTER TABLE job DROP INDEX job_lane, ALGORITHM=INPLACE, LOCK=NONE;
+ALTER TABLE job
+  DROP COLUMN priority, DROP COLUMN created, DROP COLUMN attempt, DROP COLUMN state, DROP COLUMN since,
+  DROP COLUMN crashes;

@@ -1,0 +1,56 @@
+-- Names and keys are compared by bytes. An id is never given again: the sequence only rises, and ALWAYS keeps
+-- other writers from giving one.
+CREATE TABLE job (
+  jobid      BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  funcname   VARCHAR(200) COLLATE "C" NOT NULL,
+  arg        BYTEA,
+  uniqkey    VARCHAR(255) COLLATE "C",
+  run_after  BIGINT NOT NULL,
+  "coalesce" VARCHAR(255),
+  flag       VARCHAR(10) DEFAULT 'shim',
+  failcount  SMALLINT NOT NULL DEFAULT 0,
+  -- Ours, all with defaults, so that a writer who names only the columns above goes on working.
+  priority   SMALLINT NOT NULL DEFAULT 1 CHECK (priority IN (0, 1, 2)),
+  created    BIGINT NOT NULL DEFAULT 0,
+  attempt    INTEGER NOT NULL DEFAULT 0,
+  state      SMALLINT NOT NULL DEFAULT 0 CHECK (state BETWEEN 0 AND 4),
+  since      BIGINT NOT NULL DEFAULT 0,
+  crashes    INTEGER NOT NULL DEFAULT 0
+);
+-- A row is written, leased and deleted within seconds, so there are always more dead rows than live ones: vacuum
+-- by their number, not by a share of a backlog, and without pauses.
+ALTER TABLE job SET (
+  autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0,
+  autovacuum_analyze_scale_factor = 0.5, autovacuum_analyze_threshold = 10000
+);
+-- A claim reads the head of one lane, so a function that is full or a backlog of another state is not touched.
+CREATE INDEX job_lane ON job (funcname, state, priority, run_after);
+CREATE UNIQUE INDEX job_uniqkey ON job (funcname, uniqkey) WHERE uniqkey IS NOT NULL;
+-- One row for each attempt that did not complete, and for one whose process died; the key makes a repeated
+-- report harmless.
+CREATE TABLE failure (
+  jobid      BIGINT NOT NULL,
+  attempt    INTEGER NOT NULL,
+  failed_at  BIGINT NOT NULL,
+  kind       VARCHAR(20) NOT NULL,
+  error      VARCHAR(255) NOT NULL,
+  message    TEXT NOT NULL,
+  trace      TEXT NOT NULL,
+  worker     VARCHAR(255) NOT NULL,
+  PRIMARY KEY (jobid, attempt, kind)
+);
+-- What is set for a function; NULL where the default holds.
+CREATE TABLE function (
+  funcname      VARCHAR(200) COLLATE "C" NOT NULL PRIMARY KEY,
+  lease         INTEGER CHECK (lease BETWEEN 3 AND 604800),
+  deadline      INTEGER CHECK (deadline BETWEEN 1 AND 31536000),
+  renews        BOOLEAN,
+  envelope      VARCHAR(10) CHECK (envelope IN ('json', 'latin-1', 'raw')),
+  max_failures  INTEGER CHECK (max_failures BETWEEN 1 AND 255)
+);
+-- The id by which rows and handles name this database. A client that knows it by another is refused.
+CREATE TABLE garivini_database (
+  dbid       BIGINT NOT NULL,
+  -- One row at the most, also when two come at once.
+  one       BOOLEAN NOT NULL DEFAULT true CHECK (one) UNIQUE
+);

@@ -1,0 +1,319 @@
+-- Statements for MariaDB 10.6 and newer and MySQL 8. `store/statements.py` says how this file is read. What
+-- stands under a name with @mariadb is taken there instead of the one that works on both.
+--
+-- The clock is the database's: UNIX_TIMESTAMP() is the unix time, whole seconds, the same throughout a
+-- statement. A lease ends at now + lease + 1 because whole seconds round down. 2147483647 is "never"; it is
+-- left out of every claim, so that a row parked by the original's clients does not start in 2038. Later times
+-- are times like any other. Unsigned columns are cast where a difference may be below zero. In an UPDATE a
+-- column that has been assigned to is read with its new value.
+
+-- name: clock () -> one
+-- The unix time with its fraction.
+SELECT UNIX_TIMESTAMP() + MICROSECOND(NOW(6)) / 1e6
+
+-- name: schema () -> rows
+-- The revision that Alembic has recorded.
+SELECT version_num FROM garivini_version
+
+-- name: dbid () -> rows
+-- The id that this database was given.
+SELECT dbid FROM garivini_database
+
+-- name: set_dbid (dbid) -> none
+-- Given once, by the first who comes; those who come at the same time wait for it. The table takes one row.
+SELECT GET_LOCK(CONCAT('garivini id ', MD5(DATABASE())), 5);
+INSERT INTO garivini_database (dbid)
+SELECT :dbid FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM garivini_database AS given);
+SELECT RELEASE_LOCK(CONCAT('garivini id ', MD5(DATABASE())))
+
+-- name: insert (funcname, coalesce, arg, flag, priority, delay) -> rows
+-- Jobs without a unique key. The number of rows is known before the first is stored, so their ids are a row of
+-- equal steps; told are the first id and the step.
+INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created)
+VALUES
+  (:funcname, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay, UNIX_TIMESTAMP()) -- each
+;
+SELECT LAST_INSERT_ID(), @@SESSION.auto_increment_increment
+
+-- name: insert@mariadb (funcname, coalesce, arg, flag, priority, delay) -> rows
+-- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them.
+INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created)
+VALUES
+  (:funcname, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay, UNIX_TIMESTAMP()) -- each
+RETURNING jobid
+
+-- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, delay) -> rows
+-- Jobs with a unique key: all of them, or none and an error where one has a live job of its key.
+INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created)
+VALUES
+  (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay, UNIX_TIMESTAMP()) -- each
+;
+SELECT LAST_INSERT_ID(), @@SESSION.auto_increment_increment
+
+-- name: insert_keyed@mariadb (funcname, uniqkey, coalesce, arg, flag, priority, delay) -> rows
+-- Jobs with a unique key: all of them, or none and an error where one has a live job of its key.
+INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created)
+VALUES
+  (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay, UNIX_TIMESTAMP()) -- each
+RETURNING jobid
+
+-- name: live (funcname, uniqkey) -> one
+-- The live job of a key. Locked, because a caller's transaction may be one that does not see what others have
+-- committed since it began.
+SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey LOCK IN SHARE MODE
+
+-- name: lanes (funcname, state, priority, run_after) -> rows
+-- For each place in the lane index the head of what follows it: its lane, when it is due, and the time now with
+-- its fraction. One dive each, whatever the backlog and without statistics. `MySQL.lanes` walks along them.
+(SELECT funcname, state, priority, run_after, UNIX_TIMESTAMP() + MICROSECOND(NOW(6)) / 1e6 FROM job FORCE INDEX (job_lane) WHERE funcname > :funcname OR (funcname = :funcname AND state > :state) OR (funcname = :funcname AND state = :state AND priority > :priority) OR (funcname = :funcname AND state = :state AND priority = :priority AND run_after > :run_after) ORDER BY funcname, state, priority, run_after LIMIT 1) UNION ALL -- each
+
+-- name: due (funcname, priority, limit) -> rows
+-- The head of one lane: what a claim may take, with the sizes of the arguments. What another claim has locked is
+-- left to it.
+SELECT jobid, run_after, COALESCE(LENGTH(arg), 0) FROM job FORCE INDEX (job_lane)
+ WHERE funcname = :funcname AND state = 0 AND priority = :priority
+   AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
+ ORDER BY run_after LIMIT :limit
+   FOR UPDATE SKIP LOCKED
+
+-- name: claim (jobids, lease) -> rows
+-- The claim's write, in the transaction that read them as due.
+UPDATE job
+   SET attempt = attempt + 1, state = 1, since = UNIX_TIMESTAMP(), run_after = UNIX_TIMESTAMP() + :lease + 1
+ WHERE jobid IN (:*jobids);
+SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority, state, since,
+       crashes, created
+  FROM job WHERE jobid IN (:*jobids)
+
+-- name: expired (funcname, state, priority, limit) -> rows
+-- Leases that ran out, of one lane.
+SELECT jobid, attempt, flag, crashes, since, CAST(UNIX_TIMESTAMP() AS SIGNED) - CAST(since AS SIGNED)
+  FROM job FORCE INDEX (job_lane)
+ WHERE funcname = :funcname AND state = :state AND priority = :priority AND run_after <= UNIX_TIMESTAMP()
+ ORDER BY run_after LIMIT :limit
+
+-- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
+-- A lease that ran out goes on. Only where nothing has changed since it was read; queued: a server has it
+-- waiting, so the time without a start counts from now.
+UPDATE job
+   SET since = CASE WHEN :queued THEN UNIX_TIMESTAMP() ELSE since END, state = :new_state,
+       run_after = UNIX_TIMESTAMP() + :seconds
+ WHERE jobid = :jobid AND attempt = :attempt AND state = :state AND run_after <= UNIX_TIMESTAMP()
+
+-- name: bump (jobid, attempt, state, lease, crashed) -> rows
+-- A lease that ran out for good: the claim's write with the next attempt.
+SELECT jobid FROM job
+ WHERE jobid = :jobid AND attempt = :attempt AND state = :state AND run_after <= UNIX_TIMESTAMP()
+   FOR UPDATE;
+UPDATE job
+   SET attempt = attempt + 1, state = 1, since = UNIX_TIMESTAMP(), crashes = crashes + :crashed,
+       run_after = UNIX_TIMESTAMP() + :lease + 1
+ WHERE jobid = :jobid;
+SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority, state, since,
+       crashes, created
+  FROM job WHERE jobid = :jobid
+
+-- name: release (jobid, attempt, run_after) -> none
+-- A claim that was not sent: waiting again at its old time.
+UPDATE job SET state = 0, run_after = :run_after WHERE jobid = :jobid AND attempt = :attempt AND state = 1
+
+-- name: end_early (jobids, attempt, lease) -> none
+-- The lease of what may have got lost on the way ends now, unless somebody has prolonged it meanwhile.
+UPDATE job SET run_after = UNIX_TIMESTAMP()
+ WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 1
+   AND run_after <= UNIX_TIMESTAMP() + :lease + 2
+
+-- name: renew (jobids, attempt, lease) -> none
+-- The holder is alive. A job that ended, or that another attempt holds, is not touched.
+UPDATE job SET state = 2, run_after = UNIX_TIMESTAMP() + :lease + 1
+ WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
+
+-- name: mine (jobids, attempt) -> rows
+-- Which of these this attempt holds. Decides after a renewal: a count of changed rows means other things
+-- on other databases.
+SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
+
+-- name: complete (jobids) -> rows
+-- Success. By id alone: finished work is finished, whoever did it. Tells which have a record of failures.
+SELECT jobid, EXISTS (SELECT 1 FROM failure WHERE failure.jobid = job.jobid) FROM job WHERE jobid IN (:*jobids)
+   FOR UPDATE;
+DELETE FROM job WHERE jobid IN (:*jobids)
+
+-- name: complete@mariadb (jobids) -> rows
+-- Success. By id alone: finished work is finished, whoever did it. Tells which have a record of failures.
+DELETE FROM job WHERE jobid IN (:*jobids)
+RETURNING jobid, EXISTS (SELECT 1 FROM failure WHERE failure.jobid = job.jobid)
+
+-- name: forget_failures (jobids) -> none
+-- The record of a job that is gone.
+DELETE FROM failure WHERE jobid IN (:*jobids)
+
+-- name: standing (jobids) -> rows
+-- What a failure or a new time starts from, locked by its transaction.
+SELECT jobid, attempt, state, failcount, crashes,
+       (SELECT max_failures FROM `function` WHERE `function`.funcname = job.funcname)
+  FROM job WHERE jobid IN (:*jobids)
+   FOR UPDATE
+
+-- name: put_back (jobid, attempt, state, failcount, delay) -> none
+-- The end of an attempt without success: waiting for so many seconds.
+UPDATE job SET state = 0, failcount = :failcount, run_after = UNIX_TIMESTAMP() + :delay
+ WHERE jobid = :jobid AND attempt = :attempt AND state = :state
+
+-- name: put_at (jobid, attempt, state, failcount, run_after) -> none
+-- The same, at a unix time; also with "never", where the new state is dead.
+UPDATE job SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END, failcount = :failcount, run_after = :run_after
+ WHERE jobid = :jobid AND attempt = :attempt AND state = :state
+
+-- name: record_failure (jobid, attempt, kind, error, message, trace, worker) -> none
+-- An attempt ends once; who reports it again changes nothing.
+INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
+VALUES (:jobid, :attempt, UNIX_TIMESTAMP(), :kind, :error, :message, :trace, :worker)
+ON DUPLICATE KEY UPDATE jobid = failure.jobid
+
+-- name: recorded (jobid, attempt) -> rows
+-- Whether this attempt has reported its end already; the death of a process is not the attempt's.
+SELECT kind FROM failure WHERE jobid = :jobid AND attempt = :attempt AND kind <> 'crashed'
+
+-- name: failures (jobid) -> rows
+-- The record of a job, oldest first.
+SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure WHERE jobid = :jobid ORDER BY attempt, kind
+
+-- name: get (jobid) -> rows
+-- One job.
+SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority, state, since,
+       crashes, created
+  FROM job WHERE jobid = :jobid
+
+-- name: jobs (funcname, state, failed, after, limit) -> rows
+-- Jobs by id, optionally of one function, of one state, or only those that have failed.
+SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority, state, since,
+       crashes, created
+  FROM job FORCE INDEX (PRIMARY)
+ WHERE jobid > :after AND (:funcname IS NULL OR funcname = :funcname) AND (:state IS NULL OR state = :state)
+   AND (:failed = 0 OR failcount > 0 OR crashes > 0 OR state = 4)
+ ORDER BY jobid LIMIT :limit
+
+-- name: retry (jobid) -> none
+-- A person wants it to run now, with its failures forgiven. What is under way is left alone.
+UPDATE job SET state = 0, failcount = 0, crashes = 0, run_after = UNIX_TIMESTAMP()
+ WHERE jobid = :jobid AND state IN (0, 4)
+
+-- name: counts () -> rows
+-- Jobs of each function and state. Reads the whole lane index: for people, not for a pass.
+SELECT funcname, state, COUNT(*), MIN(run_after) FROM job FORCE INDEX (job_lane)
+ GROUP BY funcname, state ORDER BY funcname, state
+
+-- name: facts () -> rows
+-- Settings of the server that decide whether a job can be lost, and what it takes.
+SHOW VARIABLES WHERE variable_name IN (
+  'version', 'innodb_flush_log_at_trx_commit', 'sync_binlog', 'log_bin', 'binlog_format', 'innodb_doublewrite',
+  'transaction_isolation', 'tx_isolation', 'read_only', 'max_allowed_packet', 'wait_timeout',
+  'idle_transaction_timeout', 'innodb_lock_wait_timeout', 'innodb_buffer_pool_size')
+
+-- name: functions () -> rows
+-- What is set for each function.
+SELECT funcname, lease, deadline, renews, envelope, max_failures FROM `function` ORDER BY funcname
+
+-- name: set_function (funcname, lease, deadline, renews, envelope, max_failures) -> none
+-- NULL leaves a setting as it is.
+INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures)
+VALUES (:funcname, :lease, :deadline, :renews, :envelope, :max_failures)
+ON DUPLICATE KEY UPDATE
+       lease = COALESCE(VALUES(lease), lease), deadline = COALESCE(VALUES(deadline), deadline),
+       renews = COALESCE(VALUES(renews), renews), envelope = COALESCE(VALUES(envelope), envelope),
+       max_failures = COALESCE(VALUES(max_failures), max_failures)
+
+-- name: register_function (funcname, lease, deadline, renews, envelope, max_failures) -> none
+-- The same by a starting worker: whether workers renew stays as it is where it has been said.
+INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures)
+VALUES (:funcname, :lease, :deadline, :renews, :envelope, :max_failures)
+ON DUPLICATE KEY UPDATE
+       lease = COALESCE(VALUES(lease), lease), deadline = COALESCE(VALUES(deadline), deadline),
+       renews = COALESCE(renews, VALUES(renews)), envelope = COALESCE(VALUES(envelope), envelope),
+       max_failures = COALESCE(VALUES(max_failures), max_failures)
+
+-- name: adopt (jobid, lease) -> rows
+-- The start of a copy that came without an attempt: the original's QueueRunner leases by run_after alone.
+SELECT jobid FROM job WHERE jobid = :jobid AND state IN (0, 1) FOR UPDATE;
+UPDATE job
+   SET attempt = attempt + 1, state = 2, since = UNIX_TIMESTAMP(), run_after = UNIX_TIMESTAMP() + :lease + 1
+ WHERE jobid = :jobid;
+SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority, state, since,
+       crashes, created
+  FROM job WHERE jobid = :jobid
+
+-- name: unset_function (funcname) -> none
+-- Back to the defaults.
+DELETE FROM `function` WHERE funcname = :funcname
+
+-- name: dispatched (funcname, priority, age, after, limit) -> rows
+-- Jobs handed to Gearman and not yet heard of, of one lane, whose lease is going on; the youngest left out,
+-- for their submit may be on its way. Read in pages by the end of the lease.
+SELECT jobid, attempt, run_after FROM job FORCE INDEX (job_lane)
+ WHERE funcname = :funcname AND state = 1 AND priority = :priority
+   AND run_after > UNIX_TIMESTAMP() AND run_after >= :after
+   AND since <= UNIX_TIMESTAMP() - :age
+ ORDER BY run_after LIMIT :limit
+
+-- name: give_back (jobids, attempt) -> none
+-- What a worker holds and has not started: waiting again, at once.
+UPDATE job SET state = 0, run_after = UNIX_TIMESTAMP()
+ WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
+
+-- name: unstart (jobids, attempt) -> none
+-- What a worker had asked about and will not start, its server being lost: leased and not running, so that the
+-- lease may end early. Should that server be there, whoever has the copy now renews it.
+UPDATE job SET state = 1 WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 2
+
+-- name: crash (jobid, attempt) -> none
+-- The process that ran it died. Its lease stays: the server has given the copy to another worker already.
+UPDATE job SET crashes = crashes + 1 WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3)
+
+-- name: refuse_inserts () -> none
+-- From now on no program puts jobs in, whether it knows of the drain or not. MySQL has no way to make a trigger
+-- only where there is none.
+DROP TRIGGER IF EXISTS garivini_draining;
+CREATE TRIGGER garivini_draining BEFORE INSERT ON job FOR EACH ROW
+SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'garivini: this database is being drained'
+
+-- name: allow_inserts () -> none
+-- The drain is over.
+DROP TRIGGER IF EXISTS garivini_draining
+
+-- name: hold (jobid, attempt, run_after, seconds) -> rows
+-- A waiting job is leased for its move, if nothing has changed since it was read.
+SELECT jobid FROM job
+ WHERE jobid = :jobid AND attempt = :attempt AND state = 0 AND run_after = :run_after
+   FOR UPDATE;
+UPDATE job
+   SET attempt = attempt + 1, state = 1, since = UNIX_TIMESTAMP(), run_after = UNIX_TIMESTAMP() + :seconds
+ WHERE jobid = :jobid
+
+-- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created) -> rows
+-- The copy of a job that is being moved here. Nobody takes it until it is let go.
+INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, failcount, crashes, created, state, run_after)
+VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, 4, 2147483647);
+SELECT LAST_INSERT_ID()
+
+-- name: leave (jobid, attempt, state) -> rows
+-- One copy of a moved job goes, if it is still held for that.
+SELECT jobid FROM job WHERE jobid = :jobid AND attempt = :attempt AND state = :state FOR UPDATE;
+DELETE FROM job WHERE jobid = :jobid
+
+-- name: let_go (jobid, run_after) -> none
+-- A copy waits from now on as its job did.
+UPDATE job SET state = 0, run_after = :run_after WHERE jobid = :jobid AND state = 4
+
+-- name: moves () -> rows
+-- Copies that have been parked and not let go, with what is noted of their origin.
+SELECT jobid, message FROM failure WHERE kind = 'moved' AND attempt = 0
+
+-- name: forget_move (jobid) -> none
+-- The note of a copy's origin.
+DELETE FROM failure WHERE jobid = :jobid AND attempt = 0 AND kind = 'moved'
+
+-- name: copy_failure (jobid, attempt, failed_at, kind, error, message, trace, worker) -> none
+-- A line of a moved job's record.
+INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
+VALUES (:jobid, :attempt, :failed_at, :kind, :error, :message, :trace, :worker)

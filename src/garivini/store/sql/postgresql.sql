@@ -1,0 +1,288 @@
+-- Statements for PostgreSQL 13 and newer. `store/statements.py` says how this file is read.
+--
+-- The clock is clock_timestamp(): now() would be the start of the transaction. It stands in a subquery wherever
+-- it bounds a search, for a volatile function there would be asked again for each row, and no index would be
+-- entered by it. Whole seconds; a lease ends at now + lease + 1 because they round down. 2147483647 is "never";
+-- it is left out of every claim, so that a row parked by the original's clients does not start in 2038. Later
+-- times are times like any other. Each value has its type, so that one too large for its column is an error and
+-- does not keep the index from being used.
+
+-- name: clock () -> one
+-- The unix time with its fraction.
+SELECT extract(epoch FROM clock_timestamp())::float8
+
+-- name: schema () -> rows
+-- The revision that Alembic has recorded.
+SELECT version_num FROM garivini_version
+
+-- name: dbid () -> rows
+-- The id that this database was given.
+SELECT dbid FROM garivini_database
+
+-- name: set_dbid (dbid) -> none
+-- Given once, by the first who comes. There is room for one row.
+INSERT INTO garivini_database (dbid) VALUES (:dbid::bigint) ON CONFLICT (one) DO NOTHING
+
+-- name: insert (funcname, coalesce, arg, flag, priority, delay) -> rows
+-- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them.
+INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created)
+SELECT n.funcname, n."coalesce", n.arg, n.flag, n.priority, t.now + n.delay, t.now
+  FROM unnest(:@funcname::text[], :@coalesce::text[], :@arg::bytea[], :@flag::text[], :@priority::smallint[],
+              :@delay::bigint[])
+       WITH ORDINALITY AS n (funcname, "coalesce", arg, flag, priority, delay, position),
+       (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint AS now) AS t
+ ORDER BY n.position
+RETURNING jobid
+
+-- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, delay) -> rows
+-- Jobs with a unique key. Only that conflict is passed over; what is returned is new.
+INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created)
+SELECT n.funcname, n.uniqkey, n."coalesce", n.arg, n.flag, n.priority, t.now + n.delay, t.now
+  FROM unnest(:@funcname::text[], :@uniqkey::text[], :@coalesce::text[], :@arg::bytea[], :@flag::text[],
+              :@priority::smallint[], :@delay::bigint[])
+       WITH ORDINALITY AS n (funcname, uniqkey, "coalesce", arg, flag, priority, delay, position),
+       (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint AS now) AS t
+ ORDER BY n.position
+ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
+RETURNING jobid, funcname, uniqkey
+
+-- name: live (funcname, uniqkey) -> one
+-- The live job of a key.
+SELECT jobid FROM job WHERE funcname = :funcname::text AND uniqkey = :uniqkey::text
+
+-- name: lanes () -> rows
+-- Every lane that holds a job in a state below dead, when its head is due, and the time now with its
+-- fraction. A loose scan: one dive for each function and twelve for its lanes (a second for each that is empty
+-- from 2038 on), whatever the backlog and without statistics.
+WITH RECURSIVE
+  func (name) AS (
+    (SELECT funcname FROM job ORDER BY funcname LIMIT 1)
+    UNION ALL
+    SELECT (SELECT job.funcname FROM job WHERE job.funcname > func.name ORDER BY job.funcname LIMIT 1)
+      FROM func WHERE func.name IS NOT NULL
+  ),
+  clock (now) AS MATERIALIZED (SELECT extract(epoch FROM clock_timestamp())::float8),
+  lane (funcname, state, priority, due) AS MATERIALIZED (
+    SELECT func.name, state.state, priority.priority,
+           coalesce(
+             (SELECT job.run_after FROM job
+               WHERE job.funcname = func.name AND job.state = state.state AND job.priority = priority.priority
+                 AND job.run_after < 2147483647
+               ORDER BY job.run_after LIMIT 1),
+             CASE WHEN (SELECT now FROM clock) >= 2147483648 THEN
+               (SELECT job.run_after FROM job
+                 WHERE job.funcname = func.name AND job.state = state.state AND job.priority = priority.priority
+                   AND job.run_after > 2147483647
+                 ORDER BY job.run_after LIMIT 1)
+             END)
+      FROM func, (VALUES (0::smallint), (1), (2), (3)) AS state (state),
+           (VALUES (0::smallint), (1), (2)) AS priority (priority)
+     WHERE func.name IS NOT NULL
+  )
+SELECT lane.funcname, lane.state, lane.priority, lane.due, clock.now FROM lane, clock WHERE lane.due IS NOT NULL
+ ORDER BY lane.priority, lane.due
+
+-- name: due (funcname, priority, limit) -> rows
+-- The head of one lane: what a claim may take, with the sizes of the arguments. What another claims meanwhile
+-- is passed over, not waited for.
+SELECT jobid, run_after, coalesce(octet_length(arg), 0) FROM job
+ WHERE funcname = :funcname::text AND state = 0 AND priority = :priority::smallint
+   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after <> 2147483647
+ ORDER BY run_after LIMIT :limit::bigint
+   FOR UPDATE SKIP LOCKED
+
+-- name: claim (jobids, lease) -> rows
+-- The claim's write, in the transaction that read them as due.
+UPDATE job
+   SET attempt = attempt + 1, state = 1, since = floor(extract(epoch FROM clock_timestamp()))::bigint,
+       run_after = floor(extract(epoch FROM clock_timestamp()))::bigint + :lease::bigint + 1
+ WHERE jobid = ANY (:jobids::bigint[])
+RETURNING jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
+          since, crashes, created
+
+-- name: expired (funcname, state, priority, limit) -> rows
+-- Leases that ran out, of one lane.
+SELECT jobid, attempt, flag, crashes, since, floor(extract(epoch FROM clock_timestamp()))::bigint - since FROM job
+ WHERE funcname = :funcname::text AND state = :state::smallint AND priority = :priority::smallint
+   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
+ ORDER BY run_after LIMIT :limit::bigint
+
+-- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
+-- A lease that ran out goes on. Only where nothing has changed since it was read; queued: a server has it
+-- waiting, so the time without a start counts from now.
+UPDATE job
+   SET state = :new_state::smallint,
+       run_after = floor(extract(epoch FROM clock_timestamp()))::bigint + :seconds::bigint,
+       since = CASE WHEN :queued::boolean THEN floor(extract(epoch FROM clock_timestamp()))::bigint ELSE since END
+ WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
+   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
+
+-- name: bump (jobid, attempt, state, lease, crashed) -> rows
+-- A lease that ran out for good: the claim's write with the next attempt.
+UPDATE job
+   SET attempt = attempt + 1, state = 1, since = floor(extract(epoch FROM clock_timestamp()))::bigint,
+       crashes = crashes + :crashed::boolean::integer,
+       run_after = floor(extract(epoch FROM clock_timestamp()))::bigint + :lease::bigint + 1
+ WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
+   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
+RETURNING jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
+          since, crashes, created
+
+-- name: release (jobid, attempt, run_after) -> none
+-- A claim that was not sent: waiting again at its old time.
+UPDATE job SET state = 0, run_after = :run_after::bigint
+ WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = 1
+
+-- name: end_early (jobids, attempt, lease) -> none
+-- The lease of what may have got lost on the way ends now, unless somebody has prolonged it meanwhile.
+UPDATE job SET run_after = floor(extract(epoch FROM clock_timestamp()))::bigint
+ WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state = 1
+   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) + :lease::bigint + 2
+
+-- name: renew (jobids, attempt, lease) -> none
+-- The holder is alive. A job that ended, or that another attempt holds, is not touched.
+UPDATE job SET state = 2, run_after = floor(extract(epoch FROM clock_timestamp()))::bigint + :lease::bigint + 1
+ WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
+
+-- name: mine (jobids, attempt) -> rows
+-- Which of these this attempt holds. Decides after a renewal: a count of changed rows means other things
+-- on other databases.
+SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
+
+-- name: complete (jobids) -> rows
+-- Success. By id alone: finished work is finished, whoever did it. Tells which have a record of failures; for
+-- EXISTS the planner would read all records into a hash table.
+DELETE FROM job WHERE jobid = ANY (:jobids::bigint[])
+RETURNING jobid, (SELECT 1 FROM failure WHERE failure.jobid = job.jobid LIMIT 1) IS NOT NULL
+
+-- name: forget_failures (jobids) -> none
+-- The record of a job that is gone.
+DELETE FROM failure WHERE jobid = ANY (:jobids::bigint[])
+
+-- name: standing (jobids) -> rows
+-- What a failure or a new time starts from, locked by its transaction.
+SELECT jobid, attempt, state, failcount, crashes,
+       (SELECT max_failures FROM function WHERE function.funcname = job.funcname)
+  FROM job WHERE jobid = ANY (:jobids::bigint[]) FOR UPDATE OF job
+
+-- name: put_back (jobid, attempt, state, failcount, delay) -> none
+-- The end of an attempt without success: waiting for so many seconds.
+UPDATE job SET state = 0, failcount = :failcount::smallint,
+       run_after = floor(extract(epoch FROM clock_timestamp()))::bigint + :delay::bigint
+ WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
+
+-- name: put_at (jobid, attempt, state, failcount, run_after) -> none
+-- The same, at a unix time; also with "never", where the new state is dead.
+UPDATE job SET state = CASE WHEN :run_after::bigint = 2147483647 THEN 4 ELSE 0 END,
+       failcount = :failcount::smallint, run_after = :run_after::bigint
+ WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
+
+-- name: record_failure (jobid, attempt, kind, error, message, trace, worker) -> none
+-- An attempt ends once; who reports it again changes nothing.
+INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
+VALUES (:jobid::bigint, :attempt::bigint, floor(extract(epoch FROM clock_timestamp()))::bigint, :kind::text,
+        :error::text, :message::text, :trace::text, :worker::text)
+ON CONFLICT (jobid, attempt, kind) DO NOTHING
+
+-- name: recorded (jobid, attempt) -> rows
+-- Whether this attempt has reported its end already; the death of a process is not the attempt's.
+SELECT kind FROM failure WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND kind <> 'crashed'
+
+-- name: failures (jobid) -> rows
+-- The record of a job, oldest first.
+SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure
+ WHERE jobid = :jobid::bigint ORDER BY attempt, kind
+
+-- name: get (jobid) -> rows
+-- One job.
+SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
+       since, crashes, created
+  FROM job WHERE jobid = :jobid::bigint
+
+-- name: jobs (funcname, state, failed, after, limit) -> rows
+-- Jobs by id, optionally of one function, of one state, or only those that have failed.
+SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
+       since, crashes, created
+  FROM job
+ WHERE jobid > :after::bigint AND (:funcname::text IS NULL OR funcname = :funcname::text)
+   AND (:state::smallint IS NULL OR state = :state::smallint)
+   AND (NOT :failed::boolean OR failcount > 0 OR crashes > 0 OR state = 4)
+ ORDER BY jobid LIMIT :limit::bigint
+
+-- name: retry (jobid) -> none
+-- A person wants it to run now, with its failures forgiven. What is under way is left alone.
+UPDATE job SET state = 0, failcount = 0, crashes = 0,
+       run_after = floor(extract(epoch FROM clock_timestamp()))::bigint
+ WHERE jobid = :jobid::bigint AND state IN (0, 4)
+
+-- name: counts () -> rows
+-- Jobs of each function and state. Reads the whole lane index: for people, not for a pass.
+SELECT funcname, state, count(*), min(run_after) FROM job GROUP BY funcname, state ORDER BY funcname, state
+
+-- name: facts () -> rows
+-- Settings of the database that decide whether a job can be lost, and whether claims go on costing the same.
+SELECT name, setting FROM pg_catalog.pg_settings
+ WHERE name IN ('autovacuum', 'default_transaction_read_only', 'fsync', 'full_page_writes', 'max_connections',
+                'synchronous_commit')
+UNION ALL SELECT 'version', current_setting('server_version')
+
+-- name: functions () -> rows
+-- What is set for each function.
+SELECT funcname, lease, deadline, renews, envelope, max_failures FROM function ORDER BY funcname
+
+-- name: set_function (funcname, lease, deadline, renews, envelope, max_failures) -> none
+-- NULL leaves a setting as it is.
+INSERT INTO function AS f (funcname, lease, deadline, renews, envelope, max_failures)
+VALUES (:funcname::text, :lease::integer, :deadline::integer, :renews::boolean, :envelope::text,
+        :max_failures::integer)
+ON CONFLICT (funcname) DO UPDATE
+   SET lease = coalesce(excluded.lease, f.lease), deadline = coalesce(excluded.deadline, f.deadline),
+       renews = coalesce(excluded.renews, f.renews), envelope = coalesce(excluded.envelope, f.envelope),
+       max_failures = coalesce(excluded.max_failures, f.max_failures)
+
+-- name: register_function (funcname, lease, deadline, renews, envelope, max_failures) -> none
+-- The same by a starting worker: whether workers renew stays as it is where it has been said.
+INSERT INTO function AS f (funcname, lease, deadline, renews, envelope, max_failures)
+VALUES (:funcname::text, :lease::integer, :deadline::integer, :renews::boolean, :envelope::text,
+        :max_failures::integer)
+ON CONFLICT (funcname) DO UPDATE
+   SET lease = coalesce(excluded.lease, f.lease), deadline = coalesce(excluded.deadline, f.deadline),
+       renews = coalesce(f.renews, excluded.renews), envelope = coalesce(excluded.envelope, f.envelope),
+       max_failures = coalesce(excluded.max_failures, f.max_failures)
+
+-- name: adopt (jobid, lease) -> rows
+-- The start of a copy that came without an attempt: the original's QueueRunner leases by run_after alone.
+UPDATE job
+   SET attempt = attempt + 1, state = 2, since = floor(extract(epoch FROM clock_timestamp()))::bigint,
+       run_after = floor(extract(epoch FROM clock_timestamp()))::bigint + :lease::bigint + 1
+ WHERE jobid = :jobid::bigint AND state IN (0, 1)
+RETURNING jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
+          since, crashes, created
+
+-- name: unset_function (funcname) -> none
+-- Back to the defaults.
+DELETE FROM function WHERE funcname = :funcname::text
+
+-- name: dispatched (funcname, priority, age, after, limit) -> rows
+-- Jobs handed to Gearman and not yet heard of, of one lane, whose lease is going on; the youngest left out,
+-- for their submit may be on its way. Read in pages by the end of the lease.
+SELECT jobid, attempt, run_after FROM job
+ WHERE funcname = :funcname::text AND state = 1 AND priority = :priority::smallint
+   AND run_after > (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after >= :after::bigint
+   AND since <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - :age::bigint
+ ORDER BY run_after LIMIT :limit::bigint
+
+-- name: give_back (jobids, attempt) -> none
+-- What a worker holds and has not started: waiting again, at once.
+UPDATE job SET state = 0, run_after = floor(extract(epoch FROM clock_timestamp()))::bigint
+ WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
+
+-- name: unstart (jobids, attempt) -> none
+-- What a worker had asked about and will not start, its server being lost: leased and not running, so that the
+-- lease may end early. Should that server be there, whoever has the copy now renews it.
+UPDATE job SET state = 1 WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state = 2
+
+-- name: crash (jobid, attempt) -> none
+-- The process that ran it died. Its lease stays: the server has given the copy to another worker already.
+UPDATE job SET crashes = crashes + 1
+ WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state IN (1, 2, 3)

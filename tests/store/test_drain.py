@@ -1,0 +1,215 @@
+"""Moving the jobs of a database to the others: none is lost, none runs twice, keys stay unique."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from garivini import Client, State
+from garivini.errors import RefusedError
+from garivini.job import Job, NewJob, new_job
+from garivini.store import drain as drains
+from garivini.store.database import Setback
+from garivini.store.shards import Shards
+from tests.databases import sqlite_url
+
+Opener = Callable[[], Client]
+
+
+@pytest.fixture
+def open_client(tmp_path: Path) -> Iterator[Opener]:
+    urls = [sqlite_url(tmp_path, f"{name}.db") for name in ("one", "two", "three")]
+    opened: list[Client] = []
+
+    def open_client() -> Client:
+        opened.append(Client(urls))
+        return opened[-1]
+
+    yield open_client
+    for client in opened:
+        client.close()
+
+
+@pytest.fixture
+def client(open_client: Opener) -> Client:
+    return open_client()
+
+
+def drain(shards: Shards, dbid: int = 2) -> int:
+    """Drain a database as the command does, but for the waiting; return how many jobs moved."""
+    source = shards[dbid]
+    moved = drains.resume(source, [database for database in shards if database is not source])
+    return moved + sum(drains.drain(source, lambda job: shards.target(job, without=[dbid])))
+
+
+def of(client: Client, *dbids: int) -> list[Job]:
+    return [job for job in client.list_jobs(limit=10_000) if job.dbid in dbids]
+
+
+def keyed(client: Client, dbid: int, count: int = 1) -> list[str]:
+    """Return unique keys of the function ``f`` that belong to this database."""
+    keys = (f"key-{number}" for number in range(100_000))
+    mine = (key for key in keys if client.shards.home("f", key).dbid == dbid)
+    return [next(mine) for _ in range(count)]
+
+
+def test_what_waits_moves_as_it_is(client: Client) -> None:
+    (key,) = keyed(client, 2)
+    at = client.insert_job("f", b"\xff\x00", 3600, key, "c", "controller", priority="high")
+    assert at.dbid == 2
+    (before,) = of(client, 2)
+    assert drain(client.shards) == 1
+    (after,) = of(client, 1, 3)
+    assert of(client, 2) == []
+    for name in ("funcname", "arg", "uniqkey", "coalesce", "run_after", "flag", "priority", "created"):
+        assert getattr(after, name) == getattr(before, name), name
+    assert (after.state, after.attempt) == (State.WAITING, 0)
+    assert client.shards.home("f", key, without=[2]).dbid == after.dbid
+
+
+def test_many_jobs_move_and_spread(client: Client) -> None:
+    client.shards[2].insert(_new(1000))
+    assert drain(client.shards) == 1000
+    assert of(client, 2) == []
+    assert Counter(job.arg for job in of(client, 1, 3)) == Counter(b"%d" % n for n in range(1000))
+    assert all(of(client, dbid) for dbid in (1, 3))
+
+
+def _new(count: int) -> list[NewJob]:
+    return [new_job("f", b"%d" % number) for number in range(count)]
+
+
+def test_a_dead_job_moves_with_its_record_and_stays_dead(client: Client) -> None:
+    source = client.shards[2]
+    (inserted,) = source.insert(_new(1))
+    client.cancel_job((inserted.jobid, 2), "no more")
+    assert drain(client.shards) == 1
+    (after,) = of(client, 1, 3)
+    assert after.state is State.DEAD
+    record = client.failures((after.jobid, after.dbid))
+    assert [(one.kind, one.message) for one in record] == [("cancelled", "no more")]
+    assert client.retry_job((after.jobid, after.dbid))
+
+
+def test_failures_move_with_a_job_that_backs_off(client: Client) -> None:
+    (inserted,) = client.shards[2].insert(_new(1))
+    client.failed_job((inserted.jobid, 2), "broken pipe")
+    (before,) = of(client, 2)
+    drain(client.shards)
+    (after,) = of(client, 1, 3)
+    assert (after.failcount, after.run_after) == (1, before.run_after)
+    assert [one.message for one in client.failures((after.jobid, after.dbid))] == ["broken pipe"]
+
+
+def test_what_is_handed_out_is_left_to_its_end(client: Client) -> None:
+    source = client.shards[2]
+    source.insert(_new(1))
+    (lane,) = source.lanes().lanes
+    (held,) = source.claim(lane, limit=1, lease=60)
+    assert drain(client.shards) == 0
+    assert [job.jobid for job in of(client, 2)] == [held.jobid]
+    source.complete([held.jobid])
+    assert of(client, 1, 2, 3) == []
+
+
+def test_a_database_that_is_drained_takes_no_jobs_until_that_is_stopped(client: Client) -> None:
+    drain(client.shards)
+    with pytest.raises(RefusedError, match="takes no jobs: it is being drained"):
+        client.shards[2].insert(_new(1))
+    assert {client.insert_job("f").dbid for _ in range(40)} == {1, 3}
+    (key,) = keyed(client, 2)
+    assert client.insert_job("f", unique=key).dbid == client.shards.home("f", key, without=[2]).dbid
+    drains.stop(client.shards[2])
+    assert client.shards[2].insert(_new(1))[0].dbid == 2
+
+
+def test_a_key_that_is_still_live_in_the_drained_database_answers_that_job(client: Client) -> None:
+    (key,) = keyed(client, 2)
+    first = client.insert_job("f", unique=key)
+    source = client.shards[2]
+    (lane,) = source.lanes().lanes
+    source.claim(lane, limit=1, lease=60)
+    drain(client.shards)
+    again = client.insert_job("f", unique=key)
+    assert (again.jobid, again.dbid, again.new) == (first.jobid, 2, False)
+
+
+@pytest.mark.parametrize("step", ["_hold", "_park", "_leave", "_settle"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_drain_that_died_at_any_step_is_finished_by_the_next(
+    client: Client, monkeypatch: pytest.MonkeyPatch, step: str, when: str
+) -> None:
+    client.shards[2].insert(_new(20))
+    original = getattr(drains, step)
+
+    def dies(*arguments: Any) -> Any:
+        if when == "after":
+            original(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(drains, step, dies)
+        with pytest.raises(KeyboardInterrupt):
+            drain(client.shards)
+    drain(client.shards)
+    everywhere = of(client, 1, 2, 3)
+    runnable = [job for job in everywhere if job.state is not State.DEAD]
+    assert Counter(job.arg for job in runnable) == Counter(b"%d" % number for number in range(20))
+    assert len(everywhere) == 20
+    # What was leased for a move that did not come about waits for its lease, as after any crash.
+    assert {job.state for job in of(client, 2)} <= {State.LEASED}
+
+
+def test_a_job_that_was_taken_between_the_steps_is_not_moved_as_well(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = client.shards[2]
+    source.insert(_new(1))
+    park = drains._park
+
+    def slow(*arguments: Any) -> Any:
+        copies = park(*arguments)
+        with source._transaction() as run:  # the lease ran out meanwhile, and another has claimed the job
+            run("hold", jobid=1, attempt=0, run_after=0, seconds=0)
+        (row,) = of(client, 2)
+        source.settle([Setback(handle=row.handle, kind="rescheduled")])
+        return copies
+
+    monkeypatch.setattr(drains, "_park", slow)
+    moved = next(drains.drain(source, lambda job: client.shards[1]))
+    assert moved == 0
+    assert of(client, 1, 3) == []
+    assert len(of(client, 2)) == 1
+
+
+def test_keys_stay_unique_while_threads_insert_and_the_database_is_drained(
+    client: Client, open_client: Opener
+) -> None:
+    keys = [f"key-{number}" for number in range(60)]
+    stop = threading.Event()
+    errors: list[BaseException] = []
+
+    def insert(mine: Client) -> None:
+        try:
+            while not stop.is_set():
+                for key in keys:
+                    mine.insert_job("f", unique=key)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=insert, args=(open_client(),)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        drain(client.shards)
+        drain(client.shards)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert errors == []
+    assert Counter(job.uniqkey for job in of(client, 1, 2, 3)) == Counter(keys)
+    assert of(client, 2) == []

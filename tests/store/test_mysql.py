@@ -1,0 +1,800 @@
+"""What is MariaDB's and MySQL's alone: faults, sessions, ids, the walk along lanes, callers' connections."""
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pymysql
+import pytest
+from pymysql.cursors import DictCursor
+from sqlalchemy import create_engine, event, make_url
+from sqlalchemy.orm import Session
+
+from garivini import Client, Job, Worker
+from garivini.config import DatabaseSettings
+from garivini.errors import (
+    ConflictError,
+    GariviniError,
+    OutcomeUnknownError,
+    RefusedError,
+    SchemaError,
+    UnreachableError,
+    UsageError,
+)
+from garivini.job import NEVER, Handle, Inserted, NewJob, State, new_job
+from garivini.store.database import Database, Lane, Setback
+from garivini.store.dialects import mysql
+from garivini.store.dialects.mysql import MySQL
+from tests.databases import MySQLRoles
+from tests.sql_servers import MariaDB
+from tests.store.test_errors import CALLS, Opener, insert
+from tests.system import system
+
+pytestmark = pytest.mark.servers
+
+#: What a call may take at most where the URL says that a second of silence is enough.
+BOUND = 8.0
+LANE = Lane("f", State.WAITING, "normal", 0)
+
+
+@pytest.fixture
+def opened() -> Iterator[Opener]:
+    databases = []
+
+    def open_(target: Any, dbid: int = 1) -> Database:
+        databases.append(Database(DatabaseSettings(dbid, target)))
+        return databases[-1]
+
+    yield open_
+    for database in databases:
+        database.close()
+
+
+@pytest.fixture
+def roles(mysql_roles: MySQLRoles) -> MySQLRoles:
+    mysql_roles.empty()
+    return mysql_roles
+
+
+@pytest.fixture(params=["mariadb", ""], ids=["mariadb", "mysql"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whose statements are taken."""
+    monkeypatch.setattr(MySQL, "form_of", lambda *_: request.param)
+    return str(request.param)
+
+
+@pytest.fixture
+def database(roles: MySQLRoles, opened: Opener) -> Database:
+    return opened(roles.runtime)
+
+
+@pytest.fixture
+def own(own_mariadb: MariaDB, opened: Opener) -> Database:
+    """A database on a server of the test's own, used once."""
+    database = opened(f"{own_mariadb.create_database()}?read_timeout=1&connect_timeout=1")
+    database.upgrade()
+    insert(database)
+    return database
+
+
+def odd(**fields: Any) -> NewJob:
+    """Return a job that nothing has checked."""
+    plain = {
+        "funcname": "f",
+        "arg": b"",
+        "uniqkey": None,
+        "coalesce": None,
+        "flag": "shim",
+        "priority": "normal",
+    }
+    return NewJob(**{"delay": 0, **plain, **fields})
+
+
+def raw(url: str, **options: Any) -> Any:
+    """Connect as a caller does, in a transaction."""
+    parts = make_url(url)
+    return closing(
+        pymysql.connect(
+            host=parts.host or "",
+            port=parts.port or 0,
+            user=parts.username,
+            password=str(parts.password),
+            database=parts.database,
+            **options,
+        )
+    )
+
+
+def run(connection: Any, sql: str) -> Sequence[Any]:
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+        return list(cursor.fetchall())
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    assert time.monotonic() - start < seconds
+
+
+# ---- a server that lets nobody in
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"password": "wrong"}, RefusedError, "check user and password"),
+        ({"username": "nobody_of_that_name"}, RefusedError, "check user and password"),
+        ({"database": "nothing"}, RefusedError, "refuses the user this database"),
+        ({"port": 1}, UnreachableError, "cannot be reached"),
+        ({"query": {"ssl_mode": "REQUIRED"}}, RefusedError, "asks for TLS, see ssl_mode"),
+        ({"query": {"ssl_ca": "/etc/hostname"}}, UsageError, "ssl_ca"),
+        ({"query": {"ssl_ca": "/none", "ssl_mode": "VERIFY_IDENTITY"}}, UsageError, "ssl_ca"),
+    ],
+    ids=["password", "user", "database", "port", "TLS", "certificate", "file"],
+)
+def test_who_is_not_let_in_is_told_why_and_not_the_password(
+    roles: MySQLRoles, opened: Opener, change: Any, error: type[GariviniError], words: str
+) -> None:
+    url = make_url(roles.runtime).set(**change)
+    with pytest.raises(error, match=words) as caught:
+        insert(opened(url.render_as_string(hide_password=False)))
+    assert str(url.password) not in str(caught.value)
+    assert "database 1 (mysql+pymysql://" in str(caught.value)
+    assert not caught.value.passing
+
+
+def test_a_host_that_nobody_knows_is_unreachable_and_named(roles: MySQLRoles, opened: Opener) -> None:
+    url = make_url(roles.runtime).set(host="nowhere.invalid")
+    with pytest.raises(UnreachableError, match=r"nowhere\.invalid"):
+        insert(opened(url.render_as_string(hide_password=False)))
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("mysql://job:secret@h", "names no database"),
+        ("mysql+aiomysql://job:secret@h/jobs", "write mysql://"),
+        ("mariadb+mariadbconnector://job:secret@h/jobs", "write mysql://"),
+        ("mysql://job:secret@h/jobs?read_timeout=soon", "read_timeout=soon"),
+        ("mysql://job:secret@h/jobs?connect_timeout=0", "connect_timeout=0"),
+        ("mysql://job:secret@h/jobs?ssl_mode=required", "ssl_mode=required"),
+        ("mysql://job:secret@h/jobs?ssl_mode=VERIFY_IDENTITY", "needs ssl_ca"),
+    ],
+)
+def test_a_url_that_cannot_work_is_refused_without_telling_its_password(url: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason) as caught:
+        Database(DatabaseSettings(1, url))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["mysql", "mariadb", "mysql+pymysql", "mariadb+pymysql"])
+def test_each_name_of_the_scheme_means_the_same(roles: MySQLRoles, opened: Opener, scheme: str) -> None:
+    insert(opened(roles.runtime.replace("mysql", scheme, 1)))
+
+
+@pytest.mark.parametrize(
+    ("version", "refused"),
+    [
+        ("10.5.29-MariaDB", True),
+        ("5.5.5-10.5.2-MariaDB-log", True),
+        ("10.6.0-MariaDB", False),
+        ("5.5.5-10.11.2-MariaDB", False),
+        ("11.8.3-MariaDB-ubu2404", False),
+        ("5.7.44-log", True),
+        ("8.0.16", True),
+        ("8.0.17", False),
+        ("8.4.3", False),
+        ("9.1.0-commercial", False),
+    ],
+)
+def test_a_server_that_is_too_old_is_refused(version: str, refused: bool) -> None:
+    class Cursor:
+        def execute(self, sql: str) -> None:
+            assert sql == "SELECT VERSION(), @@max_allowed_packet"
+
+        def fetchall(self) -> list[tuple[str, int]]:
+            return [(version, 16 * 1024 * 1024)]
+
+    dialect = MySQL()
+    if refused:
+        with pytest.raises(RefusedError, match=r"is too old: \w+ (10\.6\.0|8\.0\.17) is the first"):
+            dialect._meet(Cursor())
+    else:
+        dialect._meet(Cursor())
+        assert dialect.form == ("mariadb" if "MariaDB" in version else "")
+        assert dialect.statement_bytes < 8 * 1024 * 1024
+
+
+# ---- tables and privileges
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_database_without_tables_says_to_upgrade(
+    mariadb: MariaDB, opened: Opener, call: Callable[[Database], object]
+) -> None:
+    with mariadb.database() as url, pytest.raises(SchemaError, match=r"has no tables.*garivini db upgrade"):
+        call(opened(url))
+
+
+def test_a_table_or_an_index_that_went_missing_is_an_error_of_the_schema(
+    mariadb: MariaDB, opened: Opener
+) -> None:
+    with mariadb.database() as url:
+        database = opened(url)
+        database.upgrade()
+        insert(database)
+        mariadb.execute("DROP INDEX job_lane ON job", url.rpartition("/")[2])
+        with pytest.raises(SchemaError, match="no index of this version"):
+            database.lanes()
+        mariadb.execute("RENAME TABLE job TO jobs", url.rpartition("/")[2])
+        with pytest.raises(SchemaError, match="no tables of this version"):
+            insert(database)
+
+
+def test_a_viewer_reads_and_may_not_write(roles: MySQLRoles, database: Database, opened: Opener) -> None:
+    insert(database)
+    viewer = opened(roles.viewer)
+    (found,) = viewer.jobs()
+    assert [entry.jobs for entry in viewer.counts()] == [1]
+    assert len(viewer.lanes().lanes) == 1
+    assert viewer.failures(found.jobid) == []
+    assert viewer.functions() == {}
+    for call in (
+        insert,
+        lambda viewer: viewer.complete([found.jobid]),
+        lambda viewer: viewer.retry(found.jobid),
+    ):
+        with pytest.raises(RefusedError, match=r"lacks a privilege .*job"):
+            call(viewer)
+    assert viewer.jobs() == [found]
+
+
+def test_runtime_may_not_change_the_tables(roles: MySQLRoles) -> None:
+    with raw(roles.runtime, autocommit=True) as connection:
+        for statement in (
+            "ALTER TABLE job ADD COLUMN x int",
+            "DROP TABLE failure",
+            "CREATE TABLE x (y int)",
+            "UPDATE garivini_version SET version_num = '0'",
+            "UPDATE garivini_database SET dbid = 9",
+            "TRUNCATE job",
+        ):
+            with pytest.raises(pymysql.err.OperationalError, match="denied"):
+                run(connection, statement)
+
+
+def test_the_first_user_gives_a_database_its_id_and_several_at_once_agree(
+    roles: MySQLRoles, opened: Opener
+) -> None:
+    start = threading.Barrier(6)
+
+    def first(dbid: int) -> bool:
+        database = opened(roles.runtime, dbid)
+        start.wait()
+        try:
+            insert(database)
+        except SchemaError as error:
+            return "calls itself database" not in str(error)
+        return True
+
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(first, range(1, 7))).count(True) == 1
+
+
+# ---- a server that goes
+
+
+def test_a_session_that_the_server_ended_is_replaced_by_another(
+    mariadb: MariaDB, roles: MySQLRoles, database: Database
+) -> None:
+    insert(database)
+    asked = "SELECT id FROM information_schema.processlist WHERE user = %s"
+    for (session,) in mariadb.execute(asked, parameters=[f"{roles.name}_runtime"]):
+        mariadb.execute(f"KILL {session}")
+    insert(database)
+    assert len(database.jobs()) == 2
+
+
+@pytest.mark.slow
+def test_a_server_that_is_gone_is_unreachable_and_found_again_when_it_is_back(
+    own_mariadb: MariaDB, own: Database
+) -> None:
+    own_mariadb.kill()
+    for call in CALLS.values():
+        with pytest.raises(UnreachableError, match="cannot be reached"):
+            call(own)
+    own_mariadb.start()
+    insert(own)
+    assert len(own.jobs()) == 2
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_at_a_commit_leaves_the_outcome_unknown(
+    own_mariadb: MariaDB, own: Database
+) -> None:
+    with pytest.raises(OutcomeUnknownError, match="lost at the commit"), own._transaction():
+        own_mariadb.kill()
+
+
+@pytest.mark.slow
+def test_a_frozen_server_ends_a_call_in_bounded_time(own_mariadb: MariaDB, own: Database) -> None:
+    own_mariadb.freeze()
+    with within(BOUND), pytest.raises(UnreachableError, match="timed out"):
+        insert(own)
+    with within(BOUND), pytest.raises(UnreachableError, match="cannot be reached"):
+        insert(own)  # on a connection that cannot be made
+    own_mariadb.thaw()
+    insert(own)
+    with within(BOUND), pytest.raises(OutcomeUnknownError, match="timed out"), own._transaction():
+        own_mariadb.freeze()
+    own_mariadb.thaw()
+    assert len(own.jobs()) == 2
+
+
+@pytest.mark.slow
+def test_a_read_only_server_is_refused(own_mariadb: MariaDB, own: Database) -> None:
+    own_mariadb.set_read_only(True)
+    assert len(own.jobs()) == 1
+    with pytest.raises(RefusedError, match="read-only: is it a replica"):
+        insert(own)
+    own_mariadb.set_read_only(False)
+    insert(own)
+
+
+# ---- others in the way
+
+
+def test_a_row_that_another_holds_for_too_long_is_a_conflict(
+    roles: MySQLRoles, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mysql, "LOCK_TIMEOUT", 1)
+    database = opened(roles.runtime)
+    insert(database)
+    (job,) = database.jobs()
+    with raw(roles.runtime) as other:
+        run(other, "SELECT 1 FROM job FOR UPDATE")
+        with pytest.raises(ConflictError, match=r"locked for .* by another transaction"):
+            database.complete([job.jobid])
+        other.rollback()
+    assert database.complete([job.jobid]) == {job.jobid}
+
+
+def test_a_claim_passes_over_what_another_holds(roles: MySQLRoles, database: Database) -> None:
+    first, second = database.insert([new_job("f", b"") for _ in range(2)])
+    with raw(roles.runtime) as other:
+        run(other, f"SELECT 1 FROM job WHERE jobid = {first.jobid} FOR UPDATE")
+        assert [job.jobid for job in database.claim(LANE, limit=10, lease=60)] == [second.jobid]
+    assert [job.jobid for job in database.claim(LANE, limit=10, lease=60)] == [first.jobid]
+
+
+def test_the_loser_of_a_deadlock_tries_again(
+    mariadb: MariaDB, roles: MySQLRoles, database: Database, form: str
+) -> None:
+    first, second, *_ = (answer.jobid for answer in database.insert([new_job("f", b"")] * 300))
+    with raw(roles.runtime) as other, ThreadPoolExecutor(1) as threads:
+        # Who has changed the most wins.
+        run(other, f"UPDATE job SET priority = 0 WHERE jobid >= {second}")
+        done = threads.submit(database.complete, [first, second])
+        waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
+        deadline = time.monotonic() + 20
+        while mariadb.execute(waiting) != [(1,)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)  # a lock says nothing
+        run(other, f"UPDATE job SET priority = 0 WHERE jobid = {first}")
+        other.commit()
+        assert done.result(20) == {first, second}
+
+
+def test_many_who_insert_the_same_keys_agree(roles: MySQLRoles, opened: Opener, form: str) -> None:
+    keys = [f"k{number}" for number in range(60)]
+    start = threading.Barrier(6)
+
+    def insert_all(number: int) -> list[Inserted]:
+        database = opened(roles.runtime)
+        jobs = [new_job("f", b"", uniqkey=key) for key in keys]
+        order = random.Random(number).sample(range(len(jobs)), len(jobs))
+        start.wait()
+        answers = database.insert([jobs[index] for index in order])
+        return [answer for _, answer in sorted(zip(order, answers, strict=True))]
+
+    with ThreadPoolExecutor(6) as threads:
+        found = list(threads.map(insert_all, range(6)))
+    for of_one_key in zip(*found, strict=True):
+        assert len({answer.jobid for answer in of_one_key}) == 1
+        assert sum(answer.new for answer in of_one_key) == 1
+
+
+def test_a_process_that_is_frozen_within_a_transaction_loses_it(
+    roles: MySQLRoles, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mysql, "IDLE_TIMEOUT", 1)
+    database = opened(roles.runtime)
+    insert(database)
+    other = opened(roles.runtime)
+
+    def freeze() -> None:
+        with database._transaction() as work:
+            assert work("due", funcname="f", priority=1, limit=1)
+            deadline = time.monotonic() + 20
+            while not other.claim(LANE, limit=1, lease=60):
+                assert time.monotonic() < deadline
+            work("functions")
+
+    with pytest.raises(UnreachableError, match="cannot be reached"):
+        freeze()
+
+
+# ---- sizes and values
+
+
+@pytest.mark.slow
+def test_what_is_larger_than_half_a_packet_is_refused_and_what_is_more_goes_in_parts(
+    opened: Opener, form: str
+) -> None:
+    with MariaDB("max-allowed-packet=1M") as server, server.database() as url:
+        database = opened(url)
+        database.upgrade()
+        with pytest.raises(
+            UsageError, match=r"at most 458752 bytes, by its max_allowed_packet; one for f has"
+        ):
+            database.insert([new_job("f", bytes(458_753))])
+        with raw(url) as connection, pytest.raises(UsageError, match="max_allowed_packet"):
+            database.insert([new_job("f", bytes(600_000), uniqkey="k")], connection=connection)
+        # A quote and a NUL need two bytes each.
+        args = [b"'\0" * 229_376, b"\\" * 400_000, *[b"'" * 100_000] * 20]
+        answers = database.insert([new_job("f", arg) for arg in args])
+        keyed = database.insert([new_job("f", arg, uniqkey=str(n)) for n, arg in enumerate(args)])
+        for answer, arg in zip([*answers, *keyed], args * 2, strict=True):
+            found = database.get(answer.jobid)
+            assert found is not None
+            assert found.arg == arg
+        database.close()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda database: database.jobs(funcname="\ud800"),
+        lambda database: database.insert([odd(funcname="f" * 201)]),
+        lambda database: database.insert([odd(uniqkey="k" * 256)]),
+        lambda database: database.insert([odd(delay=2**32)]),
+    ],
+)
+def test_a_value_that_no_column_takes_is_refused_and_the_connection_goes_on(
+    database: Database, call: Callable[[Database], object]
+) -> None:
+    with pytest.raises(UsageError, match=r"does not fit the database|does not take a value"):
+        call(database)
+    insert(database)
+    assert len(database.jobs()) == 1
+
+
+def test_no_other_error_of_a_keyed_row_is_taken_for_a_duplicate(database: Database, form: str) -> None:
+    jobs = [new_job("f", b"", uniqkey=str(number)) for number in range(5)]
+    with pytest.raises(GariviniError, match="flag"):
+        database.insert([*jobs, odd(uniqkey="k", flag="neither")])
+    assert database.jobs() == []
+
+
+# ---- ids
+
+
+def test_ids_match_their_jobs_whatever_the_step(roles: MySQLRoles, opened: Opener, form: str) -> None:
+    database = opened(roles.runtime)
+
+    @event.listens_for(database._engine, "connect")
+    def connected(connection: Any, _: object) -> None:
+        run(connection, "SET SESSION auto_increment_increment = 7, auto_increment_offset = 3")
+
+    jobs = [new_job("f", b"%d" % n, uniqkey=f"k{n}" if n % 3 == 0 else None) for n in range(100)]
+    answers = database.insert(jobs)
+    for answer, job in zip(answers, jobs, strict=True):
+        found = database.get(answer.jobid)
+        assert found is not None
+        assert found.arg == job.arg
+        assert answer.jobid % 7 == 3
+
+
+def test_ids_match_their_jobs_where_some_keys_are_taken(database: Database, form: str) -> None:
+    for taken in (0, 7, 8, 63, 99):
+        database.insert([new_job("f", b"old", uniqkey=f"k{taken}")])
+    jobs = [new_job("f", b"%d" % n, uniqkey=f"k{n}") for n in range(100)]
+    for number, answer in enumerate(database.insert([*jobs, jobs[50]])):
+        found = database.get(answer.jobid)
+        assert found is not None
+        old = number in (0, 7, 8, 63, 99)
+        assert answer.new is (not old and number < 100)
+        assert found.arg == (b"old" if old else b"%d" % (number if number < 100 else 50))
+
+
+def test_no_id_is_given_again_after_a_restart(own_mariadb: MariaDB, own: Database) -> None:
+    (job,) = own.jobs()
+    own.complete([job.jobid])
+    own_mariadb.restart()
+    insert(own)
+    assert own.jobs()[0].jobid > job.jobid
+
+
+# ---- the walk along the lanes
+
+
+class Index:
+    """A lane index in memory, which answers as the statement does."""
+
+    def __init__(self) -> None:
+        self.rows: set[tuple[str, int, int, int]] = set()
+        self.statements = 0
+
+    def __call__(self, name: str, /, rows: Sequence[Mapping[str, Any]] = (), **values: Any) -> Any:
+        assert name == "lanes"
+        assert 0 < len(rows) <= mysql.DIVES
+        self.statements += 1
+        found = []
+        for row in rows:
+            place = (row["funcname"], row["state"], row["priority"], row["run_after"])
+            found += [(*following, 5.0) for following in sorted(self.rows) if following > place][:1]
+        return found
+
+    def lanes(self) -> dict[tuple[str, int, int], int]:
+        found: dict[tuple[str, int, int], int] = {}
+        for funcname, state, priority, run_after in sorted(self.rows, reverse=True):
+            if state < State.DEAD and run_after != NEVER:
+                found[funcname, state, priority] = run_after
+        return found
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_lane_is_found_whatever_has_changed_since_the_last_walk(seed: int) -> None:
+    chance = random.Random(seed)
+    index, dialect = Index(), MySQL()
+    for _ in range(40):
+        for _ in range(chance.randrange(8)):
+            index.rows.add(
+                (
+                    chance.choice("abcdef"),
+                    chance.randrange(5),
+                    chance.randrange(3),
+                    chance.choice((1, 2, NEVER, NEVER + 1)),
+                )
+            )
+        for row in chance.sample(sorted(index.rows), len(index.rows) // chance.choice((3, 5, 10))):
+            index.rows.discard(row)
+        found = dialect.lanes(index)
+        assert {lane[:3]: lane[3] for lane in found} == index.lanes()
+        assert [lane[2:4] for lane in found] == sorted(lane[2:4] for lane in found)
+
+
+def test_where_nothing_new_has_come_lanes_are_found_by_one_statement() -> None:
+    index, dialect = Index(), MySQL()
+    index.rows = {(name, state, 1, 9) for name in "abcde" for state in range(5)}
+    dialect.lanes(index)
+    assert index.statements == 26
+    dialect.lanes(index)
+    assert index.statements == 27
+    index.rows.add(("c", 1, 2, 3))
+    dialect.lanes(index)
+    assert index.statements == 29
+    index.rows = {row for row in index.rows if row[0] != "d"}
+    dialect.lanes(index)
+    assert index.statements == 30
+
+
+def test_many_lanes_are_found_by_statements_of_bounded_size() -> None:
+    index, dialect = Index(), MySQL()
+    index.rows = {(f"f{number}", 0, 1, 9) for number in range(1000)}
+    assert len(dialect.lanes(index)) == 1000
+    index.statements = 0
+    assert len(dialect.lanes(index)) == 1000
+    assert index.statements == 11
+
+
+# ---- sessions
+
+
+def setting(connection: Any, name: str) -> Any:
+    ((value,),) = run(connection, f"SELECT @@SESSION.{name}")
+    return value
+
+
+def test_our_sessions_have_their_limits(database: Database) -> None:
+    with database._connection() as connection:
+        assert setting(connection, "tx_isolation") == "READ-COMMITTED"
+        assert "STRICT_ALL_TABLES" in setting(connection, "sql_mode")
+        assert setting(connection, "innodb_lock_wait_timeout") == 5
+        assert setting(connection, "lock_wait_timeout") == 5
+        assert setting(connection, "idle_transaction_timeout") == 10
+        assert setting(connection, "autocommit") == 1
+        assert setting(connection, "character_set_client") == "utf8mb4"
+
+
+@pytest.mark.parametrize("autocommit", [0, 1])
+@pytest.mark.parametrize("scheme", ["mysql+pymysql", "mariadb+pymysql"])
+def test_the_connections_of_a_callers_engine_keep_their_settings(
+    roles: MySQLRoles, opened: Opener, autocommit: int, scheme: str
+) -> None:
+    engine = create_engine(roles.runtime.replace("mysql", scheme, 1), pool_size=1)
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, _: object) -> None:
+        run(connection, f"SET SESSION sql_mode = 'ANSI_QUOTES', autocommit = {autocommit}")
+
+    database = opened(engine)
+    insert(database)
+    with pytest.raises(UsageError):
+        database.insert([odd(funcname="f" * 201)])
+    pooled = engine.raw_connection()
+    assert setting(pooled, "tx_isolation") == "REPEATABLE-READ"
+    assert setting(pooled, "sql_mode") == "ANSI_QUOTES"
+    assert setting(pooled, "autocommit") == autocommit
+    pooled.close()
+    assert [job.funcname for job in database.jobs()] == ["f"]
+    engine.dispose()
+
+
+# ---- a caller's transaction
+
+
+@pytest.mark.parametrize("kind", ["pymysql", "mappings", "connection", "session"])
+@pytest.mark.parametrize("commit", [False, True])
+def test_jobs_are_part_of_a_callers_transaction(
+    roles: MySQLRoles, database: Database, kind: str, commit: bool, form: str
+) -> None:
+    (live,) = database.insert([new_job("f", b"", uniqkey="live")])
+    jobs = [
+        new_job("f", b"1"),
+        new_job("f", b"2", uniqkey="live"),
+        new_job("f", b"3", uniqkey="new"),
+        new_job("f", b"4", uniqkey="new"),
+    ]
+    engine = create_engine(roles.runtime.replace("mysql", "mysql+pymysql", 1))
+    if kind in ("pymysql", "mappings"):
+        options = {"cursorclass": DictCursor} if kind == "mappings" else {}
+        with raw(roles.runtime, **options) as connection:
+            answers = database.insert(jobs, connection=connection)
+            assert len(database.jobs()) == 1
+            connection.commit() if commit else connection.rollback()
+    else:
+        with engine.connect() if kind == "connection" else Session(engine) as connection:
+            answers = database.insert(jobs, connection=connection)
+            assert len(database.jobs()) == 1
+            connection.commit() if commit else connection.rollback()
+    engine.dispose()
+    assert [answer.new for answer in answers] == [True, False, True, False]
+    assert answers[1].jobid == live.jobid
+    assert answers[3].jobid == answers[2].jobid
+    assert len(database.jobs()) == (3 if commit else 1)
+
+
+def test_a_key_that_came_after_the_callers_snapshot_answers_its_job(
+    roles: MySQLRoles, database: Database, form: str
+) -> None:
+    with raw(roles.runtime) as connection:
+        assert run(connection, "SELECT jobid FROM job") == []  # its snapshot, at REPEATABLE READ
+        (live,) = database.insert([new_job("f", b"", uniqkey="k")])
+        assert run(connection, "SELECT jobid FROM job") == []
+        (answer,) = database.insert([new_job("f", b"", uniqkey="k")], connection=connection)
+        assert answer == Inserted(live.jobid, 1, new=False)
+        connection.commit()
+
+
+def test_a_connection_to_another_kind_of_database_is_refused(database: Database) -> None:
+    engine = create_engine("sqlite://")
+    with engine.connect() as connection, pytest.raises(UsageError, match="is not one to database 1"):
+        database.insert([new_job("f", b"")], connection=connection)
+    engine.dispose()
+
+
+# ---- the whole
+
+
+def test_jobs_go_all_the_way(roles: MySQLRoles, tmp_path: Path, form: str) -> None:
+    async def main() -> None:
+        ran: list[bytes] = []
+        async with system(tmp_path, roles.runtime) as queue:
+
+            @queue.worker.function("good")
+            def good(job: Job) -> None:
+                ran.append(job.arg)
+
+            @queue.worker.function("bad")
+            async def bad(job: Job) -> None:
+                raise ValueError("no luck")
+
+            queue.start_worker()
+            queue.start_queue_runner()
+            first = await queue.call(queue.client.insert_job, "good", "1", unique="k")
+            await queue.gone()
+            again = await queue.call(queue.client.insert_job, "good", "2", unique="k")
+            assert again.new
+            assert again.jobid > first.jobid
+            await queue.gone()
+            failing = await queue.call(queue.client.insert_job, "bad", unique="k")
+            await queue.seen.wait("job.failed")
+            twice = await queue.call(queue.client.insert_job, "bad", unique="k")
+            assert (twice.new, twice.jobid) == (False, failing.jobid)
+            row = await queue.call(queue.client.get_job, failing)
+            assert row is not None
+            assert (row.state, row.failcount) == (State.WAITING, 1)
+            assert 100 < row.run_after - await queue.call(queue.database.clock) < 140
+            (record,) = await queue.call(queue.database.failures, failing.jobid)
+            assert (record.error, record.message) == ("ValueError", "no luck")
+            await queue.call(queue.client.insert_jobs, [["good", None, None, b"%d" % n] for n in range(500)])
+            await queue.gone(1)
+        assert ran[:2] == [b"1", b"2"]
+        assert sorted(ran[2:]) == sorted(b"%d" % n for n in range(500))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("form", ["mariadb"], indirect=True)
+def test_several_queue_runners_and_workers_run_each_job_once(
+    roles: MySQLRoles, tmp_path: Path, form: str
+) -> None:
+    async def main() -> None:
+        ran: list[int] = []
+        async with system(tmp_path, roles.runtime) as queue:
+            for _ in range(3):
+                worker = Worker(Client(roles.runtime), [queue.address])
+                worker.function("f")(lambda job: ran.append(job.jobid))
+                queue.start_worker(worker)
+            for _ in range(3):
+                queue.start_queue_runner()
+            jobids = set()
+            for _ in range(10):
+                answers = await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 200)
+                jobids |= {answer.jobid for answer in answers}
+            await queue.gone()
+        assert sorted(ran) == sorted(jobids)
+
+    asyncio.run(main())
+
+
+# ---- the driver's codes
+
+
+@pytest.mark.parametrize(
+    ("code", "committing", "expected", "passing"),
+    [
+        (1213, False, ConflictError, True),
+        (1213, True, ConflictError, True),
+        (1020, False, ConflictError, True),
+        (1205, False, ConflictError, False),
+        (1290, False, RefusedError, False),
+        (1792, False, RefusedError, False),
+        (1836, True, RefusedError, False),
+        (1114, False, RefusedError, False),
+        (1153, False, UsageError, False),
+        (2006, False, UnreachableError, False),
+        (2013, True, OutcomeUnknownError, False),
+        (1053, True, OutcomeUnknownError, False),
+        (1927, True, OutcomeUnknownError, False),
+        (4031, False, UnreachableError, False),
+        (1062, False, RefusedError, False),
+        (9999, False, RefusedError, False),
+    ],
+)
+def test_each_code_of_the_driver_has_its_error(
+    code: int, committing: bool, expected: type[GariviniError], passing: bool
+) -> None:
+    error = pymysql.err.OperationalError(code, "the driver's words")
+    translated = MySQL().translate(error, "database 1 (x)", committing=committing)
+    assert type(translated) is expected
+    assert translated.passing is passing
+    assert str(translated).startswith("database 1 (x)")
+    assert "the driver's words" in str(translated)
+
+
+def test_a_failure_recorded_twice_changes_nothing(database: Database) -> None:
+    insert(database)
+    (taken,) = database.claim(LANE, limit=1, lease=60)
+    for _ in range(2):
+        database.settle([Setback(handle=Handle(taken.jobid, 1), kind="crashed", message="m")])
+    assert len(database.failures(taken.jobid)) == 1

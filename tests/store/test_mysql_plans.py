@@ -1,0 +1,183 @@
+"""Which index each statement uses on a million rows of which the server has no statistics."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any, Final
+
+import pymysql
+import pytest
+
+from garivini.config import DatabaseSettings
+from garivini.job import State
+from garivini.store.database import Database, Lane
+from garivini.store.statements import Step, load
+from tests.sql_servers import MariaDB
+
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
+
+ROWS: Final = 1_000_000
+LANE: Final = {"funcname": "f0", "priority": 1, "limit": 1000}
+JOBIDS: Final = list(range(1, 2001, 2))
+FORMS: Final = pytest.mark.parametrize("form", ["", "mariadb"], ids=["mysql", "mariadb"])
+
+#: Ten functions; of each, waiting ones (due and later), leased, running and dead ones; half with a key.
+FILL: Final = f"""
+INSERT INTO job (funcname, uniqkey, run_after, arg, state, priority)
+SELECT CONCAT('f', seq %% 10), IF(seq %% 20 < 10, seq, NULL), seq + (seq DIV 10 %% 4) * 1000000000,
+       REPEAT('x', 60), ELT(1 + seq DIV 40 %% 4, 0, 1, 2, 4), 1
+  FROM seq_1_to_{ROWS}
+"""
+
+
+@pytest.fixture(scope="module")
+def filled() -> Iterator[tuple[Database, Any]]:
+    """A database with the rows, and a connection of ours to it, for tests that change nothing."""
+    settings = ["innodb-buffer-pool-size=512M", "innodb-log-file-size=512M", "innodb-stats-auto-recalc=OFF"]
+    with MariaDB(*settings) as server, server.database() as url:
+        database = Database(DatabaseSettings(1, url))
+        database.upgrade()
+        name = url.rpartition("/")[2]
+        connect = {"host": server.host, "port": server.port, "user": "root", "password": server.password}
+        with closing(pymysql.connect(database=name, autocommit=True, **connect)) as connection:
+            with connection.cursor() as cursor:
+                cursor.execute(FILL.replace("%%", "%"))
+                # As if the table had been filled since the server looked at it last.
+                cursor.execute("UPDATE mysql.innodb_table_stats SET n_rows = 0 WHERE table_name = 'job'")
+                cursor.execute("UPDATE mysql.innodb_index_stats SET stat_value = 1 WHERE table_name = 'job'")
+                cursor.execute("FLUSH TABLES")
+        with database._connection() as connection:
+            yield database, connection
+        database.close()
+
+
+def rows_of(connection: Any, text: str, values: Any = None) -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(text, values)
+        return list(cursor.fetchall())
+
+
+def plan(connection: Any, step: Step, rows: Any = (), **values: Any) -> list[tuple[str, str, str, str]]:
+    """Return table, access, key and the rest of each step of a statement's plan."""
+    text, bound = step.bind(values, rows)
+    found = rows_of(connection, f"EXPLAIN {text}", bound)
+    return [(row[2], row[3], row[5], row[-1] or "") for row in found if row[2] and "<" not in row[2]]
+
+
+def steps(name: str, form: str = "") -> tuple[Step, ...]:
+    return load("mysql", "%s", form)[name].steps
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("due", LANE),
+        ("expired", LANE | {"state": 1}),
+        ("expired", LANE | {"state": 2}),
+        ("dispatched", LANE | {"age": 1, "after": 0}),
+    ],
+)
+def test_the_head_of_a_lane_is_read_off_the_lane_index_without_a_sort(
+    filled: tuple[Database, Any], name: str, values: dict[str, Any]
+) -> None:
+    ((table, access, key, extra),) = plan(filled[1], steps(name)[0], **values)
+    assert (table, access, key) == ("job", "range", "job_lane")
+    assert "filesort" not in extra
+    assert "temporary" not in extra
+
+
+def test_a_place_in_the_lanes_is_a_dive_into_the_lane_index(filled: tuple[Database, Any]) -> None:
+    places = [
+        {"funcname": name, "state": state, "priority": 1, "run_after": 2**32}
+        for name in ("", "f3", "f9")
+        for state in (-1, 0, 4)
+    ]
+    found = plan(filled[1], steps("lanes")[0], places)
+    assert len(found) == 9
+    for table, access, key, extra in found:
+        assert (table, access, key) == ("job", "range", "job_lane")
+        assert "Using index" in extra
+        assert "filesort" not in extra
+
+
+def test_counts_are_read_off_the_lane_index_alone(filled: tuple[Database, Any]) -> None:
+    ((_, access, key, extra),) = plan(filled[1], steps("counts")[0])
+    assert (access, key) == ("index", "job_lane")
+    assert extra == "Using index"
+
+
+@FORMS
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("claim", {"jobids": JOBIDS, "lease": 60}),
+        ("release", {"jobid": 1, "attempt": 1, "run_after": 1}),
+        ("give_back", {"jobids": JOBIDS, "attempt": 1}),
+        ("unstart", {"jobids": JOBIDS, "attempt": 1}),
+        ("bump", {"jobid": 1, "attempt": 1, "state": 1, "lease": 60, "crashed": False}),
+        ("extend", {"jobid": 1, "attempt": 1, "state": 1, "new_state": 1, "seconds": 1, "queued": False}),
+        ("end_early", {"jobids": JOBIDS, "attempt": 1, "lease": 60}),
+        ("renew", {"jobids": JOBIDS, "attempt": 1, "lease": 60}),
+        ("mine", {"jobids": JOBIDS, "attempt": 1}),
+        ("complete", {"jobids": JOBIDS}),
+        ("standing", {"jobids": [1]}),
+        ("adopt", {"jobid": 1, "lease": 60}),
+        ("get", {"jobid": 1}),
+        ("put_back", {"jobid": 1, "attempt": 1, "state": 1, "failcount": 1, "delay": 1}),
+        ("put_at", {"jobid": 1, "attempt": 1, "state": 1, "failcount": 1, "run_after": 1}),
+        ("retry", {"jobid": 1}),
+        ("crash", {"jobid": 1, "attempt": 1}),
+    ],
+)
+def test_jobs_are_found_by_their_ids(
+    filled: tuple[Database, Any], name: str, values: dict[str, Any], form: str
+) -> None:
+    for step in steps(name, form):
+        if step.bind(values)[0].startswith("DELETE") and "RETURNING" in step.bind(values)[0]:
+            continue  # this server cannot explain one that looks at a second table
+        for table, access, key, extra in plan(filled[1], step, **values):
+            if table == "job":
+                assert (access, key) in (("range", "PRIMARY"), ("const", "PRIMARY"))
+            assert "filesort" not in extra
+
+
+def test_the_live_job_of_a_key_and_a_page_of_jobs_are_found_by_their_keys(
+    filled: tuple[Database, Any],
+) -> None:
+    ((_, access, key, extra),) = plan(filled[1], steps("live")[0], funcname="f1", uniqkey="1")
+    assert (access, key, extra) == ("const", "job_uniqkey", "Using index")
+    page = {"funcname": None, "state": None, "failed": False, "after": 0, "limit": 10}
+    ((_, access, key, extra),) = plan(filled[1], steps("jobs")[0], **page)
+    assert (access, key) == ("range", "PRIMARY")
+    assert "filesort" not in extra
+
+
+def reads(connection: Any) -> int:
+    """Return how many rows and index entries this connection has touched so far."""
+    return sum(int(value) for _, value in rows_of(connection, "SHOW SESSION STATUS LIKE 'Handler_read%'"))
+
+
+def test_a_pass_touches_no_more_than_it_takes(filled: tuple[Database, Any]) -> None:
+    database, _ = filled
+    database.clock()  # has a connection ready, which is then the one that all these calls get
+
+    def touched() -> int:
+        with database._connection() as connection:
+            return reads(connection)
+
+    before = touched()
+    assert len(database.lanes().lanes) == 30
+    assert 30 <= touched() - before < 30 * 10
+    before = touched()
+    assert len(database.claim(Lane("f0", State.WAITING, "normal", 0), limit=50, lease=60)) == 50
+    assert 50 <= touched() - before < 50 * 8
+    before = touched()
+    assert len(database.expired(Lane("f0", State.LEASED, "normal", 0), limit=50)) == 50
+    assert 50 <= touched() - before < 50 * 3
+
+
+def test_the_checks_of_plans_can_fail(filled: tuple[Database, Any]) -> None:
+    (step,) = steps("due")
+    text = step.parts[0].replace("FORCE INDEX (job_lane)", "IGNORE INDEX (job_lane)")
+    ((_, _, key, extra),) = plan(filled[1], Step((text, "", ""), "%s"), **LANE)
+    assert key != "job_lane"
+    assert "filesort" in extra

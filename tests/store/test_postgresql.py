@@ -1,0 +1,697 @@
+"""What is PostgreSQL's alone: its faults, its sessions, the connections of callers, the tables' making."""
+
+import asyncio
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+from sqlalchemy import create_engine, make_url
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+
+from garivini import AsyncClient, Client, Worker
+from garivini.config import DatabaseSettings
+from garivini.errors import (
+    ConflictError,
+    GariviniError,
+    OutcomeUnknownError,
+    RefusedError,
+    SchemaError,
+    UnreachableError,
+    UsageError,
+)
+from garivini.job import Handle, Inserted, State, new_job
+from garivini.store.database import Database, Lane
+from garivini.store.dialects import postgresql
+from tests.databases import PostgreSQLRoles
+from tests.sql_servers import PostgreSQL
+from tests.store.test_errors import CALLS, Opener, insert
+from tests.system import system
+
+pytestmark = pytest.mark.servers
+
+#: What a call may take at most where the URL says that a second of silence is enough.
+BOUND = 8.0
+
+
+@pytest.fixture
+def opened() -> Iterator[Opener]:
+    databases = []
+
+    def open_(target: Any, dbid: int = 1) -> Database:
+        databases.append(Database(DatabaseSettings(dbid, target)))
+        return databases[-1]
+
+    yield open_
+    for database in databases:
+        database.close()
+
+
+@pytest.fixture
+def roles(postgresql_roles: PostgreSQLRoles) -> PostgreSQLRoles:
+    postgresql_roles.empty()
+    return postgresql_roles
+
+
+@pytest.fixture
+def database(roles: PostgreSQLRoles, opened: Opener) -> Database:
+    return opened(roles.runtime)
+
+
+@pytest.fixture
+def own(own_postgresql: PostgreSQL, opened: Opener) -> Database:
+    """A database on a server of the test's own, used once."""
+    database = opened(f"{own_postgresql.create_database()}?read_timeout=1")
+    database.upgrade()
+    insert(database)
+    return database
+
+
+def with_query(url: str, **query: str) -> str:
+    return make_url(url).update_query_dict(query).render_as_string(hide_password=False)
+
+
+def connect(url: str, **options: Any) -> Any:
+    return closing(psycopg.connect(url, **options))
+
+
+# ---- a server that lets nobody in
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"password": "wrong"}, RefusedError, "check user and password"),
+        ({"username": "nobody_of_that_name"}, RefusedError, "check user and password"),
+        ({"database": "nothing"}, RefusedError, r'"nothing" does not exist'),
+        ({"host": "nowhere.invalid"}, UnreachableError, "nowhere.invalid"),
+        ({"port": 1}, UnreachableError, "port 1 "),
+        ({"query": {"sslmode": "require"}}, RefusedError, "TLS, which it does not offer"),
+        ({"query": {"sslrootcert": "/none", "sslmode": "verify-full"}}, RefusedError, "sslrootcert"),
+    ],
+    ids=["password", "user", "database", "host", "port", "TLS", "certificate"],
+)
+def test_who_is_not_let_in_is_told_why_and_not_the_password(
+    roles: PostgreSQLRoles, opened: Opener, change: Any, error: type[GariviniError], words: str
+) -> None:
+    url = make_url(roles.runtime).set(**change)
+    with pytest.raises(error, match=words) as caught:
+        insert(opened(url.render_as_string(hide_password=False)))
+    assert str(url.password) not in str(caught.value)
+    assert "database 1 (postgresql+psycopg://" in str(caught.value)
+    assert not caught.value.passing
+
+
+def test_too_many_connections_are_refused(
+    postgresql: PostgreSQL, roles: PostgreSQLRoles, opened: Opener
+) -> None:
+    role = f"{roles.name}_runtime"
+    postgresql.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
+    try:
+        with connect(roles.runtime), pytest.raises(RefusedError, match="run fewer processes"):
+            insert(opened(roles.runtime))
+    finally:
+        postgresql.execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")
+
+
+# ---- tables and privileges
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_database_without_tables_says_to_upgrade(
+    postgresql: PostgreSQL, opened: Opener, call: Callable[[Database], object]
+) -> None:
+    with (
+        postgresql.database() as url,
+        pytest.raises(SchemaError, match=r"has no tables.*garivini db upgrade"),
+    ):
+        call(opened(url))
+
+
+def test_a_table_that_went_missing_is_an_error_of_the_schema(postgresql: PostgreSQL, opened: Opener) -> None:
+    with postgresql.database() as url:
+        database = opened(url)
+        database.upgrade()
+        insert(database)
+        postgresql.execute("ALTER TABLE job RENAME TO jobs", url.rpartition("/")[2])
+        with pytest.raises(SchemaError, match="no tables of this version"):
+            insert(database)
+        database.close()
+
+
+def test_a_viewer_reads_and_may_not_write(roles: PostgreSQLRoles, database: Database, opened: Opener) -> None:
+    insert(database)
+    viewer = opened(roles.viewer)
+    (found,) = viewer.jobs()
+    assert [entry.jobs for entry in viewer.counts()] == [1]
+    assert len(viewer.lanes().lanes) == 1
+    assert viewer.failures(found.jobid) == []
+    assert viewer.functions() == {}
+    for call in (
+        insert,
+        lambda viewer: viewer.complete([found.jobid]),
+        lambda viewer: viewer.retry(found.jobid),
+    ):
+        with pytest.raises(RefusedError, match=r"lacks a privilege .*job"):
+            call(viewer)
+    assert viewer.jobs() == [found]
+
+
+def test_runtime_may_not_change_the_tables(roles: PostgreSQLRoles) -> None:
+    with connect(roles.runtime, autocommit=True) as connection:
+        for statement in (
+            "ALTER TABLE job ADD COLUMN x int",
+            "DROP TABLE failure",
+            "CREATE TABLE public.x (y int)",
+            "UPDATE garivini_version SET version_num = '0'",
+            "UPDATE garivini_database SET dbid = 9",
+            "TRUNCATE job",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement)
+
+
+def test_upgrades_at_the_same_time_make_one_schema(postgresql: PostgreSQL, opened: Opener) -> None:
+    with postgresql.database() as url:
+        databases = [opened(url) for _ in range(4)]
+        start = threading.Barrier(4)
+
+        def upgrade(database: Database) -> None:
+            start.wait()
+            database.upgrade()
+            insert(database)
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(upgrade, databases))
+        assert len(databases[0].jobs()) == 4
+        for database in databases:
+            database.close()
+
+
+def test_an_upgrade_that_fails_half_way_leaves_nothing_and_can_be_repeated(
+    postgresql: PostgreSQL, opened: Opener
+) -> None:
+    with postgresql.database() as url:
+        name = url.rpartition("/")[2]
+        with connect(url, autocommit=True) as connection:
+            connection.execute("CREATE TABLE garivini_database (x int)")  # in the way of the last table
+            database = opened(url)
+            with pytest.raises(RefusedError, match=r'"garivini_database" already exists'):
+                database.upgrade()
+            assert postgresql.execute(
+                "SELECT tablename FROM pg_tables WHERE schemaname = 'public'", name
+            ) == [("garivini_database",)]
+            connection.execute("DROP TABLE garivini_database")
+        database.upgrade()
+        insert(database)
+        database.close()
+
+
+def test_the_first_user_gives_a_database_its_id_and_two_at_once_agree(
+    roles: PostgreSQLRoles, opened: Opener
+) -> None:
+    start = threading.Barrier(6)
+
+    def first(dbid: int) -> bool:
+        database = opened(roles.runtime, dbid)
+        start.wait()
+        try:
+            insert(database)
+        except SchemaError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(first, range(1, 7))).count(True) == 1
+
+
+# ---- a server that goes
+
+
+def test_a_session_that_the_server_ended_is_replaced_by_another(
+    postgresql: PostgreSQL, roles: PostgreSQLRoles, database: Database
+) -> None:
+    insert(database)
+    ended = postgresql.execute(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = %s",
+        parameters=[f"{roles.name}_runtime"],
+    )
+    assert ended == [(1,)]
+    insert(database)
+    assert len(database.jobs()) == 2
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_server_that_is_gone_is_unreachable_and_found_again_when_it_is_back(
+    own_postgresql: PostgreSQL, own: Database, call: Callable[[Database], object]
+) -> None:
+    own_postgresql.kill()
+    for _ in range(2):
+        with pytest.raises(UnreachableError, match="cannot be reached"):
+            call(own)
+    own_postgresql.start()
+    call(own)
+    insert(own)
+    assert own.jobs()
+
+
+def test_a_server_that_dies_during_a_commit_leaves_the_outcome_unknown(
+    own_postgresql: PostgreSQL, own: Database
+) -> None:
+    with pytest.raises(OutcomeUnknownError, match="lost at the commit"), own._transaction():
+        own_postgresql.kill()
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    assert time.monotonic() - start < seconds
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_frozen_server_ends_a_call_in_bounded_time(
+    own_postgresql: PostgreSQL, own: Database, call: Callable[[Database], object]
+) -> None:
+    own_postgresql.freeze()
+    with within(BOUND), pytest.raises(UnreachableError, match="no answer for 1 s"):
+        call(own)
+    with within(BOUND), pytest.raises(UnreachableError, match="cannot be reached"):
+        call(own)  # on a connection that cannot be made
+    own_postgresql.thaw()
+    call(own)
+    insert(own)
+    assert own.jobs()
+
+
+def test_a_server_that_freezes_before_the_commit_is_answered_leaves_the_outcome_unknown(
+    own_postgresql: PostgreSQL, own: Database
+) -> None:
+    with (
+        within(BOUND),
+        pytest.raises(OutcomeUnknownError, match="no answer for 1 s"),
+        own._transaction(),
+    ):
+        own_postgresql.freeze()
+    own_postgresql.thaw()
+
+
+def test_a_frozen_server_takes_no_large_insert_for_ever(own_postgresql: PostgreSQL, own: Database) -> None:
+    own_postgresql.freeze()
+    with within(BOUND), pytest.raises(UnreachableError, match="no answer for 1 s"):
+        own.insert([new_job("f", bytes(16_000_000))])  # more than the sockets hold
+    own_postgresql.thaw()
+    assert len(own.jobs()) == 1
+
+
+def test_a_statement_that_takes_longer_than_its_first_answer_is_waited_for(
+    own_postgresql: PostgreSQL, own: Database
+) -> None:
+    with own._connection() as connection:
+        for _ in range(5):
+            assert connection.execute("SELECT pg_sleep(0.4)").fetchall()  # together more than the limit
+
+
+def test_a_read_only_server_is_refused(own_postgresql: PostgreSQL, own: Database) -> None:
+    own_postgresql.set_read_only(True)
+    own.close()
+    assert len(own.jobs()) == 1
+    with pytest.raises(RefusedError, match="read-only: is it a standby"):
+        insert(own)
+    own_postgresql.set_read_only(False)
+    own.close()
+    insert(own)
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "soon", "inf", "nan"])
+def test_a_limit_that_is_none_is_refused(seconds: str) -> None:
+    with pytest.raises(UsageError, match="read_timeout"):
+        Database(DatabaseSettings(1, f"postgresql://job:secret@h/jobs?read_timeout={seconds}"))
+
+
+# ---- others in the way
+
+
+def test_a_row_that_another_holds_for_too_long_is_a_conflict(roles: PostgreSQLRoles, opened: Opener) -> None:
+    database = opened(with_query(roles.runtime, options="-c lock_timeout=50"))
+    insert(database)
+    (job,) = database.jobs()
+    with connect(roles.owner) as other:
+        other.execute("SELECT 1 FROM job FOR UPDATE")
+        for _ in range(2):
+            with pytest.raises(ConflictError, match=r"locked for .* by another transaction"):
+                database.complete([job.jobid])
+        other.rollback()
+    assert database.complete([job.jobid]) == {job.jobid}
+
+
+def test_a_claim_passes_over_what_another_holds(roles: PostgreSQLRoles, database: Database) -> None:
+    first, second = database.insert([new_job("f", b"") for _ in range(2)])
+    lane = Lane("f", State.WAITING, "normal", 0)
+    with connect(roles.owner) as other:
+        other.execute(f"SELECT 1 FROM job WHERE jobid = {first.jobid} FOR UPDATE".encode())
+        assert [job.jobid for job in database.claim(lane, limit=10, lease=60)] == [second.jobid]
+    assert [job.jobid for job in database.claim(lane, limit=10, lease=60)] == [first.jobid]
+
+
+def test_the_loser_of_a_deadlock_tries_again(roles: PostgreSQLRoles, opened: Opener) -> None:
+    database = opened(with_query(roles.runtime, options="-c lock_timeout=0"))
+    first, second = (answer.jobid for answer in database.insert([new_job("f", b"") for _ in range(2)]))
+    with connect(roles.owner) as other, ThreadPoolExecutor(1) as threads:
+        other.execute(f"SELECT 1 FROM job WHERE jobid = {second} FOR UPDATE".encode())
+        done = threads.submit(database.complete, [first, second])
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        deadline = time.monotonic() + 20
+        while roles.execute(waiting) != [(1,)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)  # a lock says nothing
+        try:
+            other.execute(f"SELECT 1 FROM job WHERE jobid = {first} FOR UPDATE".encode())
+            other.rollback()
+        except psycopg.errors.DeadlockDetected:
+            other.rollback()  # it was this side's turn to give way
+        assert done.result(20) == {first, second}
+
+
+def test_many_who_insert_the_same_keys_in_other_orders_do_not_meet_in_a_deadlock(
+    roles: PostgreSQLRoles, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, errors = postgresql.PostgreSQL.translate, []
+
+    def translate(self: Any, error: Exception, where: str, *, committing: bool) -> GariviniError:
+        errors.append(error)
+        return plain(self, error, where, committing=committing)
+
+    monkeypatch.setattr(postgresql.PostgreSQL, "translate", translate)
+    keys = [f"k{number}" for number in range(1000)]
+    start = threading.Barrier(8)
+
+    def insert_all(number: int) -> list[Inserted]:
+        database = opened(roles.runtime)
+        database.check()
+        jobs = [new_job("f", b"", uniqkey=key) for key in keys]
+        order = random.Random(number).sample(range(len(jobs)), len(jobs))
+        start.wait()
+        answers = database.insert([jobs[index] for index in order])
+        return [answer for _, answer in sorted(zip(order, answers, strict=True))]
+
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(insert_all, range(8)))
+    for of_one_key in zip(*found, strict=True):
+        assert len({answer.jobid for answer in of_one_key}) == 1
+        assert sum(answer.new for answer in of_one_key) == 1
+    assert errors == []
+
+
+def test_a_process_that_is_frozen_within_a_transaction_loses_it(
+    roles: PostgreSQLRoles, opened: Opener
+) -> None:
+    url = with_query(roles.runtime, options="-c idle_in_transaction_session_timeout=100")
+    database = opened(url)
+    insert(database)
+
+    def frozen() -> None:
+        with database._transaction() as work:
+            work("due", funcname="f", priority=1, limit=1)
+            other = opened(roles.runtime)
+            deadline = time.monotonic() + 20
+            while not other.claim(Lane("f", State.WAITING, "normal", 0), limit=1, lease=60):
+                assert time.monotonic() < deadline
+            work("functions")
+
+    with pytest.raises(UnreachableError, match="idle-in-transaction"):
+        frozen()
+
+
+# ---- values
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda database: database.jobs(funcname="\ud800"),
+        lambda database: database.jobs(funcname="a\0b"),
+        lambda database: database.jobs(after=2**70),
+        lambda database: database.complete([2**70]),
+        lambda database: database.renew([Handle(1, 1, 2**70)], lease=60),
+        lambda database: database.insert([replace(new_job("f", b""), funcname="f\0")]),
+        lambda database: database.insert([replace(new_job("f", b""), funcname="f" * 201)]),
+    ],
+)
+def test_a_value_that_no_column_takes_is_refused_and_the_connection_goes_on(
+    database: Database, call: Callable[[Database], object]
+) -> None:
+    with pytest.raises(UsageError, match=r"does not fit the database|does not take a value"):
+        call(database)
+    insert(database)
+    assert len(database.jobs()) == 1
+
+
+def test_an_id_cannot_be_given_by_another_writer(roles: PostgreSQLRoles) -> None:
+    with pytest.raises(psycopg.errors.GeneratedAlways):
+        roles.execute("INSERT INTO job (jobid, funcname, run_after) VALUES (1, 'f', 0)")
+
+
+def test_a_key_whose_live_job_has_gone_meanwhile_is_inserted_after_all(
+    roles: PostgreSQLRoles, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,) = database.insert([new_job("f", b"", uniqkey="k")])
+    plain = database._dialect.insert_keyed
+    seen = []
+
+    def insert_keyed(run: Any, rows: Any) -> Any:
+        found = plain(run, rows)
+        seen.append(len(rows))
+        roles.execute("DELETE FROM job WHERE uniqkey = 'k'") if len(seen) == 1 else None
+        return found
+
+    monkeypatch.setattr(database._dialect, "insert_keyed", insert_keyed)
+    other, again, twice = database.insert([new_job("f", b"", uniqkey=key) for key in ("a", "k", "k")])
+    assert seen == [3, 2]
+    assert [other.new, again.new, twice.new] == [True, True, False]
+    assert again.jobid == twice.jobid != first.jobid
+
+
+def test_a_key_that_comes_and_goes_for_ever_is_a_conflict(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database._dialect, "insert_keyed", lambda run, rows: [])
+    with pytest.raises(ConflictError, match="came and went"):
+        database.insert([new_job("f", b"", uniqkey="k")])
+
+
+# ---- sessions
+
+
+def setting(database: Database, name: str) -> str:
+    with database._connection() as connection:
+        (value,) = connection.execute("SELECT current_setting(%s)", [name]).fetchone()
+    return str(value)
+
+
+def test_our_sessions_have_their_limits_and_what_the_url_says_wins(
+    roles: PostgreSQLRoles, database: Database, opened: Opener
+) -> None:
+    assert setting(database, "lock_timeout") == "5s"
+    assert setting(database, "idle_in_transaction_session_timeout") == "10s"
+    assert setting(database, "default_transaction_isolation") == "read committed"
+    assert setting(database, "application_name") == "garivini"
+    other = opened(with_query(roles.runtime, options="-c lock_timeout=7s", application_name="shop"))
+    assert setting(other, "lock_timeout") == "7s"
+    assert setting(other, "enable_sort") == "off"
+    assert setting(other, "application_name") == "shop"
+
+
+@pytest.mark.parametrize(("before", "after"), [("off", "on"), ("local", "local"), ("on", "on")])
+def test_what_is_acknowledged_is_on_the_disk_also_where_the_server_would_not_wait(
+    roles: PostgreSQLRoles, opened: Opener, before: str, after: str
+) -> None:
+    database = opened(with_query(roles.runtime, options=f"-c synchronous_commit={before}"))
+    assert setting(database, "synchronous_commit") == after
+
+
+def test_a_claim_is_read_committed_whatever_the_default(roles: PostgreSQLRoles, opened: Opener) -> None:
+    database = opened(with_query(roles.runtime, options="-c default_transaction_isolation=serializable"))
+    with database._connection() as connection:
+        connection.execute(database._dialect.begin)
+        assert connection.execute("SHOW transaction_isolation").fetchone() == ("read committed",)
+        connection.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
+def test_each_scheme_of_the_url_means_psycopg(roles: PostgreSQLRoles, opened: Opener, scheme: str) -> None:
+    database = opened(roles.runtime.replace("postgresql", scheme))
+    insert(database)
+    assert len(database.jobs()) == 1
+
+
+def test_another_driver_is_refused() -> None:
+    with pytest.raises(UsageError, match="psycopg here") as caught:
+        Database(DatabaseSettings(1, "postgresql+asyncpg://job:secret@h/jobs"))
+    assert "secret" not in str(caught.value)
+
+
+def test_an_engine_of_the_callers_keeps_its_autocommit(roles: PostgreSQLRoles, opened: Opener) -> None:
+    engine = create_engine(make_url(roles.runtime).set(drivername="postgresql+psycopg"))
+    database = opened(engine)
+    insert(database)
+    with pytest.raises(UsageError):
+        database.complete([2**70])
+    pooled = engine.raw_connection()
+    driver: Any = pooled.driver_connection
+    assert driver.autocommit is False
+    assert driver.info.transaction_status.name == "IDLE"
+    pooled.close()
+    assert len(database.jobs()) == 1
+    engine.dispose()
+
+
+def test_after_a_fork_neither_parent_nor_child_loses_a_commit(database: Database) -> None:
+    insert(database)
+    child_is_done, tell_parent = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            insert(database)
+            status = 0
+        finally:
+            os.write(tell_parent, b".")
+            os._exit(status)
+    for _ in range(20):
+        insert(database)
+    os.read(child_is_done, 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    insert(database)
+    assert len(database.jobs()) == 23
+    for descriptor in (child_is_done, tell_parent):
+        os.close(descriptor)
+
+
+# ---- the transaction of a caller
+
+
+@pytest.fixture
+def client(roles: PostgreSQLRoles) -> Iterator[Client]:
+    with Client(roles.runtime) as client:
+        yield client
+
+
+def args(client: Client) -> list[bytes]:
+    return [job.arg for job in client.list_jobs()]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"row_factory": dict_row},
+        {"cursor_factory": psycopg.ClientCursor},
+        {"row_factory": dict_row, "cursor_factory": psycopg.ClientCursor},
+    ],
+    ids=["plain", "mappings", "client cursor", "both"],
+)
+def test_a_job_joins_the_transaction_of_a_psycopg_connection(
+    roles: PostgreSQLRoles, client: Client, options: dict[str, Any]
+) -> None:
+    arg = bytes(range(256))
+    with connect(roles.runtime, **options) as connection:
+        one, other = client.insert_jobs([["f", "k", None, arg], ["f", None, "c", arg]], connection=connection)
+        assert client.insert_job("f", "again", unique="k", connection=connection) == Inserted(
+            one.jobid, 1, new=False
+        )
+        assert client.list_jobs() == []
+        connection.commit()
+        assert {job.jobid for job in client.list_jobs()} == {one.jobid, other.jobid}
+        assert args(client) == [arg, arg]
+        client.insert_job("f", "gone", connection=connection)
+        connection.rollback()
+    assert args(client) == [arg, arg]
+
+
+def test_a_job_joins_the_transaction_of_sqlalchemy(roles: PostgreSQLRoles, client: Client) -> None:
+    engine = create_engine(make_url(roles.runtime).set(drivername="postgresql+psycopg"))
+    with engine.begin() as connection:
+        client.insert_job("f", "connection", connection=connection)
+    with engine.connect() as connection:
+        client.insert_job("f", "gone", connection=connection)
+    with Session(engine) as session:
+        client.insert_job("f", "session", connection=session)
+        session.commit()
+        client.insert_job("f", "gone", connection=session)
+        session.rollback()
+    assert args(client) == [b"connection", b"session"]
+    engine.dispose()
+
+
+def test_a_job_joins_the_transaction_of_an_async_session(roles: PostgreSQLRoles, client: Client) -> None:
+    async def main() -> None:
+        engine = create_async_engine(make_url(roles.runtime).set(drivername="postgresql+psycopg"))
+        async with AsyncClient(roles.runtime) as joined:
+            async with AsyncSession(engine) as session:
+                await joined.insert_job("f", "session", connection=session)
+                await session.commit()
+                await joined.insert_job("f", "gone", connection=session)
+                await session.rollback()
+            async with engine.begin() as connection:
+                await joined.insert_job("f", "connection", unique="k", connection=connection)
+        await engine.dispose()
+
+    asyncio.run(main())
+    assert args(client) == [b"session", b"connection"]
+
+
+def test_a_transaction_of_a_caller_that_has_failed_says_so(roles: PostgreSQLRoles, client: Client) -> None:
+    with connect(roles.runtime) as connection:
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            connection.execute("SELECT 1 / 0")
+        with pytest.raises(RefusedError, match="roll it back"):
+            client.insert_job("f", connection=connection)
+
+
+# ---- the whole
+
+
+def test_jobs_go_all_the_way(roles: PostgreSQLRoles, client: Client, tmp_path: Path) -> None:
+    async def main() -> None:
+        ran = []
+        async with system(tmp_path, roles.owner) as queue:
+            worker = Worker(client, [queue.address])
+
+            @worker.function("good")
+            def good(job: Any) -> None:
+                ran.append(job.arg)
+
+            @worker.function("bad")
+            def bad(job: Any) -> None:
+                raise ValueError("no luck")
+
+            queue.start_worker(worker)
+            queue.start_queue_runner()
+            first = await queue.call(queue.client.insert_job, "good", "1", unique="k")
+            await queue.gone()
+            again = await queue.call(queue.client.insert_job, "good", "2", unique="k")
+            assert again.new
+            assert again.jobid > first.jobid
+            await queue.gone()
+            failing = await queue.call(queue.client.insert_job, "bad")
+            await queue.seen.wait("job.failed")
+            row = await queue.call(queue.client.get_job, (failing.jobid, 1))
+            assert row is not None
+            assert (row.state, row.failcount) == (State.WAITING, 1)
+            assert 100 < row.run_after - await queue.call(queue.database.clock) < 140
+            (record,) = await queue.call(queue.client.failures, (failing.jobid, 1))
+            assert (record.error, record.message) == ("ValueError", "no luck")
+        assert ran == [b"1", b"2"]
+
+    asyncio.run(main())

@@ -1,0 +1,194 @@
+"""PostgreSQL's plans: each statement of a pass enters by its index, whatever the planner believes."""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any, Final
+
+import psycopg
+import pytest
+
+from garivini.config import DatabaseSettings
+from garivini.store.database import Database
+from garivini.store.dialects.postgresql import PostgreSQL as Dialect
+from garivini.store.statements import load
+from tests.sql_servers import PostgreSQL
+
+pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(300)]
+
+ROWS: Final = 1_000_000
+STATEMENTS: Final = load("postgresql", Dialect.placeholder)
+LANE: Final = {"funcname": "f0", "priority": 1, "limit": 1000}
+IDS: Final = list(range(1, 1001))
+
+#: Two functions, due and later, half of them with a key, in every state.
+FILL: Final = """
+    INSERT INTO job (funcname, uniqkey, run_after, arg, state, priority)
+    SELECT 'f' || (n % 2), CASE WHEN n / 2 % 2 = 1 THEN n END, n + (n % 4) * 1000000000::bigint, '',
+           n / 4 % 5, 1
+      FROM generate_series(1, {}) AS n
+"""
+
+
+@pytest.fixture(
+    scope="module", params=["no statistics", "statistics of few rows", "statistics of other rows"]
+)
+def url(request: pytest.FixtureRequest, postgresql: PostgreSQL) -> Iterator[str]:
+    """A database with a million jobs."""
+    with postgresql.database() as url:
+        database = Database(DatabaseSettings(1, url))
+        database.upgrade()
+        database.check()
+        database.close()
+        name = url.rpartition("/")[2]
+
+        def execute(sql: str) -> None:
+            postgresql.execute(sql, name)
+
+        for table in ("job", "failure", "function"):
+            execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+        if request.param == "statistics of few rows":
+            execute(FILL.format(100))
+            execute("ANALYZE")
+            execute("DELETE FROM job")
+        elif request.param == "statistics of other rows":
+            # As if the lane that is full now had held a thousandth of the rows.
+            execute(
+                "INSERT INTO job (funcname, run_after) SELECT 'g', n FROM generate_series(1, 200000) AS n"
+            )
+            execute("INSERT INTO job (funcname, run_after) SELECT 'f0', n FROM generate_series(1, 500) AS n")
+            execute("ANALYZE")
+            execute("DELETE FROM job")
+        execute(FILL.format(ROWS))
+        yield url
+
+
+@pytest.fixture
+def connection(url: str) -> Iterator[Any]:
+    """A connection as ours, in a transaction that is taken back."""
+    database = Database(DatabaseSettings(1, url))
+    with database._connection() as connection:
+        connection.execute("BEGIN")
+        yield connection
+        connection.execute("ROLLBACK")
+    database.close()
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from nodes(below)
+
+
+def analysed(connection: Any, name: str, **values: Any) -> list[dict[str, Any]]:
+    """Run a statement; return the steps of its plan that touch a table, with what they did."""
+    text, bound = STATEMENTS[name].steps[-1].bind(values)
+    ((found,),) = connection.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}", bound).fetchall()
+    plan = found if isinstance(found, list) else json.loads(found)
+    every = list(nodes(plan[0]["Plan"]))
+    return [node for node in every if "Scan" in node["Node Type"] and "Relation Name" in node]
+
+
+def read(steps: list[dict[str, Any]]) -> float:
+    """Rows that the steps looked at."""
+    return sum(
+        (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in steps
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("due", LANE),
+        ("expired", LANE | {"state": 1}),
+        ("dispatched", LANE | {"age": 1, "after": 0}),
+    ],
+)
+def test_the_head_of_a_lane_is_read_off_the_lane_index(
+    connection: Any, name: str, values: dict[str, Any]
+) -> None:
+    (step,) = analysed(connection, name, **values)
+    assert (step["Node Type"], step["Index Name"]) == ("Index Scan", "job_lane")
+    assert "run_after" in step["Index Cond"]
+    assert step["Actual Rows"] == 1000
+    assert read([step]) == 1000
+
+
+def test_a_lane_with_nothing_due_is_left_at_once(connection: Any) -> None:
+    connection.execute("UPDATE job SET run_after = 4000000000 WHERE jobid <= 1000")
+    connection.execute(
+        "INSERT INTO job (funcname, run_after) SELECT 'later', 4e9 FROM generate_series(1, 2000)"
+    )
+    assert read(analysed(connection, "due", **LANE | {"funcname": "later"})) == 0
+    assert read(analysed(connection, "expired", **LANE | {"funcname": "later", "state": 0})) == 0
+
+
+def test_lanes_are_found_by_dives(connection: Any) -> None:
+    steps = analysed(connection, "lanes")
+    assert {(step["Node Type"], step["Index Name"]) for step in steps} == {("Index Only Scan", "job_lane")}
+    assert read(steps) < 30
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("claim", {"jobids": IDS, "lease": 60}),
+        ("renew", {"jobids": IDS, "attempt": 0, "lease": 60}),
+        ("mine", {"jobids": IDS, "attempt": 0}),
+        ("end_early", {"jobids": IDS, "attempt": 0, "lease": 60}),
+        ("give_back", {"jobids": IDS, "attempt": 0}),
+        ("unstart", {"jobids": IDS, "attempt": 0}),
+        ("release", {"jobid": 5, "attempt": 0, "run_after": 1}),
+        ("bump", {"jobid": 5, "attempt": 0, "state": 1, "lease": 60, "crashed": False}),
+        ("extend", {"jobid": 5, "attempt": 0, "state": 1, "new_state": 1, "seconds": 1, "queued": False}),
+        ("put_back", {"jobid": 5, "attempt": 0, "state": 1, "failcount": 1, "delay": 1}),
+        ("put_at", {"jobid": 5, "attempt": 0, "state": 1, "failcount": 1, "run_after": 1}),
+        ("adopt", {"jobid": 5, "lease": 60}),
+        ("crash", {"jobid": 5, "attempt": 0}),
+        ("retry", {"jobid": 5}),
+        ("get", {"jobid": 5}),
+        ("jobs", {"funcname": None, "state": None, "failed": False, "after": 0, "limit": 100}),
+    ],
+)
+def test_jobs_are_found_by_their_ids(connection: Any, name: str, values: dict[str, Any]) -> None:
+    (step,) = analysed(connection, name, **values)
+    assert (step["Node Type"], step["Index Name"]) == ("Index Scan", "job_pkey")
+    assert read([step]) <= 1000
+
+
+def test_the_live_job_of_a_key_is_found_by_the_key(connection: Any) -> None:
+    (step,) = analysed(connection, "live", funcname="f0", uniqkey="6")
+    assert step["Index Name"] == "job_uniqkey"
+    assert read([step]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("complete", {"jobids": IDS}),
+        ("standing", {"jobids": IDS}),
+        ("forget_failures", {"jobids": IDS}),
+        ("failures", {"jobid": 5}),
+        ("recorded", {"jobid": 5, "attempt": 1}),
+    ],
+)
+def test_no_second_table_is_read_as_a_whole(connection: Any, name: str, values: dict[str, Any]) -> None:
+    connection.execute(
+        "INSERT INTO failure SELECT n, 1, 0, 'failed', '', '', '', '' FROM generate_series(1, 20000) AS n"
+    )
+    steps = analysed(connection, name, **values)
+    assert {step["Node Type"] for step in steps} <= {"Index Scan", "Index Only Scan"}
+    assert read(steps) <= 2000
+
+
+def test_jobs_are_counted_off_the_lane_index(connection: Any) -> None:
+    (step,) = analysed(connection, "counts")
+    assert (step["Node Type"], step["Index Name"]) == ("Index Only Scan", "job_lane")
+
+
+def test_a_plan_that_reads_the_table_would_be_seen(url: str) -> None:
+    with closing(psycopg.connect(url)) as connection:
+        connection.execute("DROP INDEX job_lane")
+        (step,) = analysed(connection, "due", **LANE)
+        assert step["Node Type"] != "Index Scan" or step["Index Name"] != "job_lane"
+        assert read([step]) > 1000

@@ -1,0 +1,237 @@
+"""``garivini doctor``: each thing that is wrong is found, and said with what to change."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from garivini import Client
+from garivini.cli import cli
+from garivini.cli.doctor import gearmand as start
+from garivini.cli.doctor import sql
+from garivini.cli.doctor.finding import Finding
+from garivini.gearman.blocking import Client as GearmanClient
+from garivini.gearman.protocol import Submission
+from tests import servers
+from tests.databases import sqlite_url
+from tests.servers import embedded, gearmand, gearmand_command
+
+
+def examine(url: str, address: str) -> tuple[int, list[dict[str, Any]]]:
+    arguments = ["doctor", "--db", url, "--job-server", address, "-o", "json"]
+    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    found: list[dict[str, Any]] = json.loads(result.stdout)
+    return result.exit_code, found
+
+
+def faults(found: list[dict[str, Any]]) -> list[str]:
+    return [finding["says"] for finding in found if finding["grade"] == "fault"]
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return sqlite_url(tmp_path)
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    with embedded() as address:
+        yield address
+
+
+def test_a_sound_set_up_is_well(url: str, address: str) -> None:
+    status, found = examine(url, address)
+    assert (status, [finding["grade"] for finding in found]) == (0, ["ok", "ok"])
+
+
+def test_it_leaves_nothing_in_the_database(url: str, address: str) -> None:
+    examine(url, address)
+    client = Client(url)
+    assert client.list_jobs() == []
+    assert client.insert_job("f").jobid == 1
+
+
+def test_for_people_each_fault_has_what_to_do_below_it(tmp_path: Path, address: str) -> None:
+    arguments = ["doctor", "--db", f"sqlite:///{tmp_path / 'empty.db'}", "--job-server", address]
+    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert result.exit_code == 1
+    assert "FAULT   database 1" in result.stdout
+    assert "run `garivini db upgrade`" in result.stdout
+
+
+def test_what_cannot_be_reached_is_a_fault(url: str) -> None:
+    status, found = examine(url, "127.0.0.1:1")
+    assert status == 1
+    assert faults(found) == ["Gearman server 127.0.0.1:1 cannot be reached: Connection refused"]
+
+
+def test_due_jobs_without_a_worker_are_a_fault(url: str, address: str) -> None:
+    Client(url).insert_jobs([["resize", None, None, ""], ["mail", None, None, ""]], run_after=0)
+    Client(url).insert_job("later", run_after=3600)
+    _, found = examine(url, address)
+    assert faults(found) == [
+        "jobs of mail are due and no worker can do it",
+        "jobs of resize are due and no worker can do it",
+    ]
+
+
+def test_dead_jobs_are_worth_a_word(url: str, address: str) -> None:
+    client = Client(url)
+    client.cancel_job(client.insert_job("f"))
+    status, found = examine(url, address)
+    assert (status, faults(found)) == (0, [])
+    assert "1 jobs of f are dead" in [finding["says"] for finding in found]
+
+
+def test_ids_that_start_again_are_a_fault(url: str, address: str) -> None:
+    with GearmanClient(address) as client:
+        uniques = [b"1:999:1", b"1:1000:2", b"2:5000:1", b"not one of ours"]
+        client.submit([Submission(b"f", b"", unique) for unique in uniques])
+    _, found = examine(url, address)
+    (fault,) = faults(found)
+    assert "ids start again: Gearman holds 2 of its jobs from id 999 on, and the next insert gets 1" in fault
+
+
+@pytest.mark.servers
+def test_a_gearmand_that_was_started_badly_is_told_how(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with gearmand(tmp_path) as address:
+        assert examine(url, address)[0] == 0
+
+    def without_retries(*arguments: str) -> list[str]:
+        words = gearmand_command(tmp_path, *arguments[1:])
+        at = words.index("--job-retries")
+        return words[:at] + words[at + 2 :]
+
+    monkeypatch.setattr(servers, "gearmand_command", without_retries)
+    with gearmand(tmp_path) as address:
+        status, found = examine(url, address)
+    assert status == 1
+    assert faults(found) == [
+        "no --job-retries: a job that kills its worker goes from one to the next for ever"
+    ]
+
+
+# ---- grades
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (
+            "-j 3 -R -t1 -L127.0.0.1",
+            {"--job-retries": "3", "--round-robin": "", "--threads": "1", "--listen": "127.0.0.1"},
+        ),
+        ("--job-retries=3 --keepalive", {"--job-retries": "3", "--keepalive": ""}),
+        ("--listen localhost -d", {"--listen": "localhost", "-d": ""}),
+        ("", {}),
+    ],
+)
+def test_the_options_of_gearmand_are_read_in_each_of_their_forms(words: str, options: dict[str, str]) -> None:
+    assert start.options(["gearmand", *words.split()]) == options
+
+
+def test_the_advised_start_has_nothing_to_change() -> None:
+    options = start.options(["gearmand", *start.ADVISED.split()])
+    assert list(start.grade_start("s", options)) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "grade"),
+    [
+        ({"--job-retries": "0"}, "fault"),
+        ({"--listen": "0.0.0.0"}, "advice"),
+        ({"--hashtable-buckets": "991"}, "advice"),
+        ({"--queue-type": "MySQL"}, "advice"),
+    ],
+)
+def test_one_wrong_option_is_one_finding_with_what_to_do(changed: dict[str, str], grade: str) -> None:
+    options = start.options(["gearmand", *start.ADVISED.split()]) | changed
+    (finding,) = start.grade_start("s", options)
+    assert finding.grade == grade
+    assert finding.do
+
+
+@pytest.mark.parametrize("left_out", ["--round-robin", "--keepalive"])
+def test_a_flag_that_is_left_out_is_a_finding(left_out: str) -> None:
+    options = start.options(["gearmand", *start.ADVISED.split()])
+    del options[left_out]
+    assert len(list(start.grade_start("s", options))) == 1
+
+
+SOUND = {
+    "sqlite": {"version": "3.40.1", "journal_mode": "wal"},
+    "mysql": {
+        "version": "10.11.6-MariaDB-0+deb12u1",
+        "innodb_flush_log_at_trx_commit": "1",
+        "innodb_doublewrite": "ON",
+        "read_only": "OFF",
+        "max_allowed_packet": "67108864",
+        "innodb_buffer_pool_size": "4294967296",
+        "general_log": "OFF",
+        "log_bin": "ON",
+        "sync_binlog": "1",
+        "job_collation": "utf8mb4_bin",
+    },
+    "postgresql": {
+        "version": "15.8 (Debian 15.8-0+deb12u1)",
+        "fsync": "on",
+        "synchronous_commit": "on",
+        "full_page_writes": "on",
+        "transaction_read_only": "off",
+        "in_recovery": "false",
+        "autovacuum": "on",
+    },
+}
+
+
+@pytest.mark.parametrize("dialect", SOUND)
+def test_a_sound_database_has_nothing_to_change(dialect: str) -> None:
+    assert sql.grade(dialect, "d", SOUND[dialect]) == []
+
+
+@pytest.mark.parametrize(
+    ("dialect", "setting", "value", "grade"),
+    [
+        ("sqlite", "version", "3.34.0", "fault"),
+        ("sqlite", "journal_mode", "delete", "fault"),
+        ("mysql", "version", "10.5.20-MariaDB", "fault"),
+        ("mysql", "version", "5.7.44", "fault"),
+        ("mysql", "innodb_flush_log_at_trx_commit", "2", "fault"),
+        ("mysql", "innodb_doublewrite", "OFF", "fault"),
+        ("mysql", "read_only", "ON", "fault"),
+        ("mysql", "sync_binlog", "0", "fault"),
+        ("mysql", "max_allowed_packet", "16777216", "advice"),
+        ("mysql", "innodb_buffer_pool_size", "134217728", "advice"),
+        ("mysql", "general_log", "ON", "advice"),
+        ("mysql", "job_collation", "latin1_swedish_ci", "advice"),
+        ("postgresql", "version", "12.20", "fault"),
+        ("postgresql", "fsync", "off", "fault"),
+        ("postgresql", "synchronous_commit", "off", "fault"),
+        ("postgresql", "full_page_writes", "off", "fault"),
+        ("postgresql", "transaction_read_only", "on", "fault"),
+        ("postgresql", "in_recovery", "true", "fault"),
+        ("postgresql", "autovacuum", "off", "fault"),
+    ],
+)
+def test_one_wrong_setting_is_one_finding_that_names_it(
+    dialect: str, setting: str, value: str, grade: str
+) -> None:
+    (finding,) = sql.grade(dialect, "d", SOUND[dialect] | {setting: value})
+    assert isinstance(finding, Finding)
+    assert finding.grade == grade
+    assert setting in finding.says
+    assert value in finding.says
+    assert finding.do
+
+
+def test_a_setting_that_a_database_does_not_have_is_no_fault() -> None:
+    assert sql.grade("mysql", "d", {"version": "8.0.36"}) == []
+
+
+def test_sync_binlog_matters_only_where_there_is_a_binary_log() -> None:
+    assert sql.grade("mysql", "d", SOUND["mysql"] | {"log_bin": "OFF", "sync_binlog": "0"}) == []
