@@ -82,7 +82,7 @@ class Block:
 
 
 MARKS: Final = frozenset(
-    {"file", "change", "env", "parse only", "not run", "run", "synopsis", "defaults", "commands"}
+    {"file", "change", "env", "parse only", "not run", "run", "synopsis", "defaults", "commands", "roles"}
 )
 
 
@@ -550,7 +550,7 @@ def test_the_reference_of_calls_has_each_attribute_and_name() -> None:
     text = page("reference/calls.md")
     said = {name for cells in rows(text, "## Job")[1:] for name in names(cells[0])}
     properties = {name for name, value in vars(Job).items() if isinstance(value, property)}
-    assert said == {*Job.__dataclass_fields__, *properties}
+    assert said == {*Job.__struct_fields__, *properties}
     assert set(names(section(text, "Job"))) >= {state.name for state in State}
     attributes = set(vars(Worker(Client("sqlite:///jobs.db"))))
     assert attributes <= set(names(section(text, "Worker")))

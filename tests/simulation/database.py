@@ -79,8 +79,13 @@ class Model:
 
     def insert(self, jobs: Sequence[NewJob]) -> list[Inserted]:
         answers: list[Inserted] = [Inserted(0, 0)] * len(jobs)
-        # Those with a unique key come after the others.
-        for index in sorted(range(len(jobs)), key=lambda index: jobs[index].uniqkey is not None):
+
+        # Those with a unique key come after the others, in the order of their keys.
+        def place(index: int) -> tuple[bool, str, str]:
+            job = jobs[index]
+            return (False, "", "") if job.uniqkey is None else (True, job.funcname, job.uniqkey)
+
+        for index in sorted(range(len(jobs)), key=place):
             answers[index] = self._insert(jobs[index])
         return answers
 

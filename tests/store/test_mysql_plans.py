@@ -37,14 +37,20 @@ def filled() -> Iterator[tuple[Database, Any]]:
         database = Database(DatabaseSettings(1, url))
         database.upgrade()
         name = url.rpartition("/")[2]
-        connect = {"host": server.host, "port": server.port, "user": "root", "password": server.password}
-        with closing(pymysql.connect(database=name, autocommit=True, **connect)) as connection:
-            with connection.cursor() as cursor:
-                cursor.execute(FILL.replace("%%", "%"))
-                # As if the table had been filled since the server looked at it last.
-                cursor.execute("UPDATE mysql.innodb_table_stats SET n_rows = 0 WHERE table_name = 'job'")
-                cursor.execute("UPDATE mysql.innodb_index_stats SET stat_value = 1 WHERE table_name = 'job'")
-                cursor.execute("FLUSH TABLES")
+        filling = pymysql.connect(
+            host=server.host,
+            port=server.port,
+            user="root",
+            password=server.password,
+            database=name,
+            autocommit=True,
+        )
+        with closing(filling), filling.cursor() as cursor:
+            cursor.execute(FILL.replace("%%", "%"))
+            # As if the table had been filled since the server looked at it last.
+            cursor.execute("UPDATE mysql.innodb_table_stats SET n_rows = 0 WHERE table_name = 'job'")
+            cursor.execute("UPDATE mysql.innodb_index_stats SET stat_value = 1 WHERE table_name = 'job'")
+            cursor.execute("FLUSH TABLES")
         with database._connection() as connection:
             yield database, connection
         database.close()

@@ -91,8 +91,11 @@ def analysed(connection: Any, name: str, **values: Any) -> list[dict[str, Any]]:
 
 def read(steps: list[dict[str, Any]]) -> float:
     """Rows that the steps looked at."""
-    return sum(
-        (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in steps
+    return float(
+        sum(
+            (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+            for node in steps
+        )
     )
 
 

@@ -127,7 +127,7 @@ class Count(NamedTuple):
 
 
 #: What the trigger of a database that is being drained says.
-DRAINING: Final = "garivini: this database is being drained"
+DRAINING: Final = "garivini is draining this database"
 #: Seconds between two tries of what failed by another's doing, more or less.
 _PAUSES: Final = (0.0, 0.01, 0.03, 0.1, 0.3)
 

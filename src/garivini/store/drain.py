@@ -12,10 +12,10 @@ copy is thrown away, and the source's lease runs out as any other.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from garivini.errors import RefusedError
 from garivini.job import NEVER, PRIORITIES, Handle, Job, State

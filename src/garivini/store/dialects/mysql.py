@@ -156,25 +156,28 @@ class MySQL(Dialect):
                 if self._server == "MariaDB"
                 else f"wait_timeout = {WAIT_TIMEOUT}"
             )
-            cursor.execute(
+            settings = (
                 f"SET SESSION sql_mode = '{_SQL_MODE}', innodb_lock_wait_timeout = {LOCK_TIMEOUT},"
                 f" lock_wait_timeout = {LOCK_TIMEOUT}, autocommit = 1, {own}"
             )
+            cursor.execute(settings)
 
     def borrow(self, connection: Any) -> Any:
         with closing(self.cursor(connection)) as cursor:
             self._meet(cursor)
             isolation = "tx_isolation" if self._server == "MariaDB" else "transaction_isolation"
-            cursor.execute(f"SELECT @@SESSION.autocommit, @@SESSION.sql_mode, @@SESSION.{isolation}")
+            settings = f"SELECT @@SESSION.autocommit, @@SESSION.sql_mode, @@SESSION.{isolation}"
+            cursor.execute(settings)
             ((autocommit, sql_mode, level),) = cursor.fetchall()
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
-            cursor.execute(f"SET SESSION sql_mode = '{_SQL_MODE}', autocommit = 1")
+            cursor.execute("SET SESSION sql_mode = %s, autocommit = 1", (_SQL_MODE,))
         return autocommit, sql_mode, level.replace("-", " ")
 
     def give_back(self, connection: Any, before: Any) -> None:
         autocommit, sql_mode, level = before
         with closing(self.cursor(connection)) as cursor:
-            cursor.execute(f"SET SESSION TRANSACTION ISOLATION LEVEL {level}")
+            isolation = f"SET SESSION TRANSACTION ISOLATION LEVEL {level}"  # as the server told it
+            cursor.execute(isolation)
             cursor.execute("SET SESSION sql_mode = %s, autocommit = %s", (sql_mode, autocommit))
 
     def _meet(self, cursor: Any) -> None:
@@ -287,9 +290,9 @@ class MySQL(Dialect):
         if hasattr(driver, "_read_timeout"):
             driver._read_timeout = None  # an index takes as long as it takes
         # Who waits for a table makes all others wait behind.
-        connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {LOCK_TIMEOUT}")
-        name = "CONCAT('garivini ', MD5(DATABASE()))"
-        if connection.exec_driver_sql(f"SELECT GET_LOCK({name}, {UPGRADE_TIMEOUT})").scalar() != 1:
+        connection.exec_driver_sql("SET SESSION lock_wait_timeout = %s", (LOCK_TIMEOUT,))
+        lock = "SELECT GET_LOCK(CONCAT('garivini ', MD5(DATABASE())), %s)"
+        if connection.exec_driver_sql(lock, (UPGRADE_TIMEOUT,)).scalar() != 1:
             raise ConflictError(f"another upgrade of this database took longer than {UPGRADE_TIMEOUT} s")
 
     # ---- errors

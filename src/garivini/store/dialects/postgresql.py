@@ -144,10 +144,11 @@ class PostgreSQL(Dialect):
         driver: Any = connection.connection.driver_connection
         if hasattr(driver, "read_timeout"):
             driver.read_timeout = None  # an index takes as long as it takes
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{UPGRADE_TIMEOUT}s'")
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})")
+        wait = "SELECT set_config('lock_timeout', %s, true)"
+        connection.exec_driver_sql(wait, (f"{UPGRADE_TIMEOUT}s",))
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (_UPGRADE_LOCK,))
         # Who waits for a table makes all others wait behind.
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'")
+        connection.exec_driver_sql(wait, (f"{LOCK_TIMEOUT}s",))
 
     def silent(self, error: Exception) -> bool:
         return type(error).__name__ in ("NoAnswer", "ConnectionTimeout")

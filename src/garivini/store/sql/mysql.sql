@@ -275,7 +275,7 @@ UPDATE job SET crashes = crashes + 1 WHERE jobid = :jobid AND attempt = :attempt
 -- only where there is none.
 DROP TRIGGER IF EXISTS garivini_draining;
 CREATE TRIGGER garivini_draining BEFORE INSERT ON job FOR EACH ROW
-SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'garivini: this database is being drained'
+SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'garivini is draining this database'
 
 -- name: allow_inserts () -> none
 -- The drain is over.

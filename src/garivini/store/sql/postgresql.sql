@@ -286,3 +286,50 @@ UPDATE job SET state = 1 WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :at
 -- The process that ran it died. Its lease stays: the server has given the copy to another worker already.
 UPDATE job SET crashes = crashes + 1
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state IN (1, 2, 3)
+
+-- name: refuse_inserts () -> none
+-- From now on no program puts jobs in, whether it knows of the drain or not.
+CREATE OR REPLACE FUNCTION garivini_draining() RETURNS trigger LANGUAGE plpgsql AS
+  $$ BEGIN RAISE EXCEPTION 'garivini is draining this database'; END $$;
+DROP TRIGGER IF EXISTS garivini_draining ON job;
+CREATE TRIGGER garivini_draining BEFORE INSERT ON job EXECUTE FUNCTION garivini_draining()
+
+-- name: allow_inserts () -> none
+-- The drain is over.
+DROP TRIGGER IF EXISTS garivini_draining ON job
+
+-- name: hold (jobid, attempt, run_after, seconds) -> rows
+-- A waiting job is leased for its move, if nothing has changed since it was read.
+UPDATE job
+   SET attempt = attempt + 1, state = 1, since = floor(extract(epoch FROM clock_timestamp()))::bigint,
+       run_after = floor(extract(epoch FROM clock_timestamp()))::bigint + :seconds::bigint
+ WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = 0 AND run_after = :run_after::bigint
+RETURNING jobid
+
+-- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created) -> rows
+-- The copy of a job that is being moved here. Nobody takes it until it is let go.
+INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, state, run_after)
+VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, 4, 2147483647)
+RETURNING jobid
+
+-- name: leave (jobid, attempt, state) -> rows
+-- One copy of a moved job goes, if it is still held for that.
+DELETE FROM job WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
+RETURNING jobid
+
+-- name: let_go (jobid, run_after) -> none
+-- A copy waits from now on as its job did.
+UPDATE job SET state = 0, run_after = :run_after::bigint WHERE jobid = :jobid::bigint AND state = 4
+
+-- name: moves () -> rows
+-- Copies that have been parked and not let go, with what is noted of their origin.
+SELECT jobid, message FROM failure WHERE kind = 'moved' AND attempt = 0
+
+-- name: forget_move (jobid) -> none
+-- The note of a copy's origin.
+DELETE FROM failure WHERE jobid = :jobid::bigint AND attempt = 0 AND kind = 'moved'
+
+-- name: copy_failure (jobid, attempt, failed_at, kind, error, message, trace, worker) -> none
+-- A line of a moved job's record.
+INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
+VALUES (:jobid::bigint, :attempt::bigint, :failed_at::bigint, :kind, :error, :message, :trace, :worker)

@@ -255,7 +255,7 @@ UPDATE job SET crashes = crashes + 1 WHERE jobid = :jobid AND attempt = :attempt
 
 -- name: refuse_inserts () -> none
 -- From now on no program puts jobs in, whether it knows of the drain or not.
-CREATE TRIGGER IF NOT EXISTS garivini_draining BEFORE INSERT ON job BEGIN SELECT RAISE(ABORT, 'garivini: this database is being drained'); END
+CREATE TRIGGER IF NOT EXISTS garivini_draining BEFORE INSERT ON job BEGIN SELECT RAISE(ABORT, 'garivini is draining this database'); END
 
 -- name: allow_inserts () -> none
 -- The drain is over.
