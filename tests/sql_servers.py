@@ -28,6 +28,15 @@ from tests.servers import PATIENCE, free_port
 UNPRIVILEGED: Final = "nobody"
 
 
+#: Ends a server whose tests were killed: it reads from a pipe that they hold, and that closes with them.
+_GUARD: Final = """
+read -r _ && exit
+kill -s CONT "$1"; kill -s QUIT "$1"
+for _ in 1 2 3 4 5 6 7 8 9 10; do kill -s 0 "$1" || break; sleep 0.5; done
+kill -s KILL "$1"; rm -rf "$2"
+"""
+
+
 class SQLServer(ABC):
     """A server of one's own, from its installation to the end of its folder.
 
@@ -47,6 +56,7 @@ class SQLServer(ABC):
         self.password: Final = secrets.token_hex(8)
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
         # Not pytest's folder: no other user may look into that, and a socket's path must be short.
         self.folder: Final = Path(tempfile.mkdtemp(prefix=f"garivini-{self.scheme}-"))
         self._data: Final = self.folder / "data"
@@ -86,6 +96,13 @@ class SQLServer(ABC):
             self._process = subprocess.Popen(
                 self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self._as_user()
             )
+        self._guard = subprocess.Popen(
+            ["sh", "-c", _GUARD, "guard", str(self._process.pid), str(self.folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # not ended by the ^C that ends the tests
+        )
         deadline = time.monotonic() + PATIENCE
         while self._process.poll() is None and time.monotonic() < deadline:
             try:
@@ -97,6 +114,7 @@ class SQLServer(ABC):
         if self._process.poll() is None:
             self.kill()
         self._process = None
+        self._dismiss()
         raise RuntimeError(f"{self.scheme} does not start: {self._log.read_text(errors='replace')}")
 
     def stop(self) -> None:
@@ -105,6 +123,7 @@ class SQLServer(ABC):
         self._process.send_signal(self.farewell)
         self._process.wait(PATIENCE)
         self._process = None
+        self._dismiss()
 
     def kill(self) -> None:
         """End all of it at once, as when the power fails."""
@@ -115,6 +134,7 @@ class SQLServer(ABC):
             os.kill(pid, signal.SIGKILL)
         self._process.wait(PATIENCE)
         self._process = None
+        self._dismiss()
         _wait(lambda: not any(map(alive, processes)))
 
     def restart(self) -> None:
@@ -142,7 +162,14 @@ class SQLServer(ABC):
         """End it and remove its folder."""
         if self._process is not None and self._process.poll() is None:
             self.kill()
+        self._dismiss()
         shutil.rmtree(self.folder)
+
+    def _dismiss(self) -> None:
+        """End the guard: there is nothing to guard any more."""
+        if self._guard is not None:
+            self._guard.communicate(b"\n")
+            self._guard = None
 
     # ---- its contents
 

@@ -1,6 +1,9 @@
 """The private database servers that tests use, and whether they are what those tests rely on."""
 
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -211,6 +214,25 @@ def test_nothing_is_left_of_a_closed_server(kind: type[SQLServer], end: str) -> 
         ]()
     assert not any(map(alive, processes))
     assert not server.folder.exists()
+
+
+@pytest.mark.parametrize("kind", ["MariaDB", "PostgreSQL"])
+@pytest.mark.parametrize("end", ["pass", "server.freeze()"])
+def test_a_server_ends_when_its_tests_are_killed(kind: str, end: str) -> None:
+    text = f"""
+import os, signal
+from tests.sql_servers import {kind}, family
+server = {kind}().start()
+processes = family(server.pid)
+{end}
+print(server.folder, *processes, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    result = subprocess.run([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == -signal.SIGKILL
+    folder, *processes = result.stdout.split()
+    until(lambda: not any(alive(int(pid)) for pid in processes), "the server to end")
+    until(lambda: not Path(folder).exists(), "its folder to be removed")
 
 
 @pytest.mark.parametrize("kind", [MariaDB, PostgreSQL])

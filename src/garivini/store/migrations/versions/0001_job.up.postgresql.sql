@@ -21,7 +21,8 @@ CREATE TABLE job (
 -- by their number, not by a share of a backlog, and without pauses.
 ALTER TABLE job SET (
   autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0,
-  autovacuum_analyze_scale_factor = 0.5, autovacuum_analyze_threshold = 10000
+  autovacuum_analyze_scale_factor = 0.5, autovacuum_analyze_threshold = 10000,
+  vacuum_truncate = off
 );
 -- A claim reads the head of one lane, so a function that is full or a backlog of another state is not touched.
 CREATE INDEX job_lane ON job (funcname, state, priority, run_after);
