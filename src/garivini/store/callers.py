@@ -46,7 +46,7 @@ def cursor_of(connection: Any, cursor: Callable[[Any], Cursor] | None = None) ->
     """Return a cursor in the caller's transaction, and the URL of its database where that can be known.
 
     Args:
-        connection: a SQLAlchemy Connection or Session, or a driver's (DB-API) connection. Of an
+        connection: a SQLAlchemy Connection or Session, Django's connection, or a driver's (DB-API). Of an
             AsyncConnection or AsyncSession, what its ``run_sync`` hands to a function.
         cursor: makes the cursor of a driver's connection.
 
@@ -69,8 +69,12 @@ def cursor_of(connection: Any, cursor: Callable[[Any], Cursor] | None = None) ->
 def after_commit(connection: Any, call: Callable[[], None]) -> bool:
     """Call something once after the caller's next commit; return whether there is a way to hear of it.
 
-    Only a Session tells. A SQLAlchemy Connection says that it is going to commit, a driver's says nothing.
+    Only a Session and Django's connection tell. A SQLAlchemy Connection says that it is going to commit, a
+    driver's says nothing.
     """
+    if callable(on_commit := getattr(connection, "on_commit", None)):
+        on_commit(call)
+        return True
     if not isinstance(connection, Session):
         return False
     event.listen(connection, "after_commit", lambda session: call(), once=True)
