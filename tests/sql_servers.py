@@ -197,6 +197,10 @@ class SQLServer(ABC):
         """Run one statement as the user who may do all, commit it, return its rows."""
 
     @abstractmethod
+    def end_sessions(self, user: str) -> int:
+        """End the sessions of a user; return how many there were."""
+
+    @abstractmethod
     def set_read_only(self, on: bool) -> None:
         """Refuse, or take again, the writes of ordinary users, those connected included."""
 
@@ -278,6 +282,18 @@ class MariaDB(SQLServer):
         finally:
             connection.close()
 
+    def end_sessions(self, user: str) -> int:
+        sessions = self.execute(
+            "SELECT id FROM information_schema.processlist WHERE user = %s", parameters=[user]
+        )
+        for (session,) in sessions:
+            try:
+                self.execute(f"KILL {session}")
+            except pymysql.err.OperationalError as error:
+                if error.args[0] != 1094:  # it has gone by itself
+                    raise
+        return len(sessions)
+
     def set_read_only(self, on: bool) -> None:
         self.execute(f"SET GLOBAL read_only = {on:d}")
 
@@ -325,15 +341,7 @@ class MariaDB(SQLServer):
 
     def _drop(self, name: str) -> None:
         self.execute(f"DROP USER {name}@'{self.host}'")
-        # Dropping waits for the transactions of others.
-        for (connection,) in self.execute(
-            "SELECT id FROM information_schema.processlist WHERE user = %s", parameters=[name]
-        ):
-            try:
-                self.execute(f"KILL {connection}")
-            except pymysql.err.OperationalError as error:
-                if error.args[0] != 1094:  # it has gone by itself
-                    raise
+        self.end_sessions(name)  # dropping waits for the transactions of others
         self.execute(f"DROP DATABASE {name}")
 
 
@@ -358,6 +366,11 @@ class PostgreSQL(SQLServer):
             connection.execute("SET default_transaction_read_only = off")
             cursor = connection.execute(sql.encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
+
+    def end_sessions(self, user: str) -> int:
+        asked = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = %s"
+        ((sessions,),) = self.execute(asked, parameters=[user])
+        return int(sessions)
 
     def set_read_only(self, on: bool) -> None:
         self.execute(f"ALTER SYSTEM SET default_transaction_read_only = {'on' if on else 'off'}")
@@ -414,6 +427,10 @@ class PostgreSQL(SQLServer):
         # Debian keeps them out of the PATH, one folder a version; the newest is taken.
         folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
         return self._program(name, *map(str, reversed(folders)))
+
+
+#: The kinds of servers by name.
+SERVERS: Final[dict[str, type[MariaDB] | type[PostgreSQL]]] = {"mariadb": MariaDB, "postgresql": PostgreSQL}
 
 
 def family(pid: int) -> list[int]:

@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from garivini import Client
 from garivini.cli import cli
-from garivini.cli.bench import floor
+from garivini.cli.bench import floor, measures
 from garivini.cli.bench.figures import Delivery, Figure, Measure, Outcome, delivered
-from garivini.cli.bench.runs import Reader, Recorder, payload
+from garivini.cli.bench.runs import FLOOR, Reader, Recorder, payload
+from garivini.cli.bench.setup import Setup
 from garivini.errors import UsageError
+from tests.sql_servers import MariaDB, PostgreSQL
 
 
 def bench(*arguments: str) -> Result:
@@ -89,8 +92,32 @@ def test_payloads_have_their_size() -> None:
 
 
 def test_a_database_without_a_floor_is_refused() -> None:
-    with pytest.raises(UsageError, match="no floor for mysql"):
-        floor.bare("mysql://localhost/job")
+    with pytest.raises(UsageError, match="no floor for oracle"):
+        floor.bare("oracle://localhost/job")
+
+
+@pytest.mark.servers
+def test_the_bare_steps_on_postgresql_take_each_job_once(postgresql: PostgreSQL) -> None:
+    with postgresql.database() as url:
+        with Client(url) as client:
+            for database in client.shards:
+                database.upgrade()
+        store = floor.bare(url)
+        ids = [*store.insert_many([b"1", b"2"]), store.insert_one(b"3")]
+        assert store.holds(3)
+        assert not store.holds(4)
+        assert (store.standing(), store.standing(leased=True), store.ended()) == (ids, [], 0)
+        assert [row[:3] for row in store.claim()] == [
+            (jobid, FLOOR, arg) for jobid, arg in zip(ids, (b"1", b"2", b"3"), strict=True)
+        ]
+        assert store.claim() == []
+        assert store.standing(leased=True) == ids
+        store.delete(ids[:2])
+        assert (store.standing(), store.ended(), store.empty()) == (ids[2:], 2, False)
+        store.clear()
+        assert store.empty()
+        assert "synchronous_commit=on" in store.describe()["durability"]
+        store.close()
 
 
 # ---- the command
@@ -107,6 +134,16 @@ def check(measure: dict[str, Any], figures: list[str]) -> None:
     for delivery in measure["delivery"].values():
         assert delivery["right"]
         assert delivery["jobs"] > 0
+
+
+@pytest.mark.slow
+def test_all_measures_are_taken_on_mariadb_as_well(mariadb: MariaDB, tmp_path: Path) -> None:
+    with mariadb.database() as url, Setup(tmp_path, None, 100, 1, url) as setup:
+        assert "innodb_flush_log_at_trx_commit=1" in setup.store.describe()["durability"]
+        for name in measures.MEASURES:
+            measure = measures.take(name, setup, measures.Size(300, 1.0), 1, lambda _: None)
+            assert measure.right, measure.deliveries
+            check(measure.as_dict(), ["p50", "p99", "max"] if name == "pickup" else ["jobs/s"])
 
 
 @pytest.mark.slow

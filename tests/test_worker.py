@@ -1,5 +1,7 @@
 import asyncio
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -7,9 +9,11 @@ import pytest
 from garivini import Client, Discard, Job, RefusedError, Retry, State, UsageError, Worker
 from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
-from garivini.job import Handle, encode_payload
+from garivini.job import Handle, encode_payload, new_job
 from garivini.keeper import Keeper, Run
 from garivini.policy import FunctionPolicy
+from tests.databases import sqlite_url
+from tests.servers import embedded
 from tests.system import System, system
 
 
@@ -514,5 +518,48 @@ def test_a_small_job_starts_soon_after_its_insert(tmp_path: Path) -> None:
                 await queue.call(queue.client.insert_job, "plain")
                 await queue.gone()
             assert len(started) == 3
+
+    asyncio.run(scenario())
+
+
+def test_a_database_that_does_not_answer_holds_up_no_outcome_of_another(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        urls = [sqlite_url(tmp_path, f"{name}.db") for name in ("one", "two")]
+        ran: list[int] = []
+
+        def f(job: Job) -> None:
+            ran.append(job.dbid)
+
+        def dispatch(client: Client, count: int) -> list[Submission]:
+            found = []
+            for database in client.shards:
+                database.insert([new_job("f", b"") for _ in range(count)])
+                (lane,) = database.lanes().lanes
+                jobs = database.claim(lane, limit=count, lease=60)
+                found += [Submission(b"f", encode_payload(job), job.unique) for job in jobs]
+            return found
+
+        with embedded() as address, Client(urls) as client:
+            worker = Worker(Client(urls), address)
+            worker.function("f")(f)
+            server = aio.Client(address)
+            stop = asyncio.Event()
+            serving = asyncio.create_task(worker.serve(stop))
+            async with asyncio.timeout(20):
+                await server.submit(dispatch(client, 1))
+                while client.list_jobs():
+                    await asyncio.sleep(0.01)  # a deleted row says nothing
+                submissions = dispatch(client, 3)
+                with closing(sqlite3.connect(tmp_path / "one.db", isolation_level=None)) as other:
+                    other.execute("BEGIN IMMEDIATE")  # nobody else can write to the first database now
+                    await server.submit(submissions)
+                    while [job.dbid for job in client.list_jobs()] != [1, 1, 1]:
+                        await asyncio.sleep(0.01)
+                    assert sorted(ran) == [1] * 4 + [2] * 4
+                    other.execute("ROLLBACK")
+            stop.set()
+            await serving
+            await server.close()
+            assert client.list_jobs() == []
 
     asyncio.run(scenario())

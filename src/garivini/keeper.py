@@ -1,8 +1,9 @@
-"""The keeper thread of a worker process: it commits what jobs came to, and renews the leases of the rest.
+"""The keepers of a worker process: they commit what jobs came to, and renew the leases of the rest.
 
-It has database connections of its own, so that it keeps time beside a handler that computes. (C code that
-holds the interpreter lock for long silences it; a lease should be much longer than that.) What arrived
-while one commit ran makes the next group, so a group is small when the worker is idle and large when busy.
+There is one a database, in a thread with a connection of its own: a database that hangs holds up none of the
+others, and a handler that computes holds up none. (C code that holds the interpreter lock for long silences
+them; a lease should be much longer than that.) What arrived while one commit ran makes the next group, so a
+group is small when the worker is idle and large when busy.
 """
 
 import os
@@ -24,8 +25,7 @@ from garivini.gearman.aio import Held
 from garivini.gearman.servers import Backoff
 from garivini.job import Handle, Job
 from garivini.policy import LEASE, FunctionPolicy
-from garivini.store.database import Setback
-from garivini.store.shards import Shards
+from garivini.store.database import Database, Setback
 from garivini.supervisor import TIME_LIMIT, Child
 
 #: Outcomes in one commit, at most.
@@ -57,10 +57,10 @@ class Run:
 
 
 class Keeper:
-    """Owns what this process holds, on the side of the database.
+    """Owns what this process holds of one database.
 
     Args:
-        shards: the databases.
+        database: whose jobs these are.
         on_committed: called in the keeper's thread with the runs whose outcome is committed.
         on_checked: called in the keeper's thread with a run that waited for its start check, and whether
             its attempt still holds the job.
@@ -74,7 +74,7 @@ class Keeper:
 
     def __init__(
         self,
-        shards: Shards,
+        database: Database,
         *,
         on_committed: Callable[[list[Run]], None],
         on_checked: Callable[[Run, bool], None],
@@ -83,13 +83,18 @@ class Keeper:
         functions: Mapping[str, FunctionPolicy],
         child: Child | None = None,
     ) -> None:
-        self._shards = shards
+        self._database = database
         self._on_committed = on_committed
         self._on_checked = on_checked
         self._take_back = take_back
         self._on_given_back = on_given_back
-        self._to_register = [(database, *item) for database in shards for item in functions.items()]
+        self._to_register = list(functions.items())
         self._child = child
+        self._obituaries = [
+            one for one in (child.obituaries if child else ()) if one.handle.dbid == database.dbid
+        ]
+        #: Whether the database did not do what was asked last.
+        self.in_trouble = False
         #: What the worker's main thread is running just now.
         self.current: Run | None = None
         # Filled by the worker's thread, emptied by the keeper's: a deque's ends are safe for that.
@@ -103,8 +108,11 @@ class Keeper:
         self._held: dict[int, Run] = {}
         self._to_give_back: list[Run] = []
         self._backoff = Backoff(first=0.05, longest=2.0)
-        self._offsets: dict[int, float] = {}
-        self._thread = threading.Thread(target=self._loop, name="garivini-keeper", daemon=True)
+        self._offset: float | None = None  # of the database's clock to the monotonic one
+        self._name = f"keeper of database {database.dbid}"
+        self._thread = threading.Thread(
+            target=self._loop, name=f"garivini-keeper-{database.dbid}", daemon=True
+        )
 
     def start(self) -> None:
         """Start the thread."""
@@ -146,7 +154,7 @@ class Keeper:
 
     def lapsed(self, job: Job) -> bool:
         """Whether the lease of this copy has ended, as far as the database's clock is known here."""
-        offset = self._offsets.get(job.dbid)
+        offset = self._offset
         return bool(job.lease) and (offset is None or time.monotonic() + offset > job.lease_end)
 
     def stop(self) -> None:
@@ -158,13 +166,12 @@ class Keeper:
     # ---- in the thread
 
     def _loop(self) -> None:
-        in_trouble = False
         while True:
             self._wake.wait(self._until_next())
             self._wake.clear()
             try:
                 self._register()
-                self._read_clocks()
+                self._read_clock()
                 self._start_checks()
                 self._commit()
                 self._unstart()
@@ -174,15 +181,15 @@ class Keeper:
             except Exception as error:
                 # What could not be committed is still in its queue. Nothing is dropped: until the database
                 # is back the worker's slots stay taken, so it asks for no more.
-                if not in_trouble:
-                    events.emit("role.error", role="keeper", error=str(error))
-                in_trouble = True
+                if not self.in_trouble:
+                    events.emit("role.error", role=self._name, error=str(error))
+                self.in_trouble = True
                 time.sleep(self._backoff.failed())
                 self._wake.set()
             else:
-                if in_trouble:
-                    events.emit("role.recovered", role="keeper")
-                in_trouble = False
+                if self.in_trouble:
+                    events.emit("role.recovered", role=self._name)
+                self.in_trouble = False
                 self._backoff.succeeded()
                 if self._stopping and not self._ended:
                     return
@@ -204,12 +211,11 @@ class Keeper:
     def _register(self) -> None:
         """Say what the functions set and that they renew, and record the jobs that killed another process."""
         while self._to_register:
-            database, funcname, policy = self._to_register[-1]
-            database.set_function(funcname, policy, by_worker=True)
+            funcname, policy = self._to_register[-1]
+            self._database.set_function(funcname, policy, by_worker=True)
             self._to_register.pop()
-        child = self._child
-        while child is not None and child.obituaries:
-            handle, kind, message = astuple(child.obituaries[-1])
+        while self._child is not None and self._obituaries:
+            handle, kind, message = astuple(self._obituaries[-1])
             setback = Setback(
                 handle=Handle(*handle),
                 kind=kind,
@@ -217,7 +223,7 @@ class Keeper:
                 message=message,
             )
             try:
-                (settled,) = self._shards[setback.handle.dbid].settle([setback])
+                (settled,) = self._database.settle([setback])
             except OutcomeUnknownError:
                 # A failure ends its attempt, so it counts once. A death counts each time it is told, and one
                 # too many could bury a job that does no harm: better none.
@@ -225,17 +231,16 @@ class Keeper:
                     raise
             else:
                 report(setback, settled)
-            child.obituaries.pop()
-            if not child.obituaries:
-                child.slot.tell()
+            self._child.obituaries.remove(self._obituaries.pop())
+            if not self._child.obituaries:  # the last of all keepers says so
+                self._child.slot.tell()
 
-    def _read_clocks(self) -> None:
-        for database in self._shards:
-            if database.dbid not in self._offsets:
-                # Read before the call: should this process stand still meanwhile, leases seem over too early,
-                # which costs a start check, and not too late.
-                before = time.monotonic()
-                self._offsets[database.dbid] = database.clock() - before
+    def _read_clock(self) -> None:
+        if self._offset is None:
+            # Read before the call: should this process stand still meanwhile, leases seem over too early,
+            # which costs a start check, and not too late.
+            before = time.monotonic()
+            self._offset = self._database.clock() - before
 
     def _start_checks(self) -> None:
         runs = [self._checks[index] for index in range(len(self._checks))]
@@ -248,7 +253,7 @@ class Keeper:
 
     def _adopted(self, run: Run) -> bool:
         """Take an attempt for a copy that came without one."""
-        job = self._shards[run.job.dbid].adopt(run.job.jobid, lease=LEASE)
+        job = self._database.adopt(run.job.jobid, lease=LEASE)
         if job is not None:
             run.job = replace(job, run_after=run.job.run_after)
         return job is not None
@@ -256,32 +261,30 @@ class Keeper:
     def _unstart(self) -> None:
         """Take back what the start checks of dropped runs wrote: nobody runs them, so leases may end."""
         runs = [self._dropped[index] for index in range(len(self._dropped))]
-        for dbid in {run.job.dbid for run in runs}:
-            self._shards[dbid].unstart([run.job.handle for run in runs if run.job.dbid == dbid])
+        if runs:
+            self._database.unstart([run.job.handle for run in runs])
         for _ in runs:
             self._dropped.popleft()
 
     def _commit(self) -> None:
         while self._ended:
             group = [self._ended[index] for index in range(min(len(self._ended), _GROUP))]
-            for dbid in {run.job.dbid for run in group}:
-                self._commit_to(dbid, [run for run in group if run.job.dbid == dbid])
+            self._commit_group(group)
             self._take_holds()
             for run in group:
                 self._ended.popleft()
                 self._held.pop(id(run), None)
             self._on_committed(group)
 
-    def _commit_to(self, dbid: int, runs: list[Run]) -> None:
-        database = self._shards[dbid]
+    def _commit_group(self, runs: list[Run]) -> None:
         done = [run.job.jobid for run in runs if run.setback is None]
         if done:
-            gone = database.complete(done)
+            gone = self._database.complete(done)
             for jobid in set(done) - gone:
-                events.emit("job.completed_before", jobid=jobid, dbid=dbid)
+                events.emit("job.completed_before", jobid=jobid, dbid=self._database.dbid)
         setbacks = [run.setback for run in runs if run.setback is not None]
         if setbacks:
-            for setback, settled in zip(setbacks, database.settle(setbacks), strict=True):
+            for setback, settled in zip(setbacks, self._database.settle(setbacks), strict=True):
                 report(setback, settled)
 
     def _renew(self) -> None:
@@ -295,8 +298,8 @@ class Keeper:
                 run.dropped = True
                 self._to_give_back.append(run)
         kept = self._renewed([run for run in due if not run.dropped])
-        self._offsets.clear()
-        self._read_clocks()
+        self._offset = None
+        self._read_clock()
         for run in due:
             run.renew_at = now + run.job.lease / 3
             if run.dropped:
@@ -311,8 +314,7 @@ class Keeper:
         runs = self._to_give_back
         if not runs:
             return
-        for dbid in {run.job.dbid for run in runs}:
-            self._shards[dbid].give_back([run.job.handle for run in runs if run.job.dbid == dbid])
+        self._database.give_back([run.job.handle for run in runs])
         events.emit("jobs.given_back", jobs=len(runs))
         self._to_give_back = []
         self._on_given_back(runs)
@@ -339,7 +341,7 @@ class Keeper:
             trace="".join(traceback.format_stack(frame)),
             worker=run.worker,
         )
-        (settled,) = self._shards[run.job.dbid].settle([setback])
+        (settled,) = self._database.settle([setback])
         report(setback, settled)
         if self.current is run:
             self._child.slot.clear()
@@ -348,10 +350,10 @@ class Keeper:
 
     def _renewed(self, runs: Sequence[Run]) -> set[Handle]:
         """Renew the leases of these; return the handles that still hold their job."""
-        groups: dict[tuple[int, int], list[Handle]] = {}
+        leases: dict[int, list[Handle]] = {}
         for run in runs:
-            groups.setdefault((run.job.dbid, run.job.lease), []).append(run.job.handle)
+            leases.setdefault(run.job.lease, []).append(run.job.handle)
         kept: set[Handle] = set()
-        for (dbid, lease), handles in groups.items():
-            kept |= self._shards[dbid].renew(handles, lease=lease)
+        for lease, handles in leases.items():
+            kept |= self._database.renew(handles, lease=lease)
         return kept

@@ -188,22 +188,26 @@ class _Serving:
         self._child = child
         self._slot = child.slot if child is not None else None
         self._loop = asyncio.get_running_loop()
-        self._keeper = Keeper(
-            worker.client.shards,
-            on_committed=lambda runs: self._threadsafe(self._committed, runs),
-            on_checked=self._checked,
-            take_back=self._take_back,
-            on_given_back=lambda runs: self._threadsafe(self._given_back, runs),
-            functions={name: entry.policy for name, entry in worker.functions.items()},
-            child=child,
-        )
+        policies = {name: entry.policy for name, entry in worker.functions.items()}
+        self._keepers = {
+            database.dbid: Keeper(
+                database,
+                on_committed=lambda runs: self._threadsafe(self._committed, runs),
+                on_checked=self._checked,
+                take_back=self._take_back,
+                on_given_back=lambda runs: self._threadsafe(self._given_back, runs),
+                functions=policies,
+                child=child,
+            )
+            for database in worker.client.shards
+        }
         self.name = f"{socket.gethostname()}:{os.getpid()}"
-        self._dbids = {database.dbid for database in worker.client.shards}
         has_async = any(entry.is_async for entry in worker.functions.values())
         self._least = worker.concurrency if has_async else 1
         self._prefetch = self._least
-        self._ending = 0  # jobs that have run and are being committed
-        # Filled and emptied from both threads: the keeper adds what it has checked and takes back what waits
+        #: Jobs that have run and are being committed, by database.
+        self._ending = dict.fromkeys(self._keepers, 0)
+        # Filled and emptied from all threads: a keeper adds what it has checked and takes back what waits
         # too long. Each takes a run with one atomic call, so none is both run and given back.
         self._queue: deque[Run] = deque()
         self._pumping = False
@@ -224,7 +228,8 @@ class _Serving:
         ]
 
     async def run(self, stop: asyncio.Event) -> None:
-        self._keeper.start()
+        for keeper in self._keepers.values():
+            keeper.start()
         running = [asyncio.create_task(link.run()) for link in self._links]
         names = sorted(name.decode() for name in self._functions)
         events.emit("worker.started", worker=self.name, functions=names)
@@ -243,7 +248,8 @@ class _Serving:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*running, *self._tasks, return_exceptions=True)
-            await self._loop.run_in_executor(None, self._keeper.stop)
+            for keeper in self._keepers.values():
+                await self._loop.run_in_executor(None, keeper.stop)
             events.emit("worker.stopped", worker=self.name)
 
     def _threadsafe(self, call: Callable[..., None], *arguments: Any) -> None:
@@ -255,7 +261,7 @@ class _Serving:
     def _arrived(self, held: aio.Held) -> None:
         try:
             job = decode_payload(held.job.data)
-            if job.dbid not in self._dbids:
+            if job.dbid not in self._keepers:
                 raise UsageError(f"database {job.dbid} is not one of this worker's")
         except UsageError as error:
             # Not ours to judge: without a handle there is no row to write to, and if there is one its
@@ -266,8 +272,9 @@ class _Serving:
         run = Run(job, held, self.name)
         # A copy of a later attempt, or one that waited past its lease, may have been replaced meanwhile.
         # One without an attempt comes from a QueueRunner of the original, and needs one of ours.
-        if job.attempt is None or job.attempt > 1 or self._keeper.lapsed(job):
-            self._keeper.check(run)
+        keeper = self._keepers[job.dbid]
+        if job.attempt is None or job.attempt > 1 or keeper.lapsed(job):
+            keeper.check(run)
         else:
             self._start(run)
 
@@ -280,10 +287,10 @@ class _Serving:
         if not mine:
             self._threadsafe(self._drop_stale, run)
         elif self._registered(run).is_async:
-            self._keeper.hold(run)
+            self._keeper_of(run).hold(run)
             self._threadsafe(self._start_task, run)
         else:
-            self._keeper.hold(run)
+            self._keeper_of(run).hold(run)
             self._queue.append(run)
             self._threadsafe(self._start_pump)
 
@@ -292,7 +299,7 @@ class _Serving:
         run.held.complete()
 
     def _start(self, run: Run) -> None:
-        self._keeper.hold(run)
+        self._keeper_of(run).hold(run)
         if self._registered(run).is_async:
             self._start_task(run)
         else:
@@ -301,7 +308,7 @@ class _Serving:
 
     def _start_task(self, run: Run) -> None:
         if run.held.lost:  # since it was checked; see _pump
-            self._keeper.drop(run)
+            self._keeper_of(run).drop(run)
             return
         task = self._loop.create_task(self._run_async(run))
         self._tasks[task] = run
@@ -312,6 +319,9 @@ class _Serving:
         if not self._pumping:
             self._pumping = True
             self._loop.call_soon(self._pump)
+
+    def _keeper_of(self, run: Run) -> Keeper:
+        return self._keepers[run.job.dbid]
 
     def _registered(self, run: Run) -> Registered:
         return self._functions[run.held.job.function]
@@ -345,7 +355,7 @@ class _Serving:
             if run.held.lost:
                 # The server gives this copy to another worker, or has died and the lease brings it back.
                 # It has not started, so running it here would only make it run twice.
-                self._keeper.drop(run)
+                self._keeper_of(run).drop(run)
                 continue
             ran += 1
             self._run_inline(run)
@@ -373,7 +383,9 @@ class _Serving:
             function = self._queue[0].held.job.function
         except IndexError:
             return False
-        settled = not self._ending and all(link.settled for link in self._links)
+        settled = all(link.settled for link in self._links) and not any(
+            ending and not self._keepers[dbid].in_trouble for dbid, ending in self._ending.items()
+        )
         if self._waits_until is None:
             self._waits_until = now + _ANSWERS
         if settled or now > self._waits_until or self._took.get(function, _SLOW) < _SLOW:
@@ -383,10 +395,11 @@ class _Serving:
 
     def _run_inline(self, run: Run) -> None:
         entry = self._registered(run)
+        keeper = self._keeper_of(run)
         # Current first: the keeper, woken for the limit, must find the run that it is of.
-        self._keeper.current = run
+        keeper.current = run
         if entry.timeout is not None:
-            self._keeper.limit(run, entry.timeout)
+            keeper.limit(run, entry.timeout)
         if self._slot is not None:
             self._slot.set(run.job.handle, run.deadline)
         try:
@@ -398,7 +411,7 @@ class _Serving:
             raise
         except BaseException as error:  # SystemExit too: a job must not take the worker with it
             run.setback = self._setback(run, error)
-        self._keeper.current = None
+        keeper.current = None
         if self._slot is not None:
             self._slot.clear()
         self._end(run)  # the pump offers the free slots, once for all that it ran
@@ -452,8 +465,8 @@ class _Serving:
                 return failure(handle, error, self.name)
 
     def _end(self, run: Run) -> None:
-        self._ending += 1
-        self._keeper.end(run)
+        self._ending[run.job.dbid] += 1
+        self._keeper_of(run).end(run)
 
     def _committed(self, runs: list[Run]) -> None:
         for run in runs:
@@ -461,11 +474,11 @@ class _Serving:
                 run.held.complete()
             else:
                 run.held.fail()
-        self._ending -= len(runs)
+            self._ending[run.job.dbid] -= 1
         self._offer()
 
     def _offer(self) -> None:
         """Let the servers know the free slots. What is only being committed takes none."""
         for link in self._links:
             if link.slots:
-                link.slots = self._prefetch + self._ending
+                link.slots = self._prefetch + sum(self._ending.values())

@@ -10,9 +10,7 @@ from typing import Final
 import click
 
 from tests.kills.kill import FAULTS, ROLES, Outcome, Report, percentile, run
-from tests.sql_servers import MariaDB, PostgreSQL
-
-_DATABASES: Final = {"mariadb": MariaDB, "postgresql": PostgreSQL}
+from tests.sql_servers import SERVERS
 
 #: Columns and their widths. "started twice" and "ended twice" count the runs beyond each job's first;
 #: "timed" the kills at which there was something to wait for.
@@ -42,7 +40,7 @@ _COLUMNS: Final = {
 @click.option(
     "--database",
     "databases",
-    type=click.Choice([*_DATABASES]),
+    type=click.Choice([*SERVERS]),
     multiple=True,
     help="In place of SQLite; several make one queue, and the first is the one that fails.",
 )
@@ -71,7 +69,7 @@ def main(
             temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="kills-"))
             folder = (keep or Path(temporary)) / role
             folder.mkdir(parents=True)
-            servers = [stack.enter_context(_DATABASES[name]()) for name in databases]
+            servers = [stack.enter_context(SERVERS[name]()) for name in databases]
             outcome = run(folder, [role], kills, seed, servers=servers, gearmand=gearmand)
         click.echo(row(outcome, outcome.reports[0]))
         sound = sound and outcome.verdict.sound

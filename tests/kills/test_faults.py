@@ -15,22 +15,20 @@ from garivini.errors import UnreachableError
 from tests.kills.history import Refused
 from tests.kills.kill import FAULTS, ROLES, run
 from tests.kills.load import load
-from tests.sql_servers import MariaDB, PostgreSQL, SQLServer
+from tests.sql_servers import SERVERS, MariaDB, PostgreSQL, SQLServer
 from tests.system import upgraded
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(400)]
 
 Kind = Callable[[], SQLServer]
 Start = Callable[[Kind], SQLServer]
-
-KINDS: Final[dict[str, Kind]] = {"mariadb": MariaDB, "postgresql": PostgreSQL}
 #: Seconds within which an insert returns or raises: the time-out of a call, and one more to connect.
 PATIENCE: Final = 25.0
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=SERVERS)
 def kind(request: pytest.FixtureRequest) -> Kind:
-    return KINDS[request.param]
+    return SERVERS[request.param]
 
 
 @pytest.fixture

@@ -118,10 +118,9 @@ def sweeps_at_once(self: QueueRunner) -> list[float]:
     return [max(0.0, when - asyncio.get_running_loop().time()) for when in (self._sweeps or [])[:1]]
 
 
-def reads_clocks_late(self: Keeper) -> None:
-    for database in self._shards:
-        if database.dbid not in self._offsets:
-            self._offsets[database.dbid] = database.clock() - vars(keeper)["time"].monotonic()
+def reads_its_clock_late(self: Keeper) -> None:
+    if self._offset is None:
+        self._offset = self._database.clock() - vars(keeper)["time"].monotonic()
 
 
 def counts_deserted_servers(self: JobServers, function: bytes) -> int:
@@ -135,13 +134,13 @@ def counts_deserted_servers(self: JobServers, function: bytes) -> int:
 def records_again(self: Keeper) -> None:
     """As it was: a death whose record has an unknown outcome is recorded again."""
     while self._to_register:
-        database, funcname, policy = self._to_register.pop()
-        database.set_function(funcname, policy, by_worker=True)
+        funcname, policy = self._to_register.pop()
+        self._database.set_function(funcname, policy, by_worker=True)
     child = self._child
-    while child is not None and child.obituaries:
-        handle, kind = child.obituaries[-1].handle, child.obituaries[-1].kind
-        self._shards[handle.dbid].settle([Setback(handle=handle, kind=kind)])
-        child.obituaries.pop()
+    while child is not None and self._obituaries:
+        handle, kind = self._obituaries[-1].handle, self._obituaries[-1].kind
+        self._database.settle([Setback(handle=handle, kind=kind)])
+        child.obituaries.remove(self._obituaries.pop())
         if not child.obituaries:
             child.slot.tell()
 
@@ -227,7 +226,7 @@ BROKEN: Final = {
     "a function that starts before all is read": Broken(worker, "_ANSWERS", -1.0, [slow_functions()]),
     "a start after the loss of the connection": Broken(Held, "lost", never_lost, [23, 33]),
     "a QueueRunner that waits for nobody": Broken(QueueRunner, "_until_sweep", sweeps_at_once, [ONE_AWAY]),
-    "a clock read before its time": Broken(Keeper, "_read_clocks", reads_clocks_late, [LATE_CLOCK]),
+    "a clock read before its time": Broken(Keeper, "_read_clock", reads_its_clock_late, [LATE_CLOCK]),
     "room that deserted servers use up": Broken(JobServers, "queued", counts_deserted_servers, [8076]),
     "a death that is counted again": Broken(Keeper, "_register", records_again, [LOST_ANSWERS]),
 }

@@ -215,3 +215,17 @@ def clock(backend: Backend, database: Database) -> Iterator[Clock]:
     clock = Clock()
     with backend.clocked(database, clock):
         yield clock
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[..., Database]]:
+    """Opens databases by URL or Engine and closes them after the test."""
+    databases = []
+
+    def open_(target: Any, dbid: int = 1) -> Database:
+        databases.append(Database(DatabaseSettings(dbid, target)))
+        return databases[-1]
+
+    yield open_
+    for database in databases:
+        database.close()

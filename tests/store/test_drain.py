@@ -172,7 +172,7 @@ def test_a_job_that_was_taken_between_the_steps_is_not_moved_as_well(
 
     def slow(*arguments: Any) -> Any:
         copies = park(*arguments)
-        with source._transaction() as run:  # the lease ran out meanwhile, and another has claimed the job
+        with source.transaction() as run:  # the lease ran out meanwhile, and another has claimed the job
             run("hold", jobid=1, attempt=0, run_after=0, seconds=0)
         (row,) = of(client, 2)
         source.settle([Setback(handle=row.handle, kind="rescheduled")])

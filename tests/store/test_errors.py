@@ -28,20 +28,6 @@ Opener = Callable[..., Database]
 
 
 @pytest.fixture
-def opened() -> Iterator[Opener]:
-    """Opens databases by URL or Engine and closes them after the test."""
-    databases = []
-
-    def open_(target: Any, dbid: int = 1) -> Database:
-        databases.append(Database(DatabaseSettings(dbid, target)))
-        return databases[-1]
-
-    yield open_
-    for database in databases:
-        database.close()
-
-
-@pytest.fixture
 def url(tmp_path: Path) -> str:
     """A database with its tables."""
     return sqlite_url(tmp_path)

@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from sqlalchemy import create_engine, make_url
 
 from garivini.cli import cli
-from garivini.config import DatabaseSettings
 from garivini.errors import ConflictError, RefusedError, SchemaError, UsageError
 from garivini.job import NEVER, Handle, Inserted, State, new_job
 from garivini.store.database import Database, Lane
@@ -39,19 +38,6 @@ CREATE TABLE job (
 ) ENGINE={engine} DEFAULT CHARSET={charset}
 """
 LANE: Final = Lane("f", State.WAITING, "normal", 0)
-
-
-@pytest.fixture
-def opened() -> Iterator[Opener]:
-    databases = []
-
-    def open_(target: Any, dbid: int = 1) -> Database:
-        databases.append(Database(DatabaseSettings(dbid, target)))
-        return databases[-1]
-
-    yield open_
-    for database in databases:
-        database.close()
 
 
 class Place:

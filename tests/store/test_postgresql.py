@@ -14,17 +14,18 @@ from typing import Any
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 from psycopg.rows import dict_row
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from garivini import AsyncClient, Client, Worker
+from garivini.cli import cli
 from garivini.config import DatabaseSettings
 from garivini.errors import (
     ConflictError,
     GariviniError,
-    OutcomeUnknownError,
     RefusedError,
     SchemaError,
     UnreachableError,
@@ -42,19 +43,6 @@ pytestmark = pytest.mark.servers
 
 #: What a call may take at most where the URL says that a second of silence is enough.
 BOUND = 8.0
-
-
-@pytest.fixture
-def opened() -> Iterator[Opener]:
-    databases = []
-
-    def open_(target: Any, dbid: int = 1) -> Database:
-        databases.append(Database(DatabaseSettings(dbid, target)))
-        return databases[-1]
-
-    yield open_
-    for database in databases:
-        database.close()
 
 
 @pytest.fixture
@@ -149,24 +137,6 @@ def test_a_table_that_went_missing_is_an_error_of_the_schema(postgresql: Postgre
         database.close()
 
 
-def test_a_viewer_reads_and_may_not_write(roles: PostgreSQLRoles, database: Database, opened: Opener) -> None:
-    insert(database)
-    viewer = opened(roles.viewer)
-    (found,) = viewer.jobs()
-    assert [entry.jobs for entry in viewer.counts()] == [1]
-    assert len(viewer.lanes().lanes) == 1
-    assert viewer.failures(found.jobid) == []
-    assert viewer.functions() == {}
-    for call in (
-        insert,
-        lambda viewer: viewer.complete([found.jobid]),
-        lambda viewer: viewer.retry(found.jobid),
-    ):
-        with pytest.raises(RefusedError, match=r"lacks a privilege .*job"):
-            call(viewer)
-    assert viewer.jobs() == [found]
-
-
 def test_runtime_may_not_change_the_tables(roles: PostgreSQLRoles) -> None:
     with connect(roles.runtime, autocommit=True) as connection:
         for statement in (
@@ -198,6 +168,52 @@ def test_upgrades_at_the_same_time_make_one_schema(postgresql: PostgreSQL, opene
             database.close()
 
 
+def command(*words: str, url: str = "") -> str:
+    result = CliRunner().invoke(cli, words, env={"GARIVINI_DB": url or None})
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_command_makes_the_tables_and_says_so(postgresql: PostgreSQL) -> None:
+    with postgresql.database() as url:
+        password = str(make_url(url).password)
+        before = CliRunner().invoke(cli, ["db", "check"], env={"GARIVINI_DB": url})
+        assert isinstance(before.exception, SchemaError)
+        said = "".join(command("db", name, url=url) for name in ("upgrade", "upgrade", "check"))
+        assert "is ready" in said
+        assert "has schema 0001, as it should" in said
+        assert password not in said
+
+
+def test_the_sql_that_is_printed_makes_the_same_tables(postgresql: PostgreSQL, opened: Opener) -> None:
+    shapes = []
+    for by_hand in (False, True):
+        with postgresql.database() as url:
+            database = opened(url)
+            if by_hand:
+                with connect(url, autocommit=True) as connection:
+                    connection.execute(command("db", "sql", "postgresql").encode())
+                database.check()
+            else:
+                database.upgrade()
+            insert(database)
+            name = url.rpartition("/")[2]
+            shapes.append(
+                postgresql.execute(
+                    "SELECT table_name, column_name, data_type, collation_name, column_default, is_nullable"
+                    "  FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2",
+                    name,
+                )
+                + postgresql.execute(
+                    "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1", name
+                )
+                + postgresql.execute("SELECT reloptions FROM pg_class WHERE relname = 'job'", name)
+            )
+            database.close()
+    assert shapes[0] == shapes[1]
+    assert len(shapes[0]) > 30
+
+
 def test_an_upgrade_that_fails_half_way_leaves_nothing_and_can_be_repeated(
     postgresql: PostgreSQL, opened: Opener
 ) -> None:
@@ -217,59 +233,7 @@ def test_an_upgrade_that_fails_half_way_leaves_nothing_and_can_be_repeated(
         database.close()
 
 
-def test_the_first_user_gives_a_database_its_id_and_two_at_once_agree(
-    roles: PostgreSQLRoles, opened: Opener
-) -> None:
-    start = threading.Barrier(6)
-
-    def first(dbid: int) -> bool:
-        database = opened(roles.runtime, dbid)
-        start.wait()
-        try:
-            insert(database)
-        except SchemaError:
-            return False
-        return True
-
-    with ThreadPoolExecutor(6) as threads:
-        assert list(threads.map(first, range(1, 7))).count(True) == 1
-
-
 # ---- a server that goes
-
-
-def test_a_session_that_the_server_ended_is_replaced_by_another(
-    postgresql: PostgreSQL, roles: PostgreSQLRoles, database: Database
-) -> None:
-    insert(database)
-    ended = postgresql.execute(
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = %s",
-        parameters=[f"{roles.name}_runtime"],
-    )
-    assert ended == [(1,)]
-    insert(database)
-    assert len(database.jobs()) == 2
-
-
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_server_that_is_gone_is_unreachable_and_found_again_when_it_is_back(
-    own_postgresql: PostgreSQL, own: Database, call: Callable[[Database], object]
-) -> None:
-    own_postgresql.kill()
-    for _ in range(2):
-        with pytest.raises(UnreachableError, match="cannot be reached"):
-            call(own)
-    own_postgresql.start()
-    call(own)
-    insert(own)
-    assert own.jobs()
-
-
-def test_a_server_that_dies_during_a_commit_leaves_the_outcome_unknown(
-    own_postgresql: PostgreSQL, own: Database
-) -> None:
-    with pytest.raises(OutcomeUnknownError, match="lost at the commit"), own._transaction():
-        own_postgresql.kill()
 
 
 @contextmanager
@@ -277,33 +241,6 @@ def within(seconds: float) -> Iterator[None]:
     start = time.monotonic()
     yield
     assert time.monotonic() - start < seconds
-
-
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_frozen_server_ends_a_call_in_bounded_time(
-    own_postgresql: PostgreSQL, own: Database, call: Callable[[Database], object]
-) -> None:
-    own_postgresql.freeze()
-    with within(BOUND), pytest.raises(UnreachableError, match="no answer for 1 s"):
-        call(own)
-    with within(BOUND), pytest.raises(UnreachableError, match="cannot be reached"):
-        call(own)  # on a connection that cannot be made
-    own_postgresql.thaw()
-    call(own)
-    insert(own)
-    assert own.jobs()
-
-
-def test_a_server_that_freezes_before_the_commit_is_answered_leaves_the_outcome_unknown(
-    own_postgresql: PostgreSQL, own: Database
-) -> None:
-    with (
-        within(BOUND),
-        pytest.raises(OutcomeUnknownError, match="no answer for 1 s"),
-        own._transaction(),
-    ):
-        own_postgresql.freeze()
-    own_postgresql.thaw()
 
 
 def test_a_frozen_server_takes_no_large_insert_for_ever(own_postgresql: PostgreSQL, own: Database) -> None:
@@ -322,15 +259,32 @@ def test_a_statement_that_takes_longer_than_its_first_answer_is_waited_for(
             assert connection.execute("SELECT pg_sleep(0.4)").fetchall()  # together more than the limit
 
 
-def test_a_read_only_server_is_refused(own_postgresql: PostgreSQL, own: Database) -> None:
-    own_postgresql.set_read_only(True)
-    own.close()
-    assert len(own.jobs()) == 1
-    with pytest.raises(RefusedError, match="read-only: is it a standby"):
-        insert(own)
-    own_postgresql.set_read_only(False)
-    own.close()
-    insert(own)
+@pytest.mark.parametrize("runs", ["-1", "soon", "None", "1.5"])
+def test_a_number_of_runs_that_is_none_is_refused(runs: str) -> None:
+    with pytest.raises(UsageError, match="prepare_threshold"):
+        Database(DatabaseSettings(1, f"postgresql://job:secret@h/jobs?prepare_threshold={runs}"))
+
+
+@pytest.mark.parametrize(("given", "prepared"), [("none", 0), ("3", 2), ("0", 2)])
+def test_statements_are_prepared_unless_the_url_says_none(
+    roles: PostgreSQLRoles, opened: Opener, given: str, prepared: int
+) -> None:
+    database = opened(with_query(roles.runtime, prepare_threshold=given))
+    for _ in range(5):
+        insert(database)
+    with database._connection() as connection:
+        names = connection.execute("SELECT statement FROM pg_prepared_statements").fetchall()
+    assert len([text for (text,) in names if text.startswith(("INSERT INTO job", "BEGIN"))]) == prepared
+
+
+def test_a_pooler_that_gives_another_session_each_time_is_named(database: Database) -> None:
+    for _ in range(7):
+        insert(database)
+    with database._connection() as connection:
+        # In a block, so that the driver does not notice.
+        connection.execute("DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$")
+    with pytest.raises(RefusedError, match="prepare_threshold=none"):
+        insert(database)
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "soon", "inf", "nan"])
@@ -421,7 +375,7 @@ def test_a_process_that_is_frozen_within_a_transaction_loses_it(
     insert(database)
 
     def frozen() -> None:
-        with database._transaction() as work:
+        with database.transaction() as work:
             work("due", funcname="f", priority=1, limit=1)
             other = opened(roles.runtime)
             deadline = time.monotonic() + 20
@@ -508,7 +462,7 @@ def test_our_sessions_have_their_limits_and_what_the_url_says_wins(
     assert setting(database, "application_name") == "garivini"
     other = opened(with_query(roles.runtime, options="-c lock_timeout=7s", application_name="shop"))
     assert setting(other, "lock_timeout") == "7s"
-    assert setting(other, "enable_sort") == "off"
+    assert setting(other, "enable_bitmapscan") == "off"
     assert setting(other, "application_name") == "shop"
 
 

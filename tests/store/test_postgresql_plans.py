@@ -1,6 +1,5 @@
 """PostgreSQL's plans: each statement of a pass enters by its index, whatever the planner believes."""
 
-import json
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any, Final
@@ -63,12 +62,13 @@ def url(request: pytest.FixtureRequest, postgresql: PostgreSQL) -> Iterator[str]
         yield url
 
 
-@pytest.fixture
-def connection(url: str) -> Iterator[Any]:
-    """A connection as ours, in a transaction that is taken back."""
+@pytest.fixture(params=["force_custom_plan", "force_generic_plan"])
+def connection(url: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A connection as ours, in a transaction that is taken back; with both plans of a prepared statement."""
     database = Database(DatabaseSettings(1, url))
     with database._connection() as connection:
         connection.execute("BEGIN")
+        connection.execute(f"SET LOCAL plan_cache_mode = {request.param}")
         yield connection
         connection.execute("ROLLBACK")
     database.close()
@@ -83,8 +83,13 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def analysed(connection: Any, name: str, **values: Any) -> list[dict[str, Any]]:
     """Run a statement; return the steps of its plan that touch a table, with what they did."""
     text, bound = STATEMENTS[name].steps[-1].bind(values)
-    ((found,),) = connection.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}", bound).fetchall()
-    plan = found if isinstance(found, list) else json.loads(found)
+    for number in range(len(bound)):
+        text = text.replace("%s", f"${number + 1}", 1)
+    connection.execute(f"PREPARE examined AS {text}".encode())
+    call = f"EXECUTE examined ({', '.join(['%s'] * len(bound))})" if bound else "EXECUTE examined"
+    client = psycopg.ClientCursor(connection)
+    ((plan,),) = client.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {call}", bound or None).fetchall()
+    connection.execute("DEALLOCATE examined")
     every = list(nodes(plan[0]["Plan"]))
     return [node for node in every if "Scan" in node["Node Type"] and "Relation Name" in node]
 
@@ -187,6 +192,43 @@ def test_no_second_table_is_read_as_a_whole(connection: Any, name: str, values: 
 def test_jobs_are_counted_off_the_lane_index(connection: Any) -> None:
     (step,) = analysed(connection, "counts")
     assert (step["Node Type"], step["Index Name"]) == ("Index Only Scan", "job_lane")
+
+
+def cost_of_a_claim(database: Database, rows: int) -> int:
+    """Pages that a claim of 1,000 reads, of a lane of so many rows."""
+    with database._connection() as connection:
+        connection.execute("TRUNCATE job")
+        connection.execute(
+            "INSERT INTO job (funcname, run_after) SELECT 'f', n FROM generate_series(1, %s) n", [rows]
+        )
+        connection.execute("BEGIN")
+        pages = 0
+        jobids: list[int] = []
+        for name, values in (
+            ("due", {"funcname": "f", "priority": 1, "limit": 1000}),
+            ("claim", {"jobids": jobids, "lease": 60}),
+        ):
+            text, bound = STATEMENTS[name].steps[0].bind(values)
+            ((plan,),) = connection.execute(
+                f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}", bound
+            ).fetchall()
+            top = plan[0]["Plan"]
+            pages += top["Shared Hit Blocks"] + top["Shared Read Blocks"]
+            if name == "due":
+                jobids += sorted(row[0] for row in connection.execute(text, bound).fetchall())
+        connection.execute("ROLLBACK")
+    assert len(jobids) == 1000
+    return pages
+
+
+def test_the_cost_of_a_claim_does_not_grow_with_the_backlog(postgresql: PostgreSQL) -> None:
+    with postgresql.database() as url:
+        database = Database(DatabaseSettings(1, f"{url}?read_timeout=200"))
+        database.upgrade()
+        small, large = cost_of_a_claim(database, 20_000), cost_of_a_claim(database, 2_000_000)
+        database.close()
+    assert small > 1000
+    assert large < 1.3 * small
 
 
 def test_a_plan_that_reads_the_table_would_be_seen(url: str) -> None:

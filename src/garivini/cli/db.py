@@ -1,6 +1,7 @@
 """``garivini db``: the tables."""
 
 import time
+from contextlib import closing
 
 import click
 
@@ -29,9 +30,10 @@ def upgrade(dbs: list[str]) -> None:
       garivini db upgrade
       garivini db upgrade --db sqlite:////var/lib/app/jobs.db
     """
-    for database in Shards(dbs):
-        database.upgrade()
-        click.echo(f"{database.where} is ready")
+    with closing(Shards(dbs)) as shards:
+        for database in shards:
+            database.upgrade()
+            click.echo(f"{database.where} is ready")
 
 
 @db.command()
@@ -43,9 +45,10 @@ def check(dbs: list[str]) -> None:
     Example:
       garivini db check
     """
-    for database in Shards(dbs):
-        database.check()
-        click.echo(f"{database.where} has schema {SCHEMA}, as it should")
+    with closing(Shards(dbs)) as shards:
+        for database in shards:
+            database.check()
+            click.echo(f"{database.where} has schema {SCHEMA}, as it should")
 
 
 @db.command()

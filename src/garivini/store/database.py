@@ -16,6 +16,7 @@ from garivini.config import DatabaseSettings, without_password
 from garivini.errors import (
     ConflictError,
     GariviniError,
+    OutcomeUnknownError,
     RefusedError,
     SchemaError,
     UnreachableError,
@@ -212,7 +213,7 @@ class Database:
             key=lambda index: (jobs[index].funcname, jobs[index].uniqkey),
         )
         unkeyed = [index for index, job in enumerate(jobs) if job.uniqkey is None]
-        with self._transaction() if connection is None else self._joined(connection) as run:
+        with self.transaction() if connection is None else self._joined(connection) as run:
             self._check_sizes(jobs)
             for part in _chunks(unkeyed, lambda index: len(jobs[index].arg), self._dialect.statement_bytes):
                 jobids = self._dialect.insert(run, [_insert_row(jobs[index]) for index in part])
@@ -267,7 +268,7 @@ class Database:
     @_again
     def live(self, funcname: str, uniqkey: str) -> int | None:
         """Return the id of the live job of a key, or None."""
-        with self._statement() as run:
+        with self.reading() as run:
             rows = run("live", funcname=funcname, uniqkey=uniqkey)
         return rows[0][0] if rows else None
 
@@ -276,7 +277,7 @@ class Database:
     @_again
     def lanes(self) -> Lanes:
         """Return the lanes that hold jobs, dead ones left out."""
-        with self._statement() as run:
+        with self.reading() as run:
             rows = self._dialect.lanes(run)
         found = [
             Lane(funcname, State(state), PRIORITIES[priority], due)
@@ -298,7 +299,7 @@ class Database:
             The jobs in the order in which they were due, ``run_after`` being that time.
 
         """
-        with self._transaction() as run:
+        with self.transaction() as run:
             due: dict[int, int] = {}
             size = 0
             priority = PRIORITIES.index(lane.priority)
@@ -318,21 +319,21 @@ class Database:
     @_again
     def release(self, jobs: Collection[Job]) -> None:
         """Give back claims that were not sent: waiting at their old time."""
-        with self._transaction() as run:
+        with self.transaction() as run:
             for job in sorted(jobs, key=lambda job: job.jobid):
                 run("release", jobid=job.jobid, attempt=job.attempt, run_after=job.run_after)
 
     @_again
     def end_early(self, handles: Collection[Handle], *, lease: int) -> None:
         """End the leases, of so many seconds, of attempts that may have got lost on their way."""
-        with self._transaction() as run:
+        with self.transaction() as run:
             for attempt, jobids in _by_attempt(handles):
                 run("end_early", jobids=jobids, attempt=attempt, lease=lease)
 
     @_again
     def expired(self, lane: Lane, *, limit: int) -> list[Lapsed]:
         """Return leases of a lane that ran out."""
-        with self._statement() as run:
+        with self.reading() as run:
             rows = run(
                 "expired",
                 funcname=lane.funcname,
@@ -349,7 +350,7 @@ class Database:
         Each step has the new state, the seconds, and whether a server says that it is queued there. Where
         anything has changed since it was read, nothing happens.
         """
-        with self._transaction() as run:
+        with self.transaction() as run:
             for lapsed, state, seconds, queued in steps:
                 run(
                     "extend",
@@ -369,7 +370,7 @@ class Database:
         ``run_after`` is when the attempt before was claimed: a release makes them due at once.
         """
         jobs = []
-        with self._transaction() as run:
+        with self.transaction() as run:
             for lapsed, crashed in steps:
                 rows = run(
                     "bump",
@@ -388,7 +389,7 @@ class Database:
 
         None: somebody runs the job already, or it is dead or gone.
         """
-        with self._transaction() as run:
+        with self.transaction() as run:
             rows = run("adopt", jobid=jobid, lease=lease)
         return self._job(rows[0], lease=lease) if rows else None
 
@@ -401,7 +402,7 @@ class Database:
         Only leases that go on and end at or after the unix time ``after``, in that order.
         """
         priority = PRIORITIES.index(lane.priority)
-        with self._statement() as run:
+        with self.reading() as run:
             rows = run(
                 "dispatched", funcname=lane.funcname, priority=priority, age=age, after=after, limit=limit
             )
@@ -410,7 +411,7 @@ class Database:
     @_again
     def give_back(self, handles: Collection[Handle]) -> None:
         """Let jobs wait again that a worker holds and has not started."""
-        with self._transaction() as run:
+        with self.transaction() as run:
             for attempt, jobids in _by_attempt(handles):
                 run("give_back", jobids=jobids, attempt=attempt)
 
@@ -420,7 +421,7 @@ class Database:
 
         Their leases go on, for the server may have given the copies to another worker.
         """
-        with self._transaction() as run:
+        with self.transaction() as run:
             for attempt, jobids in _by_attempt(handles):
                 run("unstart", jobids=jobids, attempt=attempt)
 
@@ -430,7 +431,7 @@ class Database:
     def renew(self, handles: Collection[Handle], *, lease: int) -> set[Handle]:
         """Prolong the leases of what these attempts hold; return the handles that still hold their job."""
         kept: set[Handle] = set()
-        with self._transaction() as run:
+        with self.transaction() as run:
             for attempt, jobids in _by_attempt(handles):
                 run("renew", jobids=jobids, attempt=attempt, lease=lease)
                 rows = run("mine", jobids=jobids, attempt=attempt)
@@ -441,7 +442,7 @@ class Database:
     def complete(self, jobids: Collection[int]) -> set[int]:
         """Delete finished jobs and their record; return the ids that were there."""
         gone: set[int] = set()
-        with self._transaction() as run:
+        with self.transaction() as run:
             for part in _chunks(sorted(set(jobids))):
                 rows = run("complete", jobids=part)
                 gone.update(jobid for jobid, _ in rows)
@@ -461,7 +462,7 @@ class Database:
             max_failures: after so many a job is dead, where its function has no number of its own.
 
         """
-        with self._transaction() as run:
+        with self.transaction() as run:
             return [self._settle(run, setback, max_failures) for setback in setbacks]
 
     def _settle(self, run: "_Run", setback: Setback, max_failures: int) -> Settled:
@@ -516,7 +517,7 @@ class Database:
     @_again
     def functions(self) -> dict[str, FunctionPolicy]:
         """Return what is set for each function."""
-        with self._statement() as run:
+        with self.reading() as run:
             rows = run("functions")
         return {
             funcname: FunctionPolicy(
@@ -536,7 +537,7 @@ class Database:
         ``by_worker``: a starting worker says what it does. Whether a function's workers renew is then set
         only where nobody has said it: a person may know of others that do not.
         """
-        with self._transaction() as run:
+        with self.transaction() as run:
             run(
                 "register_function" if by_worker else "set_function",
                 funcname=funcname,
@@ -550,7 +551,7 @@ class Database:
     @_again
     def unset_function(self, funcname: str) -> None:
         """Go back to the defaults."""
-        with self._transaction() as run:
+        with self.transaction() as run:
             run("unset_function", funcname=funcname)
 
     # ---- for people
@@ -558,7 +559,7 @@ class Database:
     @_again
     def get(self, jobid: int) -> Job | None:
         """Return one job, or None."""
-        with self._statement() as run:
+        with self.reading() as run:
             rows = run("get", jobid=jobid)
         return self._job(rows[0]) if rows else None
 
@@ -573,20 +574,20 @@ class Database:
         limit: int = 100,
     ) -> list[Job]:
         """Return jobs by id, from the one after ``after`` on."""
-        with self._statement() as run:
+        with self.reading() as run:
             rows = run("jobs", funcname=funcname, state=state, failed=failed, after=after, limit=limit)
         return [self._job(row) for row in rows]
 
     @_again
     def failures(self, jobid: int) -> list[FailedAttempt]:
         """Return the record of a job's attempts that did not complete, oldest first."""
-        with self._statement() as run:
+        with self.reading() as run:
             return [FailedAttempt(*row) for row in run("failures", jobid=jobid)]
 
     @_again
     def retry(self, jobid: int) -> bool:
         """Let a waiting or dead job run now, its failures forgiven; return whether it was one."""
-        with self._transaction() as run:
+        with self.transaction() as run:
             rows = run("standing", jobids=[jobid])
             run("retry", jobid=jobid)
         return bool(rows) and State(rows[0][2]) in (State.WAITING, State.DEAD)
@@ -594,7 +595,7 @@ class Database:
     @_again
     def counts(self) -> list[Count]:
         """Count the jobs of each function and state."""
-        with self._statement() as run:
+        with self.reading() as run:
             return [
                 Count(funcname, State(state), jobs, first) for funcname, state, jobs, first in run("counts")
             ]
@@ -602,7 +603,7 @@ class Database:
     @_again
     def clock(self) -> float:
         """Return the database's unix time."""
-        with self._statement() as run:
+        with self.reading() as run:
             return float(run("clock")[0][0])
 
     @property
@@ -613,7 +614,7 @@ class Database:
     @_again
     def facts(self) -> dict[str, str]:
         """Return settings of the database that matter here, by its own names."""
-        with self._statement() as run:
+        with self.reading() as run:
             return {name.lower(): str(value) for name, value in run("facts")}
 
     @_again
@@ -625,7 +626,7 @@ class Database:
 
         """
         job = new_job("garivini_probe", b"")
-        with suppress(_TakeBack), self._transaction() as run:
+        with suppress(_TakeBack), self.transaction() as run:
             (jobid,) = self._dialect.insert(run, [_insert_row(job)])
             (row,) = run("claim", jobids=[jobid], lease=MIN_LEASE)
             handle = self._job(row).handle
@@ -692,7 +693,7 @@ class Database:
     # ---- the seam
 
     @contextmanager
-    def _statement(self) -> "Iterator[_Run]":
+    def reading(self) -> "Iterator[_Run]":
         """Run statements that read, each on its own."""
         if not self._checked:
             self.check()
@@ -700,22 +701,23 @@ class Database:
             yield _Run(self._dialect, connection.cursor())
 
     @contextmanager
-    def _transaction(self) -> "Iterator[_Run]":
+    def transaction(self) -> "Iterator[_Run]":
         """Run several statements as one transaction."""
         if not self._checked:
             self.check()
         with self._connection() as connection:
             cursor = connection.cursor()
-            committing = False
+            committing = done = False
             try:
                 cursor.execute(self._dialect.begin)
                 yield _Run(self._dialect, cursor)
                 committing = True
                 cursor.execute("COMMIT")
+                done = True
             except self._driver_error as error:
                 raise self._translated(error, connection, committing=committing) from error
             finally:
-                if self._dialect.in_transaction(connection):
+                if not done and self._dialect.in_transaction(connection):
                     with suppress(self._driver_error):
                         cursor.execute("ROLLBACK")
 
@@ -735,8 +737,8 @@ class Database:
             raise self._translated(error) from error
 
     def is_at(self, url: str) -> bool:
-        """Whether this database is the one of a URL."""
-        return str(self._engine.url) == url
+        """Whether this database is the one of a URL, whoever connects and by which driver."""
+        return _place(make_url(url)) == _place(self._engine.url)
 
     @contextmanager
     def _connection(self) -> Iterator[Any]:
@@ -751,7 +753,7 @@ class Database:
         except (exc.DBAPIError, self._driver_error, OSError) as error:
             raise self._translated(error) from error
         connection = pooled.driver_connection
-        before = None
+        before, lost = None, False
         try:
             if not self._owned:
                 before = self._dialect.borrow(connection)
@@ -760,17 +762,30 @@ class Database:
                 pooled.info["garivini"] = True
             yield connection
         except self._driver_error as error:
-            raise self._translated(error, connection) from error
+            found = self._translated(error, connection)
+            lost = isinstance(found, (UnreachableError, OutcomeUnknownError))
+            raise found from error
+        except (UnreachableError, OutcomeUnknownError):
+            lost = True
+            raise
         finally:
-            if self._dialect.usable(connection):
-                if not self._owned:
-                    self._dialect.give_back(connection, before)
+            # Not every driver knows of its connection that it is lost.
+            if not lost and self._dialect.usable(connection) and self._given_back(connection, before):
                 pooled.close()
             else:
                 pooled.invalidate()
                 if self._owned:
                     # A server that restarted has closed the others too.
                     self._engine.dispose()
+
+    def _given_back(self, connection: Any, before: Any) -> bool:
+        """Switch a caller's connection back; return whether it is as it was."""
+        if not self._owned:
+            try:
+                self._dialect.give_back(connection, before)
+            except self._driver_error:
+                return False
+        return True
 
     @property
     def _driver_error(self) -> type[Exception]:
@@ -856,6 +871,16 @@ class _Run:
 
 #: Other names in URLs.
 _ALSO: Final = {"mariadb": "mysql", "postgres": "postgresql"}
+
+
+_PORTS: Final = {"mysql": 3306, "postgresql": 5432}
+
+
+def _place(url: URL) -> tuple[str, str | None, int | None, str | None]:
+    """Return where a URL leads to."""
+    name = url.get_backend_name()
+    name = _ALSO.get(name, name)
+    return name, url.host, url.port or _PORTS.get(name), url.database
 
 
 def _url(target: Any) -> URL:

@@ -50,7 +50,7 @@ def drain(source: Database, target_of: Callable[[Job], Database]) -> Iterator[in
         target_of: where a job belongs from now on.
 
     """
-    with source._transaction() as run:
+    with source.transaction() as run:
         run("refuse_inserts")
     after = 0
     while jobs := source.jobs(state=State.WAITING, after=after, limit=_BATCH):
@@ -66,14 +66,16 @@ def resume(source: Database, targets: Sequence[Database]) -> int:
     """Finish what an earlier drain of this source left half done; return how many copies went on."""
     gone_on = 0
     for target in targets:
-        with target._transaction() as run:
+        with target.reading() as run:
             notes = [(jobid, msgspec.json.decode(text, type=_Origin)) for jobid, text in run("moves")]
         mine = [(jobid, origin) for jobid, origin in notes if origin.dbid == source.dbid]
-        with source._transaction() as run:
+        with source.reading() as run:
             left = {
                 origin
                 for _, origin in mine
-                if (_MOVED,) in [*run("recorded", jobid=origin.jobid, attempt=origin.attempt)]
+                if any(
+                    kind == _MOVED for (kind,) in run("recorded", jobid=origin.jobid, attempt=origin.attempt)
+                )
             }
         _settle(target, mine, left)
         gone_on += len(left)
@@ -82,14 +84,14 @@ def resume(source: Database, targets: Sequence[Database]) -> int:
 
 def stop(source: Database) -> None:
     """Let a database take jobs again."""
-    with source._transaction() as run:
+    with source.transaction() as run:
         run("allow_inserts")
 
 
 def _hold(source: Database, jobs: Sequence[Job]) -> list[Job]:
     """Lease those of these waiting jobs that are still as they were read."""
     held = []
-    with source._transaction() as run:
+    with source.transaction() as run:
         for job in jobs:
             rows = run("hold", jobid=job.jobid, attempt=job.attempt, run_after=job.run_after, seconds=_HELD)
             if rows:
@@ -112,7 +114,10 @@ def _move_to(source: Database, target: Database, jobs: Sequence[Job]) -> int:
         copies = _park(source, target, jobs)
     except RefusedError:
         if len(jobs) == 1:
-            # A job of its key is live there. It stays where it is.
+            (job,) = jobs
+            if job.uniqkey is None or target.live(job.funcname, job.uniqkey) is None:
+                raise
+            # A job of its key is live there. This one stays where it is.
             return 0
         return sum(_move_to(source, target, [job]) for job in jobs)
     left = _leave(source, [origin for _, origin in copies])
@@ -124,7 +129,7 @@ def _park(source: Database, target: Database, jobs: Sequence[Job]) -> list[tuple
     """Put copies into the target that nobody takes, with their records and where they come from."""
     records = {job.jobid: source.failures(job.jobid) for job in jobs}
     copies = []
-    with target._transaction() as run:
+    with target.transaction() as run:
         for job in jobs:
             ((jobid,),) = run(
                 "park",
@@ -151,7 +156,7 @@ def _park(source: Database, target: Database, jobs: Sequence[Job]) -> list[tuple
 def _leave(source: Database, origins: Sequence[_Origin]) -> set[_Origin]:
     """Delete the jobs that are still ours to move, and note that they have gone."""
     left = set()
-    with source._transaction() as run:
+    with source.transaction() as run:
         for origin in origins:
             held = State.DEAD if origin.state is State.DEAD else State.LEASED
             if run("leave", jobid=origin.jobid, attempt=origin.attempt, state=held):
@@ -163,7 +168,7 @@ def _leave(source: Database, origins: Sequence[_Origin]) -> set[_Origin]:
 
 def _settle(target: Database, copies: Sequence[tuple[int, _Origin]], left: set[_Origin]) -> None:
     """Let the copies go on whose jobs have left the source; throw the others away."""
-    with target._transaction() as run:
+    with target.transaction() as run:
         for jobid, origin in copies:
             if origin in left:
                 run("forget_move", jobid=jobid)

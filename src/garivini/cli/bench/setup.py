@@ -33,11 +33,14 @@ class Setup:
         server: a Gearman server; without one the embedded server runs in a process of its own.
         size: bytes of a payload.
         processes: worker processes of a side.
+        url: the database, whose jobs are deleted; without one a SQLite file.
 
     """
 
-    def __init__(self, folder: Path, server: str | None, size: int, processes: int) -> None:
-        self.url = f"sqlite:///{folder / 'bench.db'}"
+    def __init__(
+        self, folder: Path, server: str | None, size: int, processes: int, url: str | None = None
+    ) -> None:
+        self.url = url or f"sqlite:///{folder / 'bench.db'}"
         self.arg = payload(size)
         self._size = size
         self._folder = folder

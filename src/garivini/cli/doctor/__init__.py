@@ -105,7 +105,7 @@ def _server(
                 "advice",
                 address,
                 "it does not tell the jobs it holds, so that ids which start again go unnoticed",
-                "use gearmand 1.1.15 or newer",
+                "use a newer one",
             )
         (answer,) = client.command(b"getpid", block=False)
         pid = answer.removeprefix(b"OK ").strip()

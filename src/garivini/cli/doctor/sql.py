@@ -66,7 +66,6 @@ _MYSQL: Final = (
     ),
     Rule("innodb_doublewrite", _is("on", "1"), _LOSES, "set innodb_doublewrite=ON"),
     Rule("read_only", _is("off", "0"), "it takes no jobs", "use the primary, or SET GLOBAL read_only=OFF"),
-    Rule("super_read_only", _is("off", "0"), "it takes no jobs", "use the primary"),
     Rule(
         "max_allowed_packet",
         _least(32 * 1024 * 1024),
@@ -92,12 +91,6 @@ _MYSQL: Final = (
 _POSTGRESQL: Final = (
     Rule("version", _newer(13), "too old", "use PostgreSQL 13 or newer"),
     Rule("fsync", _is("on"), _LOSES, "set fsync=on in postgresql.conf"),
-    Rule(
-        "synchronous_commit",
-        _is("on", "remote_write", "remote_apply", "local"),
-        _LOSES,
-        "set synchronous_commit=on, for this role at least: ALTER ROLE … SET synchronous_commit = on",
-    ),
     Rule("full_page_writes", _is("on"), "a crash may damage pages", "set full_page_writes=on"),
     Rule("transaction_read_only", _is("off"), "it takes no jobs", "use the primary"),
     Rule("in_recovery", _is("f", "false", "off"), "it is a standby and takes no jobs", "use the primary"),
@@ -125,10 +118,6 @@ def _after(dialect: str, facts: Facts) -> Iterator[Rule]:
     """Yield the rules that hang on another setting."""
     if dialect != "mysql":
         return
-    if "mariadb" in facts.get("version", "").lower():
-        yield Rule("version", _newer(10, 6), "it has no SKIP LOCKED", "use MariaDB 10.6 or newer")
-    else:
-        yield Rule("version", _newer(8), "it has no SKIP LOCKED", "use MySQL 8.0 or newer")
     if facts.get("log_bin", "").lower() in ("on", "1"):
         yield Rule("sync_binlog", _is("1"), _LOSES, "set sync_binlog=1")
     if "job_collation" in facts and not facts["job_collation"].endswith(("_bin", "binary")):

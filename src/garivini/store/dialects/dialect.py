@@ -6,9 +6,34 @@ from typing import Any, ClassVar, Final, Protocol
 
 from sqlalchemy import URL, Connection, Engine
 
-from garivini.errors import GariviniError
+from garivini.errors import GariviniError, UsageError
 
 SCHEMA_ADVICE: Final = "run `garivini db upgrade`"
+#: Seconds without a word from a server after which it counts as lost, where the URL says nothing else.
+TIMEOUT: Final = 10.0
+#: Seconds to wait for a lock. Under a sixth of the default lease, and under ``TIMEOUT``.
+LOCK_TIMEOUT: Final = 5
+#: Seconds after which a server ends a transaction of ours in which nothing happens: a process that was frozen
+#: in one must not hold its rows for ever.
+IDLE_TIMEOUT: Final = 10
+#: Seconds for which one upgrade waits for another.
+UPGRADE_TIMEOUT: Final = 60
+
+
+def parse_timeout(name: str, given: Any) -> float:
+    """Return the seconds that a URL gives for a parameter.
+
+    Raises:
+        UsageError: they are none, or a day and more.
+
+    """
+    try:
+        seconds = float(given)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds < 86400:
+        raise UsageError(f"{name}={given} in the URL: give seconds above 0, such as {TIMEOUT:g}")
+    return seconds
 
 
 class Run(Protocol):

@@ -18,19 +18,19 @@ from garivini.errors import (
     UsageError,
 )
 from garivini.job import NEVER, PRIORITIES, State
-from garivini.store.dialects.dialect import SCHEMA_ADVICE, Dialect, Run
+from garivini.store.dialects.dialect import (
+    IDLE_TIMEOUT,
+    LOCK_TIMEOUT,
+    SCHEMA_ADVICE,
+    TIMEOUT,
+    UPGRADE_TIMEOUT,
+    Dialect,
+    Run,
+    parse_timeout,
+)
 
-#: Seconds without a word from the server after which it counts as lost, where the URL says nothing else.
-TIMEOUT: Final = 10.0
-#: Seconds to wait for a lock. Under a sixth of the default lease, and under ``TIMEOUT``.
-LOCK_TIMEOUT: Final = 5
-#: Seconds after which the server ends a transaction of ours in which nothing happens: a process that was
-#: frozen in one must not hold its rows for ever.
-IDLE_TIMEOUT: Final = 10
-#: The same on MySQL, which knows no such bound: it ends any connection that is idle for so long.
+#: ``IDLE_TIMEOUT`` on MySQL, which knows no such bound: it ends any connection that is idle for so long.
 WAIT_TIMEOUT: Final = 60
-#: Seconds for which one upgrade waits for another.
-UPGRADE_TIMEOUT: Final = 60
 #: Places in the lane index that one statement looks at.
 DIVES: Final = 100
 #: Bytes of a statement that are not arguments.
@@ -109,8 +109,10 @@ _LOST: Final = (
     2012,
     2013,
     2055,
+    3169,
+    4031,
+    4032,
 )
-_LOST_TOO: Final = (3169, 4031, 4032)
 
 
 class MySQL(Dialect):
@@ -123,6 +125,8 @@ class MySQL(Dialect):
 
     def __init__(self) -> None:
         self._server = ""
+        #: Whether the URL asks for TLS.
+        self._tls = False
         #: Where lanes were found: places to look at first.
         self._places: list[_Place] = []
 
@@ -139,15 +143,19 @@ class MySQL(Dialect):
         query = dict(url.query)
         arguments: dict[str, Any] = {"autocommit": True}
         for name in _TIMEOUTS:
-            seconds = _seconds(name, query.pop(name, TIMEOUT))
+            seconds = parse_timeout(name, query.pop(name, TIMEOUT))
             arguments[name] = seconds if driver == "pymysql" else max(1, round(seconds))
         query.setdefault("charset", "utf8mb4")
+        asked = {"ssl_ca", "ssl_cert", "ssl_key"} & query.keys()
+        self._tls = bool(asked) or query.get("ssl_mode", "PREFERRED") not in ("PREFERRED", "DISABLED")
         if driver == "pymysql":
             arguments |= _tls(query)
         return url.set(drivername=f"mysql+{driver}", query=query), arguments
 
     def prepare(self, connection: Any) -> None:
         with closing(connection.cursor()) as cursor:
+            if self._tls:
+                _check_tls(cursor)
             self._meet(cursor)
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
             own = (
@@ -305,7 +313,7 @@ class MySQL(Dialect):
             return UsageError(f"{where}: ssl_ca, ssl_cert or ssl_key in the URL cannot be used: {error}")
         code = _code(error)
         words = without_password(" ".join(str(part) for part in error.args[1:]) or str(error))
-        if code in _LOST or code in _LOST_TOO or type(error).__name__ == "InterfaceError":
+        if code in _LOST or type(error).__name__ == "InterfaceError":
             if "SSL" in words:
                 return RefusedError(
                     f"{where} refuses the connection: see ssl_mode and ssl_ca in the URL ({words})"
@@ -335,14 +343,11 @@ def _parts(places: Sequence[_Place]) -> Iterator[list[dict[str, Any]]]:
         ]
 
 
-def _seconds(name: str, given: Any) -> float:
-    try:
-        seconds = float(given)
-    except (TypeError, ValueError):
-        seconds = 0.0
-    if not 0 < seconds < 86400:
-        raise UsageError(f"{name}={given} in the URL: give seconds above 0, such as {TIMEOUT:g}")
-    return seconds
+def _check_tls(cursor: Any) -> None:
+    """Refuse a connection in the clear: MariaDB's C library does not know ssl_mode and goes on without."""
+    cursor.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
+    if not any(cipher for _, cipher in cursor.fetchall()):
+        raise RefusedError("the URL asks for TLS, see ssl_mode and ssl_ca, and the server offers none")
 
 
 def _tls(query: dict[str, Any]) -> dict[str, Any]:

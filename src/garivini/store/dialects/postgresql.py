@@ -14,30 +14,28 @@ from garivini.errors import (
     UnreachableError,
     UsageError,
 )
-from garivini.store.dialects.dialect import SCHEMA_ADVICE, Dialect
+from garivini.store.dialects.dialect import (
+    IDLE_TIMEOUT,
+    LOCK_TIMEOUT,
+    SCHEMA_ADVICE,
+    TIMEOUT,
+    UPGRADE_TIMEOUT,
+    Dialect,
+    parse_timeout,
+)
 
-#: Seconds without a word from the server after which it counts as lost, where the URL says nothing else.
-READ_TIMEOUT: Final = 10.0
-#: Seconds to wait for a lock. Under a sixth of the default lease.
-LOCK_TIMEOUT: Final = 5
-#: Seconds after which the server ends a transaction of ours in which nothing happens: a process that was
-#: frozen in one must not hold its rows for ever.
-IDLE_TIMEOUT: Final = 10
-#: Seconds for which one upgrade waits for another.
-UPGRADE_TIMEOUT: Final = 60
 #: Names the lock of an upgrade: "garivini" in hexadecimal.
 _UPGRADE_LOCK: Final = 0x676172_6976696E69
 
 #: What our sessions start with; what the URL says comes later and wins. The planner is kept to the indexes:
-#: its statistics of a queue are always out of date, and it would sort a lane of a million rows that it takes
-#: for a hundred.
+#: a bitmap would lock the rows of a list of ids in the order of the table, others go by the ids; and its
+#: statistics of a queue, which decide whether a table is read as a whole, are always out of date.
 _OPTIONS: Final = (
     r"default_transaction_isolation=read\ committed",
     f"lock_timeout={LOCK_TIMEOUT}s",
     f"idle_in_transaction_session_timeout={IDLE_TIMEOUT}s",
     "enable_seqscan=off",
     "enable_bitmapscan=off",
-    "enable_sort=off",
     "jit=off",
 )
 
@@ -57,8 +55,13 @@ _NOT_LET_IN: Final = (
     ("unsupported startup parameter", "set ignore_startup_parameters = options in PgBouncer"),
 )
 
+_POOLER: Final = "behind a pooler in transaction mode, put prepare_threshold=none into the URL"
+
 #: By code: what it is here, and what to say. Codes: postgresql.org, "PostgreSQL Error Codes".
 _ERRORS: Final[dict[str, tuple[type[GariviniError], str]]] = {
+    # A statement that was prepared in one session of the server is unknown in the next that PgBouncer picks.
+    "26000": (RefusedError, f"refused: {_POOLER}"),
+    "42P05": (RefusedError, f"refused: {_POOLER}"),
     "25006": (RefusedError, "is read-only: is it a standby?"),
     "25P02": (RefusedError, "refused: the transaction has failed before, roll it back"),
     "3F000": (SchemaError, f"has no tables of this version: {SCHEMA_ADVICE}"),
@@ -89,15 +92,14 @@ class PostgreSQL(Dialect):
         if url.drivername not in ("postgres", "postgresql", "postgresql+psycopg"):
             raise UsageError(f"{url.render_as_string()!r}: write postgresql://, which means psycopg here")
         query = dict(url.query)
-        seconds = _seconds(query.pop("read_timeout", READ_TIMEOUT))
+        seconds = parse_timeout("read_timeout", query.pop("read_timeout", TIMEOUT))
         given = query.pop("options", ())
         options = [f"-c {setting}" for setting in _OPTIONS]
         options += [given] if isinstance(given, str) else given
         arguments: dict[str, Any] = {
             "options": " ".join(options),
             "autocommit": True,
-            # A statement that is prepared in one session is unknown in the next that PgBouncer picks.
-            "prepare_threshold": None,
+            "prepare_threshold": _threshold(query.pop("prepare_threshold", "5")),
             "read_timeout": seconds,
         }
         defaults = {"connect_timeout": max(2, round(seconds)), "application_name": "garivini"}
@@ -189,11 +191,10 @@ def _kinds(error: Exception) -> set[str]:
     return {kind.__name__ for kind in type(error).__mro__}
 
 
-def _seconds(given: Any) -> float:
-    try:
-        seconds = float(given)
-    except (TypeError, ValueError):
-        seconds = 0.0
-    if not 0 < seconds < 86400:
-        raise UsageError(f"read_timeout={given} in the URL: give seconds above 0, such as {READ_TIMEOUT:g}")
-    return seconds
+def _threshold(given: Any) -> int | None:
+    """After how many runs a statement is prepared."""
+    if given == "none":
+        return None
+    if isinstance(given, str) and given.isascii() and given.isdigit() and len(given) < 10:
+        return int(given)
+    raise UsageError(f"prepare_threshold={given} in the URL: give a number of runs, or none")

@@ -205,11 +205,18 @@ SELECT funcname, state, COUNT(*), MIN(run_after) FROM job FORCE INDEX (job_lane)
  GROUP BY funcname, state ORDER BY funcname, state
 
 -- name: facts () -> rows
--- Settings of the server that decide whether a job can be lost, and what it takes.
-SHOW VARIABLES WHERE variable_name IN (
-  'version', 'innodb_flush_log_at_trx_commit', 'sync_binlog', 'log_bin', 'binlog_format', 'innodb_doublewrite',
-  'transaction_isolation', 'tx_isolation', 'read_only', 'max_allowed_packet', 'wait_timeout',
-  'idle_transaction_timeout', 'innodb_lock_wait_timeout', 'innodb_buffer_pool_size')
+-- Settings of the server that decide whether a job can be lost, and how the table compares names.
+SELECT 'version', VERSION()
+UNION ALL SELECT 'innodb_flush_log_at_trx_commit', @@innodb_flush_log_at_trx_commit
+UNION ALL SELECT 'innodb_doublewrite', @@innodb_doublewrite
+UNION ALL SELECT 'log_bin', @@log_bin
+UNION ALL SELECT 'sync_binlog', @@sync_binlog
+UNION ALL SELECT 'read_only', @@read_only
+UNION ALL SELECT 'max_allowed_packet', @@max_allowed_packet
+UNION ALL SELECT 'innodb_buffer_pool_size', @@innodb_buffer_pool_size
+UNION ALL SELECT 'general_log', @@general_log
+UNION ALL SELECT 'job_collation', collation_name FROM information_schema.columns
+           WHERE table_schema = DATABASE() AND table_name = 'job' AND column_name = 'funcname'
 
 -- name: functions () -> rows
 -- What is set for each function.

@@ -222,9 +222,9 @@ SELECT funcname, state, count(*), min(run_after) FROM job GROUP BY funcname, sta
 -- name: facts () -> rows
 -- Settings of the database that decide whether a job can be lost, and whether claims go on costing the same.
 SELECT name, setting FROM pg_catalog.pg_settings
- WHERE name IN ('autovacuum', 'default_transaction_read_only', 'fsync', 'full_page_writes', 'max_connections',
-                'synchronous_commit')
+ WHERE name IN ('autovacuum', 'fsync', 'full_page_writes', 'transaction_read_only')
 UNION ALL SELECT 'version', current_setting('server_version')
+UNION ALL SELECT 'in_recovery', pg_is_in_recovery()::text
 
 -- name: functions () -> rows
 -- What is set for each function.

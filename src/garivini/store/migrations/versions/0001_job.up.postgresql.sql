@@ -17,12 +17,11 @@ CREATE TABLE job (
   since      BIGINT NOT NULL DEFAULT 0,
   crashes    INTEGER NOT NULL DEFAULT 0
 );
--- A row is written, leased and deleted within seconds, so there are always more dead rows than live ones: vacuum
--- by their number, not by a share of a backlog, and without pauses.
+-- A job leaves several dead rows behind, so a share of a fifth, the default, would let millions gather behind a
+-- backlog. No update here can be heap-only, for each changes the lane index: room left in the pages would not
+-- help. The file keeps its size: to give space back takes a lock on the table, and the queue needs it again.
 ALTER TABLE job SET (
-  autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0,
-  autovacuum_analyze_scale_factor = 0.5, autovacuum_analyze_threshold = 10000,
-  vacuum_truncate = off
+  autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000, vacuum_truncate = off
 );
 -- A claim reads the head of one lane, so a function that is full or a backlog of another state is not touched.
 CREATE INDEX job_lane ON job (funcname, state, priority, run_after);

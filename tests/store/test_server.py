@@ -1,0 +1,177 @@
+"""What every database with a server of its own must do: roles, and servers that go, freeze or refuse."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from garivini.errors import OutcomeUnknownError, RefusedError, SchemaError, UnreachableError
+from garivini.store.database import Database
+from tests.databases import MySQLRoles, PostgreSQLRoles
+from tests.sql_servers import SERVERS, SQLServer
+from tests.store.test_errors import CALLS, Opener, insert
+
+pytestmark = pytest.mark.servers
+
+#: What a call may take at most where the URL says that a second of silence is enough.
+BOUND = 8.0
+
+Roles = MySQLRoles | PostgreSQLRoles
+
+
+@pytest.fixture(params=SERVERS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def server(kind: str, request: pytest.FixtureRequest) -> SQLServer:
+    """The session's server: not to be stopped, frozen or set."""
+    server: SQLServer = request.getfixturevalue(kind)
+    return server
+
+
+@pytest.fixture
+def roles(kind: str, request: pytest.FixtureRequest) -> Roles:
+    roles: Roles = request.getfixturevalue("mysql_roles" if kind == "mariadb" else "postgresql_roles")
+    roles.empty()
+    return roles
+
+
+@pytest.fixture
+def database(roles: Roles, opened: Opener) -> Database:
+    return opened(roles.runtime)
+
+
+@pytest.fixture
+def own_server(kind: str, request: pytest.FixtureRequest) -> SQLServer:
+    server: SQLServer = request.getfixturevalue(f"own_{kind}")
+    return server
+
+
+@pytest.fixture
+def own(own_server: SQLServer, opened: Opener) -> Database:
+    """A database with one job on a server of the test's own, where a second of silence is too long."""
+    database = opened(f"{own_server.create_database()}?read_timeout=1&connect_timeout=2")
+    database.upgrade()
+    insert(database)
+    return database
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    assert time.monotonic() - start < seconds
+
+
+# ---- roles
+
+
+def test_a_viewer_reads_and_may_not_write(roles: Roles, database: Database, opened: Opener) -> None:
+    insert(database)
+    viewer = opened(roles.viewer)
+    (found,) = viewer.jobs()
+    assert [entry.jobs for entry in viewer.counts()] == [1]
+    assert len(viewer.lanes().lanes) == 1
+    assert viewer.failures(found.jobid) == []
+    assert viewer.functions() == {}
+    for call in (
+        insert,
+        lambda viewer: viewer.complete([found.jobid]),
+        lambda viewer: viewer.retry(found.jobid),
+    ):
+        with pytest.raises(RefusedError, match=r"lacks a privilege .*job"):
+            call(viewer)
+    assert viewer.jobs() == [found]
+
+
+def test_the_first_user_gives_a_database_its_id_and_several_at_once_agree(
+    roles: Roles, opened: Opener
+) -> None:
+    start = threading.Barrier(6)
+
+    def first(dbid: int) -> bool:
+        database = opened(roles.runtime, dbid)
+        start.wait()
+        try:
+            insert(database)
+        except SchemaError as error:
+            return "calls itself database" not in str(error)
+        return True
+
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(first, range(1, 7))).count(True) == 1
+
+
+# ---- a server that goes
+
+
+def test_a_session_that_the_server_ended_is_replaced_by_another(
+    server: SQLServer, roles: Roles, database: Database
+) -> None:
+    insert(database)
+    assert server.end_sessions(f"{roles.name}_runtime") == 1
+    insert(database)
+    assert len(database.jobs()) == 2
+
+
+@pytest.mark.slow
+def test_a_server_that_is_gone_is_unreachable_and_found_again_when_it_is_back(
+    own_server: SQLServer, own: Database
+) -> None:
+    own_server.kill()
+    for call in CALLS.values():
+        with pytest.raises(UnreachableError, match="cannot be reached"):
+            call(own)
+    own_server.start()
+    insert(own)
+    assert len(own.jobs()) == 2
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_at_a_commit_leaves_the_outcome_unknown(
+    own_server: SQLServer, own: Database
+) -> None:
+    with pytest.raises(OutcomeUnknownError, match="lost at the commit"), own.transaction():
+        own_server.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_frozen_server_ends_a_call_in_bounded_time(own_server: SQLServer, own: Database, call: Any) -> None:
+    own_server.freeze()
+    with within(BOUND), pytest.raises(UnreachableError, match=r"no answer for 1 s|timed out"):
+        call(own)
+    with within(BOUND), pytest.raises(UnreachableError, match="cannot be reached"):
+        call(own)  # on a connection that cannot be made
+    own_server.thaw()
+    call(own)
+    insert(own)
+    assert own.jobs()
+
+
+@pytest.mark.slow
+def test_a_server_that_freezes_before_the_commit_is_answered_leaves_the_outcome_unknown(
+    own_server: SQLServer, own: Database
+) -> None:
+    with within(BOUND), pytest.raises(OutcomeUnknownError, match="lost at the commit"), own.transaction():
+        own_server.freeze()
+    own_server.thaw()
+    insert(own)
+
+
+@pytest.mark.slow
+def test_a_read_only_server_is_refused(own_server: SQLServer, own: Database) -> None:
+    own_server.set_read_only(True)
+    own.close()
+    assert len(own.jobs()) == 1
+    with pytest.raises(RefusedError, match=r"read-only: is it a (replica|standby)"):
+        insert(own)
+    own_server.set_read_only(False)
+    own.close()
+    insert(own)
