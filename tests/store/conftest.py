@@ -150,7 +150,7 @@ class MariaDBDatabase:
                 now = min(clock.time(), 2.0**31 - 1)
                 cursor.execute("SET timestamp = %s, @later = %s", (now, int(clock.time() - now)))
 
-        self._monkeypatch.setattr("garivini.store.database.load", _load_with_later)
+        self._monkeypatch.setattr("garivini.store.connections.load", _load_with_later)
         event.listen(database._engine, "checkout", checked_out)
         yield
         event.remove(database._engine, "checkout", checked_out)

@@ -1,27 +1,11 @@
-"""One database: an engine, the statements, and the translation of errors. Blocking; safe for threads."""
+"""One database of jobs: what clients, dispatchers and workers do to its rows. Blocking; safe for threads."""
 
-import os
-import random
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
-from weakref import WeakSet
+from typing import Any, Final, NamedTuple, TypeVar
 
-from sqlalchemy import URL, Engine, create_engine, exc, make_url
-
-from garivini.config import DatabaseSettings, without_password
-from garivini.errors import (
-    ConflictError,
-    GariviniError,
-    OutcomeUnknownError,
-    RefusedError,
-    SchemaError,
-    UnreachableError,
-    UsageError,
-)
+from garivini.errors import ConflictError, UsageError
 from garivini.job import NEVER, PRIORITIES, Handle, Inserted, Job, NewJob, State, new_job
 from garivini.policy import (
     BATCH_BYTES,
@@ -35,12 +19,7 @@ from garivini.policy import (
     When,
     backoff,
 )
-from garivini.store import schema
-from garivini.store.callers import Cursor, cursor_of
-from garivini.store.dialects import DIALECTS
-from garivini.store.dialects.dialect import SCHEMA_ADVICE, Dialect
-from garivini.store.schema import SCHEMA
-from garivini.store.statements import load
+from garivini.store.connections import Connections, Run, again
 
 #: Rows in one statement, at most. Above 1,000 MariaDB gives up the key for a list of ids.
 CHUNK: Final = 1000
@@ -127,52 +106,11 @@ class Count(NamedTuple):
     first: int
 
 
-#: What the trigger of a database that is being drained says.
-DRAINING: Final = "garivini is draining this database"
-#: Seconds between two tries of what failed by another's doing, more or less.
-_PAUSES: Final = (0.0, 0.01, 0.03, 0.1, 0.3)
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def _again(
-    method: "Callable[Concatenate[Database, _P], _R]",
-) -> "Callable[Concatenate[Database, _P], _R]":
-    """Call a method again where nothing was done and the reason is gone: see ``GariviniError.passing``."""
-
-    @wraps(method)
-    def call(self: "Database", /, *arguments: _P.args, **named: _P.kwargs) -> _R:
-        for pause in _PAUSES:
-            try:
-                return method(self, *arguments, **named)
-            except GariviniError as error:
-                # A caller's transaction is gone as a whole: only the caller can begin it again.
-                if not error.passing or named.get("connection") is not None:
-                    raise
-            time.sleep(pause * random.uniform(0.5, 1.5))
-        return method(self, *arguments, **named)
-
-    return call
-
-
 class _TakeBack(Exception):
     """Ends a transaction without a trace."""
 
 
-#: Databases whose connections must not be open while this process forks.
-_CLOSE_BEFORE_FORK: "Final[WeakSet[Database]]" = WeakSet()
-
-
-def _before_fork() -> None:
-    for database in list(_CLOSE_BEFORE_FORK):
-        database.close()
-
-
-os.register_at_fork(before=_before_fork)
-
-
-class Database:
+class Database(Connections):
     """One database that holds jobs.
 
     Constructing it does no I/O. Each method is one transaction: it happens as a whole or not at all. All of
@@ -180,27 +118,9 @@ class Database:
     ``OutcomeUnknownError`` and ``SchemaError`` in the first place.
     """
 
-    def __init__(self, settings: DatabaseSettings) -> None:
-        self.dbid = settings.dbid
-        self._owned = not isinstance(settings.target, Engine)
-        if self._owned:
-            url = _url(settings.target)
-            self._dialect = _dialect(url.get_backend_name())
-            self._engine = _engine(self._dialect, url)
-        else:
-            self._engine = settings.target
-            self._dialect = _dialect(self._engine.dialect.name)
-        self._pid = os.getpid()
-        self._checked = False
-        if self._owned and self._dialect.close_before_fork:
-            _CLOSE_BEFORE_FORK.add(self)
-        shown = without_password(self._engine.url.render_as_string(hide_password=True))
-        #: For messages: the id and the URL without its password.
-        self.where = f"database {self.dbid} ({shown})"
-
     # ---- jobs in
 
-    @_again
+    @again
     def insert(self, jobs: Sequence[NewJob], *, connection: Any = None) -> list[Inserted]:
         """Insert jobs in one transaction; return one answer each, in order.
 
@@ -213,7 +133,7 @@ class Database:
             key=lambda index: (jobs[index].funcname, jobs[index].uniqkey),
         )
         unkeyed = [index for index, job in enumerate(jobs) if job.uniqkey is None]
-        with self.transaction() if connection is None else self._joined(connection) as run:
+        with self.transaction() if connection is None else self.joined(connection) as run:
             self._check_sizes(jobs)
             for part in _chunks(unkeyed, lambda index: len(jobs[index].arg), self._dialect.statement_bytes):
                 jobids = self._dialect.insert(run, [_insert_row(jobs[index]) for index in part])
@@ -235,7 +155,7 @@ class Database:
 
     def _insert_keyed(
         self,
-        run: "_Run",
+        run: Run,
         jobs: Sequence[NewJob],
         part: list[int],
         answers: list[Inserted | None],
@@ -265,7 +185,7 @@ class Database:
         # Their live jobs ended between the two statements.
         self._insert_keyed(run, jobs, gone, answers, tries - 1)
 
-    @_again
+    @again
     def live(self, funcname: str, uniqkey: str) -> int | None:
         """Return the id of the live job of a key, or None."""
         with self.reading() as run:
@@ -274,7 +194,7 @@ class Database:
 
     # ---- jobs out
 
-    @_again
+    @again
     def lanes(self) -> Lanes:
         """Return the lanes that hold jobs, dead ones left out."""
         with self.reading() as run:
@@ -285,7 +205,7 @@ class Database:
         ]
         return Lanes(rows[0][4] if rows else 0.0, found)
 
-    @_again
+    @again
     def claim(self, lane: Lane, *, limit: int, lease: int, max_bytes: int = BATCH_BYTES) -> list[Job]:
         """Take due jobs of a lane: raise their attempt and lease them.
 
@@ -316,21 +236,21 @@ class Database:
         jobs = {row[0]: self._job(row, lease=lease, due=due[row[0]]) for row in rows}
         return [jobs[jobid] for jobid in due]
 
-    @_again
+    @again
     def release(self, jobs: Collection[Job]) -> None:
         """Give back claims that were not sent: waiting at their old time."""
         with self.transaction() as run:
             for job in sorted(jobs, key=lambda job: job.jobid):
                 run("release", jobid=job.jobid, attempt=job.attempt, run_after=job.run_after)
 
-    @_again
+    @again
     def end_early(self, handles: Collection[Handle], *, lease: int) -> None:
         """End the leases, of so many seconds, of attempts that may have got lost on their way."""
         with self.transaction() as run:
             for attempt, jobids in _by_attempt(handles):
                 run("end_early", jobids=jobids, attempt=attempt, lease=lease)
 
-    @_again
+    @again
     def expired(self, lane: Lane, *, limit: int) -> list[Lapsed]:
         """Return leases of a lane that ran out."""
         with self.reading() as run:
@@ -343,7 +263,7 @@ class Database:
             )
         return [Lapsed._make((*row, lane.state)) for row in rows]
 
-    @_again
+    @again
     def extend(self, steps: Sequence[tuple[Lapsed, State, int, bool]]) -> None:
         """Let leases that ran out go on.
 
@@ -362,7 +282,7 @@ class Database:
                     queued=queued,
                 )
 
-    @_again
+    @again
     def bump(self, steps: Sequence[tuple[Lapsed, bool]], *, lease: int) -> list[Job]:
         """Claim again what ran out for good: each with whether its holder is known to have crashed.
 
@@ -383,7 +303,7 @@ class Database:
                 jobs += [self._job(row, lease=lease, due=lapsed.since) for row in rows]
         return jobs
 
-    @_again
+    @again
     def adopt(self, jobid: int, *, lease: int) -> Job | None:
         """Take an attempt for a copy that came without one, from a QueueRunner of the original.
 
@@ -393,7 +313,7 @@ class Database:
             rows = run("adopt", jobid=jobid, lease=lease)
         return self._job(rows[0], lease=lease) if rows else None
 
-    @_again
+    @again
     def dispatched(
         self, lane: Lane, *, age: int, after: int = 0, limit: int = CHUNK
     ) -> list[tuple[Handle, int]]:
@@ -408,14 +328,14 @@ class Database:
             )
         return [(Handle(jobid, self.dbid, attempt), run_after) for jobid, attempt, run_after in rows]
 
-    @_again
+    @again
     def give_back(self, handles: Collection[Handle]) -> None:
         """Let jobs wait again that a worker holds and has not started."""
         with self.transaction() as run:
             for attempt, jobids in _by_attempt(handles):
                 run("give_back", jobids=jobids, attempt=attempt)
 
-    @_again
+    @again
     def unstart(self, handles: Collection[Handle]) -> None:
         """Let jobs count as handed out, and not as running, that a holder renewed and will not start.
 
@@ -427,7 +347,7 @@ class Database:
 
     # ---- the ends of attempts
 
-    @_again
+    @again
     def renew(self, handles: Collection[Handle], *, lease: int) -> set[Handle]:
         """Prolong the leases of what these attempts hold; return the handles that still hold their job."""
         kept: set[Handle] = set()
@@ -438,7 +358,7 @@ class Database:
                 kept.update(Handle(jobid, self.dbid, attempt) for (jobid,) in rows)
         return kept
 
-    @_again
+    @again
     def complete(self, jobids: Collection[int]) -> set[int]:
         """Delete finished jobs and their record; return the ids that were there."""
         gone: set[int] = set()
@@ -451,7 +371,7 @@ class Database:
                     run("forget_failures", jobids=scarred)
         return gone
 
-    @_again
+    @again
     def settle(self, setbacks: Sequence[Setback], *, max_failures: int = MAX_FAILURES) -> list[Settled]:
         """Record the ends of attempts without success; return what became of each, in order.
 
@@ -465,7 +385,7 @@ class Database:
         with self.transaction() as run:
             return [self._settle(run, setback, max_failures) for setback in setbacks]
 
-    def _settle(self, run: "_Run", setback: Setback, max_failures: int) -> Settled:
+    def _settle(self, run: Run, setback: Setback, max_failures: int) -> Settled:
         jobid, _, fence = setback.handle
         rows = run("standing", jobids=[jobid])
         if not rows:
@@ -500,7 +420,7 @@ class Database:
         delay = when.seconds if isinstance(when, Offset) else None
         return Settled("applied", State.DEAD if when == Never() else State.WAITING, failcount, delay)
 
-    def _record(self, run: "_Run", setback: Setback, attempt: int) -> None:
+    def _record(self, run: Run, setback: Setback, attempt: int) -> None:
         run(
             "record_failure",
             jobid=setback.handle.jobid,
@@ -514,7 +434,7 @@ class Database:
 
     # ---- functions
 
-    @_again
+    @again
     def functions(self) -> dict[str, FunctionPolicy]:
         """Return what is set for each function."""
         with self.reading() as run:
@@ -530,7 +450,7 @@ class Database:
             for funcname, lease, deadline, renews, envelope, max_failures in rows
         }
 
-    @_again
+    @again
     def set_function(self, funcname: str, policy: FunctionPolicy, *, by_worker: bool = False) -> None:
         """Set what ``policy`` gives; the rest stays as it is.
 
@@ -548,7 +468,7 @@ class Database:
                 max_failures=policy.max_failures,
             )
 
-    @_again
+    @again
     def unset_function(self, funcname: str) -> None:
         """Go back to the defaults."""
         with self.transaction() as run:
@@ -556,14 +476,14 @@ class Database:
 
     # ---- for people
 
-    @_again
+    @again
     def get(self, jobid: int) -> Job | None:
         """Return one job, or None."""
         with self.reading() as run:
             rows = run("get", jobid=jobid)
         return self._job(rows[0]) if rows else None
 
-    @_again
+    @again
     def jobs(
         self,
         *,
@@ -578,13 +498,13 @@ class Database:
             rows = run("jobs", funcname=funcname, state=state, failed=failed, after=after, limit=limit)
         return [self._job(row) for row in rows]
 
-    @_again
+    @again
     def failures(self, jobid: int) -> list[FailedAttempt]:
         """Return the record of a job's attempts that did not complete, oldest first."""
         with self.reading() as run:
             return [FailedAttempt(*row) for row in run("failures", jobid=jobid)]
 
-    @_again
+    @again
     def retry(self, jobid: int) -> bool:
         """Let a waiting or dead job run now, its failures forgiven; return whether it was one."""
         with self.transaction() as run:
@@ -592,7 +512,7 @@ class Database:
             run("retry", jobid=jobid)
         return bool(rows) and State(rows[0][2]) in (State.WAITING, State.DEAD)
 
-    @_again
+    @again
     def counts(self) -> list[Count]:
         """Count the jobs of each function and state."""
         with self.reading() as run:
@@ -600,7 +520,7 @@ class Database:
                 Count(funcname, State(state), jobs, first) for funcname, state, jobs, first in run("counts")
             ]
 
-    @_again
+    @again
     def clock(self) -> float:
         """Return the database's unix time."""
         with self.reading() as run:
@@ -611,13 +531,13 @@ class Database:
         """Return the kind of database: ``sqlite``, ``mysql`` (MariaDB too) or ``postgresql``."""
         return self._dialect.name
 
-    @_again
+    @again
     def facts(self) -> dict[str, str]:
         """Return settings of the database that matter here, by its own names."""
         with self.reading() as run:
             return {name.lower(): str(value) for name, value in run("facts")}
 
-    @_again
+    @again
     def probe(self) -> int:
         """Do what clients, QueueRunners and workers do, and take it back; return the id that it got.
 
@@ -636,177 +556,6 @@ class Database:
             run("functions")
             raise _TakeBack
         return jobid
-
-    # ---- the schema
-
-    def upgrade(self) -> None:
-        """Bring the schema to the version of this code. Does nothing where it is there already."""
-        from alembic.util import CommandError  # see schema
-
-        with self._connection() as connection:
-            self._dialect.before_upgrade(connection)
-        try:
-            with self._engine.begin() as connection:
-                self._dialect.begin_upgrade(connection)
-                schema.upgrade(connection)
-        except CommandError as error:
-            raise SchemaError(f"{self.where}: its schema is not known here: update garivini") from error
-        except exc.SQLAlchemyError as error:
-            raise self._translated(error) from error
-        finally:
-            self.close()  # an upgrade's connection may wait for longer than others
-        self._checked = False
-        self.check()
-
-    def check(self, *, name: bool = True) -> None:
-        """Make sure that the schema is this code's and the database is known by this id.
-
-        ``name``: whether to give the database this id if it has none. That writes, which on SQLite would
-        wait for a caller's own transaction.
-
-        Raises:
-            SchemaError: it has no schema, another version of it, or another id.
-
-        """
-        with self._connection() as connection:
-            run = _Run(self._dialect, connection.cursor())
-            versions = [version for (version,) in run("schema")]
-            if versions != [SCHEMA]:
-                found = ", ".join(versions) or "none"
-                newer = any(version > SCHEMA for version in versions)
-                advice = "update garivini" if newer else SCHEMA_ADVICE
-                raise SchemaError(f"{self.where} has schema {found}, this code needs {SCHEMA}: {advice}")
-            if name and not run("dbid"):
-                run("set_dbid", dbid=self.dbid)
-            named = [dbid for (dbid,) in run("dbid")]
-        if named not in ([], [self.dbid]):
-            raise SchemaError(
-                f"{self.where} calls itself database {named[0]}: is the list of databases in another order?"
-            )
-        self._checked = bool(named)
-
-    def close(self) -> None:
-        """Close the pooled connections, if they are ours. A later call opens new ones."""
-        if self._owned:
-            self._engine.dispose()
-
-    # ---- the seam
-
-    @contextmanager
-    def reading(self) -> "Iterator[_Run]":
-        """Run statements that read, each on its own."""
-        if not self._checked:
-            self.check()
-        with self._connection() as connection:
-            yield _Run(self._dialect, connection.cursor())
-
-    @contextmanager
-    def transaction(self) -> "Iterator[_Run]":
-        """Run several statements as one transaction."""
-        if not self._checked:
-            self.check()
-        with self._connection() as connection:
-            cursor = connection.cursor()
-            committing = done = False
-            try:
-                cursor.execute(self._dialect.begin)
-                yield _Run(self._dialect, cursor)
-                committing = True
-                cursor.execute("COMMIT")
-                done = True
-            except self._driver_error as error:
-                raise self._translated(error, connection, committing=committing) from error
-            finally:
-                if not done and self._dialect.in_transaction(connection):
-                    with suppress(self._driver_error):
-                        cursor.execute("ROLLBACK")
-
-    @contextmanager
-    def _joined(self, connection: Any) -> "Iterator[_Run]":
-        """Run statements in a caller's transaction, which the caller ends."""
-        if not self._checked:
-            self.check(name=False)
-        cursor, url = cursor_of(connection, self._dialect.cursor)
-        if url is not None and not isinstance(
-            _dialect(make_url(url).get_backend_name()), type(self._dialect)
-        ):
-            raise UsageError(f"the connection is not one to {self.where}")
-        try:
-            yield _Run(self._dialect, cursor)
-        except (exc.DBAPIError, self._driver_error) as error:
-            raise self._translated(error) from error
-
-    def is_at(self, url: str) -> bool:
-        """Whether this database is the one of a URL, whoever connects and by which driver."""
-        return _place(make_url(url)) == _place(self._engine.url)
-
-    @contextmanager
-    def _connection(self) -> Iterator[Any]:
-        """Borrow a driver's connection from the pool, in autocommit; translate the driver's errors."""
-        if self._pid != os.getpid():
-            # The parent's connections are not ours to use, nor to close.
-            self._pid = os.getpid()
-            if self._owned:
-                self._engine.dispose(close=False)
-        try:
-            pooled = self._engine.raw_connection()
-        except (exc.DBAPIError, self._driver_error, OSError) as error:
-            raise self._translated(error) from error
-        connection = pooled.driver_connection
-        before, lost = None, False
-        try:
-            if not self._owned:
-                before = self._dialect.borrow(connection)
-            elif not pooled.info.get("garivini"):
-                self._dialect.prepare(connection)
-                pooled.info["garivini"] = True
-            yield connection
-        except self._driver_error as error:
-            found = self._translated(error, connection)
-            lost = isinstance(found, (UnreachableError, OutcomeUnknownError))
-            raise found from error
-        except (UnreachableError, OutcomeUnknownError):
-            lost = True
-            raise
-        finally:
-            # Not every driver knows of its connection that it is lost.
-            if not lost and self._dialect.usable(connection) and self._given_back(connection, before):
-                pooled.close()
-            else:
-                pooled.invalidate()
-                if self._owned:
-                    # A server that restarted has closed the others too.
-                    self._engine.dispose()
-
-    def _given_back(self, connection: Any, before: Any) -> bool:
-        """Switch a caller's connection back; return whether it is as it was."""
-        if not self._owned:
-            try:
-                self._dialect.give_back(connection, before)
-            except self._driver_error:
-                return False
-        return True
-
-    @property
-    def _driver_error(self) -> type[Exception]:
-        error: type[Exception] = self._engine.dialect.loaded_dbapi.Error
-        return error
-
-    def _translated(
-        self, error: BaseException, connection: Any = None, *, committing: bool = False
-    ) -> GariviniError:
-        original = error.orig if isinstance(error, exc.DBAPIError) and error.orig is not None else error
-        assert isinstance(original, Exception)
-        if DRAINING in str(original):
-            refused = RefusedError(f"{self.where} takes no jobs: it is being drained")
-            refused.draining = True
-            return refused
-        found = self._dialect.translate(original, self.where, committing=committing)
-        # Lost while it was in use, not in the making: another will do, unless the database is gone.
-        lost = isinstance(found, UnreachableError) and connection is not None
-        if lost and not self._dialect.silent(original):
-            found.passing = True
-        return found
 
     def _job(self, row: Sequence[Any], *, lease: int = 0, due: int | None = None) -> Job:
         (
@@ -844,73 +593,6 @@ class Database:
             lease=lease,
             lease_end=run_after if lease else 0,
         )
-
-
-class _Run:
-    """Runs named statements on one cursor."""
-
-    __slots__ = ("_cursor", "_statements")
-
-    def __init__(self, dialect: Dialect, cursor: Cursor) -> None:
-        self._statements = load(dialect.name, dialect.placeholder, dialect.form)
-        self._cursor = cursor
-
-    def __call__(self, name: str, /, rows: Sequence[Mapping[str, Any]] = (), **values: Any) -> Any:
-        found: Any = []
-        for step in self._statements[name].steps:
-            try:
-                self._cursor.execute(*step.bind(values, rows))
-            except (UnicodeEncodeError, OverflowError) as error:
-                raise UsageError(f"a value does not fit the database: {error}") from None
-            if self._cursor.description is not None:
-                found = self._cursor.fetchall()
-                if not found:
-                    break
-        return found
-
-
-#: Other names in URLs.
-_ALSO: Final = {"mariadb": "mysql", "postgres": "postgresql"}
-
-
-_PORTS: Final = {"mysql": 3306, "postgresql": 5432}
-
-
-def _place(url: URL) -> tuple[str, str | None, int | None, str | None]:
-    """Return where a URL leads to."""
-    name = url.get_backend_name()
-    name = _ALSO.get(name, name)
-    return name, url.host, url.port or _PORTS.get(name), url.database
-
-
-def _url(target: Any) -> URL:
-    if not isinstance(target, str):
-        raise UsageError(f"a database is a URL or an SQLAlchemy Engine, not {type(target).__name__}")
-    try:
-        return make_url(target)
-    except (exc.SQLAlchemyError, ValueError):
-        raise UsageError(
-            f"{without_password(target)!r} is not a database URL such as sqlite:///jobs.db"
-        ) from None
-
-
-def _dialect(name: str) -> Dialect:
-    name = _ALSO.get(name, name)
-    if name not in DIALECTS:
-        raise UsageError(f"{name} is not supported; use {', '.join(DIALECTS)}")
-    return DIALECTS[name]()
-
-
-def _engine(dialect: Dialect, url: URL) -> Engine:
-    """Make an engine of ours. No I/O."""
-    url, arguments = dialect.engine(url)
-    try:
-        engine = create_engine(url, connect_args=arguments, pool_reset_on_return=None)
-        dialect.hook(engine)
-        return engine
-    except (exc.SQLAlchemyError, ImportError) as error:
-        shown = without_password(url.render_as_string())
-        raise UsageError(f"{shown!r} cannot be used: {error}") from None
 
 
 def _insert_row(job: NewJob) -> dict[str, Any]:

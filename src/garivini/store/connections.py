@@ -1,0 +1,328 @@
+"""The seam to a database: an engine, connections and transactions, the schema, the translation of errors."""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import wraps
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from weakref import WeakSet
+
+from sqlalchemy import URL, Engine, create_engine, exc, make_url
+
+from garivini.config import DatabaseSettings, without_password
+from garivini.errors import (
+    GariviniError,
+    OutcomeUnknownError,
+    RefusedError,
+    SchemaError,
+    UnreachableError,
+    UsageError,
+)
+from garivini.store import schema
+from garivini.store.callers import Cursor, cursor_of
+from garivini.store.dialects import DIALECTS
+from garivini.store.dialects.dialect import SCHEMA_ADVICE, Dialect
+from garivini.store.schema import SCHEMA
+from garivini.store.statements import load
+
+#: What the trigger of a database that is being drained says.
+DRAINING: Final = "garivini is draining this database"
+#: Seconds between two tries of what failed by another's doing, more or less.
+_PAUSES: Final = (0.0, 0.01, 0.03, 0.1, 0.3)
+
+_C = TypeVar("_C", bound="Connections")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def again(method: Callable[Concatenate[_C, _P], _R]) -> Callable[Concatenate[_C, _P], _R]:
+    """Call a method again where nothing was done and the reason is gone: see ``GariviniError.passing``."""
+
+    @wraps(method)
+    def call(self: _C, /, *arguments: _P.args, **named: _P.kwargs) -> _R:
+        for pause in _PAUSES:
+            try:
+                return method(self, *arguments, **named)
+            except GariviniError as error:
+                # A caller's transaction is gone as a whole: only the caller can begin it again.
+                if not error.passing or named.get("connection") is not None:
+                    raise
+            time.sleep(pause * random.uniform(0.5, 1.5))
+        return method(self, *arguments, **named)
+
+    return call
+
+
+#: Databases whose connections must not be open while this process forks.
+_CLOSE_BEFORE_FORK: "Final[WeakSet[Connections]]" = WeakSet()
+
+
+def _before_fork() -> None:
+    for database in list(_CLOSE_BEFORE_FORK):
+        database.close()
+
+
+os.register_at_fork(before=_before_fork)
+
+
+class Connections:
+    """The connections to one database, and transactions on them. Errors of the driver become ours here."""
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        self.dbid = settings.dbid
+        self._owned = not isinstance(settings.target, Engine)
+        if self._owned:
+            url = _url(settings.target)
+            self._dialect = _dialect(url.get_backend_name())
+            self._engine = _engine(self._dialect, url)
+        else:
+            self._engine = settings.target
+            self._dialect = _dialect(self._engine.dialect.name)
+        self._pid = os.getpid()
+        self._checked = False
+        if self._owned and self._dialect.close_before_fork:
+            _CLOSE_BEFORE_FORK.add(self)
+        shown = without_password(self._engine.url.render_as_string(hide_password=True))
+        #: For messages: the id and the URL without its password.
+        self.where = f"database {self.dbid} ({shown})"
+
+    # ---- the schema
+
+    def upgrade(self) -> None:
+        """Bring the schema to the version of this code. Does nothing where it is there already."""
+        from alembic.util import CommandError  # see schema
+
+        with self._connection() as connection:
+            self._dialect.before_upgrade(connection)
+        try:
+            with self._engine.begin() as connection:
+                self._dialect.begin_upgrade(connection)
+                schema.upgrade(connection)
+        except CommandError as error:
+            raise SchemaError(f"{self.where}: its schema is not known here: update garivini") from error
+        except exc.SQLAlchemyError as error:
+            raise self._translated(error) from error
+        finally:
+            self.close()  # an upgrade's connection may wait for longer than others
+        self._checked = False
+        self.check()
+
+    def check(self, *, name: bool = True) -> None:
+        """Make sure that the schema is this code's and the database is known by this id.
+
+        ``name``: whether to give the database this id if it has none. That writes, which on SQLite would
+        wait for a caller's own transaction.
+
+        Raises:
+            SchemaError: it has no schema, another version of it, or another id.
+
+        """
+        with self._connection() as connection:
+            run = Run(self._dialect, connection.cursor())
+            versions = [version for (version,) in run("schema")]
+            if versions != [SCHEMA]:
+                found = ", ".join(versions) or "none"
+                newer = any(version > SCHEMA for version in versions)
+                advice = "update garivini" if newer else SCHEMA_ADVICE
+                raise SchemaError(f"{self.where} has schema {found}, this code needs {SCHEMA}: {advice}")
+            if name and not run("dbid"):
+                run("set_dbid", dbid=self.dbid)
+            named = [dbid for (dbid,) in run("dbid")]
+        if named not in ([], [self.dbid]):
+            raise SchemaError(
+                f"{self.where} calls itself database {named[0]}: is the list of databases in another order?"
+            )
+        self._checked = bool(named)
+
+    def close(self) -> None:
+        """Close the pooled connections, if they are ours. A later call opens new ones."""
+        if self._owned:
+            self._engine.dispose()
+
+    # ---- the seam
+
+    @contextmanager
+    def reading(self) -> "Iterator[Run]":
+        """Run statements that read, each on its own."""
+        if not self._checked:
+            self.check()
+        with self._connection() as connection:
+            yield Run(self._dialect, connection.cursor())
+
+    @contextmanager
+    def transaction(self) -> "Iterator[Run]":
+        """Run several statements as one transaction."""
+        if not self._checked:
+            self.check()
+        with self._connection() as connection:
+            cursor = connection.cursor()
+            committing = done = False
+            try:
+                cursor.execute(self._dialect.begin)
+                yield Run(self._dialect, cursor)
+                committing = True
+                cursor.execute("COMMIT")
+                done = True
+            except self._driver_error as error:
+                raise self._translated(error, connection, committing=committing) from error
+            finally:
+                if not done and self._dialect.in_transaction(connection):
+                    with suppress(self._driver_error):
+                        cursor.execute("ROLLBACK")
+
+    @contextmanager
+    def joined(self, connection: Any) -> "Iterator[Run]":
+        """Run statements in a caller's transaction, which the caller ends."""
+        if not self._checked:
+            self.check(name=False)
+        cursor, url = cursor_of(connection, self._dialect.cursor)
+        if url is not None and not isinstance(
+            _dialect(make_url(url).get_backend_name()), type(self._dialect)
+        ):
+            raise UsageError(f"the connection is not one to {self.where}")
+        try:
+            yield Run(self._dialect, cursor)
+        except (exc.DBAPIError, self._driver_error) as error:
+            raise self._translated(error) from error
+
+    def is_at(self, url: str) -> bool:
+        """Whether this database is the one of a URL, whoever connects and by which driver."""
+        return _place(make_url(url)) == _place(self._engine.url)
+
+    @contextmanager
+    def _connection(self) -> Iterator[Any]:
+        """Borrow a driver's connection from the pool, in autocommit; translate the driver's errors."""
+        if self._pid != os.getpid():
+            # The parent's connections are not ours to use, nor to close.
+            self._pid = os.getpid()
+            if self._owned:
+                self._engine.dispose(close=False)
+        try:
+            pooled = self._engine.raw_connection()
+        except (exc.DBAPIError, self._driver_error, OSError) as error:
+            raise self._translated(error) from error
+        connection = pooled.driver_connection
+        before, lost = None, False
+        try:
+            if not self._owned:
+                before = self._dialect.borrow(connection)
+            elif not pooled.info.get("garivini"):
+                self._dialect.prepare(connection)
+                pooled.info["garivini"] = True
+            yield connection
+        except self._driver_error as error:
+            found = self._translated(error, connection)
+            lost = isinstance(found, (UnreachableError, OutcomeUnknownError))
+            raise found from error
+        except (UnreachableError, OutcomeUnknownError):
+            lost = True
+            raise
+        finally:
+            # Not every driver knows of its connection that it is lost.
+            if not lost and self._dialect.usable(connection) and self._given_back(connection, before):
+                pooled.close()
+            else:
+                pooled.invalidate()
+                if self._owned:
+                    # A server that restarted has closed the others too.
+                    self._engine.dispose()
+
+    def _given_back(self, connection: Any, before: Any) -> bool:
+        """Switch a caller's connection back; return whether it is as it was."""
+        if not self._owned:
+            try:
+                self._dialect.give_back(connection, before)
+            except self._driver_error:
+                return False
+        return True
+
+    @property
+    def _driver_error(self) -> type[Exception]:
+        error: type[Exception] = self._engine.dialect.loaded_dbapi.Error
+        return error
+
+    def _translated(
+        self, error: BaseException, connection: Any = None, *, committing: bool = False
+    ) -> GariviniError:
+        original = error.orig if isinstance(error, exc.DBAPIError) and error.orig is not None else error
+        assert isinstance(original, Exception)
+        if DRAINING in str(original):
+            refused = RefusedError(f"{self.where} takes no jobs: it is being drained")
+            refused.draining = True
+            return refused
+        found = self._dialect.translate(original, self.where, committing=committing)
+        # Lost while it was in use, not in the making: another will do, unless the database is gone.
+        lost = isinstance(found, UnreachableError) and connection is not None
+        if lost and not self._dialect.silent(original):
+            found.passing = True
+        return found
+
+
+class Run:
+    """Runs named statements on one cursor."""
+
+    __slots__ = ("_cursor", "_statements")
+
+    def __init__(self, dialect: Dialect, cursor: Cursor) -> None:
+        self._statements = load(dialect.name, dialect.placeholder, dialect.form)
+        self._cursor = cursor
+
+    def __call__(self, name: str, /, rows: Sequence[Mapping[str, Any]] = (), **values: Any) -> Any:
+        """Run the statement of this name; see ``dialect.Run``."""
+        found: Any = []
+        for step in self._statements[name].steps:
+            try:
+                self._cursor.execute(*step.bind(values, rows))
+            except (UnicodeEncodeError, OverflowError) as error:
+                raise UsageError(f"a value does not fit the database: {error}") from None
+            if self._cursor.description is not None:
+                found = self._cursor.fetchall()
+                if not found:
+                    break
+        return found
+
+
+#: Other names in URLs.
+_ALSO: Final = {"mariadb": "mysql", "postgres": "postgresql"}
+
+
+_PORTS: Final = {"mysql": 3306, "postgresql": 5432}
+
+
+def _place(url: URL) -> tuple[str, str | None, int | None, str | None]:
+    """Return where a URL leads to."""
+    name = url.get_backend_name()
+    name = _ALSO.get(name, name)
+    return name, url.host, url.port or _PORTS.get(name), url.database
+
+
+def _url(target: Any) -> URL:
+    if not isinstance(target, str):
+        raise UsageError(f"a database is a URL or an SQLAlchemy Engine, not {type(target).__name__}")
+    try:
+        return make_url(target)
+    except (exc.SQLAlchemyError, ValueError):
+        raise UsageError(
+            f"{without_password(target)!r} is not a database URL such as sqlite:///jobs.db"
+        ) from None
+
+
+def _dialect(name: str) -> Dialect:
+    name = _ALSO.get(name, name)
+    if name not in DIALECTS:
+        raise UsageError(f"{name} is not supported; use {', '.join(DIALECTS)}")
+    return DIALECTS[name]()
+
+
+def _engine(dialect: Dialect, url: URL) -> Engine:
+    """Make an engine of ours. No I/O."""
+    url, arguments = dialect.engine(url)
+    try:
+        engine = create_engine(url, connect_args=arguments, pool_reset_on_return=None)
+        dialect.hook(engine)
+        return engine
+    except (exc.SQLAlchemyError, ImportError) as error:
+        shown = without_password(url.render_as_string())
+        raise UsageError(f"{shown!r} cannot be used: {error}") from None
