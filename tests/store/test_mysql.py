@@ -242,7 +242,7 @@ def test_a_lost_connection_is_replaced_also_where_the_driver_does_not_know_of_it
     monkeypatch.setattr(MySQL, "usable", lambda *_: True)  # as mysqlclient's
     monkeypatch.setattr(MySQL, "in_transaction", lambda *_: True)
     insert(database)
-    assert mariadb.end_sessions(f"{roles.name}_runtime") == 1
+    assert mariadb.end_sessions(f"{roles.name}_runtime") >= 1
     insert(database)
     assert len(database.jobs()) == 2
 

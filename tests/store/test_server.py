@@ -115,7 +115,7 @@ def test_a_session_that_the_server_ended_is_replaced_by_another(
     server: SQLServer, roles: Roles, database: Database
 ) -> None:
     insert(database)
-    assert server.end_sessions(f"{roles.name}_runtime") == 1
+    assert server.end_sessions(f"{roles.name}_runtime") >= 1
     insert(database)
     assert len(database.jobs()) == 2
 
