@@ -1,8 +1,13 @@
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests.sql_servers import MariaDB, PostgreSQL
+
+# An example that takes long on a busy machine is no failure.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 #: What asks for one of these needs a real server, and so its mark.
 _SERVERS = {"mariadb", "postgresql", "own_mariadb", "own_postgresql"}

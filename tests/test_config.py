@@ -95,7 +95,7 @@ def test_a_url_in_place_of_a_data_source_stays_and_gets_the_account_it_lacks() -
 ODD = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(user=ODD, password=ODD)
 def test_an_odd_user_or_password_arrives_as_it_is(user: str, password: str) -> None:
     url = make_url(parse_dsn("DBI:mysql:job:host=h;port=1", user, password))

@@ -73,7 +73,7 @@ def test_latin_1_is_the_form_of_the_original_each_byte_as_the_code_point_of_its_
     assert decode_payload(sent).arg == ALL_BYTES
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(arg=st.binary(max_size=200) | st.text().map(str.encode), latin1=st.booleans())
 def test_any_bytes_come_back_exactly(arg: bytes, latin1: bool) -> None:
     assert decode_payload(encode_payload(job(arg=arg), latin1=latin1)).arg == arg
@@ -206,7 +206,7 @@ def test_a_payload_with_a_wrong_field_is_refused(fields: Mapping[str, Any]) -> N
         decode_payload(payload(**fields))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.binary() | st.text(st.characters()))
 def test_any_bytes_or_text_are_a_job_or_refused(data: bytes | str) -> None:
     with suppress(UsageError):
@@ -221,7 +221,7 @@ JSON = st.recursive(
 FIELDS = ("jobid", "dbid", "funcname", "arg", "run_after", "failcount", "attempt", "lease", "arg_encoding")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4))
 def test_any_value_in_any_field_is_a_job_with_a_sound_handle_or_refused(fields: dict[str, Any]) -> None:
     try:

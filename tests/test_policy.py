@@ -161,7 +161,7 @@ def test_what_is_no_time_is_refused(when: Any) -> None:
         parse_when(when)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.text() | st.integers() | st.timedeltas() | st.datetimes(timezones=st.none() | st.timezones()))
 def test_a_time_is_read_or_refused_and_nothing_else_happens(when: Any) -> None:
     try:

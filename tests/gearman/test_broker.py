@@ -202,16 +202,12 @@ class Traffic(RuleBasedStateMachine):
 
 
 def test_the_books_stay_whole_under_traffic() -> None:
-    run_state_machine_as_test(
-        Traffic, settings=settings(max_examples=20, stateful_step_count=30, deadline=None)
-    )
+    run_state_machine_as_test(Traffic, settings=settings(max_examples=20, stateful_step_count=30))
 
 
 @pytest.mark.slow
 def test_the_books_stay_whole_under_much_traffic() -> None:
-    run_state_machine_as_test(
-        Traffic, settings=settings(max_examples=200, stateful_step_count=80, deadline=None)
-    )
+    run_state_machine_as_test(Traffic, settings=settings(max_examples=200, stateful_step_count=80))
 
 
 def seconds_at_depth(depth: int) -> float:

@@ -305,7 +305,6 @@ def comparison(runs: int) -> settings:
     return settings(
         max_examples=runs,
         stateful_step_count=40,
-        deadline=None,
         derandomize=True,
         report_multiple_bugs=False,
         # A failing run is short enough to read; making it shorter takes minutes.
