@@ -4,7 +4,6 @@ Blobs stay bytes; this is the one place where they meet JSON text.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
@@ -62,8 +61,7 @@ class Handle(NamedTuple):
     attempt: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
+class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     """A job to insert; the values have been checked."""
 
     funcname: str
@@ -74,16 +72,19 @@ class NewJob:
     priority: str
     #: Seconds from now by the database's clock.
     delay: int
+    #: Seconds of the lease that it is inserted with, as if claimed at once; 0: it waits until it is due.
+    lease: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Inserted:
+class Inserted(msgspec.Struct, frozen=True):
     """The answer to an insert. Unpacks as ``(jobid, dbid)``."""
 
     jobid: int
     dbid: int
     #: False where a live job had the unique key already: then ``jobid`` is that job's.
     new: bool = True
+    #: Unix time by the database's clock at which it was stored; 0 where it is not new.
+    created: int = 0
 
     def __iter__(self) -> Iterator[int]:
         return iter((self.jobid, self.dbid))
@@ -121,6 +122,27 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def __hash__(self) -> int:
         # Not by all fields: the worker may set ``lost`` while it runs.
         return hash(self.handle)
+
+    @classmethod
+    def taken(cls, job: NewJob, stored: Inserted) -> "Job":
+        """Return a job that was inserted with a lease, as a claim would have returned it."""
+        return cls(
+            jobid=stored.jobid,
+            dbid=stored.dbid,
+            funcname=job.funcname,
+            arg=job.arg,
+            uniqkey=job.uniqkey,
+            coalesce=job.coalesce,
+            run_after=stored.created,
+            flag=job.flag,
+            attempt=1,
+            priority=job.priority,
+            state=State.LEASED,
+            since=stored.created,
+            created=stored.created,
+            lease=job.lease,
+            lease_end=stored.created + job.lease + 1,
+        )
 
     @property
     def handle(self) -> Handle:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from garivini.job import NEVER, Handle, Inserted, Job, NewJob, State, new_job
 from garivini.policy import MAX_CRASHES, At, FunctionPolicy, Never, Offset
@@ -57,7 +58,7 @@ def test_an_inserted_job_comes_back_with_every_field(database: Database, clock: 
     (answer,) = database.insert(
         [job(b"\xff\0", "fün", uniqkey="k", coalesce="c", flag="controller", priority="high", delay=90)]
     )
-    assert answer == Inserted(answer.jobid, database.dbid, new=True)
+    assert answer == Inserted(answer.jobid, database.dbid, new=True, created=NOON)
     assert database.get(answer.jobid) == Job(
         jobid=answer.jobid,
         dbid=database.dbid,
@@ -75,6 +76,29 @@ def test_an_inserted_job_comes_back_with_every_field(database: Database, clock: 
         crashes=0,
         created=NOON,
     )
+
+
+@pytest.mark.parametrize("uniqkey", [None, "k"])
+def test_a_job_inserted_with_a_lease_is_as_if_it_had_been_claimed(
+    database: Database, clock: Clock, uniqkey: str | None
+) -> None:
+    clock.set(NOON)
+    new = replace(job(b"held", uniqkey=uniqkey), lease=LEASE)
+    held, left = database.insert([new, job(b"left", uniqkey=uniqkey and f"{uniqkey}2")])
+    taken = Job.taken(new, held)
+    assert look(database, held.jobid) == replace(taken, run_after=taken.lease_end, lease=0, lease_end=0)
+    assert taken.lease_end == NOON + LEASE + 1
+    assert taken.run_after == NOON
+    assert [claimed.jobid for claimed in claim(database)] == [left.jobid]
+    assert database.renew([taken.handle], lease=LEASE) == {taken.handle}
+
+
+def test_a_job_inserted_with_a_lease_that_was_not_sent_waits_again(database: Database) -> None:
+    new = replace(job(), lease=LEASE)
+    (answer,) = database.insert([new])
+    database.release([Job.taken(new, answer)])
+    claimed = claim_one(database)
+    assert (claimed.jobid, claimed.attempt) == (answer.jobid, 2)
 
 
 def test_no_jobs_are_inserted_as_none(database: Database) -> None:

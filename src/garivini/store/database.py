@@ -124,6 +124,8 @@ class Database(Connections):
     def insert(self, jobs: Sequence[NewJob], *, connection: Any = None) -> list[Inserted]:
         """Insert jobs in one transaction; return one answer each, in order.
 
+        One with a lease is stored as if it had been claimed: attempt 1, leased.
+
         ``connection``: a caller's own (see ``callers.cursor_of``); then it is the caller's transaction.
         """
         answers: list[Inserted | None] = [None] * len(jobs)
@@ -136,9 +138,9 @@ class Database(Connections):
         with self.transaction() if connection is None else self.joined(connection) as run:
             self._check_sizes(jobs)
             for part in _chunks(unkeyed, lambda index: len(jobs[index].arg), self._dialect.statement_bytes):
-                jobids = self._dialect.insert(run, [_insert_row(jobs[index]) for index in part])
-                for index, jobid in zip(part, jobids, strict=True):
-                    answers[index] = Inserted(jobid, self.dbid)
+                stored = self._dialect.insert(run, [_insert_row(jobs[index]) for index in part])
+                for index, (jobid, created) in zip(part, stored, strict=True):
+                    answers[index] = Inserted(jobid, self.dbid, created=created)
             for part in _chunks(keyed, lambda index: len(jobs[index].arg), self._dialect.statement_bytes):
                 self._insert_keyed(run, jobs, part, answers)
         return [answer for answer in answers if answer is not None]
@@ -163,13 +165,14 @@ class Database(Connections):
     ) -> None:
         gone: list[int] = []
         rows = self._dialect.insert_keyed(run, [_insert_row(jobs[index]) for index in part])
-        new = {(funcname, uniqkey): jobid for jobid, funcname, uniqkey in rows}
+        new = {(funcname, uniqkey): (jobid, created) for jobid, created, funcname, uniqkey in rows}
         known: dict[tuple[str, str | None], int] = {}
         for index in part:
             key = (jobs[index].funcname, jobs[index].uniqkey)
             if key in new:
-                known[key] = new.pop(key)
-                answers[index] = Inserted(known[key], self.dbid)
+                jobid, created = new.pop(key)
+                known[key] = jobid
+                answers[index] = Inserted(jobid, self.dbid, created=created)
                 continue
             if key not in known:
                 rows = run("live", funcname=key[0], uniqkey=key[1])
@@ -547,7 +550,7 @@ class Database(Connections):
         """
         job = new_job("garivini_probe", b"")
         with suppress(_TakeBack), self.transaction() as run:
-            (jobid,) = self._dialect.insert(run, [_insert_row(job)])
+            ((jobid, _),) = self._dialect.insert(run, [_insert_row(job)])
             (row,) = run("claim", jobids=[jobid], lease=MIN_LEASE)
             handle = self._job(row).handle
             self._settle(run, Setback(handle=handle, kind="failed"), MAX_FAILURES)
@@ -603,7 +606,8 @@ def _insert_row(job: NewJob) -> dict[str, Any]:
         "arg": job.arg,
         "flag": job.flag,
         "priority": PRIORITIES.index(job.priority),
-        "delay": job.delay,
+        "delay": job.lease + 1 if job.lease else job.delay,
+        "taken": 1 if job.lease else 0,
     }
 
 

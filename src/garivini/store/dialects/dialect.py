@@ -97,14 +97,14 @@ class Dialect:
         """Whether a connection may go back to the pool: it is not lost. No round trip."""
         raise NotImplementedError
 
-    def insert(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Insert rows without a unique key; return their ids in order."""
-        return sorted(jobid for (jobid,) in run("insert", rows=rows))
+    def insert(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+        """Insert rows without a unique key; return id and time of each, in order."""
+        return sorted(run("insert", rows=rows))
 
-    def insert_keyed(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, str]]:
+    def insert_keyed(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, str, str]]:
         """Insert rows with a unique key where there is no live job of that key.
 
-        Returns id, function and key of those that are new. No error but that conflict is passed over.
+        Returns id, time, function and key of those that are new. No error but that conflict is passed over.
         """
         return list(run("insert_keyed", rows=rows))
 

@@ -230,14 +230,14 @@ class MySQL(Dialect):
 
     # ---- jobs
 
-    def insert(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> list[int]:
-        return self._ids(run("insert", rows=rows), len(rows))
+    def insert(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+        return self._stored(run("insert", rows=rows), len(rows))
 
-    def insert_keyed(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, str]]:
+    def insert_keyed(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, str, str]]:
         first = {(row["funcname"], row["uniqkey"]): row for row in reversed(rows)}
         return self._insert_apart(run, list(reversed(first.values())))
 
-    def _insert_apart(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, str]]:
+    def _insert_apart(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, str, str]]:
         # All, or none where a key has a live job: then each half is tried. INSERT IGNORE would be one
         # statement, and would pass over any error.
         try:
@@ -249,14 +249,14 @@ class MySQL(Dialect):
                 return []
             half = len(rows) // 2
             return self._insert_apart(run, rows[:half]) + self._insert_apart(run, rows[half:])
-        ids = self._ids(found, len(rows))
-        return [(jobid, row["funcname"], row["uniqkey"]) for jobid, row in zip(ids, rows, strict=True)]
+        stored = self._stored(found, len(rows))
+        return [(*new, row["funcname"], row["uniqkey"]) for new, row in zip(stored, rows, strict=True)]
 
-    def _ids(self, found: Sequence[Any], count: int) -> list[int]:
+    def _stored(self, found: Sequence[Any], count: int) -> list[tuple[int, int]]:
         if self.form:
-            return sorted(jobid for (jobid,) in found)
-        ((first, step),) = found
-        return [first + number * step for number in range(count)]
+            return sorted(found)
+        ((first, created, step),) = found
+        return [(first + number * step, created) for number in range(count)]
 
     def lanes(self, run: Run) -> list[tuple[str, int, int, int, float]]:
         # From each place one looks for the next lane. Where nothing new has come since the last time, the

@@ -26,36 +26,37 @@ INSERT INTO garivini_database (dbid)
 SELECT :dbid FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM garivini_database AS given);
 SELECT RELEASE_LOCK(CONCAT('garivini id ', MD5(DATABASE())))
 
--- name: insert (funcname, coalesce, arg, flag, priority, delay) -> rows
+-- name: insert (funcname, coalesce, arg, flag, priority, delay, taken) -> rows
 -- Jobs without a unique key. The number of rows is known before the first is stored, so their ids are a row of
--- equal steps; told are the first id and the step.
-INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created)
+-- equal steps; told are the first id, the time and the step. Taken (1): with the first attempt's lease, which
+-- ends after the delay; not taken (0): waiting until then.
+INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since)
 VALUES
-  (:funcname, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay, UNIX_TIMESTAMP()) -- each
+  (:funcname, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay, UNIX_TIMESTAMP(), :taken, attempt, attempt * created) -- each
 ;
-SELECT LAST_INSERT_ID(), @@SESSION.auto_increment_increment
+SELECT jobid, created, @@SESSION.auto_increment_increment FROM job WHERE jobid = LAST_INSERT_ID()
 
--- name: insert@mariadb (funcname, coalesce, arg, flag, priority, delay) -> rows
+-- name: insert@mariadb (funcname, coalesce, arg, flag, priority, delay, taken) -> rows
 -- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them.
-INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created)
+INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since)
 VALUES
-  (:funcname, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay, UNIX_TIMESTAMP()) -- each
-RETURNING jobid
+  (:funcname, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay, UNIX_TIMESTAMP(), :taken, attempt, attempt * created) -- each
+RETURNING jobid, created
 
--- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, delay) -> rows
+-- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, delay, taken) -> rows
 -- Jobs with a unique key: all of them, or none and an error where one has a live job of its key.
-INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created)
+INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since)
 VALUES
-  (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay, UNIX_TIMESTAMP()) -- each
+  (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay, UNIX_TIMESTAMP(), :taken, attempt, attempt * created) -- each
 ;
-SELECT LAST_INSERT_ID(), @@SESSION.auto_increment_increment
+SELECT jobid, created, @@SESSION.auto_increment_increment FROM job WHERE jobid = LAST_INSERT_ID()
 
--- name: insert_keyed@mariadb (funcname, uniqkey, coalesce, arg, flag, priority, delay) -> rows
+-- name: insert_keyed@mariadb (funcname, uniqkey, coalesce, arg, flag, priority, delay, taken) -> rows
 -- Jobs with a unique key: all of them, or none and an error where one has a live job of its key.
-INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created)
+INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since)
 VALUES
-  (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay, UNIX_TIMESTAMP()) -- each
-RETURNING jobid
+  (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay, UNIX_TIMESTAMP(), :taken, attempt, attempt * created) -- each
+RETURNING jobid, created
 
 -- name: live (funcname, uniqkey) -> one
 -- The live job of a key. Locked, because a caller's transaction may be one that does not see what others have

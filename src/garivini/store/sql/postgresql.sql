@@ -23,28 +23,30 @@ SELECT dbid FROM garivini_database
 -- Given once, by the first who comes. There is room for one row.
 INSERT INTO garivini_database (dbid) VALUES (:dbid::bigint) ON CONFLICT (one) DO NOTHING
 
--- name: insert (funcname, coalesce, arg, flag, priority, delay) -> rows
--- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them.
-INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created)
-SELECT n.funcname, n."coalesce", n.arg, n.flag, n.priority, t.now + n.delay, t.now
+-- name: insert (funcname, coalesce, arg, flag, priority, delay, taken) -> rows
+-- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them. Taken (1): with the
+-- first attempt's lease, which ends after the delay; not taken (0): waiting until then.
+INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created, attempt, state, since)
+SELECT n.funcname, n."coalesce", n.arg, n.flag, n.priority, t.now + n.delay, t.now, n.taken, n.taken, n.taken * t.now
   FROM unnest(:@funcname::text[], :@coalesce::text[], :@arg::bytea[], :@flag::text[], :@priority::smallint[],
-              :@delay::bigint[])
-       WITH ORDINALITY AS n (funcname, "coalesce", arg, flag, priority, delay, position),
+              :@delay::bigint[], :@taken::smallint[])
+       WITH ORDINALITY AS n (funcname, "coalesce", arg, flag, priority, delay, taken, position),
        (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint AS now) AS t
  ORDER BY n.position
-RETURNING jobid
+RETURNING jobid, created
 
--- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, delay) -> rows
+-- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, delay, taken) -> rows
 -- Jobs with a unique key. Only that conflict is passed over; what is returned is new.
-INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created)
-SELECT n.funcname, n.uniqkey, n."coalesce", n.arg, n.flag, n.priority, t.now + n.delay, t.now
+INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created, attempt, state, since)
+SELECT n.funcname, n.uniqkey, n."coalesce", n.arg, n.flag, n.priority, t.now + n.delay, t.now, n.taken, n.taken,
+       n.taken * t.now
   FROM unnest(:@funcname::text[], :@uniqkey::text[], :@coalesce::text[], :@arg::bytea[], :@flag::text[],
-              :@priority::smallint[], :@delay::bigint[])
-       WITH ORDINALITY AS n (funcname, uniqkey, "coalesce", arg, flag, priority, delay, position),
+              :@priority::smallint[], :@delay::bigint[], :@taken::smallint[])
+       WITH ORDINALITY AS n (funcname, uniqkey, "coalesce", arg, flag, priority, delay, taken, position),
        (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint AS now) AS t
  ORDER BY n.position
 ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
-RETURNING jobid, funcname, uniqkey
+RETURNING jobid, created, funcname, uniqkey
 
 -- name: live (funcname, uniqkey) -> one
 -- The live job of a key.

@@ -21,20 +21,21 @@ SELECT dbid FROM garivini_database
 -- Given once, by the first who comes.
 INSERT INTO garivini_database (dbid) SELECT :dbid WHERE NOT EXISTS (SELECT 1 FROM garivini_database)
 
--- name: insert (funcname, coalesce, arg, flag, priority, delay) -> rows
--- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them.
-INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created)
+-- name: insert (funcname, coalesce, arg, flag, priority, delay, taken) -> rows
+-- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them. Taken (1): with the
+-- first attempt's lease, which ends after the delay; not taken (0): waiting until then.
+INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created, attempt, state, since)
 VALUES
-  (:funcname, :coalesce, :arg, :flag, :priority, strftime('%s', 'now') + :delay, strftime('%s', 'now') + 0) -- each
-RETURNING jobid
+  (:funcname, :coalesce, :arg, :flag, :priority, strftime('%s', 'now') + :delay, strftime('%s', 'now') + 0, :taken, :taken, strftime('%s', 'now') * :taken) -- each
+RETURNING jobid, created
 
--- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, delay) -> rows
+-- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, delay, taken) -> rows
 -- Jobs with a unique key. Only that conflict is passed over; what is returned is new.
-INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created)
+INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created, attempt, state, since)
 VALUES
-  (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, strftime('%s', 'now') + :delay, strftime('%s', 'now') + 0) -- each
+  (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, strftime('%s', 'now') + :delay, strftime('%s', 'now') + 0, :taken, :taken, strftime('%s', 'now') * :taken) -- each
 ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
-RETURNING jobid, funcname, uniqkey
+RETURNING jobid, created, funcname, uniqkey
 
 -- name: live (funcname, uniqkey) -> one
 -- The live job of a key. One dive each: a list of pairs would read the whole table.
