@@ -13,7 +13,7 @@ from garivini.policy import FunctionPolicy
 from garivini.roles import job_servers
 from garivini.roles.job_servers import JobServers
 from garivini.roles.queue_runner import QueueRunner, QueueRunnerSettings
-from tests.system import System, system
+from tests.system import System, Waking, system
 
 
 def runner(queue: System, **settings: int) -> tuple[QueueRunner, JobServers]:
@@ -578,7 +578,7 @@ def test_two_databases_are_one_queue(tmp_path: Path) -> None:
     async def scenario() -> None:
         urls = [f"sqlite:///{tmp_path}/{name}.db" for name in ("one", "two")]
         async with Server(port=0) as server:
-            client = Client(urls, [server.address])
+            client = Waking(urls, [server.address])
             for database in client.shards:
                 await asyncio.to_thread(database.upgrade)
             answers = await asyncio.to_thread(

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 from garivini.client import Client, JobLike, checked_job, checked_jobs
 from garivini.config import DatabasesLike
 from garivini.job import HandleLike, Inserted, Job, NewJob
+from garivini.policy import WATERMARK
 from garivini.store.database import FailedAttempt
 
 _P = ParamSpec("_P")
@@ -27,6 +28,7 @@ class AsyncClient:
     Args:
         dbs: as for ``Client``.
         job_servers: as for ``Client``.
+        watermark: as for ``Client``.
         tls: as for ``Client``.
 
     """
@@ -36,9 +38,10 @@ class AsyncClient:
         dbs: DatabasesLike,
         job_servers: str | Iterable[str] | None = None,
         *,
+        watermark: int = WATERMARK,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._client = Client(dbs, job_servers, tls=tls)
+        self._client = Client(dbs, job_servers, watermark=watermark, tls=tls)
         databases = len(list(self._client.shards))
         self._threads = ThreadPoolExecutor(databases, thread_name_prefix="garivini-client")
         self._waiting: list[tuple[NewJob, asyncio.Future[Inserted]]] = []
@@ -55,11 +58,15 @@ class AsyncClient:
         *,
         uniqkey: str | None = None,
         priority: str | None = None,
+        dispatch: bool = True,
         connection: Any = None,
     ) -> Inserted:
         """See ``Client.insert_job``; ``connection`` may be an AsyncConnection or AsyncSession too."""
         job = checked_job(
-            funcname, arg, run_after, unique, coalesce, flag, uniqkey=uniqkey, priority=priority
+            *(funcname, arg, run_after, unique, coalesce, flag),
+            uniqkey=uniqkey,
+            priority=priority,
+            dispatch=dispatch,
         )
         if connection is not None:
             (inserted,) = await self._join(connection, [job])
@@ -76,10 +83,11 @@ class AsyncClient:
         run_after: float | timedelta | None = None,
         flag: str | None = None,
         *,
+        dispatch: bool = True,
         connection: Any = None,
     ) -> list[Inserted]:
         """Insert many jobs. See ``Client.insert_jobs``."""
-        checked = checked_jobs(jobs, run_after, flag)
+        checked = checked_jobs(jobs, run_after, flag, dispatch=dispatch)
         if connection is not None:
             return await self._join(connection, checked)
         return await self._call(self._client.insert_checked, checked)

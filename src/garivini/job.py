@@ -74,6 +74,8 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     delay: int
     #: Seconds of the lease that it is inserted with, as if claimed at once; 0: it waits until it is due.
     lease: int = 0
+    #: Whether a client that knows Gearman servers may submit it at once.
+    dispatch: bool = True
 
 
 class Inserted(msgspec.Struct, frozen=True):
@@ -334,6 +336,7 @@ def new_job(
     flag: str | None = None,
     priority: str | None = None,
     delay: int = 0,
+    dispatch: bool = True,
 ) -> NewJob:
     """Return a job whose values fit the row and the wire.
 
@@ -370,6 +373,7 @@ def new_job(
         flag=flag,
         priority=priority,
         delay=delay,
+        dispatch=dispatch,
     )
 
 

@@ -16,6 +16,9 @@ MAX_CRASHES: Final = 3
 #: Seconds of a lease, unless told otherwise, and the shortest.
 LEASE: Final = 60
 MIN_LEASE: Final = 3
+#: Seconds within which a claim is submitted or given back, and a third of the lease at most. Nobody may take
+#: an attempt that no server knows for lost before twice this time: its submit could be on the way.
+SUBMIT_WITHIN: Final = 3.0
 #: Jobs that may wait for workers in gearmand, a function.
 WATERMARK: Final = 4000
 #: Rows of a claim: at first, and at most.

@@ -105,9 +105,12 @@ class Model:
             priority=job.priority,
             created=self._now(),
         )
+        if job.lease:
+            row.attempt, row.state, row.since = 1, State.LEASED, self._now()
+            row.run_after = self._now() + job.lease + 1
         self.rows[row.jobid] = row
         self._tell("insert", None, row)
-        return Inserted(row.jobid, self.dbid)
+        return Inserted(row.jobid, self.dbid, created=self._now())
 
     # ---- jobs out
 
