@@ -391,7 +391,7 @@ def _one_key(unique: str | None, uniqkey: str | None) -> str | None:
 
 def _row(index: int, row: JobLike, common: Mapping[str, Any]) -> NewJob:
     try:
-        if isinstance(row, Mapping):
+        if not isinstance(row, list | tuple) and isinstance(row, Mapping):
             unknown = set(row) - _ROW_KEYS
             if unknown:
                 known = ", ".join(sorted(_ROW_KEYS))

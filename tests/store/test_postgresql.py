@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 from psycopg.rows import dict_row
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -26,6 +26,7 @@ from garivini.config import DatabaseSettings
 from garivini.errors import (
     ConflictError,
     GariviniError,
+    OutcomeUnknownError,
     RefusedError,
     SchemaError,
     UnreachableError,
@@ -245,7 +246,7 @@ def within(seconds: float) -> Iterator[None]:
 
 def test_a_frozen_server_takes_no_large_insert_for_ever(own_postgresql: PostgreSQL, own: Database) -> None:
     own_postgresql.freeze()
-    with within(BOUND), pytest.raises(UnreachableError, match="no answer for 1 s"):
+    with within(BOUND), pytest.raises(OutcomeUnknownError, match="no answer for 1 s"):
         own.insert([new_job("f", bytes(16_000_000))])  # more than the sockets hold
     own_postgresql.thaw()
     assert len(own.jobs()) == 1
@@ -265,16 +266,20 @@ def test_a_number_of_runs_that_is_none_is_refused(runs: str) -> None:
         Database(DatabaseSettings(1, f"postgresql://job:secret@h/jobs?prepare_threshold={runs}"))
 
 
-@pytest.mark.parametrize(("given", "prepared"), [("none", 0), ("3", 2), ("0", 2)])
+@pytest.mark.parametrize(("given", "prepared"), [("none", 0), ("3", 3), ("0", 3)])
 def test_statements_are_prepared_unless_the_url_says_none(
     roles: PostgreSQLRoles, opened: Opener, given: str, prepared: int
 ) -> None:
     database = opened(with_query(roles.runtime, prepare_threshold=given))
     for _ in range(5):
         insert(database)
+        database.complete([0])
     with database._connection() as connection:
         names = connection.execute("SELECT statement FROM pg_prepared_statements").fetchall()
-    assert len([text for (text,) in names if text.startswith(("INSERT INTO job", "BEGIN"))]) == prepared
+    assert (
+        len([text for (text,) in names if text.startswith(("INSERT INTO job", "BEGIN", "DELETE"))])
+        == prepared
+    )
 
 
 def test_a_pooler_that_gives_another_session_each_time_is_named(database: Database) -> None:

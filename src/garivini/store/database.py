@@ -135,7 +135,10 @@ class Database(Connections):
             key=lambda index: (jobs[index].funcname, jobs[index].uniqkey),
         )
         unkeyed = [index for index, job in enumerate(jobs) if job.uniqkey is None]
-        with self.transaction() if connection is None else self.joined(connection) as run:
+        size = sum(len(job.arg) for job in jobs)
+        fits = len(jobs) <= CHUNK and size <= min(BATCH_BYTES, self._dialect.statement_bytes)
+        single = len(jobs) == 1 or (not keyed and fits)
+        with self.transaction(single=single) if connection is None else self.joined(connection) as run:
             self._check_sizes(jobs)
             for part in _chunks(unkeyed, lambda index: len(jobs[index].arg), self._dialect.statement_bytes):
                 stored = self._dialect.insert(run, [_insert_row(jobs[index]) for index in part])

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 from zlib import crc32
 
 from garivini.config import DatabasesLike, parse_databases
-from garivini.errors import ConflictError, RefusedError, UnreachableError, UsageError
+from garivini.errors import ConflictError, OutcomeUnknownError, RefusedError, UnreachableError, UsageError
 from garivini.job import Inserted, Job, NewJob
 from garivini.store.callers import cursor_of
 from garivini.store.database import Database
@@ -143,6 +143,9 @@ class Shards:
                 return into(database, jobs)
             except (UnreachableError, RefusedError, ConflictError):
                 self._avoid_until[database.dbid] = now + AVOID
+            except OutcomeUnknownError:
+                self._avoid_until[database.dbid] = self._clock() + AVOID
+                raise
         return into(databases[-1], jobs)
 
     def close(self) -> None:
