@@ -34,6 +34,7 @@ from garivini.errors import (
 from garivini.job import Handle, Inserted, State, new_job
 from garivini.store.database import Database, Lane
 from garivini.store.dialects import postgresql
+from garivini.store.schema import SCHEMA
 from tests.databases import PostgreSQLRoles
 from tests.sql_servers import PostgreSQL
 from tests.store.test_errors import CALLS, Opener, insert
@@ -181,7 +182,7 @@ def test_the_command_makes_the_tables_and_says_so(postgresql: PostgreSQL) -> Non
         assert isinstance(before.exception, SchemaError)
         said = "".join(command("db", name, url=url) for name in ("upgrade", "upgrade", "check"))
         assert "is ready" in said
-        assert "has schema 0001, as it should" in said
+        assert f"has schema {SCHEMA}, as it should" in said
         assert password not in said
 
 

@@ -173,7 +173,7 @@ ON DUPLICATE KEY UPDATE reported_at = VALUES(reported_at), body = VALUES(body)
 INSERT INTO report (jobid, attempt, number, kind, reported_at, body)
 SELECT :jobid, :attempt, last + 1, :kind, UNIX_TIMESTAMP(), :body
   FROM (SELECT COALESCE(MAX(number), 0) AS last FROM report
-         WHERE jobid = :jobid AND attempt = :attempt) AS lines
+         WHERE jobid = :jobid AND attempt = :attempt) AS said
  WHERE last < :most
 
 -- name: reports (jobid) -> rows

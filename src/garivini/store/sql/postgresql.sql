@@ -182,7 +182,7 @@ INSERT INTO report (jobid, attempt, number, kind, reported_at, body)
 SELECT :jobid::bigint, :attempt::bigint, last + 1, :kind::text,
        floor(extract(epoch FROM clock_timestamp()))::bigint, :body::bytea
   FROM (SELECT COALESCE(MAX(number), 0) AS last FROM report
-         WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint) AS lines
+         WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint) AS said
  WHERE last < :most::integer
 
 -- name: reports (jobid) -> rows
