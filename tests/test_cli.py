@@ -235,7 +235,8 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
     Client(url).insert_job("f")
     arguments = ("--lease", "600", "--envelope", "raw", "--renews", "--max-failures", "3")
     assert invoke("functions", "set", "f", *arguments, "--db", url).exit_code == 0
-    assert invoke("functions", "set", "f", "--deadline", "7200", "--db", url).exit_code == 0
+    others = ("--deadline", "7200", "--retention", "3600")
+    assert invoke("functions", "set", "f", *others, "--db", url).exit_code == 0
     (entry,) = json.loads(invoke("functions", "list", "-o", "json", "--db", url).output)
     assert entry == {
         "function": "f",
@@ -245,10 +246,12 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
         "renews": True,
         "envelope": "raw",
         "max_failures": 3,
+        "retention": 3600,
     }
     table = invoke("functions", "list", "--db", url).output
     assert "1 waiting" in table
     assert "lease 600" in table
+    assert "retention 3600" in " ".join(table.split())
     assert invoke("functions", "set", "f", "--reset", "--lease", "7", "--db", url).exit_code == 0
     (entry,) = json.loads(invoke("functions", "list", "-o", "json", "--db", url).output)
     assert (entry["lease"], entry["envelope"]) == (7, None)
