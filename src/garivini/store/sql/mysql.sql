@@ -154,8 +154,9 @@ RETURNING jobid, EXISTS (SELECT 1 FROM failure WHERE failure.jobid = job.jobid),
 DELETE FROM failure WHERE jobid IN (:*jobids)
 
 -- name: forget_reports (jobids) -> none
--- What a job said that is gone.
-DELETE FROM report WHERE jobid IN (:*jobids)
+-- What a job said that is gone. By the key even where few rows are known of: a scan would wait for rows that others
+-- are adding. Only this form of DELETE can say so.
+DELETE report FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 
 -- name: held (jobids, attempt) -> rows
 -- Which of these this attempt holds, locked by its transaction.
@@ -200,7 +201,7 @@ SELECT jobid FROM finished WHERE expires <= UNIX_TIMESTAMP()
 
 -- name: forget_finished (jobids) -> none
 -- Finished jobs that are kept no more.
-DELETE FROM finished WHERE jobid IN (:*jobids)
+DELETE finished FROM finished FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 
 -- name: standing (jobids) -> rows
 -- What a failure or a new time starts from, locked by its transaction.
