@@ -2,12 +2,14 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from garivini.errors import UsageError
 from garivini.job import Handle, Job, State, new_job
 from garivini.policy import FunctionPolicy, Offset
+from garivini.store.connections import Run
 from garivini.store.database import Database, Lane, Setback
 from garivini.store.records import (
     MAX_LINE,
@@ -137,6 +139,26 @@ def test_a_job_that_completes_takes_its_record_and_its_reports_along(
     database.settle([Setback(handle=jobs[3].handle, kind="failed")])
     assert database.complete([job.jobid for job in jobs]) == {job.jobid for job in jobs}
     assert rows(backend) == NOTHING
+
+
+def test_a_job_that_said_nothing_completes_by_one_statement(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = running(database, 3)
+    database.report(say(jobs[2], b"x"))
+    ran: list[str] = []
+    call = Run.__call__
+
+    def spy(run: Run, name: str, /, *rows: Any, **values: Any) -> Any:
+        ran.append(name)
+        return call(run, name, *rows, **values)
+
+    monkeypatch.setattr(Run, "__call__", spy)
+    database.complete([jobs[0].jobid])
+    database.finish([Finish(jobs[1].jobid, 1)])
+    assert ran == ["complete", "complete"]
+    database.complete([jobs[2].jobid])
+    assert ran[2:] == ["complete", "forget_reports"]
 
 
 def test_reports_of_others_stay(database: Database) -> None:
