@@ -26,9 +26,9 @@ from tests.store.conftest import Backend, Clock
 NOON = 1_700_000_000
 
 
-def running(database: Database, count: int = 1, uniqkey: str | None = None) -> list[Job]:
+def running(database: Database, count: int = 1, **fields: Any) -> list[Job]:
     """Insert jobs and claim them."""
-    database.insert([new_job("f", b"", uniqkey=uniqkey) for _ in range(count)])
+    database.insert([new_job("f", b"", **fields) for _ in range(count)])
     return database.claim(Lane("f", State.WAITING, "normal", 0), limit=count, lease=60)
 
 

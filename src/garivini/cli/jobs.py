@@ -157,9 +157,9 @@ def show(job: str, dbs: list[str], output: str) -> None:
         return
     console = Console(highlight=False)
     table = Table.grid(padding=(0, 2))
-    progress = [reported.body for reported in reports if reported.kind == "status"]
-    if progress:
-        details["progress"] = _excerpt(progress[-1], 100)
+    for reported in reports:
+        if reported.kind == "status" and reported.attempt == entry["attempt"]:
+            details["progress"] = _excerpt(reported.body, 100)
     for name, value in details.items():
         table.add_row(name, plain(value))
     console.print(table)

@@ -135,9 +135,9 @@ SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND state
 
 -- name: complete (jobids) -> rows
 -- Success. By id alone: finished work is finished, whoever did it. Tells which have a record of failures,
--- and which have reports.
+-- and which have reports, also one that was committed while this waited for the job.
 SELECT jobid, EXISTS (SELECT 1 FROM failure WHERE failure.jobid = job.jobid),
-       EXISTS (SELECT 1 FROM report WHERE report.jobid = job.jobid)
+       EXISTS (SELECT 1 FROM report WHERE report.jobid = job.jobid LOCK IN SHARE MODE)
   FROM job WHERE jobid IN (:*jobids)
    FOR UPDATE;
 DELETE FROM job WHERE jobid IN (:*jobids)
