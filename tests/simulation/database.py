@@ -24,7 +24,8 @@ from garivini.policy import (
     Offset,
     backoff,
 )
-from garivini.store.database import CHUNK, FailedAttempt, Lane, Lanes, Lapsed, Setback, Settled
+from garivini.store.chunks import CHUNK
+from garivini.store.database import FailedAttempt, Lane, Lanes, Lapsed, Setback, Settled
 from tests.simulation.loop import VirtualExecutor
 from tests.simulation.processes import Process, current_thread, settle
 
@@ -201,6 +202,9 @@ class Model:
         for jobid, _, attempt in handles:
             for row in self._of([jobid], attempt, (State.RUNNING,)):
                 self._change("unstart", row, state=State.LEASED)
+
+    def forget_finished(self, limit: int = CHUNK) -> int:
+        return 0
 
     # ---- the ends of attempts
 
