@@ -12,6 +12,8 @@ from functools import partial
 from itertools import count
 from typing import Any, Final, TypeVar
 
+from msgspec import structs
+
 from garivini.errors import ConflictError, OutcomeUnknownError, UnreachableError
 from garivini.job import NEVER, PRIORITIES, Handle, Inserted, Job, NewJob, State
 from garivini.policy import (
@@ -138,7 +140,8 @@ class Model:
                 break
             was_due = row.run_after
             self._lease("claim", row, lease)
-            jobs.append(self._job(row, lease=lease, due=was_due))
+            job = self._job(row, lease=lease, due=was_due)
+            jobs.append(structs.replace(job, created=0, crashes=0))
         return jobs
 
     def release(self, jobs: Iterable[Job]) -> None:

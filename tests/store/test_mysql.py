@@ -361,7 +361,7 @@ def test_a_process_that_is_frozen_within_a_transaction_loses_it(
 
     def freeze() -> None:
         with database.transaction() as work:
-            assert work("due", funcname="f", priority=1, limit=1)
+            assert work("due", funcname="f", priority=1, limit=1, small=10)
             deadline = time.monotonic() + 20
             while not other.claim(LANE, limit=1, lease=60):
                 assert time.monotonic() < deadline

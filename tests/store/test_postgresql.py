@@ -274,8 +274,8 @@ def test_statements_are_prepared_unless_the_url_says_none(
 ) -> None:
     database = opened(with_query(roles.runtime, prepare_threshold=given))
     for _ in range(5):
-        insert(database)
-        database.complete([0])
+        (answer,) = database.insert([new_job("f", b"")])
+        assert database.complete([answer.jobid])
     with database._connection() as connection:
         names = connection.execute("SELECT statement FROM pg_prepared_statements").fetchall()
     assert (
@@ -401,7 +401,7 @@ def test_a_process_that_is_frozen_within_a_transaction_loses_it(
 
     def frozen() -> None:
         with database.transaction() as work:
-            work("due", funcname="f", priority=1, limit=1)
+            work("due", funcname="f", priority=1, limit=1, small=10)
             other = opened(roles.runtime)
             deadline = time.monotonic() + 20
             while not other.claim(Lane("f", State.WAITING, "normal", 0), limit=1, lease=60):

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(300)]
 
 ROWS: Final = 1_000_000
 STATEMENTS: Final = load("postgresql", Dialect.placeholder)
-LANE: Final = {"funcname": "f0", "priority": 1, "limit": 1000}
+LANE: Final = {"funcname": "f0", "priority": 1, "limit": 1000, "small": 4096}
 IDS: Final = list(range(1, 1001))
 
 #: Two functions, due and later, half of them with a key, in every state.
@@ -146,7 +146,7 @@ def test_lanes_are_found_by_dives(connection: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("claim", {"jobids": IDS, "lease": 60}),
+        ("claim", {"jobids": IDS, "now": 1, "lease_end": 60}),
         ("renew", {"jobids": IDS, "attempt": 0, "lease": 60}),
         ("mine", {"jobids": IDS, "attempt": 0}),
         ("end_early", {"jobids": IDS, "attempt": 0, "lease": 60}),
@@ -227,8 +227,8 @@ def cost_of_a_claim(database: Database, rows: int) -> int:
         pages = 0
         jobids: list[int] = []
         for name, values in (
-            ("due", {"funcname": "f", "priority": 1, "limit": 1000}),
-            ("claim", {"jobids": jobids, "lease": 60}),
+            ("due", {"funcname": "f", "priority": 1, "limit": 1000, "small": 4096}),
+            ("claim", {"jobids": jobids, "now": 1, "lease_end": 60}),
         ):
             text, bound = STATEMENTS[name].steps[0].bind(values)
             ((plan,),) = connection.execute(

@@ -141,7 +141,7 @@ def test_a_job_that_completes_takes_its_record_and_its_reports_along(
     assert rows(backend) == NOTHING
 
 
-def test_a_job_that_said_nothing_completes_by_one_statement(
+def test_a_job_that_said_nothing_completes_by_two_statements_that_read_no_row(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = running(database, 3)
@@ -156,9 +156,12 @@ def test_a_job_that_said_nothing_completes_by_one_statement(
     monkeypatch.setattr(Run, "__call__", spy)
     database.complete([jobs[0].jobid])
     database.finish([Finish(jobs[1].jobid, 1)])
-    assert ran == ["complete", "complete"]
+    assert ran == ["complete", "scarred"] * 2
     database.complete([jobs[2].jobid])
-    assert ran[2:] == ["complete", "forget_reports"]
+    assert ran[4:] == ["complete", "scarred", "forget_failures", "forget_reports"]
+    ran.clear()
+    assert database.complete([jobs[2].jobid]) == set()
+    assert ran == ["complete", "present"]  # which are gone is asked only where some are
 
 
 def test_reports_of_others_stay(database: Database) -> None:

@@ -18,7 +18,7 @@ from garivini.store.statements import load
 from tests.databases import sqlite_url
 
 STATEMENTS: Final = load("sqlite", "?")
-LANE = {"funcname": "f0", "priority": 1, "limit": 50}
+LANE = {"funcname": "f0", "priority": 1, "limit": 50, "small": 4096}
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_lanes_are_found_by_dives_and_never_by_reading_the_table(
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("claim", {"jobids": [1, 2, 3], "lease": 60}),
+        ("claim", {"jobids": [1, 2, 3], "now": 1, "lease_end": 60}),
         ("release", {"jobid": 1, "attempt": 1, "run_after": 1}),
         ("give_back", {"jobids": [1, 2, 3], "attempt": 1}),
         ("unstart", {"jobids": [1, 2, 3], "attempt": 1}),
@@ -199,7 +199,7 @@ def cost_of_a_pass(directory: Path, rows: int) -> int:
             steps_of(connection, "lanes")
             + steps_of(connection, "due", **LANE)
             + steps_of(connection, "expired", state=1, **LANE)
-            + steps_of(connection, "claim", jobids=sorted(head[0] for head in heads), lease=60)
+            + steps_of(connection, "claim", jobids=sorted(head[0] for head in heads), now=1, lease_end=60)
         )
 
 

@@ -17,6 +17,10 @@ class Cursor(Protocol):
     def description(self) -> Any:
         """None where the last statement returns no rows."""
 
+    @property
+    def rowcount(self) -> int:
+        """How many rows it changed."""
+
     def execute(self, text: str, values: Sequence[Any], /) -> Any:
         """Run one statement."""
 
@@ -33,6 +37,10 @@ class _ConnectionCursor:
 
     def execute(self, text: str, values: Sequence[Any], /) -> None:
         self._result = self._connection.exec_driver_sql(text, tuple(values))
+
+    @property
+    def rowcount(self) -> int:
+        return self._result.rowcount if self._result is not None else -1
 
     @property
     def description(self) -> Any:

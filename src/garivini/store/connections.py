@@ -280,7 +280,8 @@ class Run:
     def __call__(self, name: str, /, rows: Sequence[Mapping[str, Any]] = (), **values: Any) -> Any:
         """Run the statement of this name; see ``dialect.Run``."""
         found: Any = []
-        for step in self._statements[name].steps:
+        statement = self._statements[name]
+        for step in statement.steps:
             try:
                 self._cursor.execute(*step.bind(values, rows))
             except (UnicodeEncodeError, OverflowError) as error:
@@ -289,7 +290,7 @@ class Run:
                 found = self._cursor.fetchall()
                 if not found:
                     break
-        return found
+        return self._cursor.rowcount if statement.result == "count" else found
 
 
 #: Other names in URLs.

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from garivini.errors import ConflictError, UsageError
 from garivini.job import NEVER, PRIORITIES, Handle, Inserted, Job, NewJob, State, new_job
@@ -22,6 +22,9 @@ from garivini.policy import (
 from garivini.store.chunks import CHUNK, by_attempt, chunks
 from garivini.store.connections import Run, again
 from garivini.store.records import Finish, Records, Report, storable
+
+#: Bytes of an argument that is read with its row: 1,000 of them are less than a claim may have.
+_SMALL: Final = 4096
 
 
 class Lane(NamedTuple):
@@ -221,25 +224,57 @@ class Database(Records):
             max_bytes: of arguments; one larger job alone is taken all the same.
 
         Returns:
-            The jobs in the order in which they were due, ``run_after`` being that time.
+            The jobs in the order in which they were due, ``run_after`` being that time. ``created`` and
+            ``crashes`` are left out: each column costs, and nobody who dispatches asks for them.
 
         """
         with self.transaction() as run:
-            due: dict[int, int] = {}
-            size = 0
-            priority = PRIORITIES.index(lane.priority)
-            for jobid, run_after, length in run(
-                "due", funcname=lane.funcname, priority=priority, limit=min(limit, CHUNK)
-            ):
-                size += length
-                if due and size > max_bytes:
-                    break
-                due[jobid] = run_after
-            if not due:
+            rows = run(
+                "due",
+                funcname=lane.funcname,
+                priority=PRIORITIES.index(lane.priority),
+                limit=min(limit, CHUNK),
+                small=_SMALL,
+            )
+            if not rows:
                 return []
-            rows = run("claim", jobids=sorted(due), lease=lease)
-        jobs = {row[0]: self._job(row, lease=lease, due=due[row[0]]) for row in rows}
-        return [jobs[jobid] for jobid in due]
+            large = sorted(row[0] for row in rows if row[2] is None)
+            if large:
+                rows, args = self._fitting(run, rows, large, max_bytes)
+            else:
+                rows, args = _first(rows, [len(row[2]) for row in rows], max_bytes), {}
+            now = rows[0][-1]
+            lease_end = now + lease + 1
+            run("claim", jobids=sorted(row[0] for row in rows), now=now, lease_end=lease_end)
+        return [
+            Job(
+                jobid=jobid,
+                dbid=self.dbid,
+                funcname=lane.funcname,
+                arg=args[jobid] if arg is None else arg,
+                uniqkey=uniqkey,
+                coalesce=coalesce,
+                run_after=run_after,
+                flag=flag or "shim",
+                failcount=failcount,
+                attempt=attempt + 1,
+                priority=lane.priority,
+                state=State.LEASED,
+                since=now,
+                lease=lease,
+                lease_end=lease_end,
+            )
+            for jobid, run_after, arg, uniqkey, coalesce, flag, failcount, attempt, _ in rows
+        ]
+
+    def _fitting(
+        self, run: Run, rows: Sequence[Any], large: list[int], max_bytes: int
+    ) -> tuple[Sequence[Any], dict[int, bytes]]:
+        """Return the first rows whose arguments are not too much together, and those that are not in them."""
+        sizes = dict(run("sizes", jobids=large))
+        rows = _first(rows, [sizes[row[0]] if row[2] is None else len(row[2]) for row in rows], max_bytes)
+        jobids = sorted(row[0] for row in rows if row[2] is None)
+        return rows, dict(run("args", jobids=jobids)) if jobids else {}
 
     @again
     def release(self, jobs: Collection[Job]) -> None:
@@ -541,13 +576,14 @@ class Database(Records):
         """
         job = new_job("garivini_probe", b"")
         with suppress(_TakeBack), self.transaction() as run:
-            ((jobid, _),) = self._dialect.insert(run, [_insert_row(job)])
-            (row,) = run("claim", jobids=[jobid], lease=MIN_LEASE)
-            handle = self._job(row).handle
+            ((jobid, created),) = self._dialect.insert(run, [_insert_row(job)])
+            run("claim", jobids=[jobid], now=created, lease_end=created + MIN_LEASE)
+            handle = Handle(jobid, self.dbid, 1)
             self._report(run, [Report(handle, "status", b"1/1"), Report(handle, "data", b"")])
             self._settle(run, Setback(handle=handle, kind="failed"), MAX_FAILURES)
             self._keep(run, Finish(jobid, handle.attempt), handle.attempt or 0)
-            self._delete(run, [jobid])
+            run("complete", jobids=[jobid])
+            self._forget(run, [jobid])
             run("forget_finished", jobids=[jobid])
             run("functions")
             raise _TakeBack
@@ -589,6 +625,16 @@ class Database(Records):
             lease=lease,
             lease_end=run_after if lease else 0,
         )
+
+
+def _first(rows: Sequence[Any], sizes: Sequence[int], most: int) -> Sequence[Any]:
+    """Return the first rows, with so many bytes together at most, but one at the least."""
+    total = 0
+    for number, size in enumerate(sizes):
+        total += size
+        if number and total > most:
+            return rows[:number]
+    return rows
 
 
 def _insert_row(job: NewJob) -> dict[str, Any]:

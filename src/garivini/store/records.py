@@ -1,6 +1,6 @@
 """What jobs said while they ran, and the finished ones that are kept. Blocking; safe for threads."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from garivini.job import MAX_ARG, Handle
@@ -67,6 +67,10 @@ class Finished(NamedTuple):
     result: bytes | None
 
 
+class _Missing(Exception):
+    """Of the jobs to delete some are gone: ends the transaction without a trace."""
+
+
 class Records(Connections):
     """The ends of jobs that succeeded, and what is kept of them."""
 
@@ -106,11 +110,7 @@ class Records(Connections):
     @again
     def complete(self, jobids: Collection[int]) -> set[int]:
         """Delete finished jobs, their record and reports; return the ids that were there."""
-        gone: set[int] = set()
-        with self.transaction() as run:
-            for part in chunks(sorted(set(jobids))):
-                gone |= self._delete(run, part)
-        return gone
+        return self._finish(sorted(set(jobids)), {})
 
     @again
     def finish(self, finishes: Sequence[Finish]) -> set[int]:
@@ -118,22 +118,39 @@ class Records(Connections):
 
         A result that is too large for the database is left out; the job has finished all the same.
         """
+        kept = {finish.jobid: finish for finish in finishes if finish.retention}
+        return self._finish(sorted({finish.jobid for finish in finishes}), kept)
+
+    def _finish(self, jobids: list[int], kept: Mapping[int, Finish], *, look: bool = False) -> set[int]:
+        """Delete jobs in one transaction; return the ids that were there.
+
+        ``look``: see first which are there. To read them costs more than to delete them, and nearly always
+        all are: so that is done only where their count was wrong.
+        """
         gone: set[int] = set()
-        with self.transaction() as run:
-            for part in chunks(sorted({finish.jobid: finish for finish in finishes}.items())):
-                kept = {jobid: finish for jobid, finish in part if finish.retention}
-                for jobid, attempt, *_ in run("standing", jobids=list(kept)) if kept else ():
-                    self._keep(run, kept[jobid], attempt)
-                gone |= self._delete(run, [jobid for jobid, _ in part], kept)
+        try:
+            with self.transaction() as run:
+                for part in chunks(jobids):
+                    there = [jobid for (jobid,) in run("present", jobids=part)] if look else part
+                    if not there:
+                        continue
+                    keep = [jobid for jobid in there if jobid in kept] if kept else []
+                    for jobid, attempt, *_ in run("standing", jobids=keep) if keep else ():
+                        self._keep(run, kept[jobid], attempt)
+                    if run("complete", jobids=there) != len(there):
+                        raise _Missing
+                    self._forget(run, there, keep)
+                    gone.update(there)
+        except _Missing:
+            return self._finish(jobids, kept, look=True)
         return gone
 
-    def _delete(self, run: Run, jobids: Sequence[int], kept: Collection[int] = ()) -> set[int]:
-        rows = run("complete", jobids=jobids)
-        for name, column in (("forget_failures", 1), ("forget_reports", 2)):
-            scarred = [row[0] for row in rows if row[column] and row[0] not in kept]
-            if scarred:
-                run(name, jobids=scarred)
-        return {row[0] for row in rows}
+    def _forget(self, run: Run, jobids: Sequence[int], kept: Collection[int] = ()) -> None:
+        """Delete the record and the reports of jobs that are gone."""
+        scarred = sorted(jobid for (jobid,) in run("scarred", jobids=jobids) if jobid not in kept)
+        if scarred:
+            run("forget_failures", jobids=scarred)
+            run("forget_reports", jobids=scarred)
 
     def _keep(self, run: Run, finish: Finish, attempt: int) -> None:
         attempt = attempt if finish.attempt is None else finish.attempt

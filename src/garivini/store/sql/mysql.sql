@@ -68,23 +68,28 @@ SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey LOCK IN 
 -- its fraction. One dive each, whatever the backlog and without statistics. `MySQL.lanes` walks along them.
 (SELECT funcname, state, priority, run_after, UNIX_TIMESTAMP() + MICROSECOND(NOW(6)) / 1e6 FROM job FORCE INDEX (job_lane) WHERE funcname > :funcname OR (funcname = :funcname AND state > :state) OR (funcname = :funcname AND state = :state AND priority > :priority) OR (funcname = :funcname AND state = :state AND priority = :priority AND run_after > :run_after) ORDER BY funcname, state, priority, run_after LIMIT 1) UNION ALL -- each
 
--- name: due (funcname, priority, limit) -> rows
--- The head of one lane: what a claim may take, with the sizes of the arguments. What another claim has locked is
--- left to it.
-SELECT jobid, run_after, COALESCE(LENGTH(arg), 0) FROM job FORCE INDEX (job_lane)
+-- name: due (funcname, priority, limit, small) -> rows
+-- The head of one lane: what a claim may take, with the arguments, but for those of more than so many bytes
+-- (NULL), and the time now. What another claim has locked is left to it.
+SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniqkey, `coalesce`, flag, failcount,
+       attempt, UNIX_TIMESTAMP()
+  FROM job FORCE INDEX (job_lane)
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
    AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
  ORDER BY run_after LIMIT :limit
    FOR UPDATE SKIP LOCKED
 
--- name: claim (jobids, lease) -> rows
--- The claim's write, in the transaction that read them as due.
-UPDATE job
-   SET attempt = attempt + 1, state = 1, since = UNIX_TIMESTAMP(), run_after = UNIX_TIMESTAMP() + :lease + 1
- WHERE jobid IN (:*jobids);
-SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority, state, since,
-       crashes, created
-  FROM job WHERE jobid IN (:*jobids)
+-- name: sizes (jobids) -> rows
+-- Bytes of these arguments.
+SELECT jobid, LENGTH(arg) FROM job WHERE jobid IN (:*jobids)
+
+-- name: args (jobids) -> rows
+-- These arguments.
+SELECT jobid, arg FROM job WHERE jobid IN (:*jobids)
+
+-- name: claim (jobids, now, lease_end) -> none
+-- The claim's write, in the transaction that read them as due, with the time of then.
+UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :lease_end WHERE jobid IN (:*jobids)
 
 -- name: expired (funcname, state, priority, limit) -> rows
 -- Leases that ran out, of one lane.
@@ -134,25 +139,23 @@ UPDATE job SET state = 2, run_after = UNIX_TIMESTAMP() + :lease + 1
 -- on other databases.
 SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
 
--- name: complete (jobids) -> rows
--- Success. By id alone: finished work is finished, whoever did it. Tells which have a record of failures,
--- and which have reports, also one that was committed while this waited for the job.
-SELECT jobid, EXISTS (SELECT 1 FROM failure WHERE failure.jobid = job.jobid),
-       EXISTS (SELECT 1 FROM report WHERE report.jobid = job.jobid LOCK IN SHARE MODE)
-  FROM job WHERE jobid IN (:*jobids)
-   FOR UPDATE;
+-- name: present (jobids) -> rows
+-- Which of these are there, locked by the transaction.
+SELECT jobid FROM job WHERE jobid IN (:*jobids) FOR UPDATE
+
+-- name: complete (jobids) -> count
+-- Success. By id alone: finished work is finished, whoever did it.
 DELETE FROM job WHERE jobid IN (:*jobids)
 
--- name: complete@mariadb (jobids) -> rows
--- Success. By id alone: finished work is finished, whoever did it. Tells which have a record of failures,
--- and which have reports.
-DELETE FROM job WHERE jobid IN (:*jobids)
-RETURNING jobid, EXISTS (SELECT 1 FROM failure WHERE failure.jobid = job.jobid),
-          EXISTS (SELECT 1 FROM report WHERE report.jobid = job.jobid)
+-- name: scarred (jobids) -> rows
+-- Which of these have a record of failures, or reports. Asked after they are deleted: what was written while that
+-- waited for the job is there by now, and no more can come.
+SELECT jobid FROM failure FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
+UNION SELECT jobid FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 
 -- name: forget_failures (jobids) -> none
 -- The record of a job that is gone.
-DELETE FROM failure WHERE jobid IN (:*jobids)
+DELETE failure FROM failure FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 
 -- name: forget_reports (jobids) -> none
 -- What a job said that is gone. By the key even where few rows are known of: a scan would wait for rows that others

@@ -84,23 +84,29 @@ WITH RECURSIVE
 SELECT lane.funcname, lane.state, lane.priority, lane.due, clock.now FROM lane, clock WHERE lane.due IS NOT NULL
  ORDER BY lane.priority, lane.due
 
--- name: due (funcname, priority, limit) -> rows
--- The head of one lane: what a claim may take, with the sizes of the arguments. What another claims meanwhile
--- is passed over, not waited for.
-SELECT jobid, run_after, coalesce(octet_length(arg), 0) FROM job
+-- name: due (funcname, priority, limit, small) -> rows
+-- The head of one lane: what a claim may take, with the arguments, but for those of more than so many bytes
+-- (NULL), and the time now. What another claims meanwhile is passed over, not waited for.
+SELECT jobid, run_after, CASE WHEN octet_length(arg) > :small::bigint THEN NULL ELSE coalesce(arg, '') END, uniqkey,
+       "coalesce", flag, failcount, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
+  FROM job
  WHERE funcname = :funcname::text AND state = 0 AND priority = :priority::smallint
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after <> 2147483647
  ORDER BY run_after LIMIT :limit::bigint
    FOR UPDATE SKIP LOCKED
 
--- name: claim (jobids, lease) -> rows
--- The claim's write, in the transaction that read them as due.
-UPDATE job
-   SET attempt = attempt + 1, state = 1, since = floor(extract(epoch FROM clock_timestamp()))::bigint,
-       run_after = floor(extract(epoch FROM clock_timestamp()))::bigint + :lease::bigint + 1
+-- name: sizes (jobids) -> rows
+-- Bytes of these arguments.
+SELECT jobid, octet_length(arg) FROM job WHERE jobid = ANY (:jobids::bigint[])
+
+-- name: args (jobids) -> rows
+-- These arguments.
+SELECT jobid, arg FROM job WHERE jobid = ANY (:jobids::bigint[])
+
+-- name: claim (jobids, now, lease_end) -> none
+-- The claim's write, in the transaction that read them as due, with the time of then.
+UPDATE job SET attempt = attempt + 1, state = 1, since = :now::bigint, run_after = :lease_end::bigint
  WHERE jobid = ANY (:jobids::bigint[])
-RETURNING jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
-          since, crashes, created
 
 -- name: expired (funcname, state, priority, limit) -> rows
 -- Leases that ran out, of one lane.
@@ -151,13 +157,19 @@ UPDATE job SET state = 2, run_after = floor(extract(epoch FROM clock_timestamp()
 -- on other databases.
 SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
 
--- name: complete (jobids) -> rows
--- Success. By id alone: finished work is finished, whoever did it. Tells which have a record of failures, and
--- which may have reports; for EXISTS the planner would read all of them into a hash table. A subquery does not see
--- what was reported while this waited for the job, so a Controller's jobs count as if they had some.
+-- name: present (jobids) -> rows
+-- Which of these are there, locked by the transaction.
+SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[]) FOR UPDATE
+
+-- name: complete (jobids) -> count
+-- Success. By id alone: finished work is finished, whoever did it.
 DELETE FROM job WHERE jobid = ANY (:jobids::bigint[])
-RETURNING jobid, (SELECT 1 FROM failure WHERE failure.jobid = job.jobid LIMIT 1) IS NOT NULL,
-          flag = 'controller' OR (SELECT 1 FROM report WHERE report.jobid = job.jobid LIMIT 1) IS NOT NULL
+
+-- name: scarred (jobids) -> rows
+-- Which of these have a record of failures, or reports. Asked after they are deleted: what was written while that
+-- waited for the job is there by now, and no more can come.
+SELECT jobid FROM failure WHERE jobid = ANY (:jobids::bigint[])
+UNION SELECT jobid FROM report WHERE jobid = ANY (:jobids::bigint[])
 
 -- name: forget_failures (jobids) -> none
 -- The record of a job that is gone.

@@ -69,21 +69,27 @@ WITH RECURSIVE
 SELECT funcname, state, priority, due, (julianday('now') - 2440587.5) * 86400.0 FROM lane WHERE due IS NOT NULL
  ORDER BY priority, due
 
--- name: due (funcname, priority, limit) -> rows
--- The head of one lane: what a claim may take, with the sizes of the arguments.
-SELECT jobid, run_after, coalesce(length(arg), 0) FROM job INDEXED BY job_lane
+-- name: due (funcname, priority, limit, small) -> rows
+-- The head of one lane: what a claim may take, with the arguments, but for those of more than so many bytes
+-- (NULL), and the time now.
+SELECT jobid, run_after, CASE WHEN length(arg) > :small THEN NULL ELSE coalesce(CAST(arg AS BLOB), x'') END, uniqkey,
+       "coalesce", flag, failcount, attempt, strftime('%s', 'now') + 0
+  FROM job INDEXED BY job_lane
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
    AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647
  ORDER BY run_after LIMIT :limit
 
--- name: claim (jobids, lease) -> rows
--- The claim's write, in the transaction that read them as due.
-UPDATE job
-   SET attempt = attempt + 1, state = 1, since = strftime('%s', 'now') + 0,
-       run_after = strftime('%s', 'now') + :lease + 1
- WHERE jobid IN (:*jobids)
-RETURNING jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
-          since, crashes, created
+-- name: sizes (jobids) -> rows
+-- Bytes of these arguments.
+SELECT jobid, length(arg) FROM job WHERE jobid IN (:*jobids)
+
+-- name: args (jobids) -> rows
+-- These arguments.
+SELECT jobid, CAST(arg AS BLOB) FROM job WHERE jobid IN (:*jobids)
+
+-- name: claim (jobids, now, lease_end) -> none
+-- The claim's write, in the transaction that read them as due, with the time of then.
+UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :lease_end WHERE jobid IN (:*jobids)
 
 -- name: expired (funcname, state, priority, limit) -> rows
 -- Leases that ran out, of one lane.
@@ -129,12 +135,18 @@ UPDATE job SET state = 2, run_after = strftime('%s', 'now') + :lease + 1
 -- on other databases.
 SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
 
--- name: complete (jobids) -> rows
--- Success. By id alone: finished work is finished, whoever did it. Tells which have a record of failures,
--- and which have reports.
+-- name: present (jobids) -> rows
+-- Which of these are there.
+SELECT jobid FROM job WHERE jobid IN (:*jobids)
+
+-- name: complete (jobids) -> count
+-- Success. By id alone: finished work is finished, whoever did it.
 DELETE FROM job WHERE jobid IN (:*jobids)
-RETURNING jobid, EXISTS (SELECT 1 FROM failure WHERE failure.jobid = job.jobid),
-          EXISTS (SELECT 1 FROM report WHERE report.jobid = job.jobid)
+
+-- name: scarred (jobids) -> rows
+-- Which of these have a record of failures, or reports.
+SELECT jobid FROM failure WHERE jobid IN (:*jobids)
+UNION SELECT jobid FROM report WHERE jobid IN (:*jobids)
 
 -- name: forget_failures (jobids) -> none
 -- The record of a job that is gone.
