@@ -33,7 +33,7 @@ _COUNTS_AGE: Final = 1.0
 _POLICIES_AGE: Final = 5.0
 _NO_POLICY: Final = FunctionPolicy()
 #: A dictionary is read faster than an enum is called.
-_PRIORITIES: Final = {priority.value: priority for priority in Priority}
+_PRIORITIES: Final = {priority.name.lower(): priority for priority in Priority}
 
 
 def submission(job: Job, policy: FunctionPolicy) -> Submission:

@@ -362,6 +362,8 @@ class _Serving:
             before, now = now, time.monotonic()
             self._took[run.held.job.function] = now - before
         if ran:
+            if self._slot is not None:
+                self._slot.clear()
             self._prefetch = max(self._least, next_prefetch(self._prefetch, (now - began) / ran))
             self._offer()
         if waits:
@@ -383,12 +385,15 @@ class _Serving:
             function = self._queue[0].held.job.function
         except IndexError:
             return False
+        if self._took.get(function, _SLOW) < _SLOW:
+            self._waits_until = None
+            return False
         settled = all(link.settled for link in self._links) and not any(
             ending and not self._keepers[dbid].in_trouble for dbid, ending in self._ending.items()
         )
         if self._waits_until is None:
             self._waits_until = now + _ANSWERS
-        if settled or now > self._waits_until or self._took.get(function, _SLOW) < _SLOW:
+        if settled or now > self._waits_until:
             self._waits_until = None
             return False
         return True
@@ -412,9 +417,7 @@ class _Serving:
         except BaseException as error:  # SystemExit too: a job must not take the worker with it
             run.setback = self._setback(run, error)
         keeper.current = None
-        if self._slot is not None:
-            self._slot.clear()
-        self._end(run)  # the pump offers the free slots, once for all that it ran
+        self._end(run)  # the pump clears the slot and offers what is free, once for all that it ran
 
     async def _run_async(self, run: Run) -> None:
         entry = self._registered(run)

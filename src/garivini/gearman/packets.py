@@ -9,6 +9,7 @@ import re
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from garivini.errors import ProtocolError, UsageError
@@ -118,6 +119,7 @@ def encode(magic: bytes, kind: Type, *fields: bytes) -> bytes:
     return _HEADER.pack(magic, kind, len(body)) + body
 
 
+@lru_cache(1024)
 def check_function(name: bytes) -> bytes:
     """Return ``name`` if it can be a function's name on the wire.
 
@@ -204,10 +206,12 @@ class Decoder:
                     # Four bytes are enough to see that the peer does not speak Gearman.
                     self._check_magic(data[offset : offset + 4])
                     break
-                magic, kind, length = _HEADER.unpack_from(data, offset)
-                self._check_magic(magic)
-                if kind not in _KINDS:
-                    raise ProtocolError(f"unknown packet type {kind}")
+                magic, number, length = _HEADER.unpack_from(data, offset)
+                if magic != self._magic:
+                    self._check_magic(magic)
+                found = _KINDS.get(number)
+                if found is None:
+                    raise ProtocolError(f"unknown packet type {number}")
                 if length > self._max_body:
                     raise ProtocolError(f"a body of {length} bytes; the limit here is {self._max_body} bytes")
                 start = offset + 12
@@ -216,7 +220,7 @@ class Decoder:
                     self._wanted = 12 + length
                     break
                 offset = start + length
-                yield _packet(*_KINDS[kind], data[start:offset])
+                yield _packet(*found, data[start:offset])
         finally:
             self._buffer += data[offset:]
 
@@ -231,4 +235,4 @@ def _packet(kind: Type, arity: int, body: bytes) -> Packet:
     fields = body.split(b"\0", arity - 1)
     if len(fields) != arity:
         raise ProtocolError(f"{kind.name} with {len(fields)} fields instead of {arity}")
-    return Packet(kind, fields)
+    return tuple.__new__(Packet, (kind, fields))  # in half the time that its class takes

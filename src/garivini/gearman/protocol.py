@@ -7,7 +7,7 @@ refused request cannot shift the answers of the others. Work packets come in bet
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from enum import Enum
+from enum import IntEnum
 from typing import Final, Generic, NamedTuple, TypeVar, cast
 
 from garivini.errors import ProtocolError, UsageError
@@ -25,12 +25,12 @@ from garivini.gearman.packets import (
 )
 
 
-class Priority(Enum):
-    """Gearman's three priorities of a queued job."""
+class Priority(IntEnum):
+    """Gearman's three priorities of a queued job, the most urgent first."""
 
-    HIGH = "high"
-    NORMAL = "normal"
-    LOW = "low"
+    HIGH = 0
+    NORMAL = 1
+    LOW = 2
 
 
 class Submission(NamedTuple):
@@ -285,7 +285,7 @@ def _status(fields: list[bytes]) -> JobStatus:
 
 
 _ANSWERS: Final[dict[Type, Callable[[list[bytes]], Answer]]] = {
-    Type.JOB_CREATED: lambda fields: Created(fields[0]),
+    Type.JOB_CREATED: Created._make,
     Type.ECHO_RES: lambda fields: Echoed(fields[0]),
     Type.OPTION_RES: lambda fields: OptionSet(fields[0]),
     Type.STATUS_RES: _status,
@@ -414,7 +414,6 @@ class WorkerProtocol:
             raise UsageError(f"job {handle!r} is not held on this connection")
         self._held.remove(handle)
         self._send(kind, *fields)
-        self.ask()
 
     def echo(self, data: bytes = b"") -> None:
         """Ask for ``data`` to be sent back: a sign of life."""
@@ -425,7 +424,8 @@ class WorkerProtocol:
         self._out.append(encode(REQUEST, kind, *fields))
 
     def data_to_send(self) -> bytes:
-        """Return what is to be written to the server, once."""
+        """Return what is to be written to the server, once: at its end, grabs for the slots that are free."""
+        self.ask()
         data = b"".join(self._out)
         self._out.clear()
         return data
@@ -449,7 +449,7 @@ class WorkerProtocol:
                 self._held.add(fields[0])
                 self._window = min(2 * self._window, _WIDE)
                 self._dry = False  # an earlier grab may have found nothing, but a job has come since
-                events.append(Assigned(*fields))
+                events.append(Assigned._make(fields))
             elif kind is Type.NO_JOB:
                 self._answered(kind)
                 self._dry = True

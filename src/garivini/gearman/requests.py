@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, cast
 
 from garivini.errors import OutcomeUnknownError, RefusedError, UnreachableError, UsageError
 from garivini.gearman.packets import Type
@@ -71,8 +71,7 @@ class Batch:
         """Take the answer to the oldest job that has none: a connection keeps the order."""
         index, size = self._waiting.popleft()
         self._bytes -= size
-        assert isinstance(event, Created | Refused | Unknown)
-        self.results[index] = event
+        self.results[index] = cast(SubmitResult, event)
         if isinstance(event, Unknown):
             self._next = len(self._jobs)
 

@@ -423,7 +423,7 @@ class QueueRunner:
 
 _NO_POLICY: Final = FunctionPolicy()
 #: A dictionary is read faster than an enum is called.
-_PRIORITIES: Final = {priority.value: priority for priority in Priority}
+_PRIORITIES: Final = {priority.name.lower(): priority for priority in Priority}
 
 
 def _handle(unique: bytes) -> Handle:
