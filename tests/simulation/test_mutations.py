@@ -15,7 +15,7 @@ from garivini.gearman.requests import SubmitResult
 from garivini.job import Handle, Job, State
 from garivini.keeper import Keeper, Run
 from garivini.lease import Bump, Extend, Found, Step, decide
-from garivini.roles import queue_runner
+from garivini.roles import dispatcher, queue_runner
 from garivini.roles.job_servers import JobServers
 from garivini.roles.queue_runner import QueueRunner
 from garivini.store.database import Lapsed, Setback, Settled
@@ -216,7 +216,7 @@ BROKEN: Final = {
     "a claim that does not raise the attempt": Broken(Model, "_lease", keeps_the_attempt, [0, 2]),
     "a claim that is not released": Broken(Model, "release", releases_nothing, [47, 73]),
     "a sweep that takes the youngest": Broken(queue_runner, "_SWEEP_AGE", 0, [STOPPED]),
-    "a submit of what was claimed long ago": Broken(queue_runner, "_SUBMIT_WITHIN", 1e9, [STOPPED_LONG]),
+    "a submit of what was claimed long ago": Broken(dispatcher, "_SUBMIT_WITHIN", 1e9, [STOPPED_LONG]),
     "an attempt submitted again": Broken(JobServers, "submit", submits_again, [0, 16]),
     "a server told before the commit": Broken(Keeper, "_commit", tells_first, [0]),
     "no start check": Broken(Keeper, "check", checks_nothing, [0, 2]),
