@@ -119,6 +119,11 @@ class Dispatcher:
             self._policies = self.database.functions()
             self._policies_read = now
 
+    async def refresh(self) -> None:
+        """Read what is set for functions, where that has not been done for a second."""
+        if _now() - self._policies_read >= _POLICIES_AGE:
+            await self.call(self.read_policies, _now())
+
     def policy(self, funcname: str) -> FunctionPolicy:
         """Return what is set for a function."""
         return self._policies.get(funcname, _NO_POLICY)
@@ -144,7 +149,7 @@ class Dispatcher:
                 good.append(job)
             else:
                 await self.park(job, "BadRow", reason)
-        if good and _now() - claimed > min(_SUBMIT_WITHIN, good[0].lease / 3):
+        if good and _now() - claimed > min(_SUBMIT_WITHIN, min(job.lease for job in good) / 3):
             # This process stood still. Somebody may take the attempts for lost by now.
             await self.call(self.database.release, good)
             return
@@ -171,7 +176,9 @@ class Dispatcher:
         if unknown:
             # The next pass of a QueueRunner asks the server whether it has them.
             events.emit("jobs.unknown", dbid=self.database.dbid, jobs=len(unknown))
-            await self.call(self.database.end_early, [job.handle for job in unknown], lease=unknown[0].lease)
+            for lease in {job.lease for job in unknown}:
+                handles = [job.handle for job in unknown if job.lease == lease]
+                await self.call(self.database.end_early, handles, lease=lease)
 
     async def park(self, job: Job, error: str, reason: str) -> None:
         """Put one job aside with its reason; the others go on."""
