@@ -29,11 +29,12 @@ from garivini.errors import (
     UsageError,
 )
 from garivini.gearman.aio import Client, Held, Worker
-from garivini.job import INJECT_JOBS, MAX_ARG, Inserted, Job, NewJob
+from garivini.job import INJECT_JOBS, MAX_ARG, Inserted, Job, NewJob, State
 from garivini.policy import BATCH_BYTES, LEASE, MIN_LEASE, WATERMARK
 from garivini.roles.dispatcher import Dispatcher, Room
 from garivini.roles.injected import Rate, Read, Rules, answer, read
 from garivini.roles.job_servers import JobServers
+from garivini.roles.lost import Lost
 from garivini.roles.runner import run_role
 from garivini.store.database import CHUNK
 from garivini.store.shards import Shards
@@ -112,6 +113,26 @@ class _Stream:
         return group
 
 
+class _Recovery:
+    """A role for one database: finds what an Injector stored with a lease and no server has.
+
+    An Injector that is killed between commit and submit leaves such jobs, and its successor finds them.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, job_servers: JobServers) -> None:
+        self.name = f"injector of database {dispatcher.database.dbid}"
+        self._dispatcher = dispatcher
+        self._servers = job_servers
+        self._lost = Lost(dispatcher, job_servers)
+
+    async def look(self) -> float:
+        if not self._servers.answered:
+            return _COUNT_EVERY
+        lanes = (await self._dispatcher.call(self._dispatcher.database.lanes)).lanes
+        await self._lost.find([lane for lane in lanes if lane.state is State.LEASED])
+        return min([_COUNT_EVERY, *self._lost.until_sweep()])
+
+
 class Injector:
     """A role for all databases of a queue."""
 
@@ -168,10 +189,14 @@ class Injector:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Take calls until ``stop`` is set; then answer what is held, and return."""
-        # Where it fails the database is away: it is read before the first dispatch.
-        await asyncio.gather(*(each.refresh() for each in self._dispatchers.values()), return_exceptions=True)
+        # So that the first call can be dispatched. What is away now is looked at again.
+        policies = (dispatcher.refresh() for dispatcher in self._dispatchers.values())
+        await asyncio.gather(*policies, self.look(), return_exceptions=True)
         stopped = asyncio.Event()
-        counting = asyncio.create_task(run_role(self, stop=stopped, wake=self._count))
+        looking = [asyncio.create_task(run_role(self, stop=stopped, wake=self._count))]
+        for dispatcher in self._dispatchers.values():
+            role = _Recovery(dispatcher, self._servers)
+            looking.append(asyncio.create_task(run_role(role, stop=stopped, wake=asyncio.Event())))
         linked = [asyncio.create_task(link.run()) for link in self._links]
         try:
             await stop.wait()
@@ -181,11 +206,11 @@ class Injector:
             await asyncio.gather(*(stream.storing for stream in self._streams.values() if stream.storing))
             await asyncio.gather(*self._dispatching)
             stopped.set()
-            await counting
+            await asyncio.gather(*looking)
         finally:
             for link in self._links:
                 link.abort()
-            tasks = [counting, *linked, *self._dispatching]
+            tasks = [*looking, *linked, *self._dispatching]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

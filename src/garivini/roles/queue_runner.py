@@ -16,8 +16,8 @@ from typing import Final, NamedTuple
 from garivini import events
 from garivini.errors import UsageError
 from garivini.gearman.aio import Client, Held, Worker
-from garivini.job import WAKE, Handle, Job, State
-from garivini.lease import DEADLINE, Bump, Found, decide
+from garivini.job import WAKE, Job, State
+from garivini.lease import DEADLINE, Bump, decide
 from garivini.policy import (
     BATCH_MAX,
     BATCH_START,
@@ -30,15 +30,14 @@ from garivini.policy import (
 )
 from garivini.roles.dispatcher import Dispatcher, Room, function_of
 from garivini.roles.job_servers import JobServers
+from garivini.roles.lost import Lost
 from garivini.roles.runner import run_role
-from garivini.store.database import CHUNK, Database, Lane, Lanes
+from garivini.store.database import Database, Lane, Lanes
 
 #: Batches of each lane in a pass, at most: then all lanes are looked at anew.
 _ROUNDS: Final = 4
 #: Seconds until the next look at a function that was full.
 _FULL_POLL: Final = 0.02
-#: Seconds for which a claim is left alone by sweeps: twice the time within which it is submitted.
-_SWEEP_AGE: Final = 6
 #: Seconds from which on the servers' counts are too old for a pass that finds little to do.
 _COUNTS_AGE: Final = 1.0
 
@@ -98,10 +97,7 @@ class QueueRunner:
         self._room = Room(job_servers, settings.watermark)
         self._dispatcher = Dispatcher(database, job_servers, self._room, lease=settings.lease, thread=thread)
         self._call = self._dispatcher.call
-        self._sweeps: list[float] | None = (
-            None  # loop times of the sweeps to come; None: before the first pass
-        )
-        self._reconnects = 0
+        self._lost = Lost(self._dispatcher, job_servers)
         self._sent = 0  # before the last pass
         self._full_for = 0  # passes since then in which a function was full
 
@@ -119,14 +115,14 @@ class QueueRunner:
             # Raises where no server answers: then no more is claimed.
             await self._servers.look()
             self._room.count_anew()
-        more = await self._find_lost([lane for lane in lanes if lane.state is State.LEASED])
+        more = await self._lost.find([lane for lane in lanes if lane.state is State.LEASED])
         if due:
             more |= await self._recover([lane for lane in due if lane.state is not State.WAITING])
             more |= await self._dispatch([lane for lane in due if lane.state is State.WAITING])
         if more:
             return 0.0
         later = [lane.due - now for lane in lanes if lane.due > now]
-        return min([self._settings.poll, *later, *self._until_sweep(), *self._until_room()])
+        return min([self._settings.poll, *later, *self._lost.until_sweep(), *self._until_room()])
 
     def _read(self, now: float) -> tuple[Lanes, _Claim | None]:
         """Read the lanes, and what is set for functions where that has not been read for a second.
@@ -144,12 +140,6 @@ class QueueRunner:
                 known = self._servers.answered and self._limit(lane.funcname) > 0
                 return found, self._claim(lane, now) if known else None
         return found, None
-
-    def _until_sweep(self) -> list[float]:
-        """When to look again for the next sweep. While a server is away there is none."""
-        if not self._sweeps or not self._servers.all_connected:
-            return []
-        return [max(0.0, self._sweeps[0] - _now())]
 
     def _until_room(self) -> list[float]:
         """When to look again where a function is full: soon while it moves, rarer while it does not."""
@@ -204,52 +194,6 @@ class QueueRunner:
         left = self._room.left(funcname)
         return self._batch if left is None else min(self._batch, left)
 
-    # ---- what a server may have forgotten
-
-    async def _find_lost(self, lanes: Sequence[Lane]) -> bool:
-        """End the leases of what no server has any more; return whether there are any.
-
-        What this process sent on a connection that was lost is known, and asked about once there is a new
-        one. What others sent, or an earlier process, is found by a sweep over the leased rows: at the start
-        and after a reconnect, and second by second while rows that were too young then come of age.
-        """
-        now = _now()
-        if self._sweeps is None or self._reconnects != self._servers.reconnects:
-            self._sweeps = [now, *(now + age for age in range(_SWEEP_AGE // 2, _SWEEP_AGE + 2))]
-            self._reconnects = self._servers.reconnects
-        dbid = b"%d:" % self._database.dbid
-        lost = [_handle(unique) for unique in self._servers.take_lost(dbid)]
-        found = await self._end_unknown(lost, self._dispatcher.longest_lease())
-        if self._sweeps and self._sweeps[0] <= now and self._servers.all_connected:
-            del self._sweeps[0]
-            for lane in lanes:
-                found |= await self._sweep(lane)
-        return found
-
-    async def _sweep(self, lane: Lane) -> bool:
-        found = False
-        after = 0
-        while True:
-            page = await self._call(self._database.dispatched, lane, age=_SWEEP_AGE, after=after)
-            found |= await self._end_unknown([handle for handle, _ in page], self._dispatcher.longest_lease())
-            # Rows that end in the same second as the last may be on both pages: asked twice, no harm. A page
-            # of one second alone is as far as a sweep goes.
-            if len(page) < CHUNK or page[-1][1] == after:
-                return found
-            after = page[-1][1]
-
-    async def _end_unknown(self, handles: Sequence[Handle], lease: int) -> bool:
-        """Ask about attempts; end the leases of those that all servers answered not to have."""
-        if not handles:
-            return False
-        uniques = [self._dispatcher.unique(jobid, attempt or 0) for jobid, _, attempt in handles]
-        said = await self._servers.ask(b"", uniques, silence=lease)
-        unknown = [handle for handle, found in zip(handles, said, strict=True) if found is Found.UNKNOWN]
-        if unknown:
-            events.emit("jobs.lost", dbid=self._database.dbid, jobs=len(unknown))
-            await self._call(self._database.end_early, unknown, lease=lease)
-        return bool(unknown)
-
     # ---- leases that ran out
 
     async def _recover(self, lanes: Sequence[Lane]) -> bool:
@@ -302,11 +246,6 @@ class QueueRunner:
         for job in dead:
             await self._dispatcher.park(job, "WorkerLost", f"its worker died or hung {job.crashes} times")
         await self._dispatcher.send([job for job in jobs if job.crashes < MAX_CRASHES], claimed)
-
-
-def _handle(unique: bytes) -> Handle:
-    dbid, jobid, attempt = map(int, unique.split(b":"))
-    return Handle(jobid, dbid, attempt)
 
 
 def _now() -> float:
