@@ -21,6 +21,8 @@ from garivini.roles import injector
 from garivini.roles.injected import Rules, read
 from garivini.roles.injector import InjectorSettings
 from tests.databases import sqlite_url
+from tests.processes import command
+from tests.servers import free_port
 from tests.system import PATIENCE, System, system
 from tests.test_injected import call
 
@@ -409,3 +411,20 @@ def test_a_database_that_is_away_fails_its_own_jobs_alone(tmp_path: Path) -> Non
                 await serving
 
     asyncio.run(scenario())
+
+
+def test_the_command_runs_it_with_the_settings_of_the_file(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    settings = [f'databases = ["{sqlite_url(tmp_path)}"]', f'job_servers = ["{address}"]']
+    (tmp_path / "garivini.toml").write_text("\n".join([*settings, "[injector]", 'allow = ["mail.*"]']))
+
+    async def scenario() -> None:
+        async with Caller(address) as caller:
+            assert await caller.inject("mail.send") == (1, 1, False)
+            with pytest.raises(RefusedError, match="not among those"):
+                await caller.inject("resize")
+
+    with command(tmp_path, "run", "gearman", "injector") as running:
+        running.wait_for("injector of database 1")
+        asyncio.run(scenario())
+        assert running.stop() == 0

@@ -10,10 +10,12 @@ import pytest
 from garivini import Client, Worker, events
 from garivini.errors import GariviniError
 from garivini.job import Job
+from garivini.policy import LEASE
 from garivini.roles import injector
 from garivini.roles.injector import InjectorSettings
+from tests.databases import sqlite_url
 from tests.processes import command
-from tests.servers import gearmand
+from tests.servers import free_port, gearmand, start_gearmand
 from tests.sql_servers import SERVERS, MariaDB, PostgreSQL
 from tests.system import Seen, upgraded
 from tests.test_injector import Caller
@@ -110,6 +112,45 @@ def test_a_database_that_dies_under_load_loses_nothing_answered(
         asyncio.run(scenario(address))
 
 
+@pytest.mark.servers
+@pytest.mark.timeout(180)
+def test_a_gearmand_that_dies_under_load_loses_nothing_answered(tmp_path: Path) -> None:
+    """Its memory goes with it. What it had, and what it had not been told of, is sent again in seconds."""
+    url = sqlite_url(tmp_path)
+    address = f"127.0.0.1:{free_port()}"
+    first = start_gearmand(tmp_path, address)
+
+    async def scenario() -> None:
+        environment = {"GARIVINI_DB": url, "GARIVINI_JOB_SERVERS": address}
+        load = Load(address)
+        with Client(url) as client, command(tmp_path, "run", "queue-runner", "injector", **environment):
+            running = asyncio.create_task(load.run(50))
+            await load.until(500)
+            first.kill()
+            first.wait()
+            with gearmand(tmp_path, port=int(address.rpartition(":")[2])):
+                await load.until(500)
+                load.end()
+                await running
+                load.check(await asyncio.to_thread(client.list_jobs, limit=100_000))
+                await all_run(client, address)
+
+    asyncio.run(scenario())
+
+
+async def all_run(client: Client, address: str) -> None:
+    """Run what is there; it must be sooner than the end of a lease."""
+    stop = asyncio.Event()
+    worker = Worker(client, [address])
+    worker.function("f")(lambda job: None)
+    serving = asyncio.create_task(worker.serve(stop))
+    async with asyncio.timeout(LEASE / 2):
+        while await asyncio.to_thread(client.list_jobs):
+            await asyncio.sleep(0.1)
+    stop.set()
+    await serving
+
+
 @pytest.mark.timeout(180)
 def test_an_injector_that_is_killed_under_load_loses_nothing_answered(
     sql_server: MariaDB | PostgreSQL, tmp_path: Path
@@ -139,15 +180,7 @@ def test_an_injector_that_is_killed_under_load_loses_nothing_answered(
                 assert set(times) == set(load.stored)
                 # Twice are those that the first had stored and not yet answered.
                 assert sum(times.values()) - len(times) <= 50
-                stop = asyncio.Event()
-                worker = Worker(client, [address])
-                worker.function("f")(lambda job: None)
-                serving = asyncio.create_task(worker.serve(stop))
-                async with asyncio.timeout(30):  # a lease is 60 s
-                    while await asyncio.to_thread(client.list_jobs):
-                        await asyncio.sleep(0.1)
-                stop.set()
-                await serving
+                await all_run(client, address)
                 assert second.stop() == 0
 
     with gearmand(tmp_path) as address:
