@@ -1,6 +1,7 @@
 """Clients in other languages that inject, and the worker of one that returns nothing."""
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.servers import embedded
 pytestmark = pytest.mark.servers
 
 BYTES = bytes(range(256))
+PAGE = peer.HERE.parents[1] / "docs/how-to/pure-gearman.md"
 
 
 @pytest.fixture
@@ -62,6 +64,24 @@ def test_the_tool_injects(injector: Command, server: str, client: Client) -> Non
     said = tool(server, "-f", "inject_jobs", data=b'{"funcname": "turn", "arg": "x"}')
     assert json.loads(said) == {"jobid": 1, "dbid": 1, "duplicate": False}
     assert [job.arg for job in client.list_jobs()] == [b"x"]
+
+
+def test_what_the_guide_shows_injects(injector: Command, server: str, client: Client, tmp_path: Path) -> None:
+    host, port = server.split(":")
+    said = []
+    found = re.findall(r"^<!-- file: (\S+) -->\n```\w+\n(.*?)^```$", PAGE.read_text(), flags=re.M | re.S)
+    for name, text in found:
+        for old, new in {"127.0.0.1:4730": server, "127.0.0.1": host, "4730": port}.items():
+            text = text.replace(old, new)
+        (tmp_path / name).write_text(text)
+        program = {"sh": "sh", "php": "php", "pl": "perl"}[name.partition(".")[2]]
+        words = [program, str(tmp_path / name)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        said.append(done.stdout.strip())
+    ids = [job.jobid for job in client.list_jobs()]
+    assert len(ids) == 4
+    assert said == [f'{{"jobid":{ids[0]},"dbid":1,"duplicate":false}}', str(ids[1]), f"{ids[2]} {ids[3]}"]
 
 
 def test_a_perl_worker_may_return_nothing(tmp_path: Path) -> None:
