@@ -2,13 +2,16 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from garivini import Client, Worker, events
 from garivini.gearman.server import Server
+from garivini.job import Inserted, NewJob
 from garivini.roles import injector, queue_runner
 from garivini.roles.injector import InjectorSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
@@ -53,6 +56,13 @@ class Seen:
                     await self._changed.wait()
 
 
+class Waking(Client):
+    """A client that leaves what it inserts to a QueueRunner, and wakes it."""
+
+    def insert_checked(self, jobs: Sequence[NewJob], *rest: Any, **named: Any) -> list[Inserted]:
+        return super().insert_checked([replace(job, dispatch=False) for job in jobs], *rest, **named)
+
+
 class System:
     """The parts, and the client's calls off the loop that the server runs on."""
 
@@ -61,7 +71,7 @@ class System:
         self.address = server.address
         self.server = server
         self.seen = seen
-        self.client = Client(url, [server.address])
+        self.client = Waking(url, [server.address])
         self._clients = [Client(url)]
         self.worker = Worker(self._clients[0], [server.address])
         (self.database,) = self.client.shards

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from garivini import AsyncClient, Client, Job, SchemaError, UsageError
 from garivini.client import Client as BlockingClient
+from garivini.store.dialects.sqlite import SQLite
 from tests.system import system, upgraded
 
 
@@ -43,6 +44,8 @@ def test_every_call_does_what_the_clients_does(url: str) -> None:
             assert await client.failed_job(rest[0], ValueError("no"))
             assert [job.jobid for job in await client.failed_jobs()] == ids[:1]
             assert [record.error for record in await client.failures(rest[0])] == ["ValueError"]
+            assert await client.result(rest[0]) is None
+            assert await client.reports(rest[0]) == []
             assert await client.retry_job(rest[0])
             assert await client.cancel_job(rest[1], "why not")
             assert [job.jobid for job in await client.list_jobs("f", "dead")] == ids[1:2]
@@ -55,18 +58,20 @@ def test_every_call_does_what_the_clients_does(url: str) -> None:
     asyncio.run(scenario())
 
 
-def test_concurrent_inserts_share_commits_and_each_has_its_own_answer(url: str) -> None:
+def test_concurrent_inserts_share_commits_and_each_has_its_own_answer(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups: list[int] = []
+    insert_rows = SQLite.insert
+
+    def counted(dialect: SQLite, run: Any, rows: Any) -> Any:
+        groups.append(len(rows))
+        return insert_rows(dialect, run, rows)
+
+    monkeypatch.setattr(SQLite, "insert", counted)
+
     async def scenario() -> None:
         async with AsyncClient(url) as client:
-            (database,) = client._client.shards
-            groups: list[int] = []
-            insert = database.insert
-
-            def counted(jobs: Any, **named: Any) -> Any:
-                groups.append(len(jobs))
-                return insert(jobs, **named)
-
-            database.insert = counted  # type: ignore[method-assign]
             answers = await asyncio.gather(*(client.insert_job("f", str(number)) for number in range(500)))
             assert sum(groups) == 500
             assert len(groups) <= 5

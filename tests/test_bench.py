@@ -13,6 +13,7 @@ from garivini.cli.bench.figures import Delivery, Figure, Measure, Outcome, deliv
 from garivini.cli.bench.runs import FLOOR, Reader, Recorder, payload
 from garivini.cli.bench.setup import Setup
 from garivini.errors import UsageError
+from tests.databases import sqlite_url
 from tests.sql_servers import MariaDB, PostgreSQL
 
 
@@ -123,6 +124,13 @@ def test_the_bare_steps_on_postgresql_take_each_job_once(postgresql: PostgreSQL)
 # ---- the command
 
 
+LATENCIES = {
+    "pickup": ["p50", "p99", "max"],
+    "pickup-bulk": ["last"],
+    "wake": ["p50", "p99", "max"],
+}
+
+
 def check(measure: dict[str, Any], figures: list[str]) -> None:
     assert [figure["name"] for figure in measure["figures"]] == figures
     for figure in measure["figures"]:
@@ -143,7 +151,7 @@ def test_all_measures_are_taken_on_mariadb_as_well(mariadb: MariaDB, tmp_path: P
         for name in measures.MEASURES:
             measure = measures.take(name, setup, measures.Size(300, 1.0), 1, lambda _: None)
             assert measure.right, measure.deliveries
-            check(measure.as_dict(), ["p50", "p99", "max"] if name == "pickup" else ["jobs/s"])
+            check(measure.as_dict(), LATENCIES.get(name, ["jobs/s"]))
 
 
 @pytest.mark.slow
@@ -154,10 +162,10 @@ def test_all_measures_are_taken_beside_their_floors() -> None:
     assert found["right"] is True
     assert found["method"]["durability"] == "journal_mode=WAL, synchronous=FULL"
     measures = {measure["name"]: measure for measure in found["measures"]}
-    assert list(measures) == ["bulk-insert", "single-insert", "drain", "steady", "pickup"]
+    assert list(measures) == ["bulk-insert", "single-insert", "drain", "steady", *LATENCIES]
     assert found["method"]["compared"].keys() == measures.keys()
     for name, measure in measures.items():
-        check(measure, ["p50", "p99", "max"] if name == "pickup" else ["jobs/s"])
+        check(measure, LATENCIES.get(name, ["jobs/s"]))
     assert measures["drain"]["delivery"]["ours"] | {"duplicates": 0} == {
         "jobs": 330,
         "ran": 330,
@@ -167,6 +175,18 @@ def test_all_measures_are_taken_beside_their_floors() -> None:
         "left": 0,
         "right": True,
     }
+
+
+def test_a_database_with_jobs_is_left_alone_and_a_password_stays_out_of_sight(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path)
+    with Client(url) as client:
+        client.insert_job("f")
+        result = bench("--db", url)
+        assert isinstance(result.exception, UsageError)
+        assert "this database has some" in str(result.exception)
+        assert len(client.list_jobs()) == 1
+    result = bench("--db", "mysql://user:secret@127.0.0.1/bench")
+    assert "put the URL in GARIVINI_BENCH_DB" in str(result.exception)
 
 
 @pytest.mark.slow

@@ -96,8 +96,18 @@ def test_system_is_what_the_system_trusts_and_nothing_is_no_tls() -> None:
     assert make_context("none", "mine.pem", "mine.key") is None
 
 
+def test_an_insert_submits_its_job_through_tls(url: str, files: tuple[Path, Path]) -> None:
+    with encrypted(*files) as server:
+        options = ("--db", url, "--job-server", server, "--tls-ca", str(files[0]))
+        assert invoke("insert", "f", *options).exit_code == 0
+        with blocking.Client(server, tls=make_context(str(files[0]))) as gearman:
+            assert gearman.functions()[b"f"].queued == 1
+
+
 def test_what_wakes_a_queue_runner_does_so_through_tls(url: str, files: tuple[Path, Path]) -> None:
-    for arguments in (["insert", "f"], ["jobs", "retry", "1"], ["jobs", "reschedule", "1", "--at", "+0"]):
+    with Client(url) as client:
+        client.insert_job("f")
+    for arguments in (["jobs", "retry", "1"], ["jobs", "reschedule", "1", "--at", "+0"]):
         with encrypted(*files) as server:
             options = ("--db", url, "--job-server", server, "--tls-ca", str(files[0]))
             assert invoke(*arguments, *options).exit_code == 0

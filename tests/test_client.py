@@ -1,14 +1,12 @@
 """The client: every call of the original, as a Python program makes it, and what it never does."""
 
 import json
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +14,8 @@ import pytest
 from garivini import events
 from garivini.client import Client
 from garivini.errors import UnreachableError, UsageError
-from garivini.gearman.blocking import Client as GearmanClient
 from garivini.job import NEVER, Handle, HandleLike, Inserted, Job, State, encode_payload
 from garivini.store.database import Lane
-from tests import servers
 from tests.databases import sqlite_url
 
 
@@ -356,6 +352,8 @@ def test_a_job_that_is_gone_cannot_fail_nor_be_rescheduled(client: Client) -> No
     assert not client.reschedule_job((999, 1), "+5")
     assert client.get_job((999, 1)) is None
     assert client.failures((999, 1)) == []
+    assert client.result((999, 1)) is None
+    assert client.reports((999, 1)) == []
 
 
 @pytest.mark.parametrize("when", ["failed", "never"])
@@ -432,105 +430,7 @@ def test_a_dead_job_is_retried_and_a_running_one_is_not(client: Client) -> None:
     assert not client.retry_job((999, 1))
 
 
-# ---- waking a QueueRunner
-
-
-class Connections:
-    """Counts the connections that a client tries to open."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.tried = 0
-        connect = socket.create_connection
-
-        def counted(*arguments: Any, **options: Any) -> socket.socket:
-            self.tried += 1
-            return connect(*arguments, **options)
-
-        seen = SimpleNamespace(**{**vars(socket), "create_connection": counted})
-        monkeypatch.setattr("garivini.gearman.blocking.socket", seen)
-
-
-@pytest.fixture
-def connections(monkeypatch: pytest.MonkeyPatch) -> Connections:
-    return Connections(monkeypatch)
-
-
-@pytest.fixture
-def now(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The time by which a client leaves a server alone."""
-    now = SimpleNamespace(seconds=1000.0)
-    monkeypatch.setattr("garivini.client.time", SimpleNamespace(monotonic=lambda: now.seconds))
-    return now
-
-
-def wakes(address: str) -> int:
-    with GearmanClient(address) as gearman:
-        status = gearman.functions().get(b"garivini_wake")
-    return status.total if status else 0
-
-
-def test_an_insert_wakes_a_queue_runner_once_however_many_there_are(
-    tmp_path: Path, connections: Connections
-) -> None:
-    with servers.embedded() as address, Client(sqlite_url(tmp_path), address) as client:
-        client.insert_job("f")
-        assert wakes(address) == 1
-        tried = connections.tried
-        client.insert_jobs(["f", None, None, ""] for _ in range(3))
-        client.insert_job("f")
-        assert wakes(address) == 1
-        assert connections.tried == tried + 1  # by the question, not by the inserts
-
-
-def test_only_what_is_new_and_due_wakes(tmp_path: Path) -> None:
-    with servers.embedded() as address, Client(sqlite_url(tmp_path), address) as client:
-        client.insert_job("f", run_after=60, unique="k")
-        client.insert_job("f", unique="k")
-        client.insert_jobs([])
-        assert wakes(address) == 0
-        client.retry_job(client.list_jobs()[0])
-        assert wakes(address) == 1
-
-
-def test_the_second_server_is_woken_where_the_first_is_away(tmp_path: Path) -> None:
-    with servers.embedded() as address:
-        with Client(sqlite_url(tmp_path), f"127.0.0.1:{servers.free_port()},{address}") as client:
-            client.insert_job("f")
-        assert wakes(address) == 1
-
-
-def test_without_a_server_inserts_go_on_and_do_not_try_it_each_time(
-    tmp_path: Path, connections: Connections, now: SimpleNamespace
-) -> None:
-    with Client(sqlite_url(tmp_path), f"127.0.0.1:{servers.free_port()}") as client:
-        for _ in range(10):
-            client.insert_job("f")
-        client.wake()
-        assert connections.tried == 1
-        now.seconds += 0.6
-        client.insert_jobs(["f", None, None, ""] for _ in range(10))
-        client.wake()
-        assert connections.tried == 2
-        assert len(client.list_jobs()) == 20
-
-
-def test_a_server_that_does_not_answer_holds_up_one_insert_and_not_each(
-    tmp_path: Path, connections: Connections, now: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("garivini.client._Waker.TIMEOUT", 0.02)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"127.0.0.1:{silent.getsockname()[1]}"
-        with Client(sqlite_url(tmp_path), address) as client:
-            for _ in range(5):
-                client.insert_job("f")
-            assert connections.tried == 1
-            assert len(client.list_jobs()) == 5
-
-
-def test_a_client_without_servers_wakes_nobody(client: Client, connections: Connections) -> None:
-    client.insert_job("f")
-    client.wake()
-    assert connections.tried == 0
+# ---- Gearman servers
 
 
 def test_addresses_are_checked_at_once(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from garivini.gearman.server import Server
 from garivini.job import Job, decode_payload
 from garivini.policy import FunctionPolicy
 from garivini.roles import injector
-from garivini.roles.injected import Rules, read
+from garivini.roles.injected import Read, Rules, read
 from garivini.roles.injector import InjectorSettings
 from tests.databases import sqlite_url
 from tests.processes import command
@@ -216,6 +216,27 @@ def test_one_that_the_database_cannot_take_fails_alone(tmp_path: Path) -> None:
                 assert "the database refused it; nothing was stored" in str(results[1])
                 assert "jobs.db" not in str(results[1])
             assert [job.arg for job in await rows(queue)] == [b"good", b"good"]
+
+    asyncio.run(scenario())
+
+
+def test_a_defect_in_reading_costs_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left to the event loop it would close the connection, and the server would send the call again."""
+
+    def reads(payload: bytes, rules: Rules) -> Read:
+        return read(payload, rules) if b"good" in payload else 1 / 0  # type: ignore[return-value]
+
+    monkeypatch.setattr(injector, "read", reads)
+
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            queue.start_injector()
+            async with Caller(queue.address) as caller:
+                with pytest.raises(RefusedError, match="a fault in the Injector"):
+                    await caller.inject("bad")
+                assert await caller.inject("good") == (1, 1, False)
+            (failed,) = queue.seen.of("inject.failed")
+            assert "ZeroDivisionError" in failed["error"]
 
     asyncio.run(scenario())
 

@@ -11,7 +11,9 @@ import pytest
 SRC: Final = Path(__file__).parents[1] / "src"
 
 PURE: Final = frozenset({"errors", "events", "job", "policy", "config", "lease"})
-BELOW_ROLES: Final = PURE | {"gearman", "store", "client", "aio", "keeper", "worker", "supervisor"}
+BELOW_ROLES: Final = PURE | {
+    *("gearman", "store", "dispatch", "client", "aio", "keeper", "worker", "supervisor")
+}
 #: A part of the package, and the other parts that it may import.
 MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "errors": frozenset(),
@@ -22,7 +24,8 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "lease": frozenset({"errors", "job"}),
     "gearman": frozenset({"errors", "events"}),
     "store": frozenset({"errors", "job", "policy", "config"}),
-    "client": PURE | {"gearman", "store"},
+    "dispatch": PURE | {"gearman", "store"},
+    "client": PURE | {"gearman", "store", "dispatch"},
     "aio": PURE | {"gearman", "store", "client"},
     "supervisor": PURE | {"gearman", "store", "client"},
     "keeper": PURE | {"gearman", "store", "client", "supervisor"},

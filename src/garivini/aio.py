@@ -11,7 +11,9 @@ from typing import Any, ParamSpec, TypeVar
 from garivini.client import Client, JobLike, checked_job, checked_jobs
 from garivini.config import DatabasesLike
 from garivini.job import HandleLike, Inserted, Job, NewJob
+from garivini.policy import WATERMARK
 from garivini.store.database import FailedAttempt
+from garivini.store.records import Finished, Reported
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -27,6 +29,7 @@ class AsyncClient:
     Args:
         dbs: as for ``Client``.
         job_servers: as for ``Client``.
+        watermark: as for ``Client``.
         tls: as for ``Client``.
 
     """
@@ -36,9 +39,10 @@ class AsyncClient:
         dbs: DatabasesLike,
         job_servers: str | Iterable[str] | None = None,
         *,
+        watermark: int = WATERMARK,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._client = Client(dbs, job_servers, tls=tls)
+        self._client = Client(dbs, job_servers, watermark=watermark, tls=tls)
         databases = len(list(self._client.shards))
         self._threads = ThreadPoolExecutor(databases, thread_name_prefix="garivini-client")
         self._waiting: list[tuple[NewJob, asyncio.Future[Inserted]]] = []
@@ -55,11 +59,15 @@ class AsyncClient:
         *,
         uniqkey: str | None = None,
         priority: str | None = None,
+        dispatch: bool = True,
         connection: Any = None,
     ) -> Inserted:
         """See ``Client.insert_job``; ``connection`` may be an AsyncConnection or AsyncSession too."""
         job = checked_job(
-            funcname, arg, run_after, unique, coalesce, flag, uniqkey=uniqkey, priority=priority
+            *(funcname, arg, run_after, unique, coalesce, flag),
+            uniqkey=uniqkey,
+            priority=priority,
+            dispatch=dispatch,
         )
         if connection is not None:
             (inserted,) = await self._join(connection, [job])
@@ -76,10 +84,11 @@ class AsyncClient:
         run_after: float | timedelta | None = None,
         flag: str | None = None,
         *,
+        dispatch: bool = True,
         connection: Any = None,
     ) -> list[Inserted]:
         """Insert many jobs. See ``Client.insert_jobs``."""
-        checked = checked_jobs(jobs, run_after, flag)
+        checked = checked_jobs(jobs, run_after, flag, dispatch=dispatch)
         if connection is not None:
             return await self._join(connection, checked)
         return await self._call(self._client.insert_checked, checked)
@@ -119,6 +128,14 @@ class AsyncClient:
     async def failures(self, handle: HandleLike) -> list[FailedAttempt]:
         """See ``Client.failures``."""
         return await self._call(self._client.failures, handle)
+
+    async def result(self, handle: HandleLike) -> Finished | None:
+        """See ``Client.result``."""
+        return await self._call(self._client.result, handle)
+
+    async def reports(self, handle: HandleLike) -> list[Reported]:
+        """See ``Client.reports``."""
+        return await self._call(self._client.reports, handle)
 
     async def retry_job(self, handle: HandleLike) -> bool:
         """See ``Client.retry_job``."""

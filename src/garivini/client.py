@@ -1,23 +1,21 @@
 """The thin client: inserts, completes, reschedules and fails jobs. Blocking, without threads."""
 
 import ssl
-import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
 
 from garivini import events
 from garivini.config import DatabasesLike
-from garivini.errors import GariviniError, UsageError
-from garivini.gearman import blocking
-from garivini.gearman.protocol import Created, Refused, Submission
-from garivini.gearman.servers import Backoff, parse_addresses
-from garivini.job import WAKE, Handle, HandleLike, Inserted, Job, NewJob, State, handle_of, new_job
-from garivini.policy import parse_delay, parse_when
+from garivini.dispatch import DirectDispatch
+from garivini.errors import UsageError
+from garivini.gearman.servers import parse_addresses
+from garivini.job import Handle, HandleLike, Inserted, Job, NewJob, State, handle_of, new_job
+from garivini.policy import WATERMARK, parse_delay, parse_when
 from garivini.store.callers import after_commit
 from garivini.store.database import FailedAttempt, Setback, Settled
+from garivini.store.records import Finished, Reported
 from garivini.store.shards import Shards
 
 #: A row of ``insert_jobs``: the original's list ``[funcname, uniqkey, coalesce, arg]``, or a mapping.
@@ -34,8 +32,10 @@ class Client:
     Args:
         dbs: a database URL (``sqlite:///jobs.db``), an SQLAlchemy Engine, a list of these (a database's
             position, from 1, is its id) or the original's mapping ``{id: {"id", "dsn", "user", "pass"}}``.
-        job_servers: Gearman servers as ``host:port``. With them an insert wakes a QueueRunner at once;
-            without, the job is found within a second.
+        job_servers: Gearman servers as ``host:port``. With them a job that is due is submitted to them by the
+            insert itself, as soon as it is committed, or else a QueueRunner is woken; without, a QueueRunner
+            finds the job within a second.
+        watermark: jobs of a function that may wait in gearmand; what is above waits in SQL. 0: any number.
         tls: how to encrypt the connections to Gearman servers; they are plain without it.
 
     """
@@ -45,10 +45,17 @@ class Client:
         dbs: DatabasesLike,
         job_servers: str | Iterable[str] | None = None,
         *,
+        watermark: int = WATERMARK,
         tls: ssl.SSLContext | None = None,
     ) -> None:
+        if watermark < 0:
+            raise UsageError(f"a watermark is 0 (none) or more, not {watermark}")
         self.shards = Shards(dbs)
-        self._waker = _Waker(parse_addresses(job_servers), tls) if job_servers else None
+        self._direct = (
+            DirectDispatch(self.shards, parse_addresses(job_servers), watermark=watermark, tls=tls)
+            if job_servers
+            else None
+        )
 
     # ---- the calls of the original
 
@@ -63,6 +70,7 @@ class Client:
         *,
         uniqkey: str | None = None,
         priority: str | None = None,
+        dispatch: bool = True,
         connection: Any = None,
     ) -> Inserted:
         """Insert a job. It is committed when this returns.
@@ -76,6 +84,7 @@ class Client:
             flag: ``shim`` (the worker completes the job through a client; the default) or ``controller``.
             uniqkey: another name for ``unique``.
             priority: ``high``, ``normal`` or ``low``.
+            dispatch: False leaves it to a QueueRunner, even where this client knows Gearman servers.
             connection: a SQLAlchemy Connection or Session, or a driver's connection: the job is inserted in
                 its transaction, and is there when that is committed. After the commit of a Session a
                 QueueRunner is woken; otherwise call ``wake``.
@@ -90,7 +99,10 @@ class Client:
 
         """
         job = checked_job(
-            funcname, arg, run_after, unique, coalesce, flag, uniqkey=uniqkey, priority=priority
+            *(funcname, arg, run_after, unique, coalesce, flag),
+            uniqkey=uniqkey,
+            priority=priority,
+            dispatch=dispatch,
         )
         return self.insert_checked([job], connection)[0]
 
@@ -100,6 +112,7 @@ class Client:
         run_after: float | timedelta | None = None,
         flag: str | None = None,
         *,
+        dispatch: bool = True,
         connection: Any = None,
     ) -> list[Inserted]:
         """Insert many jobs, in one transaction for each database touched.
@@ -109,6 +122,7 @@ class Client:
                 ``insert_job``'s arguments.
             run_after: one delay for all.
             flag: one flag for all.
+            dispatch: as for ``insert_job``. Of a list of more than 4,000 jobs all are left to a QueueRunner.
             connection: as for ``insert_job``.
 
         Returns:
@@ -119,7 +133,7 @@ class Client:
             GariviniError: as ``insert_job``; with several databases, others may have taken their part.
 
         """
-        return self.insert_checked(checked_jobs(jobs, run_after, flag), connection)
+        return self.insert_checked(checked_jobs(jobs, run_after, flag, dispatch=dispatch), connection)
 
     def complete_job(self, handle: HandleLike) -> bool:
         """Delete a finished job, whoever finished it; return whether it was still there.
@@ -211,6 +225,23 @@ class Client:
         jobid, dbid, _ = handle_of(handle)
         return self.shards[dbid].failures(jobid)
 
+    def result(self, handle: HandleLike) -> Finished | None:
+        """Return a finished job that is kept, with its result, or None.
+
+        Jobs of flag ``controller`` are kept whose function has a retention, for so many seconds. None: there
+        is no such job, it has not finished, it is not kept or no longer.
+        """
+        jobid, dbid, _ = handle_of(handle)
+        return self.shards[dbid].finished(jobid)
+
+    def reports(self, handle: HandleLike) -> list[Reported]:
+        """Return what a job said while it ran, oldest attempt first; of each its last status, then its lines.
+
+        Also of a finished job that is kept. A Controller takes them down, of jobs of flag ``controller``.
+        """
+        jobid, dbid, _ = handle_of(handle)
+        return self.shards[dbid].reports(jobid)
+
     def retry_job(self, handle: HandleLike) -> bool:
         """Let a waiting or dead job run now, its failures forgiven; return whether it was one."""
         jobid, dbid, _ = handle_of(handle)
@@ -238,14 +269,14 @@ class Client:
 
     def wake(self) -> None:
         """Let a QueueRunner look for work at once. Never fails: without it the job is found in a second."""
-        if self._waker is not None:
-            self._waker.wake()
+        if self._direct is not None:
+            self._direct.wake()
 
     def close(self) -> None:
         """Close the connections that are ours. A later call opens new ones."""
         self.shards.close()
-        if self._waker is not None:
-            self._waker.close()
+        if self._direct is not None:
+            self._direct.close()
 
     def __enter__(self) -> "Client":
         return self
@@ -256,14 +287,18 @@ class Client:
     def insert_checked(
         self, jobs: Sequence[NewJob], connection: Any = None, *, wake: Callable[[], None] | None = None
     ) -> list[Inserted]:
-        """Insert what ``checked_job`` has made, and wake a QueueRunner with ``wake`` when it is committed."""
+        """Insert what ``checked_job`` has made; when it is committed, submit it or ``wake`` a QueueRunner."""
         wake = wake or self.wake
-        answers = self.shards.insert(jobs, connection=connection) if jobs else []
-        if any(answer.new and job.delay == 0 for answer, job in zip(answers, jobs, strict=True)):
-            if connection is None:
-                wake()
-            else:
+        if connection is not None:
+            answers = self.shards.insert(jobs, connection=connection) if jobs else []
+            if any(answer.new and not job.delay for job, answer in zip(jobs, answers, strict=True)):
                 after_commit(connection, wake)
+        elif self._direct is None:
+            answers = self.shards.insert(jobs) if jobs else []
+        else:
+            answers, left = self._direct.insert(jobs) if jobs else ([], False)
+            if left:
+                wake()
         return answers
 
     def _settle(self, setback: Setback) -> bool:
@@ -282,6 +317,7 @@ def checked_job(
     *,
     uniqkey: str | None,
     priority: str | None,
+    dispatch: bool,
 ) -> NewJob:
     """Return the job that the arguments of ``insert_job`` describe.
 
@@ -297,11 +333,12 @@ def checked_job(
         flag=flag,
         priority=priority,
         delay=parse_delay(run_after),
+        dispatch=dispatch,
     )
 
 
 def checked_jobs(
-    jobs: Iterable[JobLike], run_after: float | timedelta | None, flag: str | None
+    jobs: Iterable[JobLike], run_after: float | timedelta | None, flag: str | None, *, dispatch: bool
 ) -> list[NewJob]:
     """Return the jobs that the arguments of ``insert_jobs`` describe.
 
@@ -310,7 +347,8 @@ def checked_jobs(
 
     """
     delay = parse_delay(run_after)
-    return [_row(index, job, delay, flag) for index, job in enumerate(jobs)]
+    common = {"delay": delay, "flag": flag, "dispatch": dispatch}
+    return [_row(index, job, common) for index, job in enumerate(jobs)]
 
 
 def failure(handle: Handle, error: BaseException | str | None, worker: str = "") -> Setback:
@@ -369,9 +407,9 @@ def _one_key(unique: str | None, uniqkey: str | None) -> str | None:
     return unique if unique is not None else uniqkey
 
 
-def _row(index: int, row: JobLike, delay: int, flag: str | None) -> NewJob:
+def _row(index: int, row: JobLike, common: Mapping[str, Any]) -> NewJob:
     try:
-        if isinstance(row, Mapping):
+        if not isinstance(row, list | tuple) and isinstance(row, Mapping):
             unknown = set(row) - _ROW_KEYS
             if unknown:
                 known = ", ".join(sorted(_ROW_KEYS))
@@ -386,64 +424,11 @@ def _row(index: int, row: JobLike, delay: int, flag: str | None) -> NewJob:
                 uniqkey=key,
                 coalesce=fields.get("coalesce"),
                 priority=fields.get("priority"),
-                flag=flag,
-                delay=delay,
+                **common,
             )
         if not isinstance(row, list | tuple) or len(row) != 4:
             raise UsageError("it is neither a mapping nor [funcname, uniqkey, coalesce, arg]")
         funcname, uniqkey, coalesce, arg = row
-        return new_job(funcname, arg, uniqkey=uniqkey, coalesce=coalesce, flag=flag, delay=delay)
+        return new_job(funcname, arg, uniqkey=uniqkey, coalesce=coalesce, **common)
     except UsageError as error:
         raise UsageError(f"job {index} of the list: {error}; nothing was inserted") from None
-
-
-class _Waker:
-    """Tells a QueueRunner that there is work, through whichever server answers.
-
-    A call takes a set of connections out of a pool, or makes one, and puts it back: so each thread has its
-    own without a lock, which a fork could leave locked.
-    """
-
-    #: Seconds that an insert may wait for a server that does not answer.
-    TIMEOUT: Final = 1.0
-
-    def __init__(self, job_servers: Sequence[str], tls: ssl.SSLContext | None) -> None:
-        self._job_servers = job_servers
-        self._tls = tls
-        self._idle: deque[list[blocking.Client]] = deque()
-        self._backoff = Backoff(first=0.5, longest=10.0)
-        self._quiet_until = 0.0
-
-    def wake(self) -> None:
-        if time.monotonic() < self._quiet_until:
-            return
-        try:
-            clients = self._idle.pop()
-        except IndexError:
-            clients = [
-                blocking.Client(address, timeout=self.TIMEOUT, tls=self._tls) for address in self._job_servers
-            ]
-        if self._wake(clients):
-            self._backoff.succeeded()
-        else:
-            self._quiet_until = time.monotonic() + self._backoff.failed()
-        self._idle.append(clients)
-
-    def _wake(self, clients: Sequence[blocking.Client]) -> bool:
-        # One unique: a wake-up that waits already is enough.
-        job = Submission(WAKE.encode(), b"", unique=b"wake")
-        for client in clients:
-            try:
-                (result,) = client.submit([job])
-            except GariviniError as error:
-                events.emit("wake.failed", server=client.address, error=str(error))
-                continue
-            if isinstance(result, Created | Refused):
-                return True
-            events.emit("wake.failed", server=client.address, error="no answer")
-        return False
-
-    def close(self) -> None:
-        while self._idle:
-            for client in self._idle.pop():
-                client.close()

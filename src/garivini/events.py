@@ -28,9 +28,9 @@ _WARNINGS: Final = frozenset(
         "job.stale",
         "job.crashed",
         "job.dropped",
+        "dispatch.failed",
         "job.overdue",
         "role.error",
-        "wake.failed",
         "worker.child_died",
         "worker.drain_incomplete",
     }

@@ -5,6 +5,7 @@ Blobs stay bytes; this is the one place where they meet JSON text.
 
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
+from functools import lru_cache
 from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
@@ -76,6 +77,8 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     delay: int
     #: Seconds of the lease that it is inserted with, as if claimed at once; 0: it waits until it is due.
     lease: int = 0
+    #: Whether a client that knows Gearman servers may submit it at once.
+    dispatch: bool = True
 
 
 class Inserted(msgspec.Struct, frozen=True):
@@ -342,6 +345,7 @@ def new_job(
     flag: str | None = None,
     priority: str | None = None,
     delay: int = 0,
+    dispatch: bool = True,
 ) -> NewJob:
     """Return a job whose values fit the row and the wire.
 
@@ -351,11 +355,7 @@ def new_job(
     """
     if not isinstance(funcname, str):
         raise UsageError(f"a function name is a str, not {type(funcname).__name__}")
-    size = len(_utf8(funcname, "function name"))
-    if not 0 < size <= MAX_FUNCNAME:
-        raise UsageError(f"a function name has 1 to {MAX_FUNCNAME} bytes, this one has {size}")
-    if any(char.isspace() or not char.isprintable() for char in funcname):
-        raise UsageError(f"function name {funcname!r} has white space or a control character: leave it out")
+    _check_funcname(funcname)
     if isinstance(arg, str):
         arg = _utf8(arg, "argument")
     elif not isinstance(arg, bytes):
@@ -378,7 +378,17 @@ def new_job(
         flag=flag,
         priority=priority,
         delay=delay,
+        dispatch=dispatch,
     )
+
+
+@lru_cache(1024)
+def _check_funcname(funcname: str) -> None:
+    size = len(_utf8(funcname, "function name"))
+    if not 0 < size <= MAX_FUNCNAME:
+        raise UsageError(f"a function name has 1 to {MAX_FUNCNAME} bytes, this one has {size}")
+    if any(char.isspace() or not char.isprintable() for char in funcname):
+        raise UsageError(f"function name {funcname!r} has white space or a control character: leave it out")
 
 
 def _key(key: str | None, what: str) -> str | None:

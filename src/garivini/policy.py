@@ -16,6 +16,9 @@ MAX_CRASHES: Final = 3
 #: Seconds of a lease, unless told otherwise, and the shortest.
 LEASE: Final = 60
 MIN_LEASE: Final = 3
+#: Seconds within which a claim is submitted or given back, and a third of the lease at most. Nobody may take
+#: an attempt that no server knows for lost before twice this time: its submit could be on the way.
+SUBMIT_WITHIN: Final = 3.0
 #: Jobs that may wait for workers in gearmand, a function.
 WATERMARK: Final = 4000
 #: Rows of a claim: at first, and at most.
@@ -47,6 +50,8 @@ class FunctionPolicy:
     envelope: str | None = None
     #: Failures after which a job is dead.
     max_failures: int | None = None
+    #: Seconds for which a finished job that a Controller ran is kept with its result; None: not at all.
+    retention: int | None = None
 
     def __post_init__(self) -> None:
         if self.lease is not None and not MIN_LEASE <= self.lease <= 7 * _DAY:
@@ -57,6 +62,8 @@ class FunctionPolicy:
             raise UsageError(f"envelope {self.envelope!r} is unknown: it is one of {', '.join(ENVELOPES)}")
         if self.max_failures is not None and not 1 <= self.max_failures <= 255:
             raise UsageError(f"max_failures is 1 to 255, not {self.max_failures}")
+        if self.retention is not None and not 1 <= self.retention <= 365 * _DAY:
+            raise UsageError(f"a retention is 1 s to a year, not {self.retention}")
 
 
 @dataclass(frozen=True, slots=True)

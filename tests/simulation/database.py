@@ -24,7 +24,8 @@ from garivini.policy import (
     Offset,
     backoff,
 )
-from garivini.store.database import CHUNK, FailedAttempt, Lane, Lanes, Lapsed, Setback, Settled
+from garivini.store.chunks import CHUNK
+from garivini.store.database import FailedAttempt, Lane, Lanes, Lapsed, Setback, Settled
 from tests.simulation.loop import VirtualExecutor
 from tests.simulation.processes import Process, current_thread, settle
 
@@ -105,9 +106,12 @@ class Model:
             priority=job.priority,
             created=self._now(),
         )
+        if job.lease:
+            row.attempt, row.state, row.since = 1, State.LEASED, self._now()
+            row.run_after = self._now() + job.lease + 1
         self.rows[row.jobid] = row
         self._tell("insert", None, row)
-        return Inserted(row.jobid, self.dbid)
+        return Inserted(row.jobid, self.dbid, created=self._now())
 
     # ---- jobs out
 
@@ -198,6 +202,9 @@ class Model:
         for jobid, _, attempt in handles:
             for row in self._of([jobid], attempt, (State.RUNNING,)):
                 self._change("unstart", row, state=State.LEASED)
+
+    def forget_finished(self, limit: int = CHUNK) -> int:
+        return 0
 
     # ---- the ends of attempts
 

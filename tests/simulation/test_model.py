@@ -80,6 +80,7 @@ jobs = st.builds(
     flag=st.sampled_from(["shim", "controller"]),
     priority=st.sampled_from(PRIORITIES),
     delay=st.integers(0, 4),
+    lease=st.sampled_from([0, 0, 0, 5]),
 )
 leases = st.integers(3, 9)
 #: Which of the handles, lapsed leases or jobs seen so far, the newest first: of now and of before.

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 from psycopg.rows import dict_row
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -26,6 +26,7 @@ from garivini.config import DatabaseSettings
 from garivini.errors import (
     ConflictError,
     GariviniError,
+    OutcomeUnknownError,
     RefusedError,
     SchemaError,
     UnreachableError,
@@ -34,6 +35,8 @@ from garivini.errors import (
 from garivini.job import Handle, Inserted, State, new_job
 from garivini.store.database import Database, Lane
 from garivini.store.dialects import postgresql
+from garivini.store.records import Report
+from garivini.store.schema import SCHEMA
 from tests.databases import PostgreSQLRoles
 from tests.sql_servers import PostgreSQL
 from tests.store.test_errors import CALLS, Opener, insert
@@ -181,7 +184,7 @@ def test_the_command_makes_the_tables_and_says_so(postgresql: PostgreSQL) -> Non
         assert isinstance(before.exception, SchemaError)
         said = "".join(command("db", name, url=url) for name in ("upgrade", "upgrade", "check"))
         assert "is ready" in said
-        assert "has schema 0001, as it should" in said
+        assert f"has schema {SCHEMA}, as it should" in said
         assert password not in said
 
 
@@ -245,7 +248,7 @@ def within(seconds: float) -> Iterator[None]:
 
 def test_a_frozen_server_takes_no_large_insert_for_ever(own_postgresql: PostgreSQL, own: Database) -> None:
     own_postgresql.freeze()
-    with within(BOUND), pytest.raises(UnreachableError, match="no answer for 1 s"):
+    with within(BOUND), pytest.raises(OutcomeUnknownError, match="no answer for 1 s"):
         own.insert([new_job("f", bytes(16_000_000))])  # more than the sockets hold
     own_postgresql.thaw()
     assert len(own.jobs()) == 1
@@ -265,16 +268,20 @@ def test_a_number_of_runs_that_is_none_is_refused(runs: str) -> None:
         Database(DatabaseSettings(1, f"postgresql://job:secret@h/jobs?prepare_threshold={runs}"))
 
 
-@pytest.mark.parametrize(("given", "prepared"), [("none", 0), ("3", 2), ("0", 2)])
+@pytest.mark.parametrize(("given", "prepared"), [("none", 0), ("3", 3), ("0", 3)])
 def test_statements_are_prepared_unless_the_url_says_none(
     roles: PostgreSQLRoles, opened: Opener, given: str, prepared: int
 ) -> None:
     database = opened(with_query(roles.runtime, prepare_threshold=given))
     for _ in range(5):
         insert(database)
+        database.complete([0])
     with database._connection() as connection:
         names = connection.execute("SELECT statement FROM pg_prepared_statements").fetchall()
-    assert len([text for (text,) in names if text.startswith(("INSERT INTO job", "BEGIN"))]) == prepared
+    assert (
+        len([text for (text,) in names if text.startswith(("INSERT INTO job", "BEGIN", "DELETE"))])
+        == prepared
+    )
 
 
 def test_a_pooler_that_gives_another_session_each_time_is_named(database: Database) -> None:
@@ -335,6 +342,24 @@ def test_the_loser_of_a_deadlock_tries_again(roles: PostgreSQLRoles, opened: Ope
         except psycopg.errors.DeadlockDetected:
             other.rollback()  # it was this side's turn to give way
         assert done.result(20) == {first, second}
+
+
+def test_what_is_reported_while_a_completion_waits_goes_with_the_job(
+    roles: PostgreSQLRoles, database: Database, opened: Opener
+) -> None:
+    jobids = [answer.jobid for answer in database.insert([new_job("f", b"", flag="controller")] * 3)]
+    *_, job = database.claim(Lane("f", State.WAITING, "normal", 0), limit=3, lease=60)
+    with ThreadPoolExecutor(1) as threads:
+        with opened(roles.runtime).transaction() as run:
+            database._report(run, [Report(job.handle, "data", b"x")])
+            done = threads.submit(database.complete, jobids)
+            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            deadline = time.monotonic() + 20
+            while roles.execute(waiting) != [(1,)]:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)  # a lock says nothing
+        assert done.result(20) == set(jobids)
+    assert database.reports(job.jobid) == []
 
 
 def test_many_who_insert_the_same_keys_in_other_orders_do_not_meet_in_a_deadlock(

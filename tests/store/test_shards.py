@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from garivini.errors import ConflictError, SchemaError, UnreachableError, UsageError
+from garivini.errors import ConflictError, OutcomeUnknownError, SchemaError, UnreachableError, UsageError
 from garivini.job import Inserted, NewJob, new_job
 from garivini.store.shards import AVOID, Shards
 from tests.databases import sqlite_url
@@ -198,6 +198,24 @@ def test_a_database_that_is_avoided_is_better_than_none(two: Queue) -> None:
         raise ConflictError("locked")
 
     broken.insert = refuse  # type: ignore[method-assign,assignment]
+    assert two.insert() == [1]
+
+
+@pytest.mark.usefixtures("in_order")
+def test_an_unknown_outcome_is_told_and_its_database_avoided(two: Queue) -> None:
+    two.repair(1, 2)
+    (lost, _) = two.shards
+    insert = lost.insert
+
+    def answer_nothing(_: object) -> list[Inserted]:
+        raise OutcomeUnknownError("lost at the commit")
+
+    lost.insert = answer_nothing  # type: ignore[method-assign,assignment]
+    with pytest.raises(OutcomeUnknownError):  # in another database it might run twice
+        two.insert()
+    lost.insert = insert  # type: ignore[method-assign]
+    assert two.insert(3) == [2, 2, 2]
+    two.clock.now += AVOID + 1
     assert two.insert() == [1]
 
 

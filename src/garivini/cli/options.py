@@ -73,16 +73,10 @@ def _said(table: Any) -> dict[str, Any]:
 
 def _databases(ctx: click.Context, param: click.Parameter, urls: tuple[str, ...]) -> list[str]:
     """Refuse a password on the command line, where others can read it; read GARIVINI_DB_FILE."""
-    from garivini.config import without_password  # not needed for --help
-
     source = ctx.get_parameter_source(param.name or "")
     if source is click.core.ParameterSource.COMMANDLINE:
         for url in urls:
-            if without_password(url) != url:
-                raise UsageError(
-                    "a password on the command line can be read by others: put the URL in GARIVINI_DB, "
-                    "GARIVINI_DB_FILE or garivini.toml"
-                )
+            _refuse_password(url, "GARIVINI_DB, GARIVINI_DB_FILE or garivini.toml")
     elif source is not click.core.ParameterSource.ENVIRONMENT and (
         name := os.environ.get("GARIVINI_DB_FILE")
     ):
@@ -91,6 +85,23 @@ def _databases(ctx: click.Context, param: click.Parameter, urls: tuple[str, ...]
         except OSError as error:
             raise UsageError(f"GARIVINI_DB_FILE: {name} cannot be read: {error.strerror}") from None
     return list(urls)
+
+
+def _refuse_password(url: str, elsewhere: str) -> None:
+    from garivini.config import without_password  # not needed for --help
+
+    if without_password(url) != url:
+        raise UsageError(f"a password on the command line can be read by others: put the URL in {elsewhere}")
+
+
+def bench_database(ctx: click.Context, param: click.Parameter, url: str | None) -> str | None:
+    """Refuse a password on the command line."""
+    if (
+        url is not None
+        and ctx.get_parameter_source(param.name or "") is click.core.ParameterSource.COMMANDLINE
+    ):
+        _refuse_password(url, "GARIVINI_BENCH_DB")
+    return url
 
 
 def databases(command: _F) -> _F:

@@ -1,12 +1,17 @@
 """Which server, and when to try it again: addresses, rendezvous order, back-off. No I/O."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
+from typing import TypeAlias
 
 from garivini.errors import UsageError
+from garivini.gearman.admin import FunctionStatus
 
 DEFAULT_PORT = 4730
+
+#: By address what a server says of the functions that it knows; None where it does not answer.
+Counts: TypeAlias = Mapping[str, Mapping[bytes, FunctionStatus] | None]
 
 
 def parse_address(address: str) -> tuple[str, int]:
@@ -50,6 +55,36 @@ def rendezvous(servers: Sequence[str], key: bytes) -> list[str]:
     Highest random weight: when a server comes or goes, only the keys that prefer it move.
     """
     return sorted(servers, key=lambda server: blake2b(key, key=server.encode()[-64:], digest_size=8).digest())
+
+
+def queued(counts: Counts, function: bytes) -> int:
+    """Return how many jobs of the function wait for a worker.
+
+    Where it has workers, if it has any: copies that lie where nobody takes them must not use up the room
+    for good, and no more are sent there.
+    """
+    found = [said[function] for said in counts.values() if said and function in said]
+    served = [status for status in found if status.workers]
+    return sum(status.queued for status in served or found)
+
+
+def server_for(counts: Counts, function: bytes, unique: bytes) -> str:
+    """Return the server for a background job: the one that its unique prefers.
+
+    A server where the function has a worker comes before one where it has none, and one that answers before
+    one that does not.
+    """
+    if len(counts) == 1:
+        return next(iter(counts))
+    up = [address for address, said in counts.items() if said is not None]
+    served = [address for address in up if workers(counts[address], function)]
+    return rendezvous(served or up or list(counts), unique)[0]
+
+
+def workers(said: Mapping[bytes, FunctionStatus] | None, function: bytes) -> int:
+    """Return how many workers a server has for a function."""
+    status = said.get(function) if said else None
+    return status.workers if status else 0
 
 
 class Backoff:

@@ -113,6 +113,7 @@ def _job(request: _Request, rules: Rules) -> NewJob:
         request.flag or "controller",
         uniqkey=_text(request.uniqkey),
         priority=request.priority,
+        dispatch=True,
     )
 
 

@@ -36,7 +36,7 @@ from garivini.roles.injected import Rate, Read, Rules, answer, read
 from garivini.roles.job_servers import JobServers
 from garivini.roles.lost import Lost
 from garivini.roles.runner import run_role
-from garivini.store.database import CHUNK
+from garivini.store.chunks import CHUNK
 from garivini.store.shards import Shards
 
 #: Bytes of payloads held, from which on no more calls are asked for.
@@ -233,6 +233,12 @@ class Injector:
             reason = str(error)[:_MAX_REASON]
             events.emit("inject.refused", reason=reason)
             held.exception(f"{reason}; nothing was stored".encode(errors="replace"))
+            return
+        except Exception:
+            # A defect. Raised from here it would close the connection, and the server would send the same
+            # call again and again.
+            events.emit("inject.failed", calls=1, error=traceback.format_exc())
+            held.exception(b"a fault in the Injector; nothing was stored")
             return
         self._hold(len(held.job.data))
         dbid, spread = self._place(call)

@@ -12,7 +12,7 @@ from garivini.gearman.admin import FunctionStatus
 from garivini.gearman.aio import Client
 from garivini.gearman.protocol import Created, JobStatus, Submission, Unsent
 from garivini.gearman.requests import SubmitResult
-from garivini.gearman.servers import rendezvous
+from garivini.gearman.servers import Counts, queued, server_for, workers
 from garivini.lease import Found
 
 
@@ -118,18 +118,11 @@ class JobServers:
         )
 
     def queued(self, function: bytes) -> int:
-        """Return how many jobs of the function waited for a worker at the last look.
+        """Return how many jobs of the function waited for a worker at the last look."""
+        return queued(self._counts(), function)
 
-        Where it has workers, if it has any: copies that lie where nobody takes them must not use up the room
-        for good, and no more are sent there.
-        """
-        found = [
-            status
-            for server in self._servers.values()
-            if (status := (server.functions or {}).get(function)) is not None
-        ]
-        served = [status for status in found if status.workers]
-        return sum(status.queued for status in served or found)
+    def _counts(self) -> Counts:
+        return {address: server.functions for address, server in self._servers.items()}
 
     async def submit(self, jobs: Sequence[Submission]) -> list[SubmitResult]:
         """Submit background jobs, each to the server that its unique prefers; one result each, in order.
@@ -138,8 +131,9 @@ class JobServers:
         """
         results: list[SubmitResult] = [Unsent()] * len(jobs)
         shares: dict[str, list[int]] = {}
+        counts = self._counts()
         for index, job in enumerate(jobs):
-            shares.setdefault(self._server_for(job), []).append(index)
+            shares.setdefault(server_for(counts, job.function, job.unique), []).append(index)
 
         async def submit(address: str, indexes: list[int]) -> None:
             server = self._servers[address]
@@ -167,13 +161,6 @@ class JobServers:
             # Ordered: a plain dictionary looks for its first item among all that were deleted before it.
             sent.popitem(last=False)
 
-    def _server_for(self, job: Submission) -> str:
-        if len(self._servers) == 1:
-            return next(iter(self._servers))
-        up = [address for address, server in self._servers.items() if server.functions is not None]
-        served = [address for address in up if _workers(self._servers[address], job.function)]
-        return rendezvous(served or up or list(self._servers), job.unique)[0]
-
     async def ask(
         self, function: bytes, uniques: Sequence[bytes], *, silence: float, patience: float = math.inf
     ) -> list[Found]:
@@ -188,7 +175,7 @@ class JobServers:
         """
         servers = list(self._servers.values())
         answers = await asyncio.gather(*(self._ask(server, uniques, silence) for server in servers))
-        served = [bool(server.functions and _workers(server, function)) for server in servers]
+        served = [bool(workers(server.functions, function)) for server in servers]
         deserted = [
             not here and _now() - server.deserted.get(function, math.inf) > patience
             for server, here in zip(servers, served, strict=True)
@@ -216,11 +203,6 @@ class JobServers:
 def _now() -> float:
     """Return the loop's monotonic time."""
     return asyncio.get_running_loop().time()
-
-
-def _workers(server: _Server, function: bytes) -> int:
-    status = (server.functions or {}).get(function)
-    return status.workers if status else 0
 
 
 def _found(said: Sequence[JobStatus | Found], deserted: Sequence[bool], served: bool) -> Found:

@@ -9,7 +9,8 @@ from garivini.job import Handle
 from garivini.lease import Found
 from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.job_servers import JobServers
-from garivini.store.database import CHUNK, Lane
+from garivini.store.chunks import CHUNK
+from garivini.store.database import Lane
 
 #: Seconds for which a claim is left alone by sweeps: twice the time within which it is submitted.
 _SWEEP_AGE: Final = 6

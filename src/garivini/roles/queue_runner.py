@@ -40,6 +40,9 @@ _ROUNDS: Final = 4
 _FULL_POLL: Final = 0.02
 #: Seconds from which on the servers' counts are too old for a pass that finds little to do.
 _COUNTS_AGE: Final = 1.0
+#: Seconds between two looks for finished jobs that are kept no more, and how many are deleted at once.
+_TIDY: Final = 60.0
+_TIDY_JOBS: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +101,7 @@ class QueueRunner:
         self._dispatcher = Dispatcher(database, job_servers, self._room, lease=settings.lease, thread=thread)
         self._call = self._dispatcher.call
         self._lost = Lost(self._dispatcher, job_servers)
+        self._tidy_at: float | None = None  # loop time; None: before the first pass
         self._sent = 0  # before the last pass
         self._full_for = 0  # passes since then in which a function was full
 
@@ -119,10 +123,20 @@ class QueueRunner:
         if due:
             more |= await self._recover([lane for lane in due if lane.state is not State.WAITING])
             more |= await self._dispatch([lane for lane in due if lane.state is State.WAITING])
+        await self._tidy()
         if more:
             return 0.0
         later = [lane.due - now for lane in lanes if lane.due > now]
         return min([self._settings.poll, *later, *self._lost.until_sweep(), *self._until_room()])
+
+    async def _tidy(self) -> None:
+        """Delete finished jobs that have been kept for long enough: one statement a minute where none are."""
+        now = _now()
+        if self._tidy_at is None:
+            self._tidy_at = now + _TIDY
+        elif now >= self._tidy_at:
+            deleted = await self._call(self._database.forget_finished, _TIDY_JOBS)
+            self._tidy_at = now if deleted == _TIDY_JOBS else now + _TIDY
 
     def _read(self, now: float) -> tuple[Lanes, _Claim | None]:
         """Read the lanes, and what is set for functions where that has not been read for a second.

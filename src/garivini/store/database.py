@@ -1,9 +1,9 @@
 """One database of jobs: what clients, dispatchers and workers do to its rows. Blocking; safe for threads."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from garivini.errors import ConflictError, UsageError
 from garivini.job import NEVER, PRIORITIES, Handle, Inserted, Job, NewJob, State, new_job
@@ -19,10 +19,9 @@ from garivini.policy import (
     When,
     backoff,
 )
-from garivini.store.connections import Connections, Run, again
-
-#: Rows in one statement, at most. Above 1,000 MariaDB gives up the key for a list of ids.
-CHUNK: Final = 1000
+from garivini.store.chunks import CHUNK, by_attempt, chunks
+from garivini.store.connections import Run, again
+from garivini.store.records import Finish, Records, Report, storable
 
 
 class Lane(NamedTuple):
@@ -110,7 +109,7 @@ class _TakeBack(Exception):
     """Ends a transaction without a trace."""
 
 
-class Database(Connections):
+class Database(Records):
     """One database that holds jobs.
 
     Constructing it does no I/O. Each method is one transaction: it happens as a whole or not at all. All of
@@ -135,13 +134,16 @@ class Database(Connections):
             key=lambda index: (jobs[index].funcname, jobs[index].uniqkey),
         )
         unkeyed = [index for index, job in enumerate(jobs) if job.uniqkey is None]
-        with self.transaction() if connection is None else self.joined(connection) as run:
+        size = sum(len(job.arg) for job in jobs)
+        fits = len(jobs) <= CHUNK and size <= min(BATCH_BYTES, self._dialect.statement_bytes)
+        single = len(jobs) == 1 or (not keyed and fits)
+        with self.transaction(single=single) if connection is None else self.joined(connection) as run:
             self._check_sizes(jobs)
-            for part in _chunks(unkeyed, lambda index: len(jobs[index].arg), self._dialect.statement_bytes):
+            for part in chunks(unkeyed, lambda index: len(jobs[index].arg), self._dialect.statement_bytes):
                 stored = self._dialect.insert(run, [_insert_row(jobs[index]) for index in part])
                 for index, (jobid, created) in zip(part, stored, strict=True):
                     answers[index] = Inserted(jobid, self.dbid, created=created)
-            for part in _chunks(keyed, lambda index: len(jobs[index].arg), self._dialect.statement_bytes):
+            for part in chunks(keyed, lambda index: len(jobs[index].arg), self._dialect.statement_bytes):
                 self._insert_keyed(run, jobs, part, answers)
         return [answer for answer in answers if answer is not None]
 
@@ -250,7 +252,7 @@ class Database(Connections):
     def end_early(self, handles: Collection[Handle], *, lease: int) -> None:
         """End the leases, of so many seconds, of attempts that may have got lost on their way."""
         with self.transaction() as run:
-            for attempt, jobids in _by_attempt(handles):
+            for attempt, jobids in by_attempt(handles):
                 run("end_early", jobids=jobids, attempt=attempt, lease=lease)
 
     @again
@@ -335,7 +337,7 @@ class Database(Connections):
     def give_back(self, handles: Collection[Handle]) -> None:
         """Let jobs wait again that a worker holds and has not started."""
         with self.transaction() as run:
-            for attempt, jobids in _by_attempt(handles):
+            for attempt, jobids in by_attempt(handles):
                 run("give_back", jobids=jobids, attempt=attempt)
 
     @again
@@ -345,7 +347,7 @@ class Database(Connections):
         Their leases go on, for the server may have given the copies to another worker.
         """
         with self.transaction() as run:
-            for attempt, jobids in _by_attempt(handles):
+            for attempt, jobids in by_attempt(handles):
                 run("unstart", jobids=jobids, attempt=attempt)
 
     # ---- the ends of attempts
@@ -355,24 +357,11 @@ class Database(Connections):
         """Prolong the leases of what these attempts hold; return the handles that still hold their job."""
         kept: set[Handle] = set()
         with self.transaction() as run:
-            for attempt, jobids in _by_attempt(handles):
+            for attempt, jobids in by_attempt(handles):
                 run("renew", jobids=jobids, attempt=attempt, lease=lease)
                 rows = run("mine", jobids=jobids, attempt=attempt)
                 kept.update(Handle(jobid, self.dbid, attempt) for (jobid,) in rows)
         return kept
-
-    @again
-    def complete(self, jobids: Collection[int]) -> set[int]:
-        """Delete finished jobs and their record; return the ids that were there."""
-        gone: set[int] = set()
-        with self.transaction() as run:
-            for part in _chunks(sorted(set(jobids))):
-                rows = run("complete", jobids=part)
-                gone.update(jobid for jobid, _ in rows)
-                scarred = [jobid for jobid, has_record in rows if has_record]
-                if scarred:
-                    run("forget_failures", jobids=scarred)
-        return gone
 
     @again
     def settle(self, setbacks: Sequence[Setback], *, max_failures: int = MAX_FAILURES) -> list[Settled]:
@@ -429,10 +418,10 @@ class Database(Connections):
             jobid=setback.handle.jobid,
             attempt=attempt,
             kind=setback.kind,
-            error=_storable(setback.error)[:255],
-            message=_storable(setback.message)[:65_535],
-            trace=_storable(setback.trace)[-65_535:],
-            worker=_storable(setback.worker)[:255],
+            error=storable(setback.error)[:255],
+            message=storable(setback.message)[:65_535],
+            trace=storable(setback.trace)[-65_535:],
+            worker=storable(setback.worker)[:255],
         )
 
     # ---- functions
@@ -449,8 +438,9 @@ class Database(Connections):
                 renews=None if renews is None else bool(renews),
                 envelope=envelope,
                 max_failures=max_failures,
+                retention=retention,
             )
-            for funcname, lease, deadline, renews, envelope, max_failures in rows
+            for funcname, lease, deadline, renews, envelope, max_failures, retention in rows
         }
 
     @again
@@ -469,6 +459,7 @@ class Database(Connections):
                 renews=policy.renews,
                 envelope=policy.envelope,
                 max_failures=policy.max_failures,
+                retention=policy.retention,
             )
 
     @again
@@ -553,9 +544,11 @@ class Database(Connections):
             ((jobid, _),) = self._dialect.insert(run, [_insert_row(job)])
             (row,) = run("claim", jobids=[jobid], lease=MIN_LEASE)
             handle = self._job(row).handle
+            self._report(run, [Report(handle, "status", b"1/1"), Report(handle, "data", b"")])
             self._settle(run, Setback(handle=handle, kind="failed"), MAX_FAILURES)
-            run("complete", jobids=[jobid])
-            run("forget_failures", jobids=[jobid])
+            self._keep(run, Finish(jobid, handle.attempt), handle.attempt or 0)
+            self._delete(run, [jobid])
+            run("forget_finished", jobids=[jobid])
             run("functions")
             raise _TakeBack
         return jobid
@@ -609,39 +602,3 @@ def _insert_row(job: NewJob) -> dict[str, Any]:
         "delay": job.lease + 1 if job.lease else job.delay,
         "taken": 1 if job.lease else 0,
     }
-
-
-def _storable(text: str) -> str:
-    """Return an error's text as any database takes it: it may hold NUL or halves of surrogate pairs."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
-
-
-_T = TypeVar("_T")
-
-
-def _chunks(
-    items: Iterable[_T], size: Callable[[_T], int] = lambda item: 0, most: int = BATCH_BYTES
-) -> Iterator[list[_T]]:
-    """Cut into lists of at most ``CHUNK`` items and ``BATCH_BYTES`` bytes, or fewer."""
-    most = min(most, BATCH_BYTES)
-    part: list[_T] = []
-    total = 0
-    for item in items:
-        if part and (len(part) == CHUNK or total + size(item) > most):
-            yield part
-            part, total = [], 0
-        part.append(item)
-        total += size(item)
-    if part:
-        yield part
-
-
-def _by_attempt(handles: Iterable[Handle]) -> Iterator[tuple[int, list[int]]]:
-    """Group by attempt, ids sorted, in chunks. Nearly all are of attempt 1."""
-    groups: dict[int, list[int]] = {}
-    for jobid, _, attempt in handles:
-        if attempt is not None:
-            groups.setdefault(attempt, []).append(jobid)
-    for attempt, jobids in sorted(groups.items()):
-        for part in _chunks(sorted(jobids)):
-            yield attempt, part

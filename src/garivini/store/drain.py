@@ -42,6 +42,9 @@ class _Origin(msgspec.Struct, frozen=True):
 def drain(source: Database, target_of: Callable[[Job], Database]) -> Iterator[int]:
     """Move what waits and what is dead; yield how many have been moved, after each batch.
 
+    A job's record of failures goes with it. What its former attempts said while they ran does not: it may be
+    many megabytes, and nothing is decided by it. Finished jobs that are kept stay in the source.
+
     From the first step on the source takes no new jobs. What runs there is left to its end: call this again
     until the source is empty. Two must not drain one database at the same time.
 
@@ -161,6 +164,7 @@ def _leave(source: Database, origins: Sequence[_Origin]) -> set[_Origin]:
             held = State.DEAD if origin.state is State.DEAD else State.LEASED
             if run("leave", jobid=origin.jobid, attempt=origin.attempt, state=held):
                 run("forget_failures", jobids=[origin.jobid])
+                run("forget_reports", jobids=[origin.jobid])
                 _note(run, Handle(origin.jobid, source.dbid, origin.attempt), "")
                 left.add(origin)
     return left

@@ -3,11 +3,11 @@
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias
 from zlib import crc32
 
 from garivini.config import DatabasesLike, parse_databases
-from garivini.errors import ConflictError, RefusedError, UnreachableError, UsageError
+from garivini.errors import ConflictError, OutcomeUnknownError, RefusedError, UnreachableError, UsageError
 from garivini.job import Inserted, Job, NewJob
 from garivini.store.callers import cursor_of
 from garivini.store.database import Database
@@ -15,7 +15,12 @@ from garivini.store.database import Database
 #: Seconds for which inserts avoid a database that failed.
 AVOID: Final = 30.0
 
-_R = TypeVar("_R")
+#: Inserts jobs into one database; the answers are in the order of the jobs.
+Insert: TypeAlias = Callable[[Database, Sequence[NewJob]], list[Inserted]]
+
+
+def _insert(database: Database, jobs: Sequence[NewJob]) -> list[Inserted]:
+    return database.insert(jobs)
 
 
 class Shards:
@@ -56,10 +61,15 @@ class Shards:
             return self.home(job.funcname, job.uniqkey, without=without)
         return random.choice([database for database in self if database.dbid not in without])
 
-    def insert(self, jobs: Sequence[NewJob], *, connection: Any = None) -> list[Inserted]:
+    def insert(
+        self, jobs: Sequence[NewJob], *, connection: Any = None, into: Insert = _insert
+    ) -> list[Inserted]:
         """Insert jobs, one transaction for each database touched; return one answer each, in order.
 
-        ``connection``: a caller's own; all jobs go to its database, in its transaction.
+        Args:
+            jobs: what to insert.
+            connection: a caller's own; all jobs go to its database, in its transaction.
+            into: called with a database and the jobs for it.
 
         Raises:
             UnreachableError, RefusedError, ConflictError: nothing was inserted in the database that failed;
@@ -71,7 +81,7 @@ class Shards:
             return self._database_of(connection, jobs).insert(jobs, connection=connection)
         if len(self._databases) == 1:
             (database,) = self
-            return database.insert(jobs)
+            return into(database, jobs)
         homes: dict[int | None, list[int]] = {}
         for index, job in enumerate(jobs):
             dbid = None if job.uniqkey is None else self.home(job.funcname, job.uniqkey).dbid
@@ -79,7 +89,7 @@ class Shards:
         answers: dict[int, Inserted] = {}
         for dbid, indexes in homes.items():
             part = [jobs[index] for index in indexes]
-            found = self._anywhere(part) if dbid is None else self._at_home(self[dbid], part)
+            found = self._anywhere(part, into) if dbid is None else self._at_home(self[dbid], part, into)
             answers.update(zip(indexes, found, strict=True))
         return [answers[index] for index in range(len(jobs))]
 
@@ -100,11 +110,11 @@ class Shards:
         return found[0]
 
     def _at_home(
-        self, home: Database, jobs: Sequence[NewJob], drained: tuple[Database, ...] = ()
+        self, home: Database, jobs: Sequence[NewJob], into: Insert, drained: tuple[Database, ...] = ()
     ) -> list[Inserted]:
         """Insert jobs with unique keys in the database where they belong, or the next if that is drained."""
         try:
-            return home.insert(jobs)
+            return into(home, jobs)
         except RefusedError as error:
             drained = (*drained, home)
             if not error.draining or len(drained) == len(self._databases):
@@ -118,10 +128,11 @@ class Shards:
                 answers.append(Inserted(live, home.dbid, new=False))
                 continue
             without = [database.dbid for database in drained]
-            answers += self._at_home(self.home(job.funcname, job.uniqkey, without=without), [job], drained)
+            next_home = self.home(job.funcname, job.uniqkey, without=without)
+            answers += self._at_home(next_home, [job], into, drained)
         return answers
 
-    def _anywhere(self, jobs: Sequence[NewJob]) -> list[Inserted]:
+    def _anywhere(self, jobs: Sequence[NewJob], into: Insert) -> list[Inserted]:
         now = self._clock()
         databases = list(self)
         random.shuffle(databases)
@@ -129,10 +140,13 @@ class Shards:
         databases.sort(key=lambda database: self._avoid_until.get(database.dbid, 0.0) > now)
         for database in databases[:-1]:
             try:
-                return database.insert(jobs)
+                return into(database, jobs)
             except (UnreachableError, RefusedError, ConflictError):
                 self._avoid_until[database.dbid] = now + AVOID
-        return databases[-1].insert(jobs)
+            except OutcomeUnknownError:
+                self._avoid_until[database.dbid] = self._clock() + AVOID
+                raise
+        return into(databases[-1], jobs)
 
     def close(self) -> None:
         """Close the pooled connections that are ours."""

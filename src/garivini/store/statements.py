@@ -9,7 +9,8 @@ list of that value of all rows. Nothing else is ever put into the text.
 Where a database needs several statements for what another does in one, they stand under one name, each but
 the last ending in ``;``. They run in turn, and the rows of the last one that reads are the result. Where one
 that reads finds nothing, the rest is left out. What stands under ``NAME@FORM`` is taken instead of NAME where
-a server does better than its kind: the dialect says so when it has met one.
+a server does better than its kind: the dialect says so when it has met one. ``NAME@`` is that of
+NAME then.
 """
 
 import re
@@ -34,7 +35,12 @@ class Step:
     placeholder: str
     #: What stands between the repetitions.
     between: str = ","
-    _texts: dict[tuple[int, ...], str] = field(default_factory=dict)
+    #: Of each part the markers and names of its values, in order.
+    _names: list[list[tuple[str, str]]] = field(init=False)
+    _texts: dict[tuple[int, ...], str] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self._names = [_VALUE.findall(part) for part in self.parts]
 
     def bind(
         self, values: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()
@@ -46,20 +52,20 @@ class Step:
             rows: one mapping for each repetition of the repeated line.
 
         """
-        head, each, tail = self.parts
+        head, each, tail = self._names
         bound: list[Any] = []
-        sizes = [len(rows) if each else 0]
-        for text, source in ((head, (values,)), (each, rows), (tail, (values,))):
-            names = _VALUE.findall(text)
-            for row in source:
-                for marker, name in names:
-                    if marker == "*":
-                        bound.extend(row[name])
-                        sizes.append(len(row[name]))
-                    elif marker:
-                        bound.append([each[name] for each in rows])
-                    else:
-                        bound.append(row[name])
+        sizes = [len(rows) if self.parts[1] else 0]
+        for names in (head, tail):
+            for marker, name in names:
+                if marker == "*":
+                    bound.extend(values[name])
+                    sizes.append(len(values[name]))
+                elif marker:
+                    bound.append([row[name] for row in rows])
+                else:
+                    bound.append(values[name])
+            if names is head and each:
+                bound.extend([row[name] for row in rows for _, name in each])
         key = tuple(sizes)
         if key not in self._texts:
             if len(self._texts) > 256:
@@ -98,7 +104,10 @@ def load(name: str, placeholder: str, form: str = "") -> dict[str, Statement]:
     """
     text = files("garivini.store").joinpath(f"sql/{name}.sql").read_text(encoding="utf-8")
     found = {statement.name: statement for statement in parse(text, placeholder)}
-    return {name: found.get(f"{name}@{form}", found[name]) for name in found if "@" not in name}
+    plain = {name: statement for name, statement in found.items() if "@" not in name}
+    chosen = {name: found.get(f"{name}@{form}", statement) for name, statement in plain.items()}
+    formed = {name.partition("@")[0] for name in found if "@" in name}
+    return chosen | {f"{name}@": plain[name] for name in formed}
 
 
 def parse(text: str, placeholder: str) -> list[Statement]:

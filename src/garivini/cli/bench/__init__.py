@@ -13,8 +13,9 @@ import msgspec
 from garivini import __version__
 from garivini.cli.bench import floor, measures
 from garivini.cli.bench.figures import Figure, Measure
-from garivini.cli.bench.measures import RATE, SINGLE, Size
+from garivini.cli.bench.measures import BULK, RATE, SINGLE, Size
 from garivini.cli.bench.setup import Setup
+from garivini.cli.options import bench_database
 
 #: What is compared, measure by measure: ours, then the floor.
 _COMPARED: Final = {
@@ -31,17 +32,34 @@ _COMPARED: Final = {
         "claim of {batch:,}, JSON, pipelined submit in one process; {grabs} grabs and deletes of {batch:,}",
     ),
     "steady": (
-        "rows gone in {seconds:g} s a round, beside a producer that keeps up to {standing:,} standing",
+        "rows gone in {seconds:g} s a round, beside a producer with direct dispatch, {standing:,} standing",
         "the loops of drain, beside a bare producer",
     ),
     "pickup": (
         "{rate} inserts a second for {seconds:g} s a round, from scheduled time to start of the handler",
         "insert and submit in one process, grab in another",
     ),
+    "pickup-bulk": (
+        "{bulk_jobs:,} jobs by one Client.insert_jobs, from the call to the last start of a handler",
+        "insert of {bulk_jobs:,} and pipelined submit in one process, grab in another",
+    ),
+    "wake": (
+        "as pickup, with dispatch=False: the insert wakes a QueueRunner",
+        "as pickup",
+    ),
 }
 
 
 @click.command()
+@click.option(
+    "--db",
+    "url",
+    metavar="URL",
+    envvar="GARIVINI_BENCH_DB",
+    callback=bench_database,
+    help="A database of yours without a job in it, for the bench alone. Environment: GARIVINI_BENCH_DB. "
+    "[default: a SQLite file]",
+)
 @click.option(
     "--job-server",
     metavar="HOST:PORT",
@@ -85,6 +103,7 @@ _COMPARED: Final = {
 )
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def bench(
+    url: str | None,
     job_server: str | None,
     jobs: int,
     rounds: int,
@@ -105,11 +124,12 @@ def bench(
       garivini bench
       garivini bench --only drain --only pickup --processes 2
       garivini bench --job-server 127.0.0.1:4730 -o json
+      GARIVINI_BENCH_DB=mysql://user:secret@127.0.0.1/bench garivini bench --only drain
     """
     size = Size(jobs, seconds)
     with (
         tempfile.TemporaryDirectory(prefix="garivini-bench-") as folder,
-        Setup(Path(folder), job_server, payload, processes) as setup,
+        Setup(Path(folder), job_server, payload, processes, url) as setup,
     ):
         method = _method(setup, size, rounds, processes)
         taken = []
@@ -139,6 +159,7 @@ def _method(setup: Setup, size: Size, rounds: int, processes: int) -> dict[str, 
         "bulk": setup.store.method,
         "single": SINGLE,
         "rate": RATE,
+        "bulk_jobs": BULK,
         "seconds": size.seconds,
     }
     return {

@@ -5,7 +5,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, Final
+
+#: Names of figures that are milliseconds; all others are jobs a second.
+IN_MS: Final = frozenset({"p50", "p99", "max", "last"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,7 @@ class Measure:
         return [
             Figure(
                 name,
-                "ms" if self.name == "pickup" else "jobs/s",
+                "ms" if name in IN_MS else "jobs/s",
                 [outcome.values[name] for outcome in self.ours],
                 [outcome.values[name] for outcome in self.floor],
             )

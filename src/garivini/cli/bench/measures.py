@@ -1,10 +1,12 @@
-"""The five measures. Each has two sides, ours and the floor, which do the same in turn."""
+"""The measures. Each has two sides, ours and the floor, which do the same in turn."""
 
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from itertools import chain
+from statistics import median
 from typing import Final, NamedTuple
 
 from garivini.cli.bench import floor
@@ -15,6 +17,9 @@ from garivini.client import Client
 
 #: Jobs a second of the pickup measure.
 RATE: Final = 50
+#: Jobs of an insert of the bulk pickup, and how often in a round; the first of them is not measured.
+BULK: Final = 1000
+REPEATS: Final = 6
 #: Seconds of single inserts in a round.
 SINGLE: Final = 0.5
 #: Seconds without any progress after which what stands in the table is lost.
@@ -138,25 +143,58 @@ def _steady(setup: Setup, side: Side, size: Size) -> Outcome:
     )
 
 
-def _pickup_ours(setup: Setup, size: Size) -> Outcome:
+def _pickup_ours(setup: Setup, size: Size, *, dispatch: bool = True) -> Outcome:
     with _dispatching(setup.ours), Client(setup.url, setup.address) as client:
-        return _pickup(setup, setup.ours, lambda: client.insert_job(OURS, setup.arg).jobid, size)
+        insert, arg = client.insert_job, setup.arg
+        return _pickup(setup, setup.ours, lambda: insert(OURS, arg, dispatch=dispatch).jobid, size)
 
 
 def _pickup_floor(setup: Setup, size: Size) -> Outcome:
-    submitter = floor.Submitter(setup.address)
+    with closing(floor.Submitter(setup.address)) as submitter:
 
-    def insert() -> int:
-        jobid = setup.store.insert_one(setup.arg)
-        submitter.submit([(jobid, FLOOR, setup.arg, None, None, 0, "shim", 0)])
-        return jobid
+        def insert() -> int:
+            jobid = setup.store.insert_one(setup.arg)
+            submitter.submit([_row(jobid, setup.arg)])
+            return jobid
 
-    try:
         outcome = _pickup(setup, setup.floor, insert, size)
         outcome.cpu.pop("dispatcher", None)  # it is this process
         return outcome
-    finally:
-        submitter.close()
+
+
+def _bulk_pickup_ours(setup: Setup, size: Size) -> Outcome:
+    jobs = rows(setup.arg, BULK)
+    with _dispatching(setup.ours), Client(setup.url, setup.address) as client:
+        return _bulk_pickup(setup, setup.ours, lambda: [answer.jobid for answer in client.insert_jobs(jobs)])
+
+
+def _bulk_pickup_floor(setup: Setup, size: Size) -> Outcome:
+    args = [setup.arg] * BULK
+    with closing(floor.Submitter(setup.address)) as submitter:
+
+        def insert() -> list[int]:
+            jobids = list(setup.store.insert_many(args))
+            submitter.submit([_row(jobid, setup.arg) for jobid in jobids])
+            return jobids
+
+        return _bulk_pickup(setup, setup.floor, insert)
+
+
+def _bulk_pickup(setup: Setup, side: Side, insert: Callable[[], list[int]]) -> Outcome:
+    """Insert a batch some times; the first warms up. Each is measured until its last handler starts."""
+    inserted, lasts, runs = [], [], []
+    for _ in range(REPEATS):
+        began = time.monotonic_ns()
+        inserted += insert()
+        _wait(setup.store.empty, setup)
+        found = _settled(setup, side)
+        lasts.append((max((run.began for run in found), default=began) - began) / 1e6)
+        runs += [run.jobid for run in found]
+    return Outcome({"last": median(lasts[1:])}, delivered(inserted, runs, setup.store.standing()))
+
+
+def _row(jobid: int, arg: bytes) -> floor.Row:
+    return jobid, FLOOR, arg, None, None, 0, "shim", 0
 
 
 def _pickup(setup: Setup, side: Side, insert: Callable[[], int], size: Size) -> Outcome:
@@ -226,6 +264,8 @@ MEASURES: Final = {
         lambda setup, size: _steady(setup, setup.floor, size),
     ),
     "pickup": _Sides(_pickup_ours, _pickup_floor),
+    "pickup-bulk": _Sides(_bulk_pickup_ours, _bulk_pickup_floor),
+    "wake": _Sides(partial(_pickup_ours, dispatch=False), _pickup_floor),
 }
 
 

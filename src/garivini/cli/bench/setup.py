@@ -9,6 +9,7 @@ from garivini.cli.bench import floor, processes
 from garivini.cli.bench.processes import Process
 from garivini.cli.bench.runs import FLOOR, OURS, Reader, payload
 from garivini.client import Client
+from garivini.errors import UsageError
 from garivini.gearman.blocking import Client as GearmanClient
 
 
@@ -33,7 +34,7 @@ class Setup:
         server: a Gearman server; without one the embedded server runs in a process of its own.
         size: bytes of a payload.
         processes: worker processes of a side.
-        url: the database, whose jobs are deleted; without one a SQLite file.
+        url: the database, without a job in it; without one a SQLite file.
 
     """
 
@@ -51,6 +52,10 @@ class Setup:
         for database in self.client.shards:
             database.upgrade()
         self.store = floor.bare(self.url)
+        if not self.store.empty():
+            self.client.close()
+            self.store.close()
+            raise UsageError("the bench deletes all jobs, and this database has some: give it one of its own")
 
     def close(self) -> None:
         """End all processes and close what is open."""

@@ -1,5 +1,6 @@
 """What differs between databases beyond the text of their statements."""
 
+import select
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, Protocol
@@ -34,6 +35,13 @@ def parse_timeout(name: str, given: Any) -> float:
     if not 0 < seconds < 86400:
         raise UsageError(f"{name}={given} in the URL: give seconds above 0, such as {TIMEOUT:g}")
     return seconds
+
+
+def silent_socket(descriptor: int) -> bool:
+    """Whether nothing has come on an idle connection: the end of it would be something."""
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    return not waiting.poll(0)
 
 
 class Run(Protocol):
@@ -96,6 +104,10 @@ class Dialect:
     def usable(self, connection: Any) -> bool:
         """Whether a connection may go back to the pool: it is not lost. No round trip."""
         raise NotImplementedError
+
+    def alive(self, connection: Any) -> bool:
+        """Whether an idle connection is known not to have been closed from the other side. No round trip."""
+        return False
 
     def insert(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
         """Insert rows without a unique key; return id and time of each, in order."""

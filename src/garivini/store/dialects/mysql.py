@@ -27,10 +27,13 @@ from garivini.store.dialects.dialect import (
     Dialect,
     Run,
     parse_timeout,
+    silent_socket,
 )
 
 #: ``IDLE_TIMEOUT`` on MySQL, which knows no such bound: it ends any connection that is idle for so long.
 WAIT_TIMEOUT: Final = 60
+#: Rows for which RETURNING, one round trip less, is quicker than reading the id of the first alone.
+_FEW: Final = 20
 #: Places in the lane index that one statement looks at.
 DIVES: Final = 100
 #: Bytes of a statement that are not arguments.
@@ -228,10 +231,15 @@ class MySQL(Dialect):
     def usable(self, connection: Any) -> bool:
         return bool(getattr(connection, "open", True))
 
+    def alive(self, connection: Any) -> bool:
+        # Only PyMySQL has its socket where it can be looked at.
+        socket = getattr(connection, "_sock", None)
+        return socket is not None and silent_socket(socket.fileno())
+
     # ---- jobs
 
     def insert(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
-        return self._stored(run("insert", rows=rows), len(rows))
+        return self._insert(run, "insert", rows)
 
     def insert_keyed(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, str, str]]:
         first = {(row["funcname"], row["uniqkey"]): row for row in reversed(rows)}
@@ -241,7 +249,7 @@ class MySQL(Dialect):
         # All, or none where a key has a live job: then each half is tried. INSERT IGNORE would be one
         # statement, and would pass over any error.
         try:
-            found = run("insert_keyed", rows=rows)
+            stored = self._insert(run, "insert_keyed", rows)
         except Exception as error:
             if _code(getattr(error, "orig", None) or error) != _DUPLICATE:
                 raise
@@ -249,14 +257,13 @@ class MySQL(Dialect):
                 return []
             half = len(rows) // 2
             return self._insert_apart(run, rows[:half]) + self._insert_apart(run, rows[half:])
-        stored = self._stored(found, len(rows))
         return [(*new, row["funcname"], row["uniqkey"]) for new, row in zip(stored, rows, strict=True)]
 
-    def _stored(self, found: Sequence[Any], count: int) -> list[tuple[int, int]]:
-        if self.form:
-            return sorted(found)
-        ((first, created, step),) = found
-        return [(first + number * step, created) for number in range(count)]
+    def _insert(self, run: Run, name: str, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+        if self.form and len(rows) < _FEW:
+            return sorted(run(name, rows=rows))
+        ((first, created, step),) = run(f"{name}@", rows=rows)
+        return [(first + number * step, created) for number in range(len(rows))]
 
     def lanes(self, run: Run) -> list[tuple[str, int, int, int, float]]:
         # From each place one looks for the next lane. Where nothing new has come since the last time, the

@@ -22,6 +22,7 @@ from garivini.store.dialects.dialect import (
     UPGRADE_TIMEOUT,
     Dialect,
     parse_timeout,
+    silent_socket,
 )
 
 #: Names the lock of an upgrade: "garivini" in hexadecimal.
@@ -140,6 +141,9 @@ class PostgreSQL(Dialect):
 
     def usable(self, connection: Any) -> bool:
         return not connection.closed and connection.info.transaction_status.name != "ACTIVE"
+
+    def alive(self, connection: Any) -> bool:
+        return not connection.closed and silent_socket(connection.fileno())
 
     def begin_upgrade(self, connection: Connection) -> None:
         super().begin_upgrade(connection)

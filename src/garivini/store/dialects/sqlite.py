@@ -57,6 +57,9 @@ class SQLite(Dialect):
     def usable(self, connection: Any) -> bool:
         return True
 
+    def alive(self, connection: Any) -> bool:
+        return True
+
     def before_upgrade(self, connection: Any) -> None:
         # Readers and the one writer do not block each other; a commit is one append and one sync. The switch
         # does not wait for another process by itself.

@@ -135,19 +135,74 @@ UPDATE job SET state = 2, run_after = UNIX_TIMESTAMP() + :lease + 1
 SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
 
 -- name: complete (jobids) -> rows
--- Success. By id alone: finished work is finished, whoever did it. Tells which have a record of failures.
-SELECT jobid, EXISTS (SELECT 1 FROM failure WHERE failure.jobid = job.jobid) FROM job WHERE jobid IN (:*jobids)
+-- Success. By id alone: finished work is finished, whoever did it. Tells which have a record of failures,
+-- and which have reports, also one that was committed while this waited for the job.
+SELECT jobid, EXISTS (SELECT 1 FROM failure WHERE failure.jobid = job.jobid),
+       EXISTS (SELECT 1 FROM report WHERE report.jobid = job.jobid LOCK IN SHARE MODE)
+  FROM job WHERE jobid IN (:*jobids)
    FOR UPDATE;
 DELETE FROM job WHERE jobid IN (:*jobids)
 
 -- name: complete@mariadb (jobids) -> rows
--- Success. By id alone: finished work is finished, whoever did it. Tells which have a record of failures.
+-- Success. By id alone: finished work is finished, whoever did it. Tells which have a record of failures,
+-- and which have reports.
 DELETE FROM job WHERE jobid IN (:*jobids)
-RETURNING jobid, EXISTS (SELECT 1 FROM failure WHERE failure.jobid = job.jobid)
+RETURNING jobid, EXISTS (SELECT 1 FROM failure WHERE failure.jobid = job.jobid),
+          EXISTS (SELECT 1 FROM report WHERE report.jobid = job.jobid)
 
 -- name: forget_failures (jobids) -> none
 -- The record of a job that is gone.
 DELETE FROM failure WHERE jobid IN (:*jobids)
+
+-- name: forget_reports (jobids) -> none
+-- What a job said that is gone. By the key even where few rows are known of: a scan would wait for rows that others
+-- are adding. Only this form of DELETE can say so.
+DELETE report FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
+
+-- name: held (jobids, attempt) -> rows
+-- Which of these this attempt holds, locked by its transaction.
+SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
+   FOR UPDATE
+
+-- name: set_status (jobid, attempt, body) -> none
+-- How far an attempt has come: one row, written over.
+INSERT INTO report (jobid, attempt, number, kind, reported_at, body)
+VALUES (:jobid, :attempt, 0, 'status', UNIX_TIMESTAMP(), :body)
+ON DUPLICATE KEY UPDATE reported_at = VALUES(reported_at), body = VALUES(body)
+
+-- name: add_line (jobid, attempt, kind, body, most) -> none
+-- What an attempt said, after what it said before; nothing where there are so many lines already.
+INSERT INTO report (jobid, attempt, number, kind, reported_at, body)
+SELECT :jobid, :attempt, last + 1, :kind, UNIX_TIMESTAMP(), :body
+  FROM (SELECT COALESCE(MAX(number), 0) AS last FROM report
+         WHERE jobid = :jobid AND attempt = :attempt) AS said
+ WHERE last < :most
+
+-- name: reports (jobid) -> rows
+-- What a job said, oldest attempt first.
+SELECT attempt, kind, reported_at, body FROM report WHERE jobid = :jobid ORDER BY attempt, number
+
+-- name: keep (jobid, attempt, worker, result, retention) -> none
+-- A finished job that is kept, in the transaction that deletes its row. An id is given once.
+INSERT INTO finished (jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result)
+SELECT jobid, funcname, uniqkey, :attempt, failcount, created, UNIX_TIMESTAMP(),
+       UNIX_TIMESTAMP() + :retention, :worker, :result
+  FROM job WHERE jobid = :jobid
+ON DUPLICATE KEY UPDATE jobid = finished.jobid
+
+-- name: finished (jobid) -> rows
+-- A finished job that is kept.
+SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result
+  FROM finished WHERE jobid = :jobid
+
+-- name: outlived (limit) -> rows
+-- Finished jobs that have been kept for long enough.
+SELECT jobid FROM finished WHERE expires <= UNIX_TIMESTAMP()
+ ORDER BY expires LIMIT :limit
+
+-- name: forget_finished (jobids) -> none
+-- Finished jobs that are kept no more.
+DELETE finished FROM finished FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 
 -- name: standing (jobids) -> rows
 -- What a failure or a new time starts from, locked by its transaction.
@@ -221,25 +276,27 @@ UNION ALL SELECT 'job_collation', collation_name FROM information_schema.columns
 
 -- name: functions () -> rows
 -- What is set for each function.
-SELECT funcname, lease, deadline, renews, envelope, max_failures FROM `function` ORDER BY funcname
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention FROM `function` ORDER BY funcname
 
--- name: set_function (funcname, lease, deadline, renews, envelope, max_failures) -> none
+-- name: set_function (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
 -- NULL leaves a setting as it is.
-INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures)
-VALUES (:funcname, :lease, :deadline, :renews, :envelope, :max_failures)
+INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures, retention)
+VALUES (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention)
 ON DUPLICATE KEY UPDATE
        lease = COALESCE(VALUES(lease), lease), deadline = COALESCE(VALUES(deadline), deadline),
        renews = COALESCE(VALUES(renews), renews), envelope = COALESCE(VALUES(envelope), envelope),
-       max_failures = COALESCE(VALUES(max_failures), max_failures)
+       max_failures = COALESCE(VALUES(max_failures), max_failures),
+       retention = COALESCE(VALUES(retention), retention)
 
--- name: register_function (funcname, lease, deadline, renews, envelope, max_failures) -> none
+-- name: register_function (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
 -- The same by a starting worker: whether workers renew stays as it is where it has been said.
-INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures)
-VALUES (:funcname, :lease, :deadline, :renews, :envelope, :max_failures)
+INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures, retention)
+VALUES (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention)
 ON DUPLICATE KEY UPDATE
        lease = COALESCE(VALUES(lease), lease), deadline = COALESCE(VALUES(deadline), deadline),
        renews = COALESCE(renews, VALUES(renews)), envelope = COALESCE(VALUES(envelope), envelope),
-       max_failures = COALESCE(VALUES(max_failures), max_failures)
+       max_failures = COALESCE(VALUES(max_failures), max_failures),
+       retention = COALESCE(VALUES(retention), retention)
 
 -- name: adopt (jobid, lease) -> rows
 -- The start of a copy that came without an attempt: the original's QueueRunner leases by run_after alone.

@@ -152,14 +152,68 @@ UPDATE job SET state = 2, run_after = floor(extract(epoch FROM clock_timestamp()
 SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
 
 -- name: complete (jobids) -> rows
--- Success. By id alone: finished work is finished, whoever did it. Tells which have a record of failures; for
--- EXISTS the planner would read all records into a hash table.
+-- Success. By id alone: finished work is finished, whoever did it. Tells which have a record of failures, and
+-- which may have reports; for EXISTS the planner would read all of them into a hash table. A subquery does not see
+-- what was reported while this waited for the job, so a Controller's jobs count as if they had some.
 DELETE FROM job WHERE jobid = ANY (:jobids::bigint[])
-RETURNING jobid, (SELECT 1 FROM failure WHERE failure.jobid = job.jobid LIMIT 1) IS NOT NULL
+RETURNING jobid, (SELECT 1 FROM failure WHERE failure.jobid = job.jobid LIMIT 1) IS NOT NULL,
+          flag = 'controller' OR (SELECT 1 FROM report WHERE report.jobid = job.jobid LIMIT 1) IS NOT NULL
 
 -- name: forget_failures (jobids) -> none
 -- The record of a job that is gone.
 DELETE FROM failure WHERE jobid = ANY (:jobids::bigint[])
+
+-- name: forget_reports (jobids) -> none
+-- What a job said that is gone.
+DELETE FROM report WHERE jobid = ANY (:jobids::bigint[])
+
+-- name: held (jobids, attempt) -> rows
+-- Which of these this attempt holds, locked by its transaction.
+SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
+   FOR UPDATE
+
+-- name: set_status (jobid, attempt, body) -> none
+-- How far an attempt has come: one row, written over.
+INSERT INTO report (jobid, attempt, number, kind, reported_at, body)
+VALUES (:jobid::bigint, :attempt::bigint, 0, 'status',
+        floor(extract(epoch FROM clock_timestamp()))::bigint, :body::bytea)
+ON CONFLICT (jobid, attempt, number) DO UPDATE SET reported_at = excluded.reported_at, body = excluded.body
+
+-- name: add_line (jobid, attempt, kind, body, most) -> none
+-- What an attempt said, after what it said before; nothing where there are so many lines already.
+INSERT INTO report (jobid, attempt, number, kind, reported_at, body)
+SELECT :jobid::bigint, :attempt::bigint, last + 1, :kind::text,
+       floor(extract(epoch FROM clock_timestamp()))::bigint, :body::bytea
+  FROM (SELECT COALESCE(MAX(number), 0) AS last FROM report
+         WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint) AS said
+ WHERE last < :most::integer
+
+-- name: reports (jobid) -> rows
+-- What a job said, oldest attempt first.
+SELECT attempt, kind, reported_at, body FROM report WHERE jobid = :jobid::bigint ORDER BY attempt, number
+
+-- name: keep (jobid, attempt, worker, result, retention) -> none
+-- A finished job that is kept, in the transaction that deletes its row. An id is given once.
+INSERT INTO finished (jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result)
+SELECT jobid, funcname, uniqkey, :attempt::bigint, failcount, created,
+       floor(extract(epoch FROM clock_timestamp()))::bigint,
+       floor(extract(epoch FROM clock_timestamp()))::bigint + :retention::bigint, :worker::text, :result::bytea
+  FROM job WHERE jobid = :jobid::bigint
+ON CONFLICT (jobid) DO NOTHING
+
+-- name: finished (jobid) -> rows
+-- A finished job that is kept.
+SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result
+  FROM finished WHERE jobid = :jobid::bigint
+
+-- name: outlived (limit) -> rows
+-- Finished jobs that have been kept for long enough.
+SELECT jobid FROM finished WHERE expires <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
+ ORDER BY expires LIMIT :limit::bigint
+
+-- name: forget_finished (jobids) -> none
+-- Finished jobs that are kept no more.
+DELETE FROM finished WHERE jobid = ANY (:jobids::bigint[])
 
 -- name: standing (jobids) -> rows
 -- What a failure or a new time starts from, locked by its transaction.
@@ -230,27 +284,29 @@ UNION ALL SELECT 'in_recovery', pg_is_in_recovery()::text
 
 -- name: functions () -> rows
 -- What is set for each function.
-SELECT funcname, lease, deadline, renews, envelope, max_failures FROM function ORDER BY funcname
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention FROM function ORDER BY funcname
 
--- name: set_function (funcname, lease, deadline, renews, envelope, max_failures) -> none
+-- name: set_function (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
 -- NULL leaves a setting as it is.
-INSERT INTO function AS f (funcname, lease, deadline, renews, envelope, max_failures)
+INSERT INTO function AS f (funcname, lease, deadline, renews, envelope, max_failures, retention)
 VALUES (:funcname::text, :lease::integer, :deadline::integer, :renews::boolean, :envelope::text,
-        :max_failures::integer)
+        :max_failures::integer, :retention::integer)
 ON CONFLICT (funcname) DO UPDATE
    SET lease = coalesce(excluded.lease, f.lease), deadline = coalesce(excluded.deadline, f.deadline),
        renews = coalesce(excluded.renews, f.renews), envelope = coalesce(excluded.envelope, f.envelope),
-       max_failures = coalesce(excluded.max_failures, f.max_failures)
+       max_failures = coalesce(excluded.max_failures, f.max_failures),
+       retention = coalesce(excluded.retention, f.retention)
 
--- name: register_function (funcname, lease, deadline, renews, envelope, max_failures) -> none
+-- name: register_function (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
 -- The same by a starting worker: whether workers renew stays as it is where it has been said.
-INSERT INTO function AS f (funcname, lease, deadline, renews, envelope, max_failures)
+INSERT INTO function AS f (funcname, lease, deadline, renews, envelope, max_failures, retention)
 VALUES (:funcname::text, :lease::integer, :deadline::integer, :renews::boolean, :envelope::text,
-        :max_failures::integer)
+        :max_failures::integer, :retention::integer)
 ON CONFLICT (funcname) DO UPDATE
    SET lease = coalesce(excluded.lease, f.lease), deadline = coalesce(excluded.deadline, f.deadline),
        renews = coalesce(f.renews, excluded.renews), envelope = coalesce(excluded.envelope, f.envelope),
-       max_failures = coalesce(excluded.max_failures, f.max_failures)
+       max_failures = coalesce(excluded.max_failures, f.max_failures),
+       retention = coalesce(excluded.retention, f.retention)
 
 -- name: adopt (jobid, lease) -> rows
 -- The start of a copy that came without an attempt: the original's QueueRunner leases by run_after alone.

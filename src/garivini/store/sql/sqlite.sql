@@ -130,13 +130,63 @@ UPDATE job SET state = 2, run_after = strftime('%s', 'now') + :lease + 1
 SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
 
 -- name: complete (jobids) -> rows
--- Success. By id alone: finished work is finished, whoever did it. Tells which have a record of failures.
+-- Success. By id alone: finished work is finished, whoever did it. Tells which have a record of failures,
+-- and which have reports.
 DELETE FROM job WHERE jobid IN (:*jobids)
-RETURNING jobid, EXISTS (SELECT 1 FROM failure WHERE failure.jobid = job.jobid)
+RETURNING jobid, EXISTS (SELECT 1 FROM failure WHERE failure.jobid = job.jobid),
+          EXISTS (SELECT 1 FROM report WHERE report.jobid = job.jobid)
 
 -- name: forget_failures (jobids) -> none
 -- The record of a job that is gone.
 DELETE FROM failure WHERE jobid IN (:*jobids)
+
+-- name: forget_reports (jobids) -> none
+-- What a job said that is gone.
+DELETE FROM report WHERE jobid IN (:*jobids)
+
+-- name: held (jobids, attempt) -> rows
+-- Which of these this attempt holds, locked by its transaction.
+SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
+
+-- name: set_status (jobid, attempt, body) -> none
+-- How far an attempt has come: one row, written over.
+INSERT INTO report (jobid, attempt, number, kind, reported_at, body)
+VALUES (:jobid, :attempt, 0, 'status', strftime('%s', 'now') + 0, :body)
+ON CONFLICT (jobid, attempt, number) DO UPDATE SET reported_at = excluded.reported_at, body = excluded.body
+
+-- name: add_line (jobid, attempt, kind, body, most) -> none
+-- What an attempt said, after what it said before; nothing where there are so many lines already.
+INSERT INTO report (jobid, attempt, number, kind, reported_at, body)
+SELECT :jobid, :attempt, last + 1, :kind, strftime('%s', 'now') + 0, :body
+  FROM (SELECT COALESCE(MAX(number), 0) AS last FROM report
+         WHERE jobid = :jobid AND attempt = :attempt) AS said
+ WHERE last < :most
+
+-- name: reports (jobid) -> rows
+-- What a job said, oldest attempt first.
+SELECT attempt, kind, reported_at, body FROM report WHERE jobid = :jobid ORDER BY attempt, number
+
+-- name: keep (jobid, attempt, worker, result, retention) -> none
+-- A finished job that is kept, in the transaction that deletes its row. An id is given once.
+INSERT INTO finished (jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result)
+SELECT jobid, funcname, uniqkey, :attempt, failcount, created, strftime('%s', 'now') + 0,
+       strftime('%s', 'now') + :retention, :worker, :result
+  FROM job WHERE jobid = :jobid
+ON CONFLICT (jobid) DO NOTHING
+
+-- name: finished (jobid) -> rows
+-- A finished job that is kept.
+SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result
+  FROM finished WHERE jobid = :jobid
+
+-- name: outlived (limit) -> rows
+-- Finished jobs that have been kept for long enough.
+SELECT jobid FROM finished WHERE expires <= strftime('%s', 'now') + 0
+ ORDER BY expires LIMIT :limit
+
+-- name: forget_finished (jobids) -> none
+-- Finished jobs that are kept no more.
+DELETE FROM finished WHERE jobid IN (:*jobids)
 
 -- name: standing (jobids) -> rows
 -- What a failure or a new time starts from, locked by its transaction.
@@ -198,25 +248,27 @@ SELECT 'version', sqlite_version() UNION ALL SELECT 'journal_mode', journal_mode
 
 -- name: functions () -> rows
 -- What is set for each function.
-SELECT funcname, lease, deadline, renews, envelope, max_failures FROM function ORDER BY funcname
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention FROM function ORDER BY funcname
 
--- name: set_function (funcname, lease, deadline, renews, envelope, max_failures) -> none
+-- name: set_function (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
 -- NULL leaves a setting as it is.
-INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures)
-VALUES (:funcname, :lease, :deadline, :renews, :envelope, :max_failures)
+INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention)
+VALUES (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention)
 ON CONFLICT (funcname) DO UPDATE
    SET lease = coalesce(excluded.lease, lease), deadline = coalesce(excluded.deadline, deadline),
        renews = coalesce(excluded.renews, renews), envelope = coalesce(excluded.envelope, envelope),
-       max_failures = coalesce(excluded.max_failures, max_failures)
+       max_failures = coalesce(excluded.max_failures, max_failures),
+       retention = coalesce(excluded.retention, retention)
 
--- name: register_function (funcname, lease, deadline, renews, envelope, max_failures) -> none
+-- name: register_function (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
 -- The same by a starting worker: whether workers renew stays as it is where it has been said.
-INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures)
-VALUES (:funcname, :lease, :deadline, :renews, :envelope, :max_failures)
+INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention)
+VALUES (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention)
 ON CONFLICT (funcname) DO UPDATE
    SET lease = coalesce(excluded.lease, lease), deadline = coalesce(excluded.deadline, deadline),
        renews = coalesce(renews, excluded.renews), envelope = coalesce(excluded.envelope, envelope),
-       max_failures = coalesce(excluded.max_failures, max_failures)
+       max_failures = coalesce(excluded.max_failures, max_failures),
+       retention = coalesce(excluded.retention, retention)
 
 -- name: adopt (jobid, lease) -> rows
 -- The start of a copy that came without an attempt: the original's QueueRunner leases by run_after alone.

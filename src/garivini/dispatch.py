@@ -1,0 +1,303 @@
+"""Direct dispatch: a client submits what it has just inserted, and wakes a QueueRunner for the rest.
+
+Blocking. The row is inserted with its first lease, so no QueueRunner claims it meanwhile, and the job is
+submitted after the commit. What cannot be submitted is given back at once, and a QueueRunner carries it.
+Nothing here raises: the jobs are committed, and whatever fails here costs time alone.
+"""
+
+import ssl
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from msgspec.structs import replace
+
+from garivini import events
+from garivini.errors import GariviniError
+from garivini.gearman import blocking
+from garivini.gearman.admin import FunctionStatus
+from garivini.gearman.protocol import Created, Priority, Refused, Submission, Unknown, Unsent
+from garivini.gearman.requests import SubmitResult
+from garivini.gearman.servers import Backoff, Counts, queued, server_for
+from garivini.job import FLAGS, RUN_QUEUED_JOB, WAKE, Inserted, Job, NewJob, encode_payload
+from garivini.policy import BATCH_BYTES, LEASE, SUBMIT_WITHIN, FunctionPolicy
+from garivini.store.database import Database
+from garivini.store.shards import Shards
+
+#: Jobs of one insert; of a longer list none is submitted: it takes longer than a submit may wait.
+_MOST: Final = 4000
+#: Seconds for which the servers' counts are good, and what is set for functions.
+_COUNTS_AGE: Final = 1.0
+_POLICIES_AGE: Final = 5.0
+_NO_POLICY: Final = FunctionPolicy()
+#: A dictionary is read faster than an enum is called.
+_PRIORITIES: Final = {priority.value: priority for priority in Priority}
+
+
+def submission(job: Job, policy: FunctionPolicy) -> Submission:
+    """Return what carries an attempt to a worker, or to a Controller.
+
+    A Controller gets the whole payload where a worker is to get the raw argument: it hands that on.
+    """
+    function = RUN_QUEUED_JOB if job.flag == "controller" else job.funcname
+    payload = encode_payload(job, latin1=policy.envelope == "latin-1")
+    return Submission(function.encode(), payload, job.unique, _PRIORITIES[job.priority])
+
+
+def unfit(job: Job | NewJob, policy: FunctionPolicy) -> str | None:
+    """Return why a job cannot be dispatched, or None."""
+    if job.flag not in FLAGS:
+        return f"flag {job.flag!r} is unknown: it is one of {', '.join(FLAGS)}"
+    if job.flag == "shim" and policy.envelope == "raw":
+        return "a worker that gets the raw argument cannot complete the job: insert it with flag controller"
+    return None
+
+
+@dataclass(slots=True)
+class _Server:
+    """What is known of a server, by all threads."""
+
+    functions: dict[bytes, FunctionStatus] | None = None
+    retry_at: float = 0.0  # monotonic
+    backoff: Backoff = field(default_factory=lambda: Backoff(first=0.5, longest=10.0))
+
+
+class DirectDispatch:
+    """The way from a client to the Gearman servers. Safe for threads, and after a fork.
+
+    A call takes a set of connections out of a pool, or makes one, and puts it back: so each thread has its
+    own without a lock, which a fork could leave locked. What threads know together may be a little wrong:
+    then a function gets a little more or less than its room.
+
+    Args:
+        shards: where the jobs are.
+        job_servers: as ``host:port``.
+        watermark: jobs of a function that may wait in gearmand; 0: any number.
+        tls: how to encrypt the connections.
+
+    """
+
+    #: Seconds that a call may wait for a server that does not answer.
+    TIMEOUT: Final = 1.0
+
+    def __init__(
+        self, shards: Shards, job_servers: Sequence[str], *, watermark: int, tls: ssl.SSLContext | None
+    ) -> None:
+        self._shards = shards
+        self._servers = {address: _Server() for address in job_servers}
+        self._watermark = watermark
+        self._tls = tls
+        self._idle: deque[dict[str, blocking.Client]] = deque()
+        self._counted = -_COUNTS_AGE  # monotonic
+        #: What may still be submitted until the next count, by function and flag.
+        self._room: dict[tuple[str, str], int] = {}
+        #: By database: when it was read, and what is set there.
+        self._policies: dict[int, tuple[float, dict[str, FunctionPolicy]]] = {}
+
+    def insert(self, jobs: Sequence[NewJob]) -> tuple[list[Inserted], bool]:
+        """Insert jobs and submit what there is room for.
+
+        Returns one answer each, as ``Shards.insert``, and whether something is left for a QueueRunner.
+        """
+        left = False
+
+        def into(database: Database, part: Sequence[NewJob]) -> list[Inserted]:
+            nonlocal left
+            began = time.monotonic()
+            part = self._taken(database, part)
+            answers = database.insert(part)
+            left |= self._send(database, part, answers, began)
+            return answers
+
+        return self._shards.insert(jobs, into=into), left
+
+    # ---- before the insert
+
+    def _taken(self, database: Database, jobs: Sequence[NewJob]) -> Sequence[NewJob]:
+        """Return the jobs, with a lease for those that there is room for."""
+        if len(jobs) > _MOST or not any(job.dispatch and not job.delay for job in jobs):
+            return jobs
+        if not self._count():
+            return jobs
+        policies = self._read_policies(database)
+        left = BATCH_BYTES
+        taken = []
+        for job in jobs:
+            policy = policies.get(job.funcname, _NO_POLICY)
+            left -= len(job.arg)
+            if (
+                job.dispatch
+                and not job.delay
+                and left >= 0
+                and not unfit(job, policy)
+                and self._use_room(job)
+            ):
+                job = replace(job, lease=policy.lease or LEASE)
+            taken.append(job)
+        return taken
+
+    def _read_policies(self, database: Database) -> dict[str, FunctionPolicy]:
+        """Return what is set for functions, as it was some seconds ago at most."""
+        now = time.monotonic()
+        read, policies = self._policies.get(database.dbid, (0.0, None))
+        if policies is None or now - read >= _POLICIES_AGE:
+            policies = database.functions()
+            self._policies[database.dbid] = now, policies
+        return policies
+
+    def _count(self) -> bool:
+        """Read how much each function has waiting, unless that is known; return whether a server answers."""
+        now = time.monotonic()
+        if now - self._counted >= _COUNTS_AGE:
+            clients = self._borrow()
+            for address, server in self._servers.items():
+                if server.retry_at <= now:
+                    try:
+                        server.functions = clients[address].functions()
+                        server.backoff.succeeded()
+                    except GariviniError as error:
+                        self._failed(address, error)
+            self._idle.append(clients)
+            self._room = {}
+            self._counted = now
+        return any(server.functions is not None for server in self._servers.values())
+
+    def _use_room(self, job: NewJob) -> bool:
+        if not self._watermark:
+            return True
+        rooms, key = self._room, (job.funcname, job.flag)
+        if key not in rooms:
+            counts = self._counts()
+            waiting = queued(counts, job.funcname.encode())
+            if job.flag == "controller":
+                waiting = max(waiting, queued(counts, RUN_QUEUED_JOB.encode()))
+            rooms[key] = self._watermark - waiting
+        rooms[key] -= 1
+        return rooms[key] >= 0
+
+    # ---- after the commit
+
+    def _send(
+        self, database: Database, jobs: Sequence[NewJob], answers: Sequence[Inserted], began: float
+    ) -> bool:
+        """Submit what was taken and is new; return whether there is something left for a QueueRunner.
+
+        ``began``: monotonic time before the insert.
+        """
+        taken = []
+        left = False
+        for job, answer in zip(jobs, answers, strict=True):
+            if answer.new and job.lease:
+                taken.append(Job.taken(job, answer))
+            elif answer.new and not job.delay:
+                left = True
+        if not taken:
+            return left
+        _, policies = self._policies[database.dbid]
+        results: list[SubmitResult] = [Unsent()] * len(taken)
+        # After a longer time somebody may take the attempts for lost.
+        if time.monotonic() - began <= min(SUBMIT_WITHIN, *(job.lease / 3 for job in taken)):
+            results = self._submit([submission(job, policies.get(job.funcname, _NO_POLICY)) for job in taken])
+        unsent, unknown = [], []
+        for held, result in zip(taken, results, strict=True):
+            if isinstance(result, Unknown):
+                unknown.append(held)
+            elif not isinstance(result, Created):
+                unsent.append(held)
+        events.emit("jobs.dispatched", dbid=database.dbid, jobs=len(taken) - len(unsent) - len(unknown))
+        try:
+            if unsent:
+                self._release(database, unsent, results)
+            if unknown:
+                self._end_early(database, unknown)
+        except GariviniError as error:
+            # The leases bring them back.
+            events.emit("dispatch.failed", dbid=database.dbid, error=str(error))
+        return left or bool(unsent or unknown)
+
+    def _release(self, database: Database, jobs: Sequence[Job], results: Sequence[SubmitResult]) -> None:
+        for job in jobs:
+            self._room[job.funcname, job.flag] = 0
+        events.emit("jobs.released", dbid=database.dbid, jobs=len(jobs), reason=_reason(results))
+        database.release(jobs)
+
+    def _end_early(self, database: Database, jobs: Sequence[Job]) -> None:
+        """Let a QueueRunner ask the servers whether they have these."""
+        events.emit("jobs.unknown", dbid=database.dbid, jobs=len(jobs))
+        for lease in {job.lease for job in jobs}:
+            database.end_early([job.handle for job in jobs if job.lease == lease], lease=lease)
+
+    def _submit(self, jobs: Sequence[Submission]) -> list[SubmitResult]:
+        results: list[SubmitResult] = [Unsent()] * len(jobs)
+        counts = self._counts()
+        shares: dict[str, list[int]] = {}
+        for index, job in enumerate(jobs):
+            shares.setdefault(server_for(counts, job.function, job.unique), []).append(index)
+        clients = self._borrow()
+        for address, indexes in shares.items():
+            try:
+                found = clients[address].submit([jobs[index] for index in indexes])
+            except GariviniError as error:
+                self._failed(address, error)
+                continue
+            for index, result in zip(indexes, found, strict=True):
+                results[index] = result
+        self._idle.append(clients)
+        return results
+
+    # ---- a QueueRunner
+
+    def wake(self) -> None:
+        """Let a QueueRunner look for work at once, through whichever server answers."""
+        # One unique: a wake-up that waits already is enough.
+        job = Submission(WAKE.encode(), b"", unique=b"wake")
+        clients = self._borrow()
+        for address, server in self._servers.items():
+            if server.retry_at > time.monotonic():
+                continue
+            try:
+                (result,) = clients[address].submit([job])
+            except GariviniError as error:
+                self._failed(address, error)
+                continue
+            if isinstance(result, Created | Refused):
+                server.backoff.succeeded()
+                break
+            self._failed(address, None)
+        self._idle.append(clients)
+
+    # ---- the servers
+
+    def _counts(self) -> Counts:
+        return {address: server.functions for address, server in self._servers.items()}
+
+    def _failed(self, address: str, error: GariviniError | None) -> None:
+        """Leave a server alone for a while."""
+        server = self._servers[address]
+        server.functions = None
+        server.retry_at = time.monotonic() + server.backoff.failed()
+        events.emit("gearman.unreachable", server=address, error=str(error or "no answer"))
+
+    def _borrow(self) -> dict[str, blocking.Client]:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return {
+                address: blocking.Client(address, timeout=self.TIMEOUT, tls=self._tls)
+                for address in self._servers
+            }
+
+    def close(self) -> None:
+        """Close the connections. A later call opens new ones."""
+        while self._idle:
+            for client in self._idle.pop().values():
+                client.close()
+
+
+def _reason(results: Sequence[SubmitResult]) -> str:
+    for result in results:
+        if isinstance(result, Refused):
+            return f"{result.code.decode(errors='replace')}: {result.text.decode(errors='replace')}"
+    return "the server went away, or it came too late"

@@ -1,0 +1,3 @@
+DROP TABLE IF EXISTS finished;
+DROP TABLE IF EXISTS report;
+ALTER TABLE `function` DROP COLUMN retention;

@@ -1,0 +1,3 @@
+DROP TABLE finished;
+DROP TABLE report;
+ALTER TABLE function DROP COLUMN retention;

@@ -1,0 +1,195 @@
+"""What jobs said while they ran, and the finished ones that are kept. Blocking; safe for threads."""
+
+from collections.abc import Collection, Sequence
+from typing import Final, NamedTuple
+
+from garivini.job import MAX_ARG, Handle
+from garivini.store.chunks import CHUNK, by_attempt, chunks
+from garivini.store.connections import Connections, Run, again
+
+#: Lines of one attempt that are kept: the first ones.
+MAX_LINES: Final = 1000
+#: Bytes of a line that are kept.
+MAX_LINE: Final = 64 * 1024
+#: Bytes of a result that are kept; a larger one is left out.
+MAX_RESULT: Final = MAX_ARG
+
+
+class Report(NamedTuple):
+    """What a running job said of itself."""
+
+    #: With the attempt that runs it.
+    handle: Handle
+    #: ``status`` (its progress, in place of what it said before), ``data`` or ``warning`` (a line).
+    kind: str
+    #: Of a status: ``b"numerator/denominator"``.
+    body: bytes
+
+
+class Finish(NamedTuple):
+    """An attempt that succeeded."""
+
+    jobid: int
+    #: None: the one that the row has.
+    attempt: int | None
+    result: bytes = b""
+    worker: str = ""
+    #: Seconds for which the job, its result, its record and its reports are kept. 0: all is deleted.
+    retention: int = 0
+
+
+class Reported(NamedTuple):
+    """What a job said of itself, as it was kept."""
+
+    attempt: int
+    #: ``status``, ``data`` or ``warning``, as in ``Report``.
+    kind: str
+    #: Unix time; of a status that of the last one.
+    reported_at: int
+    body: bytes
+
+
+class Finished(NamedTuple):
+    """A finished job that is kept. Times are unix seconds by the database's clock."""
+
+    jobid: int
+    funcname: str
+    uniqkey: str | None
+    attempt: int
+    failcount: int
+    created: int
+    finished_at: int
+    #: When it is deleted.
+    expires: int
+    #: Who ran it; empty where that is not known.
+    worker: str
+    #: None where it was too large to be kept; then a report of kind ``warning`` says so.
+    result: bytes | None
+
+
+class Records(Connections):
+    """The ends of jobs that succeeded, and what is kept of them."""
+
+    @again
+    def report(self, reports: Sequence[Report]) -> None:
+        """Keep what running jobs said, in one transaction.
+
+        A status takes the place of the attempt's last one. Of lines the first ``MAX_LINES`` of an attempt are
+        kept, each cut to ``MAX_LINE`` bytes. What an attempt says that does not hold its job is passed over.
+        """
+        with self.transaction() as run:
+            self._report(run, reports)
+
+    def _report(self, run: Run, reports: Sequence[Report]) -> None:
+        held: set[tuple[int, int | None]] = set()
+        for number, jobids in by_attempt({report.handle for report in reports}):
+            # Locked, so that no job ends in between and two who report do not take the same number.
+            held.update((jobid, number) for (jobid,) in run("held", jobids=jobids, attempt=number))
+        statuses = {}
+        for (jobid, _, attempt), kind, body in reports:
+            if (jobid, attempt) not in held:
+                continue
+            if kind == "status":
+                statuses[jobid, attempt] = body
+            else:
+                run(
+                    "add_line",
+                    jobid=jobid,
+                    attempt=attempt,
+                    kind=kind,
+                    body=body[:MAX_LINE],
+                    most=MAX_LINES,
+                )
+        for (jobid, attempt), body in statuses.items():
+            run("set_status", jobid=jobid, attempt=attempt, body=body[:MAX_LINE])
+
+    @again
+    def complete(self, jobids: Collection[int]) -> set[int]:
+        """Delete finished jobs, their record and reports; return the ids that were there."""
+        gone: set[int] = set()
+        with self.transaction() as run:
+            for part in chunks(sorted(set(jobids))):
+                gone |= self._delete(run, part)
+        return gone
+
+    @again
+    def finish(self, finishes: Sequence[Finish]) -> set[int]:
+        """Delete finished jobs as ``complete`` does, but keep those with a retention; return as it does.
+
+        A result that is too large for the database is left out; the job has finished all the same.
+        """
+        gone: set[int] = set()
+        with self.transaction() as run:
+            for part in chunks(sorted({finish.jobid: finish for finish in finishes}.items())):
+                kept = {jobid: finish for jobid, finish in part if finish.retention}
+                for jobid, attempt, *_ in run("standing", jobids=list(kept)) if kept else ():
+                    self._keep(run, kept[jobid], attempt)
+                gone |= self._delete(run, [jobid for jobid, _ in part], kept)
+        return gone
+
+    def _delete(self, run: Run, jobids: Sequence[int], kept: Collection[int] = ()) -> set[int]:
+        rows = run("complete", jobids=jobids)
+        for name, column in (("forget_failures", 1), ("forget_reports", 2)):
+            scarred = [row[0] for row in rows if row[column] and row[0] not in kept]
+            if scarred:
+                run(name, jobids=scarred)
+        return {row[0] for row in rows}
+
+    def _keep(self, run: Run, finish: Finish, attempt: int) -> None:
+        attempt = attempt if finish.attempt is None else finish.attempt
+        size, most = len(finish.result), min(MAX_RESULT, self._dialect.statement_bytes)
+        run(
+            "keep",
+            jobid=finish.jobid,
+            attempt=attempt,
+            worker=storable(finish.worker)[:255],
+            result=finish.result if size <= most else None,
+            retention=finish.retention,
+        )
+        if size > most:
+            said = f"the result of {size} bytes was left out: {self.where} takes at most {most}"
+            if most < MAX_RESULT:
+                said += f", by its {self._dialect.statement_setting}"
+            # Behind the last line, so that there is always room for it.
+            run(
+                "add_line",
+                jobid=finish.jobid,
+                attempt=attempt,
+                kind="warning",
+                body=said.encode(),
+                most=MAX_LINES + 1,
+            )
+
+    # ---- for people
+
+    @again
+    def reports(self, jobid: int) -> list[Reported]:
+        """Return what a job said, oldest attempt first; of each its last status, then the lines."""
+        with self.reading() as run:
+            return [Reported(*row) for row in run("reports", jobid=jobid)]
+
+    @again
+    def finished(self, jobid: int) -> Finished | None:
+        """Return a finished job that is kept, or None."""
+        with self.reading() as run:
+            rows = run("finished", jobid=jobid)
+        return Finished(*rows[0]) if rows else None
+
+    @again
+    def forget_finished(self, limit: int = CHUNK) -> int:
+        """Delete finished jobs whose time is over, their records and reports; return how many.
+
+        Where there are none it costs one statement.
+        """
+        with self.reading() as run:
+            jobids = sorted(jobid for (jobid,) in run("outlived", limit=min(limit, CHUNK)))
+        if jobids:
+            with self.transaction() as run:
+                for name in ("forget_failures", "forget_reports", "forget_finished"):
+                    run(name, jobids=jobids)
+        return len(jobids)
+
+
+def storable(text: str) -> str:
+    """Return a text as any database takes it: it may hold NUL or halves of surrogate pairs."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
