@@ -21,6 +21,7 @@ from garivini.gearman.console import answer
 from garivini.gearman.packets import REQUEST, RESPONSE, Decoder, Packet, Type, encode
 from garivini.gearman.protocol import ClientProtocol, Submission, WorkerProtocol
 from garivini.job import Job, decode_payload, encode_payload, handle_of
+from garivini.roles import injected
 
 LIMIT: Final = 4096
 #: Seconds that one input may take.
@@ -151,6 +152,22 @@ def payload(dice: random.Random) -> None:
     assert handle_of(data).jobid == found.jobid
 
 
+def call(dice: random.Random) -> None:
+    """Check what reads the calls of ``inject_jobs``."""
+    job: dict[str, object] = {
+        "funcname": dice.choice(("f", "mail.send")),
+        "arg": dice.choice(("", "Grüße", "/w==", 1.5, None)),
+        "run_after": dice.choice((0, 3.5, "60", None)),
+        "unique": dice.choice(("k", 42, None)),
+    }
+    if dice.random() < 0.3:
+        job |= {"arg": {"a": [1]}} if dice.random() < 0.5 else {"arg_encoding": "base64"}
+    data = damage(json.dumps(dice.choice((job, [job] * dice.randrange(1, 4)))).encode(), dice)
+    rules = injected.Rules(max_arg=LIMIT, json_args=dice.random() < 0.5)
+    for new in injected.read(dice.choice((data, data, b"[" * dice.randrange(3000) + data)), rules).jobs:
+        assert len(new.arg) <= LIMIT
+
+
 def lines(dice: random.Random) -> None:
     """Read answers of the administrative protocol."""
     readers: list[tuple[Callable[[list[bytes]], object], bytes]] = [
@@ -163,7 +180,7 @@ def lines(dice: random.Random) -> None:
     read(damage(text, dice).split(b"\n"))
 
 
-TARGETS: Final = (decoder, client, worker, server, payload, lines)
+TARGETS: Final = (decoder, client, worker, server, payload, call, lines)
 
 
 def run(inputs: int, seed: int) -> dict[str, int]:

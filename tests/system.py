@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from garivini import Client, Worker, events
 from garivini.gearman.server import Server
 from garivini.job import Inserted, NewJob
-from garivini.roles import queue_runner
+from garivini.roles import injector, queue_runner
+from garivini.roles.injector import InjectorSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
 from garivini.store.database import Database
 
@@ -93,6 +94,14 @@ class System:
             lambda stop: queue_runner.serve(
                 [database], [self.address], QueueRunnerSettings(**settings), stop=stop
             )
+        )
+
+    def start_injector(self, **settings: Any) -> asyncio.Event:
+        """Start an Injector; the event it returns stops it."""
+        self._clients.append(Client(self.url))
+        shards = self._clients[-1].shards
+        return self._start(
+            lambda stop: injector.serve(shards, [self.address], InjectorSettings(**settings), stop=stop)
         )
 
     def _start(self, serve: Callable[[asyncio.Event], Any]) -> asyncio.Event:

@@ -41,12 +41,14 @@ from garivini import AsyncClient, Client, Discard, Handle, Job, Retry, State, Us
 from garivini.cli import EXIT_STATUSES, cli
 from garivini.cli.options import DEFAULT_DATABASE, DEFAULT_SERVER
 from garivini.client import report
-from garivini.config import parse_settings
+from garivini.config import InjectorTable, parse_settings
 from garivini.gearman import console
 from garivini.gearman.broker import Broker
 from garivini.job import _Envelope
 from garivini.policy import ENVELOPES
 from garivini.roles import queue_runner
+from garivini.roles.injected import _Answer, _Request
+from garivini.roles.injector import InjectorSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
 from garivini.store.database import Setback
 from garivini.supervisor import CONFIGURATION_ERROR
@@ -460,7 +462,7 @@ def test_the_reference_of_settings_has_each_key_with_its_default() -> None:
     assert (settings.databases, settings.job_servers) == ([DEFAULT_DATABASE], [DEFAULT_SERVER])
     real = dict(leaves(cli))
     worker = options(real["garivini worker"])
-    tables = {name: getattr(settings, name) for name in ("queue_runner", "worker", "tls", "log")}
+    tables = {name: getattr(settings, name) for name in ("queue_runner", "injector", "worker", "tls", "log")}
     said = {
         f"{name}.{key}": getattr(table, key)
         for name, table in tables.items()
@@ -471,6 +473,11 @@ def test_the_reference_of_settings_has_each_key_with_its_default() -> None:
         **{
             f"queue_runner.{key}": getattr(defaults, key)
             for key in ("lease", "watermark", "batch_max", "poll")
+        },
+        **{
+            f"injector.{key}": list(value) if isinstance(value, tuple) else value
+            for key in InjectorTable.__struct_fields__
+            for value in [getattr(InjectorSettings(), key)]
         },
         "worker.processes": said["worker.processes"],
         "worker.drain": worker["--drain"].default,
@@ -629,7 +636,7 @@ def test_the_reference_of_events_has_each_event(folder: Path) -> None:
     for name, fields in emitted():
         real.setdefault(name, set()).update(fields)
     said = {}
-    for heading in ("## Jobs", "## Dispatch", "## Gearman", "## Processes"):
+    for heading in ("## Jobs", "## Dispatch", "## Injector", "## Gearman", "## Processes"):
         for name, level, named, _ in rows(text, heading)[1:]:
             said[name.strip("`")] = level, set(names(named))
     assert set(said) == set(real)
@@ -684,6 +691,8 @@ def test_the_reference_of_the_wire_has_each_key_packet_and_command() -> None:
     text = page("reference/wire.md")
     keys = {names(cells[0])[0] for cells in rows(text, "## The payload")[1:]}
     assert keys == set(_Envelope.__struct_fields__)
+    injecting = [name for cells in rows(text, "## Injecting") for name in names(cells[0])]
+    assert injecting == [*_Request.__struct_fields__, *_Answer.__struct_fields__]
     payload = section(text, "The payload")
     assert set(names(payload)) >= set(ENVELOPES)
     _, _, server = text.partition("## The embedded server")

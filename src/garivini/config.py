@@ -156,6 +156,16 @@ class QueueRunnerTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True)
     poll: float | None = None
 
 
+class InjectorTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The table ``[injector]`` of a settings file."""
+
+    allow: list[str] | None = None
+    max_arg: int | None = None
+    rate: float | None = None
+    calls: int | None = None
+    json_args: bool | None = None
+
+
 class WorkerTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The table ``[worker]`` of a settings file."""
 
@@ -185,6 +195,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     databases: list[str] = []
     job_servers: list[str] = []
     queue_runner: QueueRunnerTable = msgspec.field(default_factory=QueueRunnerTable)
+    injector: InjectorTable = msgspec.field(default_factory=InjectorTable)
     worker: WorkerTable = msgspec.field(default_factory=WorkerTable)
     tls: TlsTable = msgspec.field(default_factory=TlsTable)
     log: LogTable = msgspec.field(default_factory=LogTable)

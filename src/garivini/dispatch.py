@@ -22,7 +22,7 @@ from garivini.gearman.protocol import Created, Priority, Refused, Submission, Un
 from garivini.gearman.requests import SubmitResult
 from garivini.gearman.servers import Backoff, Counts, queued, server_for
 from garivini.job import FLAGS, RUN_QUEUED_JOB, WAKE, Inserted, Job, NewJob, encode_payload
-from garivini.policy import BATCH_BYTES, LEASE, SUBMIT_WITHIN, FunctionPolicy
+from garivini.policy import BATCH_BYTES, LEASE, NO_POLICY, SUBMIT_WITHIN, FunctionPolicy
 from garivini.store.database import Database
 from garivini.store.shards import Shards
 
@@ -31,9 +31,13 @@ _MOST: Final = 4000
 #: Seconds for which the servers' counts are good, and what is set for functions.
 _COUNTS_AGE: Final = 1.0
 _POLICIES_AGE: Final = 5.0
-_NO_POLICY: Final = FunctionPolicy()
 #: A dictionary is read faster than an enum is called.
 _PRIORITIES: Final = {priority.name.lower(): priority for priority in Priority}
+
+
+def function_of(funcname: str, flag: str) -> bytes:
+    """Return the Gearman function under which jobs of a function and flag wait."""
+    return (RUN_QUEUED_JOB if flag == "controller" else funcname).encode()
 
 
 def submission(job: Job, policy: FunctionPolicy) -> Submission:
@@ -41,9 +45,8 @@ def submission(job: Job, policy: FunctionPolicy) -> Submission:
 
     A Controller gets the whole payload where a worker is to get the raw argument: it hands that on.
     """
-    function = RUN_QUEUED_JOB if job.flag == "controller" else job.funcname
     payload = encode_payload(job, latin1=policy.envelope == "latin-1")
-    return Submission(function.encode(), payload, job.unique, _PRIORITIES[job.priority])
+    return Submission(function_of(job.funcname, job.flag), payload, job.unique, _PRIORITIES[job.priority])
 
 
 def unfit(job: Job | NewJob, policy: FunctionPolicy) -> str | None:
@@ -53,6 +56,14 @@ def unfit(job: Job | NewJob, policy: FunctionPolicy) -> str | None:
     if job.flag == "shim" and policy.envelope == "raw":
         return "a worker that gets the raw argument cannot complete the job: insert it with flag controller"
     return None
+
+
+def reason_of(results: Sequence[SubmitResult]) -> str:
+    """Return why jobs were not sent, for a person."""
+    for result in results:
+        if isinstance(result, Refused):
+            return f"{result.code.decode(errors='replace')}: {result.text.decode(errors='replace')}"
+    return "the server went away, or it was too late"
 
 
 @dataclass(slots=True)
@@ -125,7 +136,7 @@ class DirectDispatch:
         left = BATCH_BYTES
         taken = []
         for job in jobs:
-            policy = policies.get(job.funcname, _NO_POLICY)
+            policy = policies.get(job.funcname, NO_POLICY)
             left -= len(job.arg)
             if (
                 job.dispatch
@@ -199,7 +210,7 @@ class DirectDispatch:
         results: list[SubmitResult] = [Unsent()] * len(taken)
         # After a longer time somebody may take the attempts for lost.
         if time.monotonic() - began <= min(SUBMIT_WITHIN, *(job.lease / 3 for job in taken)):
-            results = self._submit([submission(job, policies.get(job.funcname, _NO_POLICY)) for job in taken])
+            results = self._submit([submission(job, policies.get(job.funcname, NO_POLICY)) for job in taken])
         unsent, unknown = [], []
         for held, result in zip(taken, results, strict=True):
             if isinstance(result, Unknown):
@@ -220,7 +231,7 @@ class DirectDispatch:
     def _release(self, database: Database, jobs: Sequence[Job], results: Sequence[SubmitResult]) -> None:
         for job in jobs:
             self._room[job.funcname, job.flag] = 0
-        events.emit("jobs.released", dbid=database.dbid, jobs=len(jobs), reason=_reason(results))
+        events.emit("jobs.released", dbid=database.dbid, jobs=len(jobs), reason=reason_of(results))
         database.release(jobs)
 
     def _end_early(self, database: Database, jobs: Sequence[Job]) -> None:
@@ -294,10 +305,3 @@ class DirectDispatch:
         while self._idle:
             for client in self._idle.pop().values():
                 client.close()
-
-
-def _reason(results: Sequence[SubmitResult]) -> str:
-    for result in results:
-        if isinstance(result, Refused):
-            return f"{result.code.decode(errors='replace')}: {result.text.decode(errors='replace')}"
-    return "the server went away, or it came too late"

@@ -27,6 +27,8 @@ MAX_DBID: Final = 2**31 - 1
 
 #: The Gearman function under which a Controller takes jobs of flag ``controller``.
 RUN_QUEUED_JOB: Final = "run_queued_job"
+#: The Gearman function under which an Injector takes jobs to store.
+INJECT_JOBS: Final = "inject_jobs"
 #: The Gearman function that lets a QueueRunner look for work at once.
 WAKE: Final = "garivini_wake"
 
@@ -245,7 +247,7 @@ def decode_payload(payload: bytes | str) -> Job:
     """
     try:
         envelope = _decoder.decode(payload)
-        arg = _decode_arg(envelope.arg or "", envelope.arg_encoding)
+        arg = decode_arg(envelope.arg or "", envelope.arg_encoding)
     except (msgspec.DecodeError, UnicodeError, ValueError, RecursionError) as error:
         raise UsageError(f"not the payload of a Garivini job: {error}") from error
     return Job(
@@ -270,7 +272,13 @@ def _base64(arg: bytes) -> str:
     return _encoder.encode(arg)[1:-1].decode("ascii")
 
 
-def _decode_arg(arg: str, encoding: str) -> bytes:
+def decode_arg(arg: str, encoding: str) -> bytes:
+    """Return the bytes that a text carries in one of the forms of ``arg_encoding``.
+
+    Raises:
+        ValueError: they are not in that form, or it is not known.
+
+    """
     match encoding:
         case "utf-8":
             return arg.encode()

@@ -88,6 +88,10 @@ class Never:
 When: TypeAlias = Offset | At | Never
 
 
+#: Where nothing is set for a function.
+NO_POLICY: Final = FunctionPolicy()
+
+
 def backoff(failcount: int, *, spread: float | None = None) -> int:
     """Return the seconds to wait after a failure: 2^failcount minutes, a day at most.
 

@@ -15,9 +15,9 @@ from garivini.gearman.requests import SubmitResult
 from garivini.job import Handle, Job, State
 from garivini.keeper import Keeper, Run
 from garivini.lease import Bump, Extend, Found, Step, decide
-from garivini.roles import queue_runner
+from garivini.roles import dispatcher, lost, queue_runner
 from garivini.roles.job_servers import JobServers
-from garivini.roles.queue_runner import QueueRunner
+from garivini.roles.lost import Lost
 from garivini.store.database import Lapsed, Setback, Settled
 from garivini.worker import _Serving
 from tests.simulation.database import HELD, Model, Row
@@ -114,7 +114,7 @@ def gives_back_whatever_attempt(self: Model, handles: Iterable[Handle]) -> None:
             self._change("give_back", row, state=State.WAITING, run_after=self._now())
 
 
-def sweeps_at_once(self: QueueRunner) -> list[float]:
+def sweeps_at_once(self: Lost) -> list[float]:
     return [max(0.0, when - asyncio.get_running_loop().time()) for when in (self._sweeps or [])[:1]]
 
 
@@ -215,8 +215,8 @@ BROKEN: Final = {
     ),
     "a claim that does not raise the attempt": Broken(Model, "_lease", keeps_the_attempt, [0, 2]),
     "a claim that is not released": Broken(Model, "release", releases_nothing, [47, 73]),
-    "a sweep that takes the youngest": Broken(queue_runner, "_SWEEP_AGE", 0, [STOPPED]),
-    "a submit of what was claimed long ago": Broken(queue_runner, "_SUBMIT_WITHIN", 1e9, [STOPPED_LONG]),
+    "a sweep that takes the youngest": Broken(lost, "_SWEEP_AGE", 0, [STOPPED]),
+    "a submit of what was claimed long ago": Broken(dispatcher, "SUBMIT_WITHIN", 1e9, [STOPPED_LONG]),
     "an attempt submitted again": Broken(JobServers, "submit", submits_again, [0, 16]),
     "a server told before the commit": Broken(Keeper, "_commit", tells_first, [0]),
     "no start check": Broken(Keeper, "check", checks_nothing, [0, 2]),
@@ -225,7 +225,7 @@ BROKEN: Final = {
     ),
     "a function that starts before all is read": Broken(worker, "_ANSWERS", -1.0, [slow_functions()]),
     "a start after the loss of the connection": Broken(Held, "lost", never_lost, [23, 33]),
-    "a QueueRunner that waits for nobody": Broken(QueueRunner, "_until_sweep", sweeps_at_once, [ONE_AWAY]),
+    "a QueueRunner that waits for nobody": Broken(Lost, "until_sweep", sweeps_at_once, [ONE_AWAY]),
     "a clock read before its time": Broken(Keeper, "_read_clock", reads_its_clock_late, [LATE_CLOCK]),
     "room that deserted servers use up": Broken(JobServers, "queued", counts_deserted_servers, [8076]),
     "a death that is counted again": Broken(Keeper, "_register", records_again, [LOST_ANSWERS]),

@@ -29,7 +29,7 @@ EXIT_STATUSES: Final[dict[type[GariviniError], int]] = {
 _COMMANDS: Final = {
     "bench": ("bench", "bench", "Measure this machine, beside the bare loop of the same steps."),
     "demo": ("demo", "demo", "Watch durable jobs go through, with kills; needs nothing."),
-    "run": ("run", "run", "Run the QueueRunner and the embedded Gearman server."),
+    "run": ("run", "run", "Run the QueueRunner, the Injector, the embedded Gearman server."),
     "worker": ("worker", "worker", "Run the functions of a module as a worker."),
     "dev": ("dev", "dev", "Run everything for writing an application; reloads it on change."),
     "insert": ("jobs", "insert", "Insert a job."),

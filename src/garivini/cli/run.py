@@ -12,12 +12,17 @@ from garivini.cli.tls import warn_of_servers
 from garivini.errors import ConflictError, UnreachableError, UsageError
 from garivini.gearman.server import Server
 from garivini.gearman.servers import parse_address, parse_addresses
-from garivini.roles import queue_runner
+from garivini.job import MAX_ARG
+from garivini.roles import injector, queue_runner
+from garivini.roles.injector import InjectorSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
 from garivini.store.database import Database
 from garivini.store.shards import Shards
 
-ROLES = ("gearman", "queue-runner")
+ROLES = ("gearman", "queue-runner", "injector")
+#: What runs where none is named. An Injector stores what anyone sends who reaches the Gearman server: it is
+#: to be asked for.
+DEFAULT_ROLES = ("gearman", "queue-runner")
 
 
 @click.command()
@@ -46,6 +51,29 @@ ROLES = ("gearman", "queue-runner")
     show_default=True,
     help="Seconds between two looks for work, where nothing wakes the QueueRunner.",
 )
+@click.option(
+    "--allow",
+    multiple=True,
+    show_default="all",
+    metavar="FUNC",
+    help="Function, or glob pattern of functions, whose jobs the Injector takes; may be given several times.",
+)
+@click.option("--max-arg", default=MAX_ARG, show_default=True, help="Bytes of an injected argument, at most.")
+@click.option(
+    "--rate", default=0.0, show_default=True, help="Jobs a second that the Injector takes. 0: any number."
+)
+@click.option(
+    "--calls",
+    default=1000,
+    show_default=True,
+    help="Calls that the Injector holds at once, of each Gearman server.",
+)
+@click.option(
+    "--json-args/--no-json-args",
+    default=False,
+    show_default="off",
+    help="Whether the Injector stores an argument that is nested JSON as its text, and does not refuse it.",
+)
 @options.logs
 def run(
     roles: tuple[str, ...],
@@ -56,30 +84,46 @@ def run(
     watermark: int,
     batch_max: int,
     poll: float,
+    allow: tuple[str, ...],
+    max_arg: int,
+    rate: float,
+    calls: int,
+    json_args: bool,
 ) -> None:
     """Run roles until SIGTERM or ^C.
 
     \b
     Roles:
       queue-runner  carries due jobs from the databases to the Gearman servers
+      injector      stores the jobs that any Gearman client submits to inject_jobs
       gearman       an embedded Gearman server, on the first --job-server, loopback only
 
-    Without a role both run. With a gearmand of your own run just queue-runner.
+    Without a role queue-runner and gearman run. With a gearmand of your own run just queue-runner.
 
     \b
     Examples:
       garivini run
       garivini run queue-runner --job-server 10.0.0.5:4730 --job-server 10.0.0.6:4730
+      garivini run queue-runner injector --allow 'mail.*' --rate 500
       garivini run gearman
     """
     addresses = parse_addresses(job_servers)
     settings = QueueRunnerSettings(lease=lease, watermark=watermark, batch_max=batch_max, poll=poll)
-    roles = roles or ROLES
+    injecting = InjectorSettings(
+        allow=allow,
+        max_arg=max_arg,
+        json_args=json_args,
+        rate=rate,
+        calls=calls,
+        lease=lease,
+        watermark=watermark,
+    )
+    roles = roles or DEFAULT_ROLES
     if tls and "gearman" in roles:
         raise UsageError(
             "the embedded Gearman server speaks no TLS: run queue-runner alone, or say --tls-ca none"
         )
-    asyncio.run(_run(roles, dbs, addresses, settings, tls))
+    asyncio.run(_run(roles, dbs, addresses, settings, injecting, tls))
 
 
 async def _run(
@@ -87,6 +131,7 @@ async def _run(
     dbs: list[str],
     addresses: list[str],
     settings: QueueRunnerSettings,
+    injecting: InjectorSettings,
     tls: ssl.SSLContext | None,
 ) -> None:
     stop = asyncio.Event()
@@ -99,14 +144,19 @@ async def _run(
         await server.start()
         events.emit("server.listening", address=server.address)
     try:
-        if "queue-runner" in roles:
+        if set(roles) != {"gearman"}:
             shards = Shards(dbs)
             for database in shards:
                 # A database that is away now may come back; one without its tables will not mend itself.
                 await asyncio.to_thread(_check, database)
             if tls:
                 await asyncio.to_thread(warn_of_servers, addresses, tls)
-            await queue_runner.serve(list(shards), addresses, settings, stop=stop, tls=tls)
+            async with asyncio.TaskGroup() as group:
+                if "queue-runner" in roles:
+                    serving = queue_runner.serve(list(shards), addresses, settings, stop=stop, tls=tls)
+                    group.create_task(serving)
+                if "injector" in roles:
+                    group.create_task(injector.serve(shards, addresses, injecting, stop=stop, tls=tls))
         else:
             await stop.wait()
     finally:

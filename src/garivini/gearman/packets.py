@@ -234,5 +234,8 @@ def _packet(kind: Type, arity: int, body: bytes) -> Packet:
         return Packet(kind, [])
     fields = body.split(b"\0", arity - 1)
     if len(fields) != arity:
+        if kind is Type.WORK_COMPLETE:
+            # Perl's Gearman::Worker sends it without the last field where the result is empty.
+            return Packet(kind, [*fields, b""])
         raise ProtocolError(f"{kind.name} with {len(fields)} fields instead of {arity}")
     return tuple.__new__(Packet, (kind, fields))  # in half the time that its class takes

@@ -207,6 +207,7 @@ class Connections:
             self._pid = os.getpid()
             if self._owned:
                 self._engine.dispose(close=False)
+        pool = self._engine.pool
         try:
             pooled = self._engine.raw_connection()
         except (exc.DBAPIError, self._driver_error, OSError) as error:
@@ -229,11 +230,13 @@ class Connections:
             raise
         finally:
             # Not every driver knows of its connection that it is lost.
-            if not lost and self._dialect.usable(connection) and self._given_back(connection, before):
+            good = not lost and self._dialect.usable(connection) and self._given_back(connection, before)
+            if good and pool is self._engine.pool:
                 pooled.close()
             else:
+                # Also where another thread has disposed of the pool: nobody would ever take it from there.
                 pooled.invalidate()
-                if self._owned:
+                if self._owned and not good:
                     # A server that restarted has closed the others too.
                     self._engine.dispose()
 

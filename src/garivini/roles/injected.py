@@ -1,0 +1,174 @@
+"""What a call of ``inject_jobs`` says: JSON text in, jobs to store out. No I/O."""
+
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Final, NamedTuple, TypeAlias
+
+import msgspec
+
+from garivini.client import checked_job
+from garivini.errors import UsageError
+from garivini.job import INJECT_JOBS, MAX_ARG, RUN_QUEUED_JOB, WAKE, Inserted, NewJob, decode_arg
+
+#: Jobs of one call, at most.
+MAX_JOBS: Final = 10_000
+#: Functions of the system itself: such a job would go round, or do nothing.
+RESERVED: Final = frozenset({INJECT_JOBS, RUN_QUEUED_JOB, WAKE})
+
+#: Some languages write a text that looks like a number as a number.
+_Text: TypeAlias = str | int | None
+
+
+class _Request(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A job in a call. Unknown keys are refused: one that is misspelt would lose a delay or a unique key."""
+
+    funcname: str
+    arg: msgspec.Raw = msgspec.Raw(b'""')
+    arg_encoding: str = "utf-8"
+    run_after: int | float | str | None = None
+    unique: _Text = None
+    uniqkey: _Text = None
+    coalesce: _Text = None
+    flag: str | None = None
+    priority: str | None = None
+
+
+class _Answer(msgspec.Struct):
+    jobid: int
+    dbid: int
+    duplicate: bool
+
+
+_request: Final = msgspec.json.Decoder(_Request)
+_requests: Final = msgspec.json.Decoder(list[_Request])
+_encoder: Final = msgspec.json.Encoder()
+_ARRAY: Final = re.compile(rb"[ \t\r\n]*\[")
+_NUMBER: Final = re.compile(rb"-?[0-9]")
+
+
+class Rules(NamedTuple):
+    """What may be stored."""
+
+    #: Names or glob patterns of functions; empty: all.
+    allow: Sequence[str] = ()
+    #: Bytes of an argument, at most.
+    max_arg: int = MAX_ARG
+    #: Whether an argument that is no text is stored as its JSON text.
+    json_args: bool = False
+
+
+class Read(NamedTuple):
+    """A call, read."""
+
+    jobs: list[NewJob]
+    #: Whether it was an array, and is answered by one.
+    many: bool
+
+
+def read(payload: bytes, rules: Rules) -> Read:
+    """Return the jobs of a call.
+
+    Raises:
+        UsageError: it cannot be understood, or one of its jobs may not be stored; it says which and why.
+
+    """
+    many = _ARRAY.match(payload) is not None
+    try:
+        requests = _requests.decode(payload) if many else [_request.decode(payload)]
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise UsageError(f"not a job in JSON, nor an array of jobs: {error}") from None
+    if not 0 < len(requests) <= MAX_JOBS:
+        raise UsageError(f"an array has 1 to {MAX_JOBS} jobs, this one has {len(requests)}")
+    jobs = []
+    for index, request in enumerate(requests):
+        try:
+            jobs.append(_job(request, rules))
+        except UsageError as error:
+            raise UsageError(f"job {index} of the array: {error}" if many else str(error)) from None
+    return Read(jobs, many)
+
+
+def answer(stored: Sequence[Inserted], *, many: bool) -> bytes:
+    """Return what a call is told whose jobs are stored."""
+    answers = [_Answer(at.jobid, at.dbid, not at.new) for at in stored]
+    return _encoder.encode(answers if many else answers[0])
+
+
+def _job(request: _Request, rules: Rules) -> NewJob:
+    name = request.funcname
+    if name in RESERVED:
+        raise UsageError(f"function {name!r} is the system's own: no job of it can be stored")
+    if rules.allow and not any(fnmatchcase(name, pattern) for pattern in rules.allow):
+        raise UsageError(f"function {name!r} is not among those that may be injected here")
+    arg = _arg(request, rules)
+    if len(arg) > rules.max_arg:
+        raise UsageError(f"an argument has at most {rules.max_arg} bytes here, this one {len(arg)}")
+    return checked_job(
+        name,
+        arg,
+        _seconds(request.run_after),
+        _text(request.unique),
+        _text(request.coalesce),
+        request.flag or "controller",
+        uniqkey=_text(request.uniqkey),
+        priority=request.priority,
+        dispatch=True,
+    )
+
+
+def _arg(request: _Request, rules: Rules) -> bytes:
+    raw = bytes(request.arg)
+    if raw.startswith(b'"'):
+        try:
+            return decode_arg(msgspec.json.decode(raw, type=str), request.arg_encoding)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise UsageError(f"arg is not {request.arg_encoding}: {error}") from None
+    if request.arg_encoding != "utf-8":
+        raise UsageError(f"arg_encoding {request.arg_encoding} is for an arg that is a JSON string")
+    if raw == b"null":
+        return b""
+    # A number is what some languages make of a text of digits. It keeps its own form.
+    if not _NUMBER.match(raw) and not rules.json_args:
+        raise UsageError("arg is nested JSON and no string: give the text of its JSON, by encoding it twice")
+    try:
+        raw.decode()
+    except UnicodeError as error:
+        raise UsageError(f"arg is not utf-8: {error}") from None
+    return raw
+
+
+def _text(value: _Text) -> str | None:
+    return str(value) if isinstance(value, int) else value
+
+
+def _seconds(run_after: float | str | None) -> float | None:
+    if not isinstance(run_after, str):
+        return run_after
+    if run_after.isascii() and run_after.isdigit() and len(run_after) < 20:
+        return int(run_after)
+    raise UsageError(f"run_after is a number of seconds from now, not {run_after!r:.50}")
+
+
+class Rate:
+    """So many jobs a second, and as many at once."""
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second = per_second
+        self._most = max(1.0, per_second)
+        self._left = self._most
+        self._at = 0.0
+
+    def take(self, jobs: int, now: float) -> None:
+        """Take so many jobs; ``now``: seconds of a monotonic clock.
+
+        Raises:
+            UsageError: there are too many at this time.
+
+        """
+        self._left = min(self._most, self._left + (now - self._at) * self._per_second)
+        self._at = now
+        if jobs > self._left:
+            when = "never so many at once" if jobs > self._most else "try again later"
+            raise UsageError(f"at most {self._per_second:g} jobs a second are taken here: {when}")
+        self._left -= jobs

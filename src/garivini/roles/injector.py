@@ -1,0 +1,400 @@
+"""The Injector: stores the jobs of any Gearman client, answers when they are committed, and dispatches them.
+
+A client submits a foreground job ``inject_jobs``. What has arrived while a group is being committed makes the
+next group, so many callers cost few commits. A group is answered after its commit, and sent to the Gearman
+servers while the next one is being committed.
+"""
+
+import asyncio
+import ssl
+import traceback
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from garivini import events
+from garivini.errors import (
+    ConflictError,
+    GariviniError,
+    OutcomeUnknownError,
+    RefusedError,
+    SchemaError,
+    UnreachableError,
+    UsageError,
+)
+from garivini.gearman.aio import Client, Held, Worker
+from garivini.job import INJECT_JOBS, MAX_ARG, Inserted, Job, NewJob, State
+from garivini.policy import BATCH_BYTES, LEASE, MIN_LEASE, WATERMARK
+from garivini.roles.dispatcher import Dispatcher, Room
+from garivini.roles.injected import Rate, Read, Rules, answer, read
+from garivini.roles.job_servers import JobServers
+from garivini.roles.lost import Lost
+from garivini.roles.runner import run_role
+from garivini.store.chunks import CHUNK
+from garivini.store.shards import Shards
+
+#: Bytes of payloads held, from which on no more calls are asked for.
+_MAX_BYTES: Final = 64 * 1024 * 1024
+#: Characters of a reason, at most.
+_MAX_REASON: Final = 500
+#: Seconds between two counts of what waits in the servers: at rest, and while a function is filling up.
+_COUNT_EVERY: Final = 1.0
+_COUNT_SOON: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InjectorSettings:
+    """How an Injector works."""
+
+    #: Names or glob patterns of the functions whose jobs are taken; empty: all.
+    allow: Sequence[str] = ()
+    #: Bytes of an argument, at most.
+    max_arg: int = MAX_ARG
+    #: Whether an argument that is no text is stored as its JSON text.
+    json_args: bool = False
+    #: Jobs a second that are taken, of all clients together; 0: any number.
+    rate: float = 0.0
+    #: Calls to hold at once, of each Gearman server.
+    calls: int = 1000
+    #: Seconds.
+    lease: int = LEASE
+    #: Jobs of a function that may wait in gearmand; 0: any number.
+    watermark: int = WATERMARK
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_arg <= MAX_ARG:
+            raise UsageError(f"max_arg is 0 to {MAX_ARG}, not {self.max_arg}")
+        if not self.rate >= 0:
+            raise UsageError(f"a rate is 0 (any) or more jobs a second, not {self.rate}")
+        if not 1 <= self.calls <= 100_000:
+            raise UsageError(f"calls are 1 to 100000, not {self.calls}")
+        if self.lease < MIN_LEASE:
+            raise UsageError(f"a lease is at least {MIN_LEASE} s, not {self.lease}")
+        if self.watermark < 0:
+            raise UsageError(f"a watermark is 0 (none) or more, not {self.watermark}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    held: Held
+    jobs: list[NewJob]
+    #: Whether it is answered by an array.
+    many: bool
+    #: Whether its jobs may be of several databases, so that one can take its part and another not.
+    spread: bool
+
+
+@dataclass(slots=True)
+class _Stream:
+    """Calls that wait to be stored in the same place."""
+
+    thread: ThreadPoolExecutor
+    calls: deque[_Call] = field(default_factory=deque)
+    #: Stores them, while there are any.
+    storing: asyncio.Task[None] | None = None
+
+    def next_group(self) -> list[_Call]:
+        """Take what is stored together next. Calls that are spread go alone: their errors are their own."""
+        group: list[_Call] = []
+        jobs = size = 0
+        while self.calls:
+            call = self.calls[0]
+            jobs += len(call.jobs)
+            size += len(call.held.job.data)
+            if group and (call.spread or group[0].spread or jobs > CHUNK or size > BATCH_BYTES):
+                break
+            group.append(self.calls.popleft())
+        return group
+
+
+class _Recovery:
+    """A role for one database: finds what an Injector stored with a lease and no server has.
+
+    An Injector that is killed between commit and submit leaves such jobs, and its successor finds them.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, job_servers: JobServers) -> None:
+        self.name = f"injector of database {dispatcher.database.dbid}"
+        self._dispatcher = dispatcher
+        self._servers = job_servers
+        self._lost = Lost(dispatcher, job_servers)
+
+    async def look(self) -> float:
+        if not self._servers.answered:
+            return _COUNT_EVERY
+        lanes = (await self._dispatcher.call(self._dispatcher.database.lanes)).lanes
+        await self._lost.find([lane for lane in lanes if lane.state is State.LEASED])
+        return min([_COUNT_EVERY, *self._lost.until_sweep()])
+
+
+class Injector:
+    """A role for all databases of a queue."""
+
+    name = "injector"
+
+    def __init__(
+        self,
+        shards: Shards,
+        addresses: Sequence[str],
+        settings: InjectorSettings = InjectorSettings(),  # frozen
+        *,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Do no I/O."""
+        self._shards = shards
+        self._settings = settings
+        self._rules = Rules(settings.allow, settings.max_arg, settings.json_args)
+        self._rate = Rate(settings.rate) if settings.rate else None
+        self._servers = JobServers(
+            addresses, remember=2 * (settings.watermark or WATERMARK), connect=partial(Client, tls=tls)
+        )
+        self._room = Room(self._servers, settings.watermark)
+        self._dispatchers = {
+            database.dbid: Dispatcher(database, self._servers, self._room, lease=settings.lease)
+            for database in shards
+        }
+        # Keys have a home. One that is away, or where somebody has locked a key, holds up no other stream.
+        self._streams = {
+            dbid: _Stream(ThreadPoolExecutor(1, "garivini-injector")) for dbid in (None, *self._dispatchers)
+        }
+        self._links = [
+            Worker(
+                address,
+                [INJECT_JOBS.encode()],
+                self.take,
+                slots=settings.calls,
+                client_id=b"injector",
+                tls=tls,
+            )
+            for address in addresses
+        ]
+        self._bytes = 0  # of the payloads that are held
+        self._draining = False
+        self._dispatching: set[asyncio.Task[None]] = set()
+        self._count = asyncio.Event()  # cuts the time to the next count short
+
+    async def look(self) -> float:
+        """Count what waits in the servers; return the seconds until the next count."""
+        try:
+            await self._servers.look()
+        finally:
+            self._room.count_anew()
+        return _COUNT_EVERY
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Take calls until ``stop`` is set; then answer what is held, and return."""
+        # So that the first call can be dispatched. What is away now is looked at again.
+        policies = (dispatcher.refresh() for dispatcher in self._dispatchers.values())
+        await asyncio.gather(*policies, self.look(), return_exceptions=True)
+        stopped = asyncio.Event()
+        looking = [asyncio.create_task(run_role(self, stop=stopped, wake=self._count))]
+        for dispatcher in self._dispatchers.values():
+            role = _Recovery(dispatcher, self._servers)
+            looking.append(asyncio.create_task(run_role(role, stop=stopped, wake=asyncio.Event())))
+        linked = [asyncio.create_task(link.run()) for link in self._links]
+        try:
+            await stop.wait()
+            self._draining = True
+            await asyncio.gather(*(link.drain() for link in self._links))
+            # A call whose connection was lost may still be among what is being stored.
+            await asyncio.gather(*(stream.storing for stream in self._streams.values() if stream.storing))
+            await asyncio.gather(*self._dispatching)
+            stopped.set()
+            await asyncio.gather(*looking)
+        finally:
+            for link in self._links:
+                link.abort()
+            tasks = [*looking, *linked, *self._dispatching]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for stream in self._streams.values():
+                stream.thread.shutdown(wait=False, cancel_futures=True)
+            for dispatcher in self._dispatchers.values():
+                dispatcher.close()
+            await self._servers.close()
+
+    # ---- calls in
+
+    def take(self, held: Held) -> None:
+        """Take a call: refuse it at once, or let it be stored with those that have come with it."""
+        try:
+            call = read(held.job.data, self._rules)
+            if self._rate is not None:
+                self._rate.take(len(call.jobs), _now())
+        except UsageError as error:
+            # It may quote what was sent, of any length.
+            reason = str(error)[:_MAX_REASON]
+            events.emit("inject.refused", reason=reason)
+            held.exception(f"{reason}; nothing was stored".encode(errors="replace"))
+            return
+        except Exception:
+            # A defect. Raised from here it would close the connection, and the server would send the same
+            # call again and again.
+            events.emit("inject.failed", calls=1, error=traceback.format_exc())
+            held.exception(b"a fault in the Injector; nothing was stored")
+            return
+        self._hold(len(held.job.data))
+        dbid, spread = self._place(call)
+        stream = self._streams[dbid]
+        stream.calls.append(_Call(held, call.jobs, call.many, spread))
+        if stream.storing is None:
+            stream.storing = asyncio.create_task(self._store(stream))
+
+    def _place(self, call: Read) -> tuple[int | None, bool]:
+        """Return which stream a call goes with, and whether its jobs may be of several databases."""
+        if len(self._dispatchers) == 1:
+            keyed = any(job.uniqkey is not None for job in call.jobs)
+            return (next(iter(self._dispatchers)) if keyed else None), False
+        homes = [
+            None if job.uniqkey is None else self._shards.home(job.funcname, job.uniqkey).dbid
+            for job in call.jobs
+        ]
+        first = next((home for home in homes if home is not None), None)
+        return first, any(home != first for home in homes)
+
+    def _hold(self, size: int) -> None:
+        """Count the bytes that are held; ask for no more calls while they are too many."""
+        before, self._bytes = self._bytes, self._bytes + size
+        if (before < _MAX_BYTES) != (self._bytes < _MAX_BYTES) and not self._draining:
+            for link in self._links:
+                link.slots = self._settings.calls if self._bytes < _MAX_BYTES else 0
+
+    # ---- groups
+
+    async def _store(self, stream: _Stream) -> None:
+        try:
+            while stream.calls:
+                group = stream.next_group()
+                # Their server has given them to another Injector, or has forgotten them with their callers.
+                lost = [call for call in group if call.held.lost]
+                if lost:
+                    self._let_go(lost)
+                    group = [call for call in group if not call.held.lost]
+                if group:
+                    await self._insert(stream, group)
+        finally:
+            stream.storing = None
+
+    async def _insert(self, stream: _Stream, group: Sequence[_Call]) -> None:
+        began = _now()
+        jobs = [self._leased(job) for call in group for job in call.jobs]
+        loop = asyncio.get_running_loop()
+        try:
+            stored = await loop.run_in_executor(stream.thread, self._shards.insert, jobs)
+        except Exception as error:
+            if len(group) > 1 and isinstance(error, UsageError | RefusedError):
+                # It may be for one of them alone, such as an argument that this database cannot take.
+                for call in group:
+                    await self._insert(stream, [call])
+            else:
+                self._fail(group, error)
+            return
+        self._answer(group, stored)
+        taken: dict[int, list[Job]] = {}
+        for job, at in zip(jobs, stored, strict=True):
+            if job.lease and at.new:
+                taken.setdefault(at.dbid, []).append(Job.taken(job, at))
+        for dbid, part in taken.items():
+            task = asyncio.create_task(self._dispatch(self._dispatchers[dbid], part, began))
+            self._dispatching.add(task)
+            task.add_done_callback(self._dispatching.discard)
+
+    def _leased(self, job: NewJob) -> NewJob:
+        """Give a job its first lease, if it is due now and its function has room; else a QueueRunner will."""
+        if job.delay or not self._servers.answered:
+            return job
+        left = self._room.left(job.funcname)
+        if left is not None and left <= self._settings.watermark // 2 and self._servers.age > _COUNT_SOON:
+            self._count.set()
+        if left == 0:
+            return job
+        self._room.use(job.funcname, 1)
+        lease = max(dispatcher.lease(job.funcname) for dispatcher in self._dispatchers.values())
+        return msgspec.structs.replace(job, lease=lease)
+
+    async def _dispatch(self, dispatcher: Dispatcher, jobs: Sequence[Job], began: float) -> None:
+        try:
+            # If it cannot be read now, what was read before holds.
+            with suppress(GariviniError):
+                await dispatcher.refresh()
+            await dispatcher.send(jobs, began)
+        except Exception as error:
+            text = str(error) if isinstance(error, GariviniError) else traceback.format_exc()
+            events.emit("inject.not_dispatched", dbid=dispatcher.database.dbid, jobs=len(jobs), error=text)
+
+    # ---- answers
+
+    def _answer(self, group: Sequence[_Call], stored: Sequence[Inserted]) -> None:
+        events.emit(
+            "inject.stored",
+            calls=len(group),
+            jobs=len(stored),
+            duplicates=sum(not at.new for at in stored),
+        )
+        unheard = [call for call in group if call.held.lost]
+        if unheard:
+            jobs = [job for call in unheard for job in call.jobs]
+            keyless = sum(job.uniqkey is None for job in jobs)
+            events.emit("inject.unheard", calls=len(unheard), jobs=len(jobs), keyless=keyless)
+        position = 0
+        for call in group:
+            end = position + len(call.jobs)
+            call.held.complete(answer(stored[position:end], many=call.many))
+            position = end
+        self._let_go(group)
+
+    def _fail(self, group: Sequence[_Call], error: Exception) -> None:
+        detail = (
+            str(error) if isinstance(error, GariviniError) else "".join(traceback.format_exception(error))
+        )
+        events.emit("inject.failed", calls=len(group), error=detail)
+        for call in group:
+            call.held.exception(_reason(error, spread=call.spread).encode())
+        self._let_go(group)
+
+    def _let_go(self, calls: Sequence[_Call]) -> None:
+        self._hold(-sum(len(call.held.job.data) for call in calls))
+
+
+#: What callers are told. The error's own text names the database and its user, so it is for the log alone.
+_REASONS: Final[dict[type[Exception], str]] = {
+    UsageError: "the database cannot take it: an argument is too large for it, or a value does not fit",
+    RefusedError: "the database refused it",
+    ConflictError: "another transaction was in the way; try again",
+    UnreachableError: "the database cannot be reached; try again",
+    SchemaError: "the database is not ready: its tables are not of this version",
+}
+
+
+def _reason(error: Exception, *, spread: bool) -> str:
+    if isinstance(error, OutcomeUnknownError):
+        return "the connection to the database was lost at the commit: it may have been stored"
+    for kind, reason in _REASONS.items():
+        if isinstance(error, kind):
+            part = "some of it may have been stored" if spread else "nothing was stored"
+            return f"{reason}; {part}"
+    return "a fault in the Injector: it may have been stored"
+
+
+def _now() -> float:
+    """Return the loop's monotonic time."""
+    return asyncio.get_running_loop().time()
+
+
+async def serve(
+    shards: Shards,
+    addresses: Sequence[str],
+    settings: InjectorSettings,
+    *,
+    stop: asyncio.Event,
+    tls: ssl.SSLContext | None = None,
+) -> None:
+    """Run an Injector until ``stop`` is set and what it holds is answered."""
+    await Injector(shards, addresses, settings, tls=tls).run(stop)
