@@ -1,7 +1,8 @@
 """What the databases take: a claim at 20,000 and 2,000,000 rows, an upgrade under load, the bench's floors.
 
-``python -m tests.measure [upgrade] [claims] [crowd] [floors] [postgresql]``: the last is the floors on
-PostgreSQL, all others are on MariaDB. It takes minutes. Compare within a run only.
+``python -m tests.measure [upgrade] [claims] [crowd] [floors] [postgresql] [frozen]``: postgresql is the
+floors there, frozen is on two databases of either kind, all others are on MariaDB. It takes minutes. Compare
+within a run only.
 """
 
 import statistics
@@ -192,6 +193,66 @@ def crowd(server: MariaDB, seconds: float = 60.0) -> None:
         )
 
 
+def frozen(kind: type[MariaDB | PostgreSQL]) -> None:
+    """Measure the pickup of jobs in one of two databases, with the other at work, frozen, and back."""
+    with (
+        tempfile.TemporaryDirectory() as name,
+        kind() as server,
+        kind() as other,
+        server.database() as url,
+        other.database() as other_url,
+        ExitStack() as ends,
+    ):
+        folder = Path(name)
+        (folder / "runs").mkdir()
+        both = Client([url, other_url])
+        for database in both.shards:
+            database.upgrade()
+        both.close()
+        address = processes.free_address()
+        environment = {
+            "GARIVINI_DB": f"{url} {other_url}",
+            "GARIVINI_JOB_SERVERS": address,
+            "GARIVINI_BENCH_RUNS": str(folder / "runs"),
+        }
+        for role, *words in (
+            ("gearman", "run", "gearman", "--job-server", address),
+            ("runner", "run", "queue-runner"),
+            ("worker", "worker", "garivini.cli.bench.work", "--processes", "1"),
+        ):
+            process = processes.command(role, *words, folder=folder, environment=environment)
+            ends.callback(process.wait)
+            ends.callback(process.end)
+        reader = Reader(folder / "runs")
+        processes.until(lambda: processes.answers(address), "the Gearman server")
+        client = ends.enter_context(Client(url, address))
+
+        def pickup(count: int, *, dispatch: bool) -> float:
+            """Return the median of milliseconds from an insert to its start."""
+            found = []
+            for _ in range(count):
+                began = time.monotonic_ns()
+                jobid = client.insert_job(OURS, b"x" * 100, dispatch=dispatch).jobid
+                while not (runs := [run for run in reader.take() if run.jobid == jobid]):
+                    time.sleep(0.001)
+                found.append((runs[0].began - began) / 1e6)
+                time.sleep(0.01)
+            return statistics.median(found)
+
+        for dispatch, way in ((True, "direct"), (False, "QueueRunner")):
+            pickup(20, dispatch=dispatch)
+            for phase, change in (
+                ("both at work", None),
+                ("one frozen", other.freeze),
+                ("both again", other.thaw),
+            ):
+                if change is not None:
+                    change()
+                    time.sleep(2)
+                p50 = pickup(200, dispatch=dispatch)
+                click.echo(f"frozen, {kind.__name__}, {way}, {phase}: pickup p50 {p50:.2f} ms")
+
+
 def main(chosen: list[str]) -> None:
     with MariaDB(*_SETTINGS) as server:
         for part in (upgrade, claims, crowd, floors):
@@ -200,6 +261,9 @@ def main(chosen: list[str]) -> None:
     if "postgresql" in chosen or not chosen:
         with PostgreSQL() as postgresql:
             floors(postgresql)
+    if "frozen" in chosen or not chosen:
+        frozen(PostgreSQL)
+        frozen(MariaDB)
 
 
 if __name__ == "__main__":

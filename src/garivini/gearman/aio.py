@@ -48,8 +48,8 @@ class _Connection(asyncio.Protocol):
         """Return what the core has to send."""
         raise NotImplementedError
 
-    def receive(self, data: bytes) -> None:
-        """Feed the core."""
+    def receive(self, data: bytes) -> bool:
+        """Feed the core; return whether something began that is to go before what there is to write."""
         raise NotImplementedError
 
     def due(self) -> int:
@@ -74,12 +74,15 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._quiet_ticks = 0
         try:
-            self.receive(data)
+            began = self.receive(data)
         except ProtocolError as error:
             events.emit("gearman.protocol_error", error=str(error))
             self.abort()
             return
-        self.flush()
+        if began:
+            self.flush()
+        else:
+            self._flush()  # at once: the answer to what has come waits for nothing else in this turn
         self.wake()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -159,9 +162,10 @@ class _ClientConnection(_Connection):
     def take(self) -> bytes:
         return self.core.data_to_send()
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> bool:
         for tag, event in self.core.receive(data):
             tag(event)
+        return False
 
     def due(self) -> int:
         return self.core.pending
@@ -365,12 +369,15 @@ class _WorkerConnection(_Connection):
     def take(self) -> bytes:
         return self.core.data_to_send()
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> bool:
+        began = False
         for event in self.core.receive(data):
             if isinstance(event, Assigned):
                 self._on_job(Held(self, event))
+                began = True
             else:
                 _rejected(event)
+        return began
 
     def due(self) -> int:
         return self.core.waiting
