@@ -143,8 +143,9 @@ def test_a_child_whose_job_is_out_of_time_is_killed_and_the_job_has_failed(tmp_p
         select.select([lifeline], [], [])
     """
     with supervised(tmp_path, child, processes=1):
-        until((tmp_path / "told").exists)
-        assert "kind='failed', message='ran beyond its time limit" in (tmp_path / "told").read_text()
+        told = tmp_path / "told"
+        until(lambda: told.exists() and bool(told.read_text()))
+        assert "kind='failed', message='ran beyond its time limit" in told.read_text()
 
 
 def test_a_child_that_does_not_finish_in_time_is_killed(tmp_path: Path) -> None:
