@@ -126,7 +126,8 @@ def test_what_a_child_died_of_is_told_to_the_next_until_one_has_recorded_it(tmp_
         os.kill(os.getpid(), signal.SIGKILL)
     """
     with supervised(tmp_path, child, processes=1):
-        until((tmp_path / "told").exists)
+        told = tmp_path / "told"
+        until(lambda: told.exists() and bool(told.read_text()))
         assert (tmp_path / "told").read_text() == (tmp_path / "first").read_text()
         text = (tmp_path / "told").read_text()
         assert "Handle(jobid=7, dbid=2, attempt=3), kind='crashed'" in text
