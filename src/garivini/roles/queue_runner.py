@@ -108,6 +108,9 @@ class QueueRunner:
         self._settings = settings
         self._batch = min(BATCH_START, settings.batch_max)
         self._room: dict[str, int | None] = {}
+        #: Functions that have been seen to have jobs of flag controller, and how many wait under its name.
+        self._controlled: set[str] = set()
+        self._leased: dict[str, int] = {}
         self._policies: dict[str, FunctionPolicy] = {}
         self._policies_read = 0.0  # the database's time
         self._sweeps: list[float] | None = (
@@ -136,6 +139,7 @@ class QueueRunner:
             self._room.clear()
         more = await self._find_lost([lane for lane in lanes if lane.state is State.LEASED])
         if due:
+            await self._call(self._count_leased, [lane.funcname for lane in due])
             more |= await self._recover([lane for lane in due if lane.state is not State.WAITING])
             more |= await self._dispatch([lane for lane in due if lane.state is State.WAITING])
         await self._tidy()
@@ -153,8 +157,8 @@ class QueueRunner:
     def _read(self, now: float) -> tuple[Lanes, _Claim | None]:
         """Read the lanes, and what is set for functions where that has not been read for a second.
 
-        Then claim from the most urgent lane, by the room that is left of what was counted before: a job that
-        has just been inserted waits for nothing else. Another dispatcher may use the same room, as it may
+        Then claim from the most urgent lane that is not full, by the room that is left of what was counted
+        before: a job that has just been inserted waits for nothing else. Another dispatcher may use the same room, as it may
         between any count and claim: the watermark binds each dispatcher by itself.
 
         In the database's thread; ``now`` is the loop's time.
@@ -164,9 +168,10 @@ class QueueRunner:
             self._policies = self._database.functions()
             self._policies_read = found.now
         for lane in found.lanes:
-            if lane.state is State.WAITING and lane.due <= found.now:
-                known = self._servers.answered and self._limit(lane.funcname) > 0
-                return found, self._claim(lane, now) if known else None
+            due = lane.state is State.WAITING and lane.due <= found.now
+            # Past those that are full: many jobs of one function hold up none of another.
+            if due and self._servers.answered and self._limit(lane.funcname) > 0:
+                return found, self._claim(lane, now)
         return found, None
 
     def _until_sweep(self) -> list[float]:
@@ -220,6 +225,8 @@ class QueueRunner:
         """Claim from a lane what there is room for. In the database's thread; ``now`` is the loop's time."""
         limit = self._limit(lane.funcname)
         jobs = self._database.claim(lane, limit=limit, lease=self._lease(lane.funcname))
+        if any(job.flag == "controller" for job in jobs):
+            self._controlled.add(lane.funcname)
         full = len(jobs) >= limit
         self._batch = next_batch(self._batch, full=full, most=self._settings.batch_max)
         return _Claim(lane, jobs, full, now)
@@ -228,11 +235,17 @@ class QueueRunner:
         if funcname not in self._room:
             self._room[funcname] = room(
                 self._settings.watermark,
-                # Jobs of flag controller wait under another name, and a lane may hold both kinds.
-                max(self._servers.queued(funcname.encode()), self._servers.queued(RUN_QUEUED_JOB.encode())),
+                # Jobs of flag controller wait under another name with those of all functions, and then in a
+                # Controller. A lane may hold both kinds.
+                max(self._servers.queued(funcname.encode()), self._leased.get(funcname, 0)),
             )
         left = self._room[funcname]
         return self._batch if left is None else min(self._batch, left)
+
+    def _count_leased(self, funcnames: Sequence[str]) -> None:
+        """Count what waits of the functions with jobs of flag controller. In the database's thread."""
+        for funcname in self._controlled.intersection(funcnames) if self._settings.watermark else ():
+            self._leased[funcname] = self._database.leased(funcname, limit=self._settings.watermark)
 
     def _use_room(self, funcname: str, jobs: int) -> None:
         left = self._room[funcname]
