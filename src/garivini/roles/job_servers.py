@@ -139,7 +139,7 @@ class JobServers:
         results: list[SubmitResult] = [Unsent()] * len(jobs)
         shares: dict[str, list[int]] = {}
         for index, job in enumerate(jobs):
-            shares.setdefault(self._server_for(job), []).append(index)
+            shares.setdefault(self._server_for(job.function, job.unique), []).append(index)
 
         async def submit(address: str, indexes: list[int]) -> None:
             server = self._servers[address]
@@ -167,12 +167,16 @@ class JobServers:
             # Ordered: a plain dictionary looks for its first item among all that were deleted before it.
             sent.popitem(last=False)
 
-    def _server_for(self, job: Submission) -> str:
+    def client_for(self, function: bytes, unique: bytes) -> Client:
+        """Return the client of the server that ``submit`` would choose for such a job."""
+        return self._servers[self._server_for(function, unique)].client
+
+    def _server_for(self, function: bytes, unique: bytes) -> str:
         if len(self._servers) == 1:
             return next(iter(self._servers))
         up = [address for address, server in self._servers.items() if server.functions is not None]
-        served = [address for address in up if _workers(self._servers[address], job.function)]
-        return rendezvous(served or up or list(self._servers), job.unique)[0]
+        served = [address for address in up if _workers(self._servers[address], function)]
+        return rendezvous(served or up or list(self._servers), unique)[0]
 
     async def ask(
         self, function: bytes, uniques: Sequence[bytes], *, silence: float, patience: float = math.inf
