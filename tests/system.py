@@ -1,4 +1,4 @@
-"""A whole queue in one event loop, for tests: embedded server, SQLite, QueueRunner and worker."""
+"""A whole queue in one event loop, for tests: embedded server, SQLite, QueueRunner, worker and Controller."""
 
 import asyncio
 import threading
@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from garivini import Client, Worker, events
 from garivini.gearman.server import Server
-from garivini.roles import queue_runner
+from garivini.roles import controller, queue_runner
+from garivini.roles.controller import ControllerSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
 from garivini.store.database import Database
 
@@ -82,6 +83,16 @@ class System:
         return self._start(
             lambda stop: queue_runner.serve(
                 [database], [self.address], QueueRunnerSettings(**settings), stop=stop
+            )
+        )
+
+    def start_controller(self, **settings: Any) -> asyncio.Event:
+        """Start a Controller; the event it returns stops it."""
+        self._clients.append(Client(self.url))
+        databases = list(self._clients[-1].shards)
+        return self._start(
+            lambda stop: controller.serve(
+                databases, [self.address], ControllerSettings(**settings), stop=stop
             )
         )
 

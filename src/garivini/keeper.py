@@ -316,6 +316,7 @@ class Keeper:
     def _commit(self) -> None:
         while self._ended:
             group = [self._ended[index] for index in range(min(len(self._ended), _GROUP))]
+            self._report()  # what they said before they ended
             self._commit_group(group)
             self._take_holds()
             for run in group:

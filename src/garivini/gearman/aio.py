@@ -246,12 +246,12 @@ class Client:
         return result_of(foreground, self.address)
 
     def call(self, job: Submission, answer: Callable[[Event], None]) -> None:
-        """Submit a foreground job on the connection that is open now, and do not wait: for thousands at a time.
+        """Submit a foreground job on the connection that is open now, and wait for nothing.
 
         Args:
             job: as in ``run``.
-            answer: called with ``Created``, ``Refused`` or ``Unknown``; after ``Created`` with each ``Update``,
-                then with ``Finished``, or with ``Unknown`` where the connection was lost.
+            answer: called with ``Created``, ``Refused`` or ``Unknown``; after ``Created`` with each
+                ``Update``, then with ``Finished``, or with ``Unknown`` where the connection was lost.
 
         Raises:
             UnreachableError: there is no connection.

@@ -158,8 +158,8 @@ class QueueRunner:
         """Read the lanes, and what is set for functions where that has not been read for a second.
 
         Then claim from the most urgent lane that is not full, by the room that is left of what was counted
-        before: a job that has just been inserted waits for nothing else. Another dispatcher may use the same room, as it may
-        between any count and claim: the watermark binds each dispatcher by itself.
+        before: a job that has just been inserted waits for nothing else. Another dispatcher may use the same
+        room, as it may between any count and claim: the watermark binds each dispatcher by itself.
 
         In the database's thread; ``now`` is the loop's time.
         """

@@ -329,7 +329,7 @@ class Database(Records):
 
     @again
     def leased(self, funcname: str, *, limit: int) -> int:
-        """Return how many jobs of a function are handed to Gearman and not yet heard of; ``limit`` at most."""
+        """Return how many jobs of a function are handed out and not yet heard of; ``limit`` at most."""
         with self.reading() as run:
             return int(run("leased", funcname=funcname, limit=limit)[0][0])
 
