@@ -87,12 +87,12 @@ class System:
         )
 
     def start_controller(self, **settings: Any) -> asyncio.Event:
-        """Start a Controller; the event it returns stops it."""
+        """Start a Controller; the event it returns stops it. It then waits for no call, unless told to."""
         self._clients.append(Client(self.url))
         databases = list(self._clients[-1].shards)
         return self._start(
             lambda stop: controller.serve(
-                databases, [self.address], ControllerSettings(**settings), stop=stop
+                databases, [self.address], ControllerSettings(**{"drain": 0, **settings}), stop=stop
             )
         )
 

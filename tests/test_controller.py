@@ -424,25 +424,26 @@ def test_leases_of_calls_are_renewed(tmp_path: Path) -> None:
 
 def test_a_slow_function_leaves_calls_to_others_and_its_jobs_start_in_order(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with system(tmp_path) as queue:
-            async with stock(queue.address, b"slow") as slow, stock(queue.address, b"quick") as quick:
-                queue.start_queue_runner()
-                queue.start_controller(max_calls=10)
-                rows = [["slow", None, None, b"%d" % number] for number in range(100)]
-                await queue.call(queue.client.insert_jobs, rows, flag="controller")
-                await slow.got(5)
-                await queue.call(
-                    queue.client.insert_jobs, [["quick", None, None, b""]] * 2, flag="controller"
-                )
-                for held in await quick.got(2):
-                    held.complete()
-                await queue.gone(100)
-                assert len(slow.held) == 5
-                for number in range(15):
-                    (await slow.got(number + 1))[number].complete()
-                await slow.got(20)
-                args = [int(decode_payload(held.job.data).arg) for held in slow.held]
-                assert args[:15] == list(range(15))
+        async with (
+            system(tmp_path) as queue,
+            stock(queue.address, b"slow") as slow,
+            stock(queue.address, b"quick") as quick,
+        ):
+            queue.start_queue_runner()
+            queue.start_controller(max_calls=10)
+            rows = [["slow", None, None, b"%d" % number] for number in range(100)]
+            await queue.call(queue.client.insert_jobs, rows, flag="controller")
+            await slow.got(5)
+            await queue.call(queue.client.insert_jobs, [["quick", None, None, b""]] * 2, flag="controller")
+            for held in await quick.got(2):
+                held.complete()
+            await queue.gone(100)
+            assert len(slow.held) == 5
+            for number in range(15):
+                (await slow.got(number + 1))[number].complete()
+            await slow.got(20)
+            args = [int(decode_payload(held.job.data).arg) for held in slow.held]
+            assert args[:15] == list(range(15))
 
     asyncio.run(scenario())
 

@@ -156,6 +156,13 @@ class QueueRunnerTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True)
     poll: float | None = None
 
 
+class ControllerTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The table ``[controller]`` of a settings file."""
+
+    max_calls: int | None = None
+    drain: float | None = None
+
+
 class WorkerTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The table ``[worker]`` of a settings file."""
 
@@ -185,6 +192,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     databases: list[str] = []
     job_servers: list[str] = []
     queue_runner: QueueRunnerTable = msgspec.field(default_factory=QueueRunnerTable)
+    controller: ControllerTable = msgspec.field(default_factory=ControllerTable)
     worker: WorkerTable = msgspec.field(default_factory=WorkerTable)
     tls: TlsTable = msgspec.field(default_factory=TlsTable)
     log: LogTable = msgspec.field(default_factory=LogTable)

@@ -9,8 +9,8 @@ import pytest
 from garivini import Client
 from garivini.gearman import blocking
 from garivini.gearman.protocol import Submission
-from garivini.job import RUN_QUEUED_JOB, decode_payload
 from garivini.policy import FunctionPolicy
+from garivini.store.database import FailedAttempt
 from tests.databases import sqlite_url
 from tests.gearman.peer import Peer as Connection
 from tests.peers import peer
@@ -99,26 +99,55 @@ def existing_worker(request: pytest.FixtureRequest, either_server: str, tmp_path
         yield running
 
 
+@pytest.fixture
+def controlled(either_server: str, tmp_path: Path) -> Iterator[Client]:
+    """A client of a database whose jobs of flag controller go to stock workers."""
+    url = sqlite_url(tmp_path)
+    with (
+        Client(url) as client,
+        command(
+            tmp_path, "run", "queue-runner", "controller", GARIVINI_DB=url, GARIVINI_JOB_SERVERS=either_server
+        ),
+    ):
+        (database,) = client.shards
+        database.set_function("turn", FunctionPolicy(envelope="raw", retention=60))
+        database.set_function("act", FunctionPolicy(envelope="raw", retention=60))
+        yield client
+
+
 @pytest.mark.parametrize("arg", [BYTES, "Grüße, 世界".encode(), b"x"], ids=["bytes", "text", "short"])
 def test_an_existing_worker_gets_the_raw_argument(
-    existing_worker: Peer, either_server: str, tmp_path: Path, arg: bytes
+    existing_worker: Peer, controlled: Client, arg: bytes
 ) -> None:
-    """The part between is what a Controller does, in a few lines: it is yet to come."""
-    url = sqlite_url(tmp_path)
-    with Client(url) as client:
-        (database,) = client.shards
-        database.set_function("turn", FunctionPolicy(envelope="raw"))
-        client.insert_job("turn", arg, flag="controller")
-        with (
-            command(tmp_path, "run", "queue-runner", GARIVINI_DB=url, GARIVINI_JOB_SERVERS=either_server),
-            Connection(either_server) as controller,
-            blocking.Client(either_server, timeout=PATIENCE) as caller,
-        ):
-            controller.can_do(RUN_QUEUED_JOB.encode())
-            controller.until(lambda controller: controller.status(RUN_QUEUED_JOB.encode())[0] == 1)
-            _, payload = controller.grab()
-            job = decode_payload(payload)
-            assert (job.funcname, job.arg, job.flag, job.attempt) == ("turn", arg, "controller", 1)
-            assert caller.run(Submission(job.funcname.encode(), job.arg, b"")) == arg[::-1]
-            assert client.complete_job(payload)
-        assert client.list_jobs() == []
+    (database,) = controlled.shards
+    jobid, _ = controlled.insert_job("turn", arg, flag="controller")
+    until(lambda: database.finished(jobid), "the job to finish")
+    finished = database.finished(jobid)
+    assert finished is not None
+    assert finished.result == arg[::-1]
+    assert controlled.list_jobs() == []
+
+
+def test_what_an_existing_worker_says_is_recorded(existing_worker: Peer, controlled: Client) -> None:
+    (database,) = controlled.shards
+
+    def act(words: str, kind: str) -> FailedAttempt:
+        jobid, _ = controlled.insert_job("act", words, flag="controller")
+        until(lambda: database.failures(jobid), "its record")
+        (failure,) = database.failures(jobid)
+        assert failure.kind == kind
+        return failure
+
+    failed = act("die zu groß", "failed")
+    assert (failed.error, failed.message) == ("WORK_EXCEPTION", "zu groß")
+    assert act("fail", "failed").error == "WORK_FAIL"
+    assert act('answer {"garivini": {"retry": 60, "reason": "busy"}}', "rescheduled").message == "busy"
+    assert act('answer {"garivini": {"discard": "unknown"}}', "discarded").message == "unknown"
+    # The worker has come to no harm by any of these.
+    jobid, _ = controlled.insert_job("act", "report done", flag="controller")
+    until(lambda: database.finished(jobid), "the job to finish")
+    finished = database.finished(jobid)
+    assert finished is not None
+    assert finished.result == b"done"
+    said = [(one.kind, one.body) for one in database.reports(jobid)]
+    assert said == [("status", b"3/4"), ("data", b"a line"), ("warning", b"beware")]
