@@ -83,13 +83,11 @@ def slow(client: Client, address: str) -> None:
         for _ in range(_SLOW // len(rows)):
             await asyncio.to_thread(client.insert_jobs, rows, flag="controller")
         loop = asyncio.get_running_loop()
-        worker = aio.Worker(
-            address,
-            [b"slow"],
-            lambda held: loop.call_later(10, held.complete) and None,
-            slots=5000,
-            timeout=60,
-        )
+
+        def take(held: aio.Held) -> None:
+            loop.call_later(10, held.complete)
+
+        worker = aio.Worker(address, [b"slow"], take, slots=5000, timeout=60)
         running = asyncio.create_task(worker.run())
         await asyncio.sleep(5)
         say(f"beside {_SLOW:,} of 10 s", await pickups())

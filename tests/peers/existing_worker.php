@@ -4,6 +4,8 @@
 $worker = new GearmanWorker();
 $worker->addServer($host, (int) $port);
 $worker->addFunction('turn', fn (GearmanJob $job): string => strrev($job->workload()));
+$worker->addFunction('read', fn (GearmanJob $job): string
+    => bin2hex(iconv('UTF-8', 'ISO-8859-1', json_decode($job->workload())->arg)));
 $worker->addFunction('act', function (GearmanJob $job) {
     [$word, $text] = explode(' ', $job->workload(), 2) + [1 => ''];
     switch ($word) {

@@ -2,10 +2,12 @@
 use strict;
 use warnings;
 use Gearman::Worker;
+use JSON::PP;
 
 my ($host, $port) = @ARGV;
 my $worker = Gearman::Worker->new(job_servers => ["$host:$port"]);
 $worker->register_function(turn => sub { scalar reverse $_[0]->arg });
+$worker->register_function(read => sub { unpack 'H*', decode_json($_[0]->arg)->{arg} });
 $worker->register_function(act => sub {
     my ($job) = @_;
     my ($word, $text) = split / /, $job->arg, 2;

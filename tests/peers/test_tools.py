@@ -1,4 +1,4 @@
-"""Debian's ``gearman`` and workers that know nothing of Garivini, on the embedded server and on gearmand."""
+"""Debian's ``gearman`` as client and worker, on the embedded server and on gearmand."""
 
 import subprocess
 from collections.abc import Iterator
@@ -9,12 +9,9 @@ import pytest
 from garivini import Client
 from garivini.gearman import blocking
 from garivini.gearman.protocol import Submission
-from garivini.policy import FunctionPolicy
-from garivini.store.database import FailedAttempt
 from tests.databases import sqlite_url
 from tests.gearman.peer import Peer as Connection
 from tests.peers import peer
-from tests.peers.peer import PROGRAMS, SUFFIXES, Peer
 from tests.processes import PATIENCE, command, until
 
 pytestmark = pytest.mark.servers
@@ -86,68 +83,3 @@ def test_the_tool_wakes_a_queue_runner(either_server: str, tmp_path: Path) -> No
                 client.insert_job("f")
                 tool(either_server, "-b", "-s", "-f", "garivini_wake", "-u", "wake")
                 until(lambda: not client.list_jobs(state="waiting"), "the job to be dispatched")
-
-
-# ---- workers as they stood before Garivini came
-
-
-@pytest.fixture(params=PROGRAMS)
-def existing_worker(request: pytest.FixtureRequest, either_server: str, tmp_path: Path) -> Iterator[Peer]:
-    """A worker of ``turn`` in each language, which turns its payload around."""
-    script = peer.HERE / f"existing_worker.{SUFFIXES[request.param]}"
-    with peer.run([PROGRAMS[request.param], str(script), *either_server.split(":")], tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def controlled(either_server: str, tmp_path: Path) -> Iterator[Client]:
-    """A client of a database whose jobs of flag controller go to stock workers."""
-    url = sqlite_url(tmp_path)
-    with (
-        Client(url) as client,
-        command(
-            tmp_path, "run", "queue-runner", "controller", GARIVINI_DB=url, GARIVINI_JOB_SERVERS=either_server
-        ),
-    ):
-        (database,) = client.shards
-        database.set_function("turn", FunctionPolicy(envelope="raw", retention=60))
-        database.set_function("act", FunctionPolicy(envelope="raw", retention=60))
-        yield client
-
-
-@pytest.mark.parametrize("arg", [BYTES, "Grüße, 世界".encode(), b"x"], ids=["bytes", "text", "short"])
-def test_an_existing_worker_gets_the_raw_argument(
-    existing_worker: Peer, controlled: Client, arg: bytes
-) -> None:
-    (database,) = controlled.shards
-    jobid, _ = controlled.insert_job("turn", arg, flag="controller")
-    until(lambda: database.finished(jobid), "the job to finish")
-    finished = database.finished(jobid)
-    assert finished is not None
-    assert finished.result == arg[::-1]
-    assert controlled.list_jobs() == []
-
-
-def test_what_an_existing_worker_says_is_recorded(existing_worker: Peer, controlled: Client) -> None:
-    (database,) = controlled.shards
-
-    def act(words: str, kind: str) -> FailedAttempt:
-        jobid, _ = controlled.insert_job("act", words, flag="controller")
-        until(lambda: database.failures(jobid), "its record")
-        (failure,) = database.failures(jobid)
-        assert failure.kind == kind
-        return failure
-
-    failed = act("die zu groß", "failed")
-    assert (failed.error, failed.message) == ("WORK_EXCEPTION", "zu groß")
-    assert act("fail", "failed").error == "WORK_FAIL"
-    assert act('answer {"garivini": {"retry": 60, "reason": "busy"}}', "rescheduled").message == "busy"
-    assert act('answer {"garivini": {"discard": "unknown"}}', "discarded").message == "unknown"
-    # The worker has come to no harm by any of these.
-    jobid, _ = controlled.insert_job("act", "report done", flag="controller")
-    until(lambda: database.finished(jobid), "the job to finish")
-    finished = database.finished(jobid)
-    assert finished is not None
-    assert finished.result == b"done"
-    said = [(one.kind, one.body) for one in database.reports(jobid)]
-    assert said == [("status", b"3/4"), ("data", b"a line"), ("warning", b"beware")]
