@@ -43,6 +43,8 @@ def test_every_call_does_what_the_clients_does(url: str) -> None:
             assert await client.failed_job(rest[0], ValueError("no"))
             assert [job.jobid for job in await client.failed_jobs()] == ids[:1]
             assert [record.error for record in await client.failures(rest[0])] == ["ValueError"]
+            assert await client.result(rest[0]) is None
+            assert await client.reports(rest[0]) == []
             assert await client.retry_job(rest[0])
             assert await client.cancel_job(rest[1], "why not")
             assert [job.jobid for job in await client.list_jobs("f", "dead")] == ids[1:2]

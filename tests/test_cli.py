@@ -15,6 +15,7 @@ from garivini.client import failure
 from garivini.gearman.blocking import Client as GearmanClient
 from garivini.gearman.protocol import Submission
 from garivini.job import Handle
+from garivini.store.records import MAX_RESULT, Finish, Report
 from tests.processes import alive, command, until
 from tests.servers import embedded, free_port
 
@@ -115,6 +116,56 @@ def test_jobs_are_listed_shown_and_retried(url: str) -> None:
     assert invoke("jobs", "list", "--db", url, "--function", "none").output == "no job\n"
 
 
+def test_what_a_job_said_and_its_result_are_shown(url: str) -> None:
+    client = Client(url)
+    (database,) = client.shards
+    client.insert_jobs([["f", None, None, "x"]] * 2)
+    (lane,) = database.lanes().lanes
+    first, second = database.claim(lane, limit=2, lease=60)
+    said = [("status", b"3/10"), ("data", b"line \x1b[31mred"), ("warning", b"\xff\x00")]
+    database.report([Report(first.handle, *what) for what in said])
+    shown = " ".join(invoke("jobs", "show", "1", "--db", url).output.split())
+    assert "state leased" in shown
+    assert "progress 3/10" in shown
+    assert "attempt 1 data at 20" in shown
+    assert ": line \\x1b[31mred attempt 1 warning at " in shown
+    assert ": 2 bytes" in shown
+    database.finish([Finish(1, 1, b"gr\xc3\xbcn", "host:1", 60), Finish(2, 1, b"\xff\x00", "", 60)])
+    shown = " ".join(invoke("jobs", "show", "1", "--db", url).output.split())
+    for words in ("state finished", "progress 3/10", "result grün", "worker host:1", ": line "):
+        assert words in shown
+    assert "result 2 bytes" in " ".join(invoke("jobs", "show", "2", "--db", url).output.split())
+    entries = [
+        json.loads(invoke("jobs", "show", str(job.jobid), "--db", url, "-o", "json").output)[0]
+        for job in (first, second)
+    ]
+    assert [(entry["state"], entry["funcname"], entry["dbid"]) for entry in entries] == [
+        ("finished", "f", 1)
+    ] * 2
+    assert [(entry["result"], entry["result_encoding"]) for entry in entries] == [
+        ("grün", "utf-8"),
+        ("/wA=", "base64"),
+    ]
+    assert [(line["kind"], line["body"]) for line in entries[0]["reports"]] == [
+        ("status", "3/10"),
+        ("data", "line \x1b[31mred"),
+        ("warning", "/wA="),
+    ]
+    assert invoke("jobs", "retry", "1", "--db", url).exit_code == 1
+
+
+def test_a_result_that_was_too_large_is_shown_as_that(url: str) -> None:
+    client = Client(url)
+    (database,) = client.shards
+    client.insert_job("f")
+    database.finish([Finish(1, None, bytes(MAX_RESULT + 1), retention=60)])
+    shown = " ".join(invoke("jobs", "show", "1", "--db", url).output.split())
+    assert "result too large to be kept" in shown
+    assert "the result of 16777216 bytes was left out" in shown
+    (entry,) = json.loads(invoke("jobs", "show", "1", "--db", url, "-o", "json").output)
+    assert entry["result"] is None
+
+
 def test_what_is_not_there_is_said_and_has_an_exit_status(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,7 +235,8 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
     Client(url).insert_job("f")
     arguments = ("--lease", "600", "--envelope", "raw", "--renews", "--max-failures", "3")
     assert invoke("functions", "set", "f", *arguments, "--db", url).exit_code == 0
-    assert invoke("functions", "set", "f", "--deadline", "7200", "--db", url).exit_code == 0
+    others = ("--deadline", "7200", "--retention", "3600")
+    assert invoke("functions", "set", "f", *others, "--db", url).exit_code == 0
     (entry,) = json.loads(invoke("functions", "list", "-o", "json", "--db", url).output)
     assert entry == {
         "function": "f",
@@ -194,10 +246,12 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
         "renews": True,
         "envelope": "raw",
         "max_failures": 3,
+        "retention": 3600,
     }
     table = invoke("functions", "list", "--db", url).output
     assert "1 waiting" in table
     assert "lease 600" in table
+    assert "retention 3600" in " ".join(table.split())
     assert invoke("functions", "set", "f", "--reset", "--lease", "7", "--db", url).exit_code == 0
     (entry,) = json.loads(invoke("functions", "list", "-o", "json", "--db", url).output)
     assert (entry["lease"], entry["envelope"]) == (7, None)

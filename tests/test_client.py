@@ -356,6 +356,8 @@ def test_a_job_that_is_gone_cannot_fail_nor_be_rescheduled(client: Client) -> No
     assert not client.reschedule_job((999, 1), "+5")
     assert client.get_job((999, 1)) is None
     assert client.failures((999, 1)) == []
+    assert client.result((999, 1)) is None
+    assert client.reports((999, 1)) == []
 
 
 @pytest.mark.parametrize("when", ["failed", "never"])

@@ -1,5 +1,6 @@
 import asyncio
-from contextlib import suppress
+import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from garivini.policy import FunctionPolicy
 from garivini.roles import job_servers
 from garivini.roles.job_servers import JobServers
 from garivini.roles.queue_runner import QueueRunner, QueueRunnerSettings
+from garivini.store.records import Finish
 from tests.system import System, system
 
 
@@ -33,7 +35,7 @@ async def queued(queue: System, function: bytes) -> int:
 async def claim(queue: System, lease: int = 60) -> list[Job]:
     """Claim as a QueueRunner does, and send nothing."""
     lanes = (await queue.call(queue.database.lanes)).lanes
-    return await queue.call(queue.database.claim, lanes[0], limit=100, lease=lease)
+    return await queue.call(queue.database.claim, lanes[0], limit=1000, lease=lease)
 
 
 def test_due_jobs_are_dispatched_and_later_ones_wait(tmp_path: Path) -> None:
@@ -50,6 +52,46 @@ def test_due_jobs_are_dispatched_and_later_ones_wait(tmp_path: Path) -> None:
             job = await queue.call(queue.database.get, later)
             assert job is not None
             assert job.attempt == 0
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_finished_jobs_that_are_kept_no_more_are_deleted_once_a_minute(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            await queue.call(queue.client.insert_jobs, [["f", None, None, b"x"]] * 502)
+            finishes = [Finish(job.jobid, 1, retention=60) for job in await claim(queue)]
+            await queue.call(queue.database.finish, finishes)
+            with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+
+                def expire(jobids: str) -> None:
+                    connection.execute(f"UPDATE finished SET expires = 1 WHERE jobid {jobids}")
+                    connection.commit()
+
+                def left() -> list[int]:
+                    return [jobid for (jobid,) in connection.execute("SELECT jobid FROM finished")]
+
+                def minute_later() -> None:
+                    assert queue_runner._tidy_at is not None
+                    queue_runner._tidy_at -= 60.0
+
+                queue_runner, servers = runner(queue)
+                expire("<> 7")
+                await queue_runner.look()
+                assert len(left()) == 502
+                minute_later()
+                await queue_runner.look()
+                assert len(left()) == 2
+                # There may be more: the next pass does not wait.
+                await queue_runner.look()
+                assert left() == [7]
+                expire("= 7")
+                await queue_runner.look()
+                assert left() == [7]
+                minute_later()
+                await queue_runner.look()
+                assert left() == []
             await servers.close()
 
     asyncio.run(scenario())

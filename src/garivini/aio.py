@@ -12,6 +12,7 @@ from garivini.client import Client, JobLike, checked_job, checked_jobs
 from garivini.config import DatabasesLike
 from garivini.job import HandleLike, Inserted, Job, NewJob
 from garivini.store.database import FailedAttempt
+from garivini.store.records import Finished, Reported
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -119,6 +120,14 @@ class AsyncClient:
     async def failures(self, handle: HandleLike) -> list[FailedAttempt]:
         """See ``Client.failures``."""
         return await self._call(self._client.failures, handle)
+
+    async def result(self, handle: HandleLike) -> Finished | None:
+        """See ``Client.result``."""
+        return await self._call(self._client.result, handle)
+
+    async def reports(self, handle: HandleLike) -> list[Reported]:
+        """See ``Client.reports``."""
+        return await self._call(self._client.reports, handle)
 
     async def retry_job(self, handle: HandleLike) -> bool:
         """See ``Client.retry_job``."""

@@ -18,6 +18,7 @@ from garivini.job import WAKE, Handle, HandleLike, Inserted, Job, NewJob, State,
 from garivini.policy import parse_delay, parse_when
 from garivini.store.callers import after_commit
 from garivini.store.database import FailedAttempt, Setback, Settled
+from garivini.store.records import Finished, Reported
 from garivini.store.shards import Shards
 
 #: A row of ``insert_jobs``: the original's list ``[funcname, uniqkey, coalesce, arg]``, or a mapping.
@@ -210,6 +211,23 @@ class Client:
         """Return the record of a job's attempts that did not complete, oldest first."""
         jobid, dbid, _ = handle_of(handle)
         return self.shards[dbid].failures(jobid)
+
+    def result(self, handle: HandleLike) -> Finished | None:
+        """Return a finished job that is kept, with its result, or None.
+
+        Jobs of flag ``controller`` are kept whose function has a retention, for so many seconds. None: there
+        is no such job, it has not finished, it is not kept or no longer.
+        """
+        jobid, dbid, _ = handle_of(handle)
+        return self.shards[dbid].finished(jobid)
+
+    def reports(self, handle: HandleLike) -> list[Reported]:
+        """Return what a job said while it ran, oldest attempt first; of each its last status, then its lines.
+
+        Also of a finished job that is kept. A Controller takes them down, of jobs of flag ``controller``.
+        """
+        jobid, dbid, _ = handle_of(handle)
+        return self.shards[dbid].reports(jobid)
 
     def retry_job(self, handle: HandleLike) -> bool:
         """Let a waiting or dead job run now, its failures forgiven; return whether it was one."""

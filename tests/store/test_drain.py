@@ -12,7 +12,8 @@ from garivini import Client, State
 from garivini.errors import RefusedError
 from garivini.job import Job, NewJob, new_job
 from garivini.store import drain as drains
-from garivini.store.database import Setback
+from garivini.store.database import Lane, Setback
+from garivini.store.records import Report
 from garivini.store.shards import Shards
 from tests.databases import sqlite_url
 
@@ -68,6 +69,19 @@ def test_what_waits_moves_as_it_is(client: Client) -> None:
         assert getattr(after, name) == getattr(before, name), name
     assert (after.state, after.attempt) == (State.WAITING, 0)
     assert client.shards.home("f", key, without=[2]).dbid == after.dbid
+
+
+def test_what_a_moved_job_said_is_left_behind_and_deleted(client: Client) -> None:
+    source = client.shards[2]
+    ((jobid, _),) = source.insert([new_job("f", b"")])
+    (taken,) = source.claim(Lane("f", State.WAITING, "normal", 0), limit=1, lease=60)
+    source.report([Report(taken.handle, "data", b"x")])
+    source.settle([Setback(handle=taken.handle, kind="failed")])
+    assert drain(client.shards) == 1
+    (after,) = of(client, 1, 3)
+    assert source.reports(jobid) == []
+    assert client.shards[after.dbid].reports(after.jobid) == []
+    assert [record.kind for record in client.failures(after)] == ["failed"]
 
 
 def test_many_jobs_move_and_spread(client: Client) -> None:

@@ -28,6 +28,13 @@ SELECT CONCAT('f', seq %% 10), IF(seq %% 20 < 10, seq, NULL), seq + (seq DIV 10 
   FROM seq_1_to_{ROWS}
 """
 
+REPORTS: Final = "INSERT INTO report SELECT seq, 1, 0, 'data', 0, '' FROM seq_1_to_20000"
+#: Half of them have expired.
+FINISHED: Final = """
+INSERT INTO finished SELECT seq, 'f', NULL, 1, 0, 0, 0, seq % 2 * 4000000000, '', '' FROM seq_1_to_20000
+"""
+TABLES: Final = "('job', 'report', 'finished')"
+
 
 @pytest.fixture(scope="module")
 def filled() -> Iterator[tuple[Database, Any]]:
@@ -47,9 +54,11 @@ def filled() -> Iterator[tuple[Database, Any]]:
         )
         with closing(filling), filling.cursor() as cursor:
             cursor.execute(FILL.replace("%%", "%"))
+            cursor.execute(REPORTS)
+            cursor.execute(FINISHED)
             # As if the table had been filled since the server looked at it last.
-            cursor.execute("UPDATE mysql.innodb_table_stats SET n_rows = 0 WHERE table_name = 'job'")
-            cursor.execute("UPDATE mysql.innodb_index_stats SET stat_value = 1 WHERE table_name = 'job'")
+            cursor.execute(f"UPDATE mysql.innodb_table_stats SET n_rows = 0 WHERE table_name IN {TABLES}")
+            cursor.execute(f"UPDATE mysql.innodb_index_stats SET stat_value = 1 WHERE table_name IN {TABLES}")
             cursor.execute("FLUSH TABLES")
         with database._connection() as connection:
             yield database, connection
@@ -125,6 +134,8 @@ def test_counts_are_read_off_the_lane_index_alone(filled: tuple[Database, Any]) 
         ("renew", {"jobids": JOBIDS, "attempt": 1, "lease": 60}),
         ("mine", {"jobids": JOBIDS, "attempt": 1}),
         ("complete", {"jobids": JOBIDS}),
+        ("held", {"jobids": JOBIDS, "attempt": 1}),
+        ("keep", {"jobid": 1, "attempt": 1, "worker": "", "result": b"", "retention": 1}),
         ("standing", {"jobids": [1]}),
         ("adopt", {"jobid": 1, "lease": 60}),
         ("get", {"jobid": 1}),
@@ -154,6 +165,48 @@ def test_the_live_job_of_a_key_and_a_page_of_jobs_are_found_by_their_keys(
     page = {"funcname": None, "state": None, "failed": False, "after": 0, "limit": 10}
     ((_, access, key, extra),) = plan(filled[1], steps("jobs")[0], **page)
     assert (access, key) == ("range", "PRIMARY")
+    assert "filesort" not in extra
+
+
+def test_reports_are_found_by_their_job(filled: tuple[Database, Any]) -> None:
+    _, connection = filled
+    by_job = [row for row in plan(connection, steps("complete")[0], jobids=JOBIDS) if row[0] == "report"]
+    assert [(access, key) for _, access, key, _ in by_job] == [("ref", "PRIMARY")]
+    assert "Using index" in by_job[0][3]
+    for name, values in (
+        ("forget_reports", {"jobids": JOBIDS}),
+        ("forget_finished", {"jobids": JOBIDS}),
+        ("reports", {"jobid": 5}),
+    ):
+        ((_, access, key, extra),) = plan(connection, steps(name)[0], **values)
+        assert key == "PRIMARY"
+        assert access in ("range", "ref")
+        assert "filesort" not in extra
+    line = {"jobid": 5, "attempt": 1, "kind": "data", "body": b"", "most": 1000}
+    text, bound = steps("add_line")[0].bind(line)
+    # The last number of an attempt is the end of its range in the key.
+    assert any("optimized away" in str(row[-1]) for row in rows_of(connection, f"EXPLAIN {text}", bound))
+
+
+@FORMS
+def test_a_completion_touches_no_more_reports_than_it_has_jobs(
+    filled: tuple[Database, Any], form: str
+) -> None:
+    _, connection = filled
+    jobids = list(range(10_001, 11_001))
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        before = reads(connection)
+        for step in steps("complete", form):
+            cursor.execute(*step.bind({"jobids": jobids}))
+        touched = reads(connection) - before
+        cursor.execute("ROLLBACK")
+    assert 1000 <= touched <= 5 * 1000
+
+
+def test_what_has_been_kept_for_long_enough_is_found_by_its_time(filled: tuple[Database, Any]) -> None:
+    ((_, access, key, extra),) = plan(filled[1], steps("outlived")[0], limit=100)
+    assert (access, key) == ("range", "finished_expires")
     assert "filesort" not in extra
 
 

@@ -172,7 +172,7 @@ def test_an_upgrade_waits_for_another_and_then_says_so(
     assert place.tables() == set()
 
 
-@pytest.mark.parametrize("table", ["failure", "function", "garivini_database"])
+@pytest.mark.parametrize("table", ["failure", "function", "garivini_database", "report", "finished"])
 def test_an_upgrade_that_fails_half_way_goes_on_from_there(place: Place, opened: Opener, table: str) -> None:
     place.execute(f"CREATE TABLE `{table}` (x INT)")  # another program's
     database = opened(place.url)

@@ -34,6 +34,8 @@ from garivini.errors import (
 from garivini.job import Handle, Inserted, State, new_job
 from garivini.store.database import Database, Lane
 from garivini.store.dialects import postgresql
+from garivini.store.records import Report
+from garivini.store.schema import SCHEMA
 from tests.databases import PostgreSQLRoles
 from tests.sql_servers import PostgreSQL
 from tests.store.test_errors import CALLS, Opener, insert
@@ -181,7 +183,7 @@ def test_the_command_makes_the_tables_and_says_so(postgresql: PostgreSQL) -> Non
         assert isinstance(before.exception, SchemaError)
         said = "".join(command("db", name, url=url) for name in ("upgrade", "upgrade", "check"))
         assert "is ready" in said
-        assert "has schema 0001, as it should" in said
+        assert f"has schema {SCHEMA}, as it should" in said
         assert password not in said
 
 
@@ -335,6 +337,24 @@ def test_the_loser_of_a_deadlock_tries_again(roles: PostgreSQLRoles, opened: Ope
         except psycopg.errors.DeadlockDetected:
             other.rollback()  # it was this side's turn to give way
         assert done.result(20) == {first, second}
+
+
+def test_what_is_reported_while_a_completion_waits_goes_with_the_job(
+    roles: PostgreSQLRoles, database: Database, opened: Opener
+) -> None:
+    jobids = [answer.jobid for answer in database.insert([new_job("f", b"", flag="controller")] * 3)]
+    *_, job = database.claim(Lane("f", State.WAITING, "normal", 0), limit=3, lease=60)
+    with ThreadPoolExecutor(1) as threads:
+        with opened(roles.runtime).transaction() as run:
+            database._report(run, [Report(job.handle, "data", b"x")])
+            done = threads.submit(database.complete, jobids)
+            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            deadline = time.monotonic() + 20
+            while roles.execute(waiting) != [(1,)]:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)  # a lock says nothing
+        assert done.result(20) == set(jobids)
+    assert database.reports(job.jobid) == []
 
 
 def test_many_who_insert_the_same_keys_in_other_orders_do_not_meet_in_a_deadlock(

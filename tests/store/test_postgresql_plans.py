@@ -28,6 +28,12 @@ FILL: Final = """
       FROM generate_series(1, {}) AS n
 """
 
+#: Half of them have expired.
+FINISHED: Final = """
+    INSERT INTO finished
+    SELECT n, 'f', NULL, 1, 0, 0, 0, n % 2 * 4000000000::bigint, '', '' FROM generate_series(1, 20000) AS n
+"""
+
 
 @pytest.fixture(
     scope="module", params=["no statistics", "statistics of few rows", "statistics of other rows"]
@@ -44,7 +50,7 @@ def url(request: pytest.FixtureRequest, postgresql: PostgreSQL) -> Iterator[str]
         def execute(sql: str) -> None:
             postgresql.execute(sql, name)
 
-        for table in ("job", "failure", "function"):
+        for table in ("job", "failure", "function", "report", "finished"):
             execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
         if request.param == "statistics of few rows":
             execute(FILL.format(100))
@@ -176,6 +182,13 @@ def test_the_live_job_of_a_key_is_found_by_the_key(connection: Any) -> None:
         ("complete", {"jobids": IDS}),
         ("standing", {"jobids": IDS}),
         ("forget_failures", {"jobids": IDS}),
+        ("forget_reports", {"jobids": IDS}),
+        ("forget_finished", {"jobids": IDS}),
+        ("held", {"jobids": IDS, "attempt": 0}),
+        ("add_line", {"jobid": 5, "attempt": 1, "kind": "data", "body": b"", "most": 1000}),
+        ("keep", {"jobid": 30_000, "attempt": 1, "worker": "", "result": b"", "retention": 1}),
+        ("reports", {"jobid": 5}),
+        ("finished", {"jobid": 5}),
         ("failures", {"jobid": 5}),
         ("recorded", {"jobid": 5, "attempt": 1}),
     ],
@@ -184,9 +197,18 @@ def test_no_second_table_is_read_as_a_whole(connection: Any, name: str, values: 
     connection.execute(
         "INSERT INTO failure SELECT n, 1, 0, 'failed', '', '', '', '' FROM generate_series(1, 20000) AS n"
     )
+    connection.execute("INSERT INTO report SELECT n, 1, 0, 'data', 0, '' FROM generate_series(1, 20000) AS n")
+    connection.execute(FINISHED)
     steps = analysed(connection, name, **values)
     assert {step["Node Type"] for step in steps} <= {"Index Scan", "Index Only Scan"}
-    assert read(steps) <= 2000
+    assert read(steps) <= 3000
+
+
+def test_what_has_been_kept_for_long_enough_is_found_by_its_time(connection: Any) -> None:
+    connection.execute(FINISHED)
+    (step,) = analysed(connection, "outlived", limit=100)
+    assert (step["Node Type"], step["Index Name"]) == ("Index Scan", "finished_expires")
+    assert read([step]) == 100
 
 
 def test_jobs_are_counted_off_the_lane_index(connection: Any) -> None:

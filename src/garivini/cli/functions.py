@@ -47,7 +47,7 @@ def list_(dbs: list[str], output: str) -> None:
         jobs = ", ".join(f"{count} {state}" for state, count in entry["jobs"].items())
         set_ = ", ".join(
             f"{name} {str(entry[name]).lower()}"
-            for name in ("lease", "deadline", "renews", "envelope", "max_failures")
+            for name in ("lease", "deadline", "renews", "envelope", "max_failures", "retention")
             if entry[name] is not None
         )
         table.add_row(plain(entry["function"]), jobs or "-", set_ or "-")
@@ -72,6 +72,9 @@ def list_(dbs: list[str], output: str) -> None:
     help="json; latin-1: the same with the original's blobs, for its workers; raw: the argument alone.",
 )
 @click.option("--max-failures", type=int, metavar="N", help="Failures after which a job is dead.")
+@click.option(
+    "--retention", type=int, metavar="SECONDS", help="How long a job that a Controller finished is kept."
+)
 @click.option("--reset", is_flag=True, help="First go back to the defaults.")
 def set_(
     funcname: str,
@@ -81,6 +84,7 @@ def set_(
     renews: bool | None,
     envelope: str | None,
     max_failures: int | None,
+    retention: int | None,
     reset: bool,
 ) -> None:
     """Set how the jobs of FUNCNAME are treated; what is not named stays as it is.
@@ -93,7 +97,12 @@ def set_(
     """
     new_job(funcname, b"")
     policy = FunctionPolicy(
-        lease=lease, deadline=deadline, renews=renews, envelope=envelope, max_failures=max_failures
+        lease=lease,
+        deadline=deadline,
+        renews=renews,
+        envelope=envelope,
+        max_failures=max_failures,
+        retention=retention,
     )
     for database in Shards(dbs):
         if reset:

@@ -16,6 +16,7 @@ from garivini.cli.options import output as output_option
 from garivini.client import Client
 from garivini.errors import UsageError
 from garivini.job import FLAGS, NEVER, PRIORITIES, Handle, Job, State
+from garivini.store.records import Finished
 
 
 @click.command()
@@ -128,7 +129,9 @@ def list_(
 @databases
 @output_option
 def show(job: str, dbs: list[str], output: str) -> None:
-    """Show one job and the record of its attempts that did not complete.
+    """Show one job, the record of its attempts that did not complete, and what it said while it ran.
+
+    A finished job is shown with its result while it is kept: see garivini functions set --retention.
 
     \b
     Examples:
@@ -138,16 +141,26 @@ def show(job: str, dbs: list[str], output: str) -> None:
     handle = parse_job(job)
     with Client(dbs) as client:
         found = client.get_job(handle)
+        finished = None if found else client.result(handle)
         failures = client.failures(handle)
-    if found is None:
+        reports = client.reports(handle)
+    if found is not None:
+        details, entry = _details(found), _as_json(found)
+    elif finished is not None:
+        details, entry = _finished_details(finished, handle.dbid), _finished_as_json(finished, handle.dbid)
+    else:
         raise click.ClickException(f"there is no job {job}: it has completed, or never was")
     if output != "table":
         record = [failure._asdict() for failure in failures]
-        print_json([{**_as_json(found), "failures": record}], output)
+        said = [{**reported._asdict(), **_blob("body", reported.body)} for reported in reports]
+        print_json([{**entry, "failures": record, "reports": said}], output)
         return
     console = Console(highlight=False)
     table = Table.grid(padding=(0, 2))
-    for name, value in _details(found).items():
+    for reported in reports:
+        if reported.kind == "status" and reported.attempt == entry["attempt"]:
+            details["progress"] = _excerpt(reported.body, 100)
+    for name, value in details.items():
         table.add_row(name, plain(value))
     console.print(table)
     for failure in failures:
@@ -159,6 +172,12 @@ def show(job: str, dbs: list[str], output: str) -> None:
         console.print(plain(what), markup=False)
         if failure.trace:
             console.print(plain(failure.trace.rstrip()), markup=False, style="dim")
+    lines = [reported for reported in reports if reported.kind != "status"]
+    if lines:
+        console.print("\nwhat it said", style="bold")
+    for line in lines:
+        when = f"attempt {line.attempt} {line.kind} at {_time(line.reported_at)}"
+        console.print(f"{when}: {_shown(line.body)}", markup=False)
 
 
 @jobs.command()
@@ -283,12 +302,45 @@ def _details(job: Job) -> dict[str, str]:
     }
 
 
-def _as_json(job: Job) -> dict[str, Any]:
-    # The argument in the same form as on the wire: as text where it is text.
+def _finished_details(finished: Finished, dbid: int) -> dict[str, str]:
+    return {
+        "job": f"{dbid}:{finished.jobid}",
+        "function": finished.funcname,
+        "state": "finished",
+        "finished": _time(finished.finished_at),
+        "kept until": _time(finished.expires),
+        "failures": str(finished.failcount),
+        "attempt": str(finished.attempt),
+        "unique key": finished.uniqkey or "-",
+        "inserted": _time(finished.created) if finished.created else "-",
+        "worker": finished.worker or "-",
+        "result": "too large to be kept" if finished.result is None else _shown(finished.result),
+    }
+
+
+def _finished_as_json(finished: Finished, dbid: int) -> dict[str, Any]:
+    return {**finished._asdict(), "dbid": dbid, "state": "finished", **_blob("result", finished.result)}
+
+
+def _blob(name: str, blob: bytes | None) -> dict[str, str | None]:
+    """Return bytes in the same form as on the wire: as text where they are text."""
+    if blob is None:
+        return {name: None}
     try:
-        arg, encoding = job.arg.decode(), "utf-8"
+        return {name: blob.decode(), f"{name}_encoding": "utf-8"}
     except UnicodeDecodeError:
-        arg, encoding = msgspec.json.decode(msgspec.json.encode(job.arg)), "base64"
+        return {name: msgspec.json.decode(msgspec.json.encode(blob)), f"{name}_encoding": "base64"}
+
+
+def _shown(blob: bytes) -> str:
+    """Return bytes as their text, or how many they are where they are none."""
+    try:
+        return plain(blob.decode())
+    except UnicodeDecodeError:
+        return f"{len(blob)} bytes"
+
+
+def _as_json(job: Job) -> dict[str, Any]:
     return {
         "jobid": job.jobid,
         "dbid": job.dbid,
@@ -303,8 +355,7 @@ def _as_json(job: Job) -> dict[str, Any]:
         "uniqkey": job.uniqkey,
         "coalesce": job.coalesce,
         "created": job.created,
-        "arg": arg,
-        "arg_encoding": encoding,
+        **_blob("arg", job.arg),
     }
 
 

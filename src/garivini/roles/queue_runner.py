@@ -52,7 +52,7 @@ _SWEEP_AGE: Final = 6
 _COUNTS_AGE: Final = 1.0
 #: Seconds between two looks for finished jobs that are kept no more, and how many are deleted at once.
 _TIDY: Final = 60.0
-_TIDY_JOBS: Final = 100
+_TIDY_JOBS: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +116,7 @@ class QueueRunner:
         self._sweeps: list[float] | None = (
             None  # loop times of the sweeps to come; None: before the first pass
         )
-        self._tidied: float | None = None  # loop time
+        self._tidy_at: float | None = None  # loop time; None: before the first pass
         self._reconnects = 0
         self._moved = False  # whether the last pass dispatched anything
         self._full_for = 0  # passes since then in which a function was full
@@ -150,9 +150,12 @@ class QueueRunner:
 
     async def _tidy(self) -> None:
         """Delete finished jobs that have been kept for long enough: one statement a minute where none are."""
-        if self._tidied is None or _now() - self._tidied >= _TIDY:
+        now = _now()
+        if self._tidy_at is None:
+            self._tidy_at = now + _TIDY
+        elif now >= self._tidy_at:
             deleted = await self._call(self._database.forget_finished, _TIDY_JOBS)
-            self._tidied = _now() if deleted < _TIDY_JOBS else None
+            self._tidy_at = now if deleted == _TIDY_JOBS else now + _TIDY
 
     def _read(self, now: float) -> tuple[Lanes, _Claim | None]:
         """Read the lanes, and what is set for functions where that has not been read for a second.

@@ -135,9 +135,9 @@ SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND state
 
 -- name: complete (jobids) -> rows
 -- Success. By id alone: finished work is finished, whoever did it. Tells which have a record of failures,
--- and which have reports.
+-- and which have reports, also one that was committed while this waited for the job.
 SELECT jobid, EXISTS (SELECT 1 FROM failure WHERE failure.jobid = job.jobid),
-       EXISTS (SELECT 1 FROM report WHERE report.jobid = job.jobid)
+       EXISTS (SELECT 1 FROM report WHERE report.jobid = job.jobid LOCK IN SHARE MODE)
   FROM job WHERE jobid IN (:*jobids)
    FOR UPDATE;
 DELETE FROM job WHERE jobid IN (:*jobids)
@@ -154,8 +154,9 @@ RETURNING jobid, EXISTS (SELECT 1 FROM failure WHERE failure.jobid = job.jobid),
 DELETE FROM failure WHERE jobid IN (:*jobids)
 
 -- name: forget_reports (jobids) -> none
--- What a job said that is gone.
-DELETE FROM report WHERE jobid IN (:*jobids)
+-- What a job said that is gone. By the key even where few rows are known of: a scan would wait for rows that others
+-- are adding. Only this form of DELETE can say so.
+DELETE report FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 
 -- name: held (jobids, attempt) -> rows
 -- Which of these this attempt holds, locked by its transaction.
@@ -173,7 +174,7 @@ ON DUPLICATE KEY UPDATE reported_at = VALUES(reported_at), body = VALUES(body)
 INSERT INTO report (jobid, attempt, number, kind, reported_at, body)
 SELECT :jobid, :attempt, last + 1, :kind, UNIX_TIMESTAMP(), :body
   FROM (SELECT COALESCE(MAX(number), 0) AS last FROM report
-         WHERE jobid = :jobid AND attempt = :attempt) AS lines
+         WHERE jobid = :jobid AND attempt = :attempt) AS said
  WHERE last < :most
 
 -- name: reports (jobid) -> rows
@@ -200,7 +201,7 @@ SELECT jobid FROM finished WHERE expires <= UNIX_TIMESTAMP()
 
 -- name: forget_finished (jobids) -> none
 -- Finished jobs that are kept no more.
-DELETE FROM finished WHERE jobid IN (:*jobids)
+DELETE finished FROM finished FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 
 -- name: standing (jobids) -> rows
 -- What a failure or a new time starts from, locked by its transaction.

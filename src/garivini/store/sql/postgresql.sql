@@ -151,10 +151,11 @@ SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attem
 
 -- name: complete (jobids) -> rows
 -- Success. By id alone: finished work is finished, whoever did it. Tells which have a record of failures, and
--- which have reports; for EXISTS the planner would read all of them into a hash table.
+-- which may have reports; for EXISTS the planner would read all of them into a hash table. A subquery does not see
+-- what was reported while this waited for the job, so a Controller's jobs count as if they had some.
 DELETE FROM job WHERE jobid = ANY (:jobids::bigint[])
 RETURNING jobid, (SELECT 1 FROM failure WHERE failure.jobid = job.jobid LIMIT 1) IS NOT NULL,
-          (SELECT 1 FROM report WHERE report.jobid = job.jobid LIMIT 1) IS NOT NULL
+          flag = 'controller' OR (SELECT 1 FROM report WHERE report.jobid = job.jobid LIMIT 1) IS NOT NULL
 
 -- name: forget_failures (jobids) -> none
 -- The record of a job that is gone.
@@ -182,7 +183,7 @@ INSERT INTO report (jobid, attempt, number, kind, reported_at, body)
 SELECT :jobid::bigint, :attempt::bigint, last + 1, :kind::text,
        floor(extract(epoch FROM clock_timestamp()))::bigint, :body::bytea
   FROM (SELECT COALESCE(MAX(number), 0) AS last FROM report
-         WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint) AS lines
+         WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint) AS said
  WHERE last < :most::integer
 
 -- name: reports (jobid) -> rows

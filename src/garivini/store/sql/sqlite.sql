@@ -158,7 +158,7 @@ ON CONFLICT (jobid, attempt, number) DO UPDATE SET reported_at = excluded.report
 INSERT INTO report (jobid, attempt, number, kind, reported_at, body)
 SELECT :jobid, :attempt, last + 1, :kind, strftime('%s', 'now') + 0, :body
   FROM (SELECT COALESCE(MAX(number), 0) AS last FROM report
-         WHERE jobid = :jobid AND attempt = :attempt) AS lines
+         WHERE jobid = :jobid AND attempt = :attempt) AS said
  WHERE last < :most
 
 -- name: reports (jobid) -> rows

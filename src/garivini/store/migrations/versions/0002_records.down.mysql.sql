@@ -1,3 +1,3 @@
-ALTER TABLE `function` DROP COLUMN retention;
 DROP TABLE IF EXISTS finished;
 DROP TABLE IF EXISTS report;
+ALTER TABLE `function` DROP COLUMN retention;

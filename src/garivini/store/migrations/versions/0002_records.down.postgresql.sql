@@ -1,3 +1,3 @@
-ALTER TABLE function DROP COLUMN retention;
 DROP TABLE finished;
 DROP TABLE report;
+ALTER TABLE function DROP COLUMN retention;

@@ -1,0 +1,125 @@
+"""From each revision of the tables to the next and back, with rows in them, on each kind of database."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from sqlalchemy import Engine, create_engine
+
+from garivini.config import DatabaseSettings
+from garivini.job import State, new_job
+from garivini.policy import FunctionPolicy
+from garivini.store import schema
+from garivini.store.database import Database, Lane, Setback
+from garivini.store.records import Finish, Report
+
+DRIVERS = {"mysql": "mysql+pymysql", "postgresql": "postgresql+psycopg"}
+
+
+@pytest.fixture(
+    params=[
+        "sqlite",
+        *(pytest.param(name, marks=pytest.mark.servers) for name in ("mariadb", "postgresql")),
+    ]
+)
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    """An empty database."""
+    if request.param == "sqlite":
+        engine = create_engine(f"sqlite:///{tmp_path / 'jobs.db'}")
+        yield engine
+        engine.dispose()
+        return
+    with request.getfixturevalue(request.param).database() as url:
+        name, _, rest = url.partition(":")
+        engine = create_engine(f"{DRIVERS[name]}:{rest}")
+        yield engine
+        engine.dispose()
+
+
+def execute(engine: Engine, sql: str) -> list[Any]:
+    with engine.begin() as connection:
+        result = connection.exec_driver_sql(sql)
+        return list(result) if result.returns_rows else []
+
+
+def migrate(engine: Engine, to: Callable[..., None], revision: str) -> None:
+    with engine.begin() as connection:
+        to(schema._config(connection=connection), revision)
+
+
+def revision(engine: Engine) -> str:
+    ((number,),) = execute(engine, "SELECT version_num FROM garivini_version")
+    return str(number)
+
+
+def test_what_was_there_before_the_records_is_there_after(engine: Engine) -> None:
+    migrate(engine, command.upgrade, "0001")
+    assert revision(engine) == "0001"
+    quoted = engine.dialect.identifier_preparer.quote("function")
+    execute(engine, "INSERT INTO job (funcname, run_after) VALUES ('f', 1), ('f', 2)")
+    execute(engine, "INSERT INTO failure VALUES (1, 1, 1, 'failed', 'E', 'm', 't', 'w')")
+    execute(engine, f"INSERT INTO {quoted} (funcname, lease) VALUES ('f', 77)")
+    database = Database(DatabaseSettings(1, engine))
+    database.upgrade()
+    assert revision(engine) == schema.SCHEMA
+    assert [job.jobid for job in database.jobs()] == [1, 2]
+    assert [record.error for record in database.failures(1)] == ["E"]
+    assert database.functions() == {"f": FunctionPolicy(lease=77)}
+    database.set_function("f", FunctionPolicy(retention=60))
+    for job in database.claim(Lane("f", State.WAITING, "normal", 0), limit=2, lease=60):
+        database.report([Report(job.handle, "data", b"x")])
+        database.finish([Finish(job.jobid, 1, b"r", retention=60)])
+    assert database.finished(2) is not None
+
+
+def test_the_records_can_be_taken_back_and_come_again(engine: Engine) -> None:
+    database = Database(DatabaseSettings(1, engine))
+    database.upgrade()
+    database.insert([new_job("f", b"")] * 2)
+    database.set_function("f", FunctionPolicy(lease=77, retention=60))
+    first, second = database.claim(Lane("f", State.WAITING, "normal", 0), limit=2, lease=60)
+    database.report([Report(second.handle, "data", b"x")])
+    database.settle([Setback(handle=second.handle, kind="failed")])
+    database.finish([Finish(first.jobid, 1, retention=60)])
+    migrate(engine, command.downgrade, "0001")
+    assert revision(engine) == "0001"
+    assert execute(engine, "SELECT COUNT(*) FROM job") == [(1,)]
+    database.upgrade()
+    assert database.finished(first.jobid) is None
+    assert database.reports(second.jobid) == []
+    assert [record.kind for record in database.failures(second.jobid)] == ["failed"]
+    assert database.functions() == {"f": FunctionPolicy(lease=77)}
+    migrate(engine, command.downgrade, "base")
+    database.upgrade()
+    assert database.jobs() == []
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_an_upgrade_that_failed_half_way_goes_on_from_there(
+    request: pytest.FixtureRequest, done: int
+) -> None:
+    """Only MySQL commits each statement by itself."""
+    with request.getfixturevalue("mariadb").database() as url:
+        engine = create_engine(url.replace("mysql", "mysql+pymysql", 1))
+        migrate(engine, command.upgrade, "0001")
+        statements = schema.migration_sql("mysql").split("-- Running upgrade 0001 -> 0002")[1].split(";\n")
+        for statement in statements[:done]:
+            execute(engine, "\n".join(line for line in statement.splitlines() if not line.startswith("--")))
+        database = Database(DatabaseSettings(1, engine))
+        database.upgrade()
+        assert revision(engine) == "0002"
+        database.set_function("f", FunctionPolicy(retention=60))
+        database.probe()
+        engine.dispose()
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "mysql", "postgresql"])
+def test_what_is_printed_has_every_revision(dialect: str) -> None:
+    printed = schema.migration_sql(dialect)
+    for words in ("CREATE TABLE job", "CREATE TABLE report", "CREATE TABLE finished", "ADD COLUMN retention"):
+        assert words in printed
+    undone = schema.migration_sql(dialect, undo=True)
+    assert undone.index("report") < undone.index("failure")
