@@ -2,22 +2,26 @@
 
 import asyncio
 import json
+import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 
-from garivini import Job, State, UsageError
+from garivini import Client, Job, State, UsageError
 from garivini.gearman import aio
 from garivini.gearman.packets import Type
 from garivini.gearman.protocol import Finished, Submission
-from garivini.job import Handle, decode_payload, encode_payload
+from garivini.job import Handle, decode_payload, encode_payload, new_job
 from garivini.keeper import Run
 from garivini.policy import FunctionPolicy, Offset
+from garivini.roles import controller, queue_runner
 from garivini.roles.controller import ControllerSettings
 from garivini.roles.outcome import setback_of, text_of
 from garivini.roles.parking import Parking
+from garivini.roles.queue_runner import QueueRunnerSettings
 from tests.system import System, system
 
 
@@ -287,6 +291,7 @@ def test_a_lost_connection_is_no_failure_and_the_job_runs_again(tmp_path: Path) 
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_call_that_runs_beyond_its_deadline_has_failed(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with system(tmp_path) as queue, stock(queue.address) as worker:
@@ -304,6 +309,7 @@ def test_a_call_that_runs_beyond_its_deadline_has_failed(tmp_path: Path) -> None
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_call_that_waits_beyond_its_deadline_is_taken_out_and_has_not_failed(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with system(tmp_path) as queue, stock(queue.address, slots=1) as worker:
@@ -402,6 +408,7 @@ def test_a_copy_of_the_originals_queue_runner_gets_an_attempt(tmp_path: Path) ->
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_leases_of_calls_are_renewed(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with system(tmp_path) as queue, stock(queue.address) as worker:
@@ -448,6 +455,7 @@ def test_a_slow_function_leaves_calls_to_others_and_its_jobs_start_in_order(tmp_
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_what_waits_for_a_third_of_its_lease_goes_back_as_it_was(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with system(tmp_path) as queue, stock(queue.address) as worker:
@@ -507,11 +515,9 @@ def test_a_drain_waits_for_calls_and_gives_back_the_rest(tmp_path: Path, finishe
     asyncio.run(scenario())
 
 
-def test_a_database_that_is_away_loses_no_outcome_and_holds_up_no_other(tmp_path: Path) -> None:
+def test_outcomes_wait_for_a_database_that_is_away(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with system(tmp_path) as queue, stock(queue.address) as worker:
-            (database,) = queue.client.shards
-            del database
             queue.start_queue_runner()
             queue.start_controller()
             (controlled,) = queue._clients[-1].shards
@@ -540,3 +546,67 @@ def test_settings_are_checked() -> None:
     for wrong in ({"max_calls": 0}, {"drain": -1}):
         with pytest.raises(UsageError):
             make(**wrong)
+
+
+def test_what_a_job_says_cannot_keep_its_outcome_from_being_committed(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue, stock(queue.address) as worker:
+            queue.start_queue_runner()
+            queue.start_controller()
+            with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+                refuse = "CREATE TRIGGER refuse BEFORE INSERT ON report BEGIN SELECT RAISE(ABORT, 'no'); END"
+                connection.execute(refuse)
+            await queue.call(queue.client.insert_job, "f", flag="controller")
+            (held,) = await worker.got()
+            held.report(Type.WORK_DATA, b"a line")
+            held.complete()
+            await queue.gone()
+            assert queue.seen.of("reports.dropped")
+
+    asyncio.run(scenario())
+
+
+def test_a_frozen_database_does_not_hold_up_another(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue, stock(queue.address) as worker:
+            urls = [queue.url, f"sqlite:///{tmp_path / 'other.db'}"]
+            client = Client(urls)
+            first, second = client.shards
+            await queue.call(second.upgrade)
+            stop = asyncio.Event()
+            settings = ControllerSettings(drain=0)
+            serving = [
+                asyncio.create_task(controller.serve([first, second], [queue.address], settings, stop=stop)),
+                asyncio.create_task(
+                    queue_runner.serve(
+                        list(Client(urls).shards), [queue.address], QueueRunnerSettings(), stop=stop
+                    )
+                ),
+            ]
+            for database in (first, second):
+                await queue.call(database.insert, [new_job("f", b"", flag="controller")])
+            for held in await worker.got(2):
+                assert not held.lost
+            thawed = threading.Event()
+            complete = first.complete
+
+            def freeze(jobids: set[int]) -> set[int]:
+                thawed.wait()
+                return complete(jobids)
+
+            first.complete = freeze  # type: ignore[method-assign,assignment]
+            for held in worker.held:
+                held.complete()
+            while await queue.call(second.jobs):
+                await asyncio.sleep(0.01)
+            assert len(await queue.call(first.jobs)) == 1
+            await queue.call(second.insert, [new_job("f", b"", flag="controller")])
+            (await worker.got(3))[-1].complete()
+            while await queue.call(second.jobs):
+                await asyncio.sleep(0.01)
+            thawed.set()
+            await queue.gone()
+            stop.set()
+            await asyncio.gather(*serving)
+
+    asyncio.run(scenario())

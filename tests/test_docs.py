@@ -47,6 +47,7 @@ from garivini.gearman.broker import Broker
 from garivini.job import _Envelope
 from garivini.policy import ENVELOPES
 from garivini.roles import queue_runner
+from garivini.roles.controller import ControllerSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
 from garivini.store.database import Setback
 from garivini.supervisor import CONFIGURATION_ERROR
@@ -460,7 +461,9 @@ def test_the_reference_of_settings_has_each_key_with_its_default() -> None:
     assert (settings.databases, settings.job_servers) == ([DEFAULT_DATABASE], [DEFAULT_SERVER])
     real = dict(leaves(cli))
     worker = options(real["garivini worker"])
-    tables = {name: getattr(settings, name) for name in ("queue_runner", "worker", "tls", "log")}
+    tables = {
+        name: getattr(settings, name) for name in ("queue_runner", "controller", "worker", "tls", "log")
+    }
     said = {
         f"{name}.{key}": getattr(table, key)
         for name, table in tables.items()
@@ -472,6 +475,8 @@ def test_the_reference_of_settings_has_each_key_with_its_default() -> None:
             f"queue_runner.{key}": getattr(defaults, key)
             for key in ("lease", "watermark", "batch_max", "poll")
         },
+        "controller.max_calls": ControllerSettings().max_calls,
+        "controller.drain": ControllerSettings().drain,
         "worker.processes": said["worker.processes"],
         "worker.drain": worker["--drain"].default,
         "tls.ca": worker["--tls-ca"].show_default,

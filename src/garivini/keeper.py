@@ -21,7 +21,7 @@ from msgspec.structs import force_setattr, replace
 
 from garivini import events
 from garivini.client import report
-from garivini.errors import OutcomeUnknownError
+from garivini.errors import OutcomeUnknownError, RefusedError
 from garivini.gearman.aio import Held
 from garivini.gearman.servers import Backoff
 from garivini.job import Handle, Job
@@ -175,7 +175,7 @@ class Keeper:
             self._reports.append(said)
             self._wake.set()
         else:
-            events.emit("report.dropped", jobid=said.handle.jobid, dbid=said.handle.dbid)
+            events.emit("reports.dropped", dbid=said.handle.dbid, reports=1, error="too many wait")
 
     def read_functions(self) -> None:
         """Read what is set for each function into ``policies``."""
@@ -309,7 +309,11 @@ class Keeper:
     def _report(self) -> None:
         while self._reports:
             said = [self._reports[index] for index in range(min(len(self._reports), _GROUP))]
-            self._database.report(said)
+            try:
+                self._database.report(said)
+            except RefusedError as error:
+                # They must not stand in the way of outcomes.
+                events.emit("reports.dropped", dbid=self._database.dbid, reports=len(said), error=str(error))
             for _ in said:
                 self._reports.popleft()
 

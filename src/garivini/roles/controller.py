@@ -52,6 +52,9 @@ from garivini.store.records import MAX_LINES, Report
 
 #: Foreground calls in flight, at most.
 MAX_CALLS: Final = 5000
+#: Jobs that may wait here, at least. Half of them, one function's share, is above the default watermark: what
+#: is too much even to wait keeps its function's room for a while.
+_PARKING: Final = 10_000
 #: Seconds that a drain waits for calls.
 DRAIN: Final = 30.0
 #: Seconds between two looks at servers, settings and what waits here.
@@ -132,7 +135,8 @@ class Controller:
         #: How many of them are under way, by function and in all.
         self._active: Counter[str] = Counter()
         self._in_flight = 0
-        self._parking = Parking(2 * settings.max_calls)  # one function takes a half
+        places = max(_PARKING, 2 * settings.max_calls)
+        self._parking = Parking(places)
         #: What goes back to the database at a monotonic time.
         self._later: deque[tuple[float, Run]] = deque()
         #: Outcomes that are not committed.
@@ -142,7 +146,7 @@ class Controller:
         self._failed: Counter[tuple[str, str]] = Counter()
         self._draining = False
         self._changed = asyncio.Event()
-        self._slots = math.ceil(3 * settings.max_calls / len(addresses))
+        self._slots = math.ceil((settings.max_calls + places) / len(addresses))
         self._links = [
             Worker(
                 address,
