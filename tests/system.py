@@ -56,14 +56,14 @@ class Seen:
 class System:
     """The parts, and the client's calls off the loop that the server runs on."""
 
-    def __init__(self, url: str, server: Server, seen: Seen) -> None:
+    def __init__(self, url: str, address: str, server: Server, seen: Seen) -> None:
         self.url = url
-        self.address = server.address
+        self.address = address
         self.server = server
         self.seen = seen
-        self.client = Client(url, [server.address])
+        self.client = Client(url, [address])
         self._clients = [Client(url)]
-        self.worker = Worker(self._clients[0], [server.address])
+        self.worker = Worker(self._clients[0], [address])
         (self.database,) = self.client.shards
         self._stops: list[asyncio.Event] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -117,14 +117,17 @@ class System:
 
 
 @asynccontextmanager
-async def system(folder: Path, url: str | None = None) -> AsyncIterator[System]:
-    """Start the server and create the tables; the rest is started by the test."""
+async def system(folder: Path, url: str | None = None, address: str | None = None) -> AsyncIterator[System]:
+    """Start the server and create the tables; the rest is started by the test.
+
+    ``address``: of another Gearman server that the parts shall use.
+    """
     url = url or f"sqlite:///{folder / 'jobs.db'}"
     seen = Seen()
     unlisten = events.listen(seen)
     try:
         async with Server(port=0) as server:
-            whole = System(url, server, seen)
+            whole = System(url, address or server.address, server, seen)
             await asyncio.to_thread(whole.database.upgrade)
             try:
                 yield whole

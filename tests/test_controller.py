@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+import signal
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,9 @@ from garivini.roles.controller import ControllerSettings
 from garivini.roles.outcome import setback_of, text_of
 from garivini.roles.parking import Parking
 from garivini.roles.queue_runner import QueueRunnerSettings
+from tests.processes import PATIENCE, command
+from tests.servers import gearmand
+from tests.sql_servers import SQLServer
 from tests.system import System, system
 
 
@@ -61,6 +65,22 @@ async def stock(address: str, function: bytes = b"f", slots: int = 100) -> Async
         await worker.close()
 
 
+Make = Callable[[], AbstractAsyncContextManager[System]]
+
+
+@pytest.fixture(
+    params=["sqlite", *(pytest.param(kind, marks=pytest.mark.servers) for kind in ("mariadb", "postgresql"))]
+)
+def made(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
+    """A queue on SQLite and the embedded server, or on gearmand and a database server."""
+    if request.param == "sqlite":
+        yield lambda: system(tmp_path)
+        return
+    server: SQLServer = request.getfixturevalue(request.param)
+    with server.database() as url, gearmand(tmp_path) as address:
+        yield lambda: system(tmp_path, url, address)
+
+
 async def standing(queue: System, jobid: int, state: State | None = None) -> Job:
     """Wait until the job is in this state, and return it."""
     async with asyncio.timeout(20):
@@ -73,9 +93,9 @@ async def standing(queue: System, jobid: int, state: State | None = None) -> Job
 
 
 @pytest.mark.parametrize("envelope", ["json", "raw", "latin-1"])
-def test_a_stock_worker_runs_a_job_and_completion_deletes_it(tmp_path: Path, envelope: str) -> None:
+def test_a_stock_worker_runs_a_job_and_completion_deletes_it(made: Make, envelope: str) -> None:
     async def scenario() -> None:
-        async with system(tmp_path) as queue, stock(queue.address) as worker:
+        async with made() as queue, stock(queue.address) as worker:
             await queue.call(queue.database.set_function, "f", FunctionPolicy(envelope=envelope))
             queue.start_queue_runner()
             queue.start_controller()
@@ -95,9 +115,9 @@ def test_a_stock_worker_runs_a_job_and_completion_deletes_it(tmp_path: Path, env
     asyncio.run(scenario())
 
 
-def test_a_result_is_kept_where_asked_with_what_the_worker_said(tmp_path: Path) -> None:
+def test_a_result_is_kept_where_asked_with_what_the_worker_said(made: Make) -> None:
     async def scenario() -> None:
-        async with system(tmp_path) as queue, stock(queue.address) as worker:
+        async with made() as queue, stock(queue.address) as worker:
             await queue.call(queue.database.set_function, "f", FunctionPolicy(retention=60))
             queue.start_queue_runner()
             queue.start_controller()
@@ -118,9 +138,9 @@ def test_a_result_is_kept_where_asked_with_what_the_worker_said(tmp_path: Path) 
     asyncio.run(scenario())
 
 
-def test_progress_is_seen_while_the_job_runs(tmp_path: Path) -> None:
+def test_progress_is_seen_while_the_job_runs(made: Make) -> None:
     async def scenario() -> None:
-        async with system(tmp_path) as queue, stock(queue.address) as worker:
+        async with made() as queue, stock(queue.address) as worker:
             queue.start_queue_runner()
             queue.start_controller()
             jobid, _ = await queue.call(queue.client.insert_job, "f", flag="controller")
@@ -137,9 +157,9 @@ def test_progress_is_seen_while_the_job_runs(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_lines_of_an_attempt_are_bounded_and_it_says_so(tmp_path: Path) -> None:
+def test_lines_of_an_attempt_are_bounded_and_it_says_so(made: Make) -> None:
     async def scenario() -> None:
-        async with system(tmp_path) as queue, stock(queue.address) as worker:
+        async with made() as queue, stock(queue.address) as worker:
             await queue.call(queue.database.set_function, "f", FunctionPolicy(retention=60))
             queue.start_queue_runner()
             queue.start_controller()
@@ -158,9 +178,9 @@ def test_lines_of_an_attempt_are_bounded_and_it_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["fail", "exception"])
-def test_a_failure_counts_and_backs_off_with_the_workers_text(tmp_path: Path, how: str) -> None:
+def test_a_failure_counts_and_backs_off_with_the_workers_text(made: Make, how: str) -> None:
     async def scenario() -> None:
-        async with system(tmp_path) as queue, stock(queue.address) as worker:
+        async with made() as queue, stock(queue.address) as worker:
             queue.start_queue_runner()
             queue.start_controller()
             jobid, _ = await queue.call(queue.client.insert_job, "f", flag="controller")
@@ -197,9 +217,9 @@ def test_exceptions_are_heard_after_a_reconnect_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["complete", "exception"])
-def test_a_worker_asks_for_a_retry_or_gives_the_job_up(tmp_path: Path, how: str) -> None:
+def test_a_worker_asks_for_a_retry_or_gives_the_job_up(made: Make, how: str) -> None:
     async def scenario() -> None:
-        async with system(tmp_path) as queue, stock(queue.address) as worker:
+        async with made() as queue, stock(queue.address) as worker:
             queue.start_queue_runner()
             queue.start_controller()
             jobid, _ = await queue.call(queue.client.insert_job, "f", flag="controller")
@@ -292,9 +312,9 @@ def test_a_lost_connection_is_no_failure_and_the_job_runs_again(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_call_that_runs_beyond_its_deadline_has_failed(tmp_path: Path) -> None:
+def test_a_call_that_runs_beyond_its_deadline_has_failed(made: Make) -> None:
     async def scenario() -> None:
-        async with system(tmp_path) as queue, stock(queue.address) as worker:
+        async with made() as queue, stock(queue.address) as worker:
             await queue.call(queue.database.set_function, "f", FunctionPolicy(deadline=1))
             queue.start_queue_runner()
             queue.start_controller()
@@ -310,9 +330,9 @@ def test_a_call_that_runs_beyond_its_deadline_has_failed(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_call_that_waits_beyond_its_deadline_is_taken_out_and_has_not_failed(tmp_path: Path) -> None:
+def test_a_call_that_waits_beyond_its_deadline_is_taken_out_and_has_not_failed(made: Make) -> None:
     async def scenario() -> None:
-        async with system(tmp_path) as queue, stock(queue.address, slots=1) as worker:
+        async with made() as queue, stock(queue.address, slots=1) as worker:
             await queue.call(queue.database.set_function, "f", FunctionPolicy(deadline=3))
             queue.start_queue_runner()
             queue.start_controller()
@@ -333,9 +353,9 @@ def test_a_call_that_waits_beyond_its_deadline_is_taken_out_and_has_not_failed(t
     asyncio.run(scenario())
 
 
-def test_a_copy_that_comes_again_joins_the_call_that_runs(tmp_path: Path) -> None:
+def test_a_copy_that_comes_again_joins_the_call_that_runs(made: Make) -> None:
     async def scenario() -> None:
-        async with system(tmp_path) as queue, stock(queue.address) as worker:
+        async with made() as queue, stock(queue.address) as worker:
             queue.start_controller()
             jobid, _ = await queue.call(queue.client.insert_job, "f", flag="controller")
             lanes = (await queue.call(queue.database.lanes)).lanes
@@ -371,9 +391,9 @@ async def done(client: aio.Client, function: bytes, total: int) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_a_stale_copy_is_dropped(tmp_path: Path) -> None:
+def test_a_stale_copy_is_dropped(made: Make) -> None:
     async def scenario() -> None:
-        async with system(tmp_path) as queue, stock(queue.address) as worker:
+        async with made() as queue, stock(queue.address) as worker:
             queue.start_controller()
             await queue.call(queue.client.insert_job, "f", flag="controller")
             lanes = (await queue.call(queue.database.lanes)).lanes
@@ -390,9 +410,9 @@ def test_a_stale_copy_is_dropped(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_copy_of_the_originals_queue_runner_gets_an_attempt(tmp_path: Path) -> None:
+def test_a_copy_of_the_originals_queue_runner_gets_an_attempt(made: Make) -> None:
     async def scenario() -> None:
-        async with system(tmp_path) as queue, stock(queue.address) as worker:
+        async with made() as queue, stock(queue.address) as worker:
             queue.start_controller()
             jobid, _ = await queue.call(queue.client.insert_job, "f", b"x", 1000, flag="controller")
             client = aio.Client(queue.address)
@@ -409,9 +429,9 @@ def test_a_copy_of_the_originals_queue_runner_gets_an_attempt(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_leases_of_calls_are_renewed(tmp_path: Path) -> None:
+def test_leases_of_calls_are_renewed(made: Make) -> None:
     async def scenario() -> None:
-        async with system(tmp_path) as queue, stock(queue.address) as worker:
+        async with made() as queue, stock(queue.address) as worker:
             await queue.call(queue.database.set_function, "f", FunctionPolicy(lease=3))
             queue.start_queue_runner()
             queue.start_controller()
@@ -429,10 +449,10 @@ def test_leases_of_calls_are_renewed(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_slow_function_leaves_calls_to_others_and_its_jobs_start_in_order(tmp_path: Path) -> None:
+def test_a_slow_function_leaves_calls_to_others_and_its_jobs_start_in_order(made: Make) -> None:
     async def scenario() -> None:
         async with (
-            system(tmp_path) as queue,
+            made() as queue,
             stock(queue.address, b"slow") as slow,
             stock(queue.address, b"quick") as quick,
         ):
@@ -456,9 +476,9 @@ def test_a_slow_function_leaves_calls_to_others_and_its_jobs_start_in_order(tmp_
 
 
 @pytest.mark.slow
-def test_what_waits_for_a_third_of_its_lease_goes_back_as_it_was(tmp_path: Path) -> None:
+def test_what_waits_for_a_third_of_its_lease_goes_back_as_it_was(made: Make) -> None:
     async def scenario() -> None:
-        async with system(tmp_path) as queue, stock(queue.address) as worker:
+        async with made() as queue, stock(queue.address) as worker:
             await queue.call(queue.database.set_function, "f", FunctionPolicy(lease=3))
             stop = queue.start_queue_runner()
             queue.start_controller(max_calls=2)
@@ -490,9 +510,9 @@ def test_parking_shares_its_places_among_functions() -> None:
 
 
 @pytest.mark.parametrize("finishes", [True, False])
-def test_a_drain_waits_for_calls_and_gives_back_the_rest(tmp_path: Path, finishes: bool) -> None:
+def test_a_drain_waits_for_calls_and_gives_back_the_rest(made: Make, finishes: bool) -> None:
     async def scenario() -> None:
-        async with system(tmp_path) as queue, stock(queue.address) as worker:
+        async with made() as queue, stock(queue.address) as worker:
             queue.start_queue_runner()
             stop = queue.start_controller(max_calls=2, drain=30 if finishes else 0)
             jobs = await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 3, flag="controller")
@@ -515,9 +535,9 @@ def test_a_drain_waits_for_calls_and_gives_back_the_rest(tmp_path: Path, finishe
     asyncio.run(scenario())
 
 
-def test_outcomes_wait_for_a_database_that_is_away(tmp_path: Path) -> None:
+def test_outcomes_wait_for_a_database_that_is_away(made: Make) -> None:
     async def scenario() -> None:
-        async with system(tmp_path) as queue, stock(queue.address) as worker:
+        async with made() as queue, stock(queue.address) as worker:
             queue.start_queue_runner()
             queue.start_controller()
             (controlled,) = queue._clients[-1].shards
@@ -610,3 +630,45 @@ def test_a_frozen_database_does_not_hold_up_another(tmp_path: Path) -> None:
             await asyncio.gather(*serving)
 
     asyncio.run(scenario())
+
+
+def test_what_is_too_much_even_to_wait_goes_back(made: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controller, "_PARKING", 4)
+    monkeypatch.setattr(controller, "_LATER", 0.5)
+
+    async def scenario() -> None:
+        async with made() as queue, stock(queue.address) as worker:
+            stop = queue.start_queue_runner()
+            queue.start_controller(max_calls=2)
+            await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 10, flag="controller")
+            await worker.got()
+            stop.set()
+            await queue.seen.until(
+                lambda: sum(event["jobs"] for event in queue.seen.of("jobs.returned")) >= 7
+            )
+            states = [job.state for job in await queue.call(queue.database.jobs)]
+            assert states.count(State.WAITING) == 7
+            assert {job.failcount for job in await queue.call(queue.database.jobs)} == {0}
+
+    asyncio.run(scenario())
+
+
+def test_a_second_signal_ends_a_drain(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue, stock(queue.address) as worker:
+            environment = {"GARIVINI_DB": queue.url, "GARIVINI_JOB_SERVERS": queue.address}
+            with command(tmp_path, "run", "queue-runner", "controller", **environment) as running:
+                await queue.call(queue.client.insert_job, "f", flag="controller")
+                await worker.got()
+                running.process.terminate()
+                await asyncio.to_thread(running.wait_for, "controller.draining")
+                assert await asyncio.to_thread(running.stop) == 128 + signal.SIGTERM
+
+    asyncio.run(scenario())
+
+
+def test_settings_of_the_command_reach_the_controller(tmp_path: Path) -> None:
+    (tmp_path / "garivini.toml").write_text("[controller]\nmax_calls = 0\n")
+    with command(tmp_path, "run", "controller") as running:
+        assert running.process.wait(PATIENCE) == 2
+    assert "max_calls is 1 to" in running.output
