@@ -413,6 +413,13 @@ class Controller:
         run.returned = returned
         self._ending += 1
         self._keeper_of(run).end(run)
+        self._offer()
+
+    def _offer(self) -> None:
+        """Let the servers know the free slots. What is only being committed takes none."""
+        for link in self._links:
+            if link.slots:  # none while it drains
+                link.slots = self._slots + self._ending
 
     def _committed(self, runs: list[Run]) -> None:
         for run in runs:
@@ -423,10 +430,7 @@ class Controller:
             if call is not None and call.run is run:
                 self._remove(call)
         self._start_parked()
-        for link in self._links:
-            if link.slots:
-                # What is only being committed takes no place: one database must not hold up the others.
-                link.slots = self._slots + self._ending
+        self._offer()
 
     def _remove(self, call: _Call) -> None:
         del self._calls[call.run.job.dbid, call.run.job.jobid]
