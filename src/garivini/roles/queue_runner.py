@@ -50,6 +50,8 @@ _SUBMIT_WITHIN: Final = 3.0
 _SWEEP_AGE: Final = 6
 #: Seconds from which on the servers' counts are too old for a pass that finds little to do.
 _COUNTS_AGE: Final = 1.0
+#: Seconds between two counts of a function's leased rows.
+_LEASED_AGE: Final = 0.25
 #: Seconds between two looks for finished jobs that are kept no more, and how many are deleted at once.
 _TIDY: Final = 60.0
 _TIDY_JOBS: Final = 500
@@ -111,6 +113,7 @@ class QueueRunner:
         #: Functions that have been seen to have jobs of flag controller, and how many wait under its name.
         self._controlled: set[str] = set()
         self._leased: dict[str, int] = {}
+        self._counted: dict[str, float] = {}  # loop times
         self._policies: dict[str, FunctionPolicy] = {}
         self._policies_read = 0.0  # the database's time
         self._sweeps: list[float] | None = (
@@ -136,10 +139,11 @@ class QueueRunner:
         if due or first is None or self._servers.age > _COUNTS_AGE:
             # Raises where no server answers: then no more is claimed.
             await self._servers.look()
-            self._room.clear()
+            for funcname in self._room.keys() - self._counted.keys():
+                del self._room[funcname]
         more = await self._find_lost([lane for lane in lanes if lane.state is State.LEASED])
         if due:
-            await self._call(self._count_leased, [lane.funcname for lane in due])
+            await self._call(self._count_leased, [lane.funcname for lane in due], _now())
             more |= await self._recover([lane for lane in due if lane.state is not State.WAITING])
             more |= await self._dispatch([lane for lane in due if lane.state is State.WAITING])
         await self._tidy()
@@ -245,10 +249,16 @@ class QueueRunner:
         left = self._room[funcname]
         return self._batch if left is None else min(self._batch, left)
 
-    def _count_leased(self, funcnames: Sequence[str]) -> None:
-        """Count what waits of the functions with jobs of flag controller. In the database's thread."""
+    def _count_leased(self, funcnames: Sequence[str], now: float) -> None:
+        """Count what waits of the functions with jobs of flag controller: their room holds until the next.
+
+        In the database's thread; ``now`` is the loop's time.
+        """
         for funcname in self._controlled.intersection(funcnames) if self._settings.watermark else ():
-            self._leased[funcname] = self._database.leased(funcname, limit=self._settings.watermark)
+            if now - self._counted.get(funcname, -_LEASED_AGE) >= _LEASED_AGE:
+                self._leased[funcname] = self._database.leased(funcname, limit=self._settings.watermark)
+                self._counted[funcname] = now
+                self._room.pop(funcname, None)
 
     def _use_room(self, funcname: str, jobs: int) -> None:
         left = self._room[funcname]
