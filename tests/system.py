@@ -1,4 +1,4 @@
-"""A whole queue in one event loop, for tests: embedded server, SQLite, QueueRunner and worker."""
+"""A whole queue in one event loop, for tests: embedded server, SQLite, QueueRunner, worker and Controller."""
 
 import asyncio
 import threading
@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from garivini import Client, Worker, events
 from garivini.gearman.server import Server
 from garivini.job import Inserted, NewJob
-from garivini.roles import injector, queue_runner
+from garivini.roles import controller, injector, queue_runner
+from garivini.roles.controller import ControllerSettings
 from garivini.roles.injector import InjectorSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
 from garivini.store.database import Database
@@ -66,14 +67,14 @@ class Waking(Client):
 class System:
     """The parts, and the client's calls off the loop that the server runs on."""
 
-    def __init__(self, url: str, server: Server, seen: Seen) -> None:
+    def __init__(self, url: str, address: str, server: Server, seen: Seen) -> None:
         self.url = url
-        self.address = server.address
+        self.address = address
         self.server = server
         self.seen = seen
-        self.client = Waking(url, [server.address])
+        self.client = Waking(url, [address])
         self._clients = [Client(url)]
-        self.worker = Worker(self._clients[0], [server.address])
+        self.worker = Worker(self._clients[0], [address])
         (self.database,) = self.client.shards
         self._stops: list[asyncio.Event] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -104,6 +105,16 @@ class System:
             lambda stop: injector.serve(shards, [self.address], InjectorSettings(**settings), stop=stop)
         )
 
+    def start_controller(self, **settings: Any) -> asyncio.Event:
+        """Start a Controller; the event it returns stops it. It then waits for no call, unless told to."""
+        self._clients.append(Client(self.url))
+        databases = list(self._clients[-1].shards)
+        return self._start(
+            lambda stop: controller.serve(
+                databases, [self.address], ControllerSettings(**{"drain": 0, **settings}), stop=stop
+            )
+        )
+
     def _start(self, serve: Callable[[asyncio.Event], Any]) -> asyncio.Event:
         stop = asyncio.Event()
         self._stops.append(stop)
@@ -125,14 +136,17 @@ class System:
 
 
 @asynccontextmanager
-async def system(folder: Path, url: str | None = None) -> AsyncIterator[System]:
-    """Start the server and create the tables; the rest is started by the test."""
+async def system(folder: Path, url: str | None = None, address: str | None = None) -> AsyncIterator[System]:
+    """Start the server and create the tables; the rest is started by the test.
+
+    ``address``: of another Gearman server that the parts shall use.
+    """
     url = url or f"sqlite:///{folder / 'jobs.db'}"
     seen = Seen()
     unlisten = events.listen(seen)
     try:
         async with Server(port=0) as server:
-            whole = System(url, server, seen)
+            whole = System(url, address or server.address, server, seen)
             await asyncio.to_thread(whole.database.upgrade)
             try:
                 yield whole

@@ -153,7 +153,7 @@ def test_the_embedded_server_speaks_no_tls_and_says_so(url: str, files: tuple[Pa
     for roles in ([], ["gearman"], ["gearman", "queue-runner"]):
         result = invoke("run", *roles, "--db", url, "--tls-ca", str(files[0]))
         assert isinstance(result.exception, UsageError)
-        assert "run queue-runner alone, or say --tls-ca none" in str(result.exception)
+        assert "run the other roles alone, or say --tls-ca none" in str(result.exception)
 
 
 # ---- what is wrong with a server

@@ -47,6 +47,7 @@ from garivini.gearman.broker import Broker
 from garivini.job import _Envelope
 from garivini.policy import ENVELOPES
 from garivini.roles import queue_runner
+from garivini.roles.controller import ControllerSettings
 from garivini.roles.injected import _Answer, _Request
 from garivini.roles.injector import InjectorSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
@@ -462,7 +463,8 @@ def test_the_reference_of_settings_has_each_key_with_its_default() -> None:
     assert (settings.databases, settings.job_servers) == ([DEFAULT_DATABASE], [DEFAULT_SERVER])
     real = dict(leaves(cli))
     worker = options(real["garivini worker"])
-    tables = {name: getattr(settings, name) for name in ("queue_runner", "injector", "worker", "tls", "log")}
+    names = ("queue_runner", "controller", "injector", "worker", "tls", "log")
+    tables = {name: getattr(settings, name) for name in names}
     said = {
         f"{name}.{key}": getattr(table, key)
         for name, table in tables.items()
@@ -479,6 +481,8 @@ def test_the_reference_of_settings_has_each_key_with_its_default() -> None:
             for key in InjectorTable.__struct_fields__
             for value in [getattr(InjectorSettings(), key)]
         },
+        "controller.max_calls": ControllerSettings().max_calls,
+        "controller.drain": ControllerSettings().drain,
         "worker.processes": said["worker.processes"],
         "worker.drain": worker["--drain"].default,
         "tls.ca": worker["--tls-ca"].show_default,

@@ -758,3 +758,61 @@ def test_two_functions_with_one_key_do_not_merge_in_the_server(tmp_path: Path) -
             await servers.close()
 
     asyncio.run(scenario())
+
+
+def test_a_pile_of_controller_jobs_takes_the_room_of_no_other_function(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            queue_runner, servers = runner(queue, watermark=5)
+            await queue.call(queue.client.insert_jobs, [["slow", None, None, b""]] * 20, flag="controller")
+            for _ in range(3):
+                await queue_runner.look()
+            await queue.call(queue.client.insert_job, "shim")
+            await queue.call(queue.client.insert_job, "other", flag="controller")
+            for _ in range(3):
+                await queue_runner.look()
+            assert await queued(queue, b"shim") == 1
+            leased = [job.funcname for job in await queue.call(queue.database.jobs, state=State.LEASED)]
+            # Only the first claim could not know what kind of jobs it would get.
+            assert 5 <= leased.count("slow") <= 10
+            assert leased.count("other") == 1
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_room_of_controller_jobs_is_counted_by_their_leased_rows(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            queue_runner, servers = runner(queue, watermark=5)
+            await queue.call(queue.client.insert_jobs, [["slow", None, None, b""]] * 20, flag="controller")
+            await queue_runner.look()
+            held: list[aio.Held] = []
+            arrived = asyncio.Event()
+
+            def take(job: aio.Held) -> None:
+                held.append(job)
+                arrived.set()
+
+            # What a Controller holds waits no more in gearmand, and yet there is no room.
+            worker = aio.Worker(queue.address, [b"run_queued_job"], take, slots=100)
+            running = asyncio.create_task(worker.run())
+            while len(held) < await queued(queue, b"run_queued_job") + len(held):
+                await arrived.wait()
+                arrived.clear()
+            before = len(held)
+            for _ in range(3):
+                await queue_runner.look()
+            assert await queued(queue, b"run_queued_job") == 0
+            assert len(held) == before
+            # A renewed one counts no more.
+            handles = [decode_payload(job.job.data).handle for job in held]
+            await queue.call(queue.database.renew, handles, lease=60)
+            async with asyncio.timeout(20):
+                while len(held) == before:
+                    await asyncio.sleep(await queue_runner.look())  # till the next count
+            worker.abort()
+            running.cancel()
+            await servers.close()
+
+    asyncio.run(scenario())

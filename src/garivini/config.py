@@ -156,6 +156,13 @@ class QueueRunnerTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True)
     poll: float | None = None
 
 
+class ControllerTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The table ``[controller]`` of a settings file."""
+
+    max_calls: int | None = None
+    drain: float | None = None
+
+
 class InjectorTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The table ``[injector]`` of a settings file."""
 
@@ -195,6 +202,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     databases: list[str] = []
     job_servers: list[str] = []
     queue_runner: QueueRunnerTable = msgspec.field(default_factory=QueueRunnerTable)
+    controller: ControllerTable = msgspec.field(default_factory=ControllerTable)
     injector: InjectorTable = msgspec.field(default_factory=InjectorTable)
     worker: WorkerTable = msgspec.field(default_factory=WorkerTable)
     tls: TlsTable = msgspec.field(default_factory=TlsTable)

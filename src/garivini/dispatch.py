@@ -31,8 +31,8 @@ _MOST: Final = 4000
 #: Seconds for which the servers' counts are good, and what is set for functions.
 _COUNTS_AGE: Final = 1.0
 _POLICIES_AGE: Final = 5.0
-#: A dictionary is read faster than an enum is called.
-_PRIORITIES: Final = {priority.name.lower(): priority for priority in Priority}
+#: A job's priority in Gearman. A dictionary is read faster than an enum is called.
+PRIORITY_OF: Final = {priority.name.lower(): priority for priority in Priority}
 
 
 def function_of(funcname: str, flag: str) -> bytes:
@@ -46,7 +46,7 @@ def submission(job: Job, policy: FunctionPolicy) -> Submission:
     A Controller gets the whole payload where a worker is to get the raw argument: it hands that on.
     """
     payload = encode_payload(job, latin1=policy.envelope == "latin-1")
-    return Submission(function_of(job.funcname, job.flag), payload, job.unique, _PRIORITIES[job.priority])
+    return Submission(function_of(job.funcname, job.flag), payload, job.unique, PRIORITY_OF[job.priority])
 
 
 def unfit(job: Job | NewJob, policy: FunctionPolicy) -> str | None:
@@ -138,13 +138,8 @@ class DirectDispatch:
         for job in jobs:
             policy = policies.get(job.funcname, NO_POLICY)
             left -= len(job.arg)
-            if (
-                job.dispatch
-                and not job.delay
-                and left >= 0
-                and not unfit(job, policy)
-                and self._use_room(job)
-            ):
+            wanted = job.dispatch and not job.delay and left >= 0 and not unfit(job, policy)
+            if wanted and self._use_room(database, job):
                 job = replace(job, lease=policy.lease or LEASE)
             taken.append(job)
         return taken
@@ -175,15 +170,15 @@ class DirectDispatch:
             self._counted = now
         return any(server.functions is not None for server in self._servers.values())
 
-    def _use_room(self, job: NewJob) -> bool:
+    def _use_room(self, database: Database, job: NewJob) -> bool:
         if not self._watermark:
             return True
         rooms, key = self._room, (job.funcname, job.flag)
         if key not in rooms:
-            counts = self._counts()
-            waiting = queued(counts, job.funcname.encode())
+            waiting = queued(self._counts(), job.funcname.encode())
             if job.flag == "controller":
-                waiting = max(waiting, queued(counts, RUN_QUEUED_JOB.encode()))
+                # They wait under one name with those of all functions, and then in a Controller.
+                waiting = max(waiting, database.leased(job.funcname, limit=self._watermark))
             rooms[key] = self._watermark - waiting
         rooms[key] -= 1
         return rooms[key] >= 0

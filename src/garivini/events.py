@@ -14,6 +14,9 @@ _logger: Final = logging.getLogger("garivini")
 #: Events that a person should see; all others are logged at level DEBUG or, where listed, INFO.
 _WARNINGS: Final = frozenset(
     {
+        "call.cancelled",
+        "calls.lost",
+        "controller.drain_incomplete",
         "gearman.lost",
         "gearman.protocol_error",
         "gearman.rejected",
@@ -30,6 +33,7 @@ _WARNINGS: Final = frozenset(
         "job.dropped",
         "dispatch.failed",
         "job.overdue",
+        "reports.dropped",
         "role.error",
         "worker.child_died",
         "worker.drain_incomplete",
@@ -37,6 +41,9 @@ _WARNINGS: Final = frozenset(
 )
 _INFOS: Final = frozenset(
     {
+        "controller.draining",
+        "controller.started",
+        "controller.stopped",
         "gearman.connected",
         "role.started",
         "role.stopped",

@@ -1,4 +1,4 @@
-"""The keepers of a worker process: they commit what jobs came to, and renew the leases of the rest.
+"""The keepers of a worker or Controller: they commit what jobs came to, and renew the leases of the rest.
 
 There is one a database, in a thread with a connection of its own: a database that hangs holds up none of the
 others, and a handler that computes holds up none. (C code that holds the interpreter lock for long silences
@@ -14,18 +14,20 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
+from heapq import heappop, heappush
 from typing import Final
 
 from msgspec.structs import force_setattr, replace
 
 from garivini import events
 from garivini.client import report
-from garivini.errors import OutcomeUnknownError
+from garivini.errors import OutcomeUnknownError, RefusedError
 from garivini.gearman.aio import Held
 from garivini.gearman.servers import Backoff
 from garivini.job import Handle, Job
 from garivini.policy import LEASE, FunctionPolicy
 from garivini.store.database import Database, Setback
+from garivini.store.records import Finish, Report
 from garivini.supervisor import TIME_LIMIT, Child
 
 #: Outcomes in one commit, at most.
@@ -33,6 +35,10 @@ _GROUP: Final = 1000
 #: Seconds until the first renewal, and a third of the lease at most. It tells the database that the job runs:
 #: from then on a server that forgets it does not make it run twice.
 _FIRST_RENEWAL: Final = 1.0
+#: Seconds within which renewals are made together.
+_TOGETHER: Final = 0.2
+#: Lines of running jobs that may wait for a database. More are dropped: a job must not fill the memory.
+_REPORTS: Final = 20_000
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +53,10 @@ class Run:
     renew_at: float = 0.0
     #: How it ended, where that is not success.
     setback: Setback | None = None
+    #: It ended without an outcome of its own: the job waits again as it did before.
+    returned: bool = False
+    #: What it answered, where it succeeded.
+    result: bytes = b""
     #: Monotonic time by which it must have ended, and the seconds it had; 0: any.
     deadline: float = 0.0
     limit: float = 0.0
@@ -67,7 +77,7 @@ class Keeper:
         take_back: called in the keeper's thread; takes a run out of the worker's queue for good and returns
             whether it was still there.
         on_given_back: called in the keeper's thread with the runs that another worker may have now.
-        functions: what this worker's functions set, written once at the start.
+        functions: what this worker's functions set, written once at the start; a Controller has none.
         child: what a supervised process was given; only such a one ends itself for a time limit.
 
     """
@@ -80,7 +90,7 @@ class Keeper:
         on_checked: Callable[[Run, bool], None],
         take_back: Callable[[Run], bool],
         on_given_back: Callable[[list[Run]], None],
-        functions: Mapping[str, FunctionPolicy],
+        functions: Mapping[str, FunctionPolicy] = {},  # not changed
         child: Child | None = None,
     ) -> None:
         self._database = database
@@ -95,6 +105,8 @@ class Keeper:
         ]
         #: Whether the database did not do what was asked last.
         self.in_trouble = False
+        #: What is set for each function, as read last; None before the first ``read_functions``.
+        self.policies: Mapping[str, FunctionPolicy] | None = None
         #: What the worker's main thread is running just now.
         self.current: Run | None = None
         # Filled by the worker's thread, emptied by the keeper's: a deque's ends are safe for that.
@@ -102,10 +114,15 @@ class Keeper:
         self._checks: deque[Run] = deque()
         self._dropped: deque[Run] = deque()
         self._ended: deque[Run] = deque()
+        self._reports: deque[Report] = deque()
+        self._to_read = False
         self._wake = threading.Event()
         self._asleep_until = 0.0
         self._stopping = False
         self._held: dict[int, Run] = {}
+        # By time; what has ended meanwhile is passed over. And what is being renewed.
+        self._renewals: list[tuple[float, int, Run]] = []
+        self._due: list[Run] = []
         self._to_give_back: list[Run] = []
         self._backoff = Backoff(first=0.05, longest=2.0)
         self._offset: float | None = None  # of the database's clock to the monotonic one
@@ -152,6 +169,19 @@ class Keeper:
         if not self._wake.is_set():  # which takes no lock
             self._wake.set()
 
+    def report(self, said: Report) -> None:
+        """Keep what a running job said of itself."""
+        if len(self._reports) < _REPORTS:
+            self._reports.append(said)
+            self._wake.set()
+        else:
+            events.emit("reports.dropped", dbid=said.handle.dbid, reports=1, error="too many wait")
+
+    def read_functions(self) -> None:
+        """Read what is set for each function into ``policies``."""
+        self._to_read = True
+        self._wake.set()
+
     def lapsed(self, job: Job) -> bool:
         """Whether the lease of this copy has ended, as far as the database's clock is known here."""
         offset = self._offset
@@ -171,8 +201,10 @@ class Keeper:
             self._wake.clear()
             try:
                 self._register()
+                self._read_functions()
                 self._read_clock()
                 self._start_checks()
+                self._report()
                 self._commit()
                 self._unstart()
                 self._renew()
@@ -196,7 +228,9 @@ class Keeper:
 
     def _until_next(self) -> float:
         self._take_holds()
-        first = min((run.renew_at for run in self._held.values()), default=float("inf"))
+        while self._renewals and self._renewals[0][1] not in self._held:
+            heappop(self._renewals)
+        first = self._renewals[0][0] if self._renewals else float("inf")
         if (current := self.current) is not None and current.deadline:
             first = min(first, current.deadline)
         now = time.monotonic()
@@ -207,6 +241,7 @@ class Keeper:
         while self._holds:
             run = self._holds.popleft()
             self._held[id(run)] = run
+            heappush(self._renewals, (run.renew_at, id(run), run))
 
     def _register(self) -> None:
         """Say what the functions set and that they renew, and record the jobs that killed another process."""
@@ -234,6 +269,11 @@ class Keeper:
             self._child.obituaries.remove(self._obituaries.pop())
             if not self._child.obituaries:  # the last of all keepers says so
                 self._child.slot.tell()
+
+    def _read_functions(self) -> None:
+        if self._to_read:
+            self.policies = self._database.functions()
+            self._to_read = False
 
     def _read_clock(self) -> None:
         if self._offset is None:
@@ -266,9 +306,21 @@ class Keeper:
         for _ in runs:
             self._dropped.popleft()
 
+    def _report(self) -> None:
+        while self._reports:
+            said = [self._reports[index] for index in range(min(len(self._reports), _GROUP))]
+            try:
+                self._database.report(said)
+            except RefusedError as error:
+                # They must not stand in the way of outcomes.
+                events.emit("reports.dropped", dbid=self._database.dbid, reports=len(said), error=str(error))
+            for _ in said:
+                self._reports.popleft()
+
     def _commit(self) -> None:
         while self._ended:
             group = [self._ended[index] for index in range(min(len(self._ended), _GROUP))]
+            self._report()  # what they said before they ended
             self._commit_group(group)
             self._take_holds()
             for run in group:
@@ -277,20 +329,38 @@ class Keeper:
             self._on_committed(group)
 
     def _commit_group(self, runs: list[Run]) -> None:
-        done = [run.job.jobid for run in runs if run.setback is None]
-        if done:
-            gone = self._database.complete(done)
-            for jobid in set(done) - gone:
-                events.emit("job.completed_before", jobid=jobid, dbid=self._database.dbid)
+        done = {run.job.jobid: run for run in runs if run.setback is None and not run.returned}
+        kept = [finish for run in done.values() if (finish := self._finish(run)) is not None]
+        gone = self._database.finish(kept) if kept else set()
+        if len(done) > len(kept):
+            gone |= self._database.complete(done.keys() - {finish.jobid for finish in kept})
+        for jobid in done.keys() - gone:
+            events.emit("job.completed_before", jobid=jobid, dbid=self._database.dbid)
+        # A copy of the original's QueueRunner that was not adopted is in nobody's hands.
+        returned = [run.job for run in runs if run.returned and run.job.attempt is not None]
+        if returned:
+            self._database.unstart([job.handle for job in returned])
+            self._database.release(returned)
+            events.emit("jobs.returned", dbid=self._database.dbid, jobs=len(returned))
         setbacks = [run.setback for run in runs if run.setback is not None]
         if setbacks:
             for setback, settled in zip(setbacks, self._database.settle(setbacks), strict=True):
                 report(setback, settled)
 
+    def _finish(self, run: Run) -> Finish | None:
+        """Return how a job that succeeded is kept, or None."""
+        policy = self.policies.get(run.job.funcname) if self.policies else None
+        if policy is None or policy.retention is None:
+            return None
+        return Finish(run.job.jobid, run.job.attempt, run.result, run.worker, policy.retention)
+
     def _renew(self) -> None:
         now = time.monotonic()
-        due = [run for run in self._held.values() if run.renew_at <= now]
+        while self._renewals and self._renewals[0][0] <= now + (_TOGETHER if self._due else 0):
+            self._due.append(heappop(self._renewals)[2])
+        due = [run for run in self._due if id(run) in self._held]
         if not due:
+            self._due.clear()
             return
         for run in due:
             # What lies here unstarted until its first renewal another worker may have.
@@ -304,11 +374,14 @@ class Keeper:
             run.renew_at = now + run.job.lease / 3
             if run.dropped:
                 self._held.pop(id(run))
-            elif run.job.handle not in kept:
+            elif run.job.handle in kept:
+                heappush(self._renewals, (run.renew_at, id(run), run))
+            else:
                 # Another attempt has it. Success still counts; what else it comes to, the fence refuses.
                 self._held.pop(id(run))
                 force_setattr(run.job, "lost", True)
                 events.emit("job.stale", jobid=run.job.jobid, dbid=run.job.dbid, attempt=run.job.attempt)
+        self._due.clear()
 
     def _give_back(self) -> None:
         runs = self._to_give_back

@@ -1,4 +1,4 @@
-"""Debian's ``gearman`` and workers that know nothing of Garivini, on the embedded server and on gearmand."""
+"""Debian's ``gearman`` as client and worker, on the embedded server and on gearmand."""
 
 import subprocess
 from collections.abc import Iterator
@@ -9,12 +9,9 @@ import pytest
 from garivini import Client
 from garivini.gearman import blocking
 from garivini.gearman.protocol import Submission
-from garivini.job import RUN_QUEUED_JOB, decode_payload
-from garivini.policy import FunctionPolicy
 from tests.databases import sqlite_url
 from tests.gearman.peer import Peer as Connection
 from tests.peers import peer
-from tests.peers.peer import PROGRAMS, SUFFIXES, Peer
 from tests.processes import PATIENCE, command, until
 
 pytestmark = pytest.mark.servers
@@ -86,39 +83,3 @@ def test_the_tool_wakes_a_queue_runner(either_server: str, tmp_path: Path) -> No
                 client.insert_job("f")
                 tool(either_server, "-b", "-s", "-f", "garivini_wake", "-u", "wake")
                 until(lambda: not client.list_jobs(state="waiting"), "the job to be dispatched")
-
-
-# ---- workers as they stood before Garivini came
-
-
-@pytest.fixture(params=PROGRAMS)
-def existing_worker(request: pytest.FixtureRequest, either_server: str, tmp_path: Path) -> Iterator[Peer]:
-    """A worker of ``turn`` in each language, which turns its payload around."""
-    script = peer.HERE / f"existing_worker.{SUFFIXES[request.param]}"
-    with peer.run([PROGRAMS[request.param], str(script), *either_server.split(":")], tmp_path) as running:
-        yield running
-
-
-@pytest.mark.parametrize("arg", [BYTES, "Grüße, 世界".encode(), b"x"], ids=["bytes", "text", "short"])
-def test_an_existing_worker_gets_the_raw_argument(
-    existing_worker: Peer, either_server: str, tmp_path: Path, arg: bytes
-) -> None:
-    """The part between is what a Controller does, in a few lines: it is yet to come."""
-    url = sqlite_url(tmp_path)
-    with Client(url) as client:
-        (database,) = client.shards
-        database.set_function("turn", FunctionPolicy(envelope="raw"))
-        client.insert_job("turn", arg, flag="controller")
-        with (
-            command(tmp_path, "run", "queue-runner", GARIVINI_DB=url, GARIVINI_JOB_SERVERS=either_server),
-            Connection(either_server) as controller,
-            blocking.Client(either_server, timeout=PATIENCE) as caller,
-        ):
-            controller.can_do(RUN_QUEUED_JOB.encode())
-            controller.until(lambda controller: controller.status(RUN_QUEUED_JOB.encode())[0] == 1)
-            _, payload = controller.grab()
-            job = decode_payload(payload)
-            assert (job.funcname, job.arg, job.flag, job.attempt) == ("turn", arg, "controller", 1)
-            assert caller.run(Submission(job.funcname.encode(), job.arg, b"")) == arg[::-1]
-            assert client.complete_job(payload)
-        assert client.list_jobs() == []

@@ -53,7 +53,8 @@ def load_settings(ctx: click.Context, path: str | None) -> None:
     defaults: dict[str, Any] = dict.fromkeys(("dev", "insert", "status", "health", "doctor"), shared)
     for group, names in _BELOW.items():
         defaults[group] = dict.fromkeys(names, shared)
-    defaults["run"] = shared | _said(settings.queue_runner) | _said(settings.injector)
+    roles = (settings.queue_runner, settings.controller, settings.injector)
+    defaults["run"] = shared | {name: value for role in roles for name, value in _said(role).items()}
     defaults["worker"] = shared | _said(settings.worker)
     ctx.default_map = defaults
 

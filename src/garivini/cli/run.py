@@ -1,6 +1,7 @@
 """``garivini run``: roles in one process."""
 
 import asyncio
+import os
 import signal
 import ssl
 
@@ -13,16 +14,17 @@ from garivini.errors import ConflictError, UnreachableError, UsageError
 from garivini.gearman.server import Server
 from garivini.gearman.servers import parse_address, parse_addresses
 from garivini.job import MAX_ARG
-from garivini.roles import injector, queue_runner
+from garivini.roles import controller, injector, queue_runner
+from garivini.roles.controller import ControllerSettings
 from garivini.roles.injector import InjectorSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
 from garivini.store.database import Database
 from garivini.store.shards import Shards
 
-ROLES = ("gearman", "queue-runner", "injector")
+ROLES = ("gearman", "queue-runner", "controller", "injector")
 #: What runs where none is named. An Injector stores what anyone sends who reaches the Gearman server: it is
 #: to be asked for.
-DEFAULT_ROLES = ("gearman", "queue-runner")
+DEFAULT_ROLES = ("gearman", "queue-runner", "controller")
 
 
 @click.command()
@@ -50,6 +52,18 @@ DEFAULT_ROLES = ("gearman", "queue-runner")
     default=policy.POLL,
     show_default=True,
     help="Seconds between two looks for work, where nothing wakes the QueueRunner.",
+)
+@click.option(
+    "--max-calls",
+    default=controller.MAX_CALLS,
+    show_default=True,
+    help="Foreground calls that the Controller holds, at most. One function alone gets a half of them.",
+)
+@click.option(
+    "--drain",
+    default=controller.DRAIN,
+    show_default=True,
+    help="Seconds that a Controller which is stopped waits for its calls.",
 )
 @click.option(
     "--allow",
@@ -84,31 +98,35 @@ def run(
     watermark: int,
     batch_max: int,
     poll: float,
+    max_calls: int,
+    drain: float,
     allow: tuple[str, ...],
     max_arg: int,
     rate: float,
     calls: int,
     json_args: bool,
 ) -> None:
-    """Run roles until SIGTERM or ^C.
+    """Run roles until SIGTERM or ^C; a second one ends them at once.
 
     \b
     Roles:
       queue-runner  carries due jobs from the databases to the Gearman servers
+      controller    calls stock Gearman workers for jobs of flag controller
       injector      stores the jobs that any Gearman client submits to inject_jobs
       gearman       an embedded Gearman server, on the first --job-server, loopback only
 
-    Without a role queue-runner and gearman run. With a gearmand of your own run just queue-runner.
+    Without a role all run but the injector. With a gearmand of your own run queue-runner and controller.
 
     \b
     Examples:
       garivini run
-      garivini run queue-runner --job-server 10.0.0.5:4730 --job-server 10.0.0.6:4730
-      garivini run queue-runner injector --allow 'mail.*' --rate 500
+      garivini run queue-runner controller --job-server 10.0.0.5:4730 --job-server 10.0.0.6:4730
+      garivini run queue-runner controller injector --allow 'mail.*' --rate 500
       garivini run gearman
     """
     addresses = parse_addresses(job_servers)
     settings = QueueRunnerSettings(lease=lease, watermark=watermark, batch_max=batch_max, poll=poll)
+    calling = ControllerSettings(max_calls=max_calls, drain=drain)
     injecting = InjectorSettings(
         allow=allow,
         max_arg=max_arg,
@@ -121,9 +139,9 @@ def run(
     roles = roles or DEFAULT_ROLES
     if tls and "gearman" in roles:
         raise UsageError(
-            "the embedded Gearman server speaks no TLS: run queue-runner alone, or say --tls-ca none"
+            "the embedded Gearman server speaks no TLS: run the other roles alone, or say --tls-ca none"
         )
-    asyncio.run(_run(roles, dbs, addresses, settings, injecting, tls))
+    asyncio.run(_run(roles, dbs, addresses, settings, calling, injecting, tls))
 
 
 async def _run(
@@ -131,13 +149,20 @@ async def _run(
     dbs: list[str],
     addresses: list[str],
     settings: QueueRunnerSettings,
+    calling: ControllerSettings,
     injecting: InjectorSettings,
     tls: ssl.SSLContext | None,
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, on_signal, number)
     server: Server | None = None
     if "gearman" in roles:
         server = Server(*parse_address(addresses[0]))
@@ -145,20 +170,23 @@ async def _run(
         events.emit("server.listening", address=server.address)
     try:
         if set(roles) != {"gearman"}:
-            shards = Shards(dbs)
-            for database in shards:
+            for database in Shards(dbs):
                 # A database that is away now may come back; one without its tables will not mend itself.
                 await asyncio.to_thread(_check, database)
             if tls:
                 await asyncio.to_thread(warn_of_servers, addresses, tls)
-            async with asyncio.TaskGroup() as group:
-                if "queue-runner" in roles:
-                    serving = queue_runner.serve(list(shards), addresses, settings, stop=stop, tls=tls)
-                    group.create_task(serving)
-                if "injector" in roles:
-                    group.create_task(injector.serve(shards, addresses, injecting, stop=stop, tls=tls))
-        else:
-            await stop.wait()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(stop.wait())
+            # Each role has connections of its own.
+            if "queue-runner" in roles:
+                serving = queue_runner.serve(list(Shards(dbs)), addresses, settings, stop=stop, tls=tls)
+                group.create_task(serving)
+            if "controller" in roles:
+                serving = controller.serve(list(Shards(dbs)), addresses, calling, stop=stop, tls=tls)
+                group.create_task(serving)
+            if "injector" in roles:
+                serving = injector.serve(Shards(dbs), addresses, injecting, stop=stop, tls=tls)
+                group.create_task(serving)
     finally:
         if server is not None:
             await server.close()

@@ -190,14 +190,23 @@ class Client:
         address: ``host:port``.
         timeout: seconds without an answer after which the connection is given up, and to connect at most.
         tls: how to encrypt; without it the connection is plain. A server that offers no TLS is refused.
+        exceptions: whether to hear of a WORK_EXCEPTION as such, with the worker's text, or as of a WORK_FAIL.
 
     """
 
-    def __init__(self, address: str, *, timeout: float = 10.0, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float = 10.0,
+        tls: ssl.SSLContext | None = None,
+        exceptions: bool = False,
+    ) -> None:
         self.address = address
         self._host, self._port = parse_address(address)
         self._timeout = timeout
         self._tls = tls
+        self._exceptions = exceptions
         self._connection: _ClientConnection | None = None
         self._opening = asyncio.Lock()
         self._backoff = Backoff()
@@ -240,6 +249,25 @@ class Client:
         await connection.until_done(foreground)
         return result_of(foreground, self.address)
 
+    def call(self, job: Submission, answer: Callable[[Event], None]) -> None:
+        """Submit a foreground job on the connection that is open now, and wait for nothing.
+
+        Args:
+            job: as in ``run``.
+            answer: called with ``Created``, ``Refused`` or ``Unknown``; after ``Created`` with each
+                ``Update``, then with ``Finished``, or with ``Unknown`` where the connection was lost.
+
+        Raises:
+            UnreachableError: there is no connection.
+            UsageError: the job cannot travel.
+
+        """
+        connection = self._connection
+        if connection is None or connection.transport is None:
+            raise UnreachableError(f"there is no connection to Gearman server {self.address}")
+        connection.core.submit(answer, job, foreground=True)
+        connection.flush()
+
     async def option(self, name: bytes) -> None:
         """Switch an option on for the connection that is open now (``exceptions``).
 
@@ -274,6 +302,15 @@ class Client:
         (answer,) = await self._ask(1, lambda core, tag: core.status(tag, handle))
         assert isinstance(answer, JobStatus)
         return answer
+
+    async def statuses_of(self, handles: Sequence[bytes]) -> list[JobStatus]:
+        """Ask as ``status_of`` does for many jobs in one pipelined round trip."""
+
+        def ask(core: ClientProtocol[Callable[[Event], None]], tag: Callable[[Event], None]) -> None:
+            for handle in handles:
+                core.status(tag, handle)
+
+        return [answer for answer in await self._ask(len(handles), ask) if isinstance(answer, JobStatus)]
 
     async def functions(self) -> dict[bytes, FunctionStatus]:
         """Return the server's counts of each function it knows (administrative ``status``)."""
@@ -337,6 +374,8 @@ class Client:
                 raise
             self._backoff.succeeded()
             self.generation += 1
+            if self._exceptions:
+                self._connection.core.option(lambda event: None, b"exceptions")
             return self._connection
 
 

@@ -315,8 +315,8 @@ class Rejected(NamedTuple):
 
 
 _GRAB: Final = encode(REQUEST, Type.GRAB_JOB_UNIQ)
-#: Grabs without an answer that are no bound, for the slots are one.
-_WIDE: Final = 1 << 16
+#: Grabs without an answer, at most: they keep a server busy, and where it has nothing each costs an answer.
+_WIDE: Final = 512
 
 
 class WorkerProtocol:

@@ -1,7 +1,8 @@
 """What sends leased jobs of a database to the Gearman servers, and says in SQL what did not arrive."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import Final, TypeVar
@@ -10,13 +11,16 @@ from garivini import events
 from garivini.client import report
 from garivini.dispatch import reason_of, submission, unfit
 from garivini.gearman.protocol import Created, Refused, Submission, Unknown
-from garivini.job import RUN_QUEUED_JOB, Job, unique_of
-from garivini.policy import LEASE, NO_POLICY, SUBMIT_WITHIN, FunctionPolicy, room
+from garivini.job import Job, unique_of
+from garivini.policy import LEASE, NO_POLICY, SUBMIT_WITHIN, WATERMARK, FunctionPolicy, room
 from garivini.roles.job_servers import JobServers
 from garivini.store.database import Database, Setback
 
 _R = TypeVar("_R")
 
+#: Seconds between two counts of a function's leased rows, at most and at least.
+_LEASED_AGE: Final = 0.25
+_LEAST_AGE: Final = 0.02
 #: Seconds for which what is set for functions need not be read again.
 _POLICIES_AGE: Final = 1.0
 
@@ -24,23 +28,26 @@ _POLICIES_AGE: Final = 1.0
 class Room:
     """How many more jobs of each function may wait in the Gearman servers, by their last counts.
 
-    Another dispatcher may use the same room, as it may between any count and claim: the watermark binds each
-    dispatcher by itself.
+    Jobs of flag controller wait under one name with those of all functions, and then in a Controller. So of
+    functions that have such jobs the leased rows are counted as well. Another dispatcher may use the same
+    room, as it may between any count and claim: the watermark binds each dispatcher by itself.
     """
 
     def __init__(self, job_servers: JobServers, watermark: int) -> None:
         self._servers = job_servers
-        self._watermark = watermark
+        self.watermark = watermark
         self._room: dict[str, int | None] = {}
+        self._controlled: set[str] = set()
+        #: By database and function: leased rows, and the loop's time of that count.
+        self._leased: dict[tuple[int, str], tuple[int, float]] = {}
+        # Where few may wait they are soon gone.
+        self._leased_age = min(_LEASED_AGE, max(_LEAST_AGE, watermark / WATERMARK * _LEASED_AGE))
 
     def left(self, funcname: str) -> int | None:
         """Return the room of a function; None: any number."""
         if funcname not in self._room:
-            self._room[funcname] = room(
-                self._watermark,
-                # Jobs of flag controller wait under another name, and a lane may hold both kinds.
-                max(self._servers.queued(funcname.encode()), self._servers.queued(RUN_QUEUED_JOB.encode())),
-            )
+            leased = sum(jobs for (_, name), (jobs, _) in self._leased.items() if name == funcname)
+            self._room[funcname] = room(self.watermark, max(self._servers.queued(funcname.encode()), leased))
         return self._room[funcname]
 
     def use(self, funcname: str, jobs: int) -> None:
@@ -53,14 +60,51 @@ class Room:
         """Leave no room until the next count: a server has said no."""
         self._room[funcname] = 0
 
-    @property
-    def full(self) -> bool:
-        """Whether a function that was looked at has no room."""
-        return 0 in self._room.values()
+    def count_anew(self, now: float) -> None:
+        """Take the servers' new counts; where leased rows count too the room holds until their count."""
+        for funcname in list(self._room):
+            if not self._until_count(funcname, now) > 0:
+                del self._room[funcname]
 
-    def count_anew(self) -> None:
-        """Take the servers' new counts."""
-        self._room.clear()
+    # ---- leased rows
+
+    @property
+    def controlled(self) -> frozenset[str]:
+        """Functions that are known to have jobs of flag controller."""
+        return frozenset(self._controlled)
+
+    def note_controlled(self, funcname: str) -> None:
+        """Note that a function has jobs of flag controller."""
+        self._controlled.add(funcname)
+
+    def uncounted(self, dbid: int, funcnames: Iterable[str], now: float) -> list[str]:
+        """Return those of the functions whose leased rows are to be counted in a database."""
+        if not self.watermark:
+            return []
+        return [
+            funcname
+            for funcname in self._controlled.intersection(funcnames)
+            if now - self._leased.get((dbid, funcname), (0, -math.inf))[1] >= self._leased_age
+        ]
+
+    def count_leased(self, dbid: int, funcname: str, jobs: int, now: float) -> None:
+        """Take a count of a function's leased rows in a database."""
+        self._leased[dbid, funcname] = jobs, now
+        self._room.pop(funcname, None)
+
+    def _until_count(self, funcname: str, now: float) -> float:
+        """Return the seconds for which the count of leased rows holds; none where there is no such count."""
+        counted = [time for (_, name), (_, time) in self._leased.items() if name == funcname]
+        return max(0.0, min(counted, default=-math.inf) + self._leased_age - now)
+
+    def until_room(self, now: float) -> tuple[list[float], bool]:
+        """Say when to look again where a function is full.
+
+        Returns seconds until leased rows are counted again, and whether servers have to be asked sooner.
+        """
+        full = [funcname for funcname, left in self._room.items() if left == 0]
+        waits = [self._until_count(funcname, now) for funcname in full if funcname in self._controlled]
+        return waits, len(waits) < len(full)
 
 
 class Dispatcher:
@@ -115,6 +159,16 @@ class Dispatcher:
         if abs(now - self._policies_read) >= _POLICIES_AGE:
             self._policies = self.database.functions()
             self._policies_read = now
+
+    def count_leased(self, funcnames: Iterable[str], now: float) -> None:
+        """Count the leased rows of those functions that have jobs of flag controller, where that is due.
+
+        In the database's thread; ``now`` is the loop's time.
+        """
+        dbid = self.database.dbid
+        for funcname in self._room.uncounted(dbid, funcnames, now):
+            jobs = self.database.leased(funcname, limit=self._room.watermark)
+            self._room.count_leased(dbid, funcname, jobs, now)
 
     async def refresh(self) -> None:
         """Read what is set for functions, where that has not been done for a second."""

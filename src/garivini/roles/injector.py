@@ -116,18 +116,21 @@ class _Stream:
 class _Recovery:
     """A role for one database: finds what an Injector stored with a lease and no server has.
 
-    An Injector that is killed between commit and submit leaves such jobs, and its successor finds them.
+    An Injector that is killed between commit and submit leaves such jobs, and its successor finds them. It
+    also counts the leased rows of functions with jobs of flag controller.
     """
 
-    def __init__(self, dispatcher: Dispatcher, job_servers: JobServers) -> None:
+    def __init__(self, dispatcher: Dispatcher, job_servers: JobServers, room: Room) -> None:
         self.name = f"injector of database {dispatcher.database.dbid}"
         self._dispatcher = dispatcher
+        self._room = room
         self._servers = job_servers
         self._lost = Lost(dispatcher, job_servers)
 
     async def look(self) -> float:
         if not self._servers.answered:
             return _COUNT_EVERY
+        await self._dispatcher.call(self._dispatcher.count_leased, self._room.controlled, _now())
         lanes = (await self._dispatcher.call(self._dispatcher.database.lanes)).lanes
         await self._lost.find([lane for lane in lanes if lane.state is State.LEASED])
         return min([_COUNT_EVERY, *self._lost.until_sweep()])
@@ -184,7 +187,7 @@ class Injector:
         try:
             await self._servers.look()
         finally:
-            self._room.count_anew()
+            self._room.count_anew(_now())
         return _COUNT_EVERY
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -195,7 +198,7 @@ class Injector:
         stopped = asyncio.Event()
         looking = [asyncio.create_task(run_role(self, stop=stopped, wake=self._count))]
         for dispatcher in self._dispatchers.values():
-            role = _Recovery(dispatcher, self._servers)
+            role = _Recovery(dispatcher, self._servers, self._room)
             looking.append(asyncio.create_task(run_role(role, stop=stopped, wake=asyncio.Event())))
         linked = [asyncio.create_task(link.run()) for link in self._links]
         try:
@@ -310,6 +313,8 @@ class Injector:
         """Give a job its first lease, if it is due now and its function has room; else a QueueRunner will."""
         if job.delay or not self._servers.answered:
             return job
+        if job.flag == "controller":
+            self._room.note_controlled(job.funcname)
         left = self._room.left(job.funcname)
         if left is not None and left <= self._settings.watermark // 2 and self._servers.age > _COUNT_SOON:
             self._count.set()

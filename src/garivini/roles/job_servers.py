@@ -161,6 +161,10 @@ class JobServers:
             # Ordered: a plain dictionary looks for its first item among all that were deleted before it.
             sent.popitem(last=False)
 
+    def client_for(self, function: bytes, unique: bytes) -> Client:
+        """Return the client of the server that ``submit`` would choose for such a job."""
+        return self._servers[server_for(self._counts(), function, unique)].client
+
     async def ask(
         self, function: bytes, uniques: Sequence[bytes], *, silence: float, patience: float = math.inf
     ) -> list[Found]:

@@ -119,9 +119,10 @@ class QueueRunner:
         if due or first is None or self._servers.age > _COUNTS_AGE:
             # Raises where no server answers: then no more is claimed.
             await self._servers.look()
-            self._room.count_anew()
+            self._room.count_anew(_now())
         more = await self._lost.find([lane for lane in lanes if lane.state is State.LEASED])
         if due:
+            await self._call(self._dispatcher.count_leased, [lane.funcname for lane in due], _now())
             more |= await self._recover([lane for lane in due if lane.state is not State.WAITING])
             more |= await self._dispatch([lane for lane in due if lane.state is State.WAITING])
         await self._tidy()
@@ -142,8 +143,8 @@ class QueueRunner:
     def _read(self, now: float) -> tuple[Lanes, _Claim | None]:
         """Read the lanes, and what is set for functions where that has not been read for a second.
 
-        Then claim from the most urgent lane, by the room that is left of what was counted before: a job that
-        has just been inserted waits for nothing else.
+        Then claim from the most urgent lane that is not full, by the room that is left of what was counted
+        before: a job that has just been inserted waits for nothing else.
 
         In the database's thread; ``now`` is the loop's time.
         """
@@ -151,18 +152,20 @@ class QueueRunner:
         if found.lanes:
             self._dispatcher.read_policies(found.now)
         for lane in found.lanes:
-            if lane.state is State.WAITING and lane.due <= found.now:
-                known = self._servers.answered and self._limit(lane.funcname) > 0
-                return found, self._claim(lane, now) if known else None
+            due = lane.state is State.WAITING and lane.due <= found.now
+            # Past those that are full: many jobs of one function hold up none of another.
+            if due and self._servers.answered and self._limit(lane.funcname) > 0:
+                return found, self._claim(lane, now)
         return found, None
 
     def _until_room(self) -> list[float]:
         """When to look again where a function is full: soon while it moves, rarer while it does not."""
-        if not self._room.full:
+        waits, ask = self._room.until_room(_now())
+        if not ask:
             self._full_for = 0
-            return []
+            return waits
         self._full_for = 0 if self._dispatcher.sent > self._sent else self._full_for + 1
-        return [_FULL_POLL * 2.0 ** min(self._full_for, 10)]
+        return [*waits, _FULL_POLL * 2.0 ** min(self._full_for, 10)]
 
     def close(self) -> None:
         """End the database thread."""
@@ -201,6 +204,8 @@ class QueueRunner:
         """Claim from a lane what there is room for. In the database's thread; ``now`` is the loop's time."""
         limit = self._limit(lane.funcname)
         jobs = self._database.claim(lane, limit=limit, lease=self._dispatcher.lease(lane.funcname))
+        if any(job.flag == "controller" for job in jobs):
+            self._room.note_controlled(lane.funcname)
         full = len(jobs) >= limit
         self._batch = next_batch(self._batch, full=full, most=self._settings.batch_max)
         return _Claim(lane, jobs, full, now)

@@ -369,6 +369,12 @@ class Database(Records):
         return [(Handle(jobid, self.dbid, attempt), run_after) for jobid, attempt, run_after in rows]
 
     @again
+    def leased(self, funcname: str, *, limit: int) -> int:
+        """Return how many jobs of a function are handed out and not yet heard of; ``limit`` at most."""
+        with self.reading() as run:
+            return int(run("leased", funcname=funcname, limit=limit)[0][0])
+
+    @again
     def give_back(self, handles: Collection[Handle]) -> None:
         """Let jobs wait again that a worker holds and has not started."""
         with self.transaction() as run:

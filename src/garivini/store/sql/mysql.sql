@@ -324,6 +324,10 @@ SELECT jobid, attempt, run_after FROM job FORCE INDEX (job_lane)
    AND since <= UNIX_TIMESTAMP() - :age
  ORDER BY run_after LIMIT :limit
 
+-- name: leased (funcname, limit) -> one
+-- How many jobs of a function are handed to Gearman and not yet heard of, counted up to a limit.
+SELECT COUNT(*) FROM (SELECT 1 FROM job FORCE INDEX (job_lane) WHERE funcname = :funcname AND state = 1 LIMIT :limit) AS handed_out
+
 -- name: give_back (jobids, attempt) -> none
 -- What a worker holds and has not started: waiting again, at once.
 UPDATE job SET state = 0, run_after = UNIX_TIMESTAMP()

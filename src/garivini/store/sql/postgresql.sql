@@ -342,6 +342,10 @@ SELECT jobid, attempt, run_after FROM job
    AND since <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - :age::bigint
  ORDER BY run_after LIMIT :limit::bigint
 
+-- name: leased (funcname, limit) -> one
+-- How many jobs of a function are handed to Gearman and not yet heard of, counted up to a limit.
+SELECT count(*) FROM (SELECT 1 FROM job WHERE funcname = :funcname::text AND state = 1 LIMIT :limit::bigint) AS handed_out
+
 -- name: give_back (jobids, attempt) -> none
 -- What a worker holds and has not started: waiting again, at once.
 UPDATE job SET state = 0, run_after = floor(extract(epoch FROM clock_timestamp()))::bigint

@@ -304,6 +304,10 @@ SELECT jobid, attempt, run_after FROM job INDEXED BY job_lane
    AND since <= strftime('%s', 'now') - :age
  ORDER BY run_after LIMIT :limit
 
+-- name: leased (funcname, limit) -> one
+-- How many jobs of a function are handed to Gearman and not yet heard of, counted up to a limit.
+SELECT count(*) FROM (SELECT 1 FROM job INDEXED BY job_lane WHERE funcname = :funcname AND state = 1 LIMIT :limit)
+
 -- name: give_back (jobids, attempt) -> none
 -- What a worker holds and has not started: waiting again, at once.
 UPDATE job SET state = 0, run_after = strftime('%s', 'now') + 0

@@ -1,0 +1,93 @@
+"""What the end of a foreground call says of its job: success, a failure, or another time. Pure."""
+
+from typing import Annotated, Final
+
+import msgspec
+
+from garivini.gearman.packets import Type
+from garivini.gearman.protocol import Finished
+from garivini.job import MAX_DELAY, Handle
+from garivini.policy import Offset, parse_delay
+from garivini.store.database import Setback
+
+#: Bytes of an answer that is looked at as one.
+_MAX_ANSWER: Final = 64 * 1024
+
+
+class _Retry(msgspec.Struct, forbid_unknown_fields=True):
+    retry: Annotated[float, msgspec.Meta(ge=0, le=MAX_DELAY)]
+    reason: str = ""
+
+
+class _Discard(msgspec.Struct, forbid_unknown_fields=True):
+    discard: str
+
+
+class _RetryAnswer(msgspec.Struct, forbid_unknown_fields=True):
+    garivini: _Retry
+
+
+class _DiscardAnswer(msgspec.Struct, forbid_unknown_fields=True):
+    garivini: _Discard
+
+
+_retry = msgspec.json.Decoder(_RetryAnswer)
+_discard = msgspec.json.Decoder(_DiscardAnswer)
+
+
+def setback_of(end: Finished, handle: Handle, worker: str) -> Setback | None:
+    """Return how an attempt ended without success, or None where it succeeded.
+
+    Args:
+        end: WORK_COMPLETE, WORK_FAIL or WORK_EXCEPTION with its data.
+        handle: of the attempt.
+        worker: for the record.
+
+    """
+    match _answer(end.data):
+        case _Retry(seconds, reason):
+            return Setback(
+                handle=handle,
+                kind="rescheduled",
+                error="Retry",
+                message=reason,
+                worker=worker,
+                when=Offset(parse_delay(seconds)),
+            )
+        case _Discard(reason):
+            return Setback(handle=handle, kind="discarded", error="Discard", message=reason, worker=worker)
+    if end.kind is Type.WORK_COMPLETE:
+        return None
+    message = text_of(end.data) or "the worker gave no reason"
+    return Setback(handle=handle, kind="failed", error=end.kind.name, message=message, worker=worker)
+
+
+def _answer(data: bytes) -> _Retry | _Discard | None:
+    """Read ``{"garivini": {"retry": SECONDS, "reason": TEXT}}`` or ``{"garivini": {"discard": TEXT}}``.
+
+    Whatever differs from these in any way is a result or an error's text like any other.
+    """
+    if data[:1] != b"{" or b'"garivini"' not in data[:64] or len(data) > _MAX_ANSWER:
+        return None
+    for decoder in (_retry, _discard):
+        try:
+            return decoder.decode(data).garivini
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            pass
+    return None
+
+
+def text_of(data: bytes) -> str:
+    """Return the text of an exception. Perl's Gearman::Worker freezes its own: the string is taken out."""
+    if data[:1] == b"\x05" and len(data) > 4:
+        kind, data = data[2], data[3:]
+        if kind in (0x0A, 0x17):  # up to 255 bytes
+            data = data[1 : 1 + data[0]]
+        elif kind in (0x01, 0x18):
+            data = data[4 : 4 + int.from_bytes(data[:4], "big")]
+        encoding = "latin-1" if kind in (0x0A, 0x01) else "utf-8"
+        try:
+            return data.decode("utf-8").strip()
+        except UnicodeDecodeError:
+            return data.decode(encoding, "backslashreplace").strip()
+    return data.decode("utf-8", "backslashreplace")
