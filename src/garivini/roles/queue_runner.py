@@ -50,7 +50,7 @@ _SUBMIT_WITHIN: Final = 3.0
 _SWEEP_AGE: Final = 6
 #: Seconds from which on the servers' counts are too old for a pass that finds little to do.
 _COUNTS_AGE: Final = 1.0
-#: Seconds between two counts of a function's leased rows.
+#: Seconds between two counts of a function's leased rows, at most; less where few may wait.
 _LEASED_AGE: Final = 0.25
 #: Seconds between two looks for finished jobs that are kept no more, and how many are deleted at once.
 _TIDY: Final = 60.0
@@ -114,6 +114,7 @@ class QueueRunner:
         self._controlled: set[str] = set()
         self._leased: dict[str, int] = {}
         self._counted: dict[str, float] = {}  # loop times
+        self._leased_age = min(_LEASED_AGE, max(_FULL_POLL, settings.watermark / WATERMARK * _LEASED_AGE))
         self._policies: dict[str, FunctionPolicy] = {}
         self._policies_read = 0.0  # the database's time
         self._sweeps: list[float] | None = (
@@ -139,8 +140,9 @@ class QueueRunner:
         if due or first is None or self._servers.age > _COUNTS_AGE:
             # Raises where no server answers: then no more is claimed.
             await self._servers.look()
-            for funcname in self._room.keys() - self._counted.keys():
-                del self._room[funcname]
+            for funcname in list(self._room):
+                if self._count_is_old(funcname, _now()):
+                    del self._room[funcname]
         more = await self._find_lost([lane for lane in lanes if lane.state is State.LEASED])
         if due:
             await self._call(self._count_leased, [lane.funcname for lane in due], _now())
@@ -189,11 +191,17 @@ class QueueRunner:
 
     def _until_room(self) -> list[float]:
         """When to look again where a function is full: soon while it moves, rarer while it does not."""
-        if 0 not in self._room.values():
+        full = {funcname for funcname, left in self._room.items() if left == 0}
+        # Of those with jobs of flag controller the room stays the same until the next count.
+        now = _now()
+        until = [
+            max(0.0, self._counted[name] + self._leased_age - now) for name in full & self._counted.keys()
+        ]
+        if full <= self._counted.keys():
             self._full_for = 0
-            return []
+            return until
         self._full_for = 0 if self._moved else self._full_for + 1
-        return [_FULL_POLL * 2.0 ** min(self._full_for, 10)]
+        return [*until, _FULL_POLL * 2.0 ** min(self._full_for, 10)]
 
     def close(self) -> None:
         """End the database thread."""
@@ -255,10 +263,13 @@ class QueueRunner:
         In the database's thread; ``now`` is the loop's time.
         """
         for funcname in self._controlled.intersection(funcnames) if self._settings.watermark else ():
-            if now - self._counted.get(funcname, -_LEASED_AGE) >= _LEASED_AGE:
+            if self._count_is_old(funcname, now):
                 self._leased[funcname] = self._database.leased(funcname, limit=self._settings.watermark)
                 self._counted[funcname] = now
                 self._room.pop(funcname, None)
+
+    def _count_is_old(self, funcname: str, now: float) -> bool:
+        return now - self._counted.get(funcname, -_LEASED_AGE) >= self._leased_age
 
     def _use_room(self, funcname: str, jobs: int) -> None:
         left = self._room[funcname]
