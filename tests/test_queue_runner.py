@@ -816,3 +816,21 @@ def test_the_room_of_controller_jobs_is_counted_by_their_leased_rows(tmp_path: P
             await servers.close()
 
     asyncio.run(scenario())
+
+
+def test_a_full_function_without_due_jobs_lets_the_queue_runner_rest(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            queue_runner, servers = runner(queue, watermark=5)
+            await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 10, flag="controller")
+            for _ in range(3):
+                await queue_runner.look()
+            await queue.call(
+                queue.database.complete, [job.jobid for job in await queue.call(queue.database.jobs)]
+            )
+            await asyncio.sleep(0.3)  # beyond the age of a count
+            await queue_runner.look()
+            assert await queue_runner.look() > 0.5
+            await servers.close()
+
+    asyncio.run(scenario())
