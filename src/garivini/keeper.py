@@ -234,7 +234,9 @@ class Keeper:
         if (current := self.current) is not None and current.deadline:
             first = min(first, current.deadline)
         now = time.monotonic()
-        self._asleep_until = min(first, now + 60.0)
+        # No longer than until the first renewal of a job that comes now: then it need not wake this thread,
+        # which would compete with the job's start.
+        self._asleep_until = min(first, now + _FIRST_RENEWAL)
         return max(0.0, self._asleep_until - now)
 
     def _take_holds(self) -> None:
