@@ -49,7 +49,8 @@ class Run:
     held: Held
     #: Name of the worker, for the record.
     worker: str
-    #: Monotonic time of the next renewal; 0 where the job has no lease to renew.
+    #: Its lease is renewed from now on, at this monotonic time for the next time.
+    renews: bool = False
     renew_at: float = 0.0
     #: How it ended, where that is not success.
     setback: Setback | None = None
@@ -119,8 +120,8 @@ class Keeper:
         self._wake = threading.Event()
         self._asleep_until = 0.0
         self._stopping = False
-        self._held: dict[int, Run] = {}
-        # By time; what has ended meanwhile is passed over. And what is being renewed.
+        # First renewals are in ``_holds``, in their order, for all are due after the same time. Later ones are
+        # here, by their time. What has ended is passed over. And what is being renewed.
         self._renewals: list[tuple[float, int, Run]] = []
         self._due: list[Run] = []
         self._to_give_back: list[Run] = []
@@ -139,6 +140,7 @@ class Keeper:
     def hold(self, run: Run) -> None:
         """Renew this run's lease from now on, until it has ended."""
         if run.job.lease:
+            run.renews = True
             run.renew_at = time.monotonic() + min(run.job.lease / 3, _FIRST_RENEWAL)
             self._holds.append(run)
             if run.renew_at < self._asleep_until:
@@ -227,10 +229,13 @@ class Keeper:
                     return
 
     def _until_next(self) -> float:
-        self._take_holds()
-        while self._renewals and self._renewals[0][1] not in self._held:
+        while self._holds and not self._holds[0].renews:
+            self._holds.popleft()
+        while self._renewals and not self._renewals[0][2].renews:
             heappop(self._renewals)
         first = self._renewals[0][0] if self._renewals else float("inf")
+        if self._holds:
+            first = min(first, self._holds[0].renew_at)
         if (current := self.current) is not None and current.deadline:
             first = min(first, current.deadline)
         now = time.monotonic()
@@ -238,12 +243,6 @@ class Keeper:
         # which would compete with the job's start.
         self._asleep_until = min(first, now + _FIRST_RENEWAL)
         return max(0.0, self._asleep_until - now)
-
-    def _take_holds(self) -> None:
-        while self._holds:
-            run = self._holds.popleft()
-            self._held[id(run)] = run
-            heappush(self._renewals, (run.renew_at, id(run), run))
 
     def _register(self) -> None:
         """Say what the functions set and that they renew, and record the jobs that killed another process."""
@@ -324,10 +323,9 @@ class Keeper:
             group = [self._ended[index] for index in range(min(len(self._ended), _GROUP))]
             self._report()  # what they said before they ended
             self._commit_group(group)
-            self._take_holds()
             for run in group:
                 self._ended.popleft()
-                self._held.pop(id(run), None)
+                run.renews = False
             self._on_committed(group)
 
     def _commit_group(self, runs: list[Run]) -> None:
@@ -358,9 +356,11 @@ class Keeper:
 
     def _renew(self) -> None:
         now = time.monotonic()
+        while self._holds and self._holds[0].renew_at <= now:
+            self._due.append(self._holds.popleft())
         while self._renewals and self._renewals[0][0] <= now + (_TOGETHER if self._due else 0):
             self._due.append(heappop(self._renewals)[2])
-        due = [run for run in self._due if id(run) in self._held]
+        due = [run for run in self._due if run.renews]
         if not due:
             self._due.clear()
             return
@@ -375,12 +375,12 @@ class Keeper:
         for run in due:
             run.renew_at = now + run.job.lease / 3
             if run.dropped:
-                self._held.pop(id(run))
+                run.renews = False
             elif run.job.handle in kept:
                 heappush(self._renewals, (run.renew_at, id(run), run))
             else:
                 # Another attempt has it. Success still counts; what else it comes to, the fence refuses.
-                self._held.pop(id(run))
+                run.renews = False
                 force_setattr(run.job, "lost", True)
                 events.emit("job.stale", jobid=run.job.jobid, dbid=run.job.dbid, attempt=run.job.attempt)
         self._due.clear()

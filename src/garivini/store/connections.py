@@ -274,11 +274,12 @@ class Connections:
 class Run:
     """Runs named statements on one cursor."""
 
-    __slots__ = ("_cursor", "_statements")
+    __slots__ = ("_bound", "_cursor", "_statements")
 
     def __init__(self, dialect: Dialect, cursor: Cursor) -> None:
         self._statements = load(dialect.name, dialect.placeholder, dialect.form)
         self._cursor = cursor
+        self._bound = dialect.bound
 
     def __call__(self, name: str, /, rows: Sequence[Mapping[str, Any]] = (), **values: Any) -> Any:
         """Run the statement of this name; see ``dialect.Run``."""
@@ -286,7 +287,8 @@ class Run:
         statement = self._statements[name]
         for step in statement.steps:
             try:
-                self._cursor.execute(*step.bind(values, rows))
+                text, bound = step.bind(values, rows)
+                self._cursor.execute(text, self._bound(bound))
             except (UnicodeEncodeError, OverflowError) as error:
                 raise UsageError(f"a value does not fit the database: {error}") from None
             if self._cursor.description is not None:

@@ -109,6 +109,10 @@ class Dialect:
         """Whether an idle connection is known not to have been closed from the other side. No round trip."""
         return False
 
+    def bound(self, values: list[Any]) -> list[Any]:
+        """Return a statement's values as the driver takes them best."""
+        return values
+
     def insert(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
         """Insert rows without a unique key; return id and time of each, in order."""
         return sorted(run("insert", rows=rows))

@@ -145,6 +145,15 @@ class PostgreSQL(Dialect):
     def alive(self, connection: Any) -> bool:
         return not connection.closed and silent_socket(connection.fileno())
 
+    def bound(self, values: list[Any]) -> list[Any]:
+        # psycopg looks at each number of a list; every list has its type in the statement.
+        return [
+            f"{{{','.join(map(str, value))}}}"
+            if type(value) is list and value and type(value[0]) is int
+            else value
+            for value in values
+        ]
+
     def begin_upgrade(self, connection: Connection) -> None:
         super().begin_upgrade(connection)
         driver: Any = connection.connection.driver_connection
