@@ -38,7 +38,13 @@ _COLUMNS: Final = {
 
 
 @click.command()
-@click.option("--role", "roles", type=click.Choice(["all", *dict.fromkeys([*ROLES, *PURE_ROLES]), *FAULTS]), multiple=True, default=["all"])
+@click.option(
+    "--role",
+    "roles",
+    type=click.Choice(["all", *dict.fromkeys([*ROLES, *PURE_ROLES]), *FAULTS]),
+    multiple=True,
+    default=["all"],
+)
 @click.option(
     "--database",
     "databases",

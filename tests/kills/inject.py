@@ -34,7 +34,9 @@ async def main(seed: str) -> None:
     await client.close()
 
 
-async def inject(client: Client, record: Recorder, rng: random.Random, name: str, stop: asyncio.Event) -> None:
+async def inject(
+    client: Client, record: Recorder, rng: random.Random, name: str, stop: asyncio.Event
+) -> None:
     """Make one call after the other, with a pause between two."""
     parent = os.getppid()
     count = 0

@@ -104,7 +104,9 @@ def strike(system: Load, role: str, rng: random.Random) -> Killed:
     """Kill a role and start it again; return what it had in flight."""
     if role in FAULTS:
         return _strike_database(system, role, rng)
-    name = "worker" if role == "worker-parent" else rng.choice(STOCK_WORKERS) if role == "stock-worker" else role
+    name = (
+        "worker" if role == "worker-parent" else rng.choice(STOCK_WORKERS) if role == "stock-worker" else role
+    )
     pids = victims(system, role, name, rng)
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)

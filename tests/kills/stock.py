@@ -23,13 +23,13 @@ async def main() -> None:
     def take(held: Held) -> None:
         job = decode_payload(held.job.data)
         token, milliseconds = job.arg.decode().split()
-        run = {"job": (job.jobid, job.dbid), "attempt": job.attempt or 0, "token": token, "pid": os.getpid()}
+        jobid, attempt, pid = (job.jobid, job.dbid), job.attempt or 0, os.getpid()
 
         def end() -> None:
-            record(Ended(**run))
+            record(Ended(job=jobid, attempt=attempt, token=token, pid=pid))
             held.complete()
 
-        record(Started(**run))
+        record(Started(job=jobid, attempt=attempt, token=token, pid=pid))
         loop.call_later(float(milliseconds) / 1000, end)
 
     worker = Worker(os.environ["GARIVINI_JOB_SERVERS"], [b"stock"], take, slots=_SLOTS)
