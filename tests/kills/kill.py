@@ -42,6 +42,9 @@ _AWAY: Final = {
     "database-read-only": (1.0, 5.0),
 }
 
+#: Seconds after its start by which a job is long done, and the server has been told.
+_COMMITTED: Final = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -181,9 +184,14 @@ def caught(system: Load, role: str, pids: Sequence[int]) -> tuple[list[JobId], l
         due = [job for job, row in rows.items() if row.state is State.WAITING and row.run_after <= now]
         waits = due if role == "queue-runner" else []
         return [], [*sorted(unsent), *((job, rows[job].attempt or 0) for job in waits)]
-    if role in ("gearman", "controller"):
+    if role == "gearman":
         return list(held), list(held.items())
     last = {run.job: run for run in sorted(system.history.refresh().starts(), key=lambda run: run.time)}
+    if role == "controller":
+        # As with a worker: a job may be done and its copy not be.
+        since = time.monotonic_ns() - _COMMITTED * 1_000_000_000
+        done = {job: run.attempt for job, run in last.items() if run.time > since and job not in rows}
+        return sorted(held.keys() | known(system.address, done).keys()), list(held.items())
     begun = {job: run.attempt for job, run in last.items() if run.pid in pids}
     # The server is told of an end after its commit: until then it would give the copy to another worker.
     again = {job for job in begun if job in rows} | known(system.address, begun).keys()
