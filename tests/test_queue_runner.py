@@ -1,5 +1,6 @@
 import asyncio
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
 from garivini.gearman.server import Server
 from garivini.job import decode_payload
+from garivini.lease import Found
 from garivini.policy import FunctionPolicy
-from garivini.roles import job_servers
+from garivini.roles import job_servers, lost
 from garivini.roles.job_servers import JobServers
 from garivini.roles.queue_runner import QueueRunner, QueueRunnerSettings
 from garivini.store.records import Finish
@@ -487,6 +489,47 @@ def test_a_new_queue_runner_finds_what_its_predecessor_claimed_and_did_not_send(
             while await queue_runner.look() == 0.0:
                 pass
             assert await queued(queue, b"f") == 3
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_queue_runner_at_work_finds_what_others_leased_and_did_not_send(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lost, "_SWEEP_AGE", 1)
+    monkeypatch.setattr(lost, "_WATCH", 1)
+    asked: list[bytes] = []
+    ask = JobServers.ask
+
+    async def note(
+        self: JobServers, function: bytes, uniques: Sequence[bytes], **options: float
+    ) -> list[Found]:
+        asked.extend(uniques)
+        return await ask(self, function, uniques, **options)
+
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            queue_runner, servers = runner(queue)
+            await queue_runner.look()
+            while queue_runner._lost.until_sweep():
+                await asyncio.sleep(0.05)
+                await queue_runner.look()
+            monkeypatch.setattr(JobServers, "ask", note)
+            # As a client that has died between its commit and its submit.
+            await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 3)
+            claimed = await claim(queue)
+            await queue.call(queue.client.insert_job, "g")  # and one that the QueueRunner sends
+            async with asyncio.timeout(20):
+                while await queued(queue, b"f") < 3:
+                    await queue_runner.look()
+                    await asyncio.sleep(0.05)
+            # Each is asked about when it is found and when its lease has ended, and then never again.
+            until = asyncio.get_running_loop().time() + 3.5
+            while asyncio.get_running_loop().time() < until:
+                await queue_runner.look()
+                await asyncio.sleep(0.05)
+            assert sorted(asked) == sorted(2 * [job.unique for job in claimed])
             await servers.close()
 
     asyncio.run(scenario())

@@ -9,10 +9,11 @@ from typing import Final
 
 import click
 
-from tests.kills.kill import FAULTS, ROLES, Outcome, Report, percentile, run
+from tests.kills.kill import FAULTS, PURE_ROLES, ROLES, Outcome, Report, percentile, run
 from tests.sql_servers import SERVERS
 
-#: Columns and their widths. "started twice" and "ended twice" count the runs beyond each job's first;
+#: Columns and their widths. "started twice" and "ended twice" count the runs beyond each job's first,
+#: "stored twice" the jobs of a call that an Injector's death made be stored again;
 #: "timed" the kills at which there was something to wait for.
 _COLUMNS: Final = {
     "role": 18,
@@ -23,6 +24,7 @@ _COLUMNS: Final = {
     "in flight": 9,
     "started twice": 13,
     "ended twice": 11,
+    "stored twice": 12,
     "unexplained": 11,
     "timed": 5,
     "first p50": 9,
@@ -36,7 +38,13 @@ _COLUMNS: Final = {
 
 
 @click.command()
-@click.option("--role", "roles", type=click.Choice(["all", *ROLES, *FAULTS]), multiple=True, default=["all"])
+@click.option(
+    "--role",
+    "roles",
+    type=click.Choice(["all", *dict.fromkeys([*ROLES, *PURE_ROLES]), *FAULTS]),
+    multiple=True,
+    default=["all"],
+)
 @click.option(
     "--database",
     "databases",
@@ -45,6 +53,7 @@ _COLUMNS: Final = {
     help="In place of SQLite; several make one queue, and the first is the one that fails.",
 )
 @click.option("--gearmand", is_flag=True, help="In place of the embedded server.")
+@click.option("--pure", is_flag=True, help="Clients and workers know Gearman alone.")
 @click.option("--kills", type=click.IntRange(1), default=50, show_default=True, help="Kills of each role.")
 @click.option("--seed", default=1, show_default=True, help="Of the load and of the moments.")
 @click.option("--keep", type=click.Path(path_type=Path), help="An empty folder for logs and histories.")
@@ -52,6 +61,7 @@ def main(
     roles: tuple[str, ...],
     databases: tuple[str, ...],
     gearmand: bool,
+    pure: bool,
     kills: int,
     seed: int,
     keep: Path | None,
@@ -63,14 +73,14 @@ def main(
     """
     click.echo(f"seed {seed}\n{line(_COLUMNS)}")
     sound = True
-    every = (*ROLES, *(FAULTS if databases else ()))
+    every = (*(PURE_ROLES if pure else ROLES), *(FAULTS if databases else ()))
     for role in every if "all" in roles else roles:
         with ExitStack() as stack:
             temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="kills-"))
             folder = (keep or Path(temporary)) / role
             folder.mkdir(parents=True)
             servers = [stack.enter_context(SERVERS[name]()) for name in databases]
-            outcome = run(folder, [role], kills, seed, servers=servers, gearmand=gearmand)
+            outcome = run(folder, [role], kills, seed, servers=servers, gearmand=gearmand, pure=pure)
         click.echo(row(outcome, outcome.reports[0]))
         sound = sound and outcome.verdict.sound
         if not outcome.verdict.sound:
@@ -90,6 +100,7 @@ def row(outcome: Outcome, report: Report) -> str:
         report.in_flight,
         sum(verdict.started_again.values()),
         sum(verdict.ended_again.values()),
+        sum(verdict.stored_again.values()),
         len(verdict.unexplained),
         len(report.first),
     ]

@@ -4,6 +4,7 @@ Each process appends to a file of its own, one write a line, so that a kill cuts
 times are of CLOCK_MONOTONIC, which the processes of a machine share. The check is Jepsen's "total queue".
 """
 
+import math
 import os
 import time
 from collections import Counter, defaultdict
@@ -139,6 +140,8 @@ class Verdict:
     unexpected: list[str]
     #: Ran, though its insert never returned: allowed.
     recovered: list[str]
+    #: Stored again by an Injector to which the server gave the call of one that was killed: how often.
+    stored_again: dict[str, int]
     #: Started, and reached an end, more than once: how often too many.
     started_again: dict[JobId, int]
     ended_again: dict[JobId, int]
@@ -174,12 +177,14 @@ def check(lines: Iterable[AnyLine], database: Sequence[Job]) -> Verdict:
             ends[line.job] += 1
     kept = {(job.jobid, job.dbid) for job in database if _waits_by_policy(job)}
     rest = [job for job in database if (job.jobid, job.dbid) not in kept]
-    unexpected, recovered = _unasked(lines, acknowledged)
+    stored_again = _stored_again(lines, acknowledged)
+    unexpected, recovered = _unasked(lines, acknowledged, stored_again)
     return Verdict(
         acknowledged=len(acknowledged),
         lost=sorted(job for job in acknowledged.values() if not ends[job] and job not in kept),
         unexpected=unexpected,
         recovered=recovered,
+        stored_again=stored_again,
         started_again=_repeats({job: len(runs) for job, runs in starts.items()}),
         ended_again=_repeats(ends),
         unexplained=_unexplained(starts, [line for line in lines if isinstance(line, Killed)]),
@@ -209,7 +214,29 @@ def _repeats(counts: Mapping[JobId, int]) -> dict[JobId, int]:
     return {job: count - 1 for job, count in counts.items() if count > 1}
 
 
-def _unasked(lines: Sequence[AnyLine], acknowledged: Mapping[str, JobId]) -> tuple[list[str], list[str]]:
+def _stored_again(lines: Sequence[AnyLine], acknowledged: Mapping[str, JobId]) -> dict[str, int]:
+    """Return the tokens that are of several jobs, if as many Injectors died during their insert."""
+    kills = [line.time for line in lines if isinstance(line, Killed) and line.role == "injector"]
+    begun = {token: line.time for line in lines if isinstance(line, Attempted) for token in line.tokens}
+    answered = {token: line.time for line in lines if isinstance(line, Acknowledged) for token in line.tokens}
+    jobs: dict[str, set[JobId]] = defaultdict(set)
+    for token, job in acknowledged.items():
+        jobs[token].add(job)
+    for line in lines:
+        if isinstance(line, Started) and line.token in begun:
+            jobs[line.token].add(line.job)
+    found = {}
+    for token, stored in jobs.items():
+        last = answered.get(token, math.inf)
+        deaths = sum(begun[token] <= time <= last for time in kills)
+        if 1 < len(stored) <= deaths + 1:
+            found[token] = len(stored) - 1
+    return found
+
+
+def _unasked(
+    lines: Sequence[AnyLine], acknowledged: Mapping[str, JobId], stored_again: Mapping[str, int]
+) -> tuple[list[str], list[str]]:
     """Return the tokens that ran and should not have, and those that ran though no answer came."""
     attempted = {token for line in lines if isinstance(line, Attempted) for token in line.tokens}
     refused = {token for line in lines if isinstance(line, Refused) for token in line.tokens}
@@ -217,7 +244,9 @@ def _unasked(lines: Sequence[AnyLine], acknowledged: Mapping[str, JobId]) -> tup
     unexpected = {
         token
         for token, job in ran
-        if token not in attempted or token in refused or acknowledged.get(token, job) != job
+        if token not in attempted
+        or token in refused
+        or (acknowledged.get(token, job) != job and token not in stored_again)
     }
     unanswered = {token for token, _ in ran if token not in acknowledged}
     return sorted(unexpected), sorted(unanswered - unexpected)

@@ -26,11 +26,13 @@ from tests.kills.history import (
     check,
     longest_insert,
 )
-from tests.kills.load import Load, load, pause
+from tests.kills.load import STOCK_WORKERS, Load, load, pause
 from tests.sql_servers import SQLServer
 
 #: ``worker`` is the parent and its children at once, as for want of memory or at the loss of a machine.
 ROLES: Final = ("worker-child", "worker-parent", "worker", "queue-runner", "gearman", "client")
+#: Those of a pure load.
+PURE_ROLES: Final = ("injector", "controller", "stock-worker", "queue-runner", "gearman", "client")
 #: What a database server of its own can suffer: its end and its return, to stand still, to refuse writes.
 FAULTS: Final = ("database-killed", "database-frozen", "database-read-only")
 #: Seconds that a database is away, at least and at most.
@@ -39,6 +41,9 @@ _AWAY: Final = {
     "database-frozen": (20.0, 20.0),
     "database-read-only": (1.0, 5.0),
 }
+
+#: Seconds after its start by which a job is long done, and the server has been told.
+_COMMITTED: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +77,14 @@ def run(
     *,
     servers: Sequence[SQLServer] = (),
     gearmand: bool = False,
+    pure: bool = False,
 ) -> Outcome:
     """Kill each of these roles, or let each of these faults happen, so many times under load.
 
     A fault of a database is one of the first of these ``servers``.
     """
     rng = random.Random(f"{seed} {roles}")
-    with load(folder, seed, servers, gearmand=gearmand) as system:
+    with load(folder, seed, servers, gearmand=gearmand, pure=pure) as system:
         record = Recorder(folder / "history")
         system.until_steady(0)
         for role in roles:
@@ -101,7 +107,10 @@ def strike(system: Load, role: str, rng: random.Random) -> Killed:
     """Kill a role and start it again; return what it had in flight."""
     if role in FAULTS:
         return _strike_database(system, role, rng)
-    pids = victims(system, role, rng)
+    name = (
+        "worker" if role == "worker-parent" else rng.choice(STOCK_WORKERS) if role == "stock-worker" else role
+    )
+    pids = victims(system, role, name, rng)
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     for pid in pids:
@@ -111,7 +120,7 @@ def strike(system: Load, role: str, rng: random.Random) -> Killed:
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     if role != "worker-child":  # those are their parent's to start again
-        service = system.services["worker" if role == "worker-parent" else role]
+        service = system.services[name]
         service.kill()
         service.start()
     return Killed(time=now, role=role, pids=pids, in_flight=in_flight, halted=halted)
@@ -138,18 +147,16 @@ def _strike_database(system: Load, fault: str, rng: random.Random) -> Killed:
     return Killed(time=time.monotonic_ns(), role=fault, pids=[], in_flight=[], halted=[])
 
 
-def victims(system: Load, role: str, rng: random.Random) -> list[int]:
-    """Return the processes to kill."""
+def victims(system: Load, role: str, name: str, rng: random.Random) -> list[int]:
+    """Return the processes to kill, of the service of this name."""
     children = system.children()
     match role:
         case "worker-child":
             return [rng.choice(children)]
-        case "worker-parent":
-            return [system.services["worker"].pid]
         case "worker":
-            return [system.services["worker"].pid, *children]
+            return [system.services[name].pid, *children]
         case _:
-            return [system.services[role].pid]
+            return [system.services[name].pid]
 
 
 def _until_stopped(pid: int) -> None:
@@ -170,15 +177,21 @@ def caught(system: Load, role: str, pids: Sequence[int]) -> tuple[list[JobId], l
         for job, row in rows.items()
         if row.state in (State.LEASED, State.RUNNING, State.SUSPECT)
     }
-    if role == "queue-runner":
-        # What it has claimed and not sent never started, so it cannot run twice.
+    if role in ("queue-runner", "injector", "client"):
+        # What it has leased and not sent never started, so it cannot run twice.
         unsent = held.items() - known(system.address, held).items()
         now = next(iter(system.client.shards)).clock()
         due = [job for job, row in rows.items() if row.state is State.WAITING and row.run_after <= now]
-        return [], [*sorted(unsent), *((job, rows[job].attempt or 0) for job in due)]
+        waits = due if role == "queue-runner" else []
+        return [], [*sorted(unsent), *((job, rows[job].attempt or 0) for job in waits)]
     if role == "gearman":
         return list(held), list(held.items())
     last = {run.job: run for run in sorted(system.history.refresh().starts(), key=lambda run: run.time)}
+    if role == "controller":
+        # As with a worker: a job may be done and its copy not be.
+        since = time.monotonic_ns() - _COMMITTED * 1_000_000_000
+        done = {job: run.attempt for job, run in last.items() if run.time > since and job not in rows}
+        return sorted(held.keys() | known(system.address, done).keys()), list(held.items())
     begun = {job: run.attempt for job, run in last.items() if run.pid in pids}
     # The server is told of an end after its commit: until then it would give the copy to another worker.
     again = {job for job in begun if job in rows} | known(system.address, begun).keys()
@@ -232,9 +245,15 @@ def resumed(kill: Killed, starts: Sequence[Started], lines: Sequence[AnyLine]) -
     later = [run for run in starts if run.time > kill.time]
     if kill.role == "worker-parent":
         # Its children finish what they have; the first job of a new one shows that work goes on.
-        before = {run.pid for run in starts if run.time <= kill.time}
-        return [run.time for run in later if run.pid not in before][:1]
+        old = {run.pid for run in starts if run.time <= kill.time}
+        return [run.time for run in later if run.pid not in old][:1]
     attempts = dict(kill.halted)
+    if kill.role == "controller":
+        # What its last calls start still proves nothing; a call that is made again, or of a new job, does.
+        before = {run.job for run in starts if run.time <= kill.time}
+        again = [run.time for run in later if run.job in attempts and run.job in before]
+        back = min([*again, *fresh(lines, kill)], default=0)
+        later = [run for run in later if run.time >= back]
     times: dict[JobId, int] = {}
     for run in later:
         if run.job in attempts and (kill.role != "gearman" or run.attempt > attempts[run.job]):

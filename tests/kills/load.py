@@ -22,6 +22,8 @@ from tests.sql_servers import SQLServer
 PATIENCE: Final = 90.0
 #: Rows in the database, at most, where the workers keep up with the producer.
 STEADY: Final = 150
+#: The workers of a pure load.
+STOCK_WORKERS: Final = ("stock-1", "stock-2")
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -71,10 +73,13 @@ class Service:
 class Load:
     """The services, what they have written down, and a client to look into the database with.
 
-    It is on SQLite and the embedded server where no ``servers`` are given and ``gearmand`` is false.
+    It is on SQLite and the embedded server where no ``servers`` are given and ``gearmand`` is false. A
+    ``pure`` one has clients and workers that know Gearman alone, with an Injector and a Controller.
     """
 
-    def __init__(self, folder: Path, seed: int, servers: Sequence[SQLServer], gearmand: bool) -> None:
+    def __init__(
+        self, folder: Path, seed: int, servers: Sequence[SQLServer], gearmand: bool, pure: bool
+    ) -> None:
         (folder / "history").mkdir()
         self.folder = folder
         self.history = History(folder / "history")
@@ -92,14 +97,24 @@ class Load:
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         }
         garivini = (sys.executable, "-m", "garivini")
-        commands = {
+        commands: dict[str, Sequence[str]] = {
             "gearman": gearmand_command(folder, self.address)
             if gearmand
             else (*garivini, "run", "gearman", "-v"),
             "queue-runner": (*garivini, "run", "queue-runner", "-v"),
-            "worker": (*garivini, "worker", "tests.kills.work", "-p", "2", "-v"),
-            "client": (sys.executable, "-m", "tests.kills.producer", f"{seed}.{{start}}"),
         }
+        if pure:
+            commands |= {
+                "injector": (*garivini, "run", "injector", "-v"),
+                "controller": (*garivini, "run", "controller", "-v"),
+                **dict.fromkeys(STOCK_WORKERS, (sys.executable, "-m", "tests.kills.stock")),
+                "client": (sys.executable, "-m", "tests.kills.inject", f"{seed}.{{start}}"),
+            }
+        else:
+            commands |= {
+                "worker": (*garivini, "worker", "tests.kills.work", "-p", "2", "-v"),
+                "client": (sys.executable, "-m", "tests.kills.producer", f"{seed}.{{start}}"),
+            }
         self.services = {
             name: Service(name, command, folder, environment) for name, command in commands.items()
         }
@@ -107,7 +122,9 @@ class Load:
         self._children: set[int] = set()
 
     def children(self) -> list[int]:
-        """Return the processes of the worker that run jobs."""
+        """Return the processes of the worker, or the stock workers, that run jobs."""
+        if "worker" not in self.services:
+            return [self.services[name].pid for name in STOCK_WORKERS if name in self.services]
         pid = self.services["worker"].pid
         found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
         self._children.update(found)
@@ -143,8 +160,9 @@ class Load:
         with suppress(AssertionError):  # what remains is for the check to say
             self.until(lambda: all(job.state is dead for job in self.rows()), "the table to be empty")
         self.children()
-        for name in ("worker", "queue-runner", "gearman"):
-            assert self.services.pop(name).stop() == 0
+        for name in ("worker", "controller", *STOCK_WORKERS, "injector", "queue-runner", "gearman"):
+            if name in self.services:
+                assert self.services.pop(name).stop() == 0, name
         return self.rows()
 
     def close(self) -> None:
@@ -161,10 +179,15 @@ class Load:
 
 @contextmanager
 def load(
-    folder: Path, seed: int, servers: Sequence[SQLServer] = (), *, gearmand: bool = False
+    folder: Path,
+    seed: int,
+    servers: Sequence[SQLServer] = (),
+    *,
+    gearmand: bool = False,
+    pure: bool = False,
 ) -> Iterator[Load]:
     """Run a system under load in an empty folder."""
-    system = Load(folder, seed, servers, gearmand)
+    system = Load(folder, seed, servers, gearmand, pure)
     try:
         yield system
     finally:

@@ -97,6 +97,20 @@ class TestCheck:
         assert check([unanswered], []).sound
         assert check([unanswered, Refused(time=2, tokens=["a"], error="full")], []).sound
 
+    def test_a_call_that_an_injector_died_over_may_be_stored_once_more(self) -> None:
+        lines = [
+            Attempted(time=1, tokens=["a"]),
+            Acknowledged(time=20, tokens=["a"], jobs=[(2, 1)]),
+            *ran(10),
+            *ran(30, job=(2, 1)),
+        ]
+        assert check(lines, []).unexpected == ["a"]
+        assert check([*lines, kill(25, role="injector")], []).unexpected == ["a"]
+        verdict = check([*lines, kill(5, role="injector")], [])
+        assert verdict.sound
+        assert verdict.stored_again == {"a": 1}
+        assert not check([*lines, kill(5, role="injector"), *ran(40, job=(3, 1))], []).sound
+
     def test_a_second_run_without_a_fault_is_unexplained(self) -> None:
         verdict = check([*asked(), *ran(10), *ran(20)], [])
         assert verdict.unexplained == [JOB]
@@ -152,6 +166,19 @@ class TestReport:
         killed = kill(1_000_000_000, role="worker-parent")
         lines = [*begun(5), killed, *begun(1_100_000_000), *begun(1_900_000_000, pid=8)]
         assert report("worker-parent", [killed], lines).first == [0.9]
+
+    def test_what_the_last_calls_of_a_controller_start_does_not_show_that_it_is_back(self) -> None:
+        queued = (2, 1)
+        killed = kill(1_000_000_000, JOB, queued, role="controller")
+        lines = [
+            *begun(5),
+            killed,
+            *begun(1_100_000_000, job=queued),
+            *begun(1_800_000_000),
+            *begun(1_900_000_000, job=queued),
+        ]
+        found = report("controller", [killed], lines)
+        assert (found.first, found.all) == ([0.8], [0.9])
 
     def test_a_percentile_is_the_nearest_rank(self) -> None:
         times = [float(number) for number in range(1, 51)]

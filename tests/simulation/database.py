@@ -187,13 +187,13 @@ class Model:
         return self._job(row, lease=lease)
 
     def dispatched(
-        self, lane: Lane, *, age: int, after: int = 0, limit: int = CHUNK
+        self, lane: Lane, *, age: int, since: int = 0, after: int = 0, limit: int = CHUNK
     ) -> list[tuple[Handle, int]]:
         now = self._now()
         return [
             (Handle(row.jobid, self.dbid, row.attempt), row.run_after)
             for row in self._lane(lane, State.LEASED)
-            if row.run_after > now and row.run_after >= after and row.since <= now - age
+            if row.run_after > now and row.run_after >= after and since < row.since <= now - age
         ][:limit]
 
     def give_back(self, handles: Iterable[Handle]) -> None:

@@ -180,12 +180,13 @@ class Both(RuleBasedStateMachine):
         funcname=st.sampled_from(["f", "g"]),
         priority=st.sampled_from(PRIORITIES),
         age=st.integers(0, 4),
+        since=st.sampled_from([0, NOON - 1, NOON, NOON + 3]),
         after=st.integers(NOON - 1, NOON + 30),
         limit=st.integers(1, 4),
     )
-    def dispatched(self, funcname: str, priority: str, age: int, after: int, limit: int) -> None:
+    def dispatched(self, funcname: str, priority: str, age: int, since: int, after: int, limit: int) -> None:
         lane = Lane(funcname, State.LEASED, priority, 0)
-        self.both(lambda database: database.dispatched(lane, age=age, after=after, limit=limit))
+        self.both(lambda database: database.dispatched(lane, age=age, since=since, after=after, limit=limit))
 
     # ---- leases that ran out
 

@@ -131,8 +131,8 @@ class _Recovery:
         if not self._servers.answered:
             return _COUNT_EVERY
         await self._dispatcher.call(self._dispatcher.count_leased, self._room.controlled, _now())
-        lanes = (await self._dispatcher.call(self._dispatcher.database.lanes)).lanes
-        await self._lost.find([lane for lane in lanes if lane.state is State.LEASED])
+        now, lanes = await self._dispatcher.call(self._dispatcher.database.lanes)
+        await self._lost.find([lane for lane in lanes if lane.state is State.LEASED], now)
         return min([_COUNT_EVERY, *self._lost.until_sweep()])
 
 

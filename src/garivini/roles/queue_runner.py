@@ -101,7 +101,7 @@ class QueueRunner:
         self._room = Room(job_servers, settings.watermark)
         self._dispatcher = Dispatcher(database, job_servers, self._room, lease=settings.lease, thread=thread)
         self._call = self._dispatcher.call
-        self._lost = Lost(self._dispatcher, job_servers)
+        self._lost = Lost(self._dispatcher, job_servers, watch=True)
         self._tidy_at: float | None = None  # loop time; None: before the first pass
         self._sent = 0  # before the last pass
         self._full_for = 0  # passes since then in which a function was full
@@ -120,7 +120,7 @@ class QueueRunner:
             # Raises where no server answers: then no more is claimed.
             await self._servers.look()
             self._room.count_anew(_now())
-        more = await self._lost.find([lane for lane in lanes if lane.state is State.LEASED])
+        more = await self._lost.find([lane for lane in lanes if lane.state is State.LEASED], now)
         if due:
             await self._call(self._dispatcher.count_leased, [lane.funcname for lane in due], _now())
             more |= await self._recover([lane for lane in due if lane.state is not State.WAITING])

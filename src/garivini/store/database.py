@@ -355,16 +355,23 @@ class Database(Records):
 
     @again
     def dispatched(
-        self, lane: Lane, *, age: int, after: int = 0, limit: int = CHUNK
+        self, lane: Lane, *, age: int, since: int = 0, after: int = 0, limit: int = CHUNK
     ) -> list[tuple[Handle, int]]:
         """Return attempts that were handed to Gearman at least ``age`` seconds ago, with their leases' ends.
 
-        Only leases that go on and end at or after the unix time ``after``, in that order.
+        Only those handed over after the unix time ``since`` whose leases go on and end at or after ``after``,
+        in that order.
         """
         priority = PRIORITIES.index(lane.priority)
         with self.reading() as run:
             rows = run(
-                "dispatched", funcname=lane.funcname, priority=priority, age=age, after=after, limit=limit
+                "dispatched",
+                funcname=lane.funcname,
+                priority=priority,
+                age=age,
+                since=since,
+                after=after,
+                limit=limit,
             )
         return [(Handle(jobid, self.dbid, attempt), run_after) for jobid, attempt, run_after in rows]
 

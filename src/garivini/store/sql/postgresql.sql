@@ -333,13 +333,13 @@ RETURNING jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount,
 -- Back to the defaults.
 DELETE FROM function WHERE funcname = :funcname::text
 
--- name: dispatched (funcname, priority, age, after, limit) -> rows
+-- name: dispatched (funcname, priority, age, since, after, limit) -> rows
 -- Jobs handed to Gearman and not yet heard of, of one lane, whose lease is going on; the youngest left out,
 -- for their submit may be on its way. Read in pages by the end of the lease.
 SELECT jobid, attempt, run_after FROM job
  WHERE funcname = :funcname::text AND state = 1 AND priority = :priority::smallint
    AND run_after > (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after >= :after::bigint
-   AND since <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - :age::bigint
+   AND since <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - :age::bigint AND since > :since::bigint
  ORDER BY run_after LIMIT :limit::bigint
 
 -- name: leased (funcname, limit) -> one

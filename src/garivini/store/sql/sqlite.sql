@@ -295,13 +295,13 @@ RETURNING jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, fl
 -- Back to the defaults.
 DELETE FROM function WHERE funcname = :funcname
 
--- name: dispatched (funcname, priority, age, after, limit) -> rows
+-- name: dispatched (funcname, priority, age, since, after, limit) -> rows
 -- Jobs handed to Gearman and not yet heard of, of one lane, whose lease is going on; the youngest left out,
 -- for their submit may be on its way. Read in pages by the end of the lease.
 SELECT jobid, attempt, run_after FROM job INDEXED BY job_lane
  WHERE funcname = :funcname AND state = 1 AND priority = :priority
    AND run_after > strftime('%s', 'now') + 0 AND run_after >= :after
-   AND since <= strftime('%s', 'now') - :age
+   AND since <= strftime('%s', 'now') - :age AND since > :since
  ORDER BY run_after LIMIT :limit
 
 -- name: leased (funcname, limit) -> one
