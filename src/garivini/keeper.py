@@ -120,8 +120,8 @@ class Keeper:
         self._wake = threading.Event()
         self._asleep_until = 0.0
         self._stopping = False
-        # First renewals are in ``_holds``, in their order, for all are due after the same time. Later ones are
-        # here, by their time. What has ended is passed over. And what is being renewed.
+        # First renewals are in ``_holds``, in their order, for all are due after the same time. Here are
+        # later ones, by their time. What has ended is passed over. And what is being renewed.
         self._renewals: list[tuple[float, int, Run]] = []
         self._due: list[Run] = []
         self._to_give_back: list[Run] = []
