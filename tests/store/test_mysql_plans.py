@@ -88,7 +88,7 @@ def steps(name: str, form: str = "") -> tuple[Step, ...]:
         ("due", LANE),
         ("expired", LANE | {"state": 1}),
         ("expired", LANE | {"state": 2}),
-        ("dispatched", LANE | {"age": 1, "after": 0}),
+        ("dispatched", LANE | {"age": 1, "since": 0, "after": 0}),
     ],
 )
 def test_the_head_of_a_lane_is_read_off_the_lane_index_without_a_sort(

@@ -1,0 +1,15 @@
+<?php
+// The shop: it knows a Gearman server and nothing else. One call stores both jobs, or none.
+$client = new GearmanClient();
+$client->addServers(getenv('GARIVINI_JOB_SERVERS') ?: '127.0.0.1:4730');
+
+$answer = $client->doNormal('inject_jobs', json_encode([
+    ['funcname' => 'thumbnail', 'arg' => 'cat.png'],
+    ['funcname' => 'mail', 'arg' => json_encode(['to' => 'ada@example.org']), 'flag' => 'shim'],
+]));
+if ($client->returnCode() !== GEARMAN_SUCCESS) {
+    throw new RuntimeException('the jobs were not stored');
+}
+foreach (json_decode($answer) as $job) {
+    echo $job->jobid, "\n";
+}
