@@ -184,10 +184,10 @@ STOPPED: Final = plain(
     lease=20,
     database_delay=0.05,
     runners=(0.0, 0.3),
-    faults=(Fault(0.1, "freeze runner", 2.0, 0, 0.0),),
+    faults=(Fault(0.17, "freeze runner", 2.0, 0, 0.0),),
 )
 #: The same for longer.
-STOPPED_LONG: Final = replace(STOPPED, faults=(Fault(0.1, "freeze runner", 5.0, 0, 0.0),))
+STOPPED_LONG: Final = replace(STOPPED, faults=(Fault(0.17, "freeze runner", 5.0, 0, 0.0),))
 
 #: One of two servers goes away before the first sweep.
 ONE_AWAY: Final = plain(0.1, servers=2, faults=(Fault(0.02, "restart server", 8.0, 0, 0.0),))
