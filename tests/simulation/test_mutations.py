@@ -160,9 +160,9 @@ async def submits_again(self: JobServers, jobs: Sequence[Submission]) -> list[Su
     return results
 
 
-def slow_functions(*, lease: int = 3) -> Scenario:
+def slow_functions(*, jobs: int = 8, lease: int = 3) -> Scenario:
     """Return one with functions that block the worker for longer than a lease, and with two servers."""
-    scenario = plain(*[lease * 2.7] * 8, lease=lease, servers=2)
+    scenario = plain(*[lease * 2.7] * jobs, lease=lease, servers=2)
     return replace(
         scenario, plans=tuple(replace(plan, outcomes=("retry", "done")) for plan in scenario.plans)
     )
@@ -208,7 +208,7 @@ BROKEN: Final = {
     "a renewal without its fence": Broken(Model, "renew", renews_whatever_attempt, [0, 42]),
     "a renewal that never comes": Broken(Keeper, "_renewed", renews_nothing, [0, 2]),
     "a setback without its fence": Broken(Model, "settle", settles_without_fence, [2, 93]),
-    "a give-back without its fence": Broken(Model, "give_back", gives_back_whatever_attempt, [509, 579]),
+    "a give-back without its fence": Broken(Model, "give_back", gives_back_whatever_attempt, [887, 1194]),
     "an end before its time without its guard": Broken(Model, "end_early", ends_whatever_lease, [0, 24]),
     "a step on what has changed since it was read": Broken(
         Model, "_unchanged", takes_what_has_changed, [18, 202]
@@ -223,7 +223,7 @@ BROKEN: Final = {
     "a start check that waits behind a function": Broken(
         _Serving, "_checked", waits_for_the_loop, [slow_functions()]
     ),
-    "a function that starts before all is read": Broken(worker, "_ANSWERS", -1.0, [slow_functions()]),
+    "a function that starts before all is read": Broken(worker, "_ANSWERS", -1.0, [slow_functions(jobs=16)]),
     "a start after the loss of the connection": Broken(Held, "lost", never_lost, [23, 33]),
     "a QueueRunner that waits for nobody": Broken(Lost, "until_sweep", sweeps_at_once, [ONE_AWAY]),
     "a clock read before its time": Broken(Keeper, "_read_clock", reads_its_clock_late, [LATE_CLOCK]),

@@ -13,7 +13,7 @@ import msgspec
 from garivini import __version__
 from garivini.cli.bench import floor, measures
 from garivini.cli.bench.figures import Figure, Measure
-from garivini.cli.bench.measures import BULK, RATE, SINGLE, Size
+from garivini.cli.bench.measures import BULK, CALLERS, PURE_RATE, RATE, SINGLE, Size
 from garivini.cli.bench.setup import Setup
 from garivini.cli.options import bench_database
 
@@ -46,6 +46,14 @@ _COMPARED: Final = {
     "wake": (
         "as pickup, with dispatch=False: the insert wakes a QueueRunner",
         "as pickup",
+    ),
+    "pure": (
+        "{callers} calls of inject_jobs in flight, through Injector, Controller and stock worker, to the last row",
+        "the same with a bare injector and controller: one insert, one delete for what a read has brought",
+    ),
+    "pure-pickup": (
+        "{pure_rate} calls a second for {seconds:g} s a round, from scheduled time to start of the handler",
+        "the same, with the bare chain",
     ),
 }
 
@@ -160,6 +168,8 @@ def _method(setup: Setup, size: Size, rounds: int, processes: int) -> dict[str, 
         "single": SINGLE,
         "rate": RATE,
         "bulk_jobs": BULK,
+        "callers": CALLERS,
+        "pure_rate": PURE_RATE,
         "seconds": size.seconds,
     }
     return {

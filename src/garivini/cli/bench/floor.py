@@ -34,8 +34,8 @@ GRABS: Final = 256
 STANDING: Final = 10_000
 
 _HEADER: Final = struct.Struct(">4sII")
-_PRE_SLEEP, _NOOP, _JOB_CREATED, _NO_JOB, _JOB_ASSIGN = 4, 6, 8, 10, 11
-_CAN_DO, _GRAB_JOB, _WORK_COMPLETE, _SUBMIT_JOB_BG = 1, 9, 13, 18
+_PRE_SLEEP, _NOOP, JOB_CREATED, _NO_JOB, _JOB_ASSIGN = 4, 6, 8, 10, 11
+_CAN_DO, SUBMIT_JOB, _GRAB_JOB, WORK_COMPLETE, SUBMIT_JOB_BG = 1, 7, 9, 13, 18
 
 
 # ---- the database
@@ -339,11 +339,15 @@ def bare(url: str) -> Bare:
 # ---- the Gearman server
 
 
-def _packet(kind: int, body: bytes = b"") -> bytes:
+def packet(kind: int, body: bytes = b"") -> bytes:
+    """Return a request."""
     return _HEADER.pack(b"\0REQ", kind, len(body)) + body
 
 
-class _Connection:
+_GRAB, _SLEEP = packet(_GRAB_JOB), packet(_PRE_SLEEP)
+
+
+class Connection:
     """A blocking socket that sends requests and reads what comes."""
 
     def __init__(self, address: str) -> None:
@@ -351,6 +355,7 @@ class _Connection:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
         self.send = self._socket.sendall
+        self.fileno = self._socket.fileno
         self.close = self._socket.close
 
     def read(self) -> Iterator[tuple[int, bytes]]:
@@ -374,7 +379,7 @@ class Submitter:
     """Submits jobs in the background: all at once, then it waits for every answer."""
 
     def __init__(self, address: str) -> None:
-        self._connection = _Connection(address)
+        self._connection = Connection(address)
         self._encoder = msgspec.json.Encoder()
         self.close = self._connection.close
 
@@ -395,12 +400,12 @@ class Submitter:
                     "failcount": failcount,
                 }
             )
-            packets.append(_packet(_SUBMIT_JOB_BG, b"%s\0001:%d\0%s" % (FLOOR.encode(), jobid, payload)))
+            packets.append(packet(SUBMIT_JOB_BG, b"%s\0001:%d\0%s" % (FLOOR.encode(), jobid, payload)))
         self._connection.send(b"".join(packets))
         answers = 0
         while answers < len(rows):
             for kind, body in self._connection.read():
-                if kind != _JOB_CREATED:
+                if kind != JOB_CREATED:
                     raise SystemExit(f"the server answers {body!r} to a submit")
                 answers += 1
 
@@ -429,38 +434,71 @@ def produce(store: Bare, insert: Callable[[], _T], stopped: Callable[[float], bo
     return found
 
 
+class Taker:
+    """A worker's connection that keeps grabs outstanding."""
+
+    def __init__(self, address: str, function: str, grabs: int = GRABS) -> None:
+        self.connection = Connection(address)
+        self._grabs = grabs
+        self.connection.send(packet(_CAN_DO, function.encode()) + _GRAB)
+        self._asked, self._dry = 1, False
+        #: Jobs that have been taken and not ended.
+        self.held = 0
+        self._out: list[bytes] = []
+
+    @property
+    def waits(self) -> bool:
+        """Whether the server has said that there is no more."""
+        return not self._asked
+
+    def read(self) -> list[tuple[bytes, bytes]]:
+        """Read once; return handle and payload of the jobs that have come."""
+        found = []
+        for kind, body in self.connection.read():
+            if kind == _JOB_ASSIGN:
+                handle, _, payload = body.split(b"\0", 2)
+                found.append((handle, payload))
+                self._asked, self._dry = self._asked - 1, False
+            elif kind == _NO_JOB:
+                self._asked, self._dry = self._asked - 1, True
+            elif kind == _NOOP and not self._asked:
+                self._out.append(_GRAB)
+                self._asked, self._dry = 1, True  # one to see; the first job opens the window
+        self.held += len(found)
+        return found
+
+    def complete(self, handle: bytes, data: bytes = b"") -> None:
+        """Say, with the next ``send``, that a job has ended."""
+        self._out.append(packet(WORK_COMPLETE, handle + b"\0" + data))
+        self.held -= 1
+
+    def send(self) -> None:
+        """Send what there is to say, and ask for more."""
+        if not self._dry:
+            free = max(0, self._grabs - self._asked - self.held)
+            self._out += [_GRAB] * free
+            self._asked += free
+        elif not self._asked:
+            self._out.append(_SLEEP)
+        self.connection.send(b"".join(self._out))
+        self._out.clear()
+
+
 def work(store: Bare, address: str, ran: Callable[[int], None]) -> None:
     """Take jobs and delete their rows in batches, or when there is no more to take; never returns.
 
     ``ran`` is the handler: it is called with the id of each job.
     """
     decode = msgspec.json.Decoder().decode
-    connection = _Connection(address)
-    connection.send(_packet(_CAN_DO, FLOOR.encode()) + _packet(_GRAB_JOB))
-    asked, dry = 1, False
+    taker = Taker(address, FLOOR)
     done: list[int] = []
-    grab, sleep = _packet(_GRAB_JOB), _packet(_PRE_SLEEP)
     while True:
-        out = []
-        for kind, body in connection.read():
-            if kind == _JOB_ASSIGN:
-                handle, _, payload = body.split(b"\0", 2)
-                jobid = decode(payload)["jobid"]
-                ran(jobid)
-                done.append(jobid)
-                out.append(_packet(_WORK_COMPLETE, handle + b"\0"))
-                asked, dry = asked - 1, False
-            elif kind == _NO_JOB:
-                asked, dry = asked - 1, True
-            elif kind == _NOOP and not asked:
-                out.append(grab)
-                asked, dry = 1, True  # one to see; the first job opens the window
-        if not dry:
-            out += [grab] * (GRABS - asked)
-            asked = GRABS
-        elif not asked:
-            out.append(sleep)
-        connection.send(b"".join(out))
-        if len(done) >= BATCH or (done and not asked):
+        for handle, payload in taker.read():
+            jobid = decode(payload)["jobid"]
+            ran(jobid)
+            done.append(jobid)
+            taker.complete(handle)
+        taker.send()
+        if len(done) >= BATCH or (done and taker.waits):
             store.delete(done)
             done.clear()

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import chain
@@ -12,11 +12,14 @@ from typing import Final, NamedTuple
 from garivini.cli.bench import floor
 from garivini.cli.bench.figures import Delivery, Measure, Outcome, delivered
 from garivini.cli.bench.runs import FLOOR, OURS, Run, rows
-from garivini.cli.bench.setup import Setup, Side
+from garivini.cli.bench.setup import PureSide, Setup, Side
 from garivini.client import Client
 
 #: Jobs a second of the pickup measure.
 RATE: Final = 50
+#: Calls in flight of the pure measure, and calls a second of its pickup.
+CALLERS: Final = 200
+PURE_RATE: Final = 100
 #: Jobs of an insert of the bulk pickup, and how often in a round; the first of them is not measured.
 BULK: Final = 1000
 REPEATS: Final = 6
@@ -193,6 +196,35 @@ def _bulk_pickup(setup: Setup, side: Side, insert: Callable[[], list[int]]) -> O
     return Outcome({"last": median(lasts[1:])}, delivered(inserted, runs, setup.store.standing()))
 
 
+def _pure(setup: Setup, side: PureSide, size: Size) -> Outcome:
+    began = time.perf_counter()
+    inserted = side.callers.run(size.jobs, CALLERS)
+    _wait(setup.store.empty, setup)
+    seconds = time.perf_counter() - began
+    runs = _pure_settled(setup, side)
+    return Outcome(
+        {"jobs/s": len(inserted) / seconds},
+        delivered(inserted, [run.jobid for run in runs], setup.store.standing()),
+    )
+
+
+def _pure_pickup(setup: Setup, side: PureSide, size: Size) -> Outcome:
+    warm = side.callers.run(5, 1)
+    _wait(setup.store.empty, setup)
+    count = max(2, round(size.seconds * PURE_RATE))
+    due = _timed(lambda: side.callers.run(1, 1)[0], count, PURE_RATE)
+    _wait(setup.store.empty, setup)
+    runs = _pure_settled(setup, side)
+    return Outcome(
+        _waits(due, runs), delivered([*warm, *due], [run.jobid for run in runs], setup.store.standing())
+    )
+
+
+def _pure_settled(setup: Setup, side: PureSide) -> list[Run]:
+    _wait(lambda: setup.idle(*side.functions), setup)
+    return side.runs.take()
+
+
 def _row(jobid: int, arg: bytes) -> floor.Row:
     return jobid, FLOOR, arg, None, None, 0, "shim", 0
 
@@ -203,21 +235,32 @@ def _pickup(setup: Setup, side: Side, insert: Callable[[], int], size: Size) -> 
     _wait(setup.store.empty, setup)
     before = setup.cpu(side)
     count = max(2, round(size.seconds * RATE))
-    began = time.monotonic_ns()
-    due: dict[int, int] = {}
-    for number in range(count):
-        at = began + number * 1_000_000_000 // RATE
-        time.sleep(max(0.0, (at - time.monotonic_ns()) / 1e9))
-        due[insert()] = at
+    due = _timed(insert, count, RATE)
     _wait(setup.store.empty, setup)
     runs = _settled(setup, side)
-    started = {run.jobid: run.began for run in reversed(runs)}
-    waits = sorted((started[jobid] - at) / 1e6 for jobid, at in due.items() if jobid in started)
     return Outcome(
-        {"p50": _at(waits, 0.5), "p99": _at(waits, 0.99), "max": _at(waits, 1.0)},
+        _waits(due, runs),
         delivered([*warm, *due], [run.jobid for run in runs], setup.store.standing()),
         _used(setup, side, before, count),
     )
+
+
+def _timed(insert: Callable[[], int], count: int, rate: int) -> dict[int, int]:
+    """Insert at fixed times; return the time of each job by its id, in nanoseconds."""
+    began = time.monotonic_ns()
+    due: dict[int, int] = {}
+    for number in range(count):
+        at = began + number * 1_000_000_000 // rate
+        time.sleep(max(0.0, (at - time.monotonic_ns()) / 1e9))
+        due[insert()] = at
+    return due
+
+
+def _waits(due: Mapping[int, int], runs: Sequence[Run]) -> dict[str, float]:
+    """Return percentiles of the milliseconds from the times to the starts."""
+    started = {run.jobid: run.began for run in reversed(runs)}
+    waits = sorted((started[jobid] - at) / 1e6 for jobid, at in due.items() if jobid in started)
+    return {"p50": _at(waits, 0.5), "p99": _at(waits, 0.99), "max": _at(waits, 1.0)}
 
 
 def _at(ordered: list[float], share: float) -> float:
@@ -238,7 +281,7 @@ def _wait(done: Callable[[], bool], setup: Setup) -> None:
 
 def _settled(setup: Setup, side: Side) -> list[Run]:
     """Return all runs, once the server holds no copy that could still run."""
-    _wait(lambda: setup.idle(side), setup)
+    _wait(lambda: setup.idle(side.funcname), setup)
     return side.runs.take()
 
 
@@ -266,6 +309,14 @@ MEASURES: Final = {
     "pickup": _Sides(_pickup_ours, _pickup_floor),
     "pickup-bulk": _Sides(_bulk_pickup_ours, _bulk_pickup_floor),
     "wake": _Sides(partial(_pickup_ours, dispatch=False), _pickup_floor),
+    "pure": _Sides(
+        lambda setup, size: _pure(setup, setup.pure_ours, size),
+        lambda setup, size: _pure(setup, setup.pure_floor, size),
+    ),
+    "pure-pickup": _Sides(
+        lambda setup, size: _pure_pickup(setup, setup.pure_ours, size),
+        lambda setup, size: _pure_pickup(setup, setup.pure_floor, size),
+    ),
 }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from garivini.cli.bench import floor
+from garivini.cli.bench import floor, pure
 from garivini.cli.bench.runs import Recorder, payload, rows
 from garivini.client import Client
 from garivini.gearman.servers import parse_addresses
@@ -104,7 +104,28 @@ def _bare_worker(url: str, server: str, runs: str) -> None:
     floor.work(store, server, recorder.note)
 
 
+def _stock_worker(url: str, server: str, funcname: str, runs: str) -> None:
+    recorder = Recorder(Path(runs))
+    os.write(_OUT, b".")
+    pure.work(server, funcname, recorder.note)
+
+
+def _bare_injector(url: str, server: str) -> None:
+    store = floor.bare(url)
+    os.write(_OUT, b".")
+    pure.inject(store, server)
+
+
+def _bare_controller(url: str, server: str) -> None:
+    store = floor.bare(url)
+    os.write(_OUT, b".")
+    pure.control(store, server)
+
+
 _PARTS: Final[dict[str, Callable[..., None]]] = {
+    "stock-worker": _stock_worker,
+    "bare-injector": _bare_injector,
+    "bare-controller": _bare_controller,
     "queue-runner": _queue_runner,
     "producer": _producer,
     "bare-dispatcher": _bare_dispatcher,

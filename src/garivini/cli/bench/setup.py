@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from garivini.cli.bench import floor, processes
+from garivini.cli.bench import floor, processes, pure
 from garivini.cli.bench.processes import Process
+from garivini.cli.bench.pure import Callers
 from garivini.cli.bench.runs import FLOOR, OURS, Reader, payload
 from garivini.client import Client
 from garivini.errors import UsageError
 from garivini.gearman.blocking import Client as GearmanClient
+from garivini.job import RUN_QUEUED_JOB
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,16 @@ class Side:
     inserted: Reader
     #: Process ids of the workers.
     workers: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class PureSide:
+    """One side in pure Gearman mode."""
+
+    callers: Callers
+    runs: Reader
+    #: What the Gearman server has of it.
+    functions: tuple[str, ...]
 
 
 class Setup:
@@ -150,6 +162,39 @@ class Setup:
             [worker.pid for worker in workers],
         )
 
+    @cached_property
+    def pure_ours(self) -> PureSide:
+        """Injector, Controller with a QueueRunner beside it, and a stock worker."""
+        environment = {"GARIVINI_DB": self.url, "GARIVINI_JOB_SERVERS": self.address}
+        funcname, inject = pure.OURS
+        for name, *roles in (("injector",), ("controller", "queue-runner")):
+            self._started(
+                processes.command(name, "run", name, *roles, folder=self._folder, environment=environment)
+            )
+        return self._pure(funcname, inject, RUN_QUEUED_JOB)
+
+    @cached_property
+    def pure_floor(self) -> PureSide:
+        """The bare chain, and a stock worker."""
+        self._part("bare-injector")
+        self._part("bare-controller")
+        return self._pure(*pure.FLOOR)
+
+    def _pure(self, funcname: str, inject: str, run: str) -> PureSide:
+        runs = self._folder / f"runs-{funcname}"
+        runs.mkdir()
+        self._part("stock-worker", funcname, str(runs))
+        functions = (inject, run, funcname)
+
+        def connected() -> bool:
+            counts = self.gearman.functions()
+            return all(name.encode() in counts and counts[name.encode()].workers for name in functions)
+
+        processes.until(connected, f"the workers of {', '.join(functions)}")
+        callers = Callers(self.address, inject, funcname, self.arg)
+        self._ends.callback(callers.close)
+        return PureSide(callers, Reader(runs), functions)
+
     def _wait_for_workers(self, funcname: str, *workers: Process) -> None:
         def connected() -> bool:
             status = self.gearman.functions().get(funcname.encode())
@@ -157,10 +202,10 @@ class Setup:
 
         processes.until(connected, f"the workers of {funcname}", *workers)
 
-    def idle(self, side: Side) -> bool:
-        """Whether the Gearman server holds no job of a side."""
-        status = self.gearman.functions().get(side.funcname.encode())
-        return status is None or not status.total
+    def idle(self, *functions: str) -> bool:
+        """Whether the Gearman server holds no job of these functions."""
+        counts = self.gearman.functions()
+        return not any(name.encode() in counts and counts[name.encode()].total for name in functions)
 
     def cpu(self, side: Side) -> dict[str, float]:
         """Return the CPU seconds of each part so far; empty where the system does not tell."""

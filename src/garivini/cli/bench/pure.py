@@ -1,0 +1,123 @@
+"""Pure Gearman mode: callers, a stock worker, and the bare chain of the same calls.
+
+The callers and the worker are the same for both sides. The bare chain is an injector and a controller, each a
+blocking loop: what one read of the socket has brought is one insert, and one delete.
+"""
+
+import select
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from garivini.cli.bench.floor import (
+    JOB_CREATED,
+    SUBMIT_JOB,
+    SUBMIT_JOB_BG,
+    WORK_COMPLETE,
+    Bare,
+    Connection,
+    Taker,
+    packet,
+)
+
+#: Of our side: the stock worker's function, and where jobs are injected.
+OURS: Final = ("bench.pure", "inject_jobs")
+#: Of the bare chain: the stock worker's function, its injector's and its controller's.
+FLOOR: Final = ("bench.bare", "bench.bare.inject", "bench.bare.run")
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder().decode
+
+
+class Callers:
+    """Foreground calls that inject jobs, some of them in flight at a time, on one connection."""
+
+    def __init__(self, address: str, inject: str, funcname: str, arg: bytes) -> None:
+        self._connection = Connection(address)
+        payload = _encode({"funcname": funcname, "arg": arg.decode()})
+        self._call = packet(SUBMIT_JOB, b"%s\0\0%s" % (inject.encode(), payload))
+        self.close = self._connection.close
+
+    def run(self, count: int, in_flight: int) -> list[int]:
+        """Make so many calls; return the ids of the jobs, which are committed."""
+        found: list[int] = []
+        first = min(count, in_flight)
+        self._connection.send(self._call * first)
+        made = first
+        while len(found) < count:
+            answered = 0
+            for kind, body in self._connection.read():
+                if kind == WORK_COMPLETE:
+                    found.append(_decode(body.partition(b"\0")[2])["jobid"])
+                    answered += 1
+                elif kind != JOB_CREATED:
+                    raise SystemExit(f"the call was answered {body!r}")
+            more = min(answered, count - made)
+            if more:
+                self._connection.send(self._call * more)
+                made += more
+        return found
+
+
+def work(address: str, funcname: str, ran: Callable[[int], None]) -> None:
+    """Run jobs as a worker that knows nothing of databases; never returns."""
+    taker = Taker(address, funcname)
+    while True:
+        for handle, payload in taker.read():
+            ran(_decode(payload)["jobid"])
+            taker.complete(handle)
+        taker.send()
+
+
+def inject(store: Bare, address: str) -> None:
+    """Insert what is called for, answer, and submit it to the controller; never returns."""
+    _, function, run = FLOOR
+    taker, client = Taker(address, function), Connection(address)
+    while True:
+        calls = taker.read()
+        if calls:
+            jobs = [_decode(payload) for _, payload in calls]
+            jobids = store.insert_many([job["arg"].encode() for job in jobs])
+            packets = []
+            for (handle, _), job, jobid in zip(calls, jobs, jobids, strict=True):
+                taker.complete(handle, _encode({"jobid": jobid, "dbid": 1}))
+                payload = _encode({"jobid": jobid, "dbid": 1, **job})
+                packets.append(packet(SUBMIT_JOB_BG, b"%s\0001:%d\0%s" % (run.encode(), jobid, payload)))
+            taker.send()
+            client.send(b"".join(packets))
+            created = 0
+            while created < len(packets):
+                created += sum(kind == JOB_CREATED for kind, _ in client.read())
+        else:
+            taker.send()
+
+
+def control(store: Bare, address: str) -> None:
+    """Call the worker for what is submitted, and delete the rows of what has ended; never returns."""
+    funcname, _, function = FLOOR
+    taker, client = Taker(address, function), Connection(address)
+    called: deque[tuple[bytes, int]] = deque()
+    running: dict[bytes, tuple[bytes, int]] = {}
+    while True:
+        ready, _, _ = select.select([taker.connection, client], [], [])
+        if taker.connection in ready:
+            calls = []
+            for handle, payload in taker.read():
+                called.append((handle, _decode(payload)["jobid"]))
+                calls.append(packet(SUBMIT_JOB, b"%s\0\0%s" % (funcname.encode(), payload)))
+            taker.send()
+            client.send(b"".join(calls))
+        if client in ready:
+            done = []
+            for kind, body in client.read():
+                if kind == JOB_CREATED:
+                    running[body] = called.popleft()
+                elif kind == WORK_COMPLETE:
+                    done.append(running.pop(body.partition(b"\0")[0]))
+            if done:
+                store.delete([jobid for _, jobid in done])
+                for handle, _ in done:
+                    taker.complete(handle)
+                taker.send()
