@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from garivini import Client, Handle
+from garivini import Handle
 from garivini.gearman import aio
 from garivini.job import decode_payload
 from tests.databases import sqlite_url
@@ -20,6 +20,7 @@ from tests.kills.history import History, Started
 from tests.kills.load import ROOT
 from tests.processes import Command, command, until
 from tests.servers import free_port
+from tests.system import Waking
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +70,7 @@ class Queue:
         (folder / "work.py").write_text(MODULE)
         url = sqlite_url(folder)
         self.address = f"127.0.0.1:{free_port()}"
-        self.client = Client(url, self.address)
+        self.client = Waking(url, self.address)
         self.environment = {
             "GARIVINI_DB": url,
             "GARIVINI_JOB_SERVERS": self.address,

@@ -48,7 +48,7 @@ _COMPARED: Final = {
         "as pickup",
     ),
     "pure": (
-        "{callers} calls of inject_jobs in flight, through Injector, Controller and stock worker, to the last row",
+        "{callers} calls of inject_jobs in flight; Injector, Controller, stock worker; until the last row",
         "the same with a bare injector and controller: one insert, one delete for what a read has brought",
     ),
     "pure-pickup": (
