@@ -55,6 +55,8 @@ MAX_CALLS: Final = 5000
 #: Jobs that may wait here, at least. Half of them, one function's share, is above the default watermark: what
 #: is too much even to wait keeps its function's room for a while.
 _PARKING: Final = 10_000
+#: Bytes of a payload that may stay here until its call has ended.
+_SMALL: Final = 1024
 #: Seconds that a drain waits for calls.
 DRAIN: Final = 30.0
 #: Seconds between two looks at servers, settings and what waits here.
@@ -446,8 +448,9 @@ class Controller:
 
     def _forget_argument(self, run: Run) -> None:
         """Let go of what may be megabytes: only gearmand needs it from now on."""
-        force_setattr(run.job, "arg", b"")
-        run.held.job = run.held.job._replace(data=b"")
+        if len(run.held.job.data) > _SMALL:
+            force_setattr(run.job, "arg", b"")
+            run.held.job = run.held.job._replace(data=b"")
 
     # ---- every second
 
