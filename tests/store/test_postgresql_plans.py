@@ -115,7 +115,7 @@ def read(steps: list[dict[str, Any]]) -> float:
     [
         ("due", LANE),
         ("expired", LANE | {"state": 1}),
-        ("dispatched", LANE | {"age": 1, "since": 0, "after": 0}),
+        ("dispatched", LANE | {"age": 1, "since": -1, "after": 0}),
     ],
 )
 def test_the_head_of_a_lane_is_read_off_the_lane_index(
