@@ -167,7 +167,7 @@ class Load:
         self.children()
         for name in ("worker", "controller", *STOCK_WORKERS, "injector", "queue-runner", "gearman"):
             if name in self.services:
-                if name in ("controller", "injector", "queue-runner"):
+                if name == "queue-runner":
                     # Clients submit by themselves: work may have gone on before it was back.
                     self.until(self.services[name].has_started, f"the {name} to start")
                 status = self.services.pop(name).stop()
