@@ -197,6 +197,14 @@ class SQLServer(ABC):
         """Run one statement as the user who may do all, commit it, return its rows."""
 
     @abstractmethod
+    def lock_waits(self) -> int:
+        """Return how many transactions wait for a lock just now."""
+
+    def until_one_waits(self) -> None:
+        """Wait until a transaction waits for a lock, which says nothing itself."""
+        _wait(lambda: self.lock_waits() == 1)
+
+    @abstractmethod
     def end_sessions(self, user: str) -> int:
         """End the sessions of a user; return how many there were."""
 
@@ -282,6 +290,10 @@ class MariaDB(SQLServer):
         finally:
             connection.close()
 
+    def lock_waits(self) -> int:
+        asked = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
+        return int(self.execute(asked)[0][0])
+
     def end_sessions(self, user: str) -> int:
         sessions = self.execute(
             "SELECT id FROM information_schema.processlist WHERE user = %s", parameters=[user]
@@ -366,6 +378,9 @@ class PostgreSQL(SQLServer):
             connection.execute("SET default_transaction_read_only = off")
             cursor = connection.execute(sql.encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
+
+    def lock_waits(self) -> int:
+        return int(self.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")[0][0])
 
     def end_sessions(self, user: str) -> int:
         asked = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = %s"

@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 
 from garivini import Client
 from garivini.cli import cli
-from garivini.cli.bench import floor, measures
+from garivini.cli.bench import bare, measures
 from garivini.cli.bench.figures import Delivery, Figure, Measure, Outcome, delivered
 from garivini.cli.bench.runs import FLOOR, Reader, Recorder, payload
 from garivini.cli.bench.setup import Setup
@@ -94,7 +94,7 @@ def test_payloads_have_their_size() -> None:
 
 def test_a_database_without_a_floor_is_refused() -> None:
     with pytest.raises(UsageError, match="no floor for oracle"):
-        floor.bare("oracle://localhost/job")
+        bare.connect("oracle://localhost/job")
 
 
 @pytest.mark.servers
@@ -103,7 +103,7 @@ def test_the_bare_steps_on_postgresql_take_each_job_once(postgresql: PostgreSQL)
         with Client(url) as client:
             for database in client.shards:
                 database.upgrade()
-        store = floor.bare(url)
+        store = bare.connect(url)
         ids = [*store.insert_many([b"1", b"2"]), store.insert_one(b"3")]
         assert store.holds(3)
         assert not store.holds(4)
@@ -204,13 +204,13 @@ def test_a_chosen_measure_is_shown_as_a_table_with_its_method() -> None:
 
 @pytest.mark.slow
 def test_a_job_that_is_not_there_makes_it_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    insert = floor.BareSQLite.insert_many
+    insert = bare.BareSQLite.insert_many
 
-    def boastful(store: floor.BareSQLite, args: Sequence[bytes]) -> range:
+    def boastful(store: bare.BareSQLite, args: Sequence[bytes]) -> range:
         found = insert(store, args)
         return range(found.start, found.stop + 1)
 
-    monkeypatch.setattr(floor.BareSQLite, "insert_many", boastful)
+    monkeypatch.setattr(bare.BareSQLite, "insert_many", boastful)
     result = bench("--jobs", "50", "--rounds", "1", "--only", "bulk-insert")
     assert result.exit_code == 1
     assert "bulk-insert, floor: NOT DELIVERED" in result.stdout

@@ -92,6 +92,15 @@ async def standing(queue: System, jobid: int, state: State | None = None) -> Job
             await asyncio.sleep(0.01)  # a row says nothing
 
 
+async def called(queue: System, worker: Stock) -> tuple[int, aio.Held]:
+    """Let a Controller call the worker for a job; return its id and what the worker has got."""
+    queue.start_queue_runner()
+    queue.start_controller()
+    jobid, _ = await queue.call(queue.client.insert_job, "f", flag="controller")
+    (held,) = await worker.got()
+    return jobid, held
+
+
 @pytest.mark.parametrize("envelope", ["json", "raw", "latin-1"])
 def test_a_stock_worker_runs_a_job_and_completion_deletes_it(made: Make, envelope: str) -> None:
     async def scenario() -> None:
@@ -119,10 +128,7 @@ def test_a_result_is_kept_where_asked_with_what_the_worker_said(made: Make) -> N
     async def scenario() -> None:
         async with made() as queue, stock(queue.address) as worker:
             await queue.call(queue.database.set_function, "f", FunctionPolicy(retention=60))
-            queue.start_queue_runner()
-            queue.start_controller()
-            jobid, _ = await queue.call(queue.client.insert_job, "f", flag="controller")
-            (held,) = await worker.got()
+            jobid, held = await called(queue, worker)
             held.report(Type.WORK_STATUS, b"1", b"10")
             held.report(Type.WORK_DATA, b"a line")
             held.report(Type.WORK_WARNING, b"beware")
@@ -141,10 +147,7 @@ def test_a_result_is_kept_where_asked_with_what_the_worker_said(made: Make) -> N
 def test_progress_is_seen_while_the_job_runs(made: Make) -> None:
     async def scenario() -> None:
         async with made() as queue, stock(queue.address) as worker:
-            queue.start_queue_runner()
-            queue.start_controller()
-            jobid, _ = await queue.call(queue.client.insert_job, "f", flag="controller")
-            (held,) = await worker.got()
+            jobid, held = await called(queue, worker)
             for number in range(100):
                 held.report(Type.WORK_STATUS, b"%d" % number, b"100")
             async with asyncio.timeout(20):
@@ -161,10 +164,7 @@ def test_lines_of_an_attempt_are_bounded_and_it_says_so(made: Make) -> None:
     async def scenario() -> None:
         async with made() as queue, stock(queue.address) as worker:
             await queue.call(queue.database.set_function, "f", FunctionPolicy(retention=60))
-            queue.start_queue_runner()
-            queue.start_controller()
-            jobid, _ = await queue.call(queue.client.insert_job, "f", flag="controller")
-            (held,) = await worker.got()
+            jobid, held = await called(queue, worker)
             for number in range(1500):
                 held.report(Type.WORK_DATA, b"%d" % number)
             held.complete()
@@ -181,10 +181,7 @@ def test_lines_of_an_attempt_are_bounded_and_it_says_so(made: Make) -> None:
 def test_a_failure_counts_and_backs_off_with_the_workers_text(made: Make, how: str) -> None:
     async def scenario() -> None:
         async with made() as queue, stock(queue.address) as worker:
-            queue.start_queue_runner()
-            queue.start_controller()
-            jobid, _ = await queue.call(queue.client.insert_job, "f", flag="controller")
-            (held,) = await worker.got()
+            jobid, held = await called(queue, worker)
             if how == "fail":
                 held.fail()
             else:
@@ -317,10 +314,7 @@ def test_a_call_that_runs_beyond_its_deadline_has_failed(made: Make) -> None:
     async def scenario() -> None:
         async with made() as queue, stock(queue.address) as worker:
             await queue.call(queue.database.set_function, "f", FunctionPolicy(deadline=1))
-            queue.start_queue_runner()
-            queue.start_controller()
-            jobid, _ = await queue.call(queue.client.insert_job, "f", flag="controller")
-            (held,) = await worker.got()
+            jobid, held = await called(queue, worker)
             await queue.seen.wait("job.failed")
             (failure,) = await queue.call(queue.database.failures, jobid)
             assert (failure.kind, failure.error) == ("failed", "TimeLimit")

@@ -315,6 +315,20 @@ def test_a_client_that_stood_still_after_its_commit_submits_nothing(
     assert wakes(address) == 1
 
 
+def test_what_takes_long_before_the_insert_keeps_nothing_from_being_submitted(
+    client: Client, address: str, now: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Database.functions
+
+    def slow(database: Database) -> Any:
+        now.seconds += 4
+        return read(database)
+
+    monkeypatch.setattr(Database, "functions", slow)
+    client.insert_job("f")
+    assert waiting(address) == 1
+
+
 def test_a_database_that_fails_after_the_commit_fails_no_insert(
     client: Client, address: str, monkeypatch: pytest.MonkeyPatch, seen: list[tuple[str, dict[str, Any]]]
 ) -> None:

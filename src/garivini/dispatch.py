@@ -2,7 +2,7 @@
 
 Blocking. The row is inserted with its first lease, so no QueueRunner claims it meanwhile, and the job is
 submitted after the commit. What cannot be submitted is given back at once, and a QueueRunner carries it.
-Nothing here raises: the jobs are committed, and whatever fails here costs time alone.
+What fails after the commit raises nothing: the jobs are stored, and it costs time alone.
 """
 
 import ssl
@@ -116,8 +116,8 @@ class DirectDispatch:
 
         def into(database: Database, part: Sequence[NewJob]) -> list[Inserted]:
             nonlocal left
-            began = time.monotonic()
             part = self._taken(database, part)
+            began = time.monotonic()
             answers = database.insert(part)
             left |= self._send(database, part, answers, began)
             return answers

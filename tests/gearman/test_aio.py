@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from garivini.errors import OutcomeUnknownError, RefusedError, UnreachableError, UsageError
-from garivini.gearman import admin, aio
+from garivini.gearman import admin, aio, connection
 from garivini.gearman.packets import RESPONSE, Type, encode
 from garivini.gearman.protocol import Created, Priority, Refused, Submission, Unknown, Unsent, Update
 from garivini.gearman.server import Server
@@ -106,7 +106,7 @@ def test_what_was_under_way_is_unknown_and_the_rest_unsent_when_the_server_goes(
 
 
 def test_a_server_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aio, "_TICK", 0.01)
+    monkeypatch.setattr(connection, "_TICK", 0.01)
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -126,7 +126,7 @@ def test_a_server_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch)
 
 def test_an_idle_connection_is_asked_for_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise a worker behind a dropped connection would wait for hours."""
-    monkeypatch.setattr(aio, "_TICK", 0.01)
+    monkeypatch.setattr(connection, "_TICK", 0.01)
     asked = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

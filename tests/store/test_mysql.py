@@ -31,7 +31,6 @@ from garivini.job import NEVER, Handle, Inserted, NewJob, State, new_job
 from garivini.store.database import Database, Lane, Setback
 from garivini.store.dialects import mysql
 from garivini.store.dialects.mysql import MySQL
-from garivini.store.records import Report
 from tests.databases import MySQLRoles
 from tests.sql_servers import MariaDB
 from tests.store.test_errors import CALLS, Opener, insert
@@ -304,32 +303,10 @@ def test_the_loser_of_a_deadlock_tries_again(
         # Who has changed the most wins.
         run(other, f"UPDATE job SET priority = 0 WHERE jobid >= {second}")
         done = threads.submit(database.complete, [first, second])
-        waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
-        deadline = time.monotonic() + 20
-        while mariadb.execute(waiting) != [(1,)]:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)  # a lock says nothing
+        mariadb.until_one_waits()
         run(other, f"UPDATE job SET priority = 0 WHERE jobid = {first}")
         other.commit()
         assert done.result(20) == {first, second}
-
-
-def test_what_is_reported_while_a_completion_waits_goes_with_the_job(
-    mariadb: MariaDB, roles: MySQLRoles, database: Database, opened: Opener, form: str
-) -> None:
-    jobids = [answer.jobid for answer in database.insert([new_job("f", b"", flag="controller")] * 3)]
-    *_, job = database.claim(LANE, limit=3, lease=60)
-    with ThreadPoolExecutor(1) as threads:
-        with opened(roles.runtime).transaction() as run:
-            database._report(run, [Report(job.handle, "data", b"x")])
-            done = threads.submit(database.complete, jobids)
-            waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
-            deadline = time.monotonic() + 20
-            while mariadb.execute(waiting) != [(1,)]:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)  # a lock says nothing
-        assert done.result(20) == set(jobids)
-    assert database.reports(job.jobid) == []
 
 
 def test_many_who_insert_the_same_keys_agree(roles: MySQLRoles, opened: Opener, form: str) -> None:

@@ -35,7 +35,6 @@ from garivini.errors import (
 from garivini.job import Handle, Inserted, State, new_job
 from garivini.store.database import Database, Lane
 from garivini.store.dialects import postgresql
-from garivini.store.records import Report
 from garivini.store.schema import SCHEMA
 from tests.databases import PostgreSQLRoles
 from tests.sql_servers import PostgreSQL
@@ -325,41 +324,22 @@ def test_a_claim_passes_over_what_another_holds(roles: PostgreSQLRoles, database
     assert [job.jobid for job in database.claim(lane, limit=10, lease=60)] == [first.jobid]
 
 
-def test_the_loser_of_a_deadlock_tries_again(roles: PostgreSQLRoles, opened: Opener) -> None:
+def test_the_loser_of_a_deadlock_tries_again(
+    request: pytest.FixtureRequest, roles: PostgreSQLRoles, opened: Opener
+) -> None:
+    postgresql_server: PostgreSQL = request.getfixturevalue("postgresql")
     database = opened(with_query(roles.runtime, options="-c lock_timeout=0"))
     first, second = (answer.jobid for answer in database.insert([new_job("f", b"") for _ in range(2)]))
     with connect(roles.owner) as other, ThreadPoolExecutor(1) as threads:
         other.execute(f"SELECT 1 FROM job WHERE jobid = {second} FOR UPDATE".encode())
         done = threads.submit(database.complete, [first, second])
-        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-        deadline = time.monotonic() + 20
-        while roles.execute(waiting) != [(1,)]:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)  # a lock says nothing
+        postgresql_server.until_one_waits()
         try:
             other.execute(f"SELECT 1 FROM job WHERE jobid = {first} FOR UPDATE".encode())
             other.rollback()
         except psycopg.errors.DeadlockDetected:
             other.rollback()  # it was this side's turn to give way
         assert done.result(20) == {first, second}
-
-
-def test_what_is_reported_while_a_completion_waits_goes_with_the_job(
-    roles: PostgreSQLRoles, database: Database, opened: Opener
-) -> None:
-    jobids = [answer.jobid for answer in database.insert([new_job("f", b"", flag="controller")] * 3)]
-    *_, job = database.claim(Lane("f", State.WAITING, "normal", 0), limit=3, lease=60)
-    with ThreadPoolExecutor(1) as threads:
-        with opened(roles.runtime).transaction() as run:
-            database._report(run, [Report(job.handle, "data", b"x")])
-            done = threads.submit(database.complete, jobids)
-            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-            deadline = time.monotonic() + 20
-            while roles.execute(waiting) != [(1,)]:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)  # a lock says nothing
-        assert done.result(20) == set(jobids)
-    assert database.reports(job.jobid) == []
 
 
 def test_many_who_insert_the_same_keys_in_other_orders_do_not_meet_in_a_deadlock(

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from garivini.errors import OutcomeUnknownError, RefusedError, SchemaError, UnreachableError
-from garivini.store.database import Database
+from garivini.job import State, new_job
+from garivini.store.database import Database, Lane
+from garivini.store.records import Report
 from tests.databases import MySQLRoles, PostgreSQLRoles
 from tests.sql_servers import SERVERS, SQLServer
 from tests.store.test_errors import CALLS, Opener, insert
@@ -118,6 +120,20 @@ def test_a_session_that_the_server_ended_is_replaced_by_another(
     assert server.end_sessions(f"{roles.name}_runtime") >= 1
     insert(database)
     assert len(database.jobs()) == 2
+
+
+def test_what_is_reported_while_a_completion_waits_goes_with_the_job(
+    server: SQLServer, roles: Roles, database: Database, opened: Opener
+) -> None:
+    jobids = [answer.jobid for answer in database.insert([new_job("f", b"", flag="controller")] * 3)]
+    *_, job = database.claim(Lane("f", State.WAITING, "normal", 0), limit=3, lease=60)
+    with ThreadPoolExecutor(1) as threads:
+        with opened(roles.runtime).transaction() as run:
+            database._report(run, [Report(job.handle, "data", b"x")])
+            done = threads.submit(database.complete, jobids)
+            server.until_one_waits()
+        assert done.result(20) == set(jobids)
+    assert database.reports(job.jobid) == []
 
 
 @pytest.mark.slow

@@ -2,14 +2,14 @@
 
 import asyncio
 import os
-import socket
 import ssl
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Protocol
 
 from garivini import events
-from garivini.errors import ProtocolError, UnreachableError
+from garivini.errors import UnreachableError
 from garivini.gearman.admin import ConnectedWorker, FunctionStatus, parse_status, parse_workers
+from garivini.gearman.connection import Connection, open_connection
 from garivini.gearman.packets import REQUEST, Type, encode
 from garivini.gearman.protocol import (
     Assigned,
@@ -25,136 +25,13 @@ from garivini.gearman.protocol import (
 from garivini.gearman.requests import Answers, Batch, Foreground, SubmitResult, checked, result_of
 from garivini.gearman.servers import Backoff, parse_address
 
-#: Seconds between two looks at a connection that may have gone silent.
-_TICK: Final = 1.0
-#: Ticks of idleness after which an echo asks whether the peer is still there.
-_HEARTBEAT_TICKS: Final = 15
-
-
-class _Connection(asyncio.Protocol):
-    """One socket: writes what its core has to send, feeds it what arrives, watches for silence."""
-
-    def __init__(self, silence: float) -> None:
-        self._silence_ticks = max(2, round(silence / _TICK))
-        self._quiet_ticks = 0
-        self._loop = asyncio.get_running_loop()
-        self._flush_due = False
-        self._heard: asyncio.Future[None] | None = None
-        self._watch: asyncio.TimerHandle | None = None
-        self.transport: asyncio.Transport | None = None
-        self.closed = asyncio.Event()
-
-    def take(self) -> bytes:
-        """Return what the core has to send."""
-        raise NotImplementedError
-
-    def receive(self, data: bytes) -> bool:
-        """Feed the core; return whether something began that is to go before what there is to write."""
-        raise NotImplementedError
-
-    def due(self) -> int:
-        """Return how many answers the core waits for."""
-        raise NotImplementedError
-
-    def echo(self) -> None:
-        """Ask the peer for a sign of life."""
-        raise NotImplementedError
-
-    def lose(self) -> None:
-        """Tell the core that the connection is gone."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        # Without it small packets wait up to 40 ms for the peer's delayed ACK.
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._watch = self._loop.call_later(_TICK, self._tick)
-        self.flush()
-
-    def data_received(self, data: bytes) -> None:
-        self._quiet_ticks = 0
-        try:
-            began = self.receive(data)
-        except ProtocolError as error:
-            events.emit("gearman.protocol_error", error=str(error))
-            self.abort()
-            return
-        if began:
-            self.flush()
-        else:
-            self._flush()  # at once: the answer to what has come waits for nothing else in this turn
-        self.wake()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-        self.transport = None
-        self.lose()
-        self.closed.set()
-        self.wake()
-
-    def flush(self) -> None:
-        """Write what is to be sent at the end of this turn of the loop, in one piece."""
-        if not self._flush_due and self.transport is not None:
-            self._flush_due = True
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flush_due = False
-        data = self.take()
-        if data and self.transport is not None:
-            self.transport.write(data)
-
-    @property
-    def unsent(self) -> bool:
-        """Whether there is something that the system has not taken yet."""
-        return self._flush_due or bool(self.transport and self.transport.get_write_buffer_size())
-
-    def abort(self) -> None:
-        """Close at once; what is buffered is dropped."""
-        if self.transport is not None:
-            self.transport.abort()
-
-    async def close(self) -> None:
-        """Write what is buffered and close."""
-        self._flush()
-        if self.transport is not None:
-            self.transport.close()
-            await self.closed.wait()
-
-    async def heard(self) -> None:
-        """Wait until something has arrived or the connection is lost."""
-        if self._heard is None:
-            self._heard = self._loop.create_future()
-        await asyncio.shield(self._heard)
-
-    def wake(self) -> None:
-        """Let those go on who wait in ``heard``."""
-        if self._heard is not None:
-            self._heard.set_result(None)
-            self._heard = None
-
-    def _tick(self) -> None:
-        # Ticks are counted, not seconds: while this loop did not run the peer's silence proves nothing.
-        self._quiet_ticks += 1
-        if self.due():
-            if self._quiet_ticks >= self._silence_ticks:
-                events.emit("gearman.silent", seconds=self._quiet_ticks * _TICK)
-                self.abort()
-                return
-        elif self._quiet_ticks >= _HEARTBEAT_TICKS:
-            self._quiet_ticks = 0
-            self.echo()
-            self.flush()
-        self._watch = self._loop.call_later(_TICK, self._tick)
-
 
 class _Waiting(Protocol):
     @property
     def done(self) -> bool: ...
 
 
-class _ClientConnection(_Connection):
+class _ClientConnection(Connection):
     def __init__(self, silence: float) -> None:
         super().__init__(silence)
         self.core: ClientProtocol[Callable[[Event], None]] = ClientProtocol()
@@ -366,7 +243,7 @@ class Client:
             if loop.time() < self._retry_at:
                 raise UnreachableError(f"Gearman server {self.address} was not reachable a moment ago")
             try:
-                self._connection = await _open(
+                self._connection = await open_connection(
                     lambda: _ClientConnection(self._timeout), self._host, self._port, self._timeout, self._tls
                 )
             except UnreachableError:
@@ -379,27 +256,7 @@ class Client:
             return self._connection
 
 
-_C = TypeVar("_C", bound=_Connection)
-
-
-async def _open(
-    make: Callable[[], _C], host: str, port: int, timeout: float, tls: ssl.SSLContext | None
-) -> _C:
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(timeout):
-            _, connection = await loop.create_connection(make, host, port, ssl=tls)
-    except OSError as error:
-        # asyncio words its own text around the number; a TimeoutError has none.
-        if isinstance(error, ssl.SSLError):
-            reason = f"no TLS with it: {error.reason or error}"
-        else:
-            reason = os.strerror(error.errno) if error.errno else "no answer in time"
-        raise UnreachableError(f"Gearman server {host}:{port} cannot be reached: {reason}") from error
-    return connection
-
-
-class _WorkerConnection(_Connection):
+class _WorkerConnection(Connection):
     def __init__(self, silence: float, core: WorkerProtocol, on_job: Callable[["Held"], None]) -> None:
         super().__init__(silence)
         self.core = core
@@ -557,7 +414,9 @@ class Worker:
         unreachable = False
         while not self._stopping:
             try:
-                connection = await _open(self._make, self._host, self._port, self._timeout, self._tls)
+                connection = await open_connection(
+                    self._make, self._host, self._port, self._timeout, self._tls
+                )
             except UnreachableError as error:
                 if not unreachable:
                     events.emit("gearman.unreachable", server=self.address, error=str(error))

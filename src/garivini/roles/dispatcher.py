@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from garivini import events
 from garivini.client import report
 from garivini.dispatch import reason_of, submission, unfit
-from garivini.gearman.protocol import Created, Refused, Submission, Unknown
+from garivini.gearman.protocol import Created, Refused, Unknown
 from garivini.job import Job, unique_of
 from garivini.policy import LEASE, NO_POLICY, SUBMIT_WITHIN, WATERMARK, FunctionPolicy, room
 from garivini.roles.job_servers import JobServers
@@ -204,7 +204,7 @@ class Dispatcher:
             # This process stood still. Somebody may take the attempts for lost by now.
             await self.call(self.database.release, good)
             return
-        results = await self._servers.submit([self._submission(job) for job in good])
+        results = await self._servers.submit([submission(job, self.policy(job.funcname)) for job in good])
         unsent, unknown = [], []
         for job, result in zip(good, results, strict=True):
             match result:
@@ -236,9 +236,6 @@ class Dispatcher:
         setback = Setback(handle=job.handle, kind="parked", error=error, message=reason)
         (settled,) = await self.call(self.database.settle, [setback])
         report(setback, settled)
-
-    def _submission(self, job: Job) -> Submission:
-        return submission(job, self.policy(job.funcname))
 
     def unique(self, jobid: int, attempt: int) -> bytes:
         """Return Gearman's unique of an attempt at a job of this database."""

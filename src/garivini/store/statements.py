@@ -56,7 +56,7 @@ class Step:
         head, each, tail = self._names
         bound: list[Any] = []
         sizes = [len(rows) if self.parts[1] else 0]
-        for names in (head, tail):
+        for names, repeated in ((head, each), (tail, [])):
             for marker, name in names:
                 if marker == "*":
                     bound.extend(values[name])
@@ -65,8 +65,7 @@ class Step:
                     bound.append([row[name] for row in rows])
                 else:
                     bound.append(values[name])
-            if names is head and each:
-                bound.extend([row[name] for row in rows for _, name in each])
+            bound.extend([row[name] for row in rows for _, name in repeated])
         key = tuple(sizes)
         if key not in self._texts:
             if len(self._texts) > 256:

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from garivini import __version__
-from garivini.cli.bench import floor, measures
+from garivini.cli.bench import bare, floor, measures
 from garivini.cli.bench.figures import Figure, Measure
 from garivini.cli.bench.measures import BULK, CALLERS, PURE_RATE, RATE, SINGLE, Size
 from garivini.cli.bench.setup import Setup
@@ -161,7 +161,7 @@ def _method(setup: Setup, size: Size, rounds: int, processes: int) -> dict[str, 
     """Return what the figures rest on."""
     (version,) = setup.gearman.command(b"version", block=False)
     values = {
-        "batch": floor.BATCH,
+        "batch": bare.BATCH,
         "grabs": floor.GRABS,
         "standing": floor.STANDING,
         "bulk": setup.store.method,

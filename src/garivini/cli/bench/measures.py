@@ -9,7 +9,7 @@ from itertools import chain
 from statistics import median
 from typing import Final, NamedTuple
 
-from garivini.cli.bench import floor
+from garivini.cli.bench import bare, floor
 from garivini.cli.bench.figures import Delivery, Measure, Outcome, delivered
 from garivini.cli.bench.runs import FLOOR, OURS, Run, rows
 from garivini.cli.bench.setup import PureSide, Setup, Side
@@ -42,7 +42,7 @@ class Size(NamedTuple):
 
 
 def _bulk_ours(setup: Setup, size: Size) -> Outcome:
-    jobs = rows(setup.arg, min(size.jobs, floor.BATCH))
+    jobs = rows(setup.arg, min(size.jobs, bare.BATCH))
     batches = _batches(size.jobs)
     began = time.perf_counter()
     answers = [setup.client.insert_jobs(jobs[:count]) for count in batches]
@@ -52,7 +52,7 @@ def _bulk_ours(setup: Setup, size: Size) -> Outcome:
 
 
 def _bulk_floor(setup: Setup, size: Size) -> Outcome:
-    args = [setup.arg] * min(size.jobs, floor.BATCH)
+    args = [setup.arg] * min(size.jobs, bare.BATCH)
     batches = _batches(size.jobs)
     began = time.perf_counter()
     answers = [setup.store.insert_many(args[:count]) for count in batches]
@@ -61,7 +61,7 @@ def _bulk_floor(setup: Setup, size: Size) -> Outcome:
 
 
 def _batches(jobs: int) -> list[int]:
-    return [min(floor.BATCH, jobs - begun) for begun in range(0, jobs, floor.BATCH)]
+    return [min(bare.BATCH, jobs - begun) for begun in range(0, jobs, bare.BATCH)]
 
 
 def _single_ours(setup: Setup, size: Size) -> Outcome:
@@ -101,13 +101,13 @@ def _dispatching(side: Side) -> Iterator[None]:
 
 
 def _drain_ours(setup: Setup, size: Size) -> Outcome:
-    jobs = rows(setup.arg, min(size.jobs, floor.BATCH))
+    jobs = rows(setup.arg, min(size.jobs, bare.BATCH))
     answers = [setup.client.insert_jobs(jobs[:count]) for count in _batches(size.jobs)]
     return _drain(setup, setup.ours, [answer.jobid for batch in answers for answer in batch])
 
 
 def _drain_floor(setup: Setup, size: Size) -> Outcome:
-    args = [setup.arg] * min(size.jobs, floor.BATCH)
+    args = [setup.arg] * min(size.jobs, bare.BATCH)
     answers = [setup.store.insert_many(args[:count]) for count in _batches(size.jobs)]
     return _drain(setup, setup.floor, list(chain.from_iterable(answers)))
 
@@ -225,7 +225,7 @@ def _pure_settled(setup: Setup, side: PureSide) -> list[Run]:
     return side.runs.take()
 
 
-def _row(jobid: int, arg: bytes) -> floor.Row:
+def _row(jobid: int, arg: bytes) -> bare.Row:
     return jobid, FLOOR, arg, None, None, 0, "shim", 0
 
 

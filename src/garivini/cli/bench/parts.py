@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from garivini.cli.bench import floor, pure
+from garivini.cli.bench import bare, floor, pure
 from garivini.cli.bench.runs import Recorder, payload, rows
 from garivini.client import Client
 from garivini.gearman.servers import parse_addresses
@@ -67,8 +67,8 @@ def _producer(url: str, server: str, inserted: str, size: str) -> None:
     for database in client.shards:
         database.check()
     recorder = Recorder(Path(inserted))
-    store = floor.bare(url)
-    jobs = rows(payload(int(size)), floor.BATCH)
+    store = bare.connect(url)
+    jobs = rows(payload(int(size)), bare.BATCH)
 
     def produce() -> None:
         for batch in floor.produce(store, lambda: client.insert_jobs(jobs), _stopped):
@@ -79,14 +79,14 @@ def _producer(url: str, server: str, inserted: str, size: str) -> None:
 
 
 def _bare_dispatcher(url: str, server: str) -> None:
-    store, submitter = floor.bare(url), floor.Submitter(server)
+    store, submitter = bare.connect(url), floor.Submitter(server)
     _turns(lambda: floor.dispatch(store, submitter, _stopped))
 
 
 def _bare_producer(url: str, server: str, inserted: str, size: str) -> None:
-    store = floor.bare(url)
+    store = bare.connect(url)
     recorder = Recorder(Path(inserted))
-    args = [payload(int(size))] * floor.BATCH
+    args = [payload(int(size))] * bare.BATCH
 
     def produce() -> None:
         for jobids in floor.produce(store, lambda: store.insert_many(args), _stopped):
@@ -98,7 +98,7 @@ def _bare_producer(url: str, server: str, inserted: str, size: str) -> None:
 
 def _bare_worker(url: str, server: str, runs: str) -> None:
     """Work for ever: the bench ends it."""
-    store = floor.bare(url)
+    store = bare.connect(url)
     recorder = Recorder(Path(runs))
     os.write(_OUT, b".")
     floor.work(store, server, recorder.note)
@@ -111,13 +111,13 @@ def _stock_worker(url: str, server: str, funcname: str, runs: str) -> None:
 
 
 def _bare_injector(url: str, server: str) -> None:
-    store = floor.bare(url)
+    store = bare.connect(url)
     os.write(_OUT, b".")
     pure.inject(store, server)
 
 
 def _bare_controller(url: str, server: str) -> None:
-    store = floor.bare(url)
+    store = bare.connect(url)
     os.write(_OUT, b".")
     pure.control(store, server)
 

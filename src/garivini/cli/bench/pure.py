@@ -11,12 +11,12 @@ from typing import Final
 
 import msgspec
 
+from garivini.cli.bench.bare import Bare
 from garivini.cli.bench.floor import (
     JOB_CREATED,
     SUBMIT_JOB,
     SUBMIT_JOB_BG,
     WORK_COMPLETE,
-    Bare,
     Connection,
     Taker,
     packet,

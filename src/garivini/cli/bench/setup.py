@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from garivini.cli.bench import floor, processes, pure
+from garivini.cli.bench import bare, processes, pure
 from garivini.cli.bench.processes import Process
 from garivini.cli.bench.pure import Callers
 from garivini.cli.bench.runs import FLOOR, OURS, Reader, payload
@@ -63,7 +63,7 @@ class Setup:
         self.client = Client(self.url)
         for database in self.client.shards:
             database.upgrade()
-        self.store = floor.bare(self.url)
+        self.store = bare.connect(self.url)
         if not self.store.empty():
             self.client.close()
             self.store.close()
