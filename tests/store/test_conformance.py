@@ -245,6 +245,15 @@ def test_a_claim_takes_no_more_than_its_limit(database: Database) -> None:
     assert [len(claim(database, 2)) for _ in range(4)] == [2, 2, 1, 0]
 
 
+def test_large_arguments_are_claimed_with_small_ones_as_far_as_they_fit(database: Database) -> None:
+    args = [b"a" * 10, b"b" * 5000, b"c" * 4096, b"d" * 5000, b"e" * 10]
+    jobids = [answer.jobid for answer in database.insert([job(arg) for arg in args])]
+    assert [claimed.arg for claimed in claim(database, max_bytes=10_000)] == args[:3]
+    assert [claimed.jobid for claimed in claim(database, max_bytes=100)] == jobids[3:4]  # alone it is taken
+    assert [claimed.arg for claimed in claim(database, max_bytes=100)] == args[4:]
+    assert claim(database) == []
+
+
 def test_a_claim_takes_no_more_bytes_than_it_may(database: Database) -> None:
     database.insert([job(bytes(400)) for _ in range(5)])
     assert [len(claim(database, max_bytes=1000)) for _ in range(4)] == [2, 2, 1, 0]
