@@ -1,8 +1,8 @@
 """What the databases take: a claim at 20,000 and 2,000,000 rows, an upgrade under load, the bench's floors.
 
-``python -m tests.measure [upgrade] [claims] [crowd] [floors] [postgresql] [frozen]``: postgresql is the
-floors there, frozen is on two databases of either kind, all others are on MariaDB. It takes minutes. Compare
-within a run only.
+``python -m tests.measure [upgrade] [claims] [crowd] [floors] [postgresql] [frozen]``: postgresql is the crowd
+and the floors there, frozen is on two databases of either kind, all others are on MariaDB. It takes minutes.
+Compare within a run only.
 """
 
 import statistics
@@ -57,6 +57,14 @@ def steps(database: Database) -> dict[str, float]:
     found["renew of 1,000"] = timed(lambda: database.renew(handles, lease=600))
     found["give_back of 1,000"] = timed(lambda: database.give_back(handles))
     return found
+
+
+#: Deadlocks so far.
+_DEADLOCKS = {
+    MariaDB: "SELECT variable_value FROM information_schema.global_status"
+    " WHERE variable_name = 'innodb_deadlocks'",
+    PostgreSQL: "SELECT sum(deadlocks) FROM pg_stat_database",
+}
 
 
 def claims(server: MariaDB) -> None:
@@ -137,7 +145,7 @@ def floors(server: MariaDB | PostgreSQL) -> None:
                 )
 
 
-def crowd(server: MariaDB, seconds: float = 60.0) -> None:
+def crowd(server: MariaDB | PostgreSQL, seconds: float = 60.0) -> None:
     """Run four QueueRunners and eight completing workers; count deadlocks, and jobs lost and run twice."""
     with (
         tempfile.TemporaryDirectory() as name,
@@ -162,10 +170,7 @@ def crowd(server: MariaDB, seconds: float = 60.0) -> None:
             process = processes.command(role, *words, folder=folder, environment=environment)
             ends.callback(process.wait)
             ends.callback(process.end)
-        counted = (
-            "SELECT variable_value FROM information_schema.global_status"
-            " WHERE variable_name = 'innodb_deadlocks'"
-        )
+        counted = _DEADLOCKS[type(server)]
         ((before,),) = server.execute(counted)
         inserted: set[int] = set()
         reader, ran = Reader(folder / "runs"), Counter[int]()
@@ -260,6 +265,7 @@ def main(chosen: list[str]) -> None:
                 part(server)
     if "postgresql" in chosen or not chosen:
         with PostgreSQL() as postgresql:
+            crowd(postgresql)
             floors(postgresql)
     if "frozen" in chosen or not chosen:
         frozen(PostgreSQL)
