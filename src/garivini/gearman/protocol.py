@@ -42,16 +42,9 @@ class Submission(NamedTuple):
     priority: Priority = Priority.NORMAL
 
 
-_BACKGROUND: Final = {
-    Priority.HIGH: Type.SUBMIT_JOB_HIGH_BG,
-    Priority.NORMAL: Type.SUBMIT_JOB_BG,
-    Priority.LOW: Type.SUBMIT_JOB_LOW_BG,
-}
-_FOREGROUND: Final = {
-    Priority.HIGH: Type.SUBMIT_JOB_HIGH,
-    Priority.NORMAL: Type.SUBMIT_JOB,
-    Priority.LOW: Type.SUBMIT_JOB_LOW,
-}
+#: By ``Priority``.
+_BACKGROUND: Final = (Type.SUBMIT_JOB_HIGH_BG, Type.SUBMIT_JOB_BG, Type.SUBMIT_JOB_LOW_BG)
+_FOREGROUND: Final = (Type.SUBMIT_JOB_HIGH, Type.SUBMIT_JOB, Type.SUBMIT_JOB_LOW)
 
 
 # ---- what a client hears
@@ -139,7 +132,8 @@ class ClientProtocol(Generic[Tag]):
         self._decoder = Decoder(RESPONSE, lines=True, max_body=max_body)
         self._out: list[bytes] = []
         self._pending: deque[tuple[Type | str, Tag, bool]] = deque()
-        self._foreground: dict[bytes, deque[Tag]] = {}
+        #: By handle; mostly one, for which a list is half as large as a deque.
+        self._foreground: dict[bytes, list[Tag]] = {}
         self._block: list[bytes] = []
 
     @property
@@ -156,7 +150,8 @@ class ClientProtocol(Generic[Tag]):
         """
         kind = (_FOREGROUND if foreground else _BACKGROUND)[job.priority]
         packet = encode(REQUEST, kind, check_function(job.function), check_unique(job.unique), job.data)
-        self._request(tag, packet, Type.JOB_CREATED, foreground)
+        self._out.append(packet)
+        self._pending.append((_CREATED, tag, foreground))
         return len(packet)
 
     def echo(self, tag: Tag, data: bytes) -> None:
@@ -188,9 +183,9 @@ class ClientProtocol(Generic[Tag]):
         # gearmand cuts two bytes from the end of a line, so a bare newline would cost the last letter.
         self._request(tag, text + b"\r\n", "block" if block else "line")
 
-    def _request(self, tag: Tag, packet: bytes, answer: Type | str, foreground: bool = False) -> None:
+    def _request(self, tag: Tag, packet: bytes, answer: Type | str) -> None:
         self._out.append(packet)
-        self._pending.append((answer, tag, foreground))
+        self._pending.append((answer, tag, False))
 
     def data_to_send(self) -> bytes:
         """Return what is to be written to the server, once."""
@@ -208,11 +203,12 @@ class ClientProtocol(Generic[Tag]):
         """
         for item in self._decoder.feed(data):
             if isinstance(item, Line):
-                yield from self._line(item.text)
-            elif item.type in _REPORTS:
-                yield from self._report(item.type, item.fields)
+                found = self._line(item.text)
             else:
-                yield self._answer(item.type, item.fields)
+                kind, fields = item
+                found = self._report(kind, fields) if kind in _REPORTS else self._answer(kind, fields)
+            if found is not None:
+                yield found
 
     def lost(self) -> list[tuple[Tag, Event]]:
         """Say that the connection is gone. Every request and foreground job ends as ``Unknown``."""
@@ -232,31 +228,34 @@ class ClientProtocol(Generic[Tag]):
         elif kind is expected:
             answer = _ANSWERS[kind](fields)
             if foreground:
-                self._foreground.setdefault(fields[0], deque()).append(tag)
+                waiting = self._foreground.get(fields[0])
+                if waiting is None:
+                    self._foreground[fields[0]] = [tag]
+                else:
+                    waiting.append(tag)
         else:
             raise ProtocolError(f"the server answers {kind.name} where {expected} is due")
         self._pending.popleft()
         return tag, answer
 
-    def _report(self, kind: Type, fields: list[bytes]) -> Iterator[tuple[Tag, Event]]:
+    def _report(self, kind: Type, fields: list[bytes]) -> tuple[Tag, Event] | None:
         # gearmand 1.1.20 leaves a NUL behind the handle of a WORK_FAIL that it made of a WORK_EXCEPTION.
         handle = fields[0].rstrip(b"\0")
         waiting = self._foreground.get(handle)
         if waiting is None:
-            return  # nobody waits for it here any more
+            return None  # nobody waits for it here any more
         if kind in _FINAL:
             # Submits that were merged by their unique share a handle; the server sends the end to each.
-            tag = waiting.popleft()
+            tag = waiting.pop(0)
             if not waiting:
                 del self._foreground[handle]
-            yield tag, Finished(kind, fields[1] if len(fields) > 1 else b"")
-        else:
-            # The server sends a report once for each of them too, and in the same order.
-            tag = waiting[0]
-            waiting.rotate(-1)
-            yield tag, Update(kind, fields[1:])
+            return tag, Finished(kind, fields[1] if len(fields) > 1 else b"")
+        # The server sends a report once for each of them too, and in the same order.
+        tag = waiting.pop(0)
+        waiting.append(tag)
+        return tag, Update(kind, fields[1:])
 
-    def _line(self, text: bytes) -> Iterator[tuple[Tag, Event]]:
+    def _line(self, text: bytes) -> tuple[Tag, Event] | None:
         expected, tag, _ = self._pending[0] if self._pending else (None, None, None)
         if expected not in ("line", "block"):
             raise ProtocolError(f"the server sends the line {text[:80]!r} where {expected} is due")
@@ -269,9 +268,9 @@ class ClientProtocol(Generic[Tag]):
             answer, self._block = Lines(self._block), []
         else:
             self._block.append(text)
-            return
+            return None
         self._pending.popleft()
-        yield cast(Tag, tag), answer
+        return cast(Tag, tag), answer
 
 
 def _number(field: bytes) -> int:
@@ -285,12 +284,13 @@ def _status(fields: list[bytes]) -> JobStatus:
 
 
 _ANSWERS: Final[dict[Type, Callable[[list[bytes]], Answer]]] = {
-    Type.JOB_CREATED: Created._make,
+    Type.JOB_CREATED: lambda fields: Created(fields[0]),
     Type.ECHO_RES: lambda fields: Echoed(fields[0]),
     Type.OPTION_RES: lambda fields: OptionSet(fields[0]),
     Type.STATUS_RES: _status,
     Type.STATUS_RES_UNIQUE: _status,
 }
+_CREATED: Final = Type.JOB_CREATED
 _FINAL: Final = frozenset({Type.WORK_COMPLETE, Type.WORK_FAIL, Type.WORK_EXCEPTION})
 _REPORTS: Final = _FINAL | {Type.WORK_DATA, Type.WORK_WARNING, Type.WORK_STATUS}
 
@@ -314,6 +314,8 @@ class Rejected(NamedTuple):
     text: bytes
 
 
+_ASSIGN: Final = Type.JOB_ASSIGN_UNIQ
+_COMPLETE: Final = Type.WORK_COMPLETE
 _GRAB: Final = encode(REQUEST, Type.GRAB_JOB_UNIQ)
 #: Grabs without an answer, at most: they keep a server busy, and where it has nothing each costs an answer.
 _WIDE: Final = 512
@@ -323,7 +325,7 @@ class WorkerProtocol:
     """A worker's side of one connection, which may hold several jobs at once.
 
     It asks for as many jobs as there are free slots, sleeps when the server has none, and asks again when
-    it is woken: for one job, then for more as they come. Each grab gets exactly one answer, so grabs are
+    it is woken: for half of what the last wake-up brought, one at least, then for more as they come. Each grab gets exactly one answer, so grabs are
     counted and never matched.
 
     Args:
@@ -346,6 +348,7 @@ class WorkerProtocol:
         self._out: list[bytes] = []
         self._asked = 0  # grabs without an answer, and how many there may be
         self._window = _WIDE
+        self._came = 0  # jobs since it was woken
         self._held: set[bytes] = set()
         self._asleep = False
         self._dry = False  # the server had nothing at the last answer
@@ -382,26 +385,32 @@ class WorkerProtocol:
             self._rouse()
         if self._asleep or self._dry:
             return
-        while self._asked < self._window and self._asked + len(self._held) < self.slots:
-            self._out.append(_GRAB)
-            self._asked += 1
+        more = min(self._window, self.slots - len(self._held)) - self._asked
+        if more > 0:
+            self._out.append(_GRAB * more)
+            self._asked += more
 
     def _rouse(self) -> None:
         self._asleep = self._dry = False
-        # Mostly one job wakes it: for each other free slot the server would only say that it has none.
-        self._window = 1
+        # Mostly as many jobs wake it as did the last time, and mostly that is one: for each other free slot
+        # the server would only say that it has none.
+        self._window = min(max(1, self._came // 2), _WIDE)
+        self._came = 0
 
     def complete(self, handle: bytes, data: bytes = b"") -> None:
         """End a job with success."""
-        self._finish(handle, Type.WORK_COMPLETE, handle, data)
+        self._let_go(handle)
+        self._out.append(encode(REQUEST, _COMPLETE, handle, data))
 
     def fail(self, handle: bytes) -> None:
         """End a job with failure."""
-        self._finish(handle, Type.WORK_FAIL, handle)
+        self._let_go(handle)
+        self._send(Type.WORK_FAIL, handle)
 
     def exception(self, handle: bytes, data: bytes) -> None:
         """End a job with an error's text. No other packet may follow for it."""
-        self._finish(handle, Type.WORK_EXCEPTION, handle, data)
+        self._let_go(handle)
+        self._send(Type.WORK_EXCEPTION, handle, data)
 
     def report(self, handle: bytes, kind: Type, *fields: bytes) -> None:
         """Send WORK_STATUS, WORK_DATA or WORK_WARNING with the fields after the handle."""
@@ -409,11 +418,11 @@ class WorkerProtocol:
             raise UsageError(f"job {handle!r} is not held on this connection")
         self._send(kind, handle, *fields)
 
-    def _finish(self, handle: bytes, kind: Type, *fields: bytes) -> None:
-        if handle not in self._held:
-            raise UsageError(f"job {handle!r} is not held on this connection")
-        self._held.remove(handle)
-        self._send(kind, *fields)
+    def _let_go(self, handle: bytes) -> None:
+        try:
+            self._held.remove(handle)
+        except KeyError:
+            raise UsageError(f"job {handle!r} is not held on this connection") from None
 
     def echo(self, data: bytes = b"") -> None:
         """Ask for ``data`` to be sent back: a sign of life."""
@@ -441,15 +450,18 @@ class WorkerProtocol:
         for packet in self._decoder.feed(data):
             assert isinstance(packet, Packet)  # a decoder without lines
             kind, fields = packet
-            if kind is Type.JOB_ASSIGN_UNIQ:
+            if kind is _ASSIGN:
                 self._answered(kind)
+                handle, function, unique, payload = fields
                 # A server that answers one grab with several jobs would be fine; two with one handle not.
-                if fields[0] in self._held:
-                    raise ProtocolError(f"the server assigns {fields[0]!r} twice")
-                self._held.add(fields[0])
-                self._window = min(2 * self._window, _WIDE)
+                if handle in self._held:
+                    raise ProtocolError(f"the server assigns {handle!r} twice")
+                self._held.add(handle)
+                self._came += 1
+                if self._window < _WIDE:
+                    self._window = min(2 * self._window, _WIDE)
                 self._dry = False  # an earlier grab may have found nothing, but a job has come since
-                events.append(Assigned._make(fields))
+                events.append(Assigned(handle, function, unique, payload))
             elif kind is Type.NO_JOB:
                 self._answered(kind)
                 self._dry = True

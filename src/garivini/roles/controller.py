@@ -132,7 +132,7 @@ class Controller:
         #: By database and job, from the start to the commit.
         self._calls: dict[tuple[int, int], _Call] = {}
         #: How many of them are under way, by function and in all.
-        self._active: Counter[str] = Counter()
+        self._active: dict[str, int] = {}
         self._in_flight = 0
         places = max(_PARKING, 2 * settings.max_calls)
         self._parking = Parking(places)
@@ -140,6 +140,7 @@ class Controller:
         self._later: deque[tuple[float, Run]] = deque()
         #: Outcomes that are not committed.
         self._ending = 0
+        self._offer_due = False
         self._progress: dict[tuple[int, int], Report] = {}
         #: Calls that were lost or refused since the last tick, by function and reason.
         self._failed: Counter[tuple[str, str]] = Counter()
@@ -258,7 +259,7 @@ class Controller:
     def _may_start(self, run: Run) -> bool:
         job = run.job
         return (
-            self._active[job.funcname] < self._settings.max_calls - self._in_flight
+            self._active.get(job.funcname, 0) < self._settings.max_calls - self._in_flight
             and self._keepers[job.dbid].policies is not None
             and self._client_for(job).connected
         )
@@ -291,7 +292,7 @@ class Controller:
         policy = (self._keepers[job.dbid].policies or {}).get(job.funcname, NO_POLICY)
         call = _Call(run, policy.deadline or DEADLINE)
         self._calls[job.dbid, job.jobid] = call
-        self._active[job.funcname] += 1
+        self._active[job.funcname] = self._active.get(job.funcname, 0) + 1
         self._in_flight += 1
         keeper = self._keeper_of(run)
         if job.attempt is None or job.attempt > 1 or keeper.lapsed(job):
@@ -337,20 +338,20 @@ class Controller:
         call.submitted = time.monotonic()
         call.ask_at = call.submitted + _TICK
         self._forget_argument(run)
-        self._keeper_of(run).hold(run)
+        self._keepers[job.dbid].hold(run)
 
     def _answer(self, call: _Call, event: Event) -> None:
         if call.ended:
             return
         match event:
-            case Created(handle):
-                call.handle = handle
-            case Update(kind, fields):
-                self._said(call, kind, fields)
+            case Created():
+                call.handle = event.handle
             case Finished():
                 run = call.run
                 run.result = event.data
                 self._end_call(call, setback_of(event, run.job.handle, self.name))
+            case Update(kind, fields):
+                self._said(call, kind, fields)
             case Unknown():
                 # Not the job's fault, nor a sign that it did not run.
                 self._failed[call.run.job.funcname, "the connection was lost"] += 1
@@ -397,9 +398,10 @@ class Controller:
         self._active[funcname] -= 1
         if not self._active[funcname]:
             del self._active[funcname]
-        said = self._progress.pop((call.run.job.dbid, call.run.job.jobid), None)
-        if said is not None:
-            self._keeper_of(call.run).report(said)
+        if self._progress:
+            said = self._progress.pop((call.run.job.dbid, call.run.job.jobid), None)
+            if said is not None:
+                self._keeper_of(call.run).report(said)
         self._changed.set()
 
     def _leave(self, call: _Call) -> None:
@@ -412,10 +414,13 @@ class Controller:
         run.returned = returned
         self._ending += 1
         self._keeper_of(run).end(run)
-        self._offer()
+        if not self._offer_due:
+            self._offer_due = True
+            self._loop.call_soon(self._offer)
 
     def _offer(self) -> None:
         """Let the servers know the free slots. What is only being committed takes none."""
+        self._offer_due = False
         for link in self._links:
             if link.slots:  # none while it drains
                 link.slots = self._slots + self._ending
@@ -441,7 +446,7 @@ class Controller:
             self._take(call.newer)
 
     def _client_for(self, job: Job) -> Client:
-        return self._servers.client_for(job.funcname.encode(), job.unique)
+        return self._servers.only or self._servers.client_for(job.funcname.encode(), job.unique)
 
     def _keeper_of(self, run: Run) -> Keeper:
         return self._keepers[run.job.dbid]

@@ -43,6 +43,7 @@ class _Answer(msgspec.Struct):
 _request: Final = msgspec.json.Decoder(_Request)
 _requests: Final = msgspec.json.Decoder(list[_Request])
 _encoder: Final = msgspec.json.Encoder()
+_string: Final = msgspec.json.Decoder(str)
 _ARRAY: Final = re.compile(rb"[ \t\r\n]*\[")
 _NUMBER: Final = re.compile(rb"-?[0-9]")
 
@@ -73,7 +74,7 @@ def read(payload: bytes, rules: Rules) -> Read:
         UsageError: it cannot be understood, or one of its jobs may not be stored; it says which and why.
 
     """
-    many = _ARRAY.match(payload) is not None
+    many = payload[:1] != b"{" and _ARRAY.match(payload) is not None
     try:
         requests = _requests.decode(payload) if many else [_request.decode(payload)]
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -91,8 +92,10 @@ def read(payload: bytes, rules: Rules) -> Read:
 
 def answer(stored: Sequence[Inserted], *, many: bool) -> bytes:
     """Return what a call is told whose jobs are stored."""
-    answers = [_Answer(at.jobid, at.dbid, not at.new) for at in stored]
-    return _encoder.encode(answers if many else answers[0])
+    if many:
+        return _encoder.encode([_Answer(at.jobid, at.dbid, not at.new) for at in stored])
+    (at,) = stored
+    return _encoder.encode(_Answer(at.jobid, at.dbid, not at.new))
 
 
 def _job(request: _Request, rules: Rules) -> NewJob:
@@ -121,7 +124,7 @@ def _arg(request: _Request, rules: Rules) -> bytes:
     raw = bytes(request.arg)
     if raw.startswith(b'"'):
         try:
-            return decode_arg(msgspec.json.decode(raw, type=str), request.arg_encoding)
+            return decode_arg(_string.decode(raw), request.arg_encoding)
         except (msgspec.DecodeError, ValueError) as error:
             raise UsageError(f"arg is not {request.arg_encoding}: {error}") from None
     if request.arg_encoding != "utf-8":

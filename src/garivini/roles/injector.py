@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -80,14 +80,15 @@ class InjectorSettings:
             raise UsageError(f"a watermark is 0 (none) or more, not {self.watermark}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
+class _Call(NamedTuple):
     held: Held
     jobs: list[NewJob]
     #: Whether it is answered by an array.
     many: bool
     #: Whether its jobs may be of several databases, so that one can take its part and another not.
     spread: bool
+    #: Bytes of its payload.
+    size: int
 
 
 @dataclass(slots=True)
@@ -106,7 +107,7 @@ class _Stream:
         while self.calls:
             call = self.calls[0]
             jobs += len(call.jobs)
-            size += len(call.held.job.data)
+            size += call.size
             if group and (call.spread or group[0].spread or jobs > CHUNK or size > BATCH_BYTES):
                 break
             group.append(self.calls.popleft())
@@ -243,18 +244,21 @@ class Injector:
             events.emit("inject.failed", calls=1, error=traceback.format_exc())
             held.exception(b"a fault in the Injector; nothing was stored")
             return
-        self._hold(len(held.job.data))
+        size = len(held.job.data)
+        self._hold(size)
         dbid, spread = self._place(call)
         stream = self._streams[dbid]
-        stream.calls.append(_Call(held, call.jobs, call.many, spread))
+        stream.calls.append(_Call(held, call.jobs, call.many, spread, size))
         if stream.storing is None:
             stream.storing = asyncio.create_task(self._store(stream))
 
     def _place(self, call: Read) -> tuple[int | None, bool]:
         """Return which stream a call goes with, and whether its jobs may be of several databases."""
         if len(self._dispatchers) == 1:
-            keyed = any(job.uniqkey is not None for job in call.jobs)
-            return (next(iter(self._dispatchers)) if keyed else None), False
+            for job in call.jobs:
+                if job.uniqkey is not None:
+                    return next(iter(self._dispatchers)), False
+            return None, False
         homes = [
             None if job.uniqkey is None else self._shards.home(job.funcname, job.uniqkey).dbid
             for job in call.jobs
@@ -287,7 +291,7 @@ class Injector:
 
     async def _insert(self, stream: _Stream, group: Sequence[_Call]) -> None:
         began = _now()
-        jobs = [self._leased(job) for call in group for job in call.jobs]
+        jobs = self._leased([job for call in group for job in call.jobs])
         loop = asyncio.get_running_loop()
         try:
             stored = await loop.run_in_executor(stream.thread, self._shards.insert, jobs)
@@ -309,20 +313,27 @@ class Injector:
             self._dispatching.add(task)
             task.add_done_callback(self._dispatching.discard)
 
-    def _leased(self, job: NewJob) -> NewJob:
-        """Give a job its first lease, if it is due now and its function has room; else a QueueRunner will."""
-        if job.delay or not self._servers.answered:
-            return job
-        if job.flag == "controller":
-            self._room.note_controlled(job.funcname)
-        left = self._room.left(job.funcname)
-        if left is not None and left <= self._settings.watermark // 2 and self._servers.age > _COUNT_SOON:
-            self._count.set()
-        if left == 0:
-            return job
-        self._room.use(job.funcname, 1)
-        lease = max(dispatcher.lease(job.funcname) for dispatcher in self._dispatchers.values())
-        return msgspec.structs.replace(job, lease=lease)
+    def _leased(self, jobs: list[NewJob]) -> list[NewJob]:
+        """Give jobs their first lease that are due now and have room; a QueueRunner sends the others."""
+        if not self._servers.answered:
+            return jobs
+        due: dict[str, list[int]] = {}
+        for index, job in enumerate(jobs):
+            if not job.delay:
+                due.setdefault(job.funcname, []).append(index)
+                if job.flag == "controller":
+                    self._room.note_controlled(job.funcname)
+        for funcname, indexes in due.items():
+            left = self._room.left(funcname)
+            taken = indexes if left is None else indexes[:left]
+            self._room.use(funcname, len(taken))
+            if left is not None and left - len(taken) <= self._settings.watermark // 2:
+                if self._servers.age > _COUNT_SOON:
+                    self._count.set()
+            lease = max(dispatcher.lease(funcname) for dispatcher in self._dispatchers.values())
+            for index in taken:
+                jobs[index] = msgspec.structs.replace(jobs[index], lease=lease)
+        return jobs
 
     async def _dispatch(self, dispatcher: Dispatcher, jobs: Sequence[Job], began: float) -> None:
         try:
@@ -365,7 +376,7 @@ class Injector:
         self._let_go(group)
 
     def _let_go(self, calls: Sequence[_Call]) -> None:
-        self._hold(-sum(len(call.held.job.data) for call in calls))
+        self._hold(-sum([call.size for call in calls]))
 
 
 #: What callers are told. The error's own text names the database and its user, so it is for the log alone.

@@ -45,6 +45,7 @@ class JobServers:
 
         """
         self._servers = {address: _Server(connect(address)) for address in addresses}
+        self._only = next(iter(self._servers.values())).client if len(self._servers) == 1 else None
         self._remember = remember
         self._lost: set[bytes] = set()
         #: How often a connection has been opened again after a loss.
@@ -132,8 +133,11 @@ class JobServers:
         results: list[SubmitResult] = [Unsent()] * len(jobs)
         shares: dict[str, list[int]] = {}
         counts = self._counts()
-        for index, job in enumerate(jobs):
-            shares.setdefault(server_for(counts, job.function, job.unique), []).append(index)
+        if len(counts) == 1:
+            shares[next(iter(counts))] = list(range(len(jobs)))
+        else:
+            for index, job in enumerate(jobs):
+                shares.setdefault(server_for(counts, job.function, job.unique), []).append(index)
 
         async def submit(address: str, indexes: list[int]) -> None:
             server = self._servers[address]
@@ -144,28 +148,33 @@ class JobServers:
                 server.functions = None
                 return
             self._notice(server)
+            sent: dict[bytes, list[bytes]] = {}
             for index, result in zip(indexes, found, strict=True):
                 results[index] = result
-                if isinstance(result, Created):
-                    self._remember_sent(server, jobs[index])
+                if type(result) is Created:
+                    function, _, unique, _ = jobs[index]
+                    sent.setdefault(function, []).append(unique)
+            for function, uniques in sent.items():
+                self._remember_sent(server, function, uniques)
 
         await asyncio.gather(*(submit(address, indexes) for address, indexes in shares.items()))
         return results
 
-    def _remember_sent(self, server: _Server, job: Submission) -> None:
-        sent = server.sent.get(job.function)
-        if sent is None:
-            sent = server.sent[job.function] = OrderedDict()
-        sent[job.unique] = None
-        if len(sent) > self._remember:
+    def _remember_sent(self, server: _Server, function: bytes, uniques: Sequence[bytes]) -> None:
+        sent = server.sent.setdefault(function, OrderedDict())
+        sent.update(dict.fromkeys(uniques))
+        while len(sent) > self._remember:
             # Ordered: a plain dictionary looks for its first item among all that were deleted before it.
             sent.popitem(last=False)
 
     def client_for(self, function: bytes, unique: bytes) -> Client:
         """Return the client of the server that ``submit`` would choose for such a job."""
-        if len(self._servers) == 1:
-            return next(iter(self._servers.values())).client
         return self._servers[server_for(self._counts(), function, unique)].client
+
+    @property
+    def only(self) -> Client | None:
+        """The client of the server where there is one alone: nothing is to be chosen."""
+        return self._only
 
     async def ask(
         self, function: bytes, uniques: Sequence[bytes], *, silence: float, patience: float = math.inf
