@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Final, TypeAlias
 
-from sqlalchemy import URL, Connection
+from sqlalchemy import URL, Connection, Engine, event
 
 from garivini.config import without_password
 from garivini.errors import (
@@ -154,6 +154,15 @@ class MySQL(Dialect):
         if driver == "pymysql":
             arguments |= _tls(query)
         return url.set(drivername=f"mysql+{driver}", query=query), arguments
+
+    def hook(self, engine: Engine) -> None:
+        if engine.dialect.driver != "pymysql":
+            return
+        from garivini.store.dialects.pymysql_connection import Connection as Quick
+
+        @event.listens_for(engine, "do_connect")
+        def connect(_: object, __: object, arguments: list[Any], named: dict[str, Any]) -> Quick:
+            return Quick(*arguments, **named)
 
     def prepare(self, connection: Any) -> None:
         with closing(connection.cursor()) as cursor:
