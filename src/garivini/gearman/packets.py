@@ -193,10 +193,8 @@ class Decoder:
         try:
             while offset < end:
                 if self._lines and data[offset] != 0:
-                    stop = data.find(b"\n", offset, offset + MAX_LINE)
+                    stop = _end_of_line(data, offset)
                     if stop < 0:
-                        if end - offset >= MAX_LINE:
-                            raise ProtocolError(f"a line of over {MAX_LINE} bytes")
                         break
                     text = data[offset:stop]
                     offset = stop + 1
@@ -231,6 +229,14 @@ class Decoder:
     def _check_magic(self, magic: bytes) -> None:
         if not self._magic.startswith(magic):
             raise ProtocolError(f"not a Gearman packet: it begins with {magic!r}, not with {self._magic!r}")
+
+
+def _end_of_line(data: bytes, offset: int) -> int:
+    """Return where the line ends that begins there; -1: what has come of it has no end."""
+    stop = data.find(b"\n", offset, offset + MAX_LINE)
+    if stop < 0 and len(data) - offset >= MAX_LINE:
+        raise ProtocolError(f"a line of over {MAX_LINE} bytes")
+    return stop
 
 
 def _fewer(kind: Type, fields: list[bytes]) -> list[bytes]:

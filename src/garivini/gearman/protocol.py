@@ -325,8 +325,8 @@ class WorkerProtocol:
     """A worker's side of one connection, which may hold several jobs at once.
 
     It asks for as many jobs as there are free slots, sleeps when the server has none, and asks again when
-    it is woken: for half of what the last wake-up brought, one at least, then for more as they come. Each grab gets exactly one answer, so grabs are
-    counted and never matched.
+    it is woken: for half of what the last wake-up brought, one at least, then for more as they come. Each
+    grab gets exactly one answer, so grabs are counted and never matched.
 
     Args:
         functions: names to register.

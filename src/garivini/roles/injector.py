@@ -327,9 +327,9 @@ class Injector:
             left = self._room.left(funcname)
             taken = indexes if left is None else indexes[:left]
             self._room.use(funcname, len(taken))
-            if left is not None and left - len(taken) <= self._settings.watermark // 2:
-                if self._servers.age > _COUNT_SOON:
-                    self._count.set()
+            filling = left is not None and left - len(taken) <= self._settings.watermark // 2
+            if filling and self._servers.age > _COUNT_SOON:
+                self._count.set()
             lease = max(dispatcher.lease(funcname) for dispatcher in self._dispatchers.values())
             for index in taken:
                 jobs[index] = msgspec.structs.replace(jobs[index], lease=lease)

@@ -130,34 +130,38 @@ class JobServers:
 
         A server where the function has a worker comes before one where it has none.
         """
-        results: list[SubmitResult] = [Unsent()] * len(jobs)
-        shares: dict[str, list[int]] = {}
+        if self._only is not None:
+            return await self._submit(next(iter(self._servers.values())), jobs)
         counts = self._counts()
-        if len(counts) == 1:
-            shares[next(iter(counts))] = list(range(len(jobs)))
-        else:
-            for index, job in enumerate(jobs):
-                shares.setdefault(server_for(counts, job.function, job.unique), []).append(index)
-
-        async def submit(address: str, indexes: list[int]) -> None:
-            server = self._servers[address]
-            try:
-                found = await server.client.submit([jobs[index] for index in indexes])
-            except UnreachableError as error:
-                events.emit("gearman.unreachable", server=address, error=str(error))
-                server.functions = None
-                return
-            self._notice(server)
-            sent: dict[bytes, list[bytes]] = {}
+        shares: dict[str, list[int]] = {}
+        for index, job in enumerate(jobs):
+            shares.setdefault(server_for(counts, job.function, job.unique), []).append(index)
+        answers = await asyncio.gather(
+            *(
+                self._submit(self._servers[address], [jobs[index] for index in indexes])
+                for address, indexes in shares.items()
+            )
+        )
+        results: list[SubmitResult] = [Unsent()] * len(jobs)
+        for indexes, found in zip(shares.values(), answers, strict=True):
             for index, result in zip(indexes, found, strict=True):
                 results[index] = result
-                if type(result) is Created:
-                    function, _, unique, _ = jobs[index]
-                    sent.setdefault(function, []).append(unique)
-            for function, uniques in sent.items():
-                self._remember_sent(server, function, uniques)
+        return results
 
-        await asyncio.gather(*(submit(address, indexes) for address, indexes in shares.items()))
+    async def _submit(self, server: _Server, jobs: Sequence[Submission]) -> list[SubmitResult]:
+        try:
+            results = await server.client.submit(jobs)
+        except UnreachableError as error:
+            events.emit("gearman.unreachable", server=server.client.address, error=str(error))
+            server.functions = None
+            return [Unsent()] * len(jobs)
+        self._notice(server)
+        sent: dict[bytes, list[bytes]] = {}
+        for job, result in zip(jobs, results, strict=True):
+            if type(result) is Created:
+                sent.setdefault(job.function, []).append(job.unique)
+        for function, uniques in sent.items():
+            self._remember_sent(server, function, uniques)
         return results
 
     def _remember_sent(self, server: _Server, function: bytes, uniques: Sequence[bytes]) -> None:
