@@ -172,6 +172,8 @@ def test_reports_are_found_by_their_job(filled: tuple[Database, Any]) -> None:
     assert [(table, key) for table, _, key, _ in scarred] == [("failure", "PRIMARY"), ("report", "PRIMARY")]
     assert scarred[1][1] == "range"  # the other table is empty: a list of ids is more than its index
     assert all("Using index" in extra for *_, extra in scarred)
+    scars = plan(connection, steps("scars")[0], first=JOBIDS[0], last=JOBIDS[-1])
+    assert {(access, key) for table, access, key, _ in scars if table} == {("range", "PRIMARY")}
     for name, values in (
         ("forget_reports", {"jobids": JOBIDS}),
         ("forget_finished", {"jobids": JOBIDS}),
@@ -196,8 +198,9 @@ def test_a_completion_touches_no_more_reports_than_it_has_jobs(
     with connection.cursor() as cursor:
         cursor.execute("BEGIN")
         before = reads(connection)
-        for step in steps("complete", form) + steps("scarred", form):
-            cursor.execute(*step.bind({"jobids": jobids}))
+        values = {"jobids": jobids, "first": jobids[0], "last": jobids[-1]}
+        for step in steps("complete", form) + steps("scars", form) + steps("scarred", form):
+            cursor.execute(*step.bind(values))
         touched = reads(connection) - before
         cursor.execute("ROLLBACK")
     assert 1000 <= touched <= 5 * 1000

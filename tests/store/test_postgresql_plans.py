@@ -184,6 +184,7 @@ def test_the_live_job_of_a_key_is_found_by_the_key(connection: Any) -> None:
         ("forget_failures", {"jobids": IDS}),
         ("forget_reports", {"jobids": IDS}),
         ("forget_finished", {"jobids": IDS}),
+        ("scars", {"first": min(IDS), "last": max(IDS)}),
         ("held", {"jobids": IDS, "attempt": 0}),
         ("add_line", {"jobid": 5, "attempt": 1, "kind": "data", "body": b"", "most": 1000}),
         ("keep", {"jobid": 30_000, "attempt": 1, "worker": "", "result": b"", "retention": 1}),

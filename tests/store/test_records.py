@@ -141,6 +141,14 @@ def test_a_job_that_completes_takes_its_record_and_its_reports_along(
     assert rows(backend) == NOTHING
 
 
+def test_a_completion_leaves_the_reports_of_jobs_whose_ids_lie_between_its_own(database: Database) -> None:
+    before, between, after = running(database, 3)
+    database.report(say(between, b"x"))
+    assert before.jobid < between.jobid < after.jobid
+    database.complete([before.jobid, after.jobid])
+    assert [said.body for said in database.reports(between.jobid)] == [b"x"]
+
+
 def test_a_job_that_said_nothing_completes_by_two_statements_that_read_no_row(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,9 +164,9 @@ def test_a_job_that_said_nothing_completes_by_two_statements_that_read_no_row(
     monkeypatch.setattr(Run, "__call__", spy)
     database.complete([jobs[0].jobid])
     database.finish([Finish(jobs[1].jobid, 1)])
-    assert ran == ["complete", "scarred"] * 2
+    assert ran == ["complete", "scars"] * 2
     database.complete([jobs[2].jobid])
-    assert ran[4:] == ["complete", "scarred", "forget_failures", "forget_reports"]
+    assert ran[4:] == ["complete", "scars", "scarred", "forget_failures", "forget_reports"]
     ran.clear()
     assert database.complete([jobs[2].jobid]) == set()
     assert ran == ["complete", "present"]  # which are gone is asked only where some are

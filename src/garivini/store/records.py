@@ -147,6 +147,8 @@ class Records(Connections):
 
     def _forget(self, run: Run, jobids: Sequence[int], kept: Collection[int] = ()) -> None:
         """Delete the record and the reports of jobs that are gone."""
+        if not run("scars", first=min(jobids), last=max(jobids))[0][0]:
+            return
         scarred = sorted(jobid for (jobid,) in run("scarred", jobids=jobids) if jobid not in kept)
         if scarred:
             run("forget_failures", jobids=scarred)

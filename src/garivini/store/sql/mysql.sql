@@ -147,9 +147,15 @@ SELECT jobid FROM job WHERE jobid IN (:*jobids) FOR UPDATE
 -- Success. By id alone: finished work is finished, whoever did it.
 DELETE FROM job WHERE jobid IN (:*jobids)
 
+-- name: scars (first, last) -> rows
+-- Whether any job from the first id to the last has a record of failures, or reports. Mostly none has, which costs
+-- less to see than to look for each id. Asked after they are deleted: what was written while that waited for a job is
+-- there by now, and no more can come.
+SELECT EXISTS (SELECT 1 FROM failure FORCE INDEX (PRIMARY) WHERE jobid BETWEEN :first AND :last)
+    OR EXISTS (SELECT 1 FROM report FORCE INDEX (PRIMARY) WHERE jobid BETWEEN :first AND :last)
+
 -- name: scarred (jobids) -> rows
--- Which of these have a record of failures, or reports. Asked after they are deleted: what was written while that
--- waited for the job is there by now, and no more can come.
+-- Which of these have a record of failures, or reports. Asked after they are deleted, as above.
 SELECT jobid FROM failure FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 UNION SELECT jobid FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 

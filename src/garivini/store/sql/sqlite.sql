@@ -143,6 +143,13 @@ SELECT jobid FROM job WHERE jobid IN (:*jobids)
 -- Success. By id alone: finished work is finished, whoever did it.
 DELETE FROM job WHERE jobid IN (:*jobids)
 
+-- name: scars (first, last) -> rows
+-- Whether any job from the first id to the last has a record of failures, or reports. Mostly none has, which costs
+-- less to see than to look for each id. Asked after they are deleted: what was written while that waited for a job is
+-- there by now, and no more can come.
+SELECT EXISTS (SELECT 1 FROM failure WHERE jobid BETWEEN :first AND :last)
+    OR EXISTS (SELECT 1 FROM report WHERE jobid BETWEEN :first AND :last)
+
 -- name: scarred (jobids) -> rows
 -- Which of these have a record of failures, or reports.
 SELECT jobid FROM failure WHERE jobid IN (:*jobids)
