@@ -103,6 +103,26 @@ def test_a_sleeper_asks_for_one_job_when_woken_and_for_more_as_they_come() -> No
     assert sent(worker) == ["GRAB_JOB_UNIQ"]
 
 
+def test_a_sleeper_asks_at_once_for_half_of_what_its_last_wake_up_brought() -> None:
+    worker = fresh(20)
+    jobs = [b"%d" % number for number in range(7)]
+    worker.receive(said(Type.NO_JOB) * 20 + said(Type.NOOP))
+    sent(worker)
+    for handle in jobs:  # one grab, then ever more: a round trip each
+        worker.receive(assigned(handle))
+    for handle in jobs:
+        worker.complete(handle)
+    worker.receive(said(Type.NO_JOB) * worker.waiting)
+    assert sent(worker)[-1] == "PRE_SLEEP"
+    worker.receive(said(Type.NOOP))
+    assert sent(worker) == ["GRAB_JOB_UNIQ"] * 3
+    worker.receive(assigned(b"8") + said(Type.NO_JOB) * 2)
+    worker.receive(said(Type.NO_JOB) * worker.waiting)
+    worker.receive(said(Type.NOOP))
+    assert sent(worker)[-1] == "GRAB_JOB_UNIQ"
+    assert worker.waiting == 1  # one came: mostly one comes
+
+
 def test_a_worker_that_holds_a_job_sleeps_for_its_free_slot() -> None:
     worker = fresh(2)
     worker.receive(assigned(H) + said(Type.NO_JOB))
