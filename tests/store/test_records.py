@@ -149,6 +149,16 @@ def test_a_completion_leaves_the_reports_of_jobs_whose_ids_lie_between_its_own(d
     assert [said.body for said in database.reports(between.jobid)] == [b"x"]
 
 
+def test_records_are_forgotten_of_jobs_whose_ids_lie_far_apart(
+    database: Database, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("garivini.store.records._NEAR", 2)
+    jobs = running(database, 3)
+    database.report(say(jobs[0], b"x") + say(jobs[2], b"y"))
+    database.complete([job.jobid for job in jobs])
+    assert rows(backend) == NOTHING
+
+
 def test_a_job_that_said_nothing_completes_by_two_statements_that_read_no_row(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,9 @@ from garivini.store.connections import Connections, Run, again
 MAX_LINES: Final = 1000
 #: Bytes of a line that are kept.
 MAX_LINE: Final = 64 * 1024
+#: Ids from the first to the last, for which one look at all of them is less than a look for each. What is
+#: deleted among them is in the way until the database has swept it up, and in a wide range that may be much.
+_NEAR: Final = 10_000
 #: Bytes of a result that are kept; a larger one is left out.
 MAX_RESULT: Final = MAX_ARG
 
@@ -147,7 +150,8 @@ class Records(Connections):
 
     def _forget(self, run: Run, jobids: Sequence[int], kept: Collection[int] = ()) -> None:
         """Delete the record and the reports of jobs that are gone."""
-        if not run("scars", first=min(jobids), last=max(jobids))[0][0]:
+        first, last = min(jobids), max(jobids)
+        if last - first < _NEAR and not run("scars", first=first, last=last)[0][0]:
             return
         scarred = sorted(jobid for (jobid,) in run("scarred", jobids=jobids) if jobid not in kept)
         if scarred:
