@@ -26,7 +26,8 @@ test: .venv/.dev servers  ## All tests, real servers included
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/pytest
+	@$(BIN)/pytest -q -n 2 --dist worksteal -m "not slow"
+	@$(BIN)/pytest -m slow  # loads, kills and stalls: one at a time
 
 fuzz: .venv/.dev  ## Feed a million hostile inputs to everything that reads bytes from outside
 	@$(BIN)/python -m tests.fuzz
