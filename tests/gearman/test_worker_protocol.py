@@ -103,8 +103,9 @@ def test_a_sleeper_asks_for_one_job_when_woken_and_for_more_as_they_come() -> No
     assert sent(worker) == ["GRAB_JOB_UNIQ"]
 
 
-def test_a_sleeper_asks_at_once_for_half_of_what_its_last_wake_up_brought() -> None:
-    worker = fresh(20)
+def test_an_eager_sleeper_asks_at_once_for_half_of_what_came_since_its_last_wake_up() -> None:
+    worker = WorkerProtocol([b"f"], slots=20, eager=True)
+    sent(worker)
     jobs = [b"%d" % number for number in range(7)]
     worker.receive(said(Type.NO_JOB) * 20 + said(Type.NOOP))
     sent(worker)

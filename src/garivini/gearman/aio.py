@@ -362,6 +362,7 @@ class Worker:
         on_job: called in the loop with each job that arrives; it must not block.
         slots: jobs to hold at once: assigned and without an end.
         client_id: shown by the server's ``workers``.
+        eager: whether a wake-up asks at once for half of what came since the last one; see WorkerProtocol.
         timeout: seconds of silence after which a connection is given up.
         tls: how to encrypt; without it the connection is plain. A server that offers no TLS is refused.
 
@@ -375,6 +376,7 @@ class Worker:
         *,
         slots: int = 1,
         client_id: bytes = b"",
+        eager: bool = False,
         timeout: float = 10.0,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -384,6 +386,7 @@ class Worker:
         self._on_job = on_job
         self._slots = slots
         self._client_id = client_id
+        self._eager = eager
         self._timeout = timeout
         self._tls = tls
         self._connection: _WorkerConnection | None = None
@@ -452,5 +455,7 @@ class Worker:
             self._connection.abort()
 
     def _make(self) -> _WorkerConnection:
-        core = WorkerProtocol(self._functions, slots=self._slots, client_id=self._client_id)
+        core = WorkerProtocol(
+            self._functions, slots=self._slots, client_id=self._client_id, eager=self._eager
+        )
         return _WorkerConnection(self._timeout, core, self._on_job)

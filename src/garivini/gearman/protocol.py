@@ -325,13 +325,15 @@ class WorkerProtocol:
     """A worker's side of one connection, which may hold several jobs at once.
 
     It asks for as many jobs as there are free slots, sleeps when the server has none, and asks again when
-    it is woken: for half of what the last wake-up brought, one at least, then for more as they come. Each
-    grab gets exactly one answer, so grabs are counted and never matched.
+    it is woken: for one job, then for more as they come. Each grab gets exactly one answer, so grabs are
+    counted and never matched.
 
     Args:
         functions: names to register.
         slots: jobs to hold at once: assigned and not finished. May be changed at any time; 0 stops asking.
         client_id: shown by the server's ``workers``; at most 127 bytes without white space.
+        eager: whether a wake-up asks at once for half of what came since the last one. For those that run
+            nothing themselves: of others one would take what the rest could begin.
         max_body: bytes of a payload, at most.
 
     """
@@ -342,12 +344,14 @@ class WorkerProtocol:
         *,
         slots: int = 1,
         client_id: bytes = b"",
+        eager: bool = False,
         max_body: int = MAX_BODY,
     ) -> None:
         self._decoder = Decoder(RESPONSE, max_body=max_body)
         self._out: list[bytes] = []
         self._asked = 0  # grabs without an answer, and how many there may be
         self._window = _WIDE
+        self._eager = eager
         self._came = 0  # jobs since it was woken
         self._held: set[bytes] = set()
         self._asleep = False
@@ -392,9 +396,8 @@ class WorkerProtocol:
 
     def _rouse(self) -> None:
         self._asleep = self._dry = False
-        # Mostly as many jobs wake it as did the last time, and mostly that is one: for each other free slot
-        # the server would only say that it has none.
-        self._window = min(max(1, self._came // 2), _WIDE)
+        # Mostly one job wakes it: for each other free slot the server would only say that it has none.
+        self._window = min(max(1, self._came // 2), _WIDE) if self._eager else 1
         self._came = 0
 
     def complete(self, handle: bytes, data: bytes = b"") -> None:

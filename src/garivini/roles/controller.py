@@ -154,6 +154,7 @@ class Controller:
                 self._arrived,
                 slots=self._slots,
                 client_id=b"controller",
+                eager=True,
                 tls=tls,
             )
             for address in addresses

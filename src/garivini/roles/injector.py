@@ -174,6 +174,7 @@ class Injector:
                 self.take,
                 slots=settings.calls,
                 client_id=b"injector",
+                eager=True,
                 tls=tls,
             )
             for address in addresses

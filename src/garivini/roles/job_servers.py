@@ -45,7 +45,7 @@ class JobServers:
 
         """
         self._servers = {address: _Server(connect(address)) for address in addresses}
-        self._only = next(iter(self._servers.values())).client if len(self._servers) == 1 else None
+        self._only = next(iter(self._servers.values())) if len(self._servers) == 1 else None
         self._remember = remember
         self._lost: set[bytes] = set()
         #: How often a connection has been opened again after a loss.
@@ -130,8 +130,10 @@ class JobServers:
 
         A server where the function has a worker comes before one where it has none.
         """
+        if not jobs:
+            return []
         if self._only is not None:
-            return await self._submit(next(iter(self._servers.values())), jobs)
+            return await self._submit(self._only, jobs)
         counts = self._counts()
         shares: dict[str, list[int]] = {}
         for index, job in enumerate(jobs):
@@ -178,7 +180,7 @@ class JobServers:
     @property
     def only(self) -> Client | None:
         """The client of the server where there is one alone: nothing is to be chosen."""
-        return self._only
+        return self._only.client if self._only is not None else None
 
     async def ask(
         self, function: bytes, uniques: Sequence[bytes], *, silence: float, patience: float = math.inf
