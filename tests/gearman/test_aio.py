@@ -1,4 +1,5 @@
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -6,7 +7,7 @@ import pytest
 
 from garivini.errors import OutcomeUnknownError, RefusedError, UnreachableError, UsageError
 from garivini.gearman import admin, aio, connection
-from garivini.gearman.packets import RESPONSE, Type, encode
+from garivini.gearman.packets import REQUEST, RESPONSE, Type, encode
 from garivini.gearman.protocol import Created, Priority, Refused, Submission, Unknown, Unsent, Update
 from garivini.gearman.server import Server
 
@@ -34,6 +35,35 @@ async def lying_server(talk: Talk) -> AsyncIterator[str]:
 
 def job(number: int, unique: bytes = b"") -> Submission:
     return Submission(b"f", b"%d" % number, unique)
+
+
+class ForeignTransport(asyncio.BaseTransport):
+    """As uvloop's is: it can all that a transport can, and is none of asyncio's ``Transport``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.socket = socket.socket()
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def get_extra_info(self, name: str, default: object = None) -> socket.socket:
+        return self.socket
+
+
+def test_a_connection_comes_up_on_the_transport_of_another_loop() -> None:
+    async def scenario() -> None:
+        found = aio._ClientConnection(10.0)
+        found.echo()
+        transport = ForeignTransport()
+        found.connection_made(transport)
+        await asyncio.sleep(0)
+        assert transport.written == encode(REQUEST, Type.ECHO_REQ, b"")
+        found.connection_lost(None)
+        transport.socket.close()
+
+    asyncio.run(scenario())
 
 
 def test_a_pipelined_submit_has_one_result_a_job_in_order(gearman_server: str) -> None:

@@ -31,6 +31,7 @@ from garivini.job import NEVER, Handle, Inserted, NewJob, State, new_job
 from garivini.store.database import Database, Lane, Setback
 from garivini.store.dialects import mysql
 from garivini.store.dialects.mysql import MySQL
+from garivini.store.dialects.pymysql_connection import Connection
 from tests.databases import MySQLRoles
 from tests.sql_servers import MariaDB
 from tests.store.test_errors import CALLS, Opener, insert
@@ -129,6 +130,13 @@ def test_who_is_not_let_in_is_told_why_and_not_the_password(
     assert str(url.password) not in str(caught.value)
     assert "database 1 (mysql+pymysql://" in str(caught.value)
     assert not caught.value.passing
+
+
+def test_a_database_of_ours_is_reached_by_the_connection_that_is_quick_with_numbers(
+    database: Database,
+) -> None:
+    with database._connection() as connection:
+        assert type(connection) is Connection
 
 
 def test_a_host_that_nobody_knows_is_unreachable_and_named(roles: MySQLRoles, opened: Opener) -> None:

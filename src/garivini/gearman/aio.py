@@ -310,11 +310,9 @@ class Held:
 
     def complete(self, data: bytes = b"") -> None:
         """Say that it succeeded."""
-        connection = self._connection
-        if connection.transport is not None:
-            connection.core.complete(self.job.handle, data)
-            connection.flush()
-            connection.wake()
+        if not self.lost:
+            self._connection.core.complete(self.job.handle, data)
+            self._ended()
 
     def fail(self) -> None:
         """Say that it failed."""

@@ -222,7 +222,7 @@ class Decoder:
                 fields = data[start:offset].split(b"\0", arity - 1) if arity else []
                 if len(fields) != arity:
                     fields = _fewer(kind, fields)
-                yield _packet(Packet, (kind, fields))
+                yield tuple.__new__(Packet, (kind, fields))  # in half the time that its class takes
         finally:
             self._buffer += data[offset:]
 
@@ -245,6 +245,3 @@ def _fewer(kind: Type, fields: list[bytes]) -> list[bytes]:
         # Perl's Gearman::Worker sends it without the last field where the result is empty.
         return [*fields, b""]
     raise ProtocolError(f"{kind.name} with {len(fields)} fields instead of {len(kind.fields)}")
-
-
-_packet: Final = tuple.__new__  # makes a tuple with names in half the time that its class takes

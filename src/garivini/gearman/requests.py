@@ -56,12 +56,11 @@ class Batch:
         # Half a window is left open before the next write, so that writes stay large.
         if len(self._waiting) > self.WINDOW_JOBS // 2 or self._bytes > self.WINDOW_BYTES // 2:
             return
-        answer = self.answer
         while self._next < stop and self._bytes < self.WINDOW_BYTES:
             index = self._next
             self._next += 1
             try:
-                size = protocol.submit(answer, self._jobs[index])
+                size = protocol.submit(self.answer, self._jobs[index])
             except UsageError as error:
                 self.results[index] = Refused(b"USAGE", str(error).encode())
             else:

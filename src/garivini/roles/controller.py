@@ -40,7 +40,7 @@ from garivini.gearman.protocol import (
     Unknown,
     Update,
 )
-from garivini.job import RUN_QUEUED_JOB, Job, decode_payload
+from garivini.job import RUN_QUEUED_JOB, decode_payload
 from garivini.keeper import Keeper, Run
 from garivini.lease import DEADLINE
 from garivini.policy import NO_POLICY
@@ -132,7 +132,7 @@ class Controller:
         #: By database and job, from the start to the commit.
         self._calls: dict[tuple[int, int], _Call] = {}
         #: How many of them are under way, by function and in all.
-        self._active: dict[str, int] = {}
+        self._active: Counter[str] = Counter()
         self._in_flight = 0
         places = max(_PARKING, 2 * settings.max_calls)
         self._parking = Parking(places)
@@ -260,9 +260,9 @@ class Controller:
     def _may_start(self, run: Run) -> bool:
         job = run.job
         return (
-            self._active.get(job.funcname, 0) < self._settings.max_calls - self._in_flight
+            self._active[job.funcname] < self._settings.max_calls - self._in_flight
             and self._keepers[job.dbid].policies is not None
-            and self._client_for(job).connected
+            and self._servers.client_for(job).connected
         )
 
     def _start_parked(self) -> None:
@@ -293,7 +293,7 @@ class Controller:
         policy = (self._keepers[job.dbid].policies or {}).get(job.funcname, NO_POLICY)
         call = _Call(run, policy.deadline or DEADLINE)
         self._calls[job.dbid, job.jobid] = call
-        self._active[job.funcname] = self._active.get(job.funcname, 0) + 1
+        self._active[job.funcname] += 1
         self._in_flight += 1
         keeper = self._keeper_of(run)
         if job.attempt is None or job.attempt > 1 or keeper.lapsed(job):
@@ -322,7 +322,7 @@ class Controller:
         job = run.job
         policy = (self._keepers[job.dbid].policies or {}).get(job.funcname, NO_POLICY)
         data = job.arg if policy.envelope == "raw" else run.held.job.data
-        client = self._client_for(job)
+        client = self._servers.client_for(job)
         # Without a unique: gearmand loses a second call on the unique of one whose caller has died.
         submission = Submission(job.funcname.encode(), data, b"", PRIORITY_OF[job.priority])
         try:
@@ -339,14 +339,14 @@ class Controller:
         call.submitted = time.monotonic()
         call.ask_at = call.submitted + _TICK
         self._forget_argument(run)
-        self._keepers[job.dbid].hold(run)
+        self._keeper_of(run).hold(run)
 
     def _answer(self, call: _Call, event: Event) -> None:
         if call.ended:
             return
         match event:
-            case Created():
-                call.handle = event.handle
+            case Created(handle):
+                call.handle = handle
             case Finished():
                 run = call.run
                 run.result = event.data
@@ -399,10 +399,9 @@ class Controller:
         self._active[funcname] -= 1
         if not self._active[funcname]:
             del self._active[funcname]
-        if self._progress:
-            said = self._progress.pop((call.run.job.dbid, call.run.job.jobid), None)
-            if said is not None:
-                self._keeper_of(call.run).report(said)
+        said = self._progress.pop((call.run.job.dbid, call.run.job.jobid), None)
+        if said is not None:
+            self._keeper_of(call.run).report(said)
         self._changed.set()
 
     def _leave(self, call: _Call) -> None:
@@ -445,9 +444,6 @@ class Controller:
             call.newer.held.complete()
         else:
             self._take(call.newer)
-
-    def _client_for(self, job: Job) -> Client:
-        return self._servers.only or self._servers.client_for(job.funcname.encode(), job.unique)
 
     def _keeper_of(self, run: Run) -> Keeper:
         return self._keepers[run.job.dbid]

@@ -195,24 +195,23 @@ class Dispatcher:
         ``claimed``: the loop's time just before the claim.
         """
         good, submissions = [], []
-        policies = self._policies
         for job in jobs:
-            policy = policies.get(job.funcname, NO_POLICY)
+            policy = self.policy(job.funcname)
             if (reason := unfit(job, policy)) is None:
                 good.append(job)
                 submissions.append(submission(job, policy))
             else:
                 await self.park(job, "BadRow", reason)
-        if good and _now() - claimed > min(SUBMIT_WITHIN, min([job.lease for job in good]) / 3):
+        if good and _now() - claimed > min(SUBMIT_WITHIN, min(job.lease for job in good) / 3):
             # This process stood still. Somebody may take the attempts for lost by now.
             await self.call(self.database.release, good)
             return
         results = await self._servers.submit(submissions)
         unsent, unknown = [], []
         for job, result in zip(good, results, strict=True):
-            if type(result) is Created:
-                continue
             match result:
+                case Created():
+                    pass
                 case Refused(b"USAGE", text):
                     await self.park(job, "BadRow", text.decode())
                 case Unknown():

@@ -74,7 +74,7 @@ def read(payload: bytes, rules: Rules) -> Read:
         UsageError: it cannot be understood, or one of its jobs may not be stored; it says which and why.
 
     """
-    many = payload[:1] != b"{" and _ARRAY.match(payload) is not None
+    many = _ARRAY.match(payload) is not None
     try:
         requests = _requests.decode(payload) if many else [_request.decode(payload)]
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -92,10 +92,8 @@ def read(payload: bytes, rules: Rules) -> Read:
 
 def answer(stored: Sequence[Inserted], *, many: bool) -> bytes:
     """Return what a call is told whose jobs are stored."""
-    if many:
-        return _encoder.encode([_Answer(at.jobid, at.dbid, not at.new) for at in stored])
-    (at,) = stored
-    return _encoder.encode(_Answer(at.jobid, at.dbid, not at.new))
+    answers = [_Answer(at.jobid, at.dbid, not at.new) for at in stored]
+    return _encoder.encode(answers if many else answers[0])
 
 
 def _job(request: _Request, rules: Rules) -> NewJob:

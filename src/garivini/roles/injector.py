@@ -256,10 +256,8 @@ class Injector:
     def _place(self, call: Read) -> tuple[int | None, bool]:
         """Return which stream a call goes with, and whether its jobs may be of several databases."""
         if len(self._dispatchers) == 1:
-            for job in call.jobs:
-                if job.uniqkey is not None:
-                    return next(iter(self._dispatchers)), False
-            return None, False
+            keyed = any(job.uniqkey is not None for job in call.jobs)
+            return (next(iter(self._dispatchers)) if keyed else None), False
         homes = [
             None if job.uniqkey is None else self._shards.home(job.funcname, job.uniqkey).dbid
             for job in call.jobs
@@ -377,7 +375,7 @@ class Injector:
         self._let_go(group)
 
     def _let_go(self, calls: Sequence[_Call]) -> None:
-        self._hold(-sum([call.size for call in calls]))
+        self._hold(-sum(call.size for call in calls))
 
 
 #: What callers are told. The error's own text names the database and its user, so it is for the log alone.

@@ -13,6 +13,7 @@ from garivini.gearman.aio import Client
 from garivini.gearman.protocol import Created, JobStatus, Submission, Unsent
 from garivini.gearman.requests import SubmitResult
 from garivini.gearman.servers import Counts, queued, server_for, workers
+from garivini.job import Job
 from garivini.lease import Found
 
 
@@ -45,6 +46,7 @@ class JobServers:
 
         """
         self._servers = {address: _Server(connect(address)) for address in addresses}
+        #: The server where there is one alone: then nothing is to be chosen.
         self._only = next(iter(self._servers.values())) if len(self._servers) == 1 else None
         self._remember = remember
         self._lost: set[bytes] = set()
@@ -160,7 +162,7 @@ class JobServers:
         self._notice(server)
         sent: dict[bytes, list[bytes]] = {}
         for job, result in zip(jobs, results, strict=True):
-            if type(result) is Created:
+            if isinstance(result, Created):
                 sent.setdefault(job.function, []).append(job.unique)
         for function, uniques in sent.items():
             self._remember_sent(server, function, uniques)
@@ -173,14 +175,10 @@ class JobServers:
             # Ordered: a plain dictionary looks for its first item among all that were deleted before it.
             sent.popitem(last=False)
 
-    def client_for(self, function: bytes, unique: bytes) -> Client:
-        """Return the client of the server that ``submit`` would choose for such a job."""
-        return self._servers[server_for(self._counts(), function, unique)].client
-
-    @property
-    def only(self) -> Client | None:
-        """The client of the server where there is one alone: nothing is to be chosen."""
-        return self._only.client if self._only is not None else None
+    def client_for(self, job: Job) -> Client:
+        """Return the client of the server that ``submit`` would choose for a job under its own function."""
+        server = self._only or self._servers[server_for(self._counts(), job.funcname.encode(), job.unique)]
+        return server.client
 
     async def ask(
         self, function: bytes, uniques: Sequence[bytes], *, silence: float, patience: float = math.inf

@@ -145,8 +145,7 @@ DELETE FROM job WHERE jobid IN (:*jobids)
 
 -- name: scars (first, last) -> rows
 -- Whether any job from the first id to the last has a record of failures, or reports. Mostly none has, which costs
--- less to see than to look for each id. Asked after they are deleted: what was written while that waited for a job is
--- there by now, and no more can come.
+-- less to see than to look for each id.
 SELECT EXISTS (SELECT 1 FROM failure WHERE jobid BETWEEN :first AND :last)
     OR EXISTS (SELECT 1 FROM report WHERE jobid BETWEEN :first AND :last)
 
