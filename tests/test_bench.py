@@ -113,8 +113,11 @@ def test_the_bare_steps_on_postgresql_take_each_job_once(postgresql: PostgreSQL)
         ]
         assert store.claim() == []
         assert store.standing(leased=True) == ids
+        later = store.insert_many([b"4"], 60)
+        assert store.claim() == []  # it is not due
+        store.delete(list(later))
         store.delete(ids[:2])
-        assert (store.standing(), store.ended(), store.empty()) == (ids[2:], 2, False)
+        assert (store.standing(), store.ended(), store.empty()) == (ids[2:], 3, False)
         store.clear()
         assert store.empty()
         assert "synchronous_commit=on" in store.describe()["durability"]

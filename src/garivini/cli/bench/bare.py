@@ -40,11 +40,11 @@ class BareSQLite:
         self._db = sqlite3.connect(str(make_url(url).database), timeout=60, isolation_level=None)
         self._db.execute("PRAGMA synchronous = FULL")  # WAL stays with the file
 
-    def insert_many(self, args: Sequence[bytes]) -> range:
-        """Insert jobs in one transaction; return their ids."""
+    def insert_many(self, args: Sequence[bytes], delay: int = 0) -> range:
+        """Insert jobs that are due in so many seconds, in one transaction; return their ids."""
         now = int(time.time())
         self._db.execute("BEGIN IMMEDIATE")
-        self._db.executemany(self._INSERT, [(FLOOR, arg, now, now) for arg in args])
+        self._db.executemany(self._INSERT, [(FLOOR, arg, now + delay, now) for arg in args])
         ((last,),) = self._db.execute("SELECT last_insert_rowid()")
         self._db.execute("COMMIT")
         return range(last - len(args) + 1, last + 1)
@@ -134,10 +134,10 @@ class BareMySQL:
         )
         self._cursor = self._db.cursor()
 
-    def insert_many(self, args: Sequence[bytes]) -> range:
-        """Insert jobs in one transaction; return their ids."""
+    def insert_many(self, args: Sequence[bytes], delay: int = 0) -> range:
+        """Insert jobs that are due in so many seconds, in one transaction; return their ids."""
         now = int(time.time())
-        values = [value for arg in args for value in (FLOOR, arg, now, now)]
+        values = [value for arg in args for value in (FLOOR, arg, now + delay, now)]
         self._cursor.execute(self._INSERT + ",".join(["(%s,%s,%s,%s)"] * len(args)), values)
         first = self._cursor.lastrowid
         return range(first, first + len(args))
@@ -231,10 +231,12 @@ class BarePostgreSQL:
 
         self._db = psycopg.connect(url, autocommit=True, prepare_threshold=1)
 
-    def insert_many(self, args: Sequence[bytes]) -> Sequence[int]:
-        """Insert jobs in one transaction; return their ids."""
+    def insert_many(self, args: Sequence[bytes], delay: int = 0) -> Sequence[int]:
+        """Insert jobs that are due in so many seconds, in one transaction; return their ids."""
         now = int(time.time())
-        return sorted(jobid for (jobid,) in self._db.execute(self._INSERT, (FLOOR, now, now, list(args))))
+        return sorted(
+            jobid for (jobid,) in self._db.execute(self._INSERT, (FLOOR, now + delay, now, list(args)))
+        )
 
     def insert_one(self, arg: bytes) -> int:
         """Insert a job with a commit of its own; return its id."""
