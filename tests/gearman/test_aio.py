@@ -4,11 +4,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from msgspec.structs import replace
 
 from garivini.errors import OutcomeUnknownError, RefusedError, UnreachableError, UsageError
 from garivini.gearman import admin, aio, connection
 from garivini.gearman.packets import REQUEST, RESPONSE, Type, encode
-from garivini.gearman.protocol import Created, Priority, Refused, Submission, Unknown, Unsent, Update
+from garivini.gearman.protocol import (
+    Created,
+    JobStatus,
+    Priority,
+    Refused,
+    Submission,
+    Unknown,
+    Unsent,
+    Update,
+)
 from garivini.gearman.server import Server
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -415,7 +425,7 @@ def test_progress_is_asked_for_by_handle(gearman_server: str) -> None:
         async with asyncio.timeout(10):
             while (status := await client.status_of(created.handle)).denominator == 0:
                 await asyncio.sleep(0.01)  # the report travels on another connection
-        assert status == (True, True, 2, 5)
+        assert status == JobStatus(True, True, 2, 5)
         with pytest.raises(UsageError, match="at most 63"):
             await client.status_of(b"H" * 64)
         worker.abort()
@@ -428,7 +438,7 @@ def test_progress_is_asked_for_by_handle(gearman_server: str) -> None:
 def test_the_administrative_commands_answer_what_they_should(gearman_server: str) -> None:
     async def scenario() -> None:
         client = aio.Client(gearman_server)
-        jobs = [job(1), job(2)._replace(priority=Priority.HIGH), job(3)._replace(priority=Priority.LOW)]
+        jobs = [job(1), replace(job(2), priority=Priority.HIGH), replace(job(3), priority=Priority.LOW)]
         created = await client.submit(jobs)
         waiting = admin.parse_priority_status(await client.command(b"prioritystatus"))[b"f"]
         assert waiting == (1, 1, 1, 0)

@@ -2,6 +2,7 @@
 
 import pytest
 from hypothesis import given, settings
+from msgspec.structs import replace
 
 from garivini.errors import ProtocolError, UsageError
 from garivini.gearman.packets import REQUEST, Decoder, Packet, Type, encode
@@ -55,7 +56,7 @@ def test_a_submit_says_priority_and_kind_in_its_type(
 
 def test_each_request_gets_its_own_kind_of_answer(client: ClientProtocol[str], exchange: Exchange) -> None:
     exchange.join(client)
-    client.submit("submit", JOB._replace(unique=b"u"))
+    client.submit("submit", replace(JOB, unique=b"u"))
     client.echo("echo", b"hello")
     client.option("option", b"exceptions")
     client.status("status", H)
@@ -213,7 +214,7 @@ def test_submits_that_were_merged_each_hear_every_report_once(
     worker = WorkerProtocol([b"f"])
     exchange.join(client, worker)
     for name in ("one", "two"):
-        client.submit(name, JOB._replace(unique=b"u"), foreground=True)
+        client.submit(name, replace(JOB, unique=b"u"), foreground=True)
     created = exchange.run()[client]
     assert created == [("one", Created(H)), ("two", Created(H))]
     # The worker's side sends no reports, so the server's copies are written out: one a submit.

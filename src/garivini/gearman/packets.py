@@ -39,6 +39,9 @@ class Type(IntEnum):
 
     fields: tuple[str, ...]
 
+    # An enum's own hash is that of its name, by a call in Python for each look into a dictionary.
+    __hash__ = int.__hash__
+
     def __new__(cls, number: int, *fields: str) -> "Type":  # noqa: D102
         member = int.__new__(cls, number)
         member._value_ = number
@@ -116,7 +119,9 @@ def encode(magic: bytes, kind: Type, *fields: bytes) -> bytes:
 
     """
     body = b"\0".join(fields)
-    return _HEADER.pack(magic, kind, len(body)) + body
+    return (
+        _HEADER.pack(magic, kind._value_, len(body)) + body
+    )  # as a plain number it is packed in half the time
 
 
 @lru_cache(1024)

@@ -8,7 +8,9 @@ refused request cannot shift the answers of the others. Work packets come in bet
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
-from typing import Final, Generic, NamedTuple, TypeVar, cast
+from typing import Final, Generic, TypeVar, cast
+
+import msgspec
 
 from garivini.errors import ProtocolError, UsageError
 from garivini.gearman.packets import (
@@ -33,7 +35,7 @@ class Priority(IntEnum):
     LOW = 2
 
 
-class Submission(NamedTuple):
+class Submission(msgspec.Struct, frozen=True, gc=False):
     """A job to submit. ``unique`` merges it with a live job of the same function and unique; empty: never."""
 
     function: bytes
@@ -45,45 +47,47 @@ class Submission(NamedTuple):
 #: By ``Priority``.
 _BACKGROUND: Final = (Type.SUBMIT_JOB_HIGH_BG, Type.SUBMIT_JOB_BG, Type.SUBMIT_JOB_LOW_BG)
 _FOREGROUND: Final = (Type.SUBMIT_JOB_HIGH, Type.SUBMIT_JOB, Type.SUBMIT_JOB_LOW)
+# Looked at for each packet: a name of the module is found sooner than a member of an enum.
+_CREATED: Final = Type.JOB_CREATED
 
 
 # ---- what a client hears
 
 
-class Created(NamedTuple):
+class Created(msgspec.Struct, frozen=True, gc=False):
     """The server has the job. It does not say whether the job is new or joined a live one."""
 
     handle: bytes
 
 
-class Refused(NamedTuple):
+class Refused(msgspec.Struct, frozen=True, gc=False):
     """The server refused the request, for example with ``QUEUE_ERROR`` where the function's queue is full."""
 
     code: bytes
     text: bytes
 
 
-class Unknown(NamedTuple):
+class Unknown(msgspec.Struct, frozen=True, gc=False):
     """The connection was lost between request and answer: done or not."""
 
 
-class Unsent(NamedTuple):
+class Unsent(msgspec.Struct, frozen=True, gc=False):
     """The connection was lost before the request was written: not done."""
 
 
-class Echoed(NamedTuple):
+class Echoed(msgspec.Struct, frozen=True, gc=False):
     """The answer to an echo, with its data."""
 
     data: bytes
 
 
-class OptionSet(NamedTuple):
+class OptionSet(msgspec.Struct, frozen=True, gc=False):
     """The server has switched the named option on for this connection."""
 
     option: bytes
 
 
-class JobStatus(NamedTuple):
+class JobStatus(msgspec.Struct, frozen=True, gc=False):
     """What the server knows of a job: whether it holds it, whether a worker has it, its progress."""
 
     known: bool
@@ -92,20 +96,20 @@ class JobStatus(NamedTuple):
     denominator: int
 
 
-class Lines(NamedTuple):
+class Lines(msgspec.Struct, frozen=True):
     """The answer to an administrative command: its line, or the lines before the closing ``.``."""
 
     lines: list[bytes]
 
 
-class Update(NamedTuple):
+class Update(msgspec.Struct, frozen=True):
     """A foreground job reports: WORK_STATUS, WORK_DATA or WORK_WARNING, with the fields after the handle."""
 
     kind: Type
     fields: list[bytes]
 
 
-class Finished(NamedTuple):
+class Finished(msgspec.Struct, frozen=True, gc=False):
     """A foreground job has ended: WORK_COMPLETE, WORK_FAIL (no data) or WORK_EXCEPTION."""
 
     kind: Type
@@ -149,8 +153,9 @@ class ClientProtocol(Generic[Tag]):
 
         """
         kind = (_FOREGROUND if foreground else _BACKGROUND)[job.priority]
-        packet = encode(REQUEST, kind, check_function(job.function), check_unique(job.unique), job.data)
-        self._request(tag, packet, Type.JOB_CREATED, foreground)
+        unique = job.unique and check_unique(job.unique)
+        packet = encode(REQUEST, kind, check_function(job.function), unique, job.data)
+        self._request(tag, packet, _CREATED, foreground)
         return len(packet)
 
     def echo(self, tag: Tag, data: bytes) -> None:
@@ -205,7 +210,10 @@ class ClientProtocol(Generic[Tag]):
                 found = self._line(item.text)
             else:
                 kind, fields = item
-                found = self._report(kind, fields) if kind in _REPORTS else self._answer(kind, fields)
+                if kind is _CREATED and self._pending and self._pending[0][0] is _CREATED:
+                    found = self._created(fields[0])
+                else:
+                    found = self._report(kind, fields) if kind in _REPORTS else self._answer(kind, fields)
             if found is not None:
                 yield found
 
@@ -218,16 +226,20 @@ class ClientProtocol(Generic[Tag]):
         self._out.clear()
         return [(tag, Unknown()) for tag in tags]
 
+    def _created(self, handle: bytes) -> tuple[Tag, Event]:
+        _, tag, foreground = self._pending.popleft()
+        if foreground:
+            self._foreground.setdefault(handle, []).append(tag)
+        return tag, Created(handle)
+
     def _answer(self, kind: Type, fields: list[bytes]) -> tuple[Tag, Event]:
         if not self._pending:
             raise ProtocolError(f"the server sends {kind.name}, which answers nothing")
-        expected, tag, foreground = self._pending[0]
+        expected, tag, _ = self._pending[0]
         if kind is Type.ERROR:
             answer: Answer = Refused(fields[0], fields[1])
         elif kind is expected:
             answer = _ANSWERS[kind](fields)
-            if foreground:
-                self._foreground.setdefault(fields[0], []).append(tag)
         else:
             raise ProtocolError(f"the server answers {kind.name} where {expected} is due")
         self._pending.popleft()
@@ -279,7 +291,6 @@ def _status(fields: list[bytes]) -> JobStatus:
 
 
 _ANSWERS: Final[dict[Type, Callable[[list[bytes]], Answer]]] = {
-    Type.JOB_CREATED: lambda fields: Created(fields[0]),
     Type.ECHO_RES: lambda fields: Echoed(fields[0]),
     Type.OPTION_RES: lambda fields: OptionSet(fields[0]),
     Type.STATUS_RES: _status,
@@ -292,7 +303,7 @@ _REPORTS: Final = _FINAL | {Type.WORK_DATA, Type.WORK_WARNING, Type.WORK_STATUS}
 # ---- what a worker hears
 
 
-class Assigned(NamedTuple):
+class Assigned(msgspec.Struct, frozen=True, gc=False):
     """A job for this worker. ``unique`` is empty where the submitter gave none."""
 
     handle: bytes
@@ -301,7 +312,7 @@ class Assigned(NamedTuple):
     data: bytes
 
 
-class Rejected(NamedTuple):
+class Rejected(msgspec.Struct, frozen=True, gc=False):
     """The server did not take a packet, mostly the end of a job it no longer knows (``JOB_NOT_FOUND``)."""
 
     code: bytes
@@ -309,6 +320,9 @@ class Rejected(NamedTuple):
 
 
 _GRAB: Final = encode(REQUEST, Type.GRAB_JOB_UNIQ)
+# As ``_CREATED``.
+_ASSIGN: Final = Type.JOB_ASSIGN_UNIQ
+_NO_JOB: Final = Type.NO_JOB
 #: Grabs without an answer, at most: they keep a server busy, and where it has nothing each costs an answer.
 _WIDE: Final = 512
 
@@ -445,17 +459,18 @@ class WorkerProtocol:
         for packet in self._decoder.feed(data):
             assert isinstance(packet, Packet)  # a decoder without lines
             kind, fields = packet
-            if kind is Type.JOB_ASSIGN_UNIQ:
+            if kind is _ASSIGN:
                 self._answered(kind)
                 # A server that answers one grab with several jobs would be fine; two with one handle not.
                 if fields[0] in self._held:
                     raise ProtocolError(f"the server assigns {fields[0]!r} twice")
                 self._held.add(fields[0])
                 self._came += 1
-                self._window = min(2 * self._window, _WIDE)
+                if self._window < _WIDE:
+                    self._window += 1  # so twice as many are asked for with each round trip
                 self._dry = False  # an earlier grab may have found nothing, but a job has come since
                 events.append(Assigned(*fields))
-            elif kind is Type.NO_JOB:
+            elif kind is _NO_JOB:
                 self._answered(kind)
                 self._dry = True
                 if not self._asked:

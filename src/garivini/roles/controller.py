@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
 from garivini import events
 from garivini.dispatch import PRIORITY_OF
@@ -452,7 +452,7 @@ class Controller:
         """Let go of what may be megabytes: only gearmand needs it from now on."""
         if len(run.held.job.data) > _SMALL:
             force_setattr(run.job, "arg", b"")
-            run.held.job = run.held.job._replace(data=b"")
+            run.held.job = replace(run.held.job, data=b"")
 
     # ---- every second
 
