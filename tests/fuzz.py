@@ -164,7 +164,7 @@ def call(dice: random.Random) -> None:
         job |= {"arg": {"a": [1]}} if dice.random() < 0.5 else {"arg_encoding": "base64"}
     data = damage(json.dumps(dice.choice((job, [job] * dice.randrange(1, 4)))).encode(), dice)
     rules = injected.Rules(max_arg=LIMIT, json_args=dice.random() < 0.5)
-    for new in injected.read(dice.choice((data, data, b"[" * dice.randrange(3000) + data)), rules).jobs:
+    for new in injected.read(dice.choice((data, data, b"[" * dice.randrange(3000) + data)), rules)[0]:
         assert len(new.arg) <= LIMIT
 
 

@@ -15,10 +15,10 @@ from garivini.errors import RefusedError
 from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
 from garivini.gearman.server import Server
-from garivini.job import Job, decode_payload
+from garivini.job import Job, NewJob, decode_payload
 from garivini.policy import FunctionPolicy
 from garivini.roles import injector
-from garivini.roles.injected import Read, Rules, read
+from garivini.roles.injected import Rules, read
 from garivini.roles.injector import InjectorSettings
 from tests.databases import sqlite_url
 from tests.processes import command
@@ -223,7 +223,7 @@ def test_one_that_the_database_cannot_take_fails_alone(tmp_path: Path) -> None:
 def test_a_defect_in_reading_costs_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Left to the event loop it would close the connection, and the server would send the call again."""
 
-    def reads(payload: bytes, rules: Rules) -> Read:
+    def reads(payload: bytes, rules: Rules) -> tuple[list[NewJob], bool]:
         return read(payload, rules) if b"good" in payload else 1 / 0  # type: ignore[return-value]
 
     monkeypatch.setattr(injector, "read", reads)
@@ -380,7 +380,7 @@ def test_jobs_stored_and_never_sent_are_sent_soon_after_a_restart(tmp_path: Path
 
     async def scenario() -> None:
         async with system(tmp_path) as queue:
-            (new,) = read(call({"funcname": "f", "flag": "shim"}), Rules()).jobs
+            ((new,), _) = read(call({"funcname": "f", "flag": "shim"}), Rules())
             await queue.call(queue.database.insert, [msgspec.structs.replace(new, lease=60)])
             with closing(sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)) as connection:
                 connection.execute("UPDATE job SET since = since - 10")

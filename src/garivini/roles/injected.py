@@ -59,16 +59,8 @@ class Rules(NamedTuple):
     json_args: bool = False
 
 
-class Read(NamedTuple):
-    """A call, read."""
-
-    jobs: list[NewJob]
-    #: Whether it was an array, and is answered by one.
-    many: bool
-
-
-def read(payload: bytes, rules: Rules) -> Read:
-    """Return the jobs of a call.
+def read(payload: bytes, rules: Rules) -> tuple[list[NewJob], bool]:
+    """Return the jobs of a call, and whether it was an array: then it is answered by one.
 
     Raises:
         UsageError: it cannot be understood, or one of its jobs may not be stored; it says which and why.
@@ -79,6 +71,8 @@ def read(payload: bytes, rules: Rules) -> Read:
         requests = _requests.decode(payload) if many else [_request.decode(payload)]
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise UsageError(f"not a job in JSON, nor an array of jobs: {error}") from None
+    if not many:
+        return [_job(requests[0], rules)], False
     if not 0 < len(requests) <= MAX_JOBS:
         raise UsageError(f"an array has 1 to {MAX_JOBS} jobs, this one has {len(requests)}")
     jobs = []
@@ -86,8 +80,8 @@ def read(payload: bytes, rules: Rules) -> Read:
         try:
             jobs.append(_job(request, rules))
         except UsageError as error:
-            raise UsageError(f"job {index} of the array: {error}" if many else str(error)) from None
-    return Read(jobs, many)
+            raise UsageError(f"job {index} of the array: {error}") from None
+    return jobs, True
 
 
 def answer(stored: Sequence[Inserted], *, many: bool) -> bytes:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -32,7 +32,7 @@ from garivini.gearman.aio import Client, Held, Worker
 from garivini.job import INJECT_JOBS, MAX_ARG, Inserted, Job, NewJob, State
 from garivini.policy import BATCH_BYTES, LEASE, MIN_LEASE, WATERMARK
 from garivini.roles.dispatcher import Dispatcher, Room
-from garivini.roles.injected import Rate, Read, Rules, answer, read
+from garivini.roles.injected import Rate, Rules, answer, read
 from garivini.roles.job_servers import JobServers
 from garivini.roles.lost import Lost
 from garivini.roles.runner import run_role
@@ -80,7 +80,7 @@ class InjectorSettings:
             raise UsageError(f"a watermark is 0 (none) or more, not {self.watermark}")
 
 
-class _Call(NamedTuple):
+class _Call(msgspec.Struct, frozen=True):
     held: Held
     jobs: list[NewJob]
     #: Whether it is answered by an array.
@@ -230,9 +230,9 @@ class Injector:
     def take(self, held: Held) -> None:
         """Take a call: refuse it at once, or let it be stored with those that have come with it."""
         try:
-            call = read(held.job.data, self._rules)
+            jobs, many = read(held.job.data, self._rules)
             if self._rate is not None:
-                self._rate.take(len(call.jobs), _now())
+                self._rate.take(len(jobs), _now())
         except UsageError as error:
             # It may quote what was sent, of any length.
             reason = str(error)[:_MAX_REASON]
@@ -247,23 +247,21 @@ class Injector:
             return
         size = len(held.job.data)
         self._hold(size)
-        dbid, spread = self._place(call)
+        dbid, spread = self._place(jobs)
         stream = self._streams[dbid]
-        stream.calls.append(_Call(held, call.jobs, call.many, spread, size))
+        stream.calls.append(_Call(held, jobs, many, spread, size))
         if stream.storing is None:
             stream.storing = asyncio.create_task(self._store(stream))
 
-    def _place(self, call: Read) -> tuple[int | None, bool]:
-        """Return which stream a call goes with, and whether its jobs may be of several databases."""
-        if len(self._dispatchers) == 1:
-            keyed = any(job.uniqkey is not None for job in call.jobs)
-            return (next(iter(self._dispatchers)) if keyed else None), False
+    def _place(self, jobs: Sequence[NewJob]) -> tuple[int | None, bool]:
+        """Return which stream a call's jobs go with, and whether they may be of several databases."""
         homes = [
-            None if job.uniqkey is None else self._shards.home(job.funcname, job.uniqkey).dbid
-            for job in call.jobs
+            None if job.uniqkey is None else self._shards.home(job.funcname, job.uniqkey).dbid for job in jobs
         ]
+        if len(homes) == 1:
+            return homes[0], False
         first = next((home for home in homes if home is not None), None)
-        return first, any(home != first for home in homes)
+        return first, len(self._dispatchers) > 1 and any(home != first for home in homes)
 
     def _hold(self, size: int) -> None:
         """Count the bytes that are held; ask for no more calls while they are too many."""

@@ -15,10 +15,12 @@ NAME then.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
+from itertools import chain
+from operator import itemgetter
 from typing import Any, Final
 
 _HEAD: Final = re.compile(r"^-- name: (\w+(?:@\w+)?) \(([\w, ]*)\) -> (rows|one|count|none)$")
@@ -38,10 +40,16 @@ class Step:
     between: str = ","
     #: Of each part the markers and names of its values, in order.
     _names: list[list[tuple[str, str]]] = field(init=False)
+    #: Takes those of the repeated line out of a row.
+    _row: Callable[[Mapping[str, Any]], tuple[Any, ...]] = field(init=False)
     _texts: dict[tuple[int, ...], str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._names = [_VALUE.findall(part) for part in self.parts]
+        repeated = [name for _, name in self._names[1]]
+        self._row = (
+            itemgetter(*repeated) if len(repeated) > 1 else lambda row: tuple(row[name] for name in repeated)
+        )
 
     def bind(
         self, values: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()
@@ -65,7 +73,8 @@ class Step:
                     bound.append([row[name] for row in rows])
                 else:
                     bound.append(values[name])
-            bound.extend([row[name] for row in rows for _, name in repeated])
+            if repeated:
+                bound.extend(chain.from_iterable(map(self._row, rows)))
         key = tuple(sizes)
         if key not in self._texts:
             if len(self._texts) > 256:
