@@ -13,10 +13,11 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from heapq import heappop, heappush
 from typing import Final
 
+import msgspec
 from msgspec.structs import force_setattr, replace
 
 from garivini import events
@@ -41,8 +42,7 @@ _TOGETHER: Final = 0.2
 _REPORTS: Final = 20_000
 
 
-@dataclass(slots=True, eq=False)
-class Run:
+class Run(msgspec.Struct, eq=False):
     """A job in this process: the copy that Gearman gave, and what became of it."""
 
     job: Job

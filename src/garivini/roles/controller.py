@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+import msgspec
 from msgspec.structs import force_setattr, replace
 
 from garivini import events
@@ -83,15 +84,15 @@ class ControllerSettings:
             raise UsageError(f"drain is 0 to 86400 s, not {self.drain}")
 
 
-@dataclass(slots=True, eq=False)
-class _Call:
+class _Call(msgspec.Struct, eq=False):
     """A job from its start here until its outcome is committed."""
 
     run: Run
-    deadline: float
     #: The server's client and the handle there, once it is submitted and created.
     client: Client | None = None
     handle: bytes = b""
+    #: Seconds from its submit, or since when it is known to run.
+    deadline: float = DEADLINE
     #: Monotonic times: of the submit, since when it is known to run, and when to ask about it.
     submitted: float = 0.0
     running_since: float | None = None
@@ -290,12 +291,10 @@ class Controller:
 
     def _start(self, run: Run) -> None:
         job = run.job
-        policy = (self._keepers[job.dbid].policies or {}).get(job.funcname, NO_POLICY)
-        call = _Call(run, policy.deadline or DEADLINE)
-        self._calls[job.dbid, job.jobid] = call
+        call = self._calls[job.dbid, job.jobid] = _Call(run)
         self._active[job.funcname] += 1
         self._in_flight += 1
-        keeper = self._keeper_of(run)
+        keeper = self._keepers[job.dbid]
         if job.attempt is None or job.attempt > 1 or keeper.lapsed(job):
             keeper.check(run)
         else:
@@ -314,13 +313,14 @@ class Controller:
 
     def _submit(self, call: _Call) -> None:
         run = call.run
+        job = run.job
+        keeper = self._keepers[job.dbid]
         if run.held.lost:
             # It has not started: the server gives the copy to somebody, perhaps to us.
-            self._keeper_of(run).drop(run)
+            keeper.drop(run)
             self._leave(call)
             return
-        job = run.job
-        policy = (self._keepers[job.dbid].policies or {}).get(job.funcname, NO_POLICY)
+        policy = (keeper.policies or {}).get(job.funcname, NO_POLICY)
         data = job.arg if policy.envelope == "raw" else run.held.job.data
         client = self._servers.client_for(job)
         # Without a unique: gearmand loses a second call on the unique of one whose caller has died.
@@ -336,10 +336,11 @@ class Controller:
             )
             return
         call.client = client
+        call.deadline = policy.deadline or DEADLINE
         call.submitted = time.monotonic()
         call.ask_at = call.submitted + _TICK
         self._forget_argument(run)
-        self._keeper_of(run).hold(run)
+        keeper.hold(run)
 
     def _answer(self, call: _Call, event: Event) -> None:
         if call.ended:
@@ -399,9 +400,10 @@ class Controller:
         self._active[funcname] -= 1
         if not self._active[funcname]:
             del self._active[funcname]
-        said = self._progress.pop((call.run.job.dbid, call.run.job.jobid), None)
-        if said is not None:
-            self._keeper_of(call.run).report(said)
+        if self._progress:
+            said = self._progress.pop((call.run.job.dbid, call.run.job.jobid), None)
+            if said is not None:
+                self._keeper_of(call.run).report(said)
         self._changed.set()
 
     def _leave(self, call: _Call) -> None:

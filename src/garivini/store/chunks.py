@@ -1,7 +1,7 @@
 """How many rows go into one statement."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 from garivini.job import Handle
 from garivini.policy import BATCH_BYTES
@@ -9,22 +9,28 @@ from garivini.policy import BATCH_BYTES
 #: Rows in one statement, at most. Above 1,000 MariaDB gives up the key for a list of ids.
 CHUNK: Final = 1000
 
-_T = TypeVar("_T")
-
 
 def chunks(
-    items: Iterable[_T], size: Callable[[_T], int] = lambda item: 0, most: int = BATCH_BYTES
-) -> Iterator[list[_T]]:
-    """Cut into lists of at most ``CHUNK`` items and ``BATCH_BYTES`` bytes, or fewer."""
+    items: list[int], sizes: Sequence[int] | None = None, most: int = BATCH_BYTES
+) -> Iterator[list[int]]:
+    """Cut into parts of at most ``CHUNK`` items.
+
+    Where ``sizes`` has the bytes of each, by item, a part has also at most ``BATCH_BYTES`` of them, and at
+    most ``most``; an item that is larger goes alone.
+    """
     most = min(most, BATCH_BYTES)
-    part: list[_T] = []
+    if sizes is None or sum(sizes) <= most:
+        for start in range(0, len(items), CHUNK):
+            yield items[start : start + CHUNK]
+        return
+    part: list[int] = []
     total = 0
     for item in items:
-        if part and (len(part) == CHUNK or total + size(item) > most):
+        if part and (len(part) == CHUNK or total + sizes[item] > most):
             yield part
             part, total = [], 0
         part.append(item)
-        total += size(item)
+        total += sizes[item]
     if part:
         yield part
 

@@ -137,28 +137,28 @@ class Database(Records):
             key=lambda index: (jobs[index].funcname, jobs[index].uniqkey),
         )
         unkeyed = [index for index, job in enumerate(jobs) if job.uniqkey is None]
-        size = sum(len(job.arg) for job in jobs)
-        fits = len(jobs) <= CHUNK and size <= min(BATCH_BYTES, self._dialect.statement_bytes)
+        sizes = [len(job.arg) for job in jobs]
+        fits = len(jobs) <= CHUNK and sum(sizes) <= min(BATCH_BYTES, self._dialect.statement_bytes)
         single = len(jobs) == 1 or (not keyed and fits)
         with self.transaction(single=single) if connection is None else self.joined(connection) as run:
-            self._check_sizes(jobs)
-            for part in chunks(unkeyed, lambda index: len(jobs[index].arg), self._dialect.statement_bytes):
+            bound = self._dialect.statement_bytes  # known from here on
+            self._check_sizes(jobs, sizes, bound)
+            for part in chunks(unkeyed, sizes, bound):
                 stored = self._dialect.insert(run, [_insert_row(jobs[index]) for index in part])
                 for index, (jobid, created) in zip(part, stored, strict=True):
                     answers[index] = Inserted(jobid, self.dbid, created=created)
-            for part in chunks(keyed, lambda index: len(jobs[index].arg), self._dialect.statement_bytes):
+            for part in chunks(keyed, sizes, bound):
                 self._insert_keyed(run, jobs, part, answers)
         return [answer for answer in answers if answer is not None]
 
-    def _check_sizes(self, jobs: Sequence[NewJob]) -> None:
-        bound = self._dialect.statement_bytes
-        for job in jobs:
-            if len(job.arg) > bound:
-                raise UsageError(
-                    f"{self.where} takes arguments of at most {bound} bytes, by its "
-                    f"{self._dialect.statement_setting}; one for {job.funcname} has {len(job.arg)}: "
-                    "raise that, or store it elsewhere"
-                )
+    def _check_sizes(self, jobs: Sequence[NewJob], sizes: Sequence[int], bound: int) -> None:
+        size = max(sizes, default=0)
+        if size > bound:
+            raise UsageError(
+                f"{self.where} takes arguments of at most {bound} bytes, by its "
+                f"{self._dialect.statement_setting}; one for {jobs[sizes.index(size)].funcname} has {size}: "
+                "raise that, or store it elsewhere"
+            )
 
     def _insert_keyed(
         self,

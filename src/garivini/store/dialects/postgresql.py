@@ -1,5 +1,7 @@
 """PostgreSQL, through psycopg 3."""
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, event
@@ -146,13 +148,8 @@ class PostgreSQL(Dialect):
         return not connection.closed and silent_socket(connection.fileno())
 
     def bound(self, values: list[Any]) -> list[Any]:
-        # psycopg looks at each number of a list; every list has its type in the statement.
-        return [
-            f"{{{','.join(map(str, value))}}}"
-            if type(value) is list and value and type(value[0]) is int
-            else value
-            for value in values
-        ]
+        # psycopg looks for what to escape in each item of a list; every list has its type in the statement.
+        return [_array(value) if type(value) is list else value for value in values]
 
     def begin_upgrade(self, connection: Connection) -> None:
         super().begin_upgrade(connection)
@@ -182,6 +179,27 @@ class PostgreSQL(Dialect):
         if code.startswith("22") or (not code and "DataError" in _kinds(error)):
             return UsageError(f"{where} does not take a value: {words}")
         return RefusedError(f"{where} refused: {words}")
+
+
+def _array(items: list[Any]) -> str:
+    """Return a list as the text of an array (manual, "Array Input and Output Syntax")."""
+    return f"{{{','.join([_WRITTEN[type(item)](item) for item in items])}}}"
+
+
+@lru_cache(1024)
+def _quoted(text: str) -> str:
+    """Return a text as an item of an array. The same few names come again and again."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+#: How an item of an array is written.
+_WRITTEN: Final[dict[type, Callable[[Any], str]]] = {
+    int: str,
+    str: _quoted,
+    bytes: lambda item: f'"\\\\x{item.hex()}"',
+    type(None): lambda item: "NULL",
+}
 
 
 def _lost(error: Exception, code: str) -> bool:
