@@ -15,7 +15,7 @@ from garivini import Client, Job, State, UsageError
 from garivini.gearman import aio
 from garivini.gearman.packets import Type
 from garivini.gearman.protocol import Finished, Submission
-from garivini.job import Handle, decode_payload, encode_payload, new_job
+from garivini.job import decode_payload, encode_payload, new_job
 from garivini.keeper import Run
 from garivini.policy import FunctionPolicy, Offset
 from garivini.roles import controller, queue_runner
@@ -240,7 +240,7 @@ def test_a_worker_asks_for_a_retry_or_gives_the_job_up(made: Make, how: str) -> 
     asyncio.run(scenario())
 
 
-HANDLE = Handle(1, 1, 1)
+JOB = Job(jobid=1, dbid=1, funcname="f", arg=b"", attempt=1)
 
 
 @pytest.mark.parametrize(
@@ -265,11 +265,11 @@ HANDLE = Handle(1, 1, 1)
     ],
 )
 def test_what_differs_from_an_answer_is_a_result(data: bytes) -> None:
-    assert setback_of(Finished(Type.WORK_COMPLETE, data), HANDLE, "w") is None
+    assert setback_of(Finished(Type.WORK_COMPLETE, data), JOB, "w") is None
 
 
 def test_answers_in_other_spacing_count_and_parts_of_seconds_round_up() -> None:
-    setback = setback_of(Finished(Type.WORK_COMPLETE, b'{ "garivini" : {\n"retry":1.2 } }'), HANDLE, "w")
+    setback = setback_of(Finished(Type.WORK_COMPLETE, b'{ "garivini" : {\n"retry":1.2 } }'), JOB, "w")
     assert setback is not None
     assert (setback.kind, setback.when) == ("rescheduled", Offset(2))
 

@@ -181,13 +181,12 @@ def unique_of(dbid: int, jobid: int, attempt: int) -> bytes:
 _Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 
 
-class _Envelope(msgspec.Struct, kw_only=True):
-    """The JSON object that a worker receives. Unknown keys are ignored, those of ours may be absent."""
+class _Head(msgspec.Struct, kw_only=True):
+    """What a payload says beside the argument. Unknown keys are ignored, those of ours may be absent."""
 
     jobid: Annotated[int, msgspec.Meta(gt=0, le=MAX_JOBID)]
     dbid: Annotated[int, msgspec.Meta(gt=0, le=MAX_DBID)]
     funcname: str = ""
-    arg: str | None = None
     uniqkey: str | None = None
     coalesce: str | None = None
     run_after: _Number | None = None
@@ -197,12 +196,19 @@ class _Envelope(msgspec.Struct, kw_only=True):
     priority: str | None = None
     lease: _Number = 0
     lease_end: _Number = 0
+
+
+class _Envelope(_Head, kw_only=True):
+    """The JSON object that a worker receives."""
+
+    arg: str | None = None
     arg_encoding: str = "latin-1"
 
 
 _encoder = msgspec.json.Encoder()
 # Lax: the original's database driver hands numbers over as text, and its JSON keeps them so.
 _decoder = msgspec.json.Decoder(_Envelope, strict=False)
+_head_decoder = msgspec.json.Decoder(_Head, strict=False)
 
 
 def encode_payload(job: Job, *, latin1: bool = False) -> bytes:
@@ -238,16 +244,23 @@ def encode_payload(job: Job, *, latin1: bool = False) -> bytes:
     )
 
 
-def decode_payload(payload: bytes | str) -> Job:
+def decode_payload(payload: bytes | str, *, with_arg: bool = True) -> Job:
     """Return the job that a payload carries, the original's payloads included.
+
+    ``with_arg``: whether to read the argument, which may be large; else the job's is empty.
 
     Raises:
         UsageError: it is not such a payload.
 
     """
+    arg = b""
     try:
-        envelope = _decoder.decode(payload)
-        arg = decode_arg(envelope.arg or "", envelope.arg_encoding)
+        if with_arg:
+            envelope: _Head = _decoder.decode(payload)
+            assert isinstance(envelope, _Envelope)
+            arg = decode_arg(envelope.arg or "", envelope.arg_encoding)
+        else:
+            envelope = _head_decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeError, ValueError, RecursionError) as error:
         raise UsageError(f"not the payload of a Garivini job: {error}") from error
     return Job(

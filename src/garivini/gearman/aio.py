@@ -310,9 +310,11 @@ class Held:
 
     def complete(self, data: bytes = b"") -> None:
         """Say that it succeeded."""
-        if not self.lost:
-            self._connection.core.complete(self.job.handle, data)
-            self._ended()
+        connection = self._connection
+        if connection.transport is not None:
+            connection.core.complete(self.job.handle, data)
+            connection.flush()
+            connection.wake()
 
     def fail(self) -> None:
         """Say that it failed."""

@@ -323,6 +323,7 @@ _GRAB: Final = encode(REQUEST, Type.GRAB_JOB_UNIQ)
 # As ``_CREATED``.
 _ASSIGN: Final = Type.JOB_ASSIGN_UNIQ
 _NO_JOB: Final = Type.NO_JOB
+_COMPLETE: Final = Type.WORK_COMPLETE
 #: Grabs without an answer, at most: they keep a server busy, and where it has nothing each costs an answer.
 _WIDE: Final = 512
 
@@ -409,7 +410,7 @@ class WorkerProtocol:
     def complete(self, handle: bytes, data: bytes = b"") -> None:
         """End a job with success."""
         self._let_go(handle)
-        self._send(Type.WORK_COMPLETE, handle, data)
+        self._out.append(encode(REQUEST, _COMPLETE, handle, data))
 
     def fail(self, handle: bytes) -> None:
         """End a job with failure."""

@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any, Final
 
 import msgspec
-from msgspec.structs import force_setattr, replace
+from msgspec.structs import replace
 
 from garivini import events
 from garivini.dispatch import PRIORITY_OF
@@ -214,7 +214,7 @@ class Controller:
 
     def _arrived(self, held: Held) -> None:
         try:
-            job = decode_payload(held.job.data)
+            job = decode_payload(held.job.data, with_arg=False)
             if job.dbid not in self._keepers:
                 raise UsageError(f"database {job.dbid} is not one of this Controller's")
         except UsageError as error:
@@ -321,11 +321,13 @@ class Controller:
             self._leave(call)
             return
         policy = (keeper.policies or {}).get(job.funcname, NO_POLICY)
-        data = job.arg if policy.envelope == "raw" else run.held.job.data
+        data = run.held.job.data
         client = self._servers.client_for(job)
-        # Without a unique: gearmand loses a second call on the unique of one whose caller has died.
-        submission = Submission(job.funcname.encode(), data, b"", PRIORITY_OF[job.priority])
         try:
+            if policy.envelope == "raw":
+                data = decode_payload(data).arg
+            # Without a unique: gearmand loses a second call on the unique of one whose caller has died.
+            submission = Submission(job.funcname.encode(), data, b"", PRIORITY_OF[job.priority])
             client.call(submission, partial(self._answer, call))
         except UnreachableError:
             self._return(call)
@@ -351,7 +353,7 @@ class Controller:
             case Finished():
                 run = call.run
                 run.result = event.data
-                self._end_call(call, setback_of(event, run.job.handle, self.name))
+                self._end_call(call, setback_of(event, run.job, self.name))
             case Update(kind, fields):
                 self._said(call, kind, fields)
             case Unknown():
@@ -404,7 +406,8 @@ class Controller:
             said = self._progress.pop((call.run.job.dbid, call.run.job.jobid), None)
             if said is not None:
                 self._keeper_of(call.run).report(said)
-        self._changed.set()
+        if self._draining:
+            self._changed.set()
 
     def _leave(self, call: _Call) -> None:
         """Forget a call that was not made."""
@@ -453,7 +456,6 @@ class Controller:
     def _forget_argument(self, run: Run) -> None:
         """Let go of what may be megabytes: only gearmand needs it from now on."""
         if len(run.held.job.data) > _SMALL:
-            force_setattr(run.job, "arg", b"")
             run.held.job = replace(run.held.job, data=b"")
 
     # ---- every second

@@ -6,7 +6,7 @@ import msgspec
 
 from garivini.gearman.packets import Type
 from garivini.gearman.protocol import Finished
-from garivini.job import MAX_DELAY, Handle
+from garivini.job import MAX_DELAY, Job
 from garivini.policy import Offset, parse_delay
 from garivini.store.database import Setback
 
@@ -35,19 +35,19 @@ _retry = msgspec.json.Decoder(_RetryAnswer)
 _discard = msgspec.json.Decoder(_DiscardAnswer)
 
 
-def setback_of(end: Finished, handle: Handle, worker: str) -> Setback | None:
+def setback_of(end: Finished, job: Job, worker: str) -> Setback | None:
     """Return how an attempt ended without success, or None where it succeeded.
 
     Args:
         end: WORK_COMPLETE, WORK_FAIL or WORK_EXCEPTION with its data.
-        handle: of the attempt.
+        job: as of this attempt.
         worker: for the record.
 
     """
     match _answer(end.data):
         case _Retry(seconds, reason):
             return Setback(
-                handle=handle,
+                handle=job.handle,
                 kind="rescheduled",
                 error="Retry",
                 message=reason,
@@ -55,11 +55,13 @@ def setback_of(end: Finished, handle: Handle, worker: str) -> Setback | None:
                 when=Offset(parse_delay(seconds)),
             )
         case _Discard(reason):
-            return Setback(handle=handle, kind="discarded", error="Discard", message=reason, worker=worker)
+            return Setback(
+                handle=job.handle, kind="discarded", error="Discard", message=reason, worker=worker
+            )
     if end.kind is Type.WORK_COMPLETE:
         return None
     message = text_of(end.data) or "the worker gave no reason"
-    return Setback(handle=handle, kind="failed", error=end.kind.name, message=message, worker=worker)
+    return Setback(handle=job.handle, kind="failed", error=end.kind.name, message=message, worker=worker)
 
 
 def _answer(data: bytes) -> _Retry | _Discard | None:
