@@ -104,25 +104,49 @@ def test_a_sleeper_asks_for_one_job_when_woken_and_for_more_as_they_come() -> No
     assert sent(worker) == ["GRAB_JOB_UNIQ"]
 
 
-def test_an_eager_sleeper_asks_at_once_for_half_of_what_came_since_its_last_wake_up() -> None:
-    worker = WorkerProtocol([b"f"], slots=20, eager=True)
+def eager(came: int) -> WorkerProtocol:
+    """An eager worker that has just been woken, and to which so many jobs had come before."""
+    worker = WorkerProtocol([b"f"], slots=1000, eager=True)
     sent(worker)
-    jobs = [b"%d" % number for number in range(7)]
-    worker.receive(said(Type.NO_JOB) * 20 + said(Type.NOOP))
+    worker.receive(said(Type.NO_JOB) * worker.waiting + said(Type.NOOP))
     sent(worker)
-    for handle in jobs:  # one grab, then ever more: a round trip each
-        worker.receive(assigned(handle))
-    for handle in jobs:
-        worker.complete(handle)
+    deliver(worker, came)
     worker.receive(said(Type.NO_JOB) * worker.waiting)
     assert sent(worker)[-1] == "PRE_SLEEP"
     worker.receive(said(Type.NOOP))
-    assert sent(worker) == ["GRAB_JOB_UNIQ"] * 3
-    worker.receive(assigned(b"8") + said(Type.NO_JOB) * 2)
-    worker.receive(said(Type.NO_JOB) * worker.waiting)
-    worker.receive(said(Type.NOOP))
-    assert sent(worker)[-1] == "GRAB_JOB_UNIQ"
-    assert worker.waiting == 1  # one came: mostly one comes
+    return worker
+
+
+def deliver(worker: WorkerProtocol, jobs: int) -> None:
+    """Answer grabs with so many jobs, which end at once."""
+    while jobs:
+        handles = [b"%d" % number for number in range(min(jobs, worker.waiting))]
+        worker.receive(b"".join(map(assigned, handles)))
+        for handle in handles:
+            worker.complete(handle)
+        sent(worker)
+        jobs -= len(handles)
+
+
+@pytest.mark.parametrize("came", [1, 7, 200])
+def test_an_eager_sleeper_asks_at_once_for_as_many_jobs_as_came_since_its_last_wake_up(came: int) -> None:
+    assert sent(eager(came)) == ["GRAB_JOB_UNIQ"] * came
+
+
+def test_an_eager_sleeper_asks_for_few_more_jobs_than_came_the_last_time() -> None:
+    worker = eager(200)
+    sent(worker)
+    deliver(worker, 100)
+    assert worker.waiting == 100
+    deliver(worker, 100)
+    assert 0 < worker.waiting <= 32
+
+
+def test_an_eager_sleeper_asks_for_ever_more_jobs_while_more_come_than_the_last_time() -> None:
+    worker = eager(200)
+    sent(worker)
+    deliver(worker, 400)
+    assert worker.waiting > 200
 
 
 def test_a_worker_that_holds_a_job_sleeps_for_its_free_slot() -> None:

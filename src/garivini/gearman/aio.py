@@ -362,7 +362,7 @@ class Worker:
         on_job: called in the loop with each job that arrives; it must not block.
         slots: jobs to hold at once: assigned and without an end.
         client_id: shown by the server's ``workers``.
-        eager: whether a wake-up asks at once for half of what came since the last one; see WorkerProtocol.
+        eager: whether a wake-up asks at once for as many as came since the last one; see WorkerProtocol.
         timeout: seconds of silence after which a connection is given up.
         tls: how to encrypt; without it the connection is plain. A server that offers no TLS is refused.
 

@@ -324,6 +324,8 @@ _GRAB: Final = encode(REQUEST, Type.GRAB_JOB_UNIQ)
 _ASSIGN: Final = Type.JOB_ASSIGN_UNIQ
 _NO_JOB: Final = Type.NO_JOB
 _COMPLETE: Final = Type.WORK_COMPLETE
+#: Grabs beyond what is expected: enough to see whether there is more, and not many answers where there is not.
+_MORE: Final = 16
 #: Grabs without an answer, at most: they keep a server busy, and where it has nothing each costs an answer.
 _WIDE: Final = 512
 
@@ -339,7 +341,7 @@ class WorkerProtocol:
         functions: names to register.
         slots: jobs to hold at once: assigned and not finished. May be changed at any time; 0 stops asking.
         client_id: shown by the server's ``workers``; at most 127 bytes without white space.
-        eager: whether a wake-up asks at once for half of what came since the last one. For those that run
+        eager: whether a wake-up asks at once for as many as came since the last one. For those that run
             nothing themselves: of others one would take what the rest could begin.
         max_body: bytes of a payload, at most.
 
@@ -359,7 +361,8 @@ class WorkerProtocol:
         self._asked = 0  # grabs without an answer, and how many there may be
         self._window = _WIDE
         self._eager = eager
-        self._came = 0  # jobs since it was woken
+        self._came = 0  # jobs since it was woken, and how many had come between the two wake-ups before
+        self._expected = 0
         self._held: set[bytes] = set()
         self._asleep = False
         self._dry = False  # the server had nothing at the last answer
@@ -404,7 +407,7 @@ class WorkerProtocol:
     def _rouse(self) -> None:
         self._asleep = self._dry = False
         # Mostly one job wakes it: for each other free slot the server would only say that it has none.
-        self._window = min(max(1, self._came // 2), _WIDE) if self._eager else 1
+        self._window = self._expected = min(max(1, self._came), _WIDE) if self._eager else 1
         self._came = 0
 
     def complete(self, handle: bytes, data: bytes = b"") -> None:
@@ -467,7 +470,9 @@ class WorkerProtocol:
                     raise ProtocolError(f"the server assigns {fields[0]!r} twice")
                 self._held.add(fields[0])
                 self._came += 1
-                if self._window < _WIDE:
+                if self._came <= self._expected - _MORE:
+                    self._window -= 1  # one less is still to come
+                elif self._window < _WIDE:
                     self._window += 1  # so twice as many are asked for with each round trip
                 self._dry = False  # an earlier grab may have found nothing, but a job has come since
                 events.append(Assigned(*fields))
