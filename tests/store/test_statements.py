@@ -154,7 +154,7 @@ def test_a_value_that_is_missing_is_an_error() -> None:
 
 
 #: Names whose parameters are a dialect's own, for it runs them itself.
-OWN = {"mysql": {"lanes"}}
+OWN = {"mysql": {"lanes", "insert", "insert_keyed"}}
 
 
 def interface(path: Path) -> dict[str, tuple[frozenset[str], str]]:

@@ -324,7 +324,7 @@ _GRAB: Final = encode(REQUEST, Type.GRAB_JOB_UNIQ)
 _ASSIGN: Final = Type.JOB_ASSIGN_UNIQ
 _NO_JOB: Final = Type.NO_JOB
 _COMPLETE: Final = Type.WORK_COMPLETE
-#: Grabs beyond what is expected: enough to see whether there is more, and not many answers where there is not.
+#: Grabs beyond what is expected: enough to see whether there is more, and few answers where there is not.
 _MORE: Final = 16
 #: Grabs without an answer, at most: they keep a server busy, and where it has nothing each costs an answer.
 _WIDE: Final = 512

@@ -21,6 +21,10 @@ class Cursor(Protocol):
     def rowcount(self) -> int:
         """How many rows it changed."""
 
+    @property
+    def lastrowid(self) -> int | None:
+        """The first id that it gave, on MySQL."""
+
     def execute(self, text: str, values: Sequence[Any], /) -> Any:
         """Run one statement."""
 
@@ -41,6 +45,10 @@ class _ConnectionCursor:
     @property
     def rowcount(self) -> int:
         return self._result.rowcount if self._result is not None else -1
+
+    @property
+    def lastrowid(self) -> int | None:
+        return self._result.lastrowid if self._result is not None else None
 
     @property
     def description(self) -> Any:

@@ -295,7 +295,12 @@ class Run:
                 found = self._cursor.fetchall()
                 if not found:
                     break
-        return self._cursor.rowcount if statement.result == "count" else found
+        match statement.result:
+            case "count":
+                return self._cursor.rowcount
+            case "id":
+                return self._cursor.lastrowid
+        return found
 
 
 #: Other names in URLs.

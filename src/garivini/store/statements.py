@@ -1,11 +1,11 @@
 """Reads a file of named SQL statements and turns each into the driver's own style, once.
 
 A statement stands under a line ``-- name: NAME (parameter, …) -> RESULT`` with a line of why below it.
-RESULT is ``rows``, ``one`` (the first column of the first row), ``count`` (rows that the last one changed)
-or ``none``. Values are ``:name``. There are three markers: a line that ends in ``-- each`` is repeated for
-every row, with the comma or ``UNION ALL`` before the marker between the rows; ``:*name`` expands to as many
-values as the list has; ``:@name`` is the list of that value of all rows. Nothing else is ever put into the
-text.
+RESULT is ``rows``, ``one`` (the first column of the first row), ``count`` (rows that the last one changed),
+``id`` (the first that it gave) or ``none``. Values are ``:name``. There are three markers: a line that ends
+in ``-- each`` is repeated for every row, with the comma or ``UNION ALL`` before the marker between the rows;
+``:*name`` expands to as many values as the list has; ``:@name`` is the list of that value of all rows.
+Nothing else is ever put into the text.
 
 Where a database needs several statements for what another does in one, they stand under one name, each but
 the last ending in ``;``. They run in turn, and the rows of the last one that reads are the result. Where one
@@ -23,7 +23,7 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any, Final
 
-_HEAD: Final = re.compile(r"^-- name: (\w+(?:@\w+)?) \(([\w, ]*)\) -> (rows|one|count|none)$")
+_HEAD: Final = re.compile(r"^-- name: (\w+(?:@\w+)?) \(([\w, ]*)\) -> (rows|one|count|id|none)$")
 _EACH: Final = re.compile(r"^(.*?)(,| UNION ALL|)\s*-- each$")
 # Not the second colon of PostgreSQL's ::type.
 _VALUE: Final = re.compile(r"(?<!:):([*@]?)([a-z_]+)")

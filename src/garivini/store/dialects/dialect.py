@@ -113,11 +113,11 @@ class Dialect:
         """Return a statement's values as the driver takes them best."""
         return values
 
-    def insert(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
-        """Insert rows without a unique key; return id and time of each, in order."""
+    def insert(self, run: Run, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
+        """Insert rows without a unique key; return id and time of each, in order. The rows may be changed."""
         return sorted(run("insert", rows=rows))
 
-    def insert_keyed(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, str, str]]:
+    def insert_keyed(self, run: Run, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int, str, str]]:
         """Insert rows with a unique key where there is no live job of that key.
 
         Returns id, time, function and key of those that are new. No error but that conflict is passed over.

@@ -1,7 +1,7 @@
 """MariaDB and MySQL, through PyMySQL or mysqlclient."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any, Final, TypeAlias
 
@@ -247,14 +247,14 @@ class MySQL(Dialect):
 
     # ---- jobs
 
-    def insert(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    def insert(self, run: Run, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
         return self._insert(run, "insert", rows)
 
-    def insert_keyed(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, str, str]]:
+    def insert_keyed(self, run: Run, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int, str, str]]:
         first = {(row["funcname"], row["uniqkey"]): row for row in reversed(rows)}
         return self._insert_apart(run, list(reversed(first.values())))
 
-    def _insert_apart(self, run: Run, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, str, str]]:
+    def _insert_apart(self, run: Run, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int, str, str]]:
         # All, or none where a key has a live job: then each half is tried. INSERT IGNORE would be one
         # statement, and would pass over any error.
         try:
@@ -268,11 +268,18 @@ class MySQL(Dialect):
             return self._insert_apart(run, rows[:half]) + self._insert_apart(run, rows[half:])
         return [(*new, row["funcname"], row["uniqkey"]) for new, row in zip(stored, rows, strict=True)]
 
-    def _insert(self, run: Run, name: str, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    def _insert(self, run: Run, name: str, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
         if self.form and len(rows) < _FEW:
             return sorted(run(name, rows=rows))
-        ((first, created, step),) = run(f"{name}@", rows=rows)
-        return [(first + number * step, created) for number in range(len(rows))]
+        # Read now and not when connecting: a cluster that grows changes the step.
+        ((time, step),) = run("clock")
+        now = int(time)
+        for row in rows:
+            row["now"] = now
+            row["due"] = now + row["delay"]
+            row["since"] = now if row["taken"] else 0
+        first = run(f"{name}@" if self.form else name, rows=rows)
+        return [(first + number * step, now) for number in range(len(rows))]
 
     def lanes(self, run: Run) -> list[tuple[str, int, int, int, float]]:
         # From each place one looks for the next lane. Where nothing new has come since the last time, the
