@@ -27,6 +27,8 @@ MAX_UNIQUE: Final = 63
 MAX_FUNCTION: Final = 255
 
 _HEADER = struct.Struct(">4sII")
+#: The same, for a reader: magic and type in one, then the length.
+_LENGTH = struct.Struct(">8sI")
 #: White space and control bytes.
 _UNFIT = re.compile(rb"[\x00-\x20\x7f]")
 
@@ -91,8 +93,11 @@ class Type(IntEnum):
     STATUS_RES_UNIQUE = 42, "unique", "known", "running", "numerator", "denominator", "clients"
 
 
-# Looked up once per packet: a plain dictionary is faster than the enum.
-_KINDS: Final[dict[int, tuple[Type, int]]] = {int(kind): (kind, len(kind.fields)) for kind in Type}
+#: The types by the eight bytes that such a packet begins with, and how many fields it has; by magic.
+_KINDS: Final[dict[bytes, dict[bytes, tuple[Type, int]]]] = {
+    magic: {magic + kind.to_bytes(4, "big"): (kind, len(kind.fields)) for kind in Type}
+    for magic in (REQUEST, RESPONSE)
+}
 
 
 class Packet(NamedTuple):
@@ -169,6 +174,7 @@ class Decoder:
 
     def __init__(self, magic: bytes, *, lines: bool = False, max_body: int = MAX_BODY) -> None:
         self._magic = magic
+        self._kinds = _KINDS[magic]
         self._lines = lines
         self._max_body = max_body
         self._buffer = bytearray()
@@ -195,9 +201,10 @@ class Decoder:
             self._buffer.clear()
         end = len(data)
         offset = self._wanted = 0
+        lines, kinds = self._lines, self._kinds
         try:
             while offset < end:
-                if self._lines and data[offset] != 0:
+                if lines and data[offset] != 0:
                     stop = _end_of_line(data, offset)
                     if stop < 0:
                         break
@@ -209,12 +216,11 @@ class Decoder:
                     # Four bytes are enough to see that the peer does not speak Gearman.
                     self._check_magic(data[offset : offset + 4])
                     break
-                magic, number, length = _HEADER.unpack_from(data, offset)
-                if magic != self._magic:
-                    self._check_magic(magic)
-                found = _KINDS.get(number)
+                beginning, length = _LENGTH.unpack_from(data, offset)
+                found = kinds.get(beginning)
                 if found is None:
-                    raise ProtocolError(f"unknown packet type {number}")
+                    self._check_magic(beginning[:4])
+                    raise ProtocolError(f"unknown packet type {int.from_bytes(beginning[4:], 'big')}")
                 if length > self._max_body:
                     raise ProtocolError(f"a body of {length} bytes; the limit here is {self._max_body} bytes")
                 start = offset + 12
