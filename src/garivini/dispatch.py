@@ -31,13 +31,14 @@ _MOST: Final = 4000
 #: Seconds for which the servers' counts are good, and what is set for functions.
 _COUNTS_AGE: Final = 1.0
 _POLICIES_AGE: Final = 5.0
+_CONTROLLER: Final = RUN_QUEUED_JOB.encode()
 #: A job's priority in Gearman. A dictionary is read faster than an enum is called.
 PRIORITY_OF: Final = {priority.name.lower(): priority for priority in Priority}
 
 
 def function_of(funcname: str, flag: str) -> bytes:
     """Return the Gearman function under which jobs of a function and flag wait."""
-    return (RUN_QUEUED_JOB if flag == "controller" else funcname).encode()
+    return _CONTROLLER if flag == "controller" else funcname.encode()
 
 
 def submission(job: Job, policy: FunctionPolicy) -> Submission:

@@ -3,9 +3,11 @@
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from garivini.client import checked_job
 from garivini.errors import UsageError
@@ -86,8 +88,10 @@ def read(payload: bytes, rules: Rules) -> tuple[list[NewJob], bool]:
 
 def answer(stored: Sequence[Inserted], *, many: bool) -> bytes:
     """Return what a call is told whose jobs are stored."""
-    answers = [_Answer(at.jobid, at.dbid, not at.new) for at in stored]
-    return _encoder.encode(answers if many else answers[0])
+    if not many:
+        (at,) = stored
+        return _encoder.encode(_Answer(at.jobid, at.dbid, not at.new))
+    return _encoder.encode([_Answer(at.jobid, at.dbid, not at.new) for at in stored])
 
 
 def _job(request: _Request, rules: Rules) -> NewJob:
@@ -99,17 +103,26 @@ def _job(request: _Request, rules: Rules) -> NewJob:
     arg = _arg(request, rules)
     if len(arg) > rules.max_arg:
         raise UsageError(f"an argument has at most {rules.max_arg} bytes here, this one {len(arg)}")
+    flag = request.flag or "controller"
+    if request.run_after is request.unique is request.uniqkey is request.coalesce is None:
+        return replace(_plain(name, flag, request.priority), arg=arg)
     return checked_job(
         name,
         arg,
         _seconds(request.run_after),
         _text(request.unique),
         _text(request.coalesce),
-        request.flag or "controller",
+        flag,
         uniqkey=_text(request.uniqkey),
         priority=request.priority,
         dispatch=True,
     )
+
+
+@lru_cache(1024)
+def _plain(funcname: str, flag: str, priority: str | None) -> NewJob:
+    """Return a job with nothing but these: nearly all are so, and of few functions."""
+    return checked_job(funcname, b"", None, None, None, flag, uniqkey=None, priority=priority, dispatch=True)
 
 
 def _arg(request: _Request, rules: Rules) -> bytes:

@@ -292,11 +292,11 @@ class Injector:
 
     def _place(self, jobs: Sequence[NewJob]) -> tuple[int | None, bool]:
         """Return which stream a call's jobs go with, and whether they may be of several databases."""
+        if len(jobs) == 1 and jobs[0].uniqkey is None:
+            return None, False
         homes = [
             None if job.uniqkey is None else self._shards.home(job.funcname, job.uniqkey).dbid for job in jobs
         ]
-        if len(homes) == 1:
-            return homes[0], False
         first = next((home for home in homes if home is not None), None)
         return first, len(self._dispatchers) > 1 and any(home != first for home in homes)
 
