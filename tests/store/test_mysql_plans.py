@@ -134,6 +134,7 @@ def test_counts_are_read_off_the_lane_index_alone(filled: tuple[Database, Any]) 
         ("renew", {"jobids": JOBIDS, "attempt": 1, "lease": 60}),
         ("mine", {"jobids": JOBIDS, "attempt": 1}),
         ("complete", {"jobids": JOBIDS}),
+        ("complete_run", {"first": min(JOBIDS), "last": max(JOBIDS)}),
         ("held", {"jobids": JOBIDS, "attempt": 1}),
         ("keep", {"jobid": 1, "attempt": 1, "worker": "", "result": b"", "retention": 1}),
         ("standing", {"jobids": [1]}),
@@ -190,8 +191,9 @@ def test_reports_are_found_by_their_job(filled: tuple[Database, Any]) -> None:
 
 
 @FORMS
+@pytest.mark.parametrize("name", ["complete", "complete_run"])
 def test_a_completion_touches_no_more_reports_than_it_has_jobs(
-    filled: tuple[Database, Any], form: str
+    filled: tuple[Database, Any], form: str, name: str
 ) -> None:
     _, connection = filled
     jobids = list(range(10_001, 11_001))
@@ -199,7 +201,7 @@ def test_a_completion_touches_no_more_reports_than_it_has_jobs(
         cursor.execute("BEGIN")
         before = reads(connection)
         values = {"jobids": jobids, "first": jobids[0], "last": jobids[-1]}
-        for step in steps("complete", form) + steps("scars", form) + steps("scarred", form):
+        for step in steps(name, form) + steps("scars", form) + steps("scarred", form):
             cursor.execute(*step.bind(values))
         touched = reads(connection) - before
         cursor.execute("ROLLBACK")

@@ -180,6 +180,7 @@ def test_the_live_job_of_a_key_is_found_by_the_key(connection: Any) -> None:
     ("name", "values"),
     [
         ("complete", {"jobids": IDS}),
+        ("complete_run", {"first": min(IDS), "last": max(IDS)}),
         ("standing", {"jobids": IDS}),
         ("forget_failures", {"jobids": IDS}),
         ("forget_reports", {"jobids": IDS}),

@@ -174,12 +174,23 @@ def test_a_job_that_said_nothing_completes_by_two_statements_that_read_no_row(
     monkeypatch.setattr(Run, "__call__", spy)
     database.complete([jobs[0].jobid])
     database.finish([Finish(jobs[1].jobid, 1)])
-    assert ran == ["complete", "scars"] * 2
+    assert ran == ["complete_run", "scars"] * 2
     database.complete([jobs[2].jobid])
-    assert ran[4:] == ["complete", "scars", "scarred", "forget_failures", "forget_reports"]
+    assert ran[4:] == ["complete_run", "scars", "scarred", "forget_failures", "forget_reports"]
     ran.clear()
     assert database.complete([jobs[2].jobid]) == set()
-    assert ran == ["complete", "present"]  # which are gone is asked only where some are
+    assert ran == ["complete_run", "present"]  # which are gone is asked only where some are
+
+
+@pytest.mark.parametrize("chosen", [[0], [1, 2, 3], [3, 1, 2, 1], [0, 2], [0, 1, 2, 4], [0, 1, 2, 3, 4]])
+def test_jobs_complete_and_no_others_with_and_without_a_gap_between_their_ids(
+    database: Database, chosen: list[int]
+) -> None:
+    jobs = running(database, 5)
+    jobids = [jobs[index].jobid for index in chosen]
+    assert database.complete(jobids) == set(jobids)
+    assert {job.jobid for job in database.jobs()} == {job.jobid for job in jobs} - set(jobids)
+    assert database.complete([job.jobid for job in jobs]) == {job.jobid for job in jobs} - set(jobids)
 
 
 def test_reports_of_others_stay(database: Database) -> None:

@@ -128,6 +128,11 @@ def test_jobs_are_found_by_their_ids(filled: sqlite3.Connection, name: str, valu
     assert plan(filled, name, **values) == ["SEARCH job USING INTEGER PRIMARY KEY (rowid=?)"]
 
 
+def test_jobs_without_a_gap_between_their_ids_are_found_by_the_ends(filled: sqlite3.Connection) -> None:
+    steps = plan(filled, "complete_run", first=1, last=9)
+    assert steps == ["SEARCH job USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"]
+
+
 @pytest.mark.parametrize("name", ["standing", "complete"])
 def test_what_looks_at_a_second_table_finds_its_jobs_by_ids(filled: sqlite3.Connection, name: str) -> None:
     steps = plan(filled, name, jobids=[1, 2])

@@ -140,7 +140,7 @@ class Records(Connections):
                     keep = [jobid for jobid in there if jobid in kept] if kept else []
                     for jobid, attempt, *_ in run("standing", jobids=keep) if keep else ():
                         self._keep(run, kept[jobid], attempt)
-                    if run("complete", jobids=there) != len(there):
+                    if _delete(run, there) != len(there):
                         raise _Missing
                     self._forget(run, there, keep)
                     gone.update(there)
@@ -211,6 +211,14 @@ class Records(Connections):
                 for name in ("forget_failures", "forget_reports", "forget_finished"):
                     run(name, jobids=jobids)
         return len(jobids)
+
+
+def _delete(run: Run, jobids: Sequence[int]) -> int:
+    """Delete the rows of these ids, which are sorted; return how many there were."""
+    first, last = jobids[0], jobids[-1]
+    if last - first == len(jobids) - 1:
+        return int(run("complete_run", first=first, last=last))
+    return int(run("complete", jobids=jobids))
 
 
 def storable(text: str) -> str:

