@@ -3,9 +3,10 @@
 import asyncio
 import json
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -249,6 +250,102 @@ def test_a_background_call_is_stored_too(tmp_path: Path) -> None:
                 await caller.client.submit([Submission(b"inject_jobs", call({"funcname": "f"}))])
                 await queue.seen.wait("inject.stored")
             assert len(await rows(queue)) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_queue_runner_is_woken_for_what_there_was_no_room_for(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            queue.start_injector(watermark=1)
+            await counted(queue)
+            async with Caller(queue.address) as caller:
+                await caller.send(b'[{"funcname":"f"}]')
+                await queue.seen.wait("jobs.dispatched")
+                assert b"garivini_wake" not in await caller.client.functions()
+                await caller.send(b'[{"funcname":"f","run_after":60},{"funcname":"f"},{"funcname":"f"}]')
+                woken = (await caller.client.functions())[b"garivini_wake"]
+                while not woken.queued:
+                    await caller.client.echo()  # the wake-up travels on another connection
+                    woken = (await caller.client.functions())[b"garivini_wake"]
+                assert woken.queued == 1
+
+    asyncio.run(scenario())
+
+
+# ---- groups
+
+
+def stream() -> injector._Stream:
+    return injector._Stream(ThreadPoolExecutor(1))
+
+
+def add(calls: injector._Stream, count: int) -> None:
+    """Let calls wait."""
+    for _ in range(count):
+        calls.add(cast(injector._Call, object()))
+
+
+def stored(calls: injector._Stream, count: int, seconds: float) -> None:
+    """Let a group of so many calls be stored that took so long."""
+    calls.calls.clear()
+    calls.answered(cast(list[injector._Call], [None] * count), asyncio.get_running_loop().time() - seconds)
+
+
+def test_a_group_waits_until_the_callers_of_a_crowd_have_called_again() -> None:
+    async def scenario() -> None:
+        calls = stream()
+        stored(calls, 40, 3600)
+        calls.patience += 3600
+        add(calls, 39)
+        gathering = asyncio.create_task(calls.gather())
+        await asyncio.sleep(0)
+        assert not gathering.done()
+        add(calls, 1)
+        await gathering
+
+    asyncio.run(scenario())
+
+
+def test_a_group_waits_no_longer_than_the_last_one_took_nor_ten_milliseconds() -> None:
+    async def scenario() -> None:
+        calls = stream()
+        for took in (0.005, 3600.0):
+            stored(calls, 40, took)
+            assert calls.patience - asyncio.get_running_loop().time() <= min(took, 0.01)
+            add(calls, 1)
+            await calls.gather()
+            assert asyncio.get_running_loop().time() >= calls.patience
+
+    asyncio.run(scenario())
+
+
+def test_few_callers_wait_for_no_others() -> None:
+    async def scenario() -> None:
+        calls = stream()
+        stored(calls, injector._CROWD - 1, 3600)
+        calls.patience += 3600
+        add(calls, 1)
+        await calls.gather()
+
+    asyncio.run(scenario())
+
+
+def test_callers_in_turns_grow_together_to_one_group(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            queue.start_injector(watermark=0)
+            await counted(queue)
+            async with Caller(queue.address) as caller:
+
+                async def again() -> None:
+                    for _ in range(20):
+                        await caller.inject("f")
+
+                await asyncio.gather(*(again() for _ in range(100)))
+            groups = [fields["calls"] for fields in queue.seen.of("inject.stored")]
+            assert sum(groups) == 2000
+            assert len(groups) <= 40
 
     asyncio.run(scenario())
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
 from garivini.errors import UsageError
 from garivini.job import (
@@ -39,6 +39,19 @@ def payload(**fields: Any) -> bytes:
 
 
 # ---- the envelope
+
+
+@given(st.binary(max_size=50), st.booleans())
+def test_a_payload_can_be_read_without_its_argument(arg: bytes, latin1: bool) -> None:
+    whole = job(arg=arg, attempt=3, lease=60, uniqkey="k")
+    assert decode_payload(encode_payload(whole, latin1=latin1), with_arg=False) == replace(whole, arg=b"")
+
+
+def test_an_argument_that_cannot_be_read_matters_only_to_who_reads_it() -> None:
+    sent = payload(arg="ä", arg_encoding="neither")
+    assert decode_payload(sent, with_arg=False).jobid == 1
+    with pytest.raises(UsageError, match="neither"):
+        decode_payload(sent)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from garivini.gearman.protocol import Submission
 from garivini.gearman.server import Server
 from garivini.job import decode_payload
 from garivini.lease import Found
-from garivini.policy import FunctionPolicy
+from garivini.policy import WATERMARK, FunctionPolicy
 from garivini.roles import job_servers, lost
+from garivini.roles.dispatcher import Room
 from garivini.roles.job_servers import JobServers
 from garivini.roles.queue_runner import QueueRunner, QueueRunnerSettings
 from garivini.store.records import Finish
@@ -877,3 +878,14 @@ def test_a_full_function_without_due_jobs_lets_the_queue_runner_rest(tmp_path: P
             await servers.close()
 
     asyncio.run(scenario())
+
+
+def test_leased_rows_are_counted_sooner_while_a_function_fills_up() -> None:
+    room = Room(JobServers(["127.0.0.1:1"]), WATERMARK)
+    room.note_controlled("f")
+    assert room.uncounted(1, ["f"], 10.0) == ["f"]
+    room.count_leased(1, "f", 0, 10.0)
+    assert room.left("f") == WATERMARK
+    assert [room.uncounted(1, ["f"], now) for now in (10.1, 10.3)] == [[], ["f"]]
+    room.use("f", WATERMARK // 2)
+    assert [room.uncounted(1, ["f"], now) for now in (10.01, 10.03)] == [[], ["f"]]

@@ -101,6 +101,53 @@ def test_a_job_inserted_with_a_lease_that_was_not_sent_waits_again(database: Dat
     assert (claimed.jobid, claimed.attempt) == (answer.jobid, 2)
 
 
+#: Texts that mean something to a statement, an array or a driver.
+ODD = [
+    "",
+    "NULL",
+    "null",
+    '"',
+    "\\",
+    '\\"',
+    "'",
+    "''",
+    "{}",
+    "{a,b}",
+    ",",
+    "%s",
+    "%%",
+    ":name",
+    "?",
+    "ä\U0001f40c",
+    " x ",
+]
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_odd_texts_are_kept_as_they_are(database: Database, repeats: int) -> None:
+    """Few and many rows may be written in ways of their own."""
+    jobs = [
+        job(
+            text.encode() * repeat,
+            uniqkey=text and f"{text}{repeat}",
+            coalesce=text,
+            funcname=f"f{text}".strip(),
+        )
+        for text in ODD
+        for repeat in range(repeats)
+        if " " not in text
+    ]
+    answers = database.insert([*jobs, *(replace(one, uniqkey=None) for one in jobs)])
+    for one, answer in zip([*jobs, *(replace(one, uniqkey=None) for one in jobs)], answers, strict=True):
+        found = look(database, answer.jobid)
+        assert (found.funcname, found.arg, found.uniqkey, found.coalesce) == (
+            one.funcname,
+            one.arg,
+            one.uniqkey,
+            one.coalesce,
+        )
+
+
 def test_no_jobs_are_inserted_as_none(database: Database) -> None:
     assert database.insert([]) == []
     assert database.jobs() == []

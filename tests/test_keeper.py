@@ -1,0 +1,113 @@
+"""The keeper: outcomes that come as a crowd are committed together, and none waits for long."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any, cast
+
+import pytest
+from msgspec.structs import replace
+
+from garivini import Client
+from garivini.job import Job, new_job
+from garivini.keeper import _CROWD, Keeper, Run
+from garivini.store.database import Database
+from tests.databases import sqlite_url
+
+PATIENCE = 20.0
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    with closing(Client(sqlite_url(tmp_path))) as client:
+        (database,) = client.shards
+        yield database
+
+
+@pytest.fixture
+def committed() -> "Queue[list[Run]]":
+    """The groups that were committed."""
+    return Queue()
+
+
+@pytest.fixture
+def keeper(database: Database, committed: "Queue[list[Run]]") -> Iterator[Keeper]:
+    """A keeper whose thread is not running yet."""
+    keeper = Keeper(
+        database,
+        on_committed=committed.put,
+        on_checked=lambda run, mine: None,
+        take_back=lambda run: False,
+        on_given_back=lambda runs: None,
+    )
+    yield keeper
+    keeper.stop()
+
+
+@pytest.fixture
+def ended(database: Database) -> Callable[[int], list[Run]]:
+    """Makes so many runs of jobs that have succeeded."""
+
+    def make(count: int) -> list[Run]:
+        new = replace(new_job("f", b""), lease=60)
+        answers = database.insert([new] * count)
+        return [Run(Job.taken(new, answer), cast(Any, None), "me") for answer in answers]
+
+    return make
+
+
+def end(keeper: Keeper, runs: list[Run]) -> None:
+    for run in runs:
+        keeper.end(run)
+
+
+@pytest.fixture
+def crowded(keeper: Keeper, committed: "Queue[list[Run]]", ended: Callable[[int], list[Run]]) -> Keeper:
+    """A keeper that has committed a crowd."""
+    end(keeper, ended(_CROWD))
+    keeper.start()
+    assert len(committed.get(timeout=PATIENCE)) == _CROWD
+    return keeper
+
+
+def test_after_a_crowd_fewer_outcomes_are_committed_when_the_time_for_more_is_over(
+    crowded: Keeper, committed: "Queue[list[Run]]", ended: Callable[[int], list[Run]], database: Database
+) -> None:
+    end(crowded, ended(1))
+    assert len(committed.get(timeout=PATIENCE)) == 1
+    assert database.jobs() == []
+
+
+def test_after_a_crowd_outcomes_wait_for_as_many_as_came_the_last_time(
+    crowded: Keeper, committed: "Queue[list[Run]]", ended: Callable[[int], list[Run]]
+) -> None:
+    crowded._patience = time.monotonic() + 3600
+    runs = ended(_CROWD)
+    end(crowded, runs[1:])
+    crowded.read_functions()  # which wakes it, and is done before commits
+    deadline = time.monotonic() + PATIENCE
+    while crowded.policies is None and time.monotonic() < deadline:
+        with pytest.raises(Empty):
+            committed.get(timeout=0.01)
+    assert crowded.policies is not None
+    end(crowded, runs[:1])
+    assert len(committed.get(timeout=PATIENCE)) == _CROWD
+
+
+def test_after_a_crowd_to_which_nothing_more_comes_the_keeper_sleeps(crowded: Keeper) -> None:
+    while time.monotonic() < crowded._patience:
+        time.sleep(crowded._patience - time.monotonic() + 0.001)
+    assert crowded._until_next() > 0.5
+
+
+def test_few_outcomes_wait_for_no_others(
+    keeper: Keeper, committed: "Queue[list[Run]]", ended: Callable[[int], list[Run]]
+) -> None:
+    end(keeper, ended(_CROWD - 1))
+    keeper.start()
+    assert len(committed.get(timeout=PATIENCE)) == _CROWD - 1
+    keeper._patience = time.monotonic() + 3600
+    end(keeper, ended(1))
+    assert len(committed.get(timeout=PATIENCE)) == 1
