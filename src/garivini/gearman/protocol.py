@@ -460,15 +460,17 @@ class WorkerProtocol:
 
         """
         events: list[Assigned | Rejected] = []
+        held = self._held
         for packet in self._decoder.feed(data):
             assert isinstance(packet, Packet)  # a decoder without lines
             kind, fields = packet
             if kind is _ASSIGN:
                 self._answered(kind)
+                handle = fields[0]
                 # A server that answers one grab with several jobs would be fine; two with one handle not.
-                if fields[0] in self._held:
-                    raise ProtocolError(f"the server assigns {fields[0]!r} twice")
-                self._held.add(fields[0])
+                if handle in held:
+                    raise ProtocolError(f"the server assigns {handle!r} twice")
+                held.add(handle)
                 self._came += 1
                 if self._came <= self._expected - _MORE:
                     self._window -= 1  # one less is still to come

@@ -341,7 +341,8 @@ class Controller:
         call.deadline = policy.deadline or DEADLINE
         call.submitted = time.monotonic()
         call.ask_at = call.submitted + _TICK
-        self._forget_argument(run)
+        if len(run.held.job.data) > _SMALL:
+            self._forget_argument(run)
         keeper.hold(run)
 
     def _answer(self, call: _Call, event: Event) -> None:
@@ -455,8 +456,7 @@ class Controller:
 
     def _forget_argument(self, run: Run) -> None:
         """Let go of what may be megabytes: only gearmand needs it from now on."""
-        if len(run.held.job.data) > _SMALL:
-            run.held.job = replace(run.held.job, data=b"")
+        run.held.job = replace(run.held.job, data=b"")
 
     # ---- every second
 

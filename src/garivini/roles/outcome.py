@@ -44,24 +44,27 @@ def setback_of(end: Finished, job: Job, worker: str) -> Setback | None:
         worker: for the record.
 
     """
-    match _answer(end.data):
-        case _Retry(seconds, reason):
-            return Setback(
-                handle=job.handle,
-                kind="rescheduled",
-                error="Retry",
-                message=reason,
-                worker=worker,
-                when=Offset(parse_delay(seconds)),
-            )
-        case _Discard(reason):
-            return Setback(
-                handle=job.handle, kind="discarded", error="Discard", message=reason, worker=worker
-            )
+    if (asked := _answer(end.data)) is not None:
+        return _as_asked(asked, job, worker)
     if end.kind is Type.WORK_COMPLETE:
         return None
     message = text_of(end.data) or "the worker gave no reason"
     return Setback(handle=job.handle, kind="failed", error=end.kind.name, message=message, worker=worker)
+
+
+def _as_asked(asked: _Retry | _Discard, job: Job, worker: str) -> Setback:
+    if isinstance(asked, _Discard):
+        return Setback(
+            handle=job.handle, kind="discarded", error="Discard", message=asked.discard, worker=worker
+        )
+    return Setback(
+        handle=job.handle,
+        kind="rescheduled",
+        error="Retry",
+        message=asked.reason,
+        worker=worker,
+        when=Offset(parse_delay(asked.retry)),
+    )
 
 
 def _answer(data: bytes) -> _Retry | _Discard | None:
