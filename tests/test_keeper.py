@@ -111,3 +111,16 @@ def test_few_outcomes_wait_for_no_others(
     keeper._patience = time.monotonic() + 3600
     end(keeper, ended(1))
     assert len(committed.get(timeout=PATIENCE)) == 1
+
+
+def test_outcomes_whose_time_ran_out_while_the_keeper_did_something_else_are_committed_at_once(
+    keeper: Keeper, ended: Callable[[int], list[Run]]
+) -> None:
+    """Who ended them before that time did not wake the keeper."""
+    runs = ended(1)
+    keeper._expected, keeper._patience = _CROWD, time.monotonic() + 0.5
+    end(keeper, runs)
+    assert keeper._until_next() <= 0.5
+    keeper._patience = time.monotonic()
+    assert keeper._until_next() == 0
+    keeper.start()

@@ -880,12 +880,20 @@ def test_a_full_function_without_due_jobs_lets_the_queue_runner_rest(tmp_path: P
     asyncio.run(scenario())
 
 
-def test_leased_rows_are_counted_sooner_while_a_function_fills_up() -> None:
+def test_leased_rows_of_a_quick_function_are_counted_sooner_when_half_of_its_room_is_used() -> None:
     room = Room(JobServers(["127.0.0.1:1"]), WATERMARK)
     room.note_controlled("f")
     assert room.uncounted(1, ["f"], 10.0) == ["f"]
-    room.count_leased(1, "f", 0, 10.0)
-    assert room.left("f") == WATERMARK
+    room.count_leased(1, "f", 100, 10.0)
+    assert room.left("f") == WATERMARK - 100
     assert [room.uncounted(1, ["f"], now) for now in (10.1, 10.3)] == [[], ["f"]]
     room.use("f", WATERMARK // 2)
     assert [room.uncounted(1, ["f"], now) for now in (10.01, 10.03)] == [[], ["f"]]
+
+
+def test_leased_rows_of_a_function_that_stays_full_are_counted_no_sooner() -> None:
+    room = Room(JobServers(["127.0.0.1:1"]), WATERMARK)
+    room.note_controlled("f")
+    room.count_leased(1, "f", WATERMARK, 10.0)
+    assert room.left("f") == 0
+    assert [room.uncounted(1, ["f"], now) for now in (10.03, 10.3)] == [[], ["f"]]

@@ -248,7 +248,8 @@ class Keeper:
         if (current := self.current) is not None and current.deadline:
             first = min(first, current.deadline)
         now = time.monotonic()
-        if now < self._patience:
+        if self._ended or now < self._patience:
+            # Who ends a run before that time leaves it to this thread to wake.
             first = min(first, self._patience)
         # No longer than until the first renewal of a job that comes now: then it need not wake this thread,
         # which would compete with the job's start.

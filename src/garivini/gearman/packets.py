@@ -124,9 +124,8 @@ def encode(magic: bytes, kind: Type, *fields: bytes) -> bytes:
 
     """
     body = b"\0".join(fields)
-    return (
-        _HEADER.pack(magic, kind._value_, len(body)) + body
-    )  # as a plain number it is packed in half the time
+    # Its value as a plain number is packed in half the time.
+    return _HEADER.pack(magic, kind._value_, len(body)) + body
 
 
 @lru_cache(1024)

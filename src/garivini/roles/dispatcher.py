@@ -80,16 +80,17 @@ class Room:
     def uncounted(self, dbid: int, funcnames: Iterable[str], now: float) -> list[str]:
         """Return those of the functions whose leased rows are to be counted in a database.
 
-        Sooner where half of the room is used: much of what was counted may have ended since.
+        Sooner where half of the room has been used since a count that left more than half: such a function
+        is quick. One that is slow stays full, and its counts would hold up the others.
         """
         if not self.watermark:
             return []
         found = []
         for funcname in self._controlled.intersection(funcnames):
+            jobs, counted = self._leased.get((dbid, funcname), (0, -math.inf))
             left = self._room.get(funcname)
-            age = now - self._leased.get((dbid, funcname), (0, -math.inf))[1]
-            filling = left is not None and left <= self.watermark // 2
-            if age >= (_LEAST_AGE if filling else self._leased_age):
+            quick = left is not None and max(left, jobs) <= self.watermark // 2
+            if now - counted >= (_LEAST_AGE if quick else self._leased_age):
                 found.append(funcname)
         return found
 
