@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from garivini import Client
 from garivini.job import Job, new_job
-from garivini.keeper import _CROWD, Keeper, Run
+from garivini.keeper import Keeper, Run
+from garivini.policy import CROWD
 from garivini.store.database import Database
 from tests.databases import sqlite_url
 
@@ -66,9 +67,9 @@ def end(keeper: Keeper, runs: list[Run]) -> None:
 @pytest.fixture
 def crowded(keeper: Keeper, committed: "Queue[list[Run]]", ended: Callable[[int], list[Run]]) -> Keeper:
     """A keeper that has committed a crowd."""
-    end(keeper, ended(_CROWD))
+    end(keeper, ended(CROWD))
     keeper.start()
-    assert len(committed.get(timeout=PATIENCE)) == _CROWD
+    assert len(committed.get(timeout=PATIENCE)) == CROWD
     return keeper
 
 
@@ -83,8 +84,8 @@ def test_after_a_crowd_fewer_outcomes_are_committed_when_the_time_for_more_is_ov
 def test_after_a_crowd_outcomes_wait_for_as_many_as_came_the_last_time(
     crowded: Keeper, committed: "Queue[list[Run]]", ended: Callable[[int], list[Run]]
 ) -> None:
-    crowded._patience = time.monotonic() + 3600
-    runs = ended(_CROWD)
+    crowded._crowd.until = time.monotonic() + 3600
+    runs = ended(CROWD)
     end(crowded, runs[1:])
     crowded.read_functions()  # which wakes it, and is done before commits
     deadline = time.monotonic() + PATIENCE
@@ -93,22 +94,22 @@ def test_after_a_crowd_outcomes_wait_for_as_many_as_came_the_last_time(
             committed.get(timeout=0.01)
     assert crowded.policies is not None
     end(crowded, runs[:1])
-    assert len(committed.get(timeout=PATIENCE)) == _CROWD
+    assert len(committed.get(timeout=PATIENCE)) == CROWD
 
 
 def test_after_a_crowd_to_which_nothing_more_comes_the_keeper_sleeps(crowded: Keeper) -> None:
-    while time.monotonic() < crowded._patience:
-        time.sleep(crowded._patience - time.monotonic() + 0.001)
+    while time.monotonic() < crowded._crowd.until:
+        time.sleep(crowded._crowd.until - time.monotonic() + 0.001)
     assert crowded._until_next() > 0.5
 
 
 def test_few_outcomes_wait_for_no_others(
     keeper: Keeper, committed: "Queue[list[Run]]", ended: Callable[[int], list[Run]]
 ) -> None:
-    end(keeper, ended(_CROWD - 1))
+    end(keeper, ended(CROWD - 1))
     keeper.start()
-    assert len(committed.get(timeout=PATIENCE)) == _CROWD - 1
-    keeper._patience = time.monotonic() + 3600
+    assert len(committed.get(timeout=PATIENCE)) == CROWD - 1
+    keeper._crowd.until = time.monotonic() + 3600
     end(keeper, ended(1))
     assert len(committed.get(timeout=PATIENCE)) == 1
 
@@ -118,9 +119,10 @@ def test_outcomes_whose_time_ran_out_while_the_keeper_did_something_else_are_com
 ) -> None:
     """Who ended them before that time did not wake the keeper."""
     runs = ended(1)
-    keeper._expected, keeper._patience = _CROWD, time.monotonic() + 0.5
+    keeper._crowd.stored(CROWD, 0, 0)
+    keeper._crowd.until = time.monotonic() + 0.5
     end(keeper, runs)
     assert keeper._until_next() <= 0.5
-    keeper._patience = time.monotonic()
+    keeper._crowd.until = time.monotonic()
     assert keeper._until_next() == 0
     keeper.start()

@@ -13,7 +13,10 @@ from garivini.job import MAX_DELAY, NEVER
 from garivini.policy import (
     BATCH_MAX,
     BATCH_START,
+    CROWD,
+    CROWD_PATIENCE,
     At,
+    Crowd,
     Never,
     Offset,
     When,
@@ -234,3 +237,27 @@ def test_a_function_above_its_watermark_has_no_room_rather_than_less() -> None:
 
 def test_without_a_watermark_there_is_any_room() -> None:
     assert room(0, 10**6) is None
+
+
+def test_who_come_as_a_crowd_wait_for_as_many_as_came_the_last_time() -> None:
+    crowd = Crowd()
+    assert not crowd.waits(1, now=5.0)
+    crowd.stored(CROWD, began=5.0, now=5.004)
+    assert [crowd.waits(size, now=5.005) for size in (1, CROWD - 1, CROWD)] == [True, True, False]
+
+
+@pytest.mark.parametrize(("took", "patience"), [(0.004, 0.004), (60.0, CROWD_PATIENCE)])
+def test_a_crowd_is_waited_for_no_longer_than_the_last_took_nor_than_the_patience(
+    took: float, patience: float
+) -> None:
+    crowd = Crowd()
+    crowd.stored(CROWD, began=100.0, now=100.0 + took)
+    assert crowd.until == pytest.approx(100.0 + took + patience)
+    assert not crowd.waits(1, now=crowd.until)
+
+
+def test_after_few_nobody_waits() -> None:
+    crowd = Crowd()
+    crowd.stored(CROWD, began=5.0, now=5.004)
+    crowd.stored(CROWD - 1, began=5.0, now=5.004)
+    assert not crowd.waits(1, now=5.005)

@@ -26,17 +26,13 @@ from garivini.errors import OutcomeUnknownError, RefusedError
 from garivini.gearman.aio import Held
 from garivini.gearman.servers import Backoff
 from garivini.job import Handle, Job
-from garivini.policy import LEASE, FunctionPolicy
+from garivini.policy import LEASE, Crowd, FunctionPolicy
 from garivini.store.database import Database, Setback
 from garivini.store.records import Finish, Report
 from garivini.supervisor import TIME_LIMIT, Child
 
 #: Outcomes in one commit, at most.
 _GROUP: Final = 1000
-#: From so many outcomes at a time on the next commit waits for as many: for as long as the last one took, and
-#: for so many seconds at most.
-_CROWD: Final = 32
-_PATIENCE: Final = 0.01
 #: Seconds until the first renewal, and a third of the lease at most. It tells the database that the job runs:
 #: from then on a server that forgets it does not make it run twice.
 _FIRST_RENEWAL: Final = 1.0
@@ -121,9 +117,7 @@ class Keeper:
         self._ended: deque[Run] = deque()
         self._reports: deque[Report] = deque()
         self._to_read = False
-        #: How many outcomes the next commit is worth waiting for, and the monotonic time until which.
-        self._expected = 0
-        self._patience = 0.0
+        self._crowd = Crowd()
         self._wake = threading.Event()
         self._asleep_until = 0.0
         self._stopping = False
@@ -175,8 +169,8 @@ class Keeper:
     def end(self, run: Run) -> None:
         """Commit the run's outcome: ``setback``, or success where there is none."""
         self._ended.append(run)
-        if len(self._ended) < self._expected and time.monotonic() < self._patience:
-            return  # the thread wakes by itself when its patience is over
+        if self._crowd.waits(len(self._ended), time.monotonic()):
+            return  # the thread wakes by itself when that is over
         if not self._wake.is_set():  # which takes no lock
             self._wake.set()
 
@@ -248,9 +242,9 @@ class Keeper:
         if (current := self.current) is not None and current.deadline:
             first = min(first, current.deadline)
         now = time.monotonic()
-        if self._ended or now < self._patience:
+        if self._ended or now < self._crowd.until:
             # Who ends a run before that time leaves it to this thread to wake.
-            first = min(first, self._patience)
+            first = min(first, self._crowd.until)
         # No longer than until the first renewal of a job that comes now: then it need not wake this thread,
         # which would compete with the job's start.
         self._asleep_until = min(first, now + _FIRST_RENEWAL)
@@ -333,7 +327,7 @@ class Keeper:
     def _commit(self) -> None:
         while self._ended:
             began = time.monotonic()
-            if len(self._ended) < self._expected and began < self._patience:
+            if self._crowd.waits(len(self._ended), began):
                 return
             group = [self._ended[index] for index in range(min(len(self._ended), _GROUP))]
             self._report()  # what they said before they ended
@@ -341,11 +335,7 @@ class Keeper:
             for run in group:
                 self._ended.popleft()
                 run.renews = False
-            now = time.monotonic()
-            # Those that end as a crowd come in turns. Each turn would have a commit of its own.
-            ended = len(group) + len(self._ended)
-            self._expected = ended if ended >= _CROWD else 0
-            self._patience = now + min(now - began, _PATIENCE)
+            self._crowd.stored(len(group) + len(self._ended), began, time.monotonic())
             self._on_committed(group)
 
     def _commit_group(self, runs: list[Run]) -> None:

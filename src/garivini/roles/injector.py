@@ -31,7 +31,7 @@ from garivini.errors import (
 from garivini.gearman.aio import Client, Held, Worker
 from garivini.gearman.protocol import Submission
 from garivini.job import INJECT_JOBS, MAX_ARG, WAKE, Inserted, Job, NewJob, State
-from garivini.policy import BATCH_BYTES, LEASE, MIN_LEASE, WATERMARK
+from garivini.policy import BATCH_BYTES, LEASE, MIN_LEASE, WATERMARK, Crowd
 from garivini.roles.dispatcher import Dispatcher, Room
 from garivini.roles.injected import Rate, Rules, answer, read
 from garivini.roles.job_servers import JobServers
@@ -42,10 +42,6 @@ from garivini.store.shards import Shards
 
 #: Bytes of payloads held, from which on no more calls are asked for.
 _MAX_BYTES: Final = 64 * 1024 * 1024
-#: From so many callers at a time on a group waits for those of the last one: for as long as that took to be
-#: stored, and for so many seconds at most.
-_CROWD: Final = 32
-_PATIENCE: Final = 0.01
 #: Characters of a reason, at most.
 _MAX_REASON: Final = 500
 #: Seconds between two counts of what waits in the servers: at rest, and while a function is filling up.
@@ -104,36 +100,23 @@ class _Stream:
     calls: deque[_Call] = field(default_factory=deque)
     #: Stores them, while there are any.
     storing: asyncio.Task[None] | None = None
-    #: How many calls the next group is worth waiting for, and the loop's time until which.
-    expected: int = 0
-    patience: float = 0.0
-    #: Set when they have come.
+    crowd: Crowd = field(default_factory=Crowd)
+    #: Set when enough calls wait.
     enough: asyncio.Event = field(default_factory=asyncio.Event)
 
     def add(self, call: _Call) -> None:
         """Let a call wait."""
         self.calls.append(call)
-        if len(self.calls) >= self.expected:
+        if not self.crowd.waits(len(self.calls), _now()):
             self.enough.set()
 
     async def gather(self) -> None:
-        """Wait for callers that have just been answered to call again.
-
-        Without it they come in two or three turns, each with a commit of its own, and what a group costs is
-        a quarter of what its jobs do.
-        """
-        while len(self.calls) < self.expected and (left := self.patience - _now()) > 0:
+        """Wait for callers that have just been answered to call again."""
+        while self.crowd.waits(len(self.calls), now := _now()):
             self.enough.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(self.crowd.until - now):
                     await self.enough.wait()
-
-    def answered(self, group: Sequence[_Call], began: float) -> None:
-        """Note a group that is stored, whose insert began at this time of the loop."""
-        calls = len(group) + len(self.calls)
-        self.expected = calls if calls >= _CROWD else 0
-        now = _now()
-        self.patience = now + min(now - began, _PATIENCE)
 
     def next_group(self) -> list[_Call]:
         """Take what is stored together next. Calls that are spread go alone: their errors are their own."""
@@ -339,7 +322,7 @@ class Injector:
                 self._fail(group, error)
             return
         self._answer(group, stored)
-        stream.answered(group, began)
+        stream.crowd.stored(len(group) + len(stream.calls), began, _now())
         taken: dict[int, list[Job]] = {}
         left = False
         for job, at in zip(jobs, stored, strict=True):
