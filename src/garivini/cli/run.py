@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import ssl
+import sys
 
 import click
 
@@ -28,6 +29,9 @@ ROLES = ("gearman", "queue-runner", "controller", "injector")
 DEFAULT_ROLES = ("gearman", "queue-runner", "controller")
 #: New objects between two collections: most are gone by themselves before there are so many.
 _YOUNG = 10_000
+#: Seconds after which the loop lets a thread go on that has heard from its database. Python's own 5 ms are as long
+#: as a commit, and whoever waits for that waits for them too.
+_SWITCH = 0.0005
 
 
 @click.command()
@@ -182,6 +186,7 @@ async def _run(
         # under load there is one a second.
         gc.freeze()
         gc.set_threshold(_YOUNG, *gc.get_threshold()[1:])
+        sys.setswitchinterval(_SWITCH)
         async with asyncio.TaskGroup() as group:
             group.create_task(stop.wait())
             # Each role has connections of its own.
