@@ -29,8 +29,8 @@ ROLES = ("gearman", "queue-runner", "controller", "injector")
 DEFAULT_ROLES = ("gearman", "queue-runner", "controller")
 #: New objects between two collections: most are gone by themselves before there are so many.
 _YOUNG = 10_000
-#: Seconds after which the loop lets a thread go on that has heard from its database. Python's own 5 ms are as long
-#: as a commit, and whoever waits for that waits for them too.
+#: Seconds after which the loop lets a thread go on that has heard from its database. Python's own 5 ms are as
+#: long as a commit, and whoever waits for that waits for them too.
 _SWITCH = 0.0005
 
 
