@@ -539,6 +539,27 @@ def test_our_sessions_have_their_limits(database: Database) -> None:
         assert setting(connection, "character_set_client") == "utf8mb4"
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "charset=utf8",
+        "charset=latin1",
+        "charset=utf8&collation=utf8_general_ci",
+        "use_unicode=0",
+        "init_command=SET%20NAMES%20latin1",
+    ],
+)
+def test_settle_stores_any_character_whatever_the_url_says(
+    roles: MySQLRoles, opened: Opener, query: str
+) -> None:
+    database = opened(f"{roles.runtime}?{query}")
+    stored = database.insert([odd(uniqkey="\U0001f600")])[0]
+    setback = Setback(handle=Handle(stored.jobid, 1), kind="failed", message="\U0001f600 ü")
+    assert database.settle([setback])[0].result == "applied"
+    assert [failed.message for failed in database.failures(stored.jobid)] == ["\U0001f600 ü"]
+    assert roles.execute("SELECT HEX(uniqkey) FROM job") == [("F09F9880",)]
+
+
 @pytest.mark.parametrize("autocommit", [0, 1])
 @pytest.mark.parametrize("scheme", ["mysql+pymysql", "mariadb+pymysql"])
 def test_the_connections_of_a_callers_engine_keep_their_settings(

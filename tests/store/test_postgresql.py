@@ -33,7 +33,7 @@ from garivini.errors import (
     UsageError,
 )
 from garivini.job import Handle, Inserted, State, new_job
-from garivini.store.database import Database, Lane
+from garivini.store.database import Database, Lane, Setback
 from garivini.store.dialects import postgresql
 from garivini.store.schema import SCHEMA
 from tests.databases import PostgreSQLRoles
@@ -297,6 +297,21 @@ def test_a_pooler_that_gives_another_session_each_time_is_named(database: Databa
 def test_a_limit_that_is_none_is_refused(seconds: str) -> None:
     with pytest.raises(UsageError, match="read_timeout"):
         Database(DatabaseSettings(1, f"postgresql://job:secret@h/jobs?read_timeout={seconds}"))
+
+
+@pytest.mark.parametrize("given", ["url", "environment"])
+def test_settle_stores_any_character_whatever_encoding_is_given(
+    roles: PostgreSQLRoles, opened: Opener, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    if given == "environment":
+        monkeypatch.setenv("PGCLIENTENCODING", "latin1")
+    query = {"client_encoding": "latin1"} if given == "url" else {}
+    database = opened(with_query(roles.runtime, **query))
+    (stored,) = database.insert([replace(new_job("f", b""), uniqkey="\U0001f600")])
+    setback = Setback(handle=Handle(stored.jobid, 1), kind="failed", message="\U0001f600 ü")
+    assert database.settle([setback])[0].result == "applied"
+    assert [failed.message for failed in database.failures(stored.jobid)] == ["\U0001f600 ü"]
+    assert roles.execute("SELECT uniqkey FROM job") == [("\U0001f600",)]
 
 
 # ---- others in the way

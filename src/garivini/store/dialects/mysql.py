@@ -148,7 +148,9 @@ class MySQL(Dialect):
         for name in _TIMEOUTS:
             seconds = parse_timeout(name, query.pop(name, TIMEOUT))
             arguments[name] = seconds if driver == "pymysql" else max(1, round(seconds))
-        query.setdefault("charset", "utf8mb4")
+        # Ours to choose: by another one some texts could not be stored.
+        query.pop("collation", None)
+        query |= {"charset": "utf8mb4", "use_unicode": "1"}
         asked = {"ssl_ca", "ssl_cert", "ssl_key"} & query.keys()
         self._tls = bool(asked) or query.get("ssl_mode", "PREFERRED") not in ("PREFERRED", "DISABLED")
         if driver == "pymysql":
@@ -177,7 +179,10 @@ class MySQL(Dialect):
                 else f"wait_timeout = {WAIT_TIMEOUT}"
             )
             settings = (
-                f"SET SESSION sql_mode = '{_SQL_MODE}', innodb_lock_wait_timeout = {LOCK_TIMEOUT},"
+                # Again: an init_command in the URL may have chosen another character set.
+                "SET character_set_client = utf8mb4, character_set_connection = utf8mb4,"
+                " character_set_results = utf8mb4,"
+                f" SESSION sql_mode = '{_SQL_MODE}', innodb_lock_wait_timeout = {LOCK_TIMEOUT},"
                 f" lock_wait_timeout = {LOCK_TIMEOUT}, autocommit = 1, {own}"
             )
             cursor.execute(settings)

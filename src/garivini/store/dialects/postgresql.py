@@ -97,11 +97,14 @@ class PostgreSQL(Dialect):
         query = dict(url.query)
         seconds = parse_timeout("read_timeout", query.pop("read_timeout", TIMEOUT))
         given = query.pop("options", ())
+        query.pop("client_encoding", None)
         options = [f"-c {setting}" for setting in _OPTIONS]
         options += [given] if isinstance(given, str) else given
         arguments: dict[str, Any] = {
             "options": " ".join(options),
             "autocommit": True,
+            # Ours to choose, before PGCLIENTENCODING: by another one some texts could not be stored.
+            "client_encoding": "utf8",
             "prepare_threshold": _threshold(query.pop("prepare_threshold", "5")),
             "read_timeout": seconds,
         }
