@@ -177,7 +177,15 @@ def test_an_answer_is_one_object_or_an_array() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"max_arg": -1}, {"max_arg": MAX_ARG + 1}, {"rate": -1}, {"calls": 0}, {"lease": 2}, {"watermark": -1}],
+    [
+        {"max_arg": -1},
+        {"max_arg": MAX_ARG + 1},
+        {"rate": -1},
+        {"calls": 0},
+        {"lease": 2},
+        {"lease": 604801},
+        {"watermark": -1},
+    ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):

@@ -785,7 +785,14 @@ def test_a_job_that_waits_where_no_worker_comes_goes_where_there_is_one(
 
 
 def test_settings_say_what_is_wrong() -> None:
-    for settings in ({"lease": 2}, {"watermark": -1}, {"batch_max": 0}, {"batch_max": 1001}, {"poll": 0}):
+    for settings in (
+        {"lease": 2},
+        {"lease": 604801},
+        {"watermark": -1},
+        {"batch_max": 0},
+        {"batch_max": 1001},
+        {"poll": 0},
+    ):
         with pytest.raises(UsageError):
             QueueRunnerSettings(**settings)
 

@@ -21,6 +21,8 @@ MAX_FUNCNAME: Final = 200
 MAX_KEY: Final = 255
 #: Seconds from now, at most: ten years. More is a unix time taken for a delay.
 MAX_DELAY: Final = 10 * 365 * 86400
+#: Maximum seconds of a lease: a week.
+MAX_LEASE: Final = 7 * 86400
 #: The largest id of a job and of a database.
 MAX_JOBID: Final = 2**63 - 1
 MAX_DBID: Final = 2**31 - 1
@@ -179,6 +181,7 @@ def unique_of(dbid: int, jobid: int, attempt: int) -> bytes:
 
 
 _Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+_Key: TypeAlias = Annotated[str, msgspec.Meta(max_length=MAX_KEY)]
 
 
 class _Head(msgspec.Struct, kw_only=True):
@@ -186,15 +189,15 @@ class _Head(msgspec.Struct, kw_only=True):
 
     jobid: Annotated[int, msgspec.Meta(gt=0, le=MAX_JOBID)]
     dbid: Annotated[int, msgspec.Meta(gt=0, le=MAX_DBID)]
-    funcname: str = ""
-    uniqkey: str | None = None
-    coalesce: str | None = None
+    funcname: Annotated[str, msgspec.Meta(max_length=MAX_FUNCNAME)] = ""
+    uniqkey: _Key | None = None
+    coalesce: _Key | None = None
     run_after: _Number | None = None
     flag: str | None = None
     failcount: _Number | None = None
     attempt: _Number | None = None
     priority: str | None = None
-    lease: _Number = 0
+    lease: Annotated[int, msgspec.Meta(ge=0, le=MAX_LEASE)] = 0
     lease_end: _Number = 0
 
 

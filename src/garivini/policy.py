@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
 from garivini.errors import UsageError
-from garivini.job import MAX_DELAY, NEVER
+from garivini.job import MAX_DELAY, MAX_LEASE, NEVER
 
 #: Failures after which a job is dead.
 MAX_FAILURES: Final = 25
@@ -35,6 +35,17 @@ CROWD_PATIENCE: Final = 0.01
 _DAY: Final = 86400
 
 
+def check_lease(seconds: int) -> None:
+    """Make sure that a lease is long enough to be renewed in time, and ends.
+
+    Raises:
+        UsageError: it is shorter than ``MIN_LEASE`` or longer than a week.
+
+    """
+    if not MIN_LEASE <= seconds <= MAX_LEASE:
+        raise UsageError(f"a lease is {MIN_LEASE} s to a week, not {seconds}")
+
+
 #: Forms of a payload: our JSON object, the same with the original's blobs, or the bare argument.
 ENVELOPES: Final = ("json", "latin-1", "raw")
 
@@ -57,8 +68,8 @@ class FunctionPolicy:
     retention: int | None = None
 
     def __post_init__(self) -> None:
-        if self.lease is not None and not MIN_LEASE <= self.lease <= 7 * _DAY:
-            raise UsageError(f"a lease is {MIN_LEASE} s to a week, not {self.lease}")
+        if self.lease is not None:
+            check_lease(self.lease)
         if self.deadline is not None and not 1 <= self.deadline <= 365 * _DAY:
             raise UsageError(f"a deadline is 1 s to a year, not {self.deadline}")
         if self.envelope is not None and self.envelope not in ENVELOPES:

@@ -31,7 +31,7 @@ from garivini.errors import (
 from garivini.gearman.aio import Client, Held, Worker
 from garivini.gearman.protocol import Submission
 from garivini.job import INJECT_JOBS, MAX_ARG, WAKE, Inserted, Job, NewJob, State
-from garivini.policy import BATCH_BYTES, LEASE, MIN_LEASE, WATERMARK, Crowd
+from garivini.policy import BATCH_BYTES, LEASE, WATERMARK, Crowd, check_lease
 from garivini.roles.dispatcher import Dispatcher, Room
 from garivini.roles.injected import Rate, Rules, answer, read
 from garivini.roles.job_servers import JobServers
@@ -75,8 +75,7 @@ class InjectorSettings:
             raise UsageError(f"a rate is 0 (any) or more jobs a second, not {self.rate}")
         if not 1 <= self.calls <= 100_000:
             raise UsageError(f"calls are 1 to 100000, not {self.calls}")
-        if self.lease < MIN_LEASE:
-            raise UsageError(f"a lease is at least {MIN_LEASE} s, not {self.lease}")
+        check_lease(self.lease)
         if self.watermark < 0:
             raise UsageError(f"a watermark is 0 (none) or more, not {self.watermark}")
 

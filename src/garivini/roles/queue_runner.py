@@ -24,9 +24,9 @@ from garivini.policy import (
     BATCH_START,
     LEASE,
     MAX_CRASHES,
-    MIN_LEASE,
     POLL,
     WATERMARK,
+    check_lease,
     next_batch,
 )
 from garivini.roles.dispatcher import Dispatcher, Room
@@ -60,8 +60,7 @@ class QueueRunnerSettings:
     poll: float = POLL
 
     def __post_init__(self) -> None:
-        if self.lease < MIN_LEASE:
-            raise UsageError(f"a lease is at least {MIN_LEASE} s, not {self.lease}")
+        check_lease(self.lease)
         if self.watermark < 0:
             raise UsageError(f"a watermark is 0 (none) or more, not {self.watermark}")
         if not 1 <= self.batch_max <= BATCH_MAX:
