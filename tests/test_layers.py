@@ -12,7 +12,7 @@ SRC: Final = Path(__file__).parents[1] / "src"
 
 PURE: Final = frozenset({"errors", "events", "job", "policy", "config", "lease"})
 BELOW_ROLES: Final = PURE | {
-    *("gearman", "store", "dispatch", "client", "aio", "keeper", "worker", "supervisor")
+    *("gearman", "store", "dispatch", "client", "aio", "copies", "keeper", "worker", "supervisor")
 }
 #: A part of the package, and the other parts that it may import.
 MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
@@ -28,8 +28,9 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "client": PURE | {"gearman", "store", "dispatch"},
     "aio": PURE | {"gearman", "store", "client"},
     "supervisor": PURE | {"gearman", "store", "client"},
-    "keeper": PURE | {"gearman", "store", "client", "supervisor"},
-    "worker": PURE | {"gearman", "store", "client", "keeper", "supervisor"},
+    "copies": frozenset({"job"}),
+    "keeper": PURE | {"gearman", "store", "client", "copies", "supervisor"},
+    "worker": PURE | {"gearman", "store", "client", "copies", "keeper", "supervisor"},
     "roles": BELOW_ROLES,
     "cli": BELOW_ROLES | {"roles"},
     "web": BELOW_ROLES | {"roles"},

@@ -6,7 +6,6 @@ them; a lease should be much longer than that.) What arrived while one commit ra
 group is small when the worker is idle and large when busy.
 """
 
-import os
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ from msgspec.structs import force_setattr, replace
 
 from garivini import events
 from garivini.client import report
+from garivini.copies import Copy
 from garivini.errors import OutcomeUnknownError, RefusedError
 from garivini.gearman.aio import Held
 from garivini.gearman.servers import Backoff
@@ -29,7 +29,7 @@ from garivini.job import Handle, Job
 from garivini.policy import LEASE, Crowd, FunctionPolicy
 from garivini.store.database import Database, Setback
 from garivini.store.records import Finish, Report
-from garivini.supervisor import TIME_LIMIT, Child
+from garivini.supervisor import Child
 
 #: Outcomes in one commit, at most.
 _GROUP: Final = 1000
@@ -49,6 +49,8 @@ class Run(msgspec.Struct, eq=False):
     held: Held
     #: Name of the worker, for the record.
     worker: str
+    #: The name of the copy, whatever attempt it is given later.
+    copy: Copy = (0, 0, None)
     #: Its lease is renewed from now on, at this monotonic time for the next time.
     renews: bool = False
     renew_at: float = 0.0
@@ -79,6 +81,8 @@ class Keeper:
             whether it was still there.
         on_given_back: called in the keeper's thread with the runs that another worker may have now.
         functions: what this worker's functions set, written once at the start; a Controller has none.
+        on_overdue: called in the keeper's thread when the main thread's job runs too long and its failure is
+            committed; ends the process.
         child: what a supervised process was given; only such a one ends itself for a time limit.
 
     """
@@ -91,6 +95,7 @@ class Keeper:
         on_checked: Callable[[Run, bool], None],
         take_back: Callable[[Run], bool],
         on_given_back: Callable[[list[Run]], None],
+        on_overdue: Callable[[Run], None] = lambda run: None,
         functions: Mapping[str, FunctionPolicy] = {},  # not changed
         child: Child | None = None,
     ) -> None:
@@ -99,6 +104,7 @@ class Keeper:
         self._on_checked = on_checked
         self._take_back = take_back
         self._on_given_back = on_given_back
+        self._on_overdue = on_overdue
         self._to_register = list(functions.items())
         self._child = child
         self._obituaries = [
@@ -187,10 +193,24 @@ class Keeper:
         self._to_read = True
         self._wake.set()
 
-    def lapsed(self, job: Job) -> bool:
-        """Whether the lease of this copy has ended, as far as the database's clock is known here."""
-        offset = self._offset
-        return bool(job.lease) and (offset is None or time.monotonic() + offset > job.lease_end)
+    def must_check(self, run: Run) -> bool:
+        """Return whether a copy that has just arrived is checked before its start.
+
+        It may have been replaced or ended: one of a later attempt, one whose lease is over, and one that came
+        on a reopened connection and was claimed before, for the server may have given it to somebody on the
+        lost one. A copy without an attempt comes from a QueueRunner of the original and needs one of ours.
+        """
+        job = run.job
+        if job.attempt is None or job.attempt > 1:
+            return True
+        if not job.lease:
+            return False
+        offset = self._offset  # read once: another thread sets it
+        if offset is None or time.monotonic() + offset > job.lease_end:
+            return True
+        reopened_at = run.held.reopened_at
+        # The claim's time is in whole seconds.
+        return reopened_at is not None and job.lease_end - job.lease - 1 <= reopened_at + offset + 1
 
     def stop(self) -> None:
         """Commit what has ended and end the thread."""
@@ -405,11 +425,7 @@ class Keeper:
         self._on_given_back(runs)
 
     def _end_overdue(self) -> None:
-        """Record that the main thread's job runs too long, tell the server, and end this process.
-
-        The loop does not run, for the job does. So this thread commits, and writes to the socket itself:
-        without that the server would give the copy to another worker at once.
-        """
+        """Record that the main thread's job runs too long, and end this process."""
         run = self.current
         if run is None or not run.deadline or time.monotonic() < run.deadline:
             return
@@ -429,9 +445,7 @@ class Keeper:
         (settled,) = self._database.settle([setback])
         report(setback, settled)
         if self.current is run:
-            self._child.slot.clear()
-            run.held.fail_from_another_thread()
-            os._exit(TIME_LIMIT)
+            self._on_overdue(run)
 
     def _renewed(self, runs: Sequence[Run]) -> set[Handle]:
         """Renew the leases of these; return the handles that still hold their job."""

@@ -34,31 +34,44 @@ _WATCH: Final = 1.0
 class Slot:
     """What a child is running: written by the child, read by the parent."""
 
-    # Written by two threads of the child, so each has fields of its own: the main thread the job, as jobid
-    # (0: nothing), dbid, attempt and the monotonic time by which it must end (0: any); the keeper whether
-    # the obituaries are recorded.
+    # Written by three threads of the child, so each has fields of its own: the main thread the job of a def
+    # function, as jobid (0: nothing), dbid, attempt and the monotonic time by which it must end (0: any); the
+    # loop's thread that of an async def in the same way; a keeper whether the obituaries are recorded.
     _JOB: Final = struct.Struct("<qqqd")
     _TOLD: Final = struct.Struct("<q")
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, self._JOB.size + self._TOLD.size)  # shared with children, of no file
+        self._memory = mmap.mmap(-1, 2 * self._JOB.size + self._TOLD.size)  # shared with children, of no file
 
     def set(self, handle: Handle, deadline: float = 0.0) -> None:
-        """Note that this job is running."""
+        """Note that this job is running in the main thread."""
         self._JOB.pack_into(self._memory, 0, handle.jobid, handle.dbid, handle.attempt or 0, deadline)
 
     def clear(self) -> None:
-        """Note that no job is running."""
+        """Note that no job is running in the main thread."""
         self._JOB.pack_into(self._memory, 0, 0, 0, 0, 0.0)
+
+    def set_task(self, handle: Handle) -> None:
+        """Note that this job, and no other, is a task of the loop."""
+        self._JOB.pack_into(self._memory, self._JOB.size, handle.jobid, handle.dbid, handle.attempt or 0, 0.0)
+
+    def clear_task(self) -> None:
+        """Note that no job, or several, are tasks of the loop."""
+        self._JOB.pack_into(self._memory, self._JOB.size, 0, 0, 0, 0.0)
 
     def tell(self) -> None:
         """Note that the obituaries that this child was given are recorded."""
-        self._TOLD.pack_into(self._memory, self._JOB.size, 1)
+        self._TOLD.pack_into(self._memory, 2 * self._JOB.size, 1)
 
     def read(self) -> tuple[Handle | None, float, bool]:
-        """Return the job, the time by which it must end, and whether the obituaries are recorded."""
+        """Return the job, the time by which it must end, and whether the obituaries are recorded.
+
+        A job of the main thread comes before one of the loop: what ends a process is usually called there.
+        """
         jobid, dbid, attempt, deadline = self._JOB.unpack_from(self._memory)
-        (told,) = self._TOLD.unpack_from(self._memory, self._JOB.size)
+        if not jobid:
+            jobid, dbid, attempt, deadline = self._JOB.unpack_from(self._memory, self._JOB.size)
+        (told,) = self._TOLD.unpack_from(self._memory, 2 * self._JOB.size)
         return (Handle(jobid, dbid, attempt) if jobid else None), deadline, bool(told)
 
 
@@ -170,8 +183,9 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            # A terminal sends ^C to parent and children alike; the parent passes it on as SIGTERM.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            # A terminal sends ^C to parent and children alike; the parent passes it on as SIGTERM. It is not
+            # ignored but handled: programs that a function starts would inherit that it is ignored.
+            signal.signal(signal.SIGINT, lambda *_: None)
             lifeline, wake, signalled = self._inherited
             for descriptor in (self._keep_open, wake, signalled):
                 os.close(descriptor)

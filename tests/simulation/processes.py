@@ -21,8 +21,8 @@ _R = TypeVar("_R")
 _LEAST: Final = 0.0001
 
 
-class KilledError(KeyboardInterrupt):
-    """Ends a thread of a process that was killed. A worker takes a KeyboardInterrupt for no job's failure."""
+class KilledError(BaseException):
+    """Ends a thread of a process that was killed."""
 
 
 class _Carrier:

@@ -7,7 +7,7 @@ as a server and a network do: restarts with nothing, resets, stands still, refus
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -404,6 +404,7 @@ class WorkerLink:
         on_job: called in the process with each job that arrives.
         slots: jobs to hold at once.
         told: called when the worker says that it has done with a job.
+        on_lost: called with what it noted of such jobs when the connection is lost.
 
     """
 
@@ -416,6 +417,7 @@ class WorkerLink:
         on_job: Callable[["Held"], None],
         slots: int,
         told: Callable[[Assigned], None],
+        on_lost: Callable[[Collection[Any]], None] = lambda told: None,
     ) -> None:
         self.server = server
         self.process = process
@@ -426,11 +428,15 @@ class WorkerLink:
         #: Whether the server notices when the process has gone.
         self.leaves = True
         self._main = main
+        self._on_lost = on_lost
         self._functions = list(functions)
         self._on_job = on_job
         self._slots = slots
         self._stopping = False
         self._flush_due = False
+        #: What is noted of the jobs that were ended on this connection, and when it replaced another.
+        self.noted: list[Any] = []
+        self.reopened_at: float | None = None
         process.at_death.append(self._die)
 
     @property
@@ -439,17 +445,13 @@ class WorkerLink:
 
     @slots.setter
     def slots(self, slots: int) -> None:
+        if self._stopping:
+            return
         self._slots = slots
         if self.attached is not None and self.attached.open:
             self.core.slots = slots
             self.core.ask()
             self.flush()
-
-    @property
-    def settled(self) -> bool:
-        if self.attached is None or not self.attached.open:
-            return True
-        return not self._flush_due and not self.core.waiting
 
     async def run(self) -> None:
         backoff = Backoff()
@@ -461,15 +463,18 @@ class WorkerLink:
             backoff.succeeded()
             self.closed.clear()
             self.core = WorkerProtocol(self._functions, slots=self._slots)
+            opened = None if self.attached is None else self.server.loop.time()
             self.attached = self.server.join(self)
+            self.noted, self.reopened_at = [], opened
             self.flush()
             await self.closed.wait()
+            self._on_lost(self.noted)
             if not self._stopping:
                 await self.process.sleep(backoff.failed())
 
     async def drain(self) -> None:
-        self._stopping = True
         self.slots = 0
+        self._stopping = True
         while self.attached is not None and self.attached.open and not self.core.quiet:
             await self.process.sleep(0.05)
         self.abort()
@@ -527,6 +532,8 @@ class Held:
 
     def __init__(self, link: WorkerLink, attached: Attached, job: Assigned) -> None:
         self.job = job
+        self.told = link.noted
+        self.reopened_at = link.reopened_at
         self._link = link
         self._attached = attached
 

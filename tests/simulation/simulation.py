@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any, Final, cast
 from unittest.mock import patch
 
-from garivini import events, keeper, policy, worker
+from garivini import events, keeper, policy
 from garivini.errors import GariviniError, OutcomeUnknownError
 from garivini.gearman import servers as gearman_servers
 from garivini.gearman.aio import Client
@@ -22,7 +22,7 @@ from garivini.roles.queue_runner import QueueRunner, QueueRunnerSettings
 from garivini.roles.runner import run_role
 from garivini.store.database import Database
 from garivini.supervisor import Obituary
-from garivini.worker import Discard, Registered, Retry
+from garivini.worker import Discard, Registered, Retry, blocking, serving
 from tests.simulation.database import Connection, DatabaseThread, Model, Trouble
 from tests.simulation.ledger import Ledger
 from tests.simulation.loop import VirtualLoop
@@ -82,8 +82,9 @@ class Simulation:
             for module, name, stand_in in (
                 (keeper, "time", time),
                 (keeper, "threading", SimpleNamespace(Thread=Thread, Event=Event)),
-                (worker, "time", time),
-                (worker, "aio", SimpleNamespace(Worker=self._link)),
+                (blocking, "time", time),
+                (blocking, "threading", SimpleNamespace(Event=Event)),
+                (serving, "aio", SimpleNamespace(Worker=self._link)),
                 (gearman_servers, "random", self.source),
                 (policy, "random", self.source),
                 (events, "_listeners", [self.ledger.event]),

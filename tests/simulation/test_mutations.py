@@ -9,7 +9,7 @@ from unittest.mock import patch
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
-from garivini import keeper, worker
+from garivini import keeper
 from garivini.gearman.protocol import Submission, Unknown
 from garivini.gearman.requests import SubmitResult
 from garivini.job import Handle, Job, State
@@ -19,7 +19,6 @@ from garivini.roles import dispatcher, lost, queue_runner
 from garivini.roles.job_servers import JobServers
 from garivini.roles.lost import Lost
 from garivini.store.database import Lapsed, Setback, Settled
-from garivini.worker import _Serving
 from tests.simulation.database import HELD, Model, Row
 from tests.simulation.scenario import Fault, Plan, Scenario, draw, plain
 from tests.simulation.servers import Held
@@ -101,10 +100,6 @@ def checks_nothing(self: Keeper, run: Run) -> None:
 
 def renews_nothing(self: Keeper, runs: Sequence[Run]) -> set[Handle]:
     return {run.job.handle for run in runs}
-
-
-def waits_for_the_loop(self: _Serving, run: Run, mine: bool) -> None:
-    self._threadsafe(self._start if mine else self._drop_stale, run)
 
 
 def gives_back_whatever_attempt(self: Model, handles: Iterable[Handle]) -> None:
@@ -205,10 +200,10 @@ LOST_ANSWERS: Final = replace(
 BROKEN: Final = {
     "what is queued is bumped": Broken(queue_runner, "decide", bumps_what_is_queued, [8, 18]),
     "one strike is enough": Broken(queue_runner, "decide", bumps_at_the_first_strike, [89, 127]),
-    "a renewal without its fence": Broken(Model, "renew", renews_whatever_attempt, [0, 42]),
+    "a renewal without its fence": Broken(Model, "renew", renews_whatever_attempt, [509, 564]),
     "a renewal that never comes": Broken(Keeper, "_renewed", renews_nothing, [0, 2]),
     "a setback without its fence": Broken(Model, "settle", settles_without_fence, [2, 93]),
-    "a give-back without its fence": Broken(Model, "give_back", gives_back_whatever_attempt, [887, 1194]),
+    "a give-back without its fence": Broken(Model, "give_back", gives_back_whatever_attempt, [1553]),
     "an end before its time without its guard": Broken(Model, "end_early", ends_whatever_lease, [0, 24]),
     "a step on what has changed since it was read": Broken(
         Model, "_unchanged", takes_what_has_changed, [18, 202]
@@ -220,10 +215,6 @@ BROKEN: Final = {
     "an attempt submitted again": Broken(JobServers, "submit", submits_again, [0, 16]),
     "a server told before the commit": Broken(Keeper, "_commit", tells_first, [0]),
     "no start check": Broken(Keeper, "check", checks_nothing, [0, 2]),
-    "a start check that waits behind a function": Broken(
-        _Serving, "_checked", waits_for_the_loop, [slow_functions()]
-    ),
-    "a function that starts before all is read": Broken(worker, "_ANSWERS", -1.0, [slow_functions(jobs=16)]),
     "a start after the loss of the connection": Broken(Held, "lost", never_lost, [23, 33]),
     "a QueueRunner that waits for nobody": Broken(Lost, "until_sweep", sweeps_at_once, [ONE_AWAY]),
     "a clock read before its time": Broken(Keeper, "_read_clock", reads_its_clock_late, [LATE_CLOCK]),

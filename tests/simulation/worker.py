@@ -1,7 +1,7 @@
 """Workers: the real one, its threads in lockstep with the loop, and a foreign one."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,11 +10,14 @@ from garivini.errors import GariviniError
 from garivini.gearman.aio import Held as RealHeld
 from garivini.gearman.protocol import Assigned
 from garivini.job import Job, decode_payload
+from garivini.keeper import Run
+from garivini.store.database import Setback
 from garivini.supervisor import Child, Obituary, Slot
-from garivini.worker import Registered, Worker, _Serving
+from garivini.worker import Registered, Worker
+from garivini.worker.serving import Serving
 from tests.simulation.database import Connection
 from tests.simulation.loop import VirtualLoop
-from tests.simulation.processes import MainThread, Process, Thread, Threads
+from tests.simulation.processes import KilledError, MainThread, Process, Thread, Threads
 from tests.simulation.servers import Held, Server, WorkerLink
 
 
@@ -30,6 +33,15 @@ class Databases:
     def __getitem__(self, dbid: int) -> Connection:
         assert dbid == self._connection.dbid
         return self._connection
+
+
+class _Serving(Serving):
+    """The death of a process is no failure of its job."""
+
+    def _setback(self, run: Run, error: BaseException) -> Setback:
+        if isinstance(error, KilledError):
+            raise error
+        return super()._setback(run, error)
 
 
 class WorkerProcess(Process):
@@ -70,15 +82,15 @@ class WorkerProcess(Process):
         client = cast(Client, SimpleNamespace(shards=shards))
         worker = Worker(client, list(self._servers), concurrency=concurrency)
         worker.functions.update(functions(self))
+        self.main = MainThread(self, lambda call: False)
         Thread.starting = self
-        self.serving = _Serving(worker, self.child)
+        self.serving = _Serving(worker, cast(asyncio.AbstractEventLoop, self.main), self.child)
         Thread.starting = None
         self.serving.name = name
-        self.main = MainThread(self, lambda call: call == self.serving._pump)
-        self.serving._loop = cast(asyncio.AbstractEventLoop, self.main)
 
     def start(self) -> None:
         self.loop.create_task(self.serving.run(self.stop))
+        Thread(self.serving.blocking.run, process=self).start()
 
     def link(
         self,
@@ -86,7 +98,7 @@ class WorkerProcess(Process):
         functions: Sequence[bytes],
         on_job: Callable[[RealHeld], None],
         *,
-        slots: int,
+        on_lost: Callable[[Collection[Any]], None],
         **options: Any,
     ) -> WorkerLink:
         """Take the place of ``gearman.aio.Worker``."""
@@ -102,8 +114,9 @@ class WorkerProcess(Process):
             lambda: self.main,
             list(functions),
             arrive,
-            slots,
+            1,
             lambda job: self._told(self, job),
+            on_lost,
         )
         self.links.append(link)
         return link

@@ -1,16 +1,16 @@
 """The asyncio shell of the protocol: a client and a worker, each for one server, reopened when lost."""
 
 import asyncio
-import os
 import ssl
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Final, Protocol
 
 from garivini import events
 from garivini.errors import UnreachableError
 from garivini.gearman.admin import ConnectedWorker, FunctionStatus, parse_status, parse_workers
 from garivini.gearman.connection import Connection, open_connection
-from garivini.gearman.packets import REQUEST, Type, encode
+from garivini.gearman.packets import Type
 from garivini.gearman.protocol import (
     Assigned,
     ClientProtocol,
@@ -24,6 +24,9 @@ from garivini.gearman.protocol import (
 )
 from garivini.gearman.requests import Answers, Batch, Foreground, SubmitResult, checked, result_of
 from garivini.gearman.servers import Backoff, parse_address
+
+#: Ended jobs of a connection that a worker remembers: more than a server can have under way on it.
+_TOLD: Final = 8192
 
 
 class _Waiting(Protocol):
@@ -260,6 +263,10 @@ class _WorkerConnection(Connection):
     def __init__(self, silence: float, core: WorkerProtocol, on_job: Callable[["Held"], None]) -> None:
         super().__init__(silence)
         self.core = core
+        #: What its user has noted of the jobs that it ended; see ``Held.told``.
+        self.told: deque[Any] = deque(maxlen=_TOLD)
+        #: The loop's time at which it was opened in place of one that was lost; None: it is the first.
+        self.reopened_at: float | None = None
         self._on_job = on_job
 
     def take(self) -> bytes:
@@ -308,6 +315,22 @@ class Held:
         """Whether the connection is gone."""
         return self._connection.transport is None
 
+    @property
+    def told(self) -> deque[Any]:
+        """The newest notes of jobs whose end was sent on this connection, for its user to add to.
+
+        The server may not have received them: when the connection is lost, ``on_lost`` gets them.
+        """
+        return self._connection.told
+
+    @property
+    def reopened_at(self) -> float | None:
+        """The loop's time (monotonic) at which the connection replaced a lost one; None for the first.
+
+        A server gives the jobs of a lost connection again.
+        """
+        return self._connection.reopened_at
+
     def complete(self, data: bytes = b"") -> None:
         """Say that it succeeded."""
         connection = self._connection
@@ -334,20 +357,6 @@ class Held:
             self._connection.core.report(self.job.handle, kind, *fields)
             self._connection.flush()
 
-    def fail_from_another_thread(self) -> bool:
-        """Say that it failed while a handler keeps the loop from running, just before the process ends.
-
-        Returns whether it could be said: not on an encrypted connection, nor behind unsent bytes.
-        """
-        transport = self._connection.transport
-        if transport is None or transport.get_write_buffer_size() or transport.get_extra_info("sslcontext"):
-            return False
-        packet = encode(REQUEST, Type.WORK_FAIL, self.job.handle)
-        try:
-            return os.write(transport.get_extra_info("socket").fileno(), packet) == len(packet)
-        except OSError:
-            return False
-
     def _ended(self) -> None:
         self._connection.flush()
         self._connection.wake()
@@ -363,6 +372,7 @@ class Worker:
         slots: jobs to hold at once: assigned and without an end.
         client_id: shown by the server's ``workers``.
         eager: whether a wake-up asks at once for as many as came since the last one; see WorkerProtocol.
+        on_lost: called in the loop when a connection is lost, with the notes of ``Held.told``.
         timeout: seconds of silence after which a connection is given up.
         tls: how to encrypt; without it the connection is plain. A server that offers no TLS is refused.
 
@@ -377,6 +387,7 @@ class Worker:
         slots: int = 1,
         client_id: bytes = b"",
         eager: bool = False,
+        on_lost: Callable[[Collection[Any]], None] = lambda told: None,
         timeout: float = 10.0,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -387,31 +398,31 @@ class Worker:
         self._slots = slots
         self._client_id = client_id
         self._eager = eager
+        self._on_lost = on_lost
         self._timeout = timeout
         self._tls = tls
         self._connection: _WorkerConnection | None = None
         self._stopping = False
 
+    def fileno(self) -> int | None:
+        """Return the descriptor of the open connection's socket, or None."""
+        transport = self._connection.transport if self._connection is not None else None
+        return None if transport is None else transport.get_extra_info("socket").fileno()
+
     @property
     def slots(self) -> int:
-        """Jobs to hold at once; 0 asks for no more."""
+        """Jobs to hold at once; 0 asks for no more, and so it stays when it drains."""
         return self._slots
 
     @slots.setter
     def slots(self, slots: int) -> None:
+        if self._stopping:
+            return
         self._slots = slots
         if self._connection is not None and self._connection.transport is not None:
             self._connection.core.slots = slots
             self._connection.core.ask()
             self._connection.flush()
-
-    @property
-    def settled(self) -> bool:
-        """Whether all that was said is written, and no answer of the server is due, which may be a job."""
-        connection = self._connection
-        if connection is None or connection.transport is None:
-            return True
-        return not connection.unsent and not connection.core.waiting
 
     async def run(self) -> None:
         """Stay connected until ``drain`` is called."""
@@ -433,14 +444,15 @@ class Worker:
             self._connection = connection
             events.emit("gearman.connected", server=self.address)
             await connection.closed.wait()
+            self._on_lost(connection.told)
             if not self._stopping:
                 events.emit("gearman.lost", server=self.address)
                 await asyncio.sleep(backoff.failed())
 
     async def drain(self) -> None:
         """Ask for no more jobs, wait for the end of those that are here or on their way, and close."""
-        self._stopping = True
         self.slots = 0
+        self._stopping = True
         connection = self._connection
         if connection is None or connection.transport is None:
             return
@@ -458,4 +470,7 @@ class Worker:
         core = WorkerProtocol(
             self._functions, slots=self._slots, client_id=self._client_id, eager=self._eager
         )
-        return _WorkerConnection(self._timeout, core, self._on_job)
+        connection = _WorkerConnection(self._timeout, core, self._on_job)
+        if self._connection is not None:
+            connection.reopened_at = asyncio.get_running_loop().time()
+        return connection

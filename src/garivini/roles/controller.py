@@ -27,6 +27,7 @@ import msgspec
 from msgspec.structs import replace
 
 from garivini import events
+from garivini.copies import EndedCopies, copy_of
 from garivini.dispatch import PRIORITY_OF
 from garivini.errors import GariviniError, RefusedError, UnreachableError, UsageError
 from garivini.gearman.aio import Client, Held, Worker
@@ -139,6 +140,7 @@ class Controller:
         self._parking = Parking(places)
         #: What goes back to the database at a monotonic time.
         self._later: deque[tuple[float, Run]] = deque()
+        self._ended = EndedCopies()
         #: Outcomes that are not committed.
         self._ending = 0
         self._offer_due = False
@@ -156,6 +158,7 @@ class Controller:
                 slots=self._slots,
                 client_id=b"controller",
                 eager=True,
+                on_lost=self._ended.add,
                 tls=tls,
             )
             for address in addresses
@@ -221,8 +224,11 @@ class Controller:
             events.emit("job.dropped", function=RUN_QUEUED_JOB, error=str(error))
             held.fail()
             return
-        run = Run(job, held, self.name)
-        if (call := self._calls.get((job.dbid, job.jobid))) is not None:
+        run = Run(job, held, self.name, copy_of(job))
+        if run.copy in self._ended:
+            events.emit("job.stale", jobid=job.jobid, dbid=job.dbid, attempt=job.attempt)
+            held.complete()
+        elif (call := self._calls.get((job.dbid, job.jobid))) is not None:
             self._attach(call, run)
         else:
             self._take(run)
@@ -295,7 +301,7 @@ class Controller:
         self._active[job.funcname] += 1
         self._in_flight += 1
         keeper = self._keepers[job.dbid]
-        if job.attempt is None or job.attempt > 1 or keeper.lapsed(job):
+        if keeper.must_check(run):
             keeper.check(run)
         else:
             self._submit(call)
@@ -434,8 +440,11 @@ class Controller:
     def _committed(self, runs: list[Run]) -> None:
         for run in runs:
             self._ending -= 1
-            if not run.dropped:
+            if run.held.lost:
+                self._ended.add([run.copy])
+            elif not run.dropped:
                 run.held.complete()
+                run.held.told.append(run.copy)
             call = self._calls.get((run.job.dbid, run.job.jobid))
             if call is not None and call.run is run:
                 self._remove(call)

@@ -1,0 +1,38 @@
+"""Copies of jobs that a process has ended: it never starts them again."""
+
+from collections.abc import Iterable
+from typing import Final, TypeAlias
+
+from garivini.job import Job
+
+#: Names one copy: database, job and attempt.
+Copy: TypeAlias = tuple[int, int, int | None]
+
+#: Copies that are remembered per process. A server can give again only those that it held when the connection
+#: was lost: as many as a worker may hold.
+MAX_COPIES: Final = 16_384
+
+
+def copy_of(job: Job) -> Copy:
+    """Return the name of the copy that a payload came with."""
+    return job.dbid, job.jobid, job.attempt
+
+
+class EndedCopies:
+    """Copies whose outcome is committed and whose server may not have learned of it.
+
+    When a connection is lost the server gives the copies that it believes to be under way to the next worker,
+    which may be this process. The newest ``MAX_COPIES`` are remembered.
+    """
+
+    def __init__(self) -> None:
+        self._copies: dict[Copy, None] = {}
+
+    def add(self, copies: Iterable[Copy]) -> None:
+        """Remember copies."""
+        self._copies.update(dict.fromkeys(copies))
+        while len(self._copies) > MAX_COPIES:
+            del self._copies[next(iter(self._copies))]
+
+    def __contains__(self, copy: object) -> bool:
+        return copy in self._copies

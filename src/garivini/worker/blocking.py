@@ -1,0 +1,72 @@
+"""The thread that runs ``def`` functions: the main thread of a worker process. It has no event loop."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from garivini.keeper import Run
+
+#: Seconds of one batch, after which the loop is told how many jobs ran.
+_BATCH: Final = 0.005
+
+
+class BlockingRunner:
+    """Runs jobs of blocking functions one after another, in the thread that calls ``run``.
+
+    Other threads add jobs, and take back those that have not started. Each job leaves the queue by one atomic
+    call, so none is both run and taken back. The thread is woken once per batch, not once per job.
+
+    Args:
+        execute: runs one job and records its outcome; must not raise.
+        on_batch: called after each batch with the number of jobs that ran and the seconds that they took.
+
+    """
+
+    def __init__(self, execute: Callable[[Run], bool], on_batch: Callable[[int, float], None]) -> None:
+        self._execute = execute
+        self._on_batch = on_batch
+        self._queue: deque[Run] = deque()
+        self._wake = threading.Event()
+        self._stopping = False
+
+    def put(self, run: Run) -> None:
+        """Add a job."""
+        self._queue.append(run)
+        if not self._wake.is_set():  # which takes no lock
+            self._wake.set()
+
+    def take_back(self, run: Run) -> bool:
+        """Remove a job that has not started; return whether it was still there."""
+        try:
+            self._queue.remove(run)
+        except ValueError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Let ``run`` return after the job that is running."""
+        self._stopping = True
+        self._wake.set()
+
+    def run(self) -> None:
+        """Run jobs until ``stop`` is called."""
+        while not self._stopping:
+            self._wake.wait()
+            self._wake.clear()  # before the queue is read: what is added from now on sets it again
+            while self._queue and not self._stopping:
+                self._run_batch()
+
+    def _run_batch(self) -> None:
+        began = time.monotonic()
+        ran = 0
+        while not self._stopping:
+            try:
+                run = self._queue.popleft()
+            except IndexError:
+                break
+            ran += self._execute(run)
+            if time.monotonic() - began >= _BATCH:
+                break
+        self._on_batch(ran, time.monotonic() - began)

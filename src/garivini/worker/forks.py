@@ -1,0 +1,84 @@
+"""Child processes that a function forks: they do not inherit the worker's signal handlers and connections.
+
+``multiprocessing`` and ``os.fork`` copy both. A child with the handlers cannot be ended by SIGTERM, which
+``multiprocessing.Pool`` does. One with an open socket hides the death of its worker from the Gearman server.
+And one that returns from the function would go on as a second worker on the same sockets.
+"""
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+#: What returns the descriptors of the running worker's connections; None while there is none.
+_descriptors: Callable[[], Iterable[int]] | None = None
+#: Whether this process was forked by a function of a worker.
+_forked = False
+
+#: As in a Python process that has just started.
+_HANDLERS: Final[dict[signal.Signals, Any]] = {
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+}
+#: The signal mask of each thread that is forking just now.
+_masks: Final = threading.local()
+
+
+@contextmanager
+def watched(descriptors: Callable[[], Iterable[int]]) -> Iterator[None]:
+    """Free the children that are forked meanwhile of the handlers and of these descriptors."""
+    global _descriptors
+    _descriptors = descriptors
+    try:
+        yield
+    finally:
+        _descriptors = None
+
+
+def _before() -> None:
+    if _descriptors is not None:
+        # A signal that comes to the child before it has its own handlers waits for them.
+        _masks.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLERS)
+
+
+def _in_parent() -> None:
+    if (mask := _masks.__dict__.pop("mask", None)) is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _in_child() -> None:
+    global _forked
+    if _descriptors is None:
+        return
+    _forked = True
+    for number, handler in _HANDLERS.items():
+        signal.signal(number, handler)
+    _in_parent()
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in _descriptors():
+        os.dup2(null, descriptor)  # not closed: the objects that own the number would close it again
+    os.close(null)
+
+
+os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+
+
+def leave(error: BaseException | None = None) -> None:
+    """End this process if a function has forked it and has now returned or raised ``error``."""
+    if not _forked:
+        return
+    status = 0
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        traceback.print_exception(error)
+        status = 1
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)

@@ -1,0 +1,97 @@
+"""The functions that a worker runs: what can be registered, what they raise, and what they may return."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from garivini.errors import UsageError
+from garivini.job import Job
+from garivini.policy import FunctionPolicy, parse_delay
+
+Function = Callable[[Job], Any]
+
+
+class Retry(Exception):
+    """Raise it in a function: the job runs again after so many seconds. It does not count as a failure."""
+
+    def __init__(self, after: float | timedelta, reason: str = "") -> None:
+        super().__init__(reason)
+        self.after = parse_delay(after)
+        self.reason = reason
+
+
+class Discard(Exception):
+    """Raise it in a function: the job is dead at once, kept with this reason until an operator retries it."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A function of a worker, and what was set for it."""
+
+    function: Function
+    policy: FunctionPolicy
+    #: Seconds that it may run; None: no limit.
+    timeout: float | None
+    is_async: bool
+
+
+def registered(
+    funcname: str, function: Function, policy: FunctionPolicy, timeout: float | None
+) -> Registered:
+    """Return the entry of a function that a worker can run.
+
+    Raises:
+        UsageError: calling it with a job would not run it, or cannot work.
+
+    """
+    if not callable(function):
+        raise UsageError(f"function {funcname!r}: {function!r:.100} is not callable")
+    for call in (function, type(function).__call__):
+        if inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call):
+            raise UsageError(
+                f"function {funcname!r} has a yield: calling it would return a generator and run nothing"
+            )
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError as error:
+        raise UsageError(
+            f"function {funcname!r} is called with one argument, the job, which it does not take: {error}"
+        ) from None
+    except ValueError:
+        pass  # a builtin without a signature
+    return Registered(function, policy, timeout, _is_async(function))
+
+
+def _is_async(function: Function) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+#: Return values that stand for work that has not been done.
+_UNDONE: Final = (
+    (inspect.isgenerator, "a generator"),
+    (inspect.isasyncgen, "an async generator"),
+    (inspect.isawaitable, "an awaitable"),
+)
+
+
+def check_result(result: Any) -> None:
+    """Make sure that a function has done its work: that its return value is not a promise of it.
+
+    Raises:
+        UsageError: it returned a generator, a coroutine or another awaitable, whose code has not run.
+
+    """
+    for is_undone, name in _UNDONE:
+        if is_undone(result):
+            if inspect.iscoroutine(result):
+                result.close()  # without the warning that nobody awaited it
+            raise UsageError(
+                f"the function returned {name}, whose code has not run: register an async def, await it or "
+                "iterate over it"
+            )

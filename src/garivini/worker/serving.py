@@ -1,0 +1,406 @@
+"""A worker at work: copies of jobs arrive in the loop, run there or in the blocking thread, end in a keeper.
+
+The keepers commit outcomes in groups, each in a thread of its own, and Gearman hears of an end only after its
+commit.
+"""
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from garivini import events
+from garivini.client import failure
+from garivini.copies import EndedCopies, copy_of
+from garivini.errors import UsageError
+from garivini.gearman import aio
+from garivini.job import decode_payload
+from garivini.keeper import Keeper, Run
+from garivini.policy import Offset, next_prefetch
+from garivini.store.database import Setback
+from garivini.supervisor import TIME_LIMIT, Child
+from garivini.worker import forks
+from garivini.worker.blocking import BlockingRunner
+from garivini.worker.functions import Discard, Registered, Retry, check_result
+
+if TYPE_CHECKING:
+    from garivini.copies import Copy
+    from garivini.worker.worker import Worker
+
+#: Seconds to tell a Gearman server of the end of a job before the process ends.
+_LAST_WORD: Final = 1.0
+#: Jobs that are named when a drain leaves them unfinished.
+_NAMED: Final = 10
+
+
+class Serving:
+    """What a worker holds, from the arrival of each copy until its end is committed and told.
+
+    Args:
+        worker: its functions, client and servers.
+        loop: where ``run`` is awaited.
+        child: what a supervised process was given.
+        after_batch: called in the blocking thread after each batch of jobs.
+
+    """
+
+    def __init__(
+        self,
+        worker: "Worker",
+        loop: asyncio.AbstractEventLoop,
+        child: Child | None = None,
+        *,
+        after_batch: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._functions = {name.encode(): entry for name, entry in worker.functions.items()}
+        self._child = child
+        self._slot = child.slot if child is not None else None
+        self._loop = loop
+        self._after_batch = after_batch
+        #: Runs the ``def`` functions.
+        self.blocking = BlockingRunner(self._run_blocking, self._on_batch)
+        #: Whether a drain ended while a ``def`` function was running.
+        self.abandoned = False
+        policies = {name: entry.policy for name, entry in worker.functions.items()}
+        self._keepers = {
+            database.dbid: Keeper(
+                database,
+                on_committed=lambda runs: self._threadsafe(self._committed, runs),
+                on_checked=self._checked,
+                take_back=self.blocking.take_back,
+                on_given_back=lambda runs: self._threadsafe(self._given_back, runs),
+                on_overdue=self._end_process,
+                functions=policies,
+                child=child,
+            )
+            for database in worker.client.shards
+        }
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        #: What this process holds, until its end is committed.
+        self._copies: dict[Copy, Run] = {}
+        self._ended = EndedCopies()
+        self._current: Run | None = None  # in the blocking thread
+        self._tasks: dict[asyncio.Task[None], Run] = {}
+        self._closing = False
+        # Each kind of function has connections of its own: a def that blocks keeps no async def waiting.
+        self._blocking_links = _Links(self._link(worker, is_async=False), 1)
+        self._async_links = _Links(self._link(worker, is_async=True), worker.concurrency)
+        self._links = [*self._blocking_links.links, *self._async_links.links]
+
+    def _link(self, worker: "Worker", *, is_async: bool) -> list[aio.Worker]:
+        names = [name for name, entry in self._functions.items() if entry.is_async is is_async]
+        return [
+            aio.Worker(
+                address,
+                names,
+                self._arrived,
+                client_id=self.name.encode(),
+                on_lost=self._ended.add,
+                tls=worker.tls,
+            )
+            for address in worker.job_servers
+            if names
+        ]
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run jobs until ``stop`` is set; then finish what is held, as far as the drain allows."""
+        for keeper in self._keepers.values():
+            keeper.start()
+        running = [asyncio.create_task(link.run()) for link in self._links]
+        names = sorted(name.decode() for name in self._functions)
+        events.emit("worker.started", worker=self.name, functions=names)
+        try:
+            await stop.wait()
+            events.emit("worker.draining", worker=self.name)
+            async with asyncio.timeout(self._child.drain if self._child is not None else None):
+                await asyncio.gather(*(link.drain() for link in self._links))
+        except TimeoutError:
+            self._abandon()
+        finally:
+            self._closing = True
+            for link in self._links:
+                link.abort()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*running, *self._tasks, return_exceptions=True)
+            for keeper in self._keepers.values():
+                await self._loop.run_in_executor(None, keeper.stop)
+            events.emit("worker.stopped", worker=self.name)
+
+    def _abandon(self) -> None:
+        """Report the jobs that are still running. The server gives them to another worker."""
+        unfinished = list(self._tasks.values())
+        if (current := self._current) is not None:
+            self.abandoned = True
+            unfinished.append(current)
+        names = [f"{run.job.funcname} {run.job.dbid}:{run.job.jobid}" for run in unfinished[:_NAMED]]
+        events.emit("worker.drain_incomplete", worker=self.name, jobs=len(unfinished), running=names)
+
+    def descriptors(self) -> Iterable[int]:
+        """Return the descriptors of the open connections to Gearman servers."""
+        return [number for link in self._links if (number := link.fileno()) is not None]
+
+    def _threadsafe(self, call: Callable[..., None], *arguments: Any) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+    # ---- a copy's way, in the loop
+
+    def _arrived(self, held: aio.Held) -> None:
+        try:
+            job = decode_payload(held.job.data)
+            if job.dbid not in self._keepers:
+                raise UsageError(f"database {job.dbid} is not one of this worker's")
+        except UsageError as error:
+            # Without a handle there is no row to write to; if there is a row, its lease will bring it back.
+            events.emit("job.dropped", function=held.job.function.decode(errors="replace"), error=str(error))
+            held.fail()
+            return
+        copy = copy_of(job)
+        if (known := self._copies.get(copy)) is not None:
+            self._attach(known, held)
+            return
+        run = Run(job, held, self.name, copy)
+        if copy in self._ended:
+            self._drop_stale(run)
+            return
+        self._copies[copy] = run
+        keeper = self._keepers[job.dbid]
+        if keeper.must_check(run):
+            keeper.check(run)
+        else:
+            self._start(run)
+
+    def _attach(self, run: Run, held: aio.Held) -> None:
+        """Take a second copy of what this process holds already: its end is told for both."""
+        if run.held.lost:
+            run.held = held
+        else:
+            held.complete()
+
+    def _checked(self, run: Run, mine: bool) -> None:
+        """Take the answer to a start check, in the keeper's thread.
+
+        The lease is renewed from here on, also while the loop is busy.
+        """
+        if not mine:
+            self._threadsafe(self._drop_stale, run)
+            return
+        self._keeper_of(run).hold(run)
+        if self._registered(run).is_async:
+            self._threadsafe(self._start_task, run)
+        else:
+            self.blocking.put(run)
+
+    def _drop_stale(self, run: Run) -> None:
+        events.emit("job.stale", jobid=run.job.jobid, dbid=run.job.dbid, attempt=run.job.attempt)
+        self._copies.pop(run.copy, None)
+        run.held.complete()
+
+    def _start(self, run: Run) -> None:
+        self._keeper_of(run).hold(run)
+        if self._registered(run).is_async:
+            self._start_task(run)
+        else:
+            self.blocking.put(run)
+
+    def _start_task(self, run: Run) -> None:
+        if run.held.lost:  # since it was checked
+            self._give_up(run)
+            return
+        task = self._loop.create_task(self._run_async(run))
+        self._tasks[task] = run
+        task.add_done_callback(self._task_done)
+        self._note_task()
+
+    def _give_up(self, run: Run) -> None:
+        """Do not start a job whose connection is lost: the server gives the copy again, perhaps to us."""
+        if run.held.lost:
+            del self._copies[run.copy]
+            self._keeper_of(run).drop(run)
+        else:
+            self._start(run)  # the copy has come again meanwhile
+
+    def _keeper_of(self, run: Run) -> Keeper:
+        return self._keepers[run.job.dbid]
+
+    def _registered(self, run: Run) -> Registered:
+        return self._functions[run.held.job.function]
+
+    def _given_back(self, runs: list[Run]) -> None:
+        for run in runs:
+            del self._copies[run.copy]
+            run.held.complete()
+        # They were too much for this process: it asks for no more until the function that blocks has ended,
+        # and then for no more than it can start.
+        self._blocking_links.slots = 1
+        if self._current is not None:  # else no end is to come, after which it would ask again
+            self._blocking_links.pause()
+
+    # ---- in the blocking thread
+
+    def _run_blocking(self, run: Run) -> bool:
+        """Run a job; return whether it ran."""
+        if run.held.lost:
+            self._threadsafe(self._give_up, run)
+            return False
+        entry = self._registered(run)
+        keeper = self._keeper_of(run)
+        # Current first: the keeper, woken for the limit, must find the run that it is of.
+        self._current = keeper.current = run
+        if entry.timeout is not None:
+            keeper.limit(run, entry.timeout)
+        if self._slot is not None:
+            self._slot.set(run.job.handle, run.deadline)
+        try:
+            result = entry.function(run.job)
+            forks.leave()
+            if result is not None:
+                check_result(result)
+        except BaseException as error:  # SystemExit too: a job must not take the worker with it
+            forks.leave(error)
+            run.setback = self._setback(run, error)
+        self._current = keeper.current = None
+        self._blocking_links.ran += 1
+        keeper.end(run)
+        return True
+
+    def _on_batch(self, ran: int, seconds: float) -> None:
+        if self._slot is not None:
+            self._slot.clear()
+        self._after_batch()
+        if ran:
+            self._threadsafe(self._offer_after, seconds / ran)
+
+    def _offer_after(self, seconds: float) -> None:
+        """Let the servers know the free slots, when a job has taken so many seconds."""
+        links = self._blocking_links
+        links.slots = next_prefetch(links.slots, seconds)
+        links.offer()
+
+    def _end_process(self, run: Run) -> None:
+        """End this process, whose main thread is in a function that runs too long. In the keeper's thread.
+
+        The Gearman server is told first: it would give the copy to another worker at once.
+        """
+        assert self._slot is not None
+        self._slot.clear()
+        told = threading.Event()
+
+        def tell() -> None:
+            run.held.fail()
+            self._loop.call_soon(told.set)  # after the write
+
+        self._threadsafe(tell)
+        told.wait(_LAST_WORD)
+        os._exit(TIME_LIMIT)
+
+    # ---- tasks of the loop
+
+    async def _run_async(self, run: Run) -> None:
+        entry = self._registered(run)
+        limit = asyncio.timeout(entry.timeout)
+        try:
+            async with limit:
+                result = await entry.function(run.job)
+            forks.leave()
+            if result is not None:
+                check_result(result)
+        except BaseException as error:  # whatever it is, the job ends and its slot is free
+            forks.leave(error)
+            if self._closing and isinstance(error, asyncio.CancelledError | GeneratorExit):
+                raise  # not the job's own: the server gives it to another worker
+            run.setback = self._setback(run, error)
+            if limit.expired():
+                message = f"ran longer than {entry.timeout:g} s"
+                run.setback = replace(run.setback, error="TimeLimit", message=message)
+        self._async_links.ran += 1
+        self._keeper_of(run).end(run)
+        self._async_links.offer()
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        self._note_task()
+
+    def _note_task(self) -> None:
+        """Let the parent know the job, if it is the only one: of several none can be blamed for a death."""
+        if self._slot is not None:
+            if len(self._tasks) == 1:
+                (run,) = self._tasks.values()
+                self._slot.set_task(run.job.handle)
+            else:
+                self._slot.clear_task()
+
+    # ---- ends
+
+    def _setback(self, run: Run, error: BaseException) -> Setback:
+        handle = run.job.handle
+        match error:
+            case Retry():
+                return Setback(
+                    handle=handle,
+                    kind="rescheduled",
+                    error="Retry",
+                    message=error.reason,
+                    worker=self.name,
+                    when=Offset(error.after),
+                )
+            case Discard():
+                return Setback(
+                    handle=handle, kind="discarded", error="Discard", message=error.reason, worker=self.name
+                )
+            case _:
+                return failure(handle, error, self.name)
+
+    def _committed(self, runs: list[Run]) -> None:
+        for run in runs:
+            links = self._async_links if self._registered(run).is_async else self._blocking_links
+            links.settled += 1
+            del self._copies[run.copy]
+            if run.held.lost:
+                self._ended.add([run.copy])
+            elif run.setback is None:
+                run.held.complete()
+                run.held.told.append(run.copy)
+            else:
+                run.held.fail()
+                run.held.told.append(run.copy)
+        for links in (self._blocking_links, self._async_links):
+            if not links.paused:
+                links.offer()
+
+
+class _Links:
+    """The connections for one kind of function, and how many jobs each may hold.
+
+    Args:
+        links: one per Gearman server.
+        slots: jobs that each may hold beside those that are being committed.
+
+    """
+
+    def __init__(self, links: list[aio.Worker], slots: int) -> None:
+        self.links = links
+        self.slots = slots
+        self.paused = False
+        #: Jobs that have run, counted by the thread that runs them, and jobs whose outcome is committed.
+        self.ran = 0
+        self.settled = 0
+        self.offer()
+
+    def offer(self) -> None:
+        """Let the servers know the free slots. A job that is only being committed takes none."""
+        self.paused = False
+        self._set(self.slots + self.ran - self.settled)
+
+    def pause(self) -> None:
+        """Ask for no more jobs until the next offer."""
+        self.paused = True
+        self._set(0)
+
+    def _set(self, slots: int) -> None:
+        for link in self.links:
+            link.slots = slots
