@@ -179,6 +179,8 @@ SOUND = {
         "log_bin": "ON",
         "sync_binlog": "1",
         "job_collation": "utf8mb4_bin",
+        "original_table": "1",
+        "default_envelope": "latin-1",
     },
     "postgresql": {
         "version": "15.8 (Debian 15.8-0+deb12u1)",
@@ -209,6 +211,7 @@ def test_a_sound_database_has_nothing_to_change(dialect: str) -> None:
         ("mysql", "innodb_buffer_pool_size", "134217728", "advice"),
         ("mysql", "general_log", "ON", "advice"),
         ("mysql", "job_collation", "latin1_swedish_ci", "advice"),
+        ("mysql", "default_envelope", "not set", "fault"),
         ("postgresql", "version", "12.20", "fault"),
         ("postgresql", "fsync", "off", "fault"),
         ("postgresql", "full_page_writes", "off", "fault"),

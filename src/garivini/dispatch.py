@@ -22,7 +22,7 @@ from garivini.gearman.protocol import Created, Priority, Refused, Submission, Un
 from garivini.gearman.requests import SubmitResult
 from garivini.gearman.servers import Backoff, Counts, queued, server_for
 from garivini.job import FLAGS, RUN_QUEUED_JOB, WAKE, Inserted, Job, NewJob, encode_payload
-from garivini.policy import BATCH_BYTES, LEASE, NO_POLICY, SUBMIT_WITHIN, FunctionPolicy
+from garivini.policy import BATCH_BYTES, LEASE, SUBMIT_WITHIN, FunctionPolicy, Policies
 from garivini.store.database import Database
 from garivini.store.shards import Shards
 
@@ -106,7 +106,7 @@ class DirectDispatch:
         #: What may still be submitted until the next count, by function and flag.
         self._room: dict[tuple[str, str], int] = {}
         #: By database: when it was read, and what is set there.
-        self._policies: dict[int, tuple[float, dict[str, FunctionPolicy]]] = {}
+        self._policies: dict[int, tuple[float, Policies]] = {}
 
     def insert(self, jobs: Sequence[NewJob]) -> tuple[list[Inserted], bool]:
         """Insert jobs and submit what there is room for.
@@ -137,7 +137,7 @@ class DirectDispatch:
         left = BATCH_BYTES
         taken = []
         for job in jobs:
-            policy = policies.get(job.funcname, NO_POLICY)
+            policy = policies[job.funcname]
             left -= len(job.arg)
             wanted = job.dispatch and not job.delay and left >= 0 and not unfit(job, policy)
             if wanted and self._use_room(database, job):
@@ -145,12 +145,12 @@ class DirectDispatch:
             taken.append(job)
         return taken
 
-    def _read_policies(self, database: Database) -> dict[str, FunctionPolicy]:
+    def _read_policies(self, database: Database) -> Policies:
         """Return what is set for functions, as it was some seconds ago at most."""
         now = time.monotonic()
         read, policies = self._policies.get(database.dbid, (0.0, None))
         if policies is None or now - read >= _POLICIES_AGE:
-            policies = database.functions()
+            policies = Policies(database.functions())
             self._policies[database.dbid] = now, policies
         return policies
 
@@ -206,7 +206,7 @@ class DirectDispatch:
         results: list[SubmitResult] = [Unsent()] * len(taken)
         # After a longer time somebody may take the attempts for lost.
         if time.monotonic() - began <= min(SUBMIT_WITHIN, *(job.lease / 3 for job in taken)):
-            results = self._submit([submission(job, policies.get(job.funcname, NO_POLICY)) for job in taken])
+            results = self._submit([submission(job, policies[job.funcname]) for job in taken])
         unsent, unknown = [], []
         for held, result in zip(taken, results, strict=True):
             if isinstance(result, Unknown):

@@ -2,8 +2,10 @@
 
 import math
 import random
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from garivini.errors import UsageError
@@ -104,6 +106,33 @@ When: TypeAlias = Offset | At | Never
 
 #: Where nothing is set for a function.
 NO_POLICY: Final = FunctionPolicy()
+#: The name under which the envelope of functions without one of their own is stored. No function has it.
+DEFAULT: Final = ""
+
+
+class Policies:
+    """The policy of each function: its own settings, and the database's default envelope.
+
+    Args:
+        settings: what is set, by function name, and under ``DEFAULT`` for all others.
+
+    """
+
+    __slots__ = ("_by_name", "_default")
+
+    def __init__(self, settings: Mapping[str, FunctionPolicy] = MappingProxyType({})) -> None:
+        envelope = settings.get(DEFAULT, NO_POLICY).envelope
+        self._default = FunctionPolicy(envelope=envelope)
+        self._by_name = {
+            name: policy if policy.envelope else replace(policy, envelope=envelope)
+            for name, policy in settings.items()
+        }
+
+    def __getitem__(self, funcname: str) -> FunctionPolicy:
+        return self._by_name.get(funcname, self._default)
+
+    def __iter__(self) -> Iterator[FunctionPolicy]:
+        return iter(self._by_name.values())
 
 
 def backoff(failcount: int, *, spread: float | None = None) -> int:

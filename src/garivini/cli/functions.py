@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from garivini.cli.options import databases, output, plain, print_json
+from garivini.errors import UsageError
 from garivini.job import new_job
-from garivini.policy import ENVELOPES, FunctionPolicy
+from garivini.policy import DEFAULT, ENVELOPES, FunctionPolicy
 from garivini.store.shards import Shards
 
 
@@ -50,13 +51,14 @@ def list_(dbs: list[str], output: str) -> None:
             for name in ("lease", "deadline", "renews", "envelope", "max_failures", "retention")
             if entry[name] is not None
         )
-        table.add_row(plain(entry["function"]), jobs or "-", set_ or "-")
+        table.add_row(plain(entry["function"] or "(default)"), jobs or "-", set_ or "-")
     Console().print(table if entries else "no function")
 
 
 @functions.command("set")
-@click.argument("funcname")
+@click.argument("funcname", required=False)
 @databases
+@click.option("--default", is_flag=True, help="In place of FUNCNAME: the envelope of functions without one.")
 @click.option("--lease", type=int, metavar="SECONDS", help="Lease of a dispatched job.")
 @click.option(
     "--deadline", type=int, metavar="SECONDS", help="How long a worker that does not renew may take."
@@ -77,8 +79,9 @@ def list_(dbs: list[str], output: str) -> None:
 )
 @click.option("--reset", is_flag=True, help="First go back to the defaults.")
 def set_(
-    funcname: str,
+    funcname: str | None,
     dbs: list[str],
+    default: bool,
     lease: int | None,
     deadline: int | None,
     renews: bool | None,
@@ -94,8 +97,14 @@ def set_(
       garivini functions set report --lease 600 --max-failures 5
       garivini functions set old-perl-worker --envelope latin-1 --deadline 7200
       garivini functions set report --reset
+      garivini functions set --default --envelope latin-1
     """
-    new_job(funcname, b"")
+    if default == (funcname is not None):
+        raise UsageError("give the name of a function, or --default")
+    if funcname is not None:
+        new_job(funcname, b"")
+    elif envelope == "raw" or {lease, deadline, renews, max_failures, retention} != {None}:
+        raise UsageError("--default takes --envelope json or latin-1, and --reset")
     policy = FunctionPolicy(
         lease=lease,
         deadline=deadline,
@@ -104,7 +113,8 @@ def set_(
         max_failures=max_failures,
         retention=retention,
     )
+    name = DEFAULT if funcname is None else funcname
     for database in Shards(dbs):
         if reset:
-            database.unset_function(funcname)
-        database.set_function(funcname, policy)
+            database.unset_function(name)
+        database.set_function(name, policy)

@@ -12,7 +12,7 @@ from garivini.client import report
 from garivini.dispatch import reason_of, submission, unfit
 from garivini.gearman.protocol import Created, Refused, Unknown
 from garivini.job import Job, unique_of
-from garivini.policy import LEASE, NO_POLICY, SUBMIT_WITHIN, WATERMARK, FunctionPolicy, room
+from garivini.policy import LEASE, SUBMIT_WITHIN, WATERMARK, FunctionPolicy, Policies, room
 from garivini.roles.job_servers import JobServers
 from garivini.store.database import Database, Setback
 
@@ -142,7 +142,7 @@ class Dispatcher:
         self._servers = job_servers
         self._room = room
         self._lease = lease
-        self._policies: dict[str, FunctionPolicy] = {}
+        self._policies = Policies()
         self._policies_read = -_POLICIES_AGE
         # One thread a database: one that hangs stalls nobody else.
         self._thread = thread or ThreadPoolExecutor(1, f"garivini-database-{database.dbid}")
@@ -164,7 +164,7 @@ class Dispatcher:
         In the database's thread.
         """
         if abs(now - self._policies_read) >= _POLICIES_AGE:
-            self._policies = self.database.functions()
+            self._policies = Policies(self.database.functions())
             self._policies_read = now
 
     def count_leased(self, funcnames: Iterable[str], now: float) -> None:
@@ -184,7 +184,7 @@ class Dispatcher:
 
     def policy(self, funcname: str) -> FunctionPolicy:
         """Return what is set for a function."""
-        return self._policies.get(funcname, NO_POLICY)
+        return self._policies[funcname]
 
     def lease(self, funcname: str) -> int:
         """Return the seconds of a lease of the function's jobs."""
@@ -192,7 +192,7 @@ class Dispatcher:
 
     def longest_lease(self) -> int:
         """Return the seconds of the longest lease of any function."""
-        return max([self._lease, *(policy.lease or 0 for policy in self._policies.values())])
+        return max([self._lease, *(policy.lease or 0 for policy in self._policies)])
 
     # ---- sending
 

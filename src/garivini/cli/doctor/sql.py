@@ -128,3 +128,10 @@ def _after(dialect: str, facts: Facts) -> Iterator[Rule]:
             "leave it while processes of the original use the table; later convert the columns",
             serious=False,
         )
+    if facts.get("original_table", "0") != "0":
+        yield Rule(
+            "default_envelope",
+            _is("json", "latin-1"),
+            "workers of the original get other bytes than were inserted, where their function has none",
+            "run `garivini functions set --default --envelope latin-1`; with json if no such worker is left",
+        )

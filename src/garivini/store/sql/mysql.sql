@@ -271,7 +271,8 @@ SELECT funcname, state, COUNT(*), MIN(run_after) FROM job FORCE INDEX (job_lane)
  GROUP BY funcname, state ORDER BY funcname, state
 
 -- name: facts () -> rows
--- Settings of the server that decide whether a job can be lost, and how the table compares names.
+-- Settings of the server that decide whether a job can be lost, how the table compares names, whether the original
+-- made it (its index shows that), and what envelope its functions have.
 SELECT 'version', VERSION()
 UNION ALL SELECT 'innodb_flush_log_at_trx_commit', @@innodb_flush_log_at_trx_commit
 UNION ALL SELECT 'innodb_doublewrite', @@innodb_doublewrite
@@ -283,6 +284,9 @@ UNION ALL SELECT 'innodb_buffer_pool_size', @@innodb_buffer_pool_size
 UNION ALL SELECT 'general_log', @@general_log
 UNION ALL SELECT 'job_collation', collation_name FROM information_schema.columns
            WHERE table_schema = DATABASE() AND table_name = 'job' AND column_name = 'funcname'
+UNION ALL SELECT 'original_table', COUNT(*) FROM information_schema.statistics
+           WHERE table_schema = DATABASE() AND table_name = 'job' AND column_name = 'run_after' AND seq_in_index = 1
+UNION ALL SELECT 'default_envelope', COALESCE(MAX(envelope), 'not set') FROM `function` WHERE funcname = ''
 
 -- name: functions () -> rows
 -- What is set for each function.

@@ -23,14 +23,29 @@ def _statements(name: str) -> list[str]:
 
 def upgrade() -> None:
     """Create the tables, or add to a job table that the original made."""
+    original = _dialect() == "mysql" and _is_original()
     there = _add() if _dialect() == "mysql" else set()
     for statement in _statements("up"):
         if not any(f"TABLE {name} " in statement.replace("`", "") for name in there):
+            op.execute(statement)
+    if original:
+        for statement in _statements("envelope"):
             op.execute(statement)
 
 
 #: A column by which each table is known for ours.
 _OURS = {"job": "attempt", "failure": "failed_at", "function": "max_failures", "garivini_database": "dbid"}
+
+
+def _is_original() -> bool:
+    """Whether the original made the job table. Its index on ``run_after`` shows it after an upgrade, too."""
+    if op.get_context().as_sql:
+        return bool(context.config.attributes.get("existing"))
+    tables = inspect(op.get_bind())
+    if not tables.has_table("job"):
+        return False
+    columns = {column["name"] for column in tables.get_columns("job")}
+    return "attempt" not in columns or ["run_after"] in _indexes().values()
 
 
 def _add() -> set[str]:
@@ -71,15 +86,7 @@ def _add() -> set[str]:
 
 def downgrade() -> None:
     """Drop the tables; a job table that the original made, and its jobs, stay."""
-    if _dialect() == "mysql":
-        existing = (
-            context.config.attributes.get("existing")
-            if op.get_context().as_sql
-            else ["run_after"] in _indexes().values()
-        )
-        name = "remove" if existing else "down"
-    else:
-        name = "down"
+    name = "remove" if _dialect() == "mysql" and _is_original() else "down"
     for statement in _statements(name):
         op.execute(statement)
 
