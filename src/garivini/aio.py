@@ -4,14 +4,16 @@ import asyncio
 import ssl
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from garivini.client import Client, JobLike, checked_job, checked_jobs
 from garivini.config import DatabasesLike
 from garivini.job import HandleLike, Inserted, Job, NewJob
 from garivini.policy import WATERMARK
+from garivini.store.apart import Apart, Ends
 from garivini.store.database import FailedAttempt
 from garivini.store.records import Finished, Reported
 
@@ -19,12 +21,29 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
+class _Caller(NamedTuple):
+    """A single insert that waits for its answer."""
+
+    jobs: list[NewJob]
+    answer: asyncio.Future[Inserted]
+
+
+@dataclass(slots=True)
+class _Stream:
+    """Single inserts that wait to be stored in the same place."""
+
+    callers: list[_Caller] = field(default_factory=list)
+    #: Stores them, while there are any.
+    inserting: asyncio.Task[None] | None = None
+
+
 class AsyncClient:
     """A ``Client`` whose calls are awaited. Their meaning, arguments and errors are those of ``Client``.
 
-    Database calls run in threads, one a database. Single inserts that arrive while another is being
-    committed are committed together, so many concurrent ones cost few commits. A call that is cancelled may
-    have been carried out. To be used in one event loop.
+    Database calls run in threads: one per database, and one for jobs without a unique key. Single inserts
+    that arrive while another is being committed are committed together, so many concurrent ones cost few
+    commits; if that fails they are tried in smaller groups, and each caller gets the answer or the error of
+    his own job. A call that is cancelled may have been carried out. To be used in one event loop.
 
     Args:
         dbs: as for ``Client``.
@@ -43,10 +62,10 @@ class AsyncClient:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._client = Client(dbs, job_servers, watermark=watermark, tls=tls)
-        databases = len(list(self._client.shards))
-        self._threads = ThreadPoolExecutor(databases, thread_name_prefix="garivini-client")
-        self._waiting: list[tuple[NewJob, asyncio.Future[Inserted]]] = []
-        self._inserting: asyncio.Task[None] | None = None
+        # Keys have a home. One that is away, or where somebody has locked a key, holds up no other stream.
+        homes = [database.dbid for database in self._client.shards]
+        self._streams = {home: _Stream() for home in (None, *homes)}
+        self._threads = ThreadPoolExecutor(len(self._streams), thread_name_prefix="garivini-client")
 
     async def insert_job(
         self,
@@ -72,11 +91,13 @@ class AsyncClient:
         if connection is not None:
             (inserted,) = await self._join(connection, [job])
             return inserted
-        future: asyncio.Future[Inserted] = asyncio.get_running_loop().create_future()
-        self._waiting.append((job, future))
-        if self._inserting is None:
-            self._inserting = asyncio.create_task(self._insert_waiting())
-        return await future
+        home = None if job.uniqkey is None else self._client.shards.home(funcname, job.uniqkey).dbid
+        stream = self._streams[home]
+        answer: asyncio.Future[Inserted] = asyncio.get_running_loop().create_future()
+        stream.callers.append(_Caller([job], answer))
+        if stream.inserting is None:
+            stream.inserting = asyncio.create_task(self._insert_waiting(stream))
+        return await answer
 
     async def insert_jobs(
         self,
@@ -155,8 +176,9 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Wait for what is under way and close the connections that are ours."""
-        if self._inserting is not None:
-            await self._inserting
+        inserting = [stream.inserting for stream in self._streams.values() if stream.inserting]
+        if inserting:
+            await asyncio.wait(inserting)  # which, when it is cancelled, does not cancel them
         await self._call(self._client.close)
         self._threads.shutdown()
 
@@ -166,23 +188,36 @@ class AsyncClient:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
 
-    async def _insert_waiting(self) -> None:
+    async def _insert_waiting(self, stream: _Stream) -> None:
         """Insert in groups: what has arrived while one group was committed makes the next."""
+        group: list[_Caller] = []
         try:
-            while self._waiting:
-                group, self._waiting = self._waiting, []
-                try:
-                    answers = await self._call(self._client.insert_checked, [job for job, _ in group])
-                except Exception as error:
-                    for _, future in group:
-                        if not future.done():
-                            future.set_exception(error)
-                else:
-                    for (_, future), answer in zip(group, answers, strict=True):
-                        if not future.done():
-                            future.set_result(answer)
+            while stream.callers:
+                # Nobody waits for those that have been cancelled.
+                group = [caller for caller in stream.callers if not caller.answer.done()]
+                stream.callers = []
+                if group:
+                    await self._insert_group(group)
         finally:
-            self._inserting = None
+            stream.inserting = None
+            for caller in (*group, *stream.callers):
+                caller.answer.cancel()  # only where this task was cancelled: else all have been answered
+
+    async def _insert_group(self, group: list[_Caller]) -> None:
+        apart = Apart(group)
+        while part := apart.next_group():
+            try:
+                answers = await self._call(self._client.insert_checked, [caller.jobs[0] for caller in part])
+            except Exception as error:
+                ends = apart.failed(part, error)
+            else:
+                ends = Ends([(caller, [at]) for caller, at in zip(part, answers, strict=True)], [])
+            for caller, (answer,) in ends.stored:
+                if not caller.answer.done():
+                    caller.answer.set_result(answer)
+            for caller, own in ends.failed:
+                if not caller.answer.done():
+                    caller.answer.set_exception(own)
 
     async def _join(self, connection: Any, jobs: list[NewJob]) -> list[Inserted]:
         """Insert in the caller's transaction, through ``run_sync`` where the connection is an async one."""

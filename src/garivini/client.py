@@ -130,7 +130,10 @@ class Client:
 
         Raises:
             UsageError: a job cannot be stored; it says which. Nothing was inserted.
-            GariviniError: as ``insert_job``; with several databases, others may have taken their part.
+            GariviniError: as ``insert_job``. With several databases, others may have taken their part: the
+                error's ``stored`` has their answers by position in the list, ``failed`` the positions that
+                it is about; the rest was not tried. Jobs without a unique key are stored last and together,
+                so the same list may be inserted again after any error but ``OutcomeUnknownError``.
 
         """
         return self.insert_checked(checked_jobs(jobs, run_after, flag, dispatch=dispatch), connection)
@@ -296,9 +299,7 @@ class Client:
         elif self._direct is None:
             answers = self.shards.insert(jobs) if jobs else []
         else:
-            answers, left = self._direct.insert(jobs) if jobs else ([], False)
-            if left:
-                wake()
+            answers = self._direct.insert(jobs, wake) if jobs else []
         return answers
 
     def _settle(self, setback: Setback) -> bool:

@@ -7,8 +7,9 @@ What fails after the commit raises nothing: the jobs are stored, and it costs ti
 
 import ssl
 import time
+import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -108,10 +109,10 @@ class DirectDispatch:
         #: By database: when it was read, and what is set there.
         self._policies: dict[int, tuple[float, Policies]] = {}
 
-    def insert(self, jobs: Sequence[NewJob]) -> tuple[list[Inserted], bool]:
-        """Insert jobs and submit what there is room for.
+    def insert(self, jobs: Sequence[NewJob], wake: Callable[[], None]) -> list[Inserted]:
+        """Insert jobs and submit what there is room for; return one answer each, as ``Shards.insert``.
 
-        Returns one answer each, as ``Shards.insert``, and whether something is left for a QueueRunner.
+        ``wake`` is called if something is left for a QueueRunner, also when another database has failed.
         """
         left = False
 
@@ -120,10 +121,19 @@ class DirectDispatch:
             part = self._taken(database, part)
             began = time.monotonic()
             answers = database.insert(part)
-            left |= self._send(database, part, answers, began)
+            try:
+                left |= self._send(database, part, answers, began)
+            except Exception:
+                # A defect. The jobs are stored, and that is what the caller must be told.
+                events.emit("dispatch.failed", dbid=database.dbid, error=traceback.format_exc())
+                left = True
             return answers
 
-        return self._shards.insert(jobs, into=into), left
+        try:
+            return self._shards.insert(jobs, into=into)
+        finally:
+            if left:
+                wake()
 
     # ---- before the insert
 

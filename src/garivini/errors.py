@@ -11,6 +11,13 @@
     * ``ProtocolError``: they. The peer sent what the Gearman protocol does not allow.
 """
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from garivini.job import Inserted
+
 
 class GariviniError(Exception):
     """Root of every error that this library raises."""
@@ -18,6 +25,12 @@ class GariviniError(Exception):
     #: Whether the same call may be made again at once: nothing was done, and what was in the way is gone (a
     #: connection that had been closed, the other side of a deadlock).
     passing: bool = False
+    #: From an insert of several jobs, by position in the list: the answers of those that are stored all the
+    #: same, in another database than the one that failed.
+    stored: "Mapping[int, Inserted]" = MappingProxyType({})
+    #: The positions of the jobs that this error is about; with ``OutcomeUnknownError`` they may be stored.
+    #: All other positions are either in ``stored`` or were not tried.
+    failed: Sequence[int] = ()
 
 
 class UsageError(GariviniError, ValueError):
@@ -41,6 +54,9 @@ class RefusedError(GariviniError):
 
 class ConflictError(GariviniError):
     """Another transaction was in the way for too long. Nothing was done; trying again is safe."""
+
+    #: Whether the whole database was locked, and not some of its rows.
+    whole: bool = False
 
 
 class OutcomeUnknownError(GariviniError):

@@ -8,7 +8,7 @@ servers while the next one is being committed.
 import asyncio
 import ssl
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -37,6 +37,7 @@ from garivini.roles.injected import Rate, Rules, answer, read
 from garivini.roles.job_servers import JobServers
 from garivini.roles.lost import Lost
 from garivini.roles.runner import run_role
+from garivini.store.apart import Apart
 from garivini.store.chunks import CHUNK
 from garivini.store.shards import Shards
 
@@ -307,24 +308,30 @@ class Injector:
             stream.storing = None
 
     async def _insert(self, stream: _Stream, group: Sequence[_Call]) -> None:
-        began = _now()
-        jobs = self._leased([job for call in group for job in call.jobs])
-        loop = asyncio.get_running_loop()
-        try:
-            stored = await loop.run_in_executor(stream.thread, self._shards.insert, jobs)
-        except Exception as error:
-            if len(group) > 1 and isinstance(error, UsageError | RefusedError):
-                # It may be for one of them alone, such as an argument that this database cannot take.
-                for call in group:
-                    await self._insert(stream, [call])
+        """Store a group; if that fails, in smaller ones, so that each call gets an answer of its own."""
+        apart = Apart(group)
+        while part := apart.next_group():
+            began = _now()
+            jobs = self._leased([job for call in part for job in call.jobs])
+            loop = asyncio.get_running_loop()
+            try:
+                stored = await loop.run_in_executor(stream.thread, self._shards.insert, jobs)
+            except Exception as error:
+                ends = apart.failed(part, error)
+                self._answer([call for call, _ in ends.stored], [at for _, ats in ends.stored for at in ats])
+                self._fail(ends.failed)
+                if isinstance(error, GariviniError):
+                    self._send([(jobs[number], at) for number, at in error.stored.items()], began)
             else:
-                self._fail(group, error)
-            return
-        self._answer(group, stored)
-        stream.crowd.stored(len(group) + len(stream.calls), began, _now())
+                self._answer(part, stored)
+                self._send(list(zip(jobs, stored, strict=True)), began)
+                stream.crowd.stored(len(part) + len(stream.calls), began, _now())
+
+    def _send(self, stored: Sequence[tuple[NewJob, Inserted]], began: float) -> None:
+        """Send the new jobs that have a lease; if there are others that are due, wake a QueueRunner."""
         taken: dict[int, list[Job]] = {}
         left = False
-        for job, at in zip(jobs, stored, strict=True):
+        for job, at in stored:
             if at.new and job.lease:
                 taken.setdefault(at.dbid, []).append(Job.taken(job, at))
             elif at.new and not job.delay:
@@ -380,6 +387,8 @@ class Injector:
     # ---- answers
 
     def _answer(self, group: Sequence[_Call], stored: Sequence[Inserted]) -> None:
+        if not group:
+            return
         events.emit(
             "inject.stored",
             calls=len(group),
@@ -398,21 +407,23 @@ class Injector:
             position = end
         self._let_go(group)
 
-    def _fail(self, group: Sequence[_Call], error: Exception) -> None:
-        detail = (
-            str(error) if isinstance(error, GariviniError) else "".join(traceback.format_exception(error))
-        )
-        events.emit("inject.failed", calls=len(group), error=detail)
-        for call in group:
-            call.held.exception(_reason(error, spread=call.spread).encode())
-        self._let_go(group)
+    def _fail(self, failed: Sequence[tuple[_Call, Exception]]) -> None:
+        """Tell calls why they failed; errors of one text are one event."""
+        texts: Counter[str] = Counter()
+        for call, error in failed:
+            known = isinstance(error, GariviniError)
+            texts[str(error) if known else "".join(traceback.format_exception(error))] += 1
+            call.held.exception(_reason(error).encode())
+        for text, calls in texts.items():
+            events.emit("inject.failed", calls=calls, error=text)
+        self._let_go([call for call, _ in failed])
 
     def _let_go(self, calls: Sequence[_Call]) -> None:
         self._hold(-sum(call.size for call in calls))
 
 
 #: What callers are told. The error's own text names the database and its user, so it is for the log alone.
-_REASONS: Final[dict[type[Exception], str]] = {
+_REASONS: Final[dict[type[GariviniError], str]] = {
     UsageError: "the database cannot take it: an argument is too large for it, or a value does not fit",
     RefusedError: "the database refused it",
     ConflictError: "another transaction was in the way; try again",
@@ -421,14 +432,21 @@ _REASONS: Final[dict[type[Exception], str]] = {
 }
 
 
-def _reason(error: Exception, *, spread: bool) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, OutcomeUnknownError):
         return "the connection to the database was lost at the commit: it may have been stored"
     for kind, reason in _REASONS.items():
         if isinstance(error, kind):
-            part = "some of it may have been stored" if spread else "nothing was stored"
-            return f"{reason}; {part}"
+            return f"{reason}; {_part(error) if error.stored else 'nothing was stored'}"
     return "a fault in the Injector: it may have been stored"
+
+
+def _part(error: GariviniError) -> str:
+    """Say which part of an array is stored, in databases other than the one that failed."""
+    return (
+        f"some of it may have been stored: {len(error.stored)} of its jobs are, in another database. All of "
+        "them have a unique key, so the same call can be made again"
+    )
 
 
 def _now() -> float:

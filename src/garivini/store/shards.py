@@ -7,7 +7,14 @@ from typing import Any, Final, TypeAlias
 from zlib import crc32
 
 from garivini.config import DatabasesLike, parse_databases
-from garivini.errors import ConflictError, OutcomeUnknownError, RefusedError, UnreachableError, UsageError
+from garivini.errors import (
+    ConflictError,
+    GariviniError,
+    OutcomeUnknownError,
+    RefusedError,
+    UnreachableError,
+    UsageError,
+)
 from garivini.job import Inserted, Job, NewJob
 from garivini.store.callers import cursor_of
 from garivini.store.database import Database
@@ -66,6 +73,9 @@ class Shards:
     ) -> list[Inserted]:
         """Insert jobs, one transaction for each database touched; return one answer each, in order.
 
+        Jobs without a key come last and all together: if one database fails, none of them is stored, so
+        the same jobs may be inserted again. It stops at the first database that fails.
+
         Args:
             jobs: what to insert.
             connection: a caller's own; all jobs go to its database, in its transaction.
@@ -73,25 +83,39 @@ class Shards:
 
         Raises:
             UnreachableError, RefusedError, ConflictError: nothing was inserted in the database that failed;
-                with several databases, others may have taken their part.
+                with several databases, others may have taken their part: see ``stored`` and ``failed``.
             OutcomeUnknownError: the connection was lost at the commit.
 
         """
         if connection is not None:
             return self._database_of(connection, jobs).insert(jobs, connection=connection)
-        if len(self._databases) == 1:
-            (database,) = self
-            return into(database, jobs)
-        homes: dict[int | None, list[int]] = {}
-        for index, job in enumerate(jobs):
-            dbid = None if job.uniqkey is None else self.home(job.funcname, job.uniqkey).dbid
-            homes.setdefault(dbid, []).append(index)
         answers: dict[int, Inserted] = {}
-        for dbid, indexes in homes.items():
-            part = [jobs[index] for index in indexes]
-            found = self._anywhere(part, into) if dbid is None else self._at_home(self[dbid], part, into)
-            answers.update(zip(indexes, found, strict=True))
+        indexes: Sequence[int] = range(len(jobs))
+        try:
+            if len(self._databases) == 1:
+                (database,) = self
+                return into(database, jobs)
+            for home, indexes in self._parts(jobs):
+                part = [jobs[index] for index in indexes]
+                found = self._anywhere(part, into) if home is None else self._at_home(home, part, into)
+                answers.update(zip(indexes, found, strict=True))
+        except GariviniError as error:
+            error.stored = answers | {indexes[number]: at for number, at in error.stored.items()}
+            error.failed = [indexes[number] for number in error.failed] or indexes
+            raise
         return [answers[index] for index in range(len(jobs))]
+
+    def _parts(self, jobs: Sequence[NewJob]) -> list[tuple[Database | None, list[int]]]:
+        """Return the positions of the jobs by the home of their keys, those without a key (None) last."""
+        keyless: list[int] = []
+        homes: dict[int, list[int]] = {}
+        for index, job in enumerate(jobs):
+            if job.uniqkey is None:
+                keyless.append(index)
+            else:
+                homes.setdefault(self.home(job.funcname, job.uniqkey).dbid, []).append(index)
+        keyed = [(self[dbid], indexes) for dbid, indexes in homes.items()]
+        return [*keyed, (None, keyless)] if keyless else [*keyed]
 
     def _database_of(self, connection: Any, jobs: Sequence[NewJob]) -> Database:
         """Return the database that a caller's connection leads to."""
@@ -109,28 +133,38 @@ class Shards:
                 )
         return found[0]
 
-    def _at_home(
-        self, home: Database, jobs: Sequence[NewJob], into: Insert, drained: tuple[Database, ...] = ()
-    ) -> list[Inserted]:
+    def _at_home(self, home: Database, jobs: Sequence[NewJob], into: Insert) -> list[Inserted]:
         """Insert jobs with unique keys in the database where they belong, or the next if that is drained."""
         try:
             return into(home, jobs)
         except RefusedError as error:
-            drained = (*drained, home)
-            if not error.draining or len(drained) == len(self._databases):
+            if not error.draining:
                 raise
-        answers = []
-        for job in jobs:
-            assert job.uniqkey is not None
-            # What is live there has not been moved yet, and no more can come: a trigger sees to that.
-            live = home.live(job.funcname, job.uniqkey)
-            if live is not None:
-                answers.append(Inserted(live, home.dbid, new=False))
-                continue
-            without = [database.dbid for database in drained]
-            next_home = self.home(job.funcname, job.uniqkey, without=without)
-            answers += self._at_home(next_home, [job], into, drained)
+        answers: list[Inserted] = []
+        for number, job in enumerate(jobs):
+            try:
+                answers.append(self._after_drain(home, job, into))
+            except GariviniError as error:
+                error.stored, error.failed = dict(enumerate(answers)), [number]
+                raise
         return answers
+
+    def _after_drain(self, home: Database, job: NewJob, into: Insert) -> Inserted:
+        """Insert a job with a unique key whose home is being drained, where its key belongs without that."""
+        assert job.uniqkey is not None
+        drained = [home.dbid]
+        while True:
+            # What is live there has not been moved yet, and no more can come: a trigger sees to that.
+            live = self[drained[-1]].live(job.funcname, job.uniqkey)
+            if live is not None:
+                return Inserted(live, drained[-1], new=False)
+            next_home = self.home(job.funcname, job.uniqkey, without=drained)
+            drained.append(next_home.dbid)
+            try:
+                return into(next_home, [job])[0]
+            except RefusedError as error:
+                if not error.draining or len(drained) == len(self._databases):
+                    raise
 
     def _anywhere(self, jobs: Sequence[NewJob], into: Insert) -> list[Inserted]:
         now = self._clock()

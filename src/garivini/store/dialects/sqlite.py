@@ -79,7 +79,9 @@ class SQLite(Dialect):
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             match code:
                 case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-                    return ConflictError(f"{where} was locked for {self.busy_timeout:g} s by another writer")
+                    found = ConflictError(f"{where} was locked for {self.busy_timeout:g} s by another writer")
+                    found.whole = True
+                    return found
                 case sqlite3.SQLITE_FULL:
                     return RefusedError(f"{where}: the disk is full; make room")
                 case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
