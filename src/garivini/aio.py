@@ -179,8 +179,12 @@ class AsyncClient:
         inserting = [stream.inserting for stream in self._streams.values() if stream.inserting]
         if inserting:
             await asyncio.wait(inserting)  # which, when it is cancelled, does not cancel them
-        await self._call(self._client.close)
+        await asyncio.get_running_loop().run_in_executor(None, self._close)
+
+    def _close(self) -> None:
+        # A call that is still in a thread would put its connection back after the others are closed.
         self._threads.shutdown()
+        self._client.close()
 
     async def __aenter__(self) -> "AsyncClient":
         return self
