@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -122,7 +123,8 @@ def test_what_a_job_said_and_its_result_are_shown(url: str) -> None:
     client.insert_jobs([["f", None, None, "x"]] * 2)
     (lane,) = database.lanes().lanes
     first, second = database.claim(lane, limit=2, lease=60)
-    said = [("status", b"3/10"), ("data", b"line \x1b[31mred"), ("warning", b"\xff\x00")]
+    said: list[tuple[Any, bytes]] = [("status", b"3/10"), ("data", b"line \x1b[31mred")]
+    said.append(("warning", b"\xff\x00"))
     database.report([Report(first.handle, *what) for what in said])
     shown = " ".join(invoke("jobs", "show", "1", "--db", url).output.split())
     assert "state leased" in shown

@@ -17,7 +17,7 @@ from garivini.gearman.packets import Type
 from garivini.gearman.protocol import Finished, Submission
 from garivini.job import decode_payload, encode_payload, new_job
 from garivini.keeper import Run
-from garivini.policy import FunctionPolicy, Offset
+from garivini.policy import Envelope, FunctionPolicy, Offset
 from garivini.roles import controller, queue_runner
 from garivini.roles.controller import ControllerSettings
 from garivini.roles.outcome import setback_of, text_of
@@ -102,7 +102,7 @@ async def called(queue: System, worker: Stock) -> tuple[int, aio.Held]:
 
 
 @pytest.mark.parametrize("envelope", ["json", "raw", "latin-1"])
-def test_a_stock_worker_runs_a_job_and_completion_deletes_it(made: Make, envelope: str) -> None:
+def test_a_stock_worker_runs_a_job_and_completion_deletes_it(made: Make, envelope: Envelope) -> None:
     async def scenario() -> None:
         async with made() as queue, stock(queue.address) as worker:
             await queue.call(queue.database.set_function, "f", FunctionPolicy(envelope=envelope))

@@ -598,7 +598,7 @@ def emitted() -> Iterator[tuple[str, set[str]]]:
                 assert path.name == "client.py", f"{path}:{node.lineno}: an event without a plain name"
 
 
-def kinds() -> set[str]:
+def kinds() -> set[Any]:
     """Return the kinds of setback that the source knows."""
     found = set()
     for path in SOURCE.rglob("*.py"):

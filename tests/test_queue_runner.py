@@ -12,7 +12,7 @@ from garivini.gearman.protocol import Submission
 from garivini.gearman.server import Server
 from garivini.job import decode_payload
 from garivini.lease import Found
-from garivini.policy import WATERMARK, FunctionPolicy
+from garivini.policy import WATERMARK, Envelope, FunctionPolicy
 from garivini.roles import job_servers, lost
 from garivini.roles.dispatcher import Room
 from garivini.roles.job_servers import JobServers
@@ -545,7 +545,8 @@ def test_a_function_has_its_own_lease_and_envelope(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with system(tmp_path) as queue:
             arg = bytes(range(256))
-            for funcname, envelope in (("perl", "latin-1"), ("ours", None)):
+            envelopes: dict[str, Envelope | None] = {"perl": "latin-1", "ours": None}
+            for funcname, envelope in envelopes.items():
                 policy = FunctionPolicy(envelope=envelope, lease=500 if envelope else None)
                 await queue.call(queue.database.set_function, funcname, policy)
                 await queue.call(queue.client.insert_job, funcname, arg)

@@ -3,10 +3,10 @@
 Blobs stay bytes; this is the one place where they meet JSON text.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from enum import IntEnum
 from functools import lru_cache
-from typing import Annotated, Any, Final, NamedTuple, TypeAlias
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 import msgspec
 
@@ -34,9 +34,22 @@ INJECT_JOBS: Final = "inject_jobs"
 #: The Gearman function that lets a QueueRunner look for work at once.
 WAKE: Final = "garivini_wake"
 
-FLAGS: Final = ("shim", "controller")
+Flag: TypeAlias = Literal["shim", "controller"]
+FLAGS: Final[tuple[Flag, ...]] = get_args(Flag)
+Priority: TypeAlias = Literal["high", "normal", "low"]
 #: In the order of the row's numbers.
-PRIORITIES: Final = ("high", "normal", "low")
+PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
+
+
+def check_word(what: str, word: object, known: Collection[str]) -> None:
+    """Make sure that a word is one of those that are known.
+
+    Raises:
+        UsageError: it is not; it names those that are.
+
+    """
+    if not isinstance(word, str) or word not in known:
+        raise UsageError(f"{what} {word!r:.100} is unknown: it is one of {', '.join(known)}")
 
 
 class State(IntEnum):
@@ -67,7 +80,12 @@ class Handle(NamedTuple):
 
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A job to insert; the values have been checked."""
+    """A job to insert; the values have been checked.
+
+    Raises:
+        UsageError: the flag or the priority is unknown.
+
+    """
 
     funcname: str
     arg: bytes
@@ -81,6 +99,10 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     lease: int = 0
     #: Whether a client that knows Gearman servers may submit it at once.
     dispatch: bool = True
+
+    def __post_init__(self) -> None:
+        check_word("flag", self.flag, FLAGS)
+        check_word("priority", self.priority, PRIORITIES)
 
 
 class Inserted(msgspec.Struct, frozen=True):
@@ -380,19 +402,13 @@ def new_job(
         )
     if len(arg) > MAX_ARG:
         raise UsageError(f"an argument has at most {MAX_ARG} bytes, this one {len(arg)}: store it elsewhere")
-    flag = flag or "shim"
-    if flag not in FLAGS:
-        raise UsageError(f"flag {flag!r} is unknown: it is one of {', '.join(FLAGS)}")
-    priority = priority or "normal"
-    if priority not in PRIORITIES:
-        raise UsageError(f"priority {priority!r} is unknown: it is one of {', '.join(PRIORITIES)}")
     return NewJob(
         funcname=funcname,
         arg=arg,
         uniqkey=_key(uniqkey, "unique key"),
         coalesce=_key(coalesce, "coalesce key"),
-        flag=flag,
-        priority=priority,
+        flag=flag or "shim",
+        priority=priority or "normal",
         delay=delay,
         dispatch=dispatch,
     )

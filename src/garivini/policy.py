@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
 from garivini.errors import UsageError
-from garivini.job import MAX_DELAY, MAX_LEASE, NEVER
+from garivini.job import MAX_DELAY, MAX_LEASE, NEVER, check_word
 
 #: Failures after which a job is dead.
 MAX_FAILURES: Final = 25
@@ -49,7 +49,8 @@ def check_lease(seconds: int) -> None:
 
 
 #: Forms of a payload: our JSON object, the same with the original's blobs, or the bare argument.
-ENVELOPES: Final = ("json", "latin-1", "raw")
+Envelope: TypeAlias = Literal["json", "latin-1", "raw"]
+ENVELOPES: Final[tuple[Envelope, ...]] = get_args(Envelope)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,19 +64,25 @@ class FunctionPolicy:
     #: Whether its workers renew: set by a starting Worker.
     renews: bool | None = None
     #: One of ``ENVELOPES``.
-    envelope: str | None = None
+    envelope: Envelope | None = None
     #: Failures after which a job is dead.
     max_failures: int | None = None
     #: Seconds for which a finished job that a Controller ran is kept with its result; None: not at all.
     retention: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("lease", "deadline", "max_failures", "retention"):
+            number = getattr(self, name)
+            if number is not None and type(number) is not int:
+                raise UsageError(f"{name} is a whole number, not {number!r:.100}")
+        if self.renews is not None and type(self.renews) is not bool:
+            raise UsageError(f"renews is True or False, not {self.renews!r:.100}")
         if self.lease is not None:
             check_lease(self.lease)
         if self.deadline is not None and not 1 <= self.deadline <= 365 * _DAY:
             raise UsageError(f"a deadline is 1 s to a year, not {self.deadline}")
-        if self.envelope is not None and self.envelope not in ENVELOPES:
-            raise UsageError(f"envelope {self.envelope!r} is unknown: it is one of {', '.join(ENVELOPES)}")
+        if self.envelope is not None:
+            check_word("envelope", self.envelope, ENVELOPES)
         if self.max_failures is not None and not 1 <= self.max_failures <= 255:
             raise UsageError(f"max_failures is 1 to 255, not {self.max_failures}")
         if self.retention is not None and not 1 <= self.retention <= 365 * _DAY:

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from garivini import events
 from garivini.gearman.servers import Backoff
@@ -81,7 +81,7 @@ class Obituary:
 
     handle: Handle
     #: ``crashed``, or ``failed`` where the parent ended it for its time limit.
-    kind: str
+    kind: Literal["crashed", "failed"]
     message: str
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from garivini import Client
-from garivini.policy import FunctionPolicy
+from garivini.policy import Envelope, FunctionPolicy
 from garivini.store.database import Database, FailedAttempt
 from tests.peers import peer
 from tests.peers.databases import Place
@@ -30,7 +30,8 @@ def existing_worker(request: pytest.FixtureRequest, server: str, tmp_path: Path)
 def controlled(client: Client, database: Place, server: str, tmp_path: Path) -> Iterator[Database]:
     """The client's database, whose jobs of flag controller go to stock workers."""
     (store,) = client.shards
-    for funcname, envelope in (("turn", "raw"), ("act", "raw"), ("read", "latin-1")):
+    envelopes: tuple[tuple[str, Envelope], ...] = (("turn", "raw"), ("act", "raw"), ("read", "latin-1"))
+    for funcname, envelope in envelopes:
         store.set_function(funcname, FunctionPolicy(envelope=envelope, retention=60))
     words = ("run", "queue-runner", "controller")
     with command(tmp_path, *words, GARIVINI_DB=database.url, GARIVINI_JOB_SERVERS=server):

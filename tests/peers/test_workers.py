@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from garivini import Client, Job, State
-from garivini.policy import FunctionPolicy
+from garivini.policy import Envelope, FunctionPolicy
 from garivini.store.database import Database
 from tests.peers import peer
 from tests.peers.databases import Place
@@ -56,7 +56,7 @@ def started(worker: Peer) -> tuple[int, int]:
 
 @pytest.mark.parametrize("envelope", ["json", "latin-1"])
 def test_each_argument_arrives_byte_for_byte_in_each_form(
-    worker: Peer, client: Client, envelope: str
+    worker: Peer, client: Client, envelope: Envelope
 ) -> None:
     store(client).set_function("plain", FunctionPolicy(envelope=envelope))
     args = [text.encode() for text in TEXTS] + BYTES

@@ -25,7 +25,7 @@ from garivini import policy
 from garivini.config import DatabaseSettings
 from garivini.job import NEVER, PRIORITIES, Handle, Job, NewJob, State
 from garivini.policy import At, FunctionPolicy, Never, Offset
-from garivini.store.database import Database, Lane, Lapsed, Setback
+from garivini.store.database import Database, Kind, Lane, Lapsed, Setback
 from tests.simulation.database import HELD, Model
 
 _R = TypeVar("_R")
@@ -254,7 +254,7 @@ class Both(RuleBasedStateMachine):
 
     @precondition(lambda self: self.claimed)
     @rule(picked=picks, kind=ends, when=times, fenced=st.booleans(), most=st.integers(1, 4))
-    def settle(self, picked: list[int], kind: str, when: Any, fenced: bool, most: int) -> None:
+    def settle(self, picked: list[int], kind: Kind, when: Any, fenced: bool, most: int) -> None:
         setbacks = [
             Setback(
                 handle=handle if fenced else Handle(handle.jobid, handle.dbid),

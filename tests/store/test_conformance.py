@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from garivini.errors import UsageError
 from garivini.job import NEVER, Handle, Inserted, Job, NewJob, State, new_job
 from garivini.policy import MAX_CRASHES, At, FunctionPolicy, Never, Offset
-from garivini.store.database import Database, Lane, Lapsed, Setback, Settled
+from garivini.store.database import Database, Kind, Lane, Lapsed, Setback, Settled
 from tests.store.conftest import Backend, Clock
 
 #: A time of day in 2023.
@@ -886,7 +887,7 @@ def test_the_record_of_a_completed_job_goes_with_it_and_others_stay(database: Da
 # ---- ends without success
 
 
-def settle(database: Database, of: Job | Handle, kind: str, **fields: Any) -> Settled:
+def settle(database: Database, of: Job | Handle, kind: Kind, **fields: Any) -> Settled:
     handle = of.handle if isinstance(of, Job) else of
     (settled,) = database.settle([Setback(handle=handle, kind=kind, **fields)])
     return settled
@@ -978,7 +979,7 @@ def test_a_rescheduled_job_runs_then_and_is_not_counted_as_failed(
 
 
 @pytest.mark.parametrize("kind", ["discarded", "parked"])
-def test_what_is_discarded_or_parked_is_dead_at_once_and_uncounted(database: Database, kind: str) -> None:
+def test_what_is_discarded_or_parked_is_dead_at_once_and_uncounted(database: Database, kind: Kind) -> None:
     jobid = put(database)
     settled = settle(database, claim_one(database), kind, message="why")
     assert settled == Settled("applied", State.DEAD, 0, None)
@@ -1028,7 +1029,7 @@ KINDS = ["failed", "rescheduled", "discarded", "parked"]
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("again", KINDS)
 def test_an_end_reported_again_changes_nothing(
-    database: Database, clock: Clock, kind: str, again: str
+    database: Database, clock: Clock, kind: Kind, again: Kind
 ) -> None:
     clock.set(NOON)
     jobid = put(database)
@@ -1051,7 +1052,9 @@ def test_an_end_reported_again_after_the_next_claim_changes_nothing(database: Da
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_end_of_an_attempt_that_lost_its_job_is_stale(database: Database, clock: Clock, kind: str) -> None:
+def test_an_end_of_an_attempt_that_lost_its_job_is_stale(
+    database: Database, clock: Clock, kind: Kind
+) -> None:
     clock.set(NOON)
     lapsed = leased_until(database, clock, State.SUSPECT)
     database.bump([(lapsed, True)], lease=LEASE)
@@ -1323,8 +1326,9 @@ def test_an_insert_that_fails_half_way_leaves_nothing(database: Database) -> Non
 def test_ends_that_fail_half_way_leave_nothing(database: Database) -> None:
     jobid = put(database)
     taken = claim_one(database)
-    broken = Setback(handle=Handle(jobid, 1), kind=None)  # type: ignore[arg-type]
-    with pytest.raises(Exception, match="kind"):
+    # The kind is checked when a Setback is made, so that the seconds have to be wrong here.
+    broken = Setback(handle=Handle(jobid, 1), kind="rescheduled", when=Offset("soon"))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="delay"):
         database.settle([Setback(handle=taken.handle, kind="failed"), broken])
     assert look(database, jobid).state is State.LEASED
     assert database.failures(jobid) == []

@@ -403,8 +403,8 @@ def test_a_value_that_no_column_takes_is_refused_and_the_connection_goes_on(
 
 def test_no_other_error_of_a_keyed_row_is_taken_for_a_duplicate(database: Database, form: str) -> None:
     jobs = [new_job("f", b"", uniqkey=str(number)) for number in range(5)]
-    with pytest.raises(GariviniError, match="flag"):
-        database.insert([*jobs, odd(uniqkey="k", flag="neither")])
+    with pytest.raises(GariviniError, match="coalesce"):
+        database.insert([*jobs, odd(uniqkey="k", coalesce="c" * 256)])
     assert database.jobs() == []
 
 

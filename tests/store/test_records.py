@@ -19,6 +19,7 @@ from garivini.store.records import (
     Finished,
     Report,
     Reported,
+    Said,
 )
 from tests.store.conftest import Backend, Clock
 
@@ -32,7 +33,7 @@ def running(database: Database, count: int = 1, **fields: Any) -> list[Job]:
     return database.claim(Lane("f", State.WAITING, "normal", 0), limit=count, lease=60)
 
 
-def say(job: Job, *lines: bytes, kind: str = "data") -> list[Report]:
+def say(job: Job, *lines: bytes, kind: Said = "data") -> list[Report]:
     return [Report(job.handle, kind, line) for line in lines]
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from garivini.cli.options import databases, output, plain, print_json
 from garivini.errors import UsageError
 from garivini.job import new_job
-from garivini.policy import DEFAULT, ENVELOPES, FunctionPolicy
+from garivini.policy import DEFAULT, ENVELOPES, Envelope, FunctionPolicy
 from garivini.store.shards import Shards
 
 
@@ -85,7 +85,7 @@ def set_(
     lease: int | None,
     deadline: int | None,
     renews: bool | None,
-    envelope: str | None,
+    envelope: Envelope | None,
     max_failures: int | None,
     retention: int | None,
     reset: bool,

@@ -382,8 +382,8 @@ class Controller:
             return
         call.lines += 1
         if call.lines < MAX_LINES:
-            word = "data" if kind is Type.WORK_DATA else "warning"
-            self._keeper_of(run).report(Report(run.job.handle, word, fields[0]))
+            said = Report(run.job.handle, "data" if kind is Type.WORK_DATA else "warning", fields[0])
+            self._keeper_of(run).report(said)
         elif call.lines == MAX_LINES:
             said = Report(run.job.handle, "warning", b"garivini: later lines of this attempt are not kept")
             self._keeper_of(run).report(said)

@@ -5,6 +5,7 @@ from typing import Final
 
 from garivini.job import Handle
 from garivini.policy import BATCH_BYTES
+from garivini.store.values import check_values
 
 #: Rows in one statement, at most. Above 1,000 MariaDB gives up the key for a list of ids.
 CHUNK: Final = 1000
@@ -42,5 +43,6 @@ def by_attempt(handles: Iterable[Handle]) -> Iterator[tuple[int, list[int]]]:
         if attempt is not None:
             groups.setdefault(attempt, []).append(jobid)
     for attempt, jobids in sorted(groups.items()):
+        check_values({"jobids": jobids})
         for part in chunks(sorted(jobids)):
             yield attempt, part

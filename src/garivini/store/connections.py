@@ -26,6 +26,7 @@ from garivini.store.dialects import DIALECTS
 from garivini.store.dialects.dialect import SCHEMA_ADVICE, Dialect
 from garivini.store.schema import SCHEMA
 from garivini.store.statements import load
+from garivini.store.values import check_values
 
 #: What the trigger of a database that is being drained says.
 DRAINING: Final = "garivini is draining this database"
@@ -285,6 +286,7 @@ class Run:
         """Run the statement of this name; see ``dialect.Run``."""
         found: Any = []
         statement = self._statements[name]
+        check_values(values)
         for step in statement.steps:
             try:
                 text, bound = step.bind(values, rows)

@@ -3,10 +3,10 @@
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, get_args
 
 from garivini.errors import ConflictError, UsageError
-from garivini.job import NEVER, PRIORITIES, Handle, Inserted, Job, NewJob, State, new_job
+from garivini.job import NEVER, PRIORITIES, Handle, Inserted, Job, NewJob, State, check_word, new_job
 from garivini.policy import (
     BATCH_BYTES,
     MAX_CRASHES,
@@ -57,33 +57,61 @@ class Lapsed(NamedTuple):
     state: State
 
 
+Kind: TypeAlias = Literal["failed", "rescheduled", "discarded", "parked", "cancelled", "crashed"]
+Result: TypeAlias = Literal["applied", "repeated", "stale", "gone"]
+_KINDS: Final = get_args(Kind)
+_RESULTS: Final = get_args(Result)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setback:
-    """The end of an attempt without success."""
+    """The end of an attempt without success.
+
+    Raises:
+        UsageError: its kind is unknown.
+
+    """
 
     handle: Handle
     #: ``failed`` (counts; backs off unless ``when`` is given), ``rescheduled`` (does not count),
     #: ``discarded``, ``parked`` or ``cancelled`` (dead at once), ``crashed`` (the process died; the attempt
     #: goes on in another, unless that was the last crash allowed).
-    kind: str
+    kind: Kind
     error: str = ""
     message: str = ""
     trace: str = ""
     worker: str = ""
     when: When | None = None
 
+    def __post_init__(self) -> None:
+        check_word("kind", self.kind, _KINDS)
 
-class Settled(NamedTuple):
-    """What became of a setback."""
 
+class _Settled(NamedTuple):
     #: ``applied``, ``repeated`` (this attempt had reported its end before), ``stale`` (another attempt
     #: holds the job, or nobody) or ``gone`` (there is no such job).
-    result: str
+    result: Result
     #: Where it was applied: the job's new state, its failures, and seconds until it runs again (None: never,
     #: or at a time that was given).
     state: State = State.WAITING
     failcount: int = 0
     delay: int | None = None
+
+
+class Settled(_Settled):
+    """The result of a setback.
+
+    Raises:
+        UsageError: there is no such result.
+
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, result: Result, *details: Any, **named: Any) -> Self:
+        """Check the result."""
+        check_word("result", result, _RESULTS)
+        return super().__new__(cls, result, *details, **named)
 
 
 class FailedAttempt(NamedTuple):

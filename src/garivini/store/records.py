@@ -1,11 +1,12 @@
 """What jobs said while they ran, and the finished ones that are kept. Blocking; safe for threads."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, Self, TypeAlias, get_args
 
-from garivini.job import MAX_ARG, Handle
+from garivini.job import MAX_ARG, Handle, check_word
 from garivini.store.chunks import CHUNK, by_attempt, chunks
 from garivini.store.connections import Connections, Run, again
+from garivini.store.values import check_values
 
 #: Lines of one attempt that are kept: the first ones.
 MAX_LINES: Final = 1000
@@ -18,15 +19,33 @@ _NEAR: Final = 10_000
 MAX_RESULT: Final = MAX_ARG
 
 
-class Report(NamedTuple):
-    """What a running job said of itself."""
+Said: TypeAlias = Literal["status", "data", "warning"]
+_SAID: Final = get_args(Said)
 
+
+class _Report(NamedTuple):
     #: With the attempt that runs it.
     handle: Handle
     #: ``status`` (its progress, in place of what it said before), ``data`` or ``warning`` (a line).
-    kind: str
+    kind: Said
     #: Of a status: ``b"numerator/denominator"``.
     body: bytes
+
+
+class Report(_Report):
+    """What a running job said of itself.
+
+    Raises:
+        UsageError: its kind is unknown.
+
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, handle: Handle, kind: Said, body: bytes) -> Self:
+        """Check the kind."""
+        check_word("kind", kind, _SAID)
+        return super().__new__(cls, handle, kind, body)
 
 
 class Finish(NamedTuple):
@@ -113,6 +132,7 @@ class Records(Connections):
     @again
     def complete(self, jobids: Collection[int]) -> set[int]:
         """Delete finished jobs, their record and reports; return the ids that were there."""
+        check_values({"jobids": jobids})
         return self._finish(sorted(set(jobids)), {})
 
     @again

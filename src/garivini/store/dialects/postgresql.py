@@ -186,7 +186,10 @@ class PostgreSQL(Dialect):
 
 def _array(items: list[Any]) -> str:
     """Return a list as the text of an array (manual, "Array Input and Output Syntax")."""
-    return f"{{{','.join([_WRITTEN[type(item)](item) for item in items])}}}"
+    try:
+        return f"{{{','.join([_WRITTEN[type(item)](item) for item in items])}}}"
+    except KeyError as error:
+        raise UsageError(f"a list of values takes no {error.args[0].__name__}") from None
 
 
 @lru_cache(1024)

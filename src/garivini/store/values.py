@@ -1,0 +1,56 @@
+"""Values on their way into statements. Without I/O."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from garivini.errors import UsageError
+
+#: Parameters of statements that are texts or bytes; all others are whole numbers.
+_TEXTS: Final = frozenset(
+    "funcname uniqkey coalesce arg flag kind error message trace worker body result envelope".split()
+)
+#: Those for which True is no number: it would be the first job.
+_STRICT: Final = frozenset(("jobid", "first", "last", "dbid", "attempt", "after", "limit"))
+#: Those that may be left out, beside the texts.
+_OPTIONAL: Final = frozenset(("state", "lease", "deadline", "renews", "max_failures", "retention"))
+_LARGEST: Final = 2**63 - 1
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Make sure that each value of a statement has the type of its parameter, on every database alike.
+
+    Raises:
+        UsageError: one has not; it says which.
+
+    """
+    for name, value in values.items():
+        if name == "jobids":
+            if not set(map(type, value)) <= {int}:
+                wrong = next(item for item in value if type(item) is not int)
+                raise UsageError(f"a job's id is a whole number, not {wrong!r:.100}")
+        elif name in _TEXTS:
+            if value is not None and not isinstance(value, str | bytes):
+                raise UsageError(f"{name} is a text, not {value!r:.100}")
+        elif type(value) is not int:
+            check_number(name, value, optional=name in _OPTIONAL, strict=name in _STRICT)
+        elif name == "limit" and not 0 <= value <= _LARGEST:
+            raise UsageError(f"limit is 0 to {_LARGEST}, not {value}")
+
+
+def check_number(name: str, value: object, *, optional: bool = False, strict: bool = True) -> None:
+    """Make sure that a value is a whole number.
+
+    Args:
+        name: of the parameter.
+        value: the value.
+        optional: whether it may be None.
+        strict: whether True and False are none.
+
+    Raises:
+        UsageError: it is not.
+
+    """
+    if optional and value is None:
+        return
+    if not isinstance(value, int) or (strict and isinstance(value, bool)):
+        raise UsageError(f"{name} is a whole number, not {value!r:.100}")
