@@ -163,7 +163,7 @@ def test_what_is_wrong_with_a_server_is_said_with_what_to_change(
     url: str, server: str, files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tls, "PATIENCE", 1.0)
-    monkeypatch.setattr("garivini.cli.status.PATIENCE", 1.0)
+    monkeypatch.setattr("garivini.cli.survey.PATIENCE", 1.0)
     other = certificate(tmp_path, "DNS:gearman.example")
     with embedded() as plain, encrypted(*other) as misnamed:
         for address, ca, message in (

@@ -1,8 +1,11 @@
 """``garivini doctor``: each thing that is wrong is found, and said with what to change."""
 
 import json
+import re
+import socket
+import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from garivini.cli import cli
 from garivini.cli.doctor import gearmand as start
 from garivini.cli.doctor import sql
 from garivini.cli.doctor.finding import Finding
+from garivini.gearman import packets
 from garivini.gearman.blocking import Client as GearmanClient
 from garivini.gearman.protocol import Submission
 from tests import servers
@@ -86,7 +90,7 @@ def test_dead_jobs_are_worth_a_word(url: str, address: str) -> None:
     client.cancel_job(client.insert_job("f"))
     status, found = examine(url, address)
     assert (status, faults(found)) == (0, [])
-    assert "1 jobs of f are dead" in [finding["says"] for finding in found]
+    assert "1 job of f is dead" in [finding["says"] for finding in found]
 
 
 def test_ids_that_start_again_are_a_fault(url: str, address: str) -> None:
@@ -94,7 +98,8 @@ def test_ids_that_start_again_are_a_fault(url: str, address: str) -> None:
         uniques = [b"1:999:1", b"1:1000:2", b"2:5000:1", b"not one of ours"]
         client.submit([Submission(b"f", b"", unique) for unique in uniques])
     _, found = examine(url, address)
-    (fault,) = faults(found)
+    # The jobs of f also wait for a worker, which is a fault of its own.
+    (fault,) = [says for says in faults(found) if "ids start" in says]
     assert "ids start again: Gearman holds 2 of its jobs from id 999 on, and the next insert gets 1" in fault
 
 
@@ -117,6 +122,136 @@ def test_a_gearmand_that_was_started_badly_is_told_how(
     assert faults(found) == [
         "no --job-retries: a job that kills its worker goes from one to the next for ever"
     ]
+
+
+# ---- with health and status
+
+
+def answers(url: str, address: str) -> tuple[int, list[str], int, str]:
+    """Return the exit status and faults of doctor, and the exit status and words of health."""
+    status, found = examine(url, address)
+    health = CliRunner().invoke(cli, ["health", "--job-server", address], env={"GARIVINI_DB": url})
+    return status, faults(found), health.exit_code, health.stderr
+
+
+def test_doctor_and_health_agree_on_a_sound_set_up(url: str, address: str) -> None:
+    Client(url).insert_job("later", run_after=3600)
+    assert answers(url, address) == (0, [], 0, "")
+
+
+def test_doctor_and_health_agree_on_a_due_job_without_a_worker(url: str, address: str) -> None:
+    Client(url).insert_job("f")
+    status, found, health, words = answers(url, address)
+    assert (status, found, health) == (1, ["jobs of f are due and no worker can do it"], 1)
+    assert "jobs of f are due and no worker can do it" in words
+
+
+def test_doctor_and_health_agree_on_a_dispatched_job_without_a_worker(url: str, address: str) -> None:
+    with Client(url, [address]) as client:
+        client.insert_job("f")
+    status, found, health, words = answers(url, address)
+    assert (status, found, health) == (1, ["jobs wait for f and no worker can do it"], 1)
+    assert found[0] in words
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        ("run_queued_job", "1 call of run_queued_job waits and no Controller is there"),
+        ("inject_jobs", "1 call of inject_jobs waits and no Injector is there"),
+    ],
+)
+def test_doctor_and_health_agree_on_a_role_that_is_missing(
+    url: str, address: str, function: str, words: str
+) -> None:
+    with GearmanClient(address) as client:
+        client.submit([Submission(function.encode(), b"")])
+    status, found, health, said = answers(url, address)
+    assert (status, found, health) == (1, [words], 1)
+    assert words in said
+
+
+def test_doctor_and_health_agree_on_a_job_that_nobody_takes(url: str, address: str) -> None:
+    Client(url).insert_job("f")
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
+        connection.execute("UPDATE job SET run_after = run_after - 70")
+    with ability(address, b"f"):
+        status, found, health, words = answers(url, address)
+        assert (status, health) == (1, 1)
+        assert re.fullmatch(r"a job of f has been due for 7\d s and no QueueRunner is there", found[0])
+        assert "no QueueRunner is there" in words
+        with ability(address, b"garivini_wake"):
+            assert answers(url, address) == (0, [], 0, "")
+            with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
+                connection.execute("UPDATE job SET run_after = run_after - 300")
+            status, found, health, words = answers(url, address)
+            assert (status, health) == (1, 1)
+            assert "and nobody has taken it" in found[0]
+            assert "and nobody has taken it" in words
+
+
+def test_doctor_and_health_blame_a_server_that_is_down_for_itself_alone(url: str, address: str) -> None:
+    Client(url).insert_job("f", run_after=0)
+    down = "Gearman server 127.0.0.1:1 cannot be reached: Connection refused"
+    assert answers(url, "127.0.0.1:1") == (1, [down], 2, f"{down}\n")
+    # Nor if another one answers: the workers may be there.
+    result = CliRunner().invoke(
+        cli, ["health", "--job-server", address, "--job-server", "127.0.0.1:1"], env={"GARIVINI_DB": url}
+    )
+    assert (result.exit_code, result.stderr) == (2, f"{down}\n")
+
+
+def test_doctor_health_and_status_agree_on_a_database_without_tables(tmp_path: Path, address: str) -> None:
+    url = f"sqlite:///{tmp_path}/other.db"
+    sqlite3.connect(tmp_path / "other.db").close()
+    status, found, health, words = answers(url, address)
+    assert (status, len(found), health) == (1, 1, 2)
+    assert "garivini db upgrade" in found[0]
+    assert words == f"{found[0]}\n"
+    result = CliRunner().invoke(cli, ["status", "--db", url, "--job-server", address])
+    assert result.exit_code == 1
+    assert found[0] in result.stdout
+
+
+def test_status_separates_due_delayed_and_backed_off_jobs(url: str, address: str) -> None:
+    with Client(url) as client:
+        client.insert_jobs([["f", None, None, ""]] * 3)
+        client.insert_jobs([["f", None, None, ""]] * 2, run_after=600)
+        client.failed_job((1, 1))
+        arguments = ["status", "--db", url, "--job-server", address]
+        shown = CliRunner().invoke(cli, arguments).stdout.splitlines()
+        cells = dict(zip(shown[0].split("\t"), shown[1].split("\t"), strict=True))
+        assert {name: cells[name] for name in ("due", "delayed", "backed off", "leased", "dead")} == {
+            "due": "2",
+            "delayed": "2",
+            "backed off": "1",
+            "leased": "0",
+            "dead": "0",
+        }
+        entry = json.loads(CliRunner().invoke(cli, [*arguments, "-o", "json"]).stdout)[0]
+        assert entry["waiting"] == {"due": 2, "delayed": 2, "backed_off": 1}
+        assert entry["jobs"] == {"waiting": 5}
+
+
+def test_status_hides_functions_of_its_own_unless_asked(url: str, address: str) -> None:
+    with GearmanClient(address) as client:
+        names = (b"garivini_wake", b"run_queued_job", b"inject_jobs", b"mine")
+        client.submit([Submission(name, b"") for name in names])
+    arguments = ["status", "--db", url, "--job-server", address, "-o", "json"]
+    assert list(json.loads(CliRunner().invoke(cli, arguments).stdout)[1]["functions"]) == ["mine"]
+    shown = json.loads(CliRunner().invoke(cli, [*arguments, "--all"]).stdout)[1]["functions"]
+    assert sorted(shown) == ["garivini_wake", "inject_jobs", "mine", "run_queued_job"]
+
+
+@contextmanager
+def ability(address: str, function: bytes) -> Iterator[None]:
+    """A worker of one function, which takes nothing."""
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as link:
+        link.sendall(packets.encode(packets.REQUEST, packets.Type.CAN_DO, function))
+        link.sendall(packets.encode(packets.REQUEST, packets.Type.ECHO_REQ, b"x"))
+        assert link.recv(12)  # it has read the one before
+        yield
 
 
 # ---- grades

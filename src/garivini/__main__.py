@@ -1,5 +1,21 @@
-"""``python -m garivini``: the command."""
+"""The command ``garivini``, also as ``python -m garivini``."""
 
-from garivini.cli import main
+import os
+import signal
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command. Signals are taken from the first moment on, before the slow imports."""
+    if os.getpid() == 1:  # as in a container: the kernel keeps signals without a handler from it
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        from garivini.cli import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1252,6 +1252,18 @@ def test_jobs_are_counted_by_function_and_state(database: Database, clock: Clock
     ]
 
 
+def test_waiting_counts_due_delayed_and_backed_off_jobs(database: Database, clock: Clock) -> None:
+    clock.set(NOON)
+    assert database.waiting() == (0, 0, 0)
+    jobs = [job(), job(funcname="g"), job(), job(delay=1), job(delay=60)]
+    failed, parked, *_ = database.insert(jobs)
+    settle(database, Handle(failed.jobid, 1), "failed")
+    settle(database, Handle(parked.jobid, 1), "parked")
+    assert database.waiting() == (1, 2, 1)
+    clock.set(NOON + 1)
+    assert database.waiting() == (2, 1, 1)
+
+
 def test_the_clock_is_the_databases(database: Database, clock: Clock) -> None:
     clock.set(NOON + 0.25)
     assert database.clock() == pytest.approx(NOON + 0.25, abs=0.001)

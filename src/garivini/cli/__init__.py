@@ -1,5 +1,6 @@
 """The command ``garivini``. Subcommands are imported when they are called, so that ``--help`` is quick."""
 
+import io
 import sys
 from importlib import import_module
 from typing import Any, Final
@@ -90,16 +91,27 @@ def cli(ctx: click.Context, config: str | None) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command; our errors become one line and an exit status."""
+    """Run the command; errors become one line and an exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the locale lacks is shown escaped
     try:
         # Commands return nothing, so the status is 0 unless one exits with another.
         status: Any = cli.main(arguments, prog_name="garivini", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.Abort:
-        sys.exit(130)
+        sys.exit(_report("aborted", 130))
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            click.echo(error.ctx.get_usage(), err=True)
+        sys.exit(_report(error.format_message(), error.exit_code))
     except GariviniError as error:
-        click.echo(f"garivini: {error}", err=True)
-        sys.exit(next((status for kind, status in EXIT_STATUSES.items() if isinstance(error, kind)), 1))
+        statuses = (status for kind, status in EXIT_STATUSES.items() if isinstance(error, kind))
+        sys.exit(_report(str(error), next(statuses, 1)))
+
+
+def _report(message: str, status: int) -> int:
+    from garivini.cli.output import note  # --help need not wait for what that imports
+
+    note(message)
+    return status

@@ -4,10 +4,9 @@ from dataclasses import asdict
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from garivini.cli.options import databases, output, plain, print_json
+from garivini.cli.options import databases, output
+from garivini.cli.output import Column, print_json, print_table, say, visible
 from garivini.errors import UsageError
 from garivini.job import new_job
 from garivini.policy import DEFAULT, ENVELOPES, Envelope, FunctionPolicy
@@ -43,7 +42,7 @@ def list_(dbs: list[str], output: str) -> None:
     if output != "table":
         print_json(entries, output)
         return
-    table = Table("function", "jobs", "settings")
+    rows = []
     for entry in entries:
         jobs = ", ".join(f"{count} {state}" for state, count in entry["jobs"].items())
         set_ = ", ".join(
@@ -51,8 +50,8 @@ def list_(dbs: list[str], output: str) -> None:
             for name in ("lease", "deadline", "renews", "envelope", "max_failures", "retention")
             if entry[name] is not None
         )
-        table.add_row(plain(entry["function"] or "(default)"), jobs or "-", set_ or "-")
-    Console().print(table if entries else "no function")
+        rows.append([entry["function"] or "(default)", jobs or "-", set_ or "-"])
+    print_table((Column("function"), Column("jobs"), Column("settings", rank=1)), [rows], none="no function")
 
 
 @functions.command("set")
@@ -118,3 +117,4 @@ def set_(
         if reset:
             database.unset_function(name)
         database.set_function(name, policy)
+        say(f"{visible(name) or 'the default'} is set in {visible(database.where)}")

@@ -2,21 +2,51 @@
 
 import ssl
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
-from garivini.cli.options import databases, job_servers, plain, print_json, tls
+from garivini.cli.options import databases, job_servers, tls
 from garivini.cli.options import output as output_option
-from garivini.client import Client
+from garivini.cli.output import (
+    Column,
+    Failed,
+    number,
+    on_terminal,
+    print_details,
+    print_json,
+    print_table,
+    say,
+    visible,
+    visible_bytes,
+)
+from garivini.client import Client, parse_state
 from garivini.errors import UsageError
 from garivini.job import FLAGS, NEVER, PRIORITIES, Handle, Job, State
-from garivini.store.records import Finished
+from garivini.store.database import FailedAttempt
+from garivini.store.records import Finished, Reported
+from garivini.store.shards import Shards
+
+#: Jobs that are read at a time: few at first, so that they show at once.
+_FIRST_PAGE: Final = 64
+_PAGE: Final = 1000
+#: Bytes of arguments that a page should stay below, so that a long list needs no more memory than a short.
+_PAGE_BYTES: Final = 8 * 1024 * 1024
+#: Characters of an argument in a row, and among the details of a job, on a terminal.
+_EXCERPT: Final = 40
+_LONG_EXCERPT: Final = 2000
+_COLUMNS: Final = (
+    Column("job"),
+    Column("function"),
+    Column("state"),
+    Column("due / lease ends", rank=4),
+    Column("failures", rank=3),
+    Column("attempt", rank=2),
+    Column("argument", rank=1),
+)
 
 
 @click.command()
@@ -102,26 +132,43 @@ def list_(
     """
     if failed and state:
         raise UsageError("--failed and --state exclude each other")
-    with Client(dbs) as client:
-        if failed:
-            found = client.failed_jobs(funcname, limit=limit)
+    chosen = None if state is None else parse_state(state)
+    shards = Shards(dbs)
+    try:
+        pages = _pages(shards, limit, funcname=funcname, state=chosen, failed=failed)
+        if output == "table":
+            rows = ([_row(job) for job in page] for page in pages)
+            print_table(_COLUMNS, rows, none="no job")
         else:
-            found = client.list_jobs(funcname, state, limit=limit)
-        if output != "table":
-            print_json([_as_json(job) for job in found[:limit]], output)
-            return
-        table = Table("job", "function", "state", "due / lease ends", "failures", "attempt", "argument")
-        for job in found[:limit]:
-            table.add_row(
-                f"{job.dbid}:{job.jobid}",
-                plain(job.funcname),
-                job.state.name.lower(),
-                _time(job.run_after),
-                str(job.failcount),
-                str(job.attempt),
-                _excerpt(job.arg, 40),
-            )
-        Console().print(table if found else "no job")
+            print_json((_as_json(job) for page in pages for job in page), output)
+    finally:
+        shards.close()
+
+
+def _pages(shards: Shards, limit: int, **chosen: Any) -> Iterator[list[Job]]:
+    """Yield jobs of each database by id, ``limit`` in all, as they are read."""
+    for database in shards:
+        after, size = 0, _FIRST_PAGE
+        while limit:
+            page = database.jobs(after=after, limit=min(size, limit), **chosen)
+            if not page:
+                break
+            yield page
+            after, limit = page[-1].jobid, limit - len(page)
+            mean = sum(len(job.arg) for job in page) // len(page)
+            size = min(_PAGE, _PAGE_BYTES // (mean + 1) + 1)
+
+
+def _row(job: Job) -> list[str]:
+    return [
+        f"{job.dbid}:{job.jobid}",
+        job.funcname,
+        job.state.name.lower(),
+        _time(job.run_after),
+        str(job.failcount),
+        str(job.attempt),
+        _argument(job.arg, _EXCERPT),
+    ]
 
 
 @jobs.command()
@@ -149,35 +196,31 @@ def show(job: str, dbs: list[str], output: str) -> None:
     elif finished is not None:
         details, entry = _finished_details(finished, handle.dbid), _finished_as_json(finished, handle.dbid)
     else:
-        raise click.ClickException(f"there is no job {job}: it has completed, or never was")
+        raise Failed(f"there is no job {job}: it has completed, or never was")
     if output != "table":
         record = [failure._asdict() for failure in failures]
         said = [{**reported._asdict(), **_blob("body", reported.body)} for reported in reports]
         print_json([{**entry, "failures": record, "reports": said}], output)
         return
-    console = Console(highlight=False)
-    table = Table.grid(padding=(0, 2))
     for reported in reports:
         if reported.kind == "status" and reported.attempt == entry["attempt"]:
-            details["progress"] = _excerpt(reported.body, 100)
-    for name, value in details.items():
-        table.add_row(name, plain(value))
-    console.print(table)
+            details["progress"] = visible_bytes(reported.body)
+    print_details(details)
+    _print_record(failures, [reported for reported in reports if reported.kind != "status"])
+
+
+def _print_record(failures: Sequence[FailedAttempt], lines: Sequence[Reported]) -> None:
+    """Print the attempts that did not complete, and what the job said."""
     for failure in failures:
-        what = ": ".join(filter(None, (failure.error, failure.message)))
         when, where = _time(failure.failed_at), failure.worker or "?"
-        console.print(
-            f"\nattempt {failure.attempt} {failure.kind} at {when} by {where}", style="bold", markup=False
-        )
-        console.print(plain(what), markup=False)
+        say(f"\nattempt {failure.attempt} {failure.kind} at {when} by {visible(where)}", style="bold")
+        say(visible(": ".join(filter(None, (failure.error, failure.message)))))
         if failure.trace:
-            console.print(plain(failure.trace.rstrip()), markup=False, style="dim")
-    lines = [reported for reported in reports if reported.kind != "status"]
+            say(failure.trace.rstrip(), style="dim")
     if lines:
-        console.print("\nwhat it said", style="bold")
+        say("\nwhat it said", style="bold")
     for line in lines:
-        when = f"attempt {line.attempt} {line.kind} at {_time(line.reported_at)}"
-        console.print(f"{when}: {_shown(line.body)}", markup=False)
+        say(f"attempt {line.attempt} {line.kind} at {_time(line.reported_at)}: {_shown(line.body)}")
 
 
 @jobs.command()
@@ -195,7 +238,7 @@ def retry(
       garivini jobs retry 42 2:43
     """
     with Client(dbs, job_servers, tls=tls) as client:
-        _each(jobs, client.retry_job, "not waiting or dead")
+        _each(jobs, client.retry_job, "will run now", "not waiting or dead")
 
 
 @jobs.command()
@@ -212,7 +255,12 @@ def cancel(jobs: tuple[str, ...], dbs: list[str], reason: str) -> None:
       garivini jobs cancel 42 --reason "customer left"
     """
     with Client(dbs) as client:
-        _each(jobs, lambda handle: client.cancel_job(handle, reason), "there is none, or it is dead already")
+        _each(
+            jobs,
+            lambda handle: client.cancel_job(handle, reason),
+            "cancelled",
+            "there is none, or it is dead already",
+        )
 
 
 @jobs.command()
@@ -236,8 +284,10 @@ def reschedule(
       garivini jobs reschedule 42 2:43 --at never
     """
     with Client(dbs, job_servers, tls=tls) as client:
-        _each(jobs, lambda handle: client.reschedule_job(handle, when), "there is none")
-        client.wake()
+        try:
+            _each(jobs, lambda handle: client.reschedule_job(handle, when), "rescheduled", "there is none")
+        finally:
+            client.wake()
 
 
 @jobs.command()
@@ -252,18 +302,30 @@ def delete(jobs: tuple[str, ...], yes: bool, dbs: list[str]) -> None:
       garivini jobs delete 42 43 --yes
     """
     handles = [parse_job(job) for job in jobs]
-    if not yes and not click.confirm(f"Delete {len(handles)} jobs for good?"):
-        raise click.ClickException("nothing was deleted")
+    if not yes and not click.confirm(f"Delete {number(len(handles), 'job')} for good?"):
+        raise Failed("nothing was deleted")
     with Client(dbs) as client:
-        click.echo(f"{client.delete_jobs(handles)} deleted")
-
-
-def _each(jobs: Iterable[str], call: Callable[[Handle], bool], otherwise: str) -> None:
-    """Call something for each job; those for which it answers no make the exit status 1."""
-    handles = [(job, parse_job(job)) for job in jobs]
-    left = [job for job, handle in handles if not call(handle)]
+        left = [job for job, handle in zip(jobs, handles, strict=True) if not client.delete_jobs([handle])]
+    say(f"{len(jobs) - len(left)} deleted")
     if left:
-        raise click.ClickException(f"left alone ({otherwise}): {', '.join(left)}")
+        raise Failed(f"left alone (there is none): {', '.join(left)}")
+
+
+def _each(jobs: Iterable[str], call: Callable[[Handle], bool], done: str, otherwise: str) -> None:
+    """Call something for each job and say what was done.
+
+    Raises:
+        Failed: the answer for some was no; the others were done.
+
+    """
+    left = []
+    for job, handle in [(job, parse_job(job)) for job in jobs]:
+        if call(handle):
+            say(f"{handle.dbid}:{handle.jobid} {done}")
+        else:
+            left.append(job)
+    if left:
+        raise Failed(f"left alone ({otherwise}): {', '.join(left)}")
 
 
 def parse_job(text: str) -> Handle:
@@ -298,7 +360,7 @@ def _details(job: Job) -> dict[str, str]:
         "unique key": job.uniqkey or "-",
         "coalesce key": job.coalesce or "-",
         "inserted": _time(job.created) if job.created else "-",
-        "argument": f"{len(job.arg)} bytes: {_excerpt(job.arg, 2000)}",
+        "argument": f"{number(len(job.arg), 'byte')}: {_argument(job.arg, _LONG_EXCERPT)}",
     }
 
 
@@ -333,11 +395,11 @@ def _blob(name: str, blob: bytes | None) -> dict[str, str | None]:
 
 
 def _shown(blob: bytes) -> str:
-    """Return bytes as their text, or how many they are where they are none."""
+    """Return bytes as their text on one line, or how many they are if they are none."""
     try:
-        return plain(blob.decode())
+        return visible(blob.decode())
     except UnicodeDecodeError:
-        return f"{len(blob)} bytes"
+        return number(len(blob), "byte")
 
 
 def _as_json(job: Job) -> dict[str, Any]:
@@ -362,9 +424,15 @@ def _as_json(job: Job) -> dict[str, Any]:
 def _time(time: int) -> str:
     if time == NEVER:
         return "never"
-    return datetime.fromtimestamp(time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        return datetime.fromtimestamp(time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):  # beyond the calendar
+        return str(time)
 
 
-def _excerpt(arg: bytes, size: int) -> str:
-    text = arg[: size + 4].decode("utf-8", "replace")
-    return plain(text if len(text) <= size else f"{text[:size]}…")
+def _argument(arg: bytes, size: int) -> str:
+    """Return an argument on one line: whole, but on a terminal its first ``size`` characters."""
+    if not on_terminal():
+        return visible_bytes(arg)
+    text = arg[: 4 * size + 4].decode("utf-8", "backslashreplace")
+    return visible(text if len(text) <= size else f"{text[:size]}…")

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -256,17 +256,3 @@ def output(command: _F) -> _F:
         show_default=True,
         help="For people, or one JSON document, or one JSON object a line.",
     )(command)
-
-
-def print_json(objects: Iterable[Mapping[str, Any]], form: str) -> None:
-    """Print objects as one JSON document or one a line."""
-    if form == "json":
-        click.echo(json.dumps(list(objects), indent=2))
-    else:
-        for entry in objects:
-            click.echo(json.dumps(entry))
-
-
-def plain(text: str) -> str:
-    """Return text that cannot move a terminal's cursor: control characters are shown as escapes."""
-    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)

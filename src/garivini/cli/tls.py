@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import click
-
+from garivini.cli.output import note
 from garivini.errors import GariviniError, UnreachableError, UsageError
 from garivini.gearman.blocking import Client
 
@@ -93,7 +92,7 @@ def warn_of_servers(addresses: Sequence[str], tls: ssl.SSLContext) -> None:
             with Client(address, timeout=PATIENCE, tls=tls) as client:
                 client.echo()
         except GariviniError as error:
-            click.echo(f"garivini: {explain(error, tls)}; trying on", err=True)
+            note(f"{explain(error, tls)}; trying on")
 
 
 def explain(error: GariviniError, tls: ssl.SSLContext | None) -> str:

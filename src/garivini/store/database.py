@@ -136,6 +136,14 @@ class Count(NamedTuple):
     first: int
 
 
+class Waiting(NamedTuple):
+    """How many jobs wait: due, put off until a time that was given, put off after a failure."""
+
+    due: int
+    delayed: int
+    backed_off: int
+
+
 class _TakeBack(Exception):
     """Ends a transaction without a trace."""
 
@@ -589,6 +597,12 @@ class Database(Records):
             return [
                 Count(funcname, State(state), jobs, first) for funcname, state, jobs, first in run("counts")
             ]
+
+    @again
+    def waiting(self) -> Waiting:
+        """Count the waiting jobs by what they wait for."""
+        with self.reading() as run:
+            return Waiting(*run("waiting")[0])
 
     @again
     def clock(self) -> float:

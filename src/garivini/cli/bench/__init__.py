@@ -16,6 +16,7 @@ from garivini.cli.bench.figures import Figure, Measure
 from garivini.cli.bench.measures import BULK, CALLERS, PURE_RATE, RATE, SINGLE, Size
 from garivini.cli.bench.setup import Setup
 from garivini.cli.options import bench_database
+from garivini.cli.output import Column, print_details, print_table, say
 
 #: What is compared, measure by measure: ours, then the floor.
 _COMPARED: Final = {
@@ -56,6 +57,9 @@ _COMPARED: Final = {
         "the same, with the bare chain",
     ),
 }
+_HEADINGS: Final = ("measure", "ours", "floor", "unit", "ratio", "of the rounds")
+#: Whose CPU time is measured.
+_PARTS: Final = ("dispatcher", "workers", "server")
 
 
 @click.command()
@@ -196,42 +200,31 @@ def _text(version: bytes) -> str:
 
 
 def _print(method: dict[str, Any], taken: list[Measure]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    facts = Table.grid(padding=(0, 2))
-    for name, value in method.items():
-        if name != "compared":
-            facts.add_row(name.replace("_", " "), str(value))
-    console.print(facts)
-    table = Table("", "what is compared")
+    facts = {name.replace("_", " "): str(value) for name, value in method.items() if name != "compared"}
+    print_details(facts)
+    say()
     for measure in taken:
         for side, what in method["compared"][measure.name].items():
-            table.add_row(f"{measure.name}, {side}", what)
-    console.print(table)
-    table = Table("", "ours", "floor", "unit", "ratio", "of the rounds")
-    for measure in taken:
-        for figure in measure.figures:
-            table.add_row(*_row(measure, figure))
-    console.print("\nMedians, the ratio of the medians, and the ratios of the rounds from least to most:")
-    console.print(table)
-    table = Table("CPU seconds per 1,000 jobs", "dispatcher", "workers", "server")
-    for measure in taken:
-        for side, parts in measure.cpu.items():
-            cells = (
-                f"{parts[part]:.3f}" if part in parts else "" for part in ("dispatcher", "workers", "server")
-            )
-            table.add_row(f"{measure.name}, {side}", *cells)
-    if table.row_count:
-        console.print(table)
+            say(f"{measure.name}, {side}: {what}")
+    rows = [_row(measure, figure) for measure in taken for figure in measure.figures]
+    say("\nMedians, the ratio of the medians, and the ratios of the rounds from least to most:")
+    print_table([Column(name) for name in _HEADINGS], [rows], none="none was taken")
+    rows = [
+        [f"{measure.name}, {side}", *(f"{parts[part]:.3f}" if part in parts else "-" for part in _PARTS)]
+        for measure in taken
+        for side, parts in measure.cpu.items()
+    ]
+    if rows:
+        say()
+        print_table([Column(name) for name in ("CPU seconds per 1,000 jobs", *_PARTS)], [rows], none="")
+    say()
     for measure in taken:
         for side, found in measure.deliveries.items():
             counts = ", ".join(
                 f"{name} {value:,}" for name, value in found.as_dict().items() if name != "right"
             )
-            verdict = "delivered" if found.right else "[bold red]NOT DELIVERED[/]"
-            console.print(f"{measure.name}, {side}: {verdict}: {counts}")
+            verdict = "delivered" if found.right else "NOT DELIVERED"
+            say(f"{measure.name}, {side}: {verdict}: {counts}", style=None if found.right else "red")
 
 
 def _row(measure: Measure, figure: Figure) -> list[str]:

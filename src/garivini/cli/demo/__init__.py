@@ -18,11 +18,11 @@ from typing import Any, Final
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.text import Text
 
 from garivini.cli.demo import files
+from garivini.cli.output import number, visible
 from garivini.client import Client
 from garivini.errors import GariviniError
 from garivini.gearman.blocking import Client as GearmanClient
@@ -111,17 +111,17 @@ class _Demo:
 
     def run(self, tree: Path, most: int) -> bool:
         """Run the demo; return whether every job came to its right end."""
-        say = self._console.print
         paths = files.list_files(tree, most)
         broken = files.write_broken(self._folder)
-        say(f"[bold]Input[/]  {len(paths)} files of {tree}, and {len(broken)} broken ones")
+        self._say("Input", f"{number(len(paths), 'file')} of {tree}, and {len(broken)} broken ones")
         began = time.monotonic()
         expected = {str(path): _expect(path) for path in (*paths, *broken)}
         plain = time.monotonic() - began
-        say(f"[bold]Plain loop[/]  the same work in one process, nothing durable: {plain:.1f} s")
-        say(
-            f"[bold]Set-up[/]  SQLite and the embedded Gearman server, {self._processes} worker processes; "
-            f"leases of {LEASE} s (default 60), at most {WATERMARK} jobs in Gearman"
+        self._say("Plain loop", f"the same work in one process, nothing durable: {plain:.1f} s")
+        self._say(
+            "Set-up",
+            f"SQLite and the embedded Gearman server, {self._processes} worker processes; "
+            f"leases of {LEASE} s (default 60), at most {WATERMARK} jobs in Gearman",
         )
         with Client(self._url, [self._server]) as client, self._processes_running(client):
             self._drive(client, list(expected))
@@ -131,10 +131,17 @@ class _Demo:
         wrong = self._check(expected, failed, records, left)
         self._report(expected, failed, records, plain)
         for line in wrong[:20]:
-            say(f"[red]wrong[/]  {escape(line)}")
+            self._say("wrong", line, "red")
         if not wrong:
-            say(f"[bold green]Nothing lost[/]  all {len(expected)} jobs came to their right end")
+            self._say(
+                "Nothing lost", f"all {number(len(expected), 'job')} had the right result", "bold green"
+            )
         return not wrong
+
+    def _say(self, what: str, text: str, style: str = "bold") -> None:
+        """Print one line, which is not wrapped and in which nothing is markup."""
+        line = Text(what, style).append(f"  {visible(text)}", "not bold default")
+        self._console.print(line, soft_wrap=True)
 
     # ---- the processes
 
@@ -197,7 +204,7 @@ class _Demo:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         began = moved = time.monotonic()
         kills = {len(paths) // 3: self._kill_worker_child, len(paths) * 2 // 3: self._kill_queue_runner}
-        with Progress(*columns, console=self._console) as progress:
+        with Progress(*columns, console=self._console, disable=not self._console.is_terminal) as progress:
             inserted = progress.add_task("inserted", total=len(paths))
             ended = progress.add_task("ended", total=len(paths))
             seen = 0
@@ -215,14 +222,14 @@ class _Demo:
                 count = self._ended(client, len(paths) - len(waiting))
                 progress.update(ended, completed=count)
                 for threshold in [threshold for threshold in kills if count >= threshold]:
-                    kills.pop(threshold)(progress.console)
+                    kills.pop(threshold)()
                 if count == len(paths):
                     self._duration = time.monotonic() - began
                     return
                 if count != seen:
                     seen, moved = count, time.monotonic()
                 elif time.monotonic() - moved > PATIENCE:
-                    self._console.print(f"[red]no progress for {PATIENCE:.0f} s[/]")
+                    self._say("Stopped", f"no progress for {PATIENCE:.0f} s", "red")
                     return
                 time.sleep(0.05)
 
@@ -231,17 +238,17 @@ class _Demo:
         rows = len(client.list_jobs(limit=100_000))
         return inserted - rows + len(client.failed_jobs(limit=100_000))
 
-    def _kill_worker_child(self, console: Console) -> None:
+    def _kill_worker_child(self) -> None:
         pid = self._run.last_pid
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        console.print(f"[yellow]SIGKILL[/] worker process {pid}, in the middle of its jobs")
+        self._say("SIGKILL", f"worker process {pid}, in the middle of its jobs", "yellow")
 
-    def _kill_queue_runner(self, console: Console) -> None:
+    def _kill_queue_runner(self) -> None:
         child = self._children["queue-runner"]
         child.kill()
         child.wait()
-        console.print(f"[yellow]SIGKILL[/] QueueRunner, process {child.pid}; starting another")
+        self._say("SIGKILL", f"QueueRunner, process {child.pid}; starting another", "yellow")
         self._start_queue_runner()
 
     # ---- the end
@@ -281,26 +288,33 @@ class _Demo:
         again = {path: runs for path, runs in self._run.started.items() if runs > 1}
         twice = sum(len(found) > 1 for found in self._run.finished.values())
         rate = len(expected) / self._duration if self._duration else 0.0
-        table = Table(show_header=False, title="What became of them", title_justify="left")
-        table.add_row("jobs", str(len(expected)))
-        table.add_row("completed", str(len(self._run.finished)))
-        table.add_row("failed, waiting for their retry", str(len(failed)))
-        table.add_row("runs", f"{self._run.started.total()}, {len(again)} jobs ran again after a kill")
-        table.add_row("duplicates", f"{twice} jobs finished twice")
-        table.add_row("jobs/s", f"{rate:.0f}  (plain loop {len(expected) / plain:.0f}/s in one process)")
-        table.add_row("insert to start", f"p50 {_at(waited, 0.5):.2f} s, p99 {_at(waited, 0.99):.2f} s")
-        self._console.print(table)
-        table = Table("the broken files", "error", "runs again", title_justify="left")
+        self._rows(
+            "Result",
+            [
+                ("jobs", str(len(expected))),
+                ("completed", str(len(self._run.finished))),
+                ("failed, waiting for their retry", str(len(failed))),
+                ("runs", f"{self._run.started.total()}, {number(len(again), 'job')} ran again after a kill"),
+                ("duplicates", f"{number(twice, 'job')} finished twice"),
+                ("jobs/s", f"{rate:.0f}  (plain loop {len(expected) / plain:.0f}/s in one process)"),
+                ("insert to start", f"p50 {_at(waited, 0.5):.2f} s, p99 {_at(waited, 0.99):.2f} s"),
+            ],
+        )
+        rows = []
         for path in sorted(path for path in failed if Path(path).parent == self._folder):
             retry = max(0, failed[path].run_after - int(time.time()))
             why = f"{records[path].error}: {records[path].message}"
-            table.add_row(Path(path).name, escape(why[:70]), f"in {retry} s")
-        self._console.print(table)
+            rows.append((Path(path).name, f"runs again in {retry} s, after {why}"))
+        self._rows("The broken files", rows)
         if len(failed) > len(files.BROKEN):
-            others = len(failed) - len(files.BROKEN)
-            self._console.print(
-                f"{others} files of the tree do not parse either, as the plain loop found too"
-            )
+            others = number(len(failed) - len(files.BROKEN), "file")
+            self._say("Others", f"{others} of the tree cannot be parsed either, as the plain loop found too")
+
+    def _rows(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
+        width = max((len(name) for name, _ in rows), default=0)
+        self._console.print(Text(title, "bold"))
+        for name, value in rows:
+            self._console.print(Text(f"  {name:<{width}}  {visible(value)}"), soft_wrap=True)
 
 
 def _expect(path: Path) -> files.Analysis | str:

@@ -1,5 +1,6 @@
 """``garivini doctor``."""
 
+import shlex
 import ssl
 import sys
 import time
@@ -11,20 +12,18 @@ import click
 
 from garivini.cli.doctor import gearmand, sql
 from garivini.cli.doctor.finding import Finding
-from garivini.cli.options import databases, job_servers, output, plain, print_json, tls
+from garivini.cli.options import databases, job_servers, output, tls
+from garivini.cli.output import number, print_json, say, visible
+from garivini.cli.survey import MAX_AGE, problems, survey
 from garivini.cli.tls import PATIENCE, explain
 from garivini.errors import GariviniError, RefusedError
-from garivini.gearman.admin import FunctionStatus
 from garivini.gearman.blocking import Client
-from garivini.gearman.servers import parse_addresses
-from garivini.job import NEVER, WAKE, State
+from garivini.job import State
 from garivini.store.database import Database
 from garivini.store.shards import Shards
 
 #: Seconds by which this machine's clock may differ from a database's before that is worth a word.
 _CLOCK: Final = 5.0
-#: Seconds for which a due job may wait before that is worth a word.
-_PATIENCE: Final = 60
 _MARKS: Final = {"ok": "ok    ", "advice": "advice", "fault": "FAULT "}
 
 
@@ -53,31 +52,44 @@ def doctor(dbs: list[str], job_servers: tuple[str, ...], tls: ssl.SSLContext | N
     findings = list(_examine(dbs, job_servers, tls))
     if output == "table":
         for finding in findings:
-            click.echo(f"{_MARKS[finding.grade]}  {plain(finding.subject)}: {plain(finding.says)}")
+            says = visible(f"{finding.subject}: {finding.says}")
+            say(f"{_MARKS[finding.grade]}  {says}")
             if finding.do:
-                click.echo(f"        {plain(finding.do)}")
+                say(f"        {visible(finding.do)}")
     else:
         print_json(map(asdict, findings), output)
     sys.exit(1 if any(finding.grade == "fault" for finding in findings) else 0)
 
 
 def _examine(dbs: list[str], addresses: Iterable[str], tls: ssl.SSLContext | None) -> Iterator[Finding]:
-    functions: dict[str, FunctionStatus] = {}
+    stores, servers = survey(dbs, addresses, tls)
+    # What health answers by, so that the two agree.
+    found: dict[str, list[Finding]] = {}
+    for problem in problems(stores, servers, max_age=MAX_AGE):
+        finding = Finding("fault", problem.subject, problem.says, problem.do)
+        found.setdefault(problem.subject, []).append(finding)
     held: list[gearmand.Sent] = []
-    for address in parse_addresses(addresses):
-        yield from _or_ok(address, _server(address, tls, functions, held), lambda error: explain(error, tls))
-    for database in Shards(dbs):
-        yield from _or_ok(database.where, _database(database, functions, held))
+    for server in servers:
+        deeper = iter(()) if server.error else _server(server.name, tls, held)
+        yield from _or_ok(server.name, found, deeper, lambda error: explain(error, tls))
+    for database, store in zip(Shards(dbs), stores, strict=True):
+        deeper = iter(()) if store.error else _database(database, held)
+        yield from _or_ok(store.name, found, deeper)
         database.close()
 
 
 def _or_ok(
-    subject: str, findings: Iterator[Finding], words: Callable[[GariviniError], str] = str
+    subject: str,
+    found: dict[str, list[Finding]],
+    deeper: Iterator[Finding],
+    words: Callable[[GariviniError], str] = str,
 ) -> Iterator[Finding]:
-    """Yield the findings; where there is none, that all is well; where it cannot be reached, that."""
-    well = True
+    """Yield what was found and what is found deeper; if that is nothing, that all is well."""
+    findings = found.get(subject, [])
+    well = not findings
+    yield from findings
     try:
-        for finding in findings:
+        for finding in deeper:
             well = False
             yield finding
     except GariviniError as error:
@@ -87,17 +99,8 @@ def _or_ok(
             yield Finding("ok", subject, "all as it should be")
 
 
-def _server(
-    address: str,
-    tls: ssl.SSLContext | None,
-    functions: dict[str, FunctionStatus],
-    held: list[gearmand.Sent],
-) -> Iterator[Finding]:
+def _server(address: str, tls: ssl.SSLContext | None, held: list[gearmand.Sent]) -> Iterator[Finding]:
     with Client(address, timeout=PATIENCE, tls=tls) as client:
-        for name, status in client.functions().items():
-            text = name.decode(errors="replace")
-            before = functions.get(text, FunctionStatus(0, 0, 0))
-            functions[text] = FunctionStatus(*map(sum, zip(before, status, strict=True)))
         try:
             held += gearmand.sent(client.command(b"show unique jobs"))
         except RefusedError:
@@ -118,16 +121,14 @@ def _is_here(address: str) -> bool:
     return address.rpartition(":")[0].strip("[]") in ("127.0.0.1", "localhost", "::1")
 
 
-def _database(
-    database: Database, functions: dict[str, FunctionStatus], held: list[gearmand.Sent]
-) -> Iterator[Finding]:
+def _database(database: Database, held: list[gearmand.Sent]) -> Iterator[Finding]:
     database.check()
     yield from sql.grade(database.dialect, database.where, database.facts())
     before = database.clock()
     next_jobid = database.probe()
     yield from gearmand.grade_ids(database.where, database.dbid, held, next_jobid=next_jobid)
     yield from _clock(database, before)
-    yield from _counts(database, functions, before)
+    yield from _dead(database)
 
 
 def _clock(database: Database, now: float) -> Iterator[Finding]:
@@ -142,33 +143,14 @@ def _clock(database: Database, now: float) -> Iterator[Finding]:
         )
 
 
-def _counts(database: Database, functions: dict[str, FunctionStatus], now: float) -> Iterator[Finding]:
-    dead: dict[str, int] = {}
+def _dead(database: Database) -> Iterator[Finding]:
     for count in database.counts():
         if count.state is State.DEAD:
-            dead[count.funcname] = count.jobs
-        if count.state is not State.WAITING or count.first == NEVER or count.first > now:
-            continue
-        seconds = int(now) - count.first
-        status = functions.get(count.funcname)
-        if not (status and status.workers):
+            name = shlex.quote(count.funcname)
+            verb = "is" if count.jobs == 1 else "are"
             yield Finding(
-                "fault",
+                "advice",
                 database.where,
-                f"jobs of {count.funcname} are due and no worker can do it",
-                "start one: garivini worker MODULE, or any Gearman worker that registers this name",
+                f"{number(count.jobs, 'job')} of {count.funcname} {verb} dead",
+                f"check: garivini jobs list --state dead --function {name}; then retry or delete them",
             )
-        elif seconds > _PATIENCE and not (WAKE in functions and functions[WAKE].workers):
-            yield Finding(
-                "fault",
-                database.where,
-                f"a job of {count.funcname} has been due for {seconds} s and no QueueRunner is there",
-                "start one: garivini run queue-runner",
-            )
-    for funcname, jobs in dead.items():
-        yield Finding(
-            "advice",
-            database.where,
-            f"{jobs} jobs of {funcname} are dead",
-            f"look: garivini jobs list --state dead --function {funcname}; then retry or delete them",
-        )

@@ -270,6 +270,14 @@ UPDATE job SET state = 0, failcount = 0, crashes = 0, run_after = UNIX_TIMESTAMP
 SELECT funcname, state, COUNT(*), MIN(run_after) FROM job FORCE INDEX (job_lane)
  GROUP BY funcname, state ORDER BY funcname, state
 
+-- name: waiting () -> rows
+-- How many waiting jobs are due, delayed, and put off after a failure. Reads the lane index, and the rows of
+-- those whose time has not come.
+SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now),
+       (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND failcount = 0),
+       (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND failcount > 0)
+  FROM (SELECT UNIX_TIMESTAMP() AS now) AS t
+
 -- name: facts () -> rows
 -- Settings of the server that decide whether a job can be lost, how the table compares names, whether the original
 -- made it (its index shows that), and what envelope its functions have.

@@ -297,6 +297,14 @@ UPDATE job SET state = 0, failcount = 0, crashes = 0,
 -- Jobs of each function and state. Reads the whole lane index: for people, not for a pass.
 SELECT funcname, state, count(*), min(run_after) FROM job GROUP BY funcname, state ORDER BY funcname, state
 
+-- name: waiting () -> rows
+-- How many waiting jobs are due, delayed, and put off after a failure. Reads the lane index, and the rows of
+-- those whose time has not come.
+SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now),
+       (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND failcount = 0),
+       (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND failcount > 0)
+  FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint AS now) AS t
+
 -- name: facts () -> rows
 -- Settings of the database that decide whether a job can be lost, and whether claims go on costing the same.
 SELECT name, setting FROM pg_catalog.pg_settings

@@ -1,0 +1,195 @@
+"""Output of the commands: the one place where text becomes what a terminal, a pipe or a log shows.
+
+Names, arguments and errors come from anywhere. They are shown and never obeyed: nothing in them is markup,
+and what is not printable (control characters, escape sequences, bidirectional overrides) appears escaped.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import click
+
+_STYLES: Final = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
+#: Between two columns on a terminal.
+_GAP: Final = "  "
+
+Style = Literal["bold", "dim", "red", "green", "yellow"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table."""
+
+    name: str
+    #: A terminal that is too narrow loses the columns with the lowest rank first; None: never.
+    rank: int | None = None
+
+
+def visible(text: str) -> str:
+    """Return text as one line without characters that a terminal would obey.
+
+    Those that are not printable, line breaks and tabs among them, become escapes as in Python's source.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def visible_lines(text: str) -> str:
+    """Return text as ``visible`` does, its line breaks kept."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
+def visible_bytes(data: bytes) -> str:
+    r"""Return bytes as one line of text; those that are not UTF-8 appear as ``\xff``."""
+    return visible(data.decode("utf-8", "backslashreplace"))
+
+
+def number(count: int, noun: str) -> str:
+    """Return ``1 job`` or ``2 jobs``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def say(text: str = "", style: Style | None = None) -> None:
+    """Print lines on standard output."""
+    text = visible_lines(text)
+    click.echo(_styled(text, style) if style else text)
+
+
+def note(text: str) -> None:
+    """Print a message of the program itself on standard error."""
+    click.echo(f"garivini: {visible_lines(text)}", err=True)
+
+
+class Failed(click.ClickException):
+    """Ends a command with a message and exit status 1."""
+
+    def show(self, file: Any = None) -> None:
+        """Print the message."""
+        note(self.message)
+
+
+def print_details(details: Mapping[str, str]) -> None:
+    """Print named values, each on a line of its own."""
+    width = max(map(len, details))
+    for name, value in details.items():
+        click.echo(f"{name:<{width}}{_GAP}{visible(value)}".rstrip())
+
+
+def print_table(columns: Sequence[Column], pages: Iterable[Sequence[Sequence[str]]], *, none: str) -> None:
+    """Print rows below a heading, each page as soon as it is there.
+
+    A terminal gets columns of the width of the first page, and only as many as have room. Everything else
+    gets whole values with tabs between them.
+
+    Args:
+        columns: the heading.
+        pages: the rows, with as many texts as there are columns.
+        none: printed instead if there is no row.
+
+    """
+    lines = _fitted(columns, pages) if sys.stdout.isatty() else _tabbed(columns, pages)
+    empty = True
+    for page in lines:
+        empty = False
+        sys.stdout.write(page)
+        sys.stdout.flush()
+    if empty:
+        click.echo(none)
+
+
+def print_json(objects: Iterable[Mapping[str, Any]], form: str) -> None:
+    """Print objects as one JSON document or one a line, each as soon as it is there."""
+    if form != "json":
+        for entry in objects:
+            click.echo(json.dumps(entry))
+        return
+    before = "[\n"
+    for entry in objects:
+        text = json.dumps(entry, indent=2).replace("\n", "\n  ")
+        click.echo(f"{before}  {text}", nl=False)
+        before = ",\n"
+    click.echo("[]" if before == "[\n" else "\n]")
+
+
+def on_terminal() -> bool:
+    """Whether standard output is a terminal."""
+    return sys.stdout.isatty()
+
+
+def _styled(text: str, style: Style) -> str:
+    """Return text in a style if standard output is a terminal that takes it."""
+    if not on_terminal() or os.environ.get("TERM") == "dumb" or os.environ.get("NO_COLOR"):
+        return text
+    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
+
+
+def _tabbed(columns: Sequence[Column], pages: Iterable[Sequence[Sequence[str]]]) -> Iterator[str]:
+    heading = "\t".join(column.name for column in columns) + "\n"
+    for page in pages:
+        if page:
+            yield heading + "".join("\t".join(map(visible, row)) + "\n" for row in page)
+            heading = ""
+
+
+def _fitted(columns: Sequence[Column], pages: Iterable[Sequence[Sequence[str]]]) -> Iterator[str]:
+    """Yield pages for a terminal: columns are left out before any value is cut."""
+    from rich.cells import cell_len  # for terminals only
+
+    room = shutil.get_terminal_size().columns
+    layout: dict[int, int] = {}
+    for page in pages:
+        if not page:
+            continue
+        cells = [[visible(cell) for cell in row] for row in page]
+        text = ""
+        if not layout:
+            widths = [
+                max(cell_len(cell) for cell in column)
+                for column in zip([column.name for column in columns], *cells, strict=True)
+            ]
+            layout = fit(widths, [column.rank for column in columns], room)
+            heading = _GAP.join(_cell(columns[at].name, width) for at, width in layout.items())
+            text = _styled(heading.rstrip(), "bold") + "\n"
+        for row in cells:
+            line = _GAP.join(_cell(row[at], width) for at, width in layout.items())
+            text += line.rstrip() + "\n"
+        yield text
+
+
+def _cell(text: str, width: int) -> str:
+    from rich.cells import cell_len, set_cell_size
+
+    size = cell_len(text)
+    if size > width:
+        return f"{set_cell_size(text, width - 1)}…"
+    return text + " " * (width - size)
+
+
+def fit(widths: Sequence[int], ranks: Sequence[int | None], room: int) -> dict[int, int]:
+    """Return which columns a terminal of ``room`` cells shows, each with its width.
+
+    Columns are left out from the lowest rank on until the rest has room. Only those that are never left out
+    are narrowed, the widest first.
+    """
+    layout = dict(enumerate(widths))
+
+    def excess() -> int:
+        return sum(layout.values()) + len(_GAP) * (len(layout) - 1) - room
+
+    for rank in sorted({rank for rank in ranks if rank is not None}):
+        if excess() <= 0:
+            break
+        layout = {at: width for at, width in layout.items() if ranks[at] != rank}
+    while (over := excess()) > 0:
+        widest = max(layout, key=lambda at: layout[at])
+        if layout[widest] <= 2:
+            break
+        rest = max((width for at, width in layout.items() if at != widest), default=0)
+        layout[widest] = max(2, layout[widest] - max(1, min(over, layout[widest] - rest)))
+    return layout

@@ -1,0 +1,175 @@
+"""The state of a set-up, as ``status``, ``health`` and ``doctor`` see it, and what is wrong with it."""
+
+import ssl
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from garivini.cli.output import number
+from garivini.cli.tls import PATIENCE, explain
+from garivini.errors import GariviniError
+from garivini.gearman.blocking import Client
+from garivini.gearman.servers import parse_addresses
+from garivini.job import INJECT_JOBS, NEVER, RUN_QUEUED_JOB, WAKE, State
+from garivini.store.database import Database, Waiting
+from garivini.store.shards import Shards
+
+#: Seconds for which a due job may wait if there is no QueueRunner to take it.
+_WITHOUT_QUEUE_RUNNER: Final = 60
+#: Seconds for which a due job may wait.
+MAX_AGE: Final = 300
+#: Functions of Garivini's own, by the role that does them.
+ROLES: Final = {RUN_QUEUED_JOB: "controller", INJECT_JOBS: "injector", WAKE: "queue-runner"}
+_TITLES: Final = {"controller": "Controller", "injector": "Injector"}
+
+
+@dataclass(slots=True)
+class Store:
+    """One database: its jobs, or what is wrong with it."""
+
+    name: str
+    error: str = ""
+    #: By name of the state.
+    jobs: Counter[str] = field(default_factory=Counter)
+    waiting: Waiting = field(default_factory=lambda: Waiting(0, 0, 0))
+    #: Seconds since the oldest due job of each function became due that nobody has taken.
+    due: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def oldest(self) -> int:
+        """Seconds since the oldest of them became due; 0 if there is none."""
+        return max(self.due.values(), default=0)
+
+
+@dataclass(slots=True)
+class Server:
+    """One Gearman server: its functions with numbers of jobs and workers, or what is wrong with it."""
+
+    name: str
+    error: str = ""
+    functions: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something because of which jobs do not run."""
+
+    #: The database or server that it was found in.
+    subject: str
+    says: str
+    #: What to change, if that is known.
+    do: str = ""
+    #: Whether the subject itself does not answer, or cannot be used.
+    unusable: bool = False
+
+
+def survey(
+    dbs: Sequence[str], addresses: Iterable[str], tls: ssl.SSLContext | None, *, counted: bool = False
+) -> tuple[list[Store], list[Server]]:
+    """Ask each database and server.
+
+    Args:
+        dbs: URLs.
+        addresses: of Gearman servers.
+        tls: how to talk to them.
+        counted: whether to count due, delayed and backed-off jobs as well, which reads more.
+
+    """
+    shards = Shards(dbs)
+    try:
+        stores = [_store(database, counted=counted) for database in shards]
+    finally:
+        shards.close()
+    return stores, [_server(address, tls) for address in parse_addresses(addresses)]
+
+
+def _store(database: Database, *, counted: bool) -> Store:
+    store = Store(database.where)
+    try:
+        database.check(name=False)
+        now = database.clock()
+        for count in database.counts():
+            store.jobs[count.state.name.lower()] += count.jobs
+            if count.state is State.WAITING and count.first != NEVER and count.first <= now:
+                store.due[count.funcname] = int(now) - count.first
+        if counted:
+            store.waiting = database.waiting()
+    except GariviniError as error:
+        store.error = str(error)
+    return store
+
+
+def _server(address: str, tls: ssl.SSLContext | None) -> Server:
+    server = Server(address)
+    try:
+        with Client(address, timeout=PATIENCE, tls=tls) as client:
+            for name, counts in sorted(client.functions().items()):
+                server.functions[name.decode("utf-8", "backslashreplace")] = {
+                    "queued": counts.queued,
+                    "running": counts.running,
+                    "workers": counts.workers,
+                }
+    except GariviniError as error:
+        server.error = explain(error, tls)
+    return server
+
+
+def problems(stores: Sequence[Store], servers: Sequence[Server], *, max_age: int) -> Iterator[Problem]:
+    """Yield the reasons for which jobs do not run.
+
+    Workers and QueueRunners are missed only if every server has answered: those of a server that is away
+    cannot be seen.
+
+    Args:
+        stores: as ``survey`` found them.
+        servers: likewise.
+        max_age: seconds for which a due job may wait.
+
+    """
+    yield from (Problem(server.name, server.error, unusable=True) for server in servers if server.error)
+    yield from (Problem(store.name, store.error, unusable=True) for store in stores if store.error)
+    workers = Counter[str]()
+    for server in servers:
+        for name, counts in server.functions.items():
+            workers[name] += counts["workers"]
+    all_answer = not any(server.error for server in servers)
+    if all_answer:
+        for server in servers:
+            yield from _queued(server, workers)
+    for store in stores:
+        for name, age in store.due.items():
+            if all_answer and not workers[name]:
+                yield Problem(store.name, f"jobs of {name} are due and no worker can do it", _start(name))
+            yield from _overdue(store, name, age, max_age, no_queue_runner=all_answer and not workers[WAKE])
+
+
+def _queued(server: Server, workers: Counter[str]) -> Iterator[Problem]:
+    for name, counts in server.functions.items():
+        if not counts["queued"] or workers[name] or name == WAKE:
+            continue
+        if name in ROLES:
+            role = ROLES[name]
+            verb = "waits" if counts["queued"] == 1 else "wait"
+            says = f"{number(counts['queued'], 'call')} of {name} {verb} and no {_TITLES[role]} is there"
+        else:
+            says = f"jobs wait for {name} and no worker can do it"
+        yield Problem(server.name, says, _start(name))
+
+
+def _overdue(store: Store, name: str, age: int, max_age: int, *, no_queue_runner: bool) -> Iterator[Problem]:
+    says = f"a job of {name} has been due for {age} s and "
+    if no_queue_runner and age > min(max_age, _WITHOUT_QUEUE_RUNNER):
+        yield Problem(store.name, f"{says}no QueueRunner is there", "start one: garivini run queue-runner")
+    elif age > max_age:
+        yield Problem(
+            store.name,
+            f"{says}nobody has taken it",
+            "start more workers, or read the log of the QueueRunner",
+        )
+
+
+def _start(name: str) -> str:
+    if name in ROLES:
+        return f"start one: garivini run {ROLES[name]}"
+    return "start one: garivini worker MODULE, or any Gearman worker that registers this name"
