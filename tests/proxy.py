@@ -1,4 +1,4 @@
-"""A way between a client and a server that a test can cut."""
+"""A way between a client and a server that a test can cut or stall."""
 
 import asyncio
 import socket
@@ -23,10 +23,19 @@ class Proxy:
         self.address = ""
         #: Connections that clients have opened so far.
         self.opened = 0
+        #: Whether bytes of the connections that are open now are held back.
+        self._stalled: set[asyncio.StreamWriter] = set()
 
     def reset(self) -> int:
         """Reset every connection, on both sides; return how many clients had one."""
         return asyncio.run_coroutine_threadsafe(self._reset(), self._loop).result(PATIENCE) // 2
+
+    def stall(self) -> None:
+        """Pass nothing on any more over the connections that are open now, which stay open."""
+        asyncio.run_coroutine_threadsafe(self._stall(), self._loop).result(PATIENCE)
+
+    async def _stall(self) -> None:
+        self._stalled |= self._writers
 
     async def _reset(self) -> int:
         writers = list(self._writers)
@@ -45,9 +54,17 @@ class Proxy:
         pair = {writer, far_writer}
         self._writers |= pair
         try:
-            await asyncio.gather(_pass_on(reader, far_writer), _pass_on(far_reader, writer))
+            await asyncio.gather(self._pass_on(reader, far_writer), self._pass_on(far_reader, writer))
         finally:
             self._writers -= pair
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                if writer not in self._stalled:
+                    writer.write(data)
+                    await writer.drain()
+        writer.close()
 
     async def _open(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -69,11 +86,3 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(PATIENCE)
         self._loop.close()
-
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()

@@ -1,8 +1,12 @@
 import asyncio
 import sqlite3
 import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -497,6 +501,127 @@ def test_registering_says_what_is_wrong(tmp_path: Path) -> None:
         worker.function("timed", timeout=0)
     with pytest.raises(UsageError, match="lease"):
         worker.function("leased", lease=1)
+
+
+def _generator(job: Job) -> Iterator[None]:
+    yield
+
+
+async def _async_generator(job: Job) -> AsyncIterator[None]:
+    yield
+
+
+class _Generator:
+    def __call__(self, job: Job) -> Iterator[None]:
+        yield
+
+
+def _nothing() -> None: ...
+
+
+def _two(job: Job, other: object) -> None: ...
+
+
+def _keyword(*, job: Job) -> None: ...
+
+
+async def _async_two(job: Job, other: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (_generator, "yield"),
+        (_async_generator, "yield"),
+        (_Generator(), "yield"),
+        (partial(_generator), "yield"),
+        (_nothing, "one argument"),
+        (_two, "one argument"),
+        (_keyword, "one argument"),
+        (_async_two, "one argument"),
+        (lambda: None, "one argument"),
+        (7, "not callable"),
+    ],
+)
+def test_function_refuses_what_a_call_with_a_job_would_not_run(function: Any, said: str) -> None:
+    worker = Worker(Client("sqlite:///none.db"))
+    with pytest.raises(UsageError, match=said):
+        worker.function("f")(function)
+    assert worker.functions == {}
+
+
+def test_function_takes_every_callable_with_one_place_for_the_job() -> None:
+    class Callables:
+        async def __call__(self, job: Job) -> None: ...
+
+        def method(self, job: Job) -> None: ...
+
+        @staticmethod
+        def static(job: Job) -> None: ...
+
+    def optional(job: Job, retries: int = 3, *, log: bool = True) -> None: ...
+
+    worker = Worker(Client("sqlite:///none.db"))
+    given: tuple[Any, ...] = (
+        Callables(),
+        Callables().method,
+        Callables.static,
+        optional,
+        partial(_two, other=1),
+        print,
+    )
+    for number, function in enumerate(given):
+        worker.function(f"f{number}")(function)
+    assert [entry.is_async for entry in worker.functions.values()] == [True] + [False] * 5
+
+
+def test_a_promise_of_work_is_no_success(tmp_path: Path) -> None:
+    """What a function returns is looked at: a generator or an awaitable has not run."""
+
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+
+            async def coroutine(job: Job) -> None: ...
+
+            async def nested(job: Job) -> Any:
+                return coroutine(job)
+
+            async def nested_generator(job: Job) -> Any:
+                return _async_generator(job)
+
+            promises = {
+                "generator": lambda job: _generator(job),
+                "async generator": lambda job: _async_generator(job),
+                "coroutine": lambda job: coroutine(job),
+                "future": lambda job: Future(),
+                "nested": nested,
+                "nested generator": nested_generator,
+            }
+            for name, function in promises.items():
+                queue.worker.function(name.replace(" ", "-"))(function)
+            queue.start_queue_runner()
+            queue.start_worker()
+            for name in promises:
+                await queue.call(queue.client.insert_job, name.replace(" ", "-"))
+            failed = await queue.seen.wait("job.failed", len(promises))
+            assert [fields["error"] for fields in failed] == ["UsageError"] * len(promises)
+            assert all("has not run" in fields["message"] for fields in failed)
+
+    asyncio.run(scenario())
+
+
+class Future:
+    """Something that can be awaited and is no coroutine."""
+
+    def __await__(self) -> Iterator[None]:
+        yield
+
+
+def test_run_refuses_another_thread_than_the_main_one(tmp_path: Path) -> None:
+    worker = Worker(Client(f"sqlite:///{tmp_path}/none.db"))
+    worker.function("f")(lambda job: None)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(UsageError, match="serve"):
+        pool.submit(worker.run).result()
 
 
 def test_a_small_job_starts_soon_after_its_insert(tmp_path: Path) -> None:
