@@ -24,7 +24,7 @@ from garivini.worker import Worker
     type=click.IntRange(1, 1024),
     default=os.cpu_count() or 1,
     show_default="one a core",
-    help="Child processes. A def function runs inline, one at a time in each.",
+    help="Child processes. Each runs one def function at a time.",
 )
 @click.option(
     "--drain",
