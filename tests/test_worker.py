@@ -247,7 +247,7 @@ def test_a_copy_from_the_original_runs_under_an_attempt_of_ours(tmp_path: Path) 
             (job,) = await queue.call(queue.database.jobs)
             assert (job.state, job.failcount) == (State.WAITING, 1)
             # A second copy while somebody runs the first is dropped.
-            await queue.call(queue.database.adopt, 1, lease=60)
+            await queue.call(queue.database.adopt, [1], lease=60)
             await client.run(Submission(b"f", payload.encode()))
             assert len(got) == 1
             await client.close()

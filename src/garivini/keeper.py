@@ -63,6 +63,8 @@ class Run(msgspec.Struct, eq=False):
     #: Monotonic time by which it must have ended, and the seconds it had; 0: any.
     deadline: float = 0.0
     limit: float = 0.0
+    #: Its copy came without an attempt, and has got one.
+    adopted: bool = False
     #: Its start check renewed the lease.
     checked: bool = False
     #: Given up before it started: its lease is not ours to renew any more.
@@ -312,18 +314,21 @@ class Keeper:
     def _start_checks(self) -> None:
         runs = [self._checks[index] for index in range(len(self._checks))]
         kept = self._renewed([run for run in runs if run.job.attempt is not None])
+        self._adopt([run for run in runs if run.job.attempt is None])
         for run in runs:
-            mine = self._adopted(run) if run.job.attempt is None else run.job.handle in kept
+            mine = run.job.attempt is not None and (run.adopted or run.job.handle in kept)
             self._checks.popleft()
             run.checked = mine
             self._on_checked(run, mine)
 
-    def _adopted(self, run: Run) -> bool:
-        """Take an attempt for a copy that came without one."""
-        job = self._database.adopt(run.job.jobid, lease=LEASE)
-        if job is not None:
-            run.job = replace(job, run_after=run.job.run_after)
-        return job is not None
+    def _adopt(self, runs: Sequence[Run]) -> None:
+        """Take attempts for copies that came without one."""
+        # Of two copies of one job the second finds it taken.
+        first = {run.job.jobid: run for run in reversed(runs)}
+        for job in self._database.adopt(list(first), lease=LEASE) if runs else ():
+            run = first[job.jobid]
+            run.job = replace(job, run_after=run.job.run_after, arg=run.job.arg)
+            run.adopted = True
 
     def _unstart(self) -> None:
         """Take back what the start checks of dropped runs wrote: nobody runs them, so leases may end."""

@@ -144,12 +144,12 @@ class Model:
             jobs.append(structs.replace(job, created=0, crashes=0))
         return jobs
 
-    def release(self, jobs: Iterable[Job]) -> None:
+    def release(self, jobs: Iterable[Job], *, left: Any = None) -> None:
         for job in jobs:
             for row in self._of([job.jobid], job.attempt, (State.LEASED,)):
                 self._change("release", row, state=State.WAITING, run_after=job.run_after)
 
-    def end_early(self, handles: Iterable[Handle], *, lease: int) -> None:
+    def end_early(self, handles: Iterable[Handle], *, lease: int, left: Any = None) -> None:
         for jobid, _, attempt in handles:
             for row in self._of([jobid], attempt, (State.LEASED,)):
                 if row.run_after <= self._now() + lease + 2:
@@ -165,13 +165,13 @@ class Model:
             if row.run_after <= now
         ][:limit]
 
-    def extend(self, steps: Sequence[tuple[Lapsed, State, int, bool]]) -> None:
+    def extend(self, steps: Sequence[tuple[Lapsed, State, int, bool]], *, left: Any = None) -> None:
         for lapsed, state, seconds, queued in steps:
             for row in self._unchanged(lapsed):
                 since = self._now() if queued else row.since
                 self._change("extend", row, state=state, run_after=self._now() + seconds, since=since)
 
-    def bump(self, steps: Sequence[tuple[Lapsed, bool]], *, lease: int) -> list[Job]:
+    def bump(self, steps: Sequence[tuple[Lapsed, bool]], *, lease: int, left: Any = None) -> list[Job]:
         jobs = []
         for lapsed, crashed in steps:
             for row in self._unchanged(lapsed):
@@ -179,12 +179,14 @@ class Model:
                 jobs.append(self._job(row, lease=lease, due=lapsed.since))
         return jobs
 
-    def adopt(self, jobid: int, *, lease: int) -> Job | None:
-        row = self.rows.get(jobid)
-        if row is None or row.state not in (State.WAITING, State.LEASED):
-            return None
-        self._lease("adopt", row, lease, state=State.RUNNING)
-        return self._job(row, lease=lease)
+    def adopt(self, jobids: Iterable[int], *, lease: int, left: Any = None) -> list[Job]:
+        jobs = []
+        for jobid in sorted(set(jobids)):
+            row = self.rows.get(jobid)
+            if row is not None and row.state in (State.WAITING, State.LEASED):
+                self._lease("adopt", row, lease, state=State.RUNNING)
+                jobs.append(structs.replace(self._job(row, lease=lease), arg=b""))
+        return jobs
 
     def dispatched(
         self, lane: Lane, *, age: int, since: int = 0, after: int = 0, limit: int = CHUNK
@@ -196,12 +198,12 @@ class Model:
             if row.run_after > now and row.run_after >= after and since < row.since <= now - age
         ][:limit]
 
-    def give_back(self, handles: Iterable[Handle]) -> None:
+    def give_back(self, handles: Iterable[Handle], *, left: Any = None) -> None:
         for jobid, _, attempt in handles:
             for row in self._of([jobid], attempt, HELD):
                 self._change("give_back", row, state=State.WAITING, run_after=self._now())
 
-    def unstart(self, handles: Iterable[Handle]) -> None:
+    def unstart(self, handles: Iterable[Handle], *, left: Any = None) -> None:
         for jobid, _, attempt in handles:
             for row in self._of([jobid], attempt, (State.RUNNING,)):
                 self._change("unstart", row, state=State.LEASED)
@@ -211,7 +213,7 @@ class Model:
 
     # ---- the ends of attempts
 
-    def renew(self, handles: Iterable[Handle], *, lease: int) -> set[Handle]:
+    def renew(self, handles: Iterable[Handle], *, lease: int, left: Any = None) -> set[Handle]:
         kept = set()
         for jobid, _, attempt in handles:
             for row in self._of([jobid], attempt, HELD):
@@ -219,7 +221,7 @@ class Model:
                 kept.add(Handle(jobid, self.dbid, row.attempt))
         return kept
 
-    def complete(self, jobids: Iterable[int]) -> set[int]:
+    def complete(self, jobids: Iterable[int], *, left: Any = None) -> set[int]:
         gone = set(jobids) & set(self.rows)
         for jobid in sorted(gone):
             row = self.rows.pop(jobid)
@@ -227,7 +229,9 @@ class Model:
             self._tell("complete", row, None)
         return gone
 
-    def settle(self, setbacks: Sequence[Setback], *, max_failures: int = MAX_FAILURES) -> list[Settled]:
+    def settle(
+        self, setbacks: Sequence[Setback], *, max_failures: int = MAX_FAILURES, left: Any = None
+    ) -> list[Settled]:
         return [self._settle(setback, max_failures) for setback in setbacks]
 
     def _settle(self, setback: Setback, max_failures: int) -> Settled:

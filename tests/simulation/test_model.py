@@ -226,10 +226,9 @@ class Both(RuleBasedStateMachine):
         steps = [(newest[index % len(newest)], crashed) for index in picked]
         self.claimed += self.both(lambda database: database.bump(steps, lease=lease))
 
-    @rule(jobid=st.integers(1, 12), lease=leases)
-    def adopt(self, jobid: int, lease: int) -> None:
-        job = self.both(lambda database: database.adopt(jobid, lease=lease))
-        self.claimed += [] if job is None else [job]
+    @rule(jobids=st.lists(st.integers(1, 12), max_size=3), lease=leases)
+    def adopt(self, jobids: list[int], lease: int) -> None:
+        self.claimed += self.both(lambda database: database.adopt(jobids, lease=lease))
 
     # ---- the ends of attempts
 

@@ -35,7 +35,9 @@ def bumps_at_the_first_strike(state: State, found: Found, **facts: Any) -> Step:
     return Bump(crashed=True) if isinstance(step, Extend) and step.state is State.SUSPECT else step
 
 
-def renews_whatever_attempt(self: Model, handles: Iterable[Handle], *, lease: int) -> set[Handle]:
+def renews_whatever_attempt(
+    self: Model, handles: Iterable[Handle], *, lease: int, left: Any = None
+) -> set[Handle]:
     kept = set()
     for handle in handles:
         row = self.rows.get(handle.jobid)
@@ -45,14 +47,14 @@ def renews_whatever_attempt(self: Model, handles: Iterable[Handle], *, lease: in
     return kept
 
 
-def ends_whatever_lease(self: Model, handles: Iterable[Handle], *, lease: int) -> None:
+def ends_whatever_lease(self: Model, handles: Iterable[Handle], *, lease: int, left: Any = None) -> None:
     for handle in handles:
         row = self.rows.get(handle.jobid)
         if row is not None and row.state in HELD:
             self._change("end_early", row, run_after=self._now())
 
 
-def releases_nothing(self: Model, jobs: Iterable[Job]) -> None:
+def releases_nothing(self: Model, jobs: Iterable[Job], *, left: Any = None) -> None:
     pass
 
 
@@ -63,7 +65,7 @@ def takes_what_has_changed(self: Model, lapsed: Lapsed) -> Iterator[Row]:
 
 
 def settles_without_fence(
-    self: Model, setbacks: Sequence[Setback], *, max_failures: int = 25
+    self: Model, setbacks: Sequence[Setback], *, max_failures: int = 25, left: Any = None
 ) -> list[Settled]:
     return [
         self._settle(
@@ -102,7 +104,7 @@ def renews_nothing(self: Keeper, runs: Sequence[Run]) -> set[Handle]:
     return {run.job.handle for run in runs}
 
 
-def gives_back_whatever_attempt(self: Model, handles: Iterable[Handle]) -> None:
+def gives_back_whatever_attempt(self: Model, handles: Iterable[Handle], *, left: Any = None) -> None:
     for handle in handles:
         row = self.rows.get(handle.jobid)
         if row is not None and row.state in HELD:

@@ -261,8 +261,7 @@ def test_its_programs_and_ours_go_on_together(original: Place, opened: Opener) -
     (second,) = perl.claim(10)
     assert second == ours.jobid
     # What the original's QueueRunner has handed out is ours to renew and to end from then on.
-    adopted = database.adopt(second, lease=1000)
-    assert adopted is not None
+    (adopted,) = database.adopt([second], lease=1000)
     assert database.renew([adopted.handle], lease=1000) == {Handle(second, 1, 1)}
     perl.complete(first.jobid)
     database.complete([second])

@@ -157,7 +157,9 @@ def test_lanes_are_found_by_dives(connection: Any) -> None:
         ("extend", {"jobid": 5, "attempt": 0, "state": 1, "new_state": 1, "seconds": 1, "queued": False}),
         ("put_back", {"jobid": 5, "attempt": 0, "state": 1, "failcount": 1, "delay": 1}),
         ("put_at", {"jobid": 5, "attempt": 0, "state": 1, "failcount": 1, "run_after": 1}),
-        ("adopt", {"jobid": 5, "lease": 60}),
+        ("lockable", {"jobids": IDS}),
+        ("adoptable", {"jobids": IDS}),
+        ("adopt", {"jobids": IDS, "lease": 60}),
         ("crash", {"jobid": 5, "attempt": 0}),
         ("retry", {"jobid": 5}),
         ("get", {"jobid": 5}),
@@ -180,6 +182,7 @@ def test_the_live_job_of_a_key_is_found_by_the_key(connection: Any) -> None:
     ("name", "values"),
     [
         ("complete", {"jobids": IDS}),
+        ("complete_one", {"jobid": 5}),
         ("complete_run", {"first": min(IDS), "last": max(IDS)}),
         ("standing", {"jobids": IDS}),
         ("forget_failures", {"jobids": IDS}),

@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 from garivini import events
 from garivini.client import report
 from garivini.dispatch import reason_of, submission, unfit
+from garivini.errors import ConflictError
 from garivini.gearman.protocol import Created, Refused, Unknown
 from garivini.job import Job, unique_of
 from garivini.policy import LEASE, SUBMIT_WITHIN, WATERMARK, FunctionPolicy, Policies, room
@@ -211,7 +212,7 @@ class Dispatcher:
                 await self.park(job, "BadRow", reason)
         if good and _now() - claimed > min(SUBMIT_WITHIN, min(job.lease for job in good) / 3):
             # This process stood still. Somebody may take the attempts for lost by now.
-            await self.call(self.database.release, good)
+            await self.call(self.database.release, good, left=set())
             return
         results = await self._servers.submit(submissions)
         unsent, unknown = [], []
@@ -232,19 +233,27 @@ class Dispatcher:
             for funcname in {job.funcname for job in unsent}:
                 self._room.fill(funcname)
             events.emit("jobs.released", dbid=self.database.dbid, jobs=len(unsent), reason=reason_of(results))
-            await self.call(self.database.release, unsent)
+            await self.call(self.database.release, unsent, left=set())
         if unknown:
             # The next pass of a QueueRunner asks the server whether it has them.
             events.emit("jobs.unknown", dbid=self.database.dbid, jobs=len(unknown))
             for lease in {job.lease for job in unknown}:
                 handles = [job.handle for job in unknown if job.lease == lease]
-                await self.call(self.database.end_early, handles, lease=lease)
+                await self.call(self.database.end_early, handles, lease=lease, left=set())
 
     async def park(self, job: Job, error: str, reason: str) -> None:
-        """Put one job aside with its reason; the others go on."""
+        """Put one job aside with its reason; the others go on.
+
+        Where its row is locked nothing is done: its lease ends, and then it comes here again.
+        """
         setback = Setback(handle=job.handle, kind="parked", error=error, message=reason)
-        (settled,) = await self.call(self.database.settle, [setback])
-        report(setback, settled)
+        try:
+            (settled,) = await self.call(self.database.settle, [setback], left=set())
+        except ConflictError as conflict:
+            events.emit("dispatch.failed", dbid=self.database.dbid, error=str(conflict))
+        else:
+            if settled.result != "locked":
+                report(setback, settled)
 
     def unique(self, jobid: int, attempt: int) -> bytes:
         """Return Gearman's unique of an attempt at a job of this database."""

@@ -102,7 +102,7 @@ class Lost:
         unknown = [handle for handle, found in zip(handles, said, strict=True) if found is Found.UNKNOWN]
         if unknown:
             events.emit("jobs.lost", dbid=self._database.dbid, jobs=len(unknown))
-            await self._dispatcher.call(self._database.end_early, unknown, lease=lease)
+            await self._dispatcher.call(self._database.end_early, unknown, lease=lease, left=set())
         return bool(unknown)
 
 

@@ -255,9 +255,10 @@ class QueueRunner:
                 else:
                     extensions.append((row, step.state, step.seconds, step.queued))
             if extensions:
-                await self._call(self._database.extend, extensions)
+                await self._call(self._database.extend, extensions, left=set())
             if bumps:
-                await self._resubmit(await self._call(self._database.bump, bumps, lease=lease), asked)
+                bumped = await self._call(self._database.bump, bumps, lease=lease, left=set())
+                await self._resubmit(bumped, asked)
         return more
 
     async def _resubmit(self, jobs: Sequence[Job], claimed: float) -> None:

@@ -1,12 +1,13 @@
 """The seam to a database: an engine, connections and transactions, the schema, the translation of errors."""
 
+import copy
 import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 from weakref import WeakSet
 
 from sqlalchemy import URL, Engine, create_engine, exc, make_url
@@ -73,14 +74,9 @@ class Connections:
 
     def __init__(self, settings: DatabaseSettings) -> None:
         self.dbid = settings.dbid
+        self._target = settings.target
         self._owned = not isinstance(settings.target, Engine)
-        if self._owned:
-            url = _url(settings.target)
-            self._dialect = _dialect(url.get_backend_name())
-            self._engine = _engine(self._dialect, url)
-        else:
-            self._engine = settings.target
-            self._dialect = _dialect(self._engine.dialect.name)
+        self._connect()
         self._pid = os.getpid()
         self._checked = False
         if self._owned and self._dialect.close_before_fork:
@@ -88,6 +84,29 @@ class Connections:
         shown = without_password(self._engine.url.render_as_string(hide_password=True))
         #: For messages: the id and the URL without its password.
         self.where = f"database {self.dbid} ({shown})"
+
+    def _connect(self) -> None:
+        """Make the engine and what differs by database. No I/O."""
+        if self._owned:
+            url = _url(self._target)
+            self._dialect = _dialect(url.get_backend_name())
+            self._engine: Engine = _engine(self._dialect, url)
+        else:
+            self._engine = self._target
+            self._dialect = _dialect(self._engine.dialect.name)
+
+    def with_lock_timeout(self, seconds: float) -> Self:
+        """Return the same database by other connections, which wait for a row's lock no longer than that.
+
+        MariaDB and MySQL know whole seconds alone: a part of one is one. A database that has no locks of
+        rows is returned as it is.
+        """
+        if not self._dialect.locks_rows:
+            return self
+        other = copy.copy(self)
+        other._connect()
+        other._dialect.lock_timeout = seconds
+        return other
 
     # ---- the schema
 
@@ -166,10 +185,11 @@ class Connections:
             cursor = connection.cursor()
             alone = single and self._dialect.alive(connection)
             committing, done = alone, False
+            run = Run(self._dialect, cursor)
             try:
                 if not alone:
-                    cursor.execute(self._dialect.begin)
-                yield Run(self._dialect, cursor)
+                    self._dialect.begin_transaction(cursor)
+                yield run
                 committing = True
                 if not alone:
                     cursor.execute("COMMIT")
@@ -180,6 +200,8 @@ class Connections:
                 if not done and self._dialect.in_transaction(connection):
                     with suppress(self._driver_error):
                         cursor.execute("ROLLBACK")
+                with suppress(self._driver_error):  # then the connection is lost
+                    run.end_hurry()
 
     @contextmanager
     def joined(self, connection: Any) -> "Iterator[Run]":
@@ -275,12 +297,25 @@ class Connections:
 class Run:
     """Runs named statements on one cursor."""
 
-    __slots__ = ("_bound", "_cursor", "_statements")
+    __slots__ = ("_bound", "_cursor", "_dialect", "_hurried", "_statements")
 
     def __init__(self, dialect: Dialect, cursor: Cursor) -> None:
         self._statements = load(dialect.name, dialect.placeholder, dialect.form)
         self._cursor = cursor
+        self._dialect = dialect
         self._bound = dialect.bound
+        #: What ends a hurry, where there is one.
+        self._hurried: list[Any] = []
+
+    def hurry(self) -> None:
+        """Let this transaction wait for no lock from here on, or as short as possible."""
+        if not self._hurried:
+            self._hurried.append(self._dialect.hurry(self._cursor))
+
+    def end_hurry(self) -> None:
+        """Let the session wait for locks again, after the transaction."""
+        while self._hurried:
+            self._dialect.end_hurry(self._cursor, self._hurried.pop())
 
     def __call__(self, name: str, /, rows: Sequence[Mapping[str, Any]] = (), **values: Any) -> Any:
         """Run the statement of this name; see ``dialect.Run``."""

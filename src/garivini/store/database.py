@@ -1,7 +1,7 @@
 """One database of jobs: what clients, dispatchers and workers do to its rows. Blocking; safe for threads."""
 
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, get_args
 
@@ -21,7 +21,7 @@ from garivini.policy import (
 )
 from garivini.store.chunks import CHUNK, by_attempt, chunks
 from garivini.store.connections import Run, again
-from garivini.store.records import Finish, Records, Report, storable
+from garivini.store.records import Finish, Records, Report, pass_over, storable
 
 #: Bytes of an argument that is read with its row: 1,000 of them are less than a claim may have.
 _SMALL: Final = 4096
@@ -58,7 +58,7 @@ class Lapsed(NamedTuple):
 
 
 Kind: TypeAlias = Literal["failed", "rescheduled", "discarded", "parked", "cancelled", "crashed"]
-Result: TypeAlias = Literal["applied", "repeated", "stale", "gone"]
+Result: TypeAlias = Literal["applied", "repeated", "stale", "gone", "locked"]
 _KINDS: Final = get_args(Kind)
 _RESULTS: Final = get_args(Result)
 
@@ -89,7 +89,8 @@ class Setback:
 
 class _Settled(NamedTuple):
     #: ``applied``, ``repeated`` (this attempt had reported its end before), ``stale`` (another attempt
-    #: holds the job, or nobody) or ``gone`` (there is no such job).
+    #: holds the job, or nobody), ``gone`` (there is no such job) or ``locked`` (nothing was done: another
+    #: transaction has its row, and this one was not to wait).
     result: Result
     #: Where it was applied: the job's new state, its failures, and seconds until it runs again (None: never,
     #: or at a time that was given).
@@ -313,17 +314,19 @@ class Database(Records):
         return rows, dict(run("args", jobids=jobids)) if jobids else {}
 
     @again
-    def release(self, jobs: Collection[Job]) -> None:
+    def release(self, jobs: Collection[Job], *, left: set[int] | None = None) -> None:
         """Give back claims that were not sent: waiting at their old time."""
         with self.transaction() as run:
+            passed = pass_over(run, (job.jobid for job in jobs), left)
             for job in sorted(jobs, key=lambda job: job.jobid):
-                run("release", jobid=job.jobid, attempt=job.attempt, run_after=job.run_after)
+                if job.jobid not in passed:
+                    run("release", jobid=job.jobid, attempt=job.attempt, run_after=job.run_after)
 
     @again
-    def end_early(self, handles: Collection[Handle], *, lease: int) -> None:
+    def end_early(self, handles: Collection[Handle], *, lease: int, left: set[int] | None = None) -> None:
         """End the leases, of so many seconds, of attempts that may have got lost on their way."""
-        with self.transaction() as run:
-            for attempt, jobids in by_attempt(handles):
+        with self._unlocked(handles, left) as (run, free):
+            for attempt, jobids in by_attempt(free):
                 run("end_early", jobids=jobids, attempt=attempt, lease=lease)
 
     @again
@@ -340,14 +343,19 @@ class Database(Records):
         return [Lapsed._make((*row, lane.state)) for row in rows]
 
     @again
-    def extend(self, steps: Sequence[tuple[Lapsed, State, int, bool]]) -> None:
+    def extend(
+        self, steps: Sequence[tuple[Lapsed, State, int, bool]], *, left: set[int] | None = None
+    ) -> None:
         """Let leases that ran out go on.
 
         Each step has the new state, the seconds, and whether a server says that it is queued there. Where
         anything has changed since it was read, nothing happens.
         """
         with self.transaction() as run:
+            passed = pass_over(run, (step[0].jobid for step in steps), left)
             for lapsed, state, seconds, queued in steps:
+                if lapsed.jobid in passed:
+                    continue
                 run(
                     "extend",
                     jobid=lapsed.jobid,
@@ -359,7 +367,9 @@ class Database(Records):
                 )
 
     @again
-    def bump(self, steps: Sequence[tuple[Lapsed, bool]], *, lease: int) -> list[Job]:
+    def bump(
+        self, steps: Sequence[tuple[Lapsed, bool]], *, lease: int, left: set[int] | None = None
+    ) -> list[Job]:
         """Claim again what ran out for good: each with whether its holder is known to have crashed.
 
         Where anything has changed since it was read, nothing happens and no job is returned. Their
@@ -367,7 +377,10 @@ class Database(Records):
         """
         jobs = []
         with self.transaction() as run:
+            passed = pass_over(run, (step[0].jobid for step in steps), left)
             for lapsed, crashed in steps:
+                if lapsed.jobid in passed:
+                    continue
                 rows = run(
                     "bump",
                     jobid=lapsed.jobid,
@@ -380,14 +393,20 @@ class Database(Records):
         return jobs
 
     @again
-    def adopt(self, jobid: int, *, lease: int) -> Job | None:
-        """Take an attempt for a copy that came without one, from a QueueRunner of the original.
+    def adopt(self, jobids: Collection[int], *, lease: int, left: set[int] | None = None) -> list[Job]:
+        """Take an attempt for each copy that came without one, from a QueueRunner of the original.
 
-        None: somebody runs the job already, or it is dead or gone.
+        Returns the jobs without their arguments, which the copies have. Left out are jobs that somebody runs
+        already, and those that are dead or gone.
         """
+        jobs: list[Job] = []
         with self.transaction() as run:
-            rows = run("adopt", jobid=jobid, lease=lease)
-        return self._job(rows[0], lease=lease) if rows else None
+            passed = pass_over(run, jobids, left)
+            for part in chunks(sorted(set(jobids).difference(passed))):
+                free = sorted(jobid for (jobid,) in run("adoptable", jobids=part))
+                rows = run("adopt", jobids=free, lease=lease) if free else ()
+                jobs += [self._job(row, lease=lease) for row in rows]
+        return jobs
 
     @again
     def dispatched(
@@ -418,37 +437,52 @@ class Database(Records):
             return int(run("leased", funcname=funcname, limit=limit)[0][0])
 
     @again
-    def give_back(self, handles: Collection[Handle]) -> None:
+    def give_back(self, handles: Collection[Handle], *, left: set[int] | None = None) -> None:
         """Let jobs wait again that a worker holds and has not started."""
-        with self.transaction() as run:
-            for attempt, jobids in by_attempt(handles):
+        with self._unlocked(handles, left) as (run, free):
+            for attempt, jobids in by_attempt(free):
                 run("give_back", jobids=jobids, attempt=attempt)
 
     @again
-    def unstart(self, handles: Collection[Handle]) -> None:
+    def unstart(self, handles: Collection[Handle], *, left: set[int] | None = None) -> None:
         """Let jobs count as handed out, and not as running, that a holder renewed and will not start.
 
         Their leases go on, for the server may have given the copies to another worker.
         """
-        with self.transaction() as run:
-            for attempt, jobids in by_attempt(handles):
+        with self._unlocked(handles, left) as (run, free):
+            for attempt, jobids in by_attempt(free):
                 run("unstart", jobids=jobids, attempt=attempt)
+
+    @contextmanager
+    def _unlocked(
+        self, handles: Collection[Handle], left: set[int] | None
+    ) -> Iterator[tuple[Run, Collection[Handle]]]:
+        """Begin a transaction; return what runs its statements and the handles that it is to change."""
+        with self.transaction() as run:
+            passed = pass_over(run, (handle.jobid for handle in handles), left)
+            yield run, [handle for handle in handles if handle.jobid not in passed] if passed else handles
 
     # ---- the ends of attempts
 
     @again
-    def renew(self, handles: Collection[Handle], *, lease: int) -> set[Handle]:
+    def renew(self, handles: Collection[Handle], *, lease: int, left: set[int] | None = None) -> set[Handle]:
         """Prolong the leases of what these attempts hold; return the handles that still hold their job."""
         kept: set[Handle] = set()
-        with self.transaction() as run:
-            for attempt, jobids in by_attempt(handles):
+        with self._unlocked(handles, left) as (run, free):
+            for attempt, jobids in by_attempt(free):
                 run("renew", jobids=jobids, attempt=attempt, lease=lease)
                 rows = run("mine", jobids=jobids, attempt=attempt)
                 kept.update(Handle(jobid, self.dbid, attempt) for (jobid,) in rows)
         return kept
 
     @again
-    def settle(self, setbacks: Sequence[Setback], *, max_failures: int = MAX_FAILURES) -> list[Settled]:
+    def settle(
+        self,
+        setbacks: Sequence[Setback],
+        *,
+        max_failures: int = MAX_FAILURES,
+        left: set[int] | None = None,
+    ) -> list[Settled]:
         """Record the ends of attempts without success; return what became of each, in order.
 
         A fenced one applies only while its attempt holds the job.
@@ -456,10 +490,17 @@ class Database(Records):
         Args:
             setbacks: what ended.
             max_failures: after so many a job is dead, where its function has no number of its own.
+            left: see ``Records``.
 
         """
         with self.transaction() as run:
-            return [self._settle(run, setback, max_failures) for setback in setbacks]
+            passed = pass_over(run, (setback.handle.jobid for setback in setbacks), left)
+            return [
+                Settled("locked")
+                if setback.handle.jobid in passed
+                else self._settle(run, setback, max_failures)
+                for setback in setbacks
+            ]
 
     def _settle(self, run: Run, setback: Setback, max_failures: int) -> Settled:
         jobid, _, fence = setback.handle

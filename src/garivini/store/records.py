@@ -1,6 +1,6 @@
 """What jobs said while they ran, and the finished ones that are kept. Blocking; safe for threads."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple, Self, TypeAlias, get_args
 
 from garivini.job import MAX_ARG, Handle, check_word
@@ -94,17 +94,23 @@ class _Missing(Exception):
 
 
 class Records(Connections):
-    """The ends of jobs that succeeded, and what is kept of them."""
+    """The ends of jobs that succeeded, and what is kept of them.
+
+    Where a method takes ``left``, rows that another transaction has locked are not waited for: nothing is
+    done with them, and their ids are put there. Where something else is locked, it meets a ``ConflictError``
+    at once.
+    """
 
     @again
-    def report(self, reports: Sequence[Report]) -> None:
+    def report(self, reports: Sequence[Report], *, left: set[int] | None = None) -> None:
         """Keep what running jobs said, in one transaction.
 
         A status takes the place of the attempt's last one. Of lines the first ``MAX_LINES`` of an attempt are
         kept, each cut to ``MAX_LINE`` bytes. What an attempt says that does not hold its job is passed over.
         """
         with self.transaction() as run:
-            self._report(run, reports)
+            passed = pass_over(run, (report.handle.jobid for report in reports), left)
+            self._report(run, [report for report in reports if report.handle.jobid not in passed])
 
     def _report(self, run: Run, reports: Sequence[Report]) -> None:
         held: set[tuple[int, int | None]] = set()
@@ -130,26 +136,30 @@ class Records(Connections):
             run("set_status", jobid=jobid, attempt=attempt, body=body[:MAX_LINE])
 
     @again
-    def complete(self, jobids: Collection[int]) -> set[int]:
+    def complete(self, jobids: Collection[int], *, left: set[int] | None = None) -> set[int]:
         """Delete finished jobs, their record and reports; return the ids that were there."""
         check_values({"jobids": jobids})
-        return self._finish(sorted(set(jobids)), {})
+        return self._finish(sorted(set(jobids)), {}, left)
 
     @again
-    def finish(self, finishes: Sequence[Finish]) -> set[int]:
+    def finish(self, finishes: Sequence[Finish], *, left: set[int] | None = None) -> set[int]:
         """Delete finished jobs as ``complete`` does, but keep those with a retention; return as it does.
 
         A result that is too large for the database is left out; the job has finished all the same.
         """
         kept = {finish.jobid: finish for finish in finishes if finish.retention}
-        return self._finish(sorted({finish.jobid for finish in finishes}), kept)
+        return self._finish(sorted({finish.jobid for finish in finishes}), kept, left)
 
-    def _finish(self, jobids: list[int], kept: Mapping[int, Finish], *, look: bool = False) -> set[int]:
+    def _finish(
+        self, jobids: list[int], kept: Mapping[int, Finish], left: set[int] | None, *, look: bool = False
+    ) -> set[int]:
         """Delete jobs in one transaction; return the ids that were there.
 
         ``look``: see first which are there. To read them costs more than to delete them, and nearly always
         all are: so that is done only where their count was wrong.
         """
+        if left is not None:
+            return self._finish_free(jobids, kept, left)
         gone: set[int] = set()
         try:
             with self.transaction() as run:
@@ -165,7 +175,26 @@ class Records(Connections):
                     self._forget(run, there, keep)
                     gone.update(there)
         except _Missing:
-            return self._finish(jobids, kept, look=True)
+            return self._finish(jobids, kept, left, look=True)
+        return gone
+
+    def _finish_free(self, jobids: list[int], kept: Mapping[int, Finish], left: set[int]) -> set[int]:
+        """Do the same, one by one, with rows that no other transaction has locked.
+
+        A list of ids may be looked for by a scan, which waits for rows that are not in it.
+        """
+        gone: set[int] = set()
+        with self.transaction() as run:
+            passed = pass_over(run, jobids, left)
+            for jobid in jobids:
+                if jobid in passed:
+                    continue
+                for _, attempt, *_ in run("standing", jobids=[jobid]) if jobid in kept else ():
+                    self._keep(run, kept[jobid], attempt)
+                if run("complete_one", jobid=jobid):
+                    gone.add(jobid)
+            for part in chunks(sorted(gone)):
+                self._forget(run, part, kept)
         return gone
 
     def _forget(self, run: Run, jobids: Sequence[int], kept: Collection[int] = ()) -> None:
@@ -231,6 +260,23 @@ class Records(Connections):
                 for name in ("forget_failures", "forget_reports", "forget_finished"):
                     run(name, jobids=jobids)
         return len(jobids)
+
+
+def pass_over(run: Run, jobids: Iterable[int], left: set[int] | None) -> Collection[int]:
+    """Lock rows; return the ids of those that another transaction has locked, which are put into ``left``.
+
+    Where that is None nothing is done, and no row is passed over.
+    """
+    if left is None:
+        return ()
+    left.clear()  # of an earlier try
+    for part in chunks(sorted(set(jobids))):
+        free = {jobid for (jobid,) in run("lockable", jobids=part)}
+        if missing := [jobid for jobid in part if jobid not in free]:
+            left.update(jobid for (jobid,) in run("known", jobids=missing))
+    # Not before: MariaDB 10.11 fails where it passes over a row while it may not wait.
+    run.hurry()
+    return left
 
 
 def _delete(run: Run, jobids: Sequence[int]) -> int:

@@ -60,10 +60,14 @@ class Dialect:
     placeholder: ClassVar[str]
     #: Starts a transaction in which a row that has been read for an update stays as it is.
     begin: ClassVar[str]
+    #: Whether a transaction locks rows, and not the whole database.
+    locks_rows: ClassVar[bool] = True
     #: Whether idle connections must be closed before this process forks.
     close_before_fork: ClassVar[bool] = False
     #: Which statements a server has of its own (see ``statements.load``); known once it has been met.
     form: str = ""
+    #: Seconds to wait for a row's lock, where they are not ``LOCK_TIMEOUT``.
+    lock_timeout: float | None = None
     #: Bytes of arguments that fit one statement; known once a server has been met.
     statement_bytes: int = sys.maxsize
     #: The setting of the server that says so.
@@ -96,6 +100,19 @@ class Dialect:
     def cursor(self, connection: Any) -> Any:
         """Return a cursor on a caller's connection whose rows are tuples, whatever the caller has set."""
         return connection.cursor()
+
+    def begin_transaction(self, cursor: Any) -> None:
+        """Begin one whose statements wait for locks as long as ``lock_timeout`` says. One round trip."""
+        cursor.execute(self.begin)
+
+    def hurry(self, cursor: Any) -> Any:
+        """Let the transaction that has begun wait for no lock, or as short as possible.
+
+        Returns what ``end_hurry`` needs.
+        """
+
+    def end_hurry(self, cursor: Any, before: Any) -> None:
+        """Let the session wait for locks again."""
 
     def in_transaction(self, connection: Any) -> bool:
         """Whether a transaction is open on a connection. No round trip."""

@@ -71,7 +71,7 @@ _ERRORS: Final[dict[int, tuple[type[GariviniError], str]]] = {
     1153: (UsageError, "does not take a statement that large: raise max_allowed_packet, or send less"),
     1176: (SchemaError, f"has no index of this version: {SCHEMA_ADVICE}"),
     1203: (RefusedError, "has too many connections: run fewer processes, or raise max_user_connections"),
-    1205: (ConflictError, f"was locked for {LOCK_TIMEOUT} s by another transaction"),
+    1205: (ConflictError, "was locked for too long by another transaction"),
     1206: (RefusedError, "has no room for locks: raise innodb_buffer_pool_size"),
     1213: (ConflictError, "gave way to another transaction"),
     1226: (RefusedError, "has too many connections: raise the user's MAX_USER_CONNECTIONS"),
@@ -182,7 +182,7 @@ class MySQL(Dialect):
                 # Again: an init_command in the URL may have chosen another character set.
                 "SET character_set_client = utf8mb4, character_set_connection = utf8mb4,"
                 " character_set_results = utf8mb4,"
-                f" SESSION sql_mode = '{_SQL_MODE}', innodb_lock_wait_timeout = {LOCK_TIMEOUT},"
+                f" SESSION sql_mode = '{_SQL_MODE}', innodb_lock_wait_timeout = {self._lock_wait()},"
                 f" lock_wait_timeout = {LOCK_TIMEOUT}, autocommit = 1, {own}"
             )
             cursor.execute(settings)
@@ -191,19 +191,42 @@ class MySQL(Dialect):
         with closing(self.cursor(connection)) as cursor:
             self._meet(cursor)
             isolation = "tx_isolation" if self._server == "MariaDB" else "transaction_isolation"
-            settings = f"SELECT @@SESSION.autocommit, @@SESSION.sql_mode, @@SESSION.{isolation}"
+            settings = (
+                "SELECT @@SESSION.autocommit, @@SESSION.sql_mode, @@SESSION.innodb_lock_wait_timeout,"
+                f" @@SESSION.{isolation}"
+            )
             cursor.execute(settings)
-            ((autocommit, sql_mode, level),) = cursor.fetchall()
+            ((autocommit, sql_mode, lock_wait, level),) = cursor.fetchall()
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
-            cursor.execute("SET SESSION sql_mode = %s, autocommit = 1", (_SQL_MODE,))
-        return autocommit, sql_mode, level.replace("-", " ")
+            cursor.execute(
+                "SET SESSION sql_mode = %s, autocommit = 1, innodb_lock_wait_timeout = %s",
+                (_SQL_MODE, lock_wait if self.lock_timeout is None else self._lock_wait()),
+            )
+        return autocommit, sql_mode, lock_wait, level.replace("-", " ")
 
     def give_back(self, connection: Any, before: Any) -> None:
-        autocommit, sql_mode, level = before
+        autocommit, sql_mode, lock_wait, level = before
         with closing(self.cursor(connection)) as cursor:
             isolation = f"SET SESSION TRANSACTION ISOLATION LEVEL {level}"  # as the server told it
             cursor.execute(isolation)
-            cursor.execute("SET SESSION sql_mode = %s, autocommit = %s", (sql_mode, autocommit))
+            cursor.execute(
+                "SET SESSION sql_mode = %s, autocommit = %s, innodb_lock_wait_timeout = %s",
+                (sql_mode, autocommit, lock_wait),
+            )
+
+    def _lock_wait(self) -> int:
+        """Return the whole seconds to wait for a row's lock: there are no others here."""
+        return LOCK_TIMEOUT if self.lock_timeout is None else max(1, round(self.lock_timeout))
+
+    def hurry(self, cursor: Any) -> int:
+        cursor.execute("SELECT @@SESSION.innodb_lock_wait_timeout")
+        ((before,),) = cursor.fetchall()
+        # MySQL waits for a second at least.
+        cursor.execute("SET SESSION innodb_lock_wait_timeout = %s", (0 if self._server == "MariaDB" else 1,))
+        return int(before)
+
+    def end_hurry(self, cursor: Any, before: int) -> None:
+        cursor.execute("SET SESSION innodb_lock_wait_timeout = %s", (before,))
 
     def _meet(self, cursor: Any) -> None:
         """Learn what a server is, once."""

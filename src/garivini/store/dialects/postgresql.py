@@ -76,7 +76,7 @@ _ERRORS: Final[dict[str, tuple[type[GariviniError], str]]] = {
     "53100": (RefusedError, "refused: the disk is full, make room"),
     "53300": (RefusedError, "refused: too many connections, run fewer processes"),
     "54000": (UsageError, "does not take a value that large"),
-    "55P03": (ConflictError, f"was locked for {LOCK_TIMEOUT} s by another transaction"),
+    "55P03": (ConflictError, "was locked for too long by another transaction"),
     "57014": (ConflictError, "ended a statement that took too long"),
 }
 #: Where the other side has gone on, and the same call may be made again at once.
@@ -90,6 +90,17 @@ class PostgreSQL(Dialect):
     placeholder = "%s"
     # At a higher level a claim would fail where another took the row, instead of passing over it.
     begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
+
+    def begin_transaction(self, cursor: Any) -> None:
+        if self.lock_timeout is None:
+            cursor.execute(self.begin)
+        else:
+            # In one round trip. Settings of the session get lost behind a pooler, and a caller's has others.
+            begin = f"{self.begin}; SET LOCAL lock_timeout = {round(self.lock_timeout * 1000)}"
+            cursor.execute(begin)
+
+    def hurry(self, cursor: Any) -> None:
+        cursor.execute("SET LOCAL lock_timeout = 10")
 
     def engine(self, url: URL) -> tuple[URL, dict[str, Any]]:
         if url.drivername not in ("postgres", "postgresql", "postgresql+psycopg"):

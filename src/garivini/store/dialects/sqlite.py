@@ -26,6 +26,7 @@ class SQLite(Dialect):
     # IMMEDIATE takes the write lock at once. A transaction that reads first and writes later can fail with
     # SQLITE_BUSY in the middle, where waiting does not help.
     begin = "BEGIN IMMEDIATE"
+    locks_rows = False
     # A child process inherits the belief that the parent's locks are its own, and from then on shares the
     # file without any: its commits are lost when the parent closes. Idle connections are closed before.
     close_before_fork = True

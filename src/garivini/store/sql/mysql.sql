@@ -5,7 +5,8 @@
 -- statement. A lease ends at now + lease + 1 because whole seconds round down. 2147483647 is "never"; it is
 -- left out of every claim, so that a row parked by the original's clients does not start in 2038. Later times
 -- are times like any other. Unsigned columns are cast where a difference may be below zero. In an UPDATE a
--- column that has been assigned to is read with its new value.
+-- column that has been assigned to is read with its new value. FORCE INDEX (PRIMARY) keeps a list of ids in a small
+-- table from being looked for by a scan, which waits for rows that are not in the list.
 
 -- name: clock () -> one
 -- The unix time with its fraction. Beside it, for inserts, the step by which ids rise.
@@ -89,11 +90,12 @@ SELECT jobid, arg FROM job WHERE jobid IN (:*jobids)
 UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :lease_end WHERE jobid IN (:*jobids)
 
 -- name: expired (funcname, state, priority, limit) -> rows
--- Leases that ran out, of one lane.
+-- Leases that ran out, of one lane. What another transaction has locked is left to it.
 SELECT jobid, attempt, flag, crashes, since, CAST(UNIX_TIMESTAMP() AS SIGNED) - CAST(since AS SIGNED)
   FROM job FORCE INDEX (job_lane)
  WHERE funcname = :funcname AND state = :state AND priority = :priority AND run_after <= UNIX_TIMESTAMP()
  ORDER BY run_after LIMIT :limit
+   FOR UPDATE SKIP LOCKED
 
 -- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
 -- A lease that ran out goes on. Only where nothing has changed since it was read; queued: a server has it
@@ -122,13 +124,13 @@ UPDATE job SET state = 0, run_after = :run_after WHERE jobid = :jobid AND attemp
 
 -- name: end_early (jobids, attempt, lease) -> none
 -- The lease of what may have got lost on the way ends now, unless somebody has prolonged it meanwhile.
-UPDATE job SET run_after = UNIX_TIMESTAMP()
+UPDATE job FORCE INDEX (PRIMARY) SET run_after = UNIX_TIMESTAMP()
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 1
    AND run_after <= UNIX_TIMESTAMP() + :lease + 2
 
 -- name: renew (jobids, attempt, lease) -> none
 -- The holder is alive. A job that ended, or that another attempt holds, is not touched.
-UPDATE job SET state = 2, run_after = UNIX_TIMESTAMP() + :lease + 1
+UPDATE job FORCE INDEX (PRIMARY) SET state = 2, run_after = UNIX_TIMESTAMP() + :lease + 1
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
 
 -- name: mine (jobids, attempt) -> rows
@@ -138,11 +140,23 @@ SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND state
 
 -- name: present (jobids) -> rows
 -- Which of these are there, locked by the transaction.
-SELECT jobid FROM job WHERE jobid IN (:*jobids) FOR UPDATE
+SELECT jobid FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) FOR UPDATE
+
+-- name: lockable (jobids) -> rows
+-- Those of these rows that no other transaction has locked, locked by this one from here on.
+SELECT jobid FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) FOR UPDATE SKIP LOCKED
+
+-- name: known (jobids) -> rows
+-- Which of these are there, locked or not.
+SELECT jobid FROM job WHERE jobid IN (:*jobids)
 
 -- name: complete (jobids) -> count
 -- Success. By id alone: finished work is finished, whoever did it.
 DELETE FROM job WHERE jobid IN (:*jobids)
+
+-- name: complete_one (jobid) -> count
+-- The same for one that this transaction has locked. No form of DELETE keeps a list in a small table from a scan.
+DELETE FROM job WHERE jobid = :jobid
 
 -- name: complete_run (first, last) -> count
 -- The same for ids without a gap between them: a fifth less of the server's work than to look for each.
@@ -171,7 +185,7 @@ DELETE report FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 
 -- name: held (jobids, attempt) -> rows
 -- Which of these this attempt holds, locked by its transaction.
-SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
+SELECT jobid FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
    FOR UPDATE
 
 -- name: set_status (jobid, attempt, body) -> none
@@ -218,7 +232,7 @@ DELETE finished FROM finished FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 -- What a failure or a new time starts from, locked by its transaction.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM `function` WHERE `function`.funcname = job.funcname)
-  FROM job WHERE jobid IN (:*jobids)
+  FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
    FOR UPDATE
 
 -- name: put_back (jobid, attempt, state, failcount, delay) -> none
@@ -320,15 +334,18 @@ ON DUPLICATE KEY UPDATE
        max_failures = COALESCE(VALUES(max_failures), max_failures),
        retention = COALESCE(VALUES(retention), retention)
 
--- name: adopt (jobid, lease) -> rows
--- The start of a copy that came without an attempt: the original's QueueRunner leases by run_after alone.
-SELECT jobid FROM job WHERE jobid = :jobid AND state IN (0, 1) FOR UPDATE;
-UPDATE job
+-- name: adoptable (jobids) -> rows
+-- Jobs whose copies came without an attempt and that nobody runs, locked by the transaction.
+SELECT jobid FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) AND state IN (0, 1) FOR UPDATE
+
+-- name: adopt (jobids, lease) -> rows
+-- The start of such copies: the original's QueueRunner leases by run_after alone. Their arguments are not read.
+UPDATE job FORCE INDEX (PRIMARY)
    SET attempt = attempt + 1, state = 2, since = UNIX_TIMESTAMP(), run_after = UNIX_TIMESTAMP() + :lease + 1
- WHERE jobid = :jobid;
-SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority, state, since,
+ WHERE jobid IN (:*jobids);
+SELECT jobid, funcname, NULL, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority, state, since,
        crashes, created
-  FROM job WHERE jobid = :jobid
+  FROM job WHERE jobid IN (:*jobids)
 
 -- name: unset_function (funcname) -> none
 -- Back to the defaults.
@@ -349,13 +366,13 @@ SELECT COUNT(*) FROM (SELECT 1 FROM job FORCE INDEX (job_lane) WHERE funcname = 
 
 -- name: give_back (jobids, attempt) -> none
 -- What a worker holds and has not started: waiting again, at once.
-UPDATE job SET state = 0, run_after = UNIX_TIMESTAMP()
+UPDATE job FORCE INDEX (PRIMARY) SET state = 0, run_after = UNIX_TIMESTAMP()
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
 
 -- name: unstart (jobids, attempt) -> none
 -- What a worker had asked about and will not start, its server being lost: leased and not running, so that the
 -- lease may end early. Should that server be there, whoever has the copy now renews it.
-UPDATE job SET state = 1 WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 2
+UPDATE job FORCE INDEX (PRIMARY) SET state = 1 WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 2
 
 -- name: crash (jobid, attempt) -> none
 -- The process that ran it died. Its lease stays: the server has given the copy to another worker already.

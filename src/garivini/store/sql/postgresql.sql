@@ -109,11 +109,12 @@ UPDATE job SET attempt = attempt + 1, state = 1, since = :now::bigint, run_after
  WHERE jobid = ANY (:jobids::bigint[])
 
 -- name: expired (funcname, state, priority, limit) -> rows
--- Leases that ran out, of one lane.
+-- Leases that ran out, of one lane. What another transaction has locked is left to it.
 SELECT jobid, attempt, flag, crashes, since, floor(extract(epoch FROM clock_timestamp()))::bigint - since FROM job
  WHERE funcname = :funcname::text AND state = :state::smallint AND priority = :priority::smallint
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
  ORDER BY run_after LIMIT :limit::bigint
+   FOR UPDATE SKIP LOCKED
 
 -- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
 -- A lease that ran out goes on. Only where nothing has changed since it was read; queued: a server has it
@@ -161,9 +162,21 @@ SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attem
 -- Which of these are there, locked by the transaction.
 SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[]) FOR UPDATE
 
+-- name: lockable (jobids) -> rows
+-- Those of these rows that no other transaction has locked, locked by this one from here on.
+SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[]) FOR UPDATE SKIP LOCKED
+
+-- name: known (jobids) -> rows
+-- Which of these are there, locked or not.
+SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[])
+
 -- name: complete (jobids) -> count
 -- Success. By id alone: finished work is finished, whoever did it.
 DELETE FROM job WHERE jobid = ANY (:jobids::bigint[])
+
+-- name: complete_one (jobid) -> count
+-- The same for one that this transaction has locked.
+DELETE FROM job WHERE jobid = :jobid::bigint
 
 -- name: complete_run (first, last) -> count
 -- The same for ids without a gap between them: a fifth less of the server's work than to look for each.
@@ -338,13 +351,17 @@ ON CONFLICT (funcname) DO UPDATE
        max_failures = coalesce(excluded.max_failures, f.max_failures),
        retention = coalesce(excluded.retention, f.retention)
 
--- name: adopt (jobid, lease) -> rows
--- The start of a copy that came without an attempt: the original's QueueRunner leases by run_after alone.
+-- name: adoptable (jobids) -> rows
+-- Jobs whose copies came without an attempt and that nobody runs, locked by the transaction.
+SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[]) AND state IN (0, 1) FOR UPDATE
+
+-- name: adopt (jobids, lease) -> rows
+-- The start of such copies: the original's QueueRunner leases by run_after alone. Their arguments are not read.
 UPDATE job
    SET attempt = attempt + 1, state = 2, since = floor(extract(epoch FROM clock_timestamp()))::bigint,
        run_after = floor(extract(epoch FROM clock_timestamp()))::bigint + :lease::bigint + 1
- WHERE jobid = :jobid::bigint AND state IN (0, 1)
-RETURNING jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
+ WHERE jobid = ANY (:jobids::bigint[])
+RETURNING jobid, funcname, NULL, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
           since, crashes, created
 
 -- name: unset_function (funcname) -> none

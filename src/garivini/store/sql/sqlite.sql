@@ -139,9 +139,21 @@ SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND state
 -- Which of these are there.
 SELECT jobid FROM job WHERE jobid IN (:*jobids)
 
+-- name: lockable (jobids) -> rows
+-- Those of these rows that no other transaction has locked, locked by this one from here on.
+SELECT jobid FROM job WHERE jobid IN (:*jobids)
+
+-- name: known (jobids) -> rows
+-- Which of these are there, locked or not.
+SELECT jobid FROM job WHERE jobid IN (:*jobids)
+
 -- name: complete (jobids) -> count
 -- Success. By id alone: finished work is finished, whoever did it.
 DELETE FROM job WHERE jobid IN (:*jobids)
+
+-- name: complete_one (jobid) -> count
+-- The same for one that this transaction has locked.
+DELETE FROM job WHERE jobid = :jobid
 
 -- name: complete_run (first, last) -> count
 -- The same for ids without a gap between them: a fifth less of the server's work than to look for each.
@@ -300,13 +312,17 @@ ON CONFLICT (funcname) DO UPDATE
        max_failures = coalesce(excluded.max_failures, max_failures),
        retention = coalesce(excluded.retention, retention)
 
--- name: adopt (jobid, lease) -> rows
--- The start of a copy that came without an attempt: the original's QueueRunner leases by run_after alone.
+-- name: adoptable (jobids) -> rows
+-- Jobs whose copies came without an attempt and that nobody runs.
+SELECT jobid FROM job WHERE jobid IN (:*jobids) AND state IN (0, 1)
+
+-- name: adopt (jobids, lease) -> rows
+-- The start of such copies: the original's QueueRunner leases by run_after alone. Their arguments are not read.
 UPDATE job
    SET attempt = attempt + 1, state = 2, since = strftime('%s', 'now') + 0,
        run_after = strftime('%s', 'now') + :lease + 1
- WHERE jobid = :jobid AND state IN (0, 1)
-RETURNING jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
+ WHERE jobid IN (:*jobids)
+RETURNING jobid, funcname, NULL, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
           since, crashes, created
 
 -- name: unset_function (funcname) -> none

@@ -1,0 +1,208 @@
+"""Rows that another transaction has locked: they are left, and all others written at once."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, Final
+
+import pytest
+from sqlalchemy import Engine, create_engine
+
+from garivini.config import DatabaseSettings
+from garivini.errors import ConflictError
+from garivini.job import Handle, Job, State, new_job
+from garivini.store.database import Database, Lane, Lapsed, Setback
+from garivini.store.records import Finish, Report
+from tests.databases import MySQLRoles, PostgreSQLRoles
+from tests.store.conftest import BACKENDS, Backend
+
+pytestmark = pytest.mark.servers
+
+LANE: Final = Lane("f", State.WAITING, "normal", 0)
+#: Seconds that such a call may take. One that waits for the lock takes five.
+AT_ONCE: Final = 3.0
+DRIVERS: Final = {"mysql": "mysql+pymysql", "postgresql": "postgresql+psycopg"}
+
+
+def roles_of(request: pytest.FixtureRequest, backend: Backend) -> MySQLRoles | PostgreSQLRoles:
+    name = "mysql_roles" if "ariaDB" in type(backend).__name__ or "MySQL" in type(backend).__name__ else ""
+    roles: MySQLRoles | PostgreSQLRoles = request.getfixturevalue(name or "postgresql_roles")
+    return roles
+
+
+@pytest.fixture(params=["mariadb", "mysql", "postgresql"])
+def backend(request: pytest.FixtureRequest, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """A database that has locks of rows."""
+    return BACKENDS[request.param](request, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest, backend: Backend) -> Iterator[Engine]:
+    """Makes connections of another program."""
+    scheme, _, rest = roles_of(request, backend).runtime.partition("://")
+    engine = create_engine(f"{DRIVERS[scheme]}://{rest}")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def jobs(database: Database) -> list[Job]:
+    database.insert([new_job("f", b"x") for _ in range(6)])
+    return database.claim(LANE, limit=10, lease=60)
+
+
+@contextmanager
+def locked(engine: Engine, jobids: list[int], table: str = "job") -> Iterator[None]:
+    with engine.connect() as connection, connection.begin() as transaction:
+        for jobid in jobids:
+            connection.exec_driver_sql(f"SELECT 1 FROM {table} WHERE jobid = {jobid} FOR UPDATE")
+        yield
+        transaction.rollback()
+
+
+def lapsed(job: Job) -> Lapsed:
+    return Lapsed(job.jobid, 1, "shim", 0, job.since, 0, State.LEASED)
+
+
+def setbacks(jobs: list[Job]) -> list[Setback]:
+    return [Setback(handle=job.handle, kind="failed") for job in jobs]
+
+
+#: Each call, with the state of the jobs that it has changed (None: they are gone).
+CALLS: Final[dict[str, tuple[Callable[[Database, list[Job], set[int]], Any], State | None]]] = {
+    "complete": (lambda db, jobs, left: db.complete([job.jobid for job in jobs], left=left), None),
+    "finish": (
+        lambda db, jobs, left: db.finish([Finish(job.jobid, 1, retention=60) for job in jobs], left=left),
+        None,
+    ),
+    "settle": (lambda db, jobs, left: db.settle(setbacks(jobs), left=left), State.WAITING),
+    "renew": (
+        lambda db, jobs, left: db.renew([job.handle for job in jobs], lease=9, left=left),
+        State.RUNNING,
+    ),
+    "give_back": (
+        lambda db, jobs, left: db.give_back([job.handle for job in jobs], left=left),
+        State.WAITING,
+    ),
+    "release": (lambda db, jobs, left: db.release(jobs, left=left), State.WAITING),
+    "adopt": (
+        lambda db, jobs, left: db.adopt([job.jobid for job in jobs], lease=9, left=left),
+        State.RUNNING,
+    ),
+    "extend": (
+        lambda db, jobs, left: db.extend([(lapsed(job), State.SUSPECT, 9, False) for job in jobs], left=left),
+        State.SUSPECT,
+    ),
+    "bump": (
+        lambda db, jobs, left: db.bump([(lapsed(job), False) for job in jobs], lease=9, left=left),
+        State.LEASED,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_leaves_what_another_has_locked_and_does_the_rest(
+    backend: Backend, database: Database, engine: Engine, jobs: list[Job], name: str
+) -> None:
+    backend.execute("UPDATE job SET run_after = 5")  # so that those leases have run out
+    before = {job.jobid: job for job in database.jobs()}
+    call, state = CALLS[name]
+    taken = {jobs[1].jobid, jobs[4].jobid}
+    left = {4711}  # of an earlier try
+    with locked(engine, sorted(taken)):
+        began = time.monotonic()
+        call(database, jobs, left)
+        assert time.monotonic() - began < AT_ONCE
+    assert left == taken
+    after = {job.jobid: job for job in database.jobs()}
+    for job in jobs:
+        found = after.get(job.jobid)
+        if job.jobid in taken:
+            assert found == before[job.jobid]
+        elif state is None:
+            assert found is None
+        else:
+            assert found is not None
+            assert (found.state, found != before[job.jobid]) == (state, True)
+    call(database, jobs, left)
+    assert left == set()
+
+
+def test_unstart_end_early_and_report_leave_what_another_has_locked(
+    database: Database, engine: Engine, jobs: list[Job]
+) -> None:
+    handles = [job.handle for job in jobs]
+    left: set[int] = set()
+    with locked(engine, [jobs[0].jobid]):
+        database.end_early(handles, lease=60, left=left)
+        assert left == {jobs[0].jobid}
+        lane = Lane("f", State.LEASED, "normal", 0)
+        assert sorted(row.jobid for row in database.expired(lane, limit=10)) == [
+            job.jobid for job in jobs[1:]
+        ]
+        database.report([Report(handle, "data", b"a line") for handle in handles], left=left)
+        assert left == {jobs[0].jobid}
+    assert [bool(database.reports(job.jobid)) for job in jobs] == [False] + [True] * 5
+    database.renew(handles, lease=60)
+    with locked(engine, [jobs[0].jobid]):
+        database.unstart(handles, left=left)
+        assert left == {jobs[0].jobid}
+    assert [job.state for job in database.jobs()] == [State.RUNNING] + [State.LEASED] * 5
+
+
+def test_expired_passes_over_what_another_has_locked(
+    backend: Backend, database: Database, engine: Engine, jobs: list[Job]
+) -> None:
+    backend.execute("UPDATE job SET run_after = 5")
+    lane = Lane("f", State.LEASED, "normal", 0)
+    with locked(engine, [job.jobid for job in jobs[:4]]):
+        assert sorted(row.jobid for row in database.expired(lane, limit=2)) == [job.jobid for job in jobs[4:]]
+
+
+def test_settle_tells_which_it_has_left(database: Database, engine: Engine, jobs: list[Job]) -> None:
+    gone = Setback(handle=Handle(10**9, 1, 1), kind="failed")
+    with locked(engine, [jobs[0].jobid]):
+        found = database.settle([*setbacks(jobs[:2]), gone], left=set())
+    assert [settled.result for settled in found] == ["locked", "applied", "gone"]
+
+
+def test_what_waits_for_no_lock_meets_a_conflict_where_another_table_has_one(
+    database: Database, engine: Engine, jobs: list[Job]
+) -> None:
+    """A record that another transaction has locked, as one that cleans up would."""
+    database.settle([Setback(handle=jobs[0].handle, kind="crashed")])
+    with locked(engine, [jobs[0].jobid], "failure"):
+        began = time.monotonic()
+        with pytest.raises(ConflictError):
+            database.complete([job.jobid for job in jobs], left=set())
+        assert time.monotonic() - began < AT_ONCE
+    assert len(database.jobs()) == 6
+    # The session waits for locks again.
+    with (
+        closing(database.with_lock_timeout(0.2)) as hasty,
+        locked(engine, [jobs[0].jobid]),
+        pytest.raises(ConflictError),
+    ):
+        hasty.complete([jobs[0].jobid])
+
+
+@pytest.mark.parametrize("owned", [True, False])
+def test_a_lock_timeout_is_of_those_connections_alone(
+    request: pytest.FixtureRequest, backend: Backend, engine: Engine, jobs: list[Job], owned: bool
+) -> None:
+    patient = Database(DatabaseSettings(1, roles_of(request, backend).runtime if owned else engine))
+    hasty = patient.with_lock_timeout(0.2)
+    with locked(engine, [jobs[0].jobid]):
+        began = time.monotonic()
+        for _ in range(2):
+            with pytest.raises(ConflictError):
+                hasty.complete([jobs[0].jobid])
+        assert time.monotonic() - began < AT_ONCE
+    assert hasty.complete([jobs[0].jobid]) == {jobs[0].jobid}
+    if not owned and type(backend).__name__ != "PostgreSQLDatabase":
+        with engine.connect() as connection:
+            # What the caller's engine gives to others is as it was.
+            found = connection.exec_driver_sql("SELECT @@SESSION.innodb_lock_wait_timeout").scalar()
+            assert found == 50
+    hasty.close()
+    patient.close()
