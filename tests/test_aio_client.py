@@ -49,6 +49,12 @@ def test_every_call_does_what_the_clients_does(url: str) -> None:
             assert await client.retry_job(rest[0])
             assert await client.cancel_job(rest[1], "why not")
             assert [job.jobid for job in await client.list_jobs("f", "dead")] == ids[1:2]
+            dead = await client.insert_job("f", unique="dead")
+            assert await client.cancel_job(dead)
+            assert (await client.insert_job("f", unique="dead")).dead
+            (many,) = await client.insert_jobs([["f", "dead", None, ""]])
+            assert many.dead
+            assert await client.delete_jobs([dead]) == 1
             assert await client.complete_job(rest[2])
             assert await client.complete_jobs(rest[2:4]) == 1
             assert await client.delete_jobs([first, rest[0]]) == 2

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine
 
-from garivini import AsyncClient, Client, Inserted
+from garivini import AsyncClient, Client, Inserted, State
 from garivini.errors import (
     ConflictError,
     GariviniError,
@@ -56,11 +56,14 @@ def locked(url: str) -> Iterator[None]:
         yield
 
 
+def driven(url: str) -> str:
+    """Return a URL as SQLAlchemy takes it."""
+    return url.replace("postgresql:", "postgresql+psycopg:").replace("mysql:", "mysql+pymysql:")
+
+
 def refuse(url: str) -> None:
     """Let the database itself refuse each row whose coalesce key is "wrong"."""
-    engine = create_engine(
-        url.replace("postgresql:", "postgresql+psycopg:").replace("mysql:", "mysql+pymysql:")
-    )
+    engine = create_engine(driven(url))
     with engine.begin() as connection:
         name = engine.dialect.identifier_preparer.quote("coalesce")
         connection.exec_driver_sql(
@@ -188,9 +191,7 @@ def test_insert_job_beside_a_key_that_a_transaction_has_locked_is_stored(
     server: SQLServer = request.getfixturevalue(kind)
     with server.database() as url:
         upgraded(url).close()
-        engine = create_engine(
-            url.replace("postgresql:", "postgresql+psycopg:").replace("mysql:", "mysql+pymysql:")
-        )
+        engine = create_engine(driven(url))
 
         async def scenario() -> list[Any]:
             with engine.connect() as connection, Client(url) as blocking:
@@ -212,6 +213,23 @@ def test_insert_job_beside_a_key_that_a_transaction_has_locked_is_stored(
         assert {found[tuple(answer)] for number, answer in enumerate(answers) if number != 5} == set(
             found.values()
         )
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("kind", SERVERS)
+def test_insert_job_of_a_taken_key_does_not_wait_for_a_lock_on_its_row(
+    request: pytest.FixtureRequest, kind: str
+) -> None:
+    server: SQLServer = request.getfixturevalue(kind)
+    with server.database() as url:
+        upgraded(url).close()
+        engine = create_engine(driven(url))
+        with Client(url) as client, engine.connect() as connection:
+            first = client.insert_job("f", unique="k")
+            connection.exec_driver_sql(f"SELECT * FROM job WHERE jobid = {first.jobid} FOR UPDATE")
+            second = client.insert_job("f", unique="k")
+            assert (second.jobid, second.new, second.state) == (first.jobid, False, State.WAITING)
+        engine.dispose()
 
 
 def test_insert_job_that_is_cancelled_before_its_group_is_not_stored_and_the_others_are(
@@ -346,9 +364,7 @@ def test_a_call_beside_one_whose_key_is_locked_is_stored(
             await queue.call(locking, queue)
 
     def locking(queue: System) -> None:
-        engine = create_engine(
-            queue.url.replace("postgresql:", "postgresql+psycopg:").replace("mysql:", "mysql+pymysql:")
-        )
+        engine = create_engine(driven(queue.url))
         with engine.connect() as connection:
             queue.client.insert_job("f", unique="locked", connection=connection)
             answers = asyncio.run(injected(queue.address))

@@ -80,6 +80,16 @@ def test_insert_prints_the_id_of_a_committed_job(url: str) -> None:
     assert result.output == "1:1 (has this key already)\n"
 
 
+def test_insert_says_that_a_dead_job_has_the_key_and_what_to_do(url: str) -> None:
+    invoke("insert", "hello", "--unique", "k", "--db", url)
+    assert invoke("jobs", "cancel", "1", "--db", url).exit_code == 0
+    result = invoke("insert", "hello", "--unique", "k", "--db", url)
+    assert result.exit_code == 0
+    assert result.stdout == "1:1 (has this key already, and is dead)\n"
+    assert "garivini jobs retry 1:1" in result.stderr
+    assert "garivini jobs delete 1:1" in result.stderr
+
+
 def test_insert_reads_bytes_from_standard_input(url: str) -> None:
     result = CliRunner().invoke(cli, ["insert", "hello", "-", "--db", url], input=bytes(range(256)))
     assert result.exit_code == 0

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from garivini import UsageError
-from garivini.job import MAX_ARG, Inserted
+from garivini.job import MAX_ARG, Inserted, State
 from garivini.roles.injected import MAX_JOBS, Rate, Rules, answer, read
 from garivini.roles.injector import InjectorSettings
 
@@ -169,6 +169,13 @@ def test_any_payload_is_read_or_refused(payload: bytes, json_args: bool) -> None
 def test_an_answer_is_one_object_or_an_array() -> None:
     stored = [Inserted(7, 2), Inserted(5, 1, new=False)]
     assert answer(stored[:1], many=False) == b'{"jobid":7,"dbid":2,"duplicate":false}'
+    dead = Inserted(5, 1, new=False, state=State.DEAD)
+    assert json.loads(answer([dead], many=False)) == {
+        "jobid": 5,
+        "dbid": 1,
+        "duplicate": True,
+        "state": "dead",
+    }
     assert json.loads(answer(stored, many=True)) == [
         {"jobid": 7, "dbid": 2, "duplicate": False},
         {"jobid": 5, "dbid": 1, "duplicate": True},

@@ -167,6 +167,23 @@ def test_delays_keys_and_arrays_are_kept(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_call_whose_key_a_dead_job_has_is_told_so(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            dead = await queue.call(queue.client.insert_job, "f", unique="k")
+            await queue.call(queue.client.cancel_job, dead)
+            queue.start_injector()
+            await counted(queue)
+            async with Caller(queue.address) as caller:
+                said = await caller.send(call({"funcname": "f", "unique": "k"}))
+                many = await caller.send(call({"funcname": "f"}, {"funcname": "f", "unique": "k"}))
+            assert said == {"jobid": dead.jobid, "dbid": 1, "duplicate": True, "state": "dead"}
+            assert many[1] == said
+            assert "state" not in many[0]
+
+    asyncio.run(scenario())
+
+
 def test_a_bad_call_is_answered_with_its_reason_and_the_others_go_on(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with system(tmp_path) as queue:

@@ -66,6 +66,11 @@ class State(IntEnum):
     #: Parked until a person decides.
     DEAD = 4
 
+    @classmethod
+    def _missing_(cls, value: object) -> "State":
+        # A row of a foreign program with another number: nothing claims it. Others must still be read.
+        return cls.DEAD
+
 
 class Handle(NamedTuple):
     """What names a job to ``complete_job`` and the like.
@@ -105,7 +110,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
         check_word("priority", self.priority, PRIORITIES)
 
 
-class Inserted(msgspec.Struct, frozen=True):
+class Inserted(msgspec.Struct, frozen=True, eq=False):
     """The answer to an insert. Unpacks as ``(jobid, dbid)``."""
 
     jobid: int
@@ -114,6 +119,23 @@ class Inserted(msgspec.Struct, frozen=True):
     new: bool = True
     #: Unix time by the database's clock at which it was stored; 0 where it is not new.
     created: int = 0
+    #: The state of the live job that has the key, as it was then; None for a new job. It is not compared.
+    state: State | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Inserted) and self._compared == other._compared
+
+    def __hash__(self) -> int:
+        return hash(self._compared)
+
+    @property
+    def _compared(self) -> tuple[int, int, bool, int]:
+        return self.jobid, self.dbid, self.new, self.created
+
+    @property
+    def dead(self) -> bool:
+        """Whether the job is a dead one, which has the unique key until an operator retries or deletes it."""
+        return self.state is State.DEAD
 
     def __iter__(self) -> Iterator[int]:
         return iter((self.jobid, self.dbid))

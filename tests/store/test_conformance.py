@@ -205,6 +205,38 @@ def test_a_key_of_a_live_job_answers_that_job_and_changes_nothing(database: Data
     assert database.insert([job(uniqkey="k")])[0] == Inserted(first.jobid, database.dbid, new=False)
 
 
+@pytest.mark.parametrize(
+    ("row", "state"),
+    [
+        ("state = 0", State.WAITING),
+        ("state = 1", State.LEASED),
+        ("state = 2", State.RUNNING),
+        ("state = 4", State.DEAD),
+        # What a client of the original has parked.
+        ("run_after = 2147483647", State.DEAD),
+        ("state = 1, run_after = 2147483647", State.DEAD),
+    ],
+)
+def test_insert_of_a_taken_key_says_how_its_job_stands(
+    database: Database, backend: Backend, row: str, state: State
+) -> None:
+    (first,) = database.insert([job(uniqkey="k")])
+    assert (first.state, first.dead) == (None, False)
+    backend.execute(f"UPDATE job SET {row}")
+    beside, second = database.insert([job(), job(uniqkey="k")])
+    assert (second.new, second.jobid) == (False, first.jobid)
+    assert (second.state, second.dead) == (state, state is State.DEAD)
+    assert beside.new
+    found = database.live("f", "k")
+    assert found is not None
+    assert (found.jobid, found.state) == (first.jobid, state)
+
+
+def test_insert_of_a_key_twice_says_how_the_first_of_them_stands(database: Database) -> None:
+    first, second = database.insert([replace(job(uniqkey="k"), lease=60)] * 2)
+    assert (first.state, second.state) == (None, State.LEASED)
+
+
 def test_a_key_is_free_again_once_its_job_is_complete(database: Database) -> None:
     (first,) = database.insert([job(uniqkey="k")])
     database.complete([first.jobid])

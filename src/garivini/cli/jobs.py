@@ -97,7 +97,16 @@ def insert(
             priority=priority,
             flag=flag,
         )
-    click.echo(f"{inserted.dbid}:{inserted.jobid}" + ("" if inserted.new else " (has this key already)"))
+    job = f"{inserted.dbid}:{inserted.jobid}"
+    if inserted.dead:
+        click.echo(f"{job} (has this key already, and is dead)")
+        click.echo(
+            f"nothing was inserted, and nothing will run: garivini jobs retry {job} runs the dead job again, "
+            f"garivini jobs delete {job} frees its key",
+            err=True,
+        )
+    else:
+        click.echo(job + ("" if inserted.new else " (has this key already)"))
 
 
 @click.group()

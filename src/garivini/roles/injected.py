@@ -36,10 +36,12 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     priority: str | None = None
 
 
-class _Answer(msgspec.Struct):
+class _Answer(msgspec.Struct, omit_defaults=True):
     jobid: int
     dbid: int
     duplicate: bool
+    #: ``dead`` where the job that has the key is dead: nothing will run it. Left out elsewhere.
+    state: str | None = None
 
 
 _request: Final = msgspec.json.Decoder(_Request)
@@ -88,10 +90,8 @@ def read(payload: bytes, rules: Rules) -> tuple[list[NewJob], bool]:
 
 def answer(stored: Sequence[Inserted], *, many: bool) -> bytes:
     """Return what a call is told whose jobs are stored."""
-    if not many:
-        (at,) = stored
-        return _encoder.encode(_Answer(at.jobid, at.dbid, not at.new))
-    return _encoder.encode([_Answer(at.jobid, at.dbid, not at.new) for at in stored])
+    answers = [_Answer(at.jobid, at.dbid, not at.new, "dead" if at.dead else None) for at in stored]
+    return _encoder.encode(answers if many else answers[0])
 
 
 def _job(request: _Request, rules: Rules) -> NewJob:

@@ -1,6 +1,6 @@
 """One database of jobs: what clients, dispatchers and workers do to its rows. Blocking; safe for threads."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, get_args
@@ -209,6 +209,7 @@ class Database(Records):
         rows = self._dialect.insert_keyed(run, [_insert_row(jobs[index]) for index in part])
         new = {(funcname, uniqkey): (jobid, created) for jobid, created, funcname, uniqkey in rows}
         known: dict[tuple[str, str | None], int] = {}
+        taken: dict[int, int] = {}
         for index in part:
             key = (jobs[index].funcname, jobs[index].uniqkey)
             if key in new:
@@ -222,7 +223,10 @@ class Database(Records):
                     gone.append(index)
                     continue
                 known[key] = rows[0][0]
-            answers[index] = Inserted(known[key], self.dbid, new=False)
+            taken[index] = known[key]
+        states = _states(run, taken.values())
+        for index, jobid in taken.items():
+            answers[index] = Inserted(jobid, self.dbid, new=False, state=states.get(jobid))
         if not gone:
             return
         if not tries:
@@ -231,11 +235,14 @@ class Database(Records):
         self._insert_keyed(run, jobs, gone, answers, tries - 1)
 
     @again
-    def live(self, funcname: str, uniqkey: str) -> int | None:
-        """Return the id of the live job of a key, or None."""
+    def live(self, funcname: str, uniqkey: str) -> Inserted | None:
+        """Return the live job of a key as an insert answers it, or None."""
         with self.reading() as run:
             rows = run("live", funcname=funcname, uniqkey=uniqkey)
-        return rows[0][0] if rows else None
+            if not rows:
+                return None
+            jobid = rows[0][0]
+            return Inserted(jobid, self.dbid, new=False, state=_states(run, [jobid]).get(jobid))
 
     # ---- jobs out
 
@@ -721,6 +728,15 @@ class Database(Records):
             lease=lease,
             lease_end=run_after if lease else 0,
         )
+
+
+def _states(run: Run, jobids: Iterable[int]) -> dict[int, State]:
+    """Return the states of jobs. One that the original's clients parked is dead, whatever its row says."""
+    wanted = sorted(set(jobids))
+    return {
+        jobid: State.DEAD if run_after == NEVER else State(state)
+        for jobid, state, run_after in (run("states", jobids=wanted) if wanted else ())
+    }
 
 
 def _first(rows: Sequence[Any], sizes: Sequence[int], most: int) -> Sequence[Any]:

@@ -157,7 +157,7 @@ class Shards:
             # What is live there has not been moved yet, and no more can come: a trigger sees to that.
             live = self[drained[-1]].live(job.funcname, job.uniqkey)
             if live is not None:
-                return Inserted(live, drained[-1], new=False)
+                return live
             next_home = self.home(job.funcname, job.uniqkey, without=drained)
             drained.append(next_home.dbid)
             try:

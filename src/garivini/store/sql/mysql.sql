@@ -61,6 +61,11 @@ RETURNING jobid, created
 -- committed since it began.
 SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey LOCK IN SHARE MODE
 
+-- name: states (jobids) -> rows
+-- How these jobs stand, read without a lock: a row that another transaction holds must not hold up an insert that
+-- finds its key taken. In a caller's older snapshot a job may not be seen.
+SELECT jobid, state, run_after FROM job WHERE jobid IN (:*jobids)
+
 -- name: lanes (funcname, state, priority, run_after) -> rows
 -- For each place in the lane index the head of what follows it: its lane, when it is due, and the time now with
 -- its fraction. One dive each, whatever the backlog and without statistics. `MySQL.lanes` walks along them.

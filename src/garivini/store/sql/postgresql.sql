@@ -52,6 +52,11 @@ RETURNING jobid, created, funcname, uniqkey
 -- The live job of a key.
 SELECT jobid FROM job WHERE funcname = :funcname::text AND uniqkey = :uniqkey::text
 
+-- name: states (jobids) -> rows
+-- How these jobs stand, read without a lock: a row that another transaction holds must not hold up an insert that
+-- finds its key taken. In a caller's older snapshot a job may not be seen.
+SELECT jobid, state, run_after FROM job WHERE jobid = ANY (:jobids::bigint[])
+
 -- name: lanes () -> rows
 -- Every lane that holds a job in a state below dead, when its head is due, and the time now with its
 -- fraction. A loose scan: one dive for each function and twelve for its lanes (a second for each that is empty
