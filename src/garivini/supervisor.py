@@ -238,7 +238,8 @@ class Supervisor:
                 self._bury(pid, process, os.waitstatus_to_exitcode(status))
 
     def _bury(self, pid: int, process: _Process, code: int) -> None:
-        events.emit("worker.child_died", pid=pid, status=code)
+        if code != CONFIGURATION_ERROR:  # one that has ended for that has said so
+            events.emit("worker.child_died", pid=pid, status=code)
         handle, _, told = process.slot.read()
         if not told:
             self._obituaries += process.obituaries

@@ -15,6 +15,7 @@ from garivini.cli.bench import bare, floor, measures
 from garivini.cli.bench.figures import Figure, Measure
 from garivini.cli.bench.measures import BULK, CALLERS, PURE_RATE, RATE, SINGLE, Size
 from garivini.cli.bench.setup import Setup
+from garivini.cli.cores import usable_cores
 from garivini.cli.options import bench_database
 from garivini.cli.output import Column, print_details, print_table, say
 
@@ -182,7 +183,7 @@ def _method(setup: Setup, size: Size, rounds: int, processes: int) -> dict[str, 
         **setup.store.describe(),
         "gearman_server": f"{'embedded' if setup.embedded else 'gearmand'} {_text(version)}",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "load": round(os.getloadavg()[0], 1),
         "jobs": size.jobs,
         "payload_bytes": len(setup.arg),

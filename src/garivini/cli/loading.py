@@ -1,0 +1,117 @@
+"""The module of a worker: imported, or told once what is wrong with it."""
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+from garivini.cli.output import note
+from garivini.errors import UsageError
+from garivini.worker import Worker
+
+_OURS: Final = str(Path(__file__).parents[1]) + os.sep
+
+
+class BrokenModuleError(Exception):
+    """The user's module raised ``error`` while it was imported."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class Speaker:
+    """Lets one of several processes report what all of them have found. Made before they are forked."""
+
+    def __init__(self) -> None:
+        self._turn, first = os.pipe()
+        os.set_blocking(self._turn, False)
+        os.write(first, b"1")
+
+    def report(self, message: str) -> None:
+        """Print a message, unless another process has done so.
+
+        From here on SIGTERM is ignored: the parent sends it when the first process has ended, which may be
+        another than the one that speaks.
+        """
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
+            os.read(self._turn, 1)
+        except BlockingIOError:
+            return
+        note(message)
+
+
+def load(target: str) -> Worker:
+    """Import a module or file and return its Worker, which has a function.
+
+    Raises:
+        UsageError: there is no such module, or it has no Worker, or several and none is chosen.
+        BrokenModuleError: the module cannot be imported.
+
+    """
+    name, _, attribute = target.partition(":")
+    module = _import(name)
+    if attribute:
+        found = getattr(module, attribute, None)
+        if not isinstance(found, Worker):
+            raise UsageError(f"{name} has no Worker named {attribute}")
+    else:
+        workers = {id(value): value for value in vars(module).values() if isinstance(value, Worker)}
+        if len(workers) != 1:
+            count = "no Worker" if not workers else f"{len(workers)} Workers: choose with {name}:NAME"
+            raise UsageError(f"{name} has {count}")
+        _, found = workers.popitem()
+    if not found.functions:
+        raise UsageError(f'{target} registers no function: decorate one with @worker.function("name")')
+    return found
+
+
+def _import(name: str) -> ModuleType:
+    if name.endswith(".py"):
+        name = _prepare_file(Path(name).resolve())
+    elif "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise UsageError(f"there is no module {name}: give an importable name or a file.py") from None
+        raise BrokenModuleError(error) from None  # found, but what it imports is not there
+    except BaseException as error:  # SystemExit too: a module that ends its process is of no use
+        raise BrokenModuleError(error) from None
+
+
+def _prepare_file(file: Path) -> str:
+    """Let a file be imported; return its name as a module."""
+    if not file.is_file():
+        raise UsageError(f"there is no file {file}")
+    present = getattr(sys.modules.get(file.stem), "__file__", str(file))
+    if present != str(file):
+        raise UsageError(f"{file} has the name of a module that is in use, {present}: rename it")
+    sys.path.insert(0, str(file.parent))
+    return file.stem
+
+
+def user_traceback(error: BaseException) -> str:
+    """Return the traceback of an exception with the user's frames only, not ours or the importer's."""
+    report = traceback.TracebackException.from_exception(error)
+    _prune(report)
+    text = "".join(report.format()).rstrip()
+    # Of a syntax error all frames may be ours; the line that is wrong is part of its message.
+    return text if "Traceback" in text else f"Traceback (most recent call last):\n{text}"
+
+
+def _prune(report: traceback.TracebackException) -> None:
+    report.stack = traceback.StackSummary.from_list([frame for frame in report.stack if _is_users(frame)])
+    for other in (report.__cause__, report.__context__, *(report.exceptions or ())):
+        if other is not None:
+            _prune(other)
+
+
+def _is_users(frame: traceback.FrameSummary) -> bool:
+    return not frame.filename.startswith(("<frozen importlib", importlib.__file__, _OURS))
