@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -104,13 +106,32 @@ class _Dev:
             return {}
         folder = Path(self._module).resolve().parent if self._module.endswith(".py") else Path.cwd()
         found = {}
-        for path in folder.rglob("*.py"):
-            if not any(part.startswith(".") or part in ("node_modules", "venv") for part in path.parts[1:]):
-                try:
-                    found[path] = path.stat().st_mtime_ns
-                except FileNotFoundError:
-                    continue
+        for path in python_files(folder):
+            with suppress(FileNotFoundError):
+                found[path] = path.stat().st_mtime_ns
         return found
+
+
+def python_files(folder: Path) -> Iterator[Path]:
+    """Yield the Python files of a project, without what is installed beside them.
+
+    Hidden folders, ``node_modules`` and virtual environments of any name are not entered: they hold thousands
+    of files that nobody edits.
+    """
+    for parent, folders, files in os.walk(folder):
+        here = Path(parent)
+        folders[:] = [name for name in folders if not _is_installed(here / name)]
+        yield from (here / name for name in files if name.endswith(".py"))
+
+
+def _is_installed(folder: Path) -> bool:
+    """Whether a folder holds what a package manager or another tool keeps there."""
+    return (
+        folder.name.startswith(".")
+        or folder.name in ("node_modules", "site-packages", "__pycache__")
+        or (folder / "pyvenv.cfg").exists()  # PEP 405: every virtual environment has it
+        or (folder / "conda-meta").exists()
+    )
 
 
 def _end(process: "subprocess.Popen[bytes] | None") -> None:

@@ -1,13 +1,16 @@
 """A caller's own connection, so that a job is inserted in the caller's own transaction."""
 
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import CursorResult
-from sqlalchemy.orm import Session
 
 from garivini.errors import UsageError
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 
 class Cursor(Protocol):
@@ -70,7 +73,7 @@ def cursor_of(connection: Any, cursor: Callable[[Any], Cursor] | None = None) ->
         UsageError: it is none of these.
 
     """
-    if isinstance(connection, Session):
+    if _is_session(connection):
         connection = connection.connection()
     if isinstance(connection, Connection):
         return _ConnectionCursor(connection), str(connection.engine.url)
@@ -91,7 +94,13 @@ def after_commit(connection: Any, call: Callable[[], None]) -> bool:
     if callable(on_commit := getattr(connection, "on_commit", None)):
         on_commit(call)
         return True
-    if not isinstance(connection, Session):
+    if not _is_session(connection):
         return False
     event.listen(connection, "after_commit", lambda session: call(), once=True)
     return True
+
+
+def _is_session(connection: Any) -> "TypeGuard[Session]":
+    """Whether a connection is an ORM Session. Nobody has one who has not imported the ORM, which is slow."""
+    orm = sys.modules.get("sqlalchemy.orm")
+    return orm is not None and isinstance(connection, orm.Session)
