@@ -4,6 +4,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
+import venv
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from garivini import Client, SchemaError, State, UsageError
 from garivini.cli import _COMMANDS, cli, main
+from garivini.cli.dev import python_files
 from garivini.client import failure
 from garivini.gearman.blocking import Client as GearmanClient
 from garivini.gearman.protocol import Submission
@@ -67,6 +70,89 @@ def test_the_overview_lists_every_command_without_importing_them() -> None:
     assert (
         subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "unused"),
+    [
+        (["insert", "f"], "sqlalchemy.orm,alembic"),
+        (["jobs", "list"], "sqlalchemy.orm,alembic"),
+        (["jobs", "show", "1"], "sqlalchemy.orm,alembic"),
+        (["jobs", "retry", "1"], "sqlalchemy.orm,alembic"),
+        (["functions", "list"], "sqlalchemy.orm,alembic"),
+        (["functions", "set", "f"], "sqlalchemy.orm,alembic"),
+        (["status"], "sqlalchemy.orm,alembic"),
+        (["health"], "sqlalchemy.orm,alembic"),
+        (["doctor"], "sqlalchemy.orm,alembic,rich"),
+        (["db", "check"], "sqlalchemy.orm,alembic,rich"),
+        (["db", "upgrade"], "sqlalchemy.orm,rich"),
+        (["db", "sql", "sqlite"], "sqlalchemy.orm,rich"),
+        (["run", "queue-runner", "--poll", "0"], "sqlalchemy.orm,alembic,rich"),
+        (["worker", "none.py"], "sqlalchemy.orm,alembic,rich"),
+    ],
+)
+def test_a_command_imports_what_it_uses(url: str, command: list[str], unused: str) -> None:
+    code = "import contextlib, sys; from garivini.cli import main\n"
+    code += "with contextlib.suppress(SystemExit): main(sys.argv[2:])\n"
+    code += "print([name for name in sys.argv[1].split(',') if name in sys.modules], file=sys.stderr)"
+    environment = {**os.environ, "GARIVINI_DB": url, "GARIVINI_JOB_SERVERS": "127.0.0.1:1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, unused, *command],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_dev_watches_the_files_of_the_project_and_nothing_that_is_installed(tmp_path: Path) -> None:
+    project = tmp_path / ".work" / "venv" / "shop"  # where it lies does not matter
+    for name in ("jobs.py", "shop/mail.py", "environment/a.py"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).touch()
+    for name in ("env", "anything", "shop/env"):
+        venv.create(project / name, symlinks=True)
+        (project / name / "lib" / "installed.py").touch()
+    for name in (".tox/a.py", "node_modules/b/c.py", "conda/x.py", "conda/conda-meta/y.py", "shop/.a/b.py"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).touch()
+    found = {str(path.relative_to(project)) for path in python_files(project)}
+    assert found == {"jobs.py", "shop/mail.py", "environment/a.py"}
+
+
+def test_check_status_and_list_of_a_mistyped_path_make_no_file(tmp_path: Path) -> None:
+    for words in (
+        *(["db", "check"], ["db", "drain", "1"], ["jobs", "list"], ["jobs", "show", "1"], ["status"]),
+        *(["jobs", "retry", "1"], ["jobs", "delete", "1", "--yes"], ["insert", "f"], ["functions", "list"]),
+        *(["functions", "set", "f", "--lease", "9"], ["health"], ["doctor"], ["run", "queue-runner"]),
+    ):
+        for url in (f"sqlite:///{tmp_path}/tpyo.db", f"sqlite:///file:{tmp_path}/tpyo.db?uri=true"):
+            result = invoke(*words, GARIVINI_DB=url, GARIVINI_JOB_SERVERS="127.0.0.1:1")
+            assert result.exit_code != 0
+            assert list(tmp_path.iterdir()) == []
+        if words[0] != "run":  # which waits for a folder that may be mounted later
+            url = f"sqlite:///{tmp_path}/none/tpyo.db"
+            invoke(*words, GARIVINI_DB=url, GARIVINI_JOB_SERVERS="127.0.0.1:1")
+            assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_says_that_others_can_read_a_sqlite_file() -> None:
+    def says() -> list[str]:
+        findings = json.loads(invoke("doctor", "-o", "json", **places).output)
+        return [one["says"] for one in findings if "every user of this machine" in one["says"]]
+
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
+        folder = Path(name)
+        folder.chmod(0o755)
+        places = {"GARIVINI_DB": f"sqlite:///{name}/jobs.db", "GARIVINI_JOB_SERVERS": "127.0.0.1:1"}
+        invoke("db", "upgrade", **places)
+        assert says() == []
+        (folder / "jobs.db").chmod(0o644)
+        (advice,) = says()
+        assert "0644" in advice
+        folder.chmod(0o750)
+        assert says() == []
 
 
 def test_insert_prints_the_id_of_a_committed_job(url: str) -> None:

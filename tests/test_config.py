@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, make_url
 
-from garivini.config import DatabaseSettings, parse_databases, parse_dsn, without_password
+from garivini.config import DatabaseSettings, parse_databases, without_password
+from garivini.dsn import parse_dsn
 from garivini.errors import UsageError
 
 
@@ -72,6 +73,46 @@ def test_engines_are_taken_alone_in_a_list_and_in_a_mapping() -> None:
         ("dbi:mysql:database=job;host=[::1];port=3306", "mysql://[::1]:3306/job"),
         ("dbi:MariaDB:db=job;hostname=h", "mysql://h/job"),
         ("dbi:mysql(RaiseError=>1):job", "mysql://localhost/job"),
+        ("DBI:mysql:job:host=127.0.0.1;database=job", "mysql://127.0.0.1/job"),
+        ("dbi:MySQL:DATABASE=job;Host=h;PORT=3307", "mysql://h:3307/job"),
+        (
+            "dbi:mysql:job;mysql_socket=/run/my.sock",
+            "mysql://localhost/job?unix_socket=/run/my.sock",
+        ),
+        ("dbi:mysql:job;host=10.0.0.1;mysql_socket=/run/my.sock", "mysql://10.0.0.1/job"),
+        (
+            "dbi:mysql:job;mysql_enable_utf8=1;mysql_enable_utf8mb4=1;mysql_auto_reconnect=1",
+            "mysql://localhost/job",
+        ),
+        (
+            "dbi:mysql:job;mysql_connect_timeout=3;mysql_read_timeout=0",
+            "mysql://localhost/job?connect_timeout=3",
+        ),
+        ("dbi:mysql:job;mysql_ssl=1", "mysql://localhost/job?ssl_mode=REQUIRED"),
+        (
+            "dbi:mysql:job;mysql_ssl=1;mysql_ssl_ca_file=/ca.pem;mysql_ssl_verify_server_cert=1",
+            "mysql://localhost/job?ssl_mode=VERIFY_IDENTITY&ssl_ca=/ca.pem",
+        ),
+        (
+            "dbi:mysql:job;mysql_init_command=SET time_zone='UTC'",
+            "mysql://localhost/job?init_command=SET%20time_zone%3D%27UTC%27",
+        ),
+        ("dbi:MariaDB:job;mariadb_connect_timeout=3", "mysql://localhost/job?connect_timeout=3"),
+        (
+            "dbi:mysql(RaiseError=>1, mysql_enable_utf8 => 1,mysql_connect_timeout=>'3',Username=>u):job",
+            "mysql://u@localhost/job?connect_timeout=3",
+        ),
+        ("dbi:Pg(AutoCommit=>0,pg_enable_utf8=>1):dbname=job;host=h", "postgresql://h/job"),
+        ("dbi:Pg:dbname=job;host=/run/postgresql", "postgresql:///job?host=/run/postgresql"),
+        ("dbi:Pg:dbname=job;host=a,b;port=1,2", "postgresql:///job?host=a%2Cb&port=1%2C2"),
+        ("dbi:Pg:service=jobs", "postgresql:///?service=jobs"),
+        (
+            "dbi:Pg:dbname=job;host=h;sslmode=require;connect_timeout=3;options=-c x=1",
+            "postgresql://h/job?sslmode=require&connect_timeout=3&options=-c%20x%3D1",
+        ),
+        ("dbi:SQLite(sqlite_unicode=>1):dbname=jobs.db", "sqlite:///jobs.db"),
+        ("dbi:SQLite:dbname=jobs.db;sqlite_string_mode=6", "sqlite:///jobs.db"),
+        ("dbi:SQLite:uri=file:/srv/jobs.db?mode=rw", "sqlite:///file:/srv/jobs.db?mode=rw&uri=true"),
         ("dbi:Pg:dbname=job;host=h;port=5432", "postgresql://h:5432/job"),
         ("dbi:Pg:dbname=job;user=u;password=p", "postgresql://u:p@localhost/job"),
         ("dbi:SQLite:dbname=jobs.db", "sqlite:///jobs.db"),
@@ -153,8 +194,12 @@ def test_a_mistake_is_named(dbs: Any, reason: str) -> None:
         ("odbc:mysql:job", "write a URL"),
         ("dbi:mysql:", "names no database"),
         ("dbi:mysql:host=h", "names no database"),
-        ("dbi:mysql:job;mysql_ssl=1", "part 'mysql_ssl'"),
+        ("dbi:mysql:job;mysql_server_pubkey=k", "part 'mysql_server_pubkey'"),
+        ("dbi:mysql:job;mysql_conect_timeout=3", "part 'mysql_conect_timeout'.*did you mean connect_timeout"),
+        ("dbi:mysql:job;hst=h", "part 2 .*did you mean host"),
+        ("dbi:SQLite:jobs.db;sqlite_open_flags=1", "part 'sqlite_open_flags'"),
         ("dbi:mysql:job:other", "two databases"),
+        ("dbi:mysql:job;database=other", "two databases"),
         ("dbi:mysql:database=job;host=::1", "brackets"),
     ],
 )
@@ -183,8 +228,22 @@ def test_the_settings_of_a_database_do_not_print_its_password() -> None:
         ("mysql://job:se@cret@h/job", "mysql://job@h/job"),
         ("mysql://job@h/job", "mysql://job@h/job"),
         ("sqlite:///jobs.db", "sqlite:///jobs.db"),
-        ("job:secret@h/job", "job@h/job"),
-        ("mysql://h/job?user=job&password=secret&x=1", "mysql://h/job?user=job&password=***&x=1"),
+        # Without a scheme it may be a piece of a password with white space in it.
+        ("job:secret@h/job", "***"),
+        ("mysql://h/job?user=job&password=secret&x=1", "mysql://h/job"),
+        ("mysql://job:secret@[::1]:3306/job", "mysql://job@[::1]:3306/job"),
+        ("mysql://job:sec/ret@h,h2:1/job", "mysql://job@h,h2:1/job"),
+        ("mysql://:secret@h/job", "mysql://h/job"),
+        ("mysql://job:secret@/job?unix_socket=%2Fx&charset=x", "mysql://job@/job?unix_socket=/x"),
+        ("mysql://h/job?unix_socket=/x%20secret", "mysql://h/job"),
+        ("mysql://u%3Asecret@h/job", "mysql://***@h/job"),
+        ("mysql://u:secret", "***"),
+        ("mysql://u:x@h/job,mysql://u:secret@h/job", "***"),
+        ("mysql://u:x@h/job&password=secret", "***"),
+        ("postgresql://h:5432/job?password=x@secret", "***"),
+        ("sqlite:///a@b/jobs.db", "sqlite:///a@b/jobs.db"),
+        ("sqlite:///jobs.db;password=secret", "***"),
+        ("jobs.db", "jobs.db"),
         ("", ""),
     ],
 )

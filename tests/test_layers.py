@@ -10,7 +10,7 @@ import pytest
 
 SRC: Final = Path(__file__).parents[1] / "src"
 
-PURE: Final = frozenset({"errors", "events", "job", "policy", "config", "lease"})
+PURE: Final = frozenset({"errors", "events", "job", "policy", "config", "dsn", "lease"})
 BELOW_ROLES: Final = PURE | {
     *("gearman", "store", "dispatch", "client", "aio", "copies", "keeper", "worker", "supervisor")
 }
@@ -19,7 +19,8 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "errors": frozenset(),
     "events": frozenset({"errors"}),
     "job": frozenset({"errors"}),
-    "config": frozenset({"errors"}),
+    "dsn": frozenset({"errors"}),
+    "config": frozenset({"errors", "dsn"}),
     "policy": frozenset({"errors", "job"}),
     "lease": frozenset({"errors", "job"}),
     "gearman": frozenset({"errors", "events"}),

@@ -4,10 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
-from urllib.parse import quote
+from urllib.parse import unquote
 
 import msgspec
 
+from garivini.dsn import is_dsn, parse_dsn
 from garivini.errors import UsageError
 
 #: A URL, an SQLAlchemy Engine, a list of them, or the original's mapping of ids.
@@ -68,6 +69,8 @@ def _entry(key: int | str, value: Any) -> DatabaseSettings:
         return DatabaseSettings(dbid, parse_dsn(dsn, user, password))
     if value is None or value == "":
         raise UsageError(f"database {dbid} has no URL")
+    if isinstance(value, str) and is_dsn(value):
+        value = parse_dsn(value)
     return DatabaseSettings(dbid, value)
 
 
@@ -78,73 +81,105 @@ def _dbid(key: Any) -> int:
     return dbid
 
 
-_DRIVERS: Final = {"mysql": "mysql", "mariadb": "mysql", "pg": "postgresql", "sqlite": "sqlite"}
-#: What the drivers of the original call each part.
-_PARTS: Final = {
-    "database": "database",
-    "dbname": "database",
-    "db": "database",
-    "host": "host",
-    "hostname": "host",
-    "port": "port",
-    "user": "user",
-    "password": "password",
-}
+#: A URL in which each part is what it looks like. What does not match is neither used nor shown: a character
+#: that should have been escaped may have put a piece of the password in another part's place.
+_URL: Final = re.compile(
+    r"""(?P<scheme>[a-z][a-z0-9]*(?:\+[a-z0-9_]+)?)://
+    (?:(?P<user>[^:/@?]*)(?::(?P<password>[^?]*|[^=]*))?@)?
+    (?P<host>\[[0-9a-f:.]+(?:%[\w.-]+)?\]|[\w.,~%-]*)(?::(?P<port>[0-9]{1,5}))?
+    (?:/(?P<database>[^?@&=;]*))?
+    (?:\?(?P<query>[^@?]*))?""",
+    re.VERBOSE | re.IGNORECASE,
+)
+#: A URL of SQLite: a path, which may have odd characters.
+_FILE_URL: Final = re.compile(
+    r"(?P<scheme>sqlite(?:\+[a-z0-9_]+)?)://(?:/(?P<database>[^?]*)(?:\?(?P<query>[^?]*))?)?", re.IGNORECASE
+)
+#: What follows is a secret, by whatever name a driver has for it. ``passfile`` names a file.
+_SECRET: Final = re.compile(r"\w*(?:pass(?!file)|pwd|secret|token)\w*\s*=", re.IGNORECASE)
+#: A parameter that belongs to where a database is and how it is reached.
+_PLACE: Final = re.compile(
+    r"(?:host|hostaddr|port|unix_socket|service|sslmode|sslrootcert|sslcert|ssl_mode|ssl_ca|ssl_cert)=[\w./,:+-]+"
+)
+_READABLE: Final = re.compile(r"[\w.+-]{1,32}")
 
 
-def parse_dsn(dsn: str, user: str | None = None, password: str | None = None) -> str:
-    """Return the URL of a Perl DBI data source such as ``DBI:mysql:job:host=127.0.0.1;port=3306``.
+def _read_url(url: str) -> re.Match[str] | None:
+    """Return the parts of a URL, None where they cannot be told apart."""
+    if url.count("://") != 1:
+        return None
+    found = _FILE_URL.fullmatch(url) or _URL.fullmatch(url)
+    # Nor is a parameter a part of the account: then a ? was forgotten.
+    if found is None or any(_SECRET.search(part or "") for part in (found["database"], *found.groups()[1:3])):
+        return None
+    # With a second @ and nothing behind it, the host may be the end of a password.
+    if "@" in (found.groupdict().get("password") or "") and not found["database"]:
+        return None
+    # A secret within another parameter's value would be quoted by the driver that refuses the value.
+    parts = (found["query"] or "").split("&")
+    return None if any(_SECRET.search(part) and not _SECRET.match(part) for part in parts) else found
 
-    A URL is returned as it is, with user and password put in where it has none.
+
+def check_url(url: str) -> None:
+    """Make sure that a URL has each part in its place.
 
     Raises:
-        UsageError: it is neither, or names a driver or part that is not known here.
+        UsageError: it has not. The message shows no more of it than is certainly no password.
 
     """
-    if "://" in dsn:
-        scheme, _, rest = dsn.partition("://")
-        return f"{scheme}://{_account(user, password)}{rest}" if user and "@" not in rest else dsn
-    prefix, _, rest = dsn.partition(":")
-    driver, _, rest = rest.partition(":")
-    driver = driver.partition("(")[0].lower()  # attributes in parentheses are the driver's own business
-    if prefix.lower() != "dbi" or driver not in _DRIVERS:
-        known = ", ".join(_DRIVERS)
-        raise UsageError(f"not a data source: write a URL, or DBI:driver:… with a driver of {known}")
-    parts = {"user": user, "password": password}
-    # DBD::mysql alone takes a colon between parts as well; it is not one within the brackets of IPv6.
-    separated = r"(?:\[[^]]*\]|[^:;])+" if _DRIVERS[driver] == "mysql" else "[^;]+"
-    for part in re.findall(separated, rest):
-        name, equals, value = part.partition("=")
-        if not equals:
-            name, value = "database", name
-        if name.lower() not in _PARTS:
-            raise UsageError(f"part {name!r} of the data source is not known here: write a URL instead")
-        if _PARTS[name.lower()] == "database" and "database" in parts:
-            raise UsageError("the data source names two databases; an IPv6 address goes in brackets")
-        parts[_PARTS[name.lower()]] = value
-    if not parts.get("database"):
-        raise UsageError("the data source names no database")
-    database = parts["database"] or ""
-    if driver == "sqlite":
-        return f"sqlite:///{quote(database)}"
-    port = f":{parts['port']}" if parts.get("port") else ""
-    account = _account(parts["user"], parts["password"])
-    return f"{_DRIVERS[driver]}://{account}{parts.get('host') or 'localhost'}{port}/{quote(database)}"
+    found = _read_url(url)
+    shown = without_password(url) or "***"
+    if found is None:
+        raise UsageError(
+            f"{shown!r} is not a database URL such as sqlite:///jobs.db or mysql://user:password@host/database."
+            f" (*** hides what may be a password.) {_ESCAPES}"
+        )
+    if "@" in (found.groupdict().get("password") or ""):
+        raise UsageError(f"the URL {shown!r} has more than one @. {_ESCAPES}")
 
 
-def _account(user: str | None, password: str | None) -> str:
-    if not user:
-        return ""
-    return quote(user, safe="") + (f":{quote(password, safe='')}" if password else "") + "@"
+_ESCAPES: Final = (
+    "Separate several URLs with white space; in a user or password write @ as %40, : as %3A, / as %2F, ? as "
+    "%3F and white space as %20"
+)
+
+
+def is_secret(name: str) -> bool:
+    """Whether the value of a parameter of this name is a secret."""
+    return _SECRET.fullmatch(f"{name}=") is not None
+
+
+def has_password(url: str) -> bool:
+    """Whether a database has a password, or may have one: it need not be a sound URL."""
+    url = re.sub(r"^\d{1,10}=", "", url)
+    found = _read_url(url)
+    if found is None:
+        return "://" in url or "@" in url or _SECRET.search(url) is not None
+    return bool(found.groupdict().get("password") or _SECRET.search(found["query"] or ""))
 
 
 def without_password(url: str) -> str:
-    """Return ``url`` with its password left out, for messages. It need not be a sound URL."""
-    url = re.sub(r"([?&;:](?:pass|passwd|password)=)[^&;]*", r"\1***", url, flags=re.IGNORECASE)
-    scheme, separator, rest = url.rpartition("://") if "://" in url else ("", "", url)
-    account, at, host = rest.rpartition("@")
-    user = account.partition(":")[0]
-    return f"{scheme}{separator}{user}{at}{host}" if at else url
+    """Return a URL for messages: user, host, port and database, as far as they are certainly that.
+
+    ``***`` stands for a text that cannot be read as a URL.
+    """
+    found = _read_url(url)
+    if found is None:
+        return "***" if "://" in url or has_password(url) else url
+    part = {name: value or "" for name, value in found.groupdict().items()}
+    user = part.get("user", "")
+    account = f"{user if _READABLE.fullmatch(user) else '***'}@" if user else ""
+    port = f":{part['port']}" if part.get("port") else ""
+    path = f"/{part['database']}" if found["database"] is not None else ""
+    known = [one for one in map(unquote, part["query"].split("&")) if _PLACE.fullmatch(one)]
+    query = f"?{'&'.join(known)}" if known else ""
+    return f"{part['scheme']}://{account}{part.get('host', '')}{port}{path}{query}"
+
+
+def shown_value(value: object) -> str:
+    """Return a short plain value for a message, ``***`` for any other: it may hold a piece of a password."""
+    text = str(value)
+    return text if _READABLE.fullmatch(text) else "***"
 
 
 class QueueRunnerTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -198,6 +233,12 @@ class LogTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A settings file, ``garivini.toml``."""
+
+    def __repr__(self) -> str:
+        """Return its values, with the databases as in messages."""
+        values = {name: getattr(self, name) for name in self.__struct_fields__}
+        values["databases"] = [without_password(url) for url in self.databases]
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
     databases: list[str] = []
     job_servers: list[str] = []

@@ -1,6 +1,8 @@
 """What a database in trouble raises: an error of ours that says what to do; and nothing is done."""
 
+import os
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -323,6 +325,71 @@ def test_a_target_that_is_no_database_is_refused_without_telling_its_password(
     with pytest.raises(UsageError, match=reason) as caught:
         Database(DatabaseSettings(1, target))
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "words"),
+    [
+        ("mysql://h/d", "pymysql", "pip install 'garivini[mysql]'"),
+        ("mariadb://h/d", "pymysql", "pip install 'garivini[mysql]'"),
+        ("mysql+mysqldb://h/d", "MySQLdb", "pip install mysqlclient"),
+        (
+            "mysql+asyncmy://h/d",
+            "asyncmy",
+            "the driver asyncmy is not used here.*garivini.mysql.*mysqlclient",
+        ),
+        ("postgresql://h/d", "psycopg", "pip install 'garivini[postgresql]'"),
+        ("postgres://h/d", "psycopg", "pip install 'garivini[postgresql]'"),
+        (
+            "postgresql+psycopg2://h/d",
+            "psycopg2",
+            "the driver psycopg2 is not used here.*garivini.postgresql",
+        ),
+    ],
+)
+def test_a_missing_driver_is_named_with_what_to_install(
+    url: str, module: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)  # what Python takes for "cannot be imported"
+    with pytest.raises(UsageError, match=words.replace("[", r"\[")):
+        Database(DatabaseSettings(1, url))
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("mysql://h/d?conect_timeout=3", "not known to pymysql: did you mean connect_timeout"),
+        ("mysql://h/d?password=a&secret=b", "not known to pymysql; write & in a password as %26"),
+        ("postgresql://h/d?sslmod=require", "not known to psycopg: did you mean sslmode"),
+        ("sqlite:///jobs.db?timout=3", "not known to sqlite3: did you mean timeout"),
+        ("sqlite:///jobs.db?timeout=secret", "a part of it, or one of its parameters"),
+        ("mysql://u:p@h@i/d", "more than one @"),
+    ],
+)
+def test_a_url_that_the_driver_would_refuse_is_refused_at_once(url: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        Database(DatabaseSettings(1, url))
+    assert "secret" not in str(caught.value)
+
+
+def test_upgrade_makes_a_file_that_others_cannot_read_and_leaves_one_as_it_is(
+    tmp_path: Path, opened: Opener
+) -> None:
+    before = os.umask(0o000)
+    try:
+        for name, url in (("a.db", f"{tmp_path}/a.db"), ("b.db", f"file:{tmp_path}/b.db?uri=true")):
+            database = opened(f"sqlite:///{url}")
+            database.upgrade()
+            insert(database)
+            modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob(f"{name}*")}
+            assert modes == dict.fromkeys((name, f"{name}-wal", f"{name}-shm"), 0o600)
+        (tmp_path / "c.db").touch(0o640)
+        opened(f"sqlite:///{tmp_path}/c.db").upgrade()
+        assert (tmp_path / "c.db").stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(before)
 
 
 def test_an_engine_of_another_kind_of_database_is_refused() -> None:

@@ -95,6 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what the locale lacks is shown escaped
+    given = sys.argv[1:] if arguments is None else arguments
     try:
         # Commands return nothing, so the status is 0 unless one exits with another.
         status: Any = cli.main(arguments, prog_name="garivini", standalone_mode=False)
@@ -104,10 +105,10 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         if isinstance(error, click.UsageError) and error.ctx is not None:
             click.echo(error.ctx.get_usage(), err=True)
-        sys.exit(_report(error.format_message(), error.exit_code))
+        sys.exit(_report(_hide(error.format_message(), given), error.exit_code))
     except GariviniError as error:
         statuses = (status for kind, status in EXIT_STATUSES.items() if isinstance(error, kind))
-        sys.exit(_report(str(error), next(statuses, 1)))
+        sys.exit(_report(_hide(str(error), given), next(statuses, 1)))
 
 
 def _report(message: str, status: int) -> int:
@@ -115,3 +116,14 @@ def _report(message: str, status: int) -> int:
 
     note(message)
     return status
+
+
+def _hide(message: str, arguments: list[str]) -> str:
+    """Return a message without the arguments that it quotes, where one may have a password in it."""
+    from garivini.config import has_password  # not needed for --help
+
+    for argument in arguments:
+        for text in (argument, argument.partition("=")[2]):
+            if text and has_password(text):
+                message = message.replace(text, "***").replace(repr(text)[1:-1], "***")
+    return message

@@ -34,13 +34,13 @@ def load_settings(ctx: click.Context, path: str | None) -> None:
     file = Path(path or SETTINGS_FILE)
     if path is None and not file.exists():
         return
-    from garivini.config import parse_settings, without_password  # not needed for --help
+    from garivini.config import has_password, parse_settings, without_password  # not needed for --help
 
     try:
         settings = parse_settings(file.read_bytes(), str(file))
     except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
-    if any(without_password(url) != url for url in settings.databases) and file.stat().st_mode & 0o077:
+        raise UsageError(f"{without_password(str(file))} cannot be read: {error.strerror}") from None
+    if any(map(has_password, settings.databases)) and file.stat().st_mode & 0o077:
         click.echo(f"garivini: {file} has a password and can be read by others: chmod 600 {file}", err=True)
     common = {
         "dbs": settings.databases,
@@ -75,6 +75,8 @@ def _said(table: Any) -> dict[str, Any]:
 def _databases(ctx: click.Context, param: click.Parameter, urls: tuple[str, ...]) -> list[str]:
     """Refuse a password on the command line, where others can read it; read GARIVINI_DB_FILE."""
     source = ctx.get_parameter_source(param.name or "")
+    from garivini.config import without_password  # not needed for --help
+
     if source is click.core.ParameterSource.COMMANDLINE:
         for url in urls:
             _refuse_password(url, "GARIVINI_DB, GARIVINI_DB_FILE or garivini.toml")
@@ -84,14 +86,16 @@ def _databases(ctx: click.Context, param: click.Parameter, urls: tuple[str, ...]
         try:
             return Path(name).read_text(encoding="utf-8").split()
         except OSError as error:
-            raise UsageError(f"GARIVINI_DB_FILE: {name} cannot be read: {error.strerror}") from None
+            raise UsageError(
+                f"GARIVINI_DB_FILE: {without_password(name)} cannot be read: {error.strerror}"
+            ) from None
     return list(urls)
 
 
 def _refuse_password(url: str, elsewhere: str) -> None:
-    from garivini.config import without_password  # not needed for --help
+    from garivini.config import has_password  # not needed for --help
 
-    if without_password(url) != url:
+    if has_password(url):
         raise UsageError(f"a password on the command line can be read by others: put the URL in {elsewhere}")
 
 
@@ -105,11 +109,24 @@ def bench_database(ctx: click.Context, param: click.Parameter, url: str | None) 
     return url
 
 
+class _DatabaseOption(click.Option):
+    """``--db``. Its default may come from a settings file: ``--help`` shows that without passwords."""
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        from garivini.config import without_password
+
+        extra = super().get_help_extra(ctx)
+        default: Any = self.get_default(ctx, call=False)
+        extra["default"] = ", ".join(without_password(url) for url in default)
+        return extra
+
+
 def databases(command: _F) -> _F:
     """Add ``--db``."""
     return click.option(
         "--db",
         "dbs",
+        cls=_DatabaseOption,
         multiple=True,
         envvar="GARIVINI_DB",
         default=[DEFAULT_DATABASE],

@@ -1,14 +1,17 @@
 """Which server, and when to try it again: addresses, rendezvous order, back-off. No I/O."""
 
 import random
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from garivini.errors import UsageError
 from garivini.gearman.admin import FunctionStatus
 
 DEFAULT_PORT = 4730
+#: A name, or an address of IPv4 or IPv6, the latter perhaps with a zone.
+_HOST: Final = re.compile(r"[\w.-]+|[0-9a-fA-F:.]+(?:%[\w.-]+)?")
 
 #: By address what a server says of the functions that it knows; None where it does not answer.
 Counts: TypeAlias = Mapping[str, Mapping[bytes, FunctionStatus] | None]
@@ -27,8 +30,12 @@ def parse_address(address: str) -> tuple[str, int]:
         port = rest.removeprefix(":")
     elif host.count(":") == 1:
         host, port = host.split(":")
-    if not host or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):
-        raise UsageError(f"{address!r} is not the address of a Gearman server: write host or host:port")
+    if not _HOST.fullmatch(host) or (
+        port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)
+    ):
+        # What was meant for a database may have a password.
+        shown = repr(address) if re.fullmatch(r"[\w.:%\[\] -]*", address) else "***"
+        raise UsageError(f"{shown} is not the address of a Gearman server: write host or host:port")
     return host, int(port or DEFAULT_PORT)
 
 

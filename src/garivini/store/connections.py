@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 from sqlalchemy import URL, Engine, create_engine, exc, make_url
 
-from garivini.config import DatabaseSettings, without_password
+from garivini.config import DatabaseSettings, check_url, is_secret, shown_value, without_password
 from garivini.errors import (
     GariviniError,
     OutcomeUnknownError,
@@ -24,7 +24,7 @@ from garivini.errors import (
 from garivini.store import schema
 from garivini.store.callers import Cursor, cursor_of
 from garivini.store.dialects import DIALECTS
-from garivini.store.dialects.dialect import SCHEMA_ADVICE, Dialect
+from garivini.store.dialects.dialect import SCHEMA_ADVICE, Dialect, unknown_parameter
 from garivini.store.schema import SCHEMA
 from garivini.store.statements import load
 from garivini.store.values import check_values
@@ -74,25 +74,26 @@ class Connections:
 
     def __init__(self, settings: DatabaseSettings) -> None:
         self.dbid = settings.dbid
-        self._target = settings.target
+        self._settings = settings  # whose repr has no password
         self._owned = not isinstance(settings.target, Engine)
         self._connect()
         self._pid = os.getpid()
         self._checked = False
         if self._owned and self._dialect.close_before_fork:
             _CLOSE_BEFORE_FORK.add(self)
-        shown = without_password(self._engine.url.render_as_string(hide_password=True))
         #: For messages: the id and the URL without its password.
-        self.where = f"database {self.dbid} ({shown})"
+        self.where = f"database {self.dbid} ({_shown(self._engine.url)})"
 
     def _connect(self) -> None:
         """Make the engine and what differs by database. No I/O."""
         if self._owned:
-            url = _url(self._target)
+            url = _url(self._settings.target)
+            _refuse_misread(url)
             self._dialect = _dialect(url.get_backend_name())
             self._engine: Engine = _engine(self._dialect, url)
         else:
-            self._engine = self._target
+            self._engine = self._settings.target
+            _refuse_misread(self._engine.url)
             self._dialect = _dialect(self._engine.dialect.name)
 
     def with_lock_timeout(self, seconds: float) -> Self:
@@ -114,6 +115,8 @@ class Connections:
         """Bring the schema to the version of this code. Does nothing where it is there already."""
         from alembic.util import CommandError  # see schema
 
+        if self._owned:
+            self._dialect.create(self.where)
         with self._connection() as connection:
             self._dialect.before_upgrade(connection)
         try:
@@ -357,12 +360,31 @@ def _place(url: URL) -> tuple[str, str | None, int | None, str | None]:
 def _url(target: Any) -> URL:
     if not isinstance(target, str):
         raise UsageError(f"a database is a URL or an SQLAlchemy Engine, not {type(target).__name__}")
-    try:
+    check_url(target)
+    with suppress(exc.SQLAlchemyError, ValueError):
         return make_url(target)
-    except (exc.SQLAlchemyError, ValueError):
+    # Not within an except: SQLAlchemy's error, which may quote the URL, must not come along as the context.
+    raise UsageError(f"{without_password(target)!r} is not a database URL such as sqlite:///jobs.db")
+
+
+def _shown(url: URL) -> str:
+    """Return a URL for messages. Of an odd one, only the kind of database."""
+    place = URL.create(url.drivername, url.username, None, url.host, url.port, url.database, url.query)
+    shown = without_password(place.render_as_string())
+    return url.get_backend_name() if "***" in shown else shown
+
+
+def _refuse_misread(url: URL) -> None:
+    """Refuse a URL in which a piece of the password has been taken for the host or the database.
+
+    Drivers put these into their messages.
+    """
+    parts = [url.host or "", "" if url.get_backend_name() == "sqlite" else url.database or ""]
+    if any("@" in part or "://" in part for part in parts) or "://" in (url.database or ""):
         raise UsageError(
-            f"{without_password(target)!r} is not a database URL such as sqlite:///jobs.db"
-        ) from None
+            f"the URL of a {url.get_backend_name()} database has more than one @, or more than one ://: in a "
+            "user or password write @ as %40, : as %3A and / as %2F"
+        )
 
 
 def _dialect(name: str) -> Dialect:
@@ -375,10 +397,32 @@ def _dialect(name: str) -> Dialect:
 def _engine(dialect: Dialect, url: URL) -> Engine:
     """Make an engine of ours. No I/O."""
     url, arguments = dialect.engine(url)
+    url, secrets = _without_secrets(url)
+    why = ""
     try:
-        engine = create_engine(url, connect_args=arguments, pool_reset_on_return=None)
-        dialect.hook(engine)
-        return engine
-    except (exc.SQLAlchemyError, ImportError) as error:
-        shown = without_password(url.render_as_string())
-        raise UsageError(f"{shown!r} cannot be used: {error}") from None
+        engine = create_engine(url, connect_args=arguments | secrets, pool_reset_on_return=None)
+        known = dialect.parameters(engine.dialect.loaded_dbapi)
+        if known is not None:
+            why = unknown_parameter([*url.query, *secrets], known, engine.dialect.driver)
+        if not why:
+            dialect.hook(engine)
+            return engine
+    except ImportError as error:
+        package = dialect.packages.get(url.get_driver_name(), "'garivini[mysql,postgresql]'")
+        why = f"its driver is not installed (pip install {package}): {error}"
+    except exc.NoSuchModuleError:
+        why = f"the driver {shown_value(url.drivername)} is not known"
+    except (exc.SQLAlchemyError, TypeError, ValueError):
+        why = "a part of it, or one of its parameters, is none that the driver takes"
+    raise UsageError(f"{_shown(url)!r} cannot be used: {why}")
+
+
+def _without_secrets(url: URL) -> tuple[URL, dict[str, Any]]:
+    """Take passwords out of a URL, for the driver alone: SQLAlchemy prints those of the query."""
+    secrets = {name: value for name, value in url.query.items() if is_secret(name)}
+    if "passwd" in secrets:
+        secrets["password"] = secrets.pop("passwd")  # PyMySQL's old name for it
+    if url.password is not None:
+        secrets["password"] = url.password
+    query = {name: value for name, value in url.query.items() if not is_secret(name)}
+    return URL.create(url.drivername, url.username, None, url.host, url.port, url.database, query), secrets

@@ -667,7 +667,8 @@ class Database(Records):
     def facts(self) -> dict[str, str]:
         """Return settings of the database that matter here, by its own names."""
         with self.reading() as run:
-            return {name.lower(): str(value) for name, value in run("facts")}
+            facts = {name.lower(): str(value) for name, value in run("facts")}
+        return facts | self._dialect.local_facts()
 
     @again
     def probe(self) -> int:

@@ -56,6 +56,13 @@ _LOSES: Final = "a commit may be gone after a crash, and with it a job that was 
 _SQLITE: Final = (
     Rule("version", _newer(3, 35), "too old", "use a Python with SQLite 3.35 or newer"),
     Rule("journal_mode", _is("wal"), "readers and the writer block each other", "run `garivini db upgrade`"),
+    Rule(
+        "file_permissions",
+        lambda value: not int(value, 8) & 0o007,
+        "every user of this machine can read the jobs and their arguments",
+        "chmod o-rwx the file and those beside it that end in -wal and -shm",
+        serious=False,
+    ),
 )
 _MYSQL: Final = (
     Rule(

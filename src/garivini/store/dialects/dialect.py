@@ -2,11 +2,13 @@
 
 import select
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, ClassVar, Final, Protocol
 
 from sqlalchemy import URL, Connection, Engine
 
+from garivini.config import shown_value
 from garivini.errors import GariviniError, UsageError
 
 SCHEMA_ADVICE: Final = "run `garivini db upgrade`"
@@ -33,8 +35,21 @@ def parse_timeout(name: str, given: Any) -> float:
     except (TypeError, ValueError):
         seconds = 0.0
     if not 0 < seconds < 86400:
-        raise UsageError(f"{name}={given} in the URL: give seconds above 0, such as {TIMEOUT:g}")
+        raise UsageError(f"{name}={shown_value(given)} in the URL: give seconds above 0, such as {TIMEOUT:g}")
     return seconds
+
+
+def unknown_parameter(names: Iterable[str], known: Collection[str], driver: str) -> str:
+    """Return what is wrong with the names of a URL's parameters, if anything is.
+
+    An unknown name is not shown: it may be the piece of a password that has an & in it.
+    """
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, 1, 0.75)
+            hint = f": did you mean {near[0]}?" if near else "; write & in a password as %26"
+            return f"one of its parameters is not known to {driver}{hint}"
+    return ""
 
 
 def silent_socket(descriptor: int) -> bool:
@@ -68,6 +83,8 @@ class Dialect:
     form: str = ""
     #: Seconds to wait for a row's lock, where they are not ``LOCK_TIMEOUT``.
     lock_timeout: float | None = None
+    #: What to install for each driver that a URL may name.
+    packages: ClassVar[Mapping[str, str]] = {}
     #: Bytes of arguments that fit one statement; known once a server has been met.
     statement_bytes: int = sys.maxsize
     #: The setting of the server that says so.
@@ -81,6 +98,22 @@ class Dialect:
 
         """
         raise NotImplementedError
+
+    def create(self, where: str) -> None:
+        """Make an empty database where there is none, if that is ours to do.
+
+        Raises:
+            UnreachableError: it cannot be made.
+
+        """
+
+    def parameters(self, driver: Any) -> frozenset[str] | None:
+        """Return the names of parameters that a URL may have for the driver, None where that is not known."""
+        return None
+
+    def local_facts(self) -> dict[str, str]:
+        """Return what ``doctor`` should know that no statement tells."""
+        return {}
 
     def hook(self, engine: Engine) -> None:
         """Change how an engine of ours connects."""

@@ -1,13 +1,14 @@
 """MariaDB and MySQL, through PyMySQL or mysqlclient."""
 
+import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 from sqlalchemy import URL, Connection, Engine, event
 
-from garivini.config import without_password
+from garivini.config import shown_value
 from garivini.errors import (
     ConflictError,
     GariviniError,
@@ -123,6 +124,7 @@ class MySQL(Dialect):
 
     name = "mysql"
     placeholder = "%s"
+    packages: ClassVar[Mapping[str, str]] = {"pymysql": "'garivini[mysql]'", "mysqldb": "mysqlclient"}
     begin = "BEGIN"
     statement_setting = "max_allowed_packet"
 
@@ -137,12 +139,13 @@ class MySQL(Dialect):
 
     def engine(self, url: URL) -> tuple[URL, dict[str, Any]]:
         driver = url.drivername.partition("+")[2] or "pymysql"
-        if driver not in ("pymysql", "mysqldb"):
-            raise UsageError(f"{url.render_as_string()!r}: write mysql://, which means PyMySQL here")
-        if not url.database:
+        if driver not in self.packages:
             raise UsageError(
-                f"{url.render_as_string()!r} names no database, as mysql://user@host/database does"
+                f"the driver {driver} is not used here: write mysql:// for PyMySQL (pip install "
+                "'garivini[mysql]'), or mysql+mysqldb:// for mysqlclient (pip install mysqlclient)"
             )
+        if not url.database:
+            raise UsageError("the URL names no database, as mysql://user@host/database does")
         query = dict(url.query)
         arguments: dict[str, Any] = {"autocommit": True}
         for name in _TIMEOUTS:
@@ -156,6 +159,12 @@ class MySQL(Dialect):
         if driver == "pymysql":
             arguments |= _tls(query)
         return url.set(drivername=f"mysql+{driver}", query=query), arguments
+
+    def parameters(self, driver: Any) -> frozenset[str] | None:
+        if driver.__name__ != "pymysql":
+            return None
+        ours = ("ssl_capath", "ssl_cipher", "ssl_check_hostname")  # SQLAlchemy makes ``ssl`` of them
+        return frozenset((*inspect.signature(driver.connections.Connection).parameters, *ours))
 
     def hook(self, engine: Engine) -> None:
         if engine.dialect.driver != "pymysql":
@@ -363,7 +372,7 @@ class MySQL(Dialect):
         if isinstance(error, OSError):
             return UsageError(f"{where}: ssl_ca, ssl_cert or ssl_key in the URL cannot be used: {error}")
         code = _code(error)
-        words = without_password(" ".join(str(part) for part in error.args[1:]) or str(error))
+        words = " ".join(str(part) for part in error.args[1:]) or str(error)
         if code in _LOST or type(error).__name__ == "InterfaceError":
             if "SSL" in words:
                 return RefusedError(
@@ -421,5 +430,6 @@ def _tls(query: dict[str, Any]) -> dict[str, Any]:
         case "VERIFY_IDENTITY":
             raise UsageError("ssl_mode=VERIFY_IDENTITY in the URL needs ssl_ca, the authority to trust")
     raise UsageError(
-        f"ssl_mode={mode} in the URL: it is one of DISABLED, PREFERRED, REQUIRED, VERIFY_CA, VERIFY_IDENTITY"
+        f"ssl_mode={shown_value(mode)} in the URL: it is one of DISABLED, PREFERRED, REQUIRED, VERIFY_CA, "
+        "VERIFY_IDENTITY"
     )

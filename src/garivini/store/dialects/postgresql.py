@@ -1,12 +1,12 @@
 """PostgreSQL, through psycopg 3."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from sqlalchemy import URL, Connection, Engine, event
 
-from garivini.config import without_password
+from garivini.config import shown_value
 from garivini.errors import (
     ConflictError,
     GariviniError,
@@ -88,6 +88,7 @@ class PostgreSQL(Dialect):
 
     name = "postgresql"
     placeholder = "%s"
+    packages: ClassVar[Mapping[str, str]] = {"psycopg": "'garivini[postgresql]'"}
     # At a higher level a claim would fail where another took the row, instead of passing over it.
     begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
@@ -104,7 +105,11 @@ class PostgreSQL(Dialect):
 
     def engine(self, url: URL) -> tuple[URL, dict[str, Any]]:
         if url.drivername not in ("postgres", "postgresql", "postgresql+psycopg"):
-            raise UsageError(f"{url.render_as_string()!r}: write postgresql://, which means psycopg here")
+            driver = url.drivername.partition("+")[2]
+            raise UsageError(
+                f"the driver {driver} is not used here: write postgresql://, which means psycopg here (pip "
+                "install 'garivini[postgresql]')"
+            )
         query = dict(url.query)
         seconds = parse_timeout("read_timeout", query.pop("read_timeout", TIMEOUT))
         given = query.pop("options", ())
@@ -122,6 +127,9 @@ class PostgreSQL(Dialect):
         defaults = {"connect_timeout": max(2, round(seconds)), "application_name": "garivini"}
         arguments |= {name: value for name, value in defaults.items() if name not in query}
         return url.set(drivername="postgresql+psycopg", query=query), arguments
+
+    def parameters(self, driver: Any) -> frozenset[str] | None:
+        return frozenset(option.keyword.decode() for option in driver.pq.Conninfo.get_defaults())
 
     def hook(self, engine: Engine) -> None:
         from garivini.store.dialects.psycopg_connection import Connection
@@ -181,7 +189,7 @@ class PostgreSQL(Dialect):
 
     def translate(self, error: Exception, where: str, *, committing: bool) -> GariviniError:
         code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
-        words = " ".join(without_password(str(error)).split())
+        words = " ".join(str(error).split())
         if _lost(error, code):
             return _gone(where, words, committing=committing)
         if code in _ERRORS:
@@ -245,4 +253,4 @@ def _threshold(given: Any) -> int | None:
         return None
     if isinstance(given, str) and given.isascii() and given.isdigit() and len(given) < 10:
         return int(given)
-    raise UsageError(f"prepare_threshold={given} in the URL: give a number of runs, or none")
+    raise UsageError(f"prepare_threshold={shown_value(given)} in the URL: give a number of runs, or none")

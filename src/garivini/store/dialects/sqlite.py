@@ -1,10 +1,15 @@
 """SQLite, for one machine."""
 
+import os
 import sqlite3
 import time
+from functools import reduce
+from operator import or_
+from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote, unquote
 
-from sqlalchemy import URL
+from sqlalchemy import URL, Engine, event
 
 from garivini.errors import (
     ConflictError,
@@ -15,7 +20,13 @@ from garivini.errors import (
     UnreachableError,
     UsageError,
 )
-from garivini.store.dialects.dialect import SCHEMA_ADVICE, Dialect
+from garivini.store.dialects.dialect import SCHEMA_ADVICE, Dialect, unknown_parameter
+
+#: What a URL may have after its ``?``: parameters of Python's driver, and with ``uri=true`` of SQLite too.
+_DRIVERS: Final = frozenset(
+    {"uri", "timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements"}
+)
+_OWN: Final = frozenset({"mode", "cache", "psow", "nolock", "immutable", "vfs"})
 
 
 class SQLite(Dialect):
@@ -33,13 +44,61 @@ class SQLite(Dialect):
     #: Seconds to wait for another writer.
     busy_timeout: Final = 5.0
 
+    def __init__(self) -> None:
+        #: The file, where it is ours to open.
+        self._path: Path | None = None
+
     def engine(self, url: URL) -> tuple[URL, dict[str, Any]]:
-        if not url.database or url.database == ":memory:":
+        if not url.database or ":memory:" in url.database:
             raise UsageError(
-                f"{url.render_as_string()!r} would be gone with its process: name a file, as in sqlite:///jobs.db"
+                "a database in memory would be gone with its process: name a file, as in sqlite:///jobs.db"
             )
+        if url.username or url.password or url.host or url.port:
+            raise UsageError("the SQLite URL cannot be used: it takes a path alone, as in sqlite:///jobs.db")
+        known = _DRIVERS | _OWN if "uri" in url.query else _DRIVERS
+        if why := unknown_parameter(url.query, known, "sqlite3"):
+            raise UsageError(f"the SQLite URL cannot be used: {why}")
+        name = url.database
+        self._path = Path(unquote(name.removeprefix("file:")) if "uri" in url.query else name).absolute()
         arguments = {"timeout": self.busy_timeout, "isolation_level": None, "check_same_thread": False}
         return url, arguments
+
+    def create(self, where: str) -> None:
+        if self._path is None:
+            return
+        try:
+            # For nobody else to read: the arguments of jobs are other people's addresses and the like. SQLite
+            # makes the files beside it (-wal, -shm) with the same permissions.
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise UnreachableError(
+                f"{where} cannot be opened; check that its folder exists: {error.strerror}"
+            ) from error
+
+    def local_facts(self) -> dict[str, str]:
+        # A folder that others may not enter keeps them from what is in it.
+        if self._path is None or not all(parent.stat().st_mode & 0o001 for parent in self._path.parents):
+            return {}
+        modes = [
+            path.stat().st_mode
+            for path in (self._path.with_name(self._path.name + end) for end in ("", "-wal", "-shm"))
+            if path.exists()
+        ]
+        return {"file_permissions": f"{reduce(or_, modes, 0) & 0o777:04o}"}
+
+    def hook(self, engine: Engine) -> None:
+        @event.listens_for(engine, "do_connect")
+        def connect(_: object, __: object, arguments: list[Any], named: dict[str, Any]) -> sqlite3.Connection:
+            # Without a mode SQLite makes the file that it does not find, under a name with a slip of the pen.
+            (name,) = arguments
+            if not named.get("uri"):
+                name = f"file:{quote(name)}?mode=rw"
+            elif "mode=" not in name:
+                name += "&mode=rw" if "?" in name else "?mode=rw"
+            connection: sqlite3.Connection = sqlite3.connect(name, **{**named, "uri": True})
+            return connection
 
     def prepare(self, connection: Any) -> None:
         # FULL is the default of most builds, not of all; with WAL it is one sync a commit.
@@ -87,6 +146,11 @@ class SQLite(Dialect):
                     return RefusedError(f"{where}: the disk is full; make room")
                 case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
                     return RefusedError(f"{where} is read-only; check the permissions of file and folder")
+                case sqlite3.SQLITE_CANTOPEN if self._is_missing():
+                    return SchemaError(
+                        f"{where} has no tables, for there is no such file: {SCHEMA_ADVICE} to make it, or "
+                        "correct the path"
+                    )
                 case sqlite3.SQLITE_CANTOPEN:
                     return UnreachableError(f"{where} cannot be opened; check that its folder exists")
                 case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
@@ -99,3 +163,6 @@ class SQLite(Dialect):
             if "no such table" in str(error) or "no such column" in str(error):
                 return SchemaError(f"{where} has no tables of this version: {SCHEMA_ADVICE} ({error})")
         return RefusedError(f"{where} refused: {error}")
+
+    def _is_missing(self) -> bool:
+        return self._path is not None and self._path.parent.is_dir() and not self._path.exists()
