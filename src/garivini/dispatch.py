@@ -150,8 +150,9 @@ class DirectDispatch:
             policy = policies[job.funcname]
             left -= len(job.arg)
             wanted = job.dispatch and not job.delay and left >= 0 and not unfit(job, policy)
-            if wanted and self._use_room(database, job):
-                job = replace(job, lease=policy.lease or LEASE)
+            lease = policy.lease or LEASE
+            if wanted and self._use_room(database, job, lease):
+                job = replace(job, lease=lease)
             taken.append(job)
         return taken
 
@@ -181,7 +182,7 @@ class DirectDispatch:
             self._counted = now
         return any(server.functions is not None for server in self._servers.values())
 
-    def _use_room(self, database: Database, job: NewJob) -> bool:
+    def _use_room(self, database: Database, job: NewJob, lease: int) -> bool:
         if not self._watermark:
             return True
         rooms, key = self._room, (job.funcname, job.flag)
@@ -189,7 +190,8 @@ class DirectDispatch:
             waiting = queued(self._counts(), job.funcname.encode())
             if job.flag == "controller":
                 # They wait under one name with those of all functions, and then in a Controller.
-                waiting = max(waiting, database.leased(job.funcname, limit=self._watermark))
+                leased = database.leased(job.funcname, lease=lease, limit=self._watermark)
+                waiting = max(waiting, leased)
             rooms[key] = self._watermark - waiting
         rooms[key] -= 1
         return rooms[key] >= 0

@@ -165,6 +165,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     #: Seconds of this attempt's lease, and when it ends; 0 where unknown.
     lease: int = 0
     lease_end: int = 0
+    #: How many starts so far have asked for their number; see ``run``.
+    runs: int = 0
     #: Whether, while it runs, another attempt has taken the job over, or it was cancelled. Then only success
     #: still counts: a function that returns has completed the job all the same. Raise to leave it to the
     #: other attempt, or cancelled.

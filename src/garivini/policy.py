@@ -18,6 +18,8 @@ MAX_CRASHES: Final = 3
 #: Seconds of a lease, unless told otherwise, and the shortest.
 LEASE: Final = 60
 MIN_LEASE: Final = 3
+#: Seconds that leases of other processes are taken to last at most; those of the original last as long.
+OTHERS_LEASE: Final = 1000
 #: Seconds within which a claim is submitted or given back, and a third of the lease at most. Nobody may take
 #: an attempt that no server knows for lost before twice this time: its submit could be on the way.
 SUBMIT_WITHIN: Final = 3.0

@@ -5,6 +5,7 @@ model as one process sees it: with delays, errors, and answers that get lost.
 """
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -54,6 +55,21 @@ class Row:
     state: State = State.WAITING
     since: int = 0
     crashes: int = 0
+    lease_end: int = 0
+    runs: int = 0
+
+    @property
+    def put_off(self) -> bool:
+        """Whether somebody else has written ``run_after`` since it was leased."""
+        ours = self.lease_end in (0, self.run_after) or self.run_after < self.since
+        return self.state in HELD and not ours
+
+    @property
+    def standing(self) -> State:
+        """The state as people see it."""
+        if self.run_after == NEVER:
+            return State.DEAD
+        return State.WAITING if self.put_off else self.state
 
 
 #: Called after each change with the name of the step, the row before (None: new) and after (None: gone).
@@ -103,14 +119,14 @@ class Model:
             arg=job.arg,
             uniqkey=job.uniqkey,
             coalesce=job.coalesce,
-            run_after=self._now() + job.delay,
+            run_after=self._after(job.delay),
             flag=job.flag,
             priority=job.priority,
             created=self._now(),
         )
         if job.lease:
             row.attempt, row.state, row.since = 1, State.LEASED, self._now()
-            row.run_after = self._now() + job.lease + 1
+            row.run_after = row.lease_end = self._now() + job.lease + 1
         self.rows[row.jobid] = row
         self._tell("insert", None, row)
         return Inserted(row.jobid, self.dbid, created=self._now())
@@ -147,29 +163,38 @@ class Model:
     def release(self, jobs: Iterable[Job], *, left: Any = None) -> None:
         for job in jobs:
             for row in self._of([job.jobid], job.attempt, (State.LEASED,)):
-                self._change("release", row, state=State.WAITING, run_after=job.run_after)
+                self._change("release", row, state=State.WAITING, run_after=job.run_after, lease_end=0)
 
     def end_early(self, handles: Iterable[Handle], *, lease: int, left: Any = None) -> None:
         for jobid, _, attempt in handles:
             for row in self._of([jobid], attempt, (State.LEASED,)):
                 if row.run_after <= self._now() + lease + 2:
-                    self._change("end_early", row, run_after=self._now())
+                    self._change("end_early", row, run_after=self._now(), lease_end=self._now())
 
     def expired(self, lane: Lane, *, limit: int) -> list[Lapsed]:
         now = self._now()
         return [
             Lapsed(
-                row.jobid, row.attempt, row.flag, row.crashes, row.since, now - row.since, State(lane.state)
+                *(row.jobid, row.attempt, row.flag, row.crashes, row.since, now - row.since),
+                State(lane.state),
+                put_off=row.put_off,
             )
             for row in self._lane(lane, lane.state)
-            if row.run_after <= now
+            if row.run_after <= now and row.run_after != NEVER
         ][:limit]
+
+    def requeue(self, jobids: Iterable[int], *, left: Any = None) -> None:
+        for jobid in jobids:
+            row = self.rows.get(jobid)
+            if row is not None and row.put_off and row.run_after <= self._now():
+                self._change("requeue", row, state=State.WAITING, lease_end=0)
 
     def extend(self, steps: Sequence[tuple[Lapsed, State, int, bool]], *, left: Any = None) -> None:
         for lapsed, state, seconds, queued in steps:
             for row in self._unchanged(lapsed):
                 since = self._now() if queued else row.since
-                self._change("extend", row, state=state, run_after=self._now() + seconds, since=since)
+                end = self._now() + seconds
+                self._change("extend", row, state=state, run_after=end, lease_end=end, since=since)
 
     def bump(self, steps: Sequence[tuple[Lapsed, bool]], *, lease: int, left: Any = None) -> list[Job]:
         jobs = []
@@ -183,7 +208,9 @@ class Model:
         jobs = []
         for jobid in sorted(set(jobids)):
             row = self.rows.get(jobid)
-            if row is not None and row.state in (State.WAITING, State.LEASED):
+            if row is None or row.run_after == NEVER:
+                continue
+            if row.state in (State.WAITING, State.LEASED):
                 self._lease("adopt", row, lease, state=State.RUNNING)
                 jobs.append(structs.replace(self._job(row, lease=lease), arg=b""))
         return jobs
@@ -196,16 +223,17 @@ class Model:
             (Handle(row.jobid, self.dbid, row.attempt), row.run_after)
             for row in self._lane(lane, State.LEASED)
             if row.run_after > now and row.run_after >= after and since < row.since <= now - age
+            if not row.put_off
         ][:limit]
 
     def give_back(self, handles: Iterable[Handle], *, left: Any = None) -> None:
         for jobid, _, attempt in handles:
             for row in self._of([jobid], attempt, HELD):
-                self._change("give_back", row, state=State.WAITING, run_after=self._now())
+                self._change("give_back", row, state=State.WAITING, run_after=self._now(), lease_end=0)
 
     def unstart(self, handles: Iterable[Handle], *, left: Any = None) -> None:
         for jobid, _, attempt in handles:
-            for row in self._of([jobid], attempt, (State.RUNNING,)):
+            for row in self._of([jobid], attempt, (State.RUNNING,), put_off=True):
                 self._change("unstart", row, state=State.LEASED)
 
     def forget_finished(self, limit: int = CHUNK) -> int:
@@ -217,7 +245,8 @@ class Model:
         kept = set()
         for jobid, _, attempt in handles:
             for row in self._of([jobid], attempt, HELD):
-                self._change("renew", row, state=State.RUNNING, run_after=self._now() + lease + 1)
+                end = self._now() + lease + 1
+                self._change("renew", row, state=State.RUNNING, run_after=end, lease_end=end)
                 kept.add(Handle(jobid, self.dbid, row.attempt))
         return kept
 
@@ -239,7 +268,7 @@ class Model:
         row = self.rows.get(jobid)
         if row is None:
             return Settled("gone")
-        held = row.state in HELD
+        held = row.state in HELD and not row.put_off and row.run_after != NEVER
         if fence is not None and not (held and row.attempt == fence):
             reported = any(key[:2] == (jobid, fence) and key[2] != "crashed" for key in self.records)
             return Settled("repeated" if reported else "stale")
@@ -261,13 +290,13 @@ class Model:
             when = setback.when or Offset(backoff(failcount))
         match when:
             case Offset(seconds):
-                run_after = self._now() + seconds
+                run_after = self._after(seconds)
             case At(time):
                 run_after = time
             case Never():
                 run_after = NEVER
         state = State.DEAD if run_after == NEVER else State.WAITING
-        self._change(setback.kind, row, state=state, run_after=run_after, failcount=failcount)
+        self._change(setback.kind, row, state=state, run_after=run_after, lease_end=0, failcount=failcount)
         delay = when.seconds if isinstance(when, Offset) else None
         return Settled("applied", State.DEAD if when == Never() else State.WAITING, failcount, delay)
 
@@ -301,15 +330,27 @@ class Model:
         return self._clock()
 
     def jobs(self) -> list[Job]:
-        return [self._job(row) for row in self.rows.values()]
+        return [structs.replace(self._job(row), state=row.standing) for row in self.rows.values()]
 
     def failures(self, jobid: int) -> list[FailedAttempt]:
         return [record for key, record in sorted(self.records.items()) if key[0] == jobid]
+
+    # ---- what somebody else writes
+
+    def put_off(self, jobid: int, seconds: int) -> None:
+        """Let a job run later, as a worker of the original does: the one column, whoever holds it."""
+        row = self.rows.get(jobid)
+        if row is not None:
+            self._change("put_off", row, run_after=self._now() + seconds)
 
     # ---- the table
 
     def _now(self) -> int:
         return int(self._clock())
+
+    def _after(self, delay: int) -> int:
+        """Return when a delay is over: it is never short."""
+        return delay + (math.ceil(self._clock()) if delay else self._now())
 
     def _lane(self, lane: Lane, state: State) -> list[Row]:
         """Return the rows of a lane as its index has them."""
@@ -320,11 +361,20 @@ class Model:
         ]
         return sorted(rows, key=lambda row: (row.run_after, row.jobid))
 
-    def _of(self, jobids: Iterable[int], attempt: int | None, states: tuple[State, ...]) -> Iterator[Row]:
-        """Yield the rows that this attempt holds in one of these states."""
+    def _of(
+        self,
+        jobids: Iterable[int],
+        attempt: int | None,
+        states: tuple[State, ...],
+        *,
+        put_off: bool = False,
+    ) -> Iterator[Row]:
+        """Yield the rows that this attempt has in one of these states; ``put_off``: also what is put off."""
         for jobid in jobids:
             row = self.rows.get(jobid)
-            if row is not None and row.attempt == attempt and row.state in states:
+            if row is None or row.attempt != attempt or row.state not in states:
+                continue
+            if put_off or not row.put_off:
                 yield row
 
     def _unchanged(self, lapsed: Lapsed) -> Iterator[Row]:
@@ -340,6 +390,7 @@ class Model:
             state=state,
             since=self._now(),
             run_after=self._now() + lease + 1,
+            lease_end=self._now() + lease + 1,
             crashes=row.crashes + crashed,
         )
 
@@ -372,6 +423,7 @@ class Model:
             created=row.created,
             lease=lease,
             lease_end=row.run_after if lease else 0,
+            runs=row.runs,
         )
 
 

@@ -230,6 +230,26 @@ class Both(RuleBasedStateMachine):
     def adopt(self, jobids: list[int], lease: int) -> None:
         self.claimed += self.both(lambda database: database.adopt(jobids, lease=lease))
 
+    # ---- what somebody else writes
+
+    @rule(jobid=st.integers(1, 12), seconds=st.sampled_from([0, 1, 5, 12, 30]))
+    def put_off(self, jobid: int, seconds: int) -> None:
+        self.connection.execute(
+            "UPDATE job SET run_after = strftime('%s', 'now') + ? WHERE jobid = ?", [seconds, jobid]
+        )
+        self.connection.commit()
+        self.model.put_off(jobid, seconds)
+
+    @rule(jobid=st.integers(1, 12))
+    def park_by_time(self, jobid: int) -> None:
+        self.connection.execute("UPDATE job SET run_after = ? WHERE jobid = ?", [NEVER, jobid])
+        self.connection.commit()
+        self.model.put_off(jobid, NEVER - int(self.clock.now))
+
+    @rule(jobids=st.lists(st.integers(1, 12), min_size=1, max_size=4, unique=True))
+    def requeue(self, jobids: list[int]) -> None:
+        self.both(lambda database: database.requeue(jobids))
+
     # ---- the ends of attempts
 
     @precondition(lambda self: self.claimed)
@@ -287,6 +307,8 @@ class Both(RuleBasedStateMachine):
     def the_tables_are_the_same(self) -> None:
         found, expected = self.model.jobs(), self.database.jobs(limit=10_000)
         assert found == expected
+        ends = self.connection.execute("SELECT jobid, state, lease_end FROM job ORDER BY jobid").fetchall()
+        assert [(row.jobid, row.state, row.lease_end) for row in self.model.rows.values()] == ends
         rows = self.connection.execute("SELECT * FROM failure ORDER BY jobid, attempt, kind").fetchall()
         assert [(key[0], *record) for key, record in sorted(self.model.records.items())] == rows
 

@@ -261,6 +261,59 @@ def test_a_delay_is_counted_by_the_clock_of_the_database(database: Database, clo
     assert [taken.jobid for taken in claim(database)] == [jobid]
 
 
+#: Jobs with a delay: one, few and many, which may be written in ways of their own; with keys and without.
+BULKS = [(count, keyed) for count in (1, 2, 30) for keyed in (False, True)]
+
+
+@pytest.mark.parametrize(("count", "keyed"), BULKS)
+@pytest.mark.parametrize("fraction", [0.0, 0.004, 0.5, 0.997])
+def test_a_delay_is_never_short_nor_a_second_long(
+    database: Database, clock: Clock, fraction: float, count: int, keyed: bool
+) -> None:
+    clock.set(NOON + fraction)
+    answers = database.insert(
+        [job(uniqkey=f"k{n}" if keyed else None, delay=n % 3) for n in range(1, count + 1)]
+    )
+    for n, answer in enumerate(answers, 1):
+        assert answer.created == NOON
+        due = look(database, answer.jobid).run_after
+        # Due at once, or after that time and within a second of it.
+        assert due == NOON if n % 3 == 0 else 0 <= due - (NOON + fraction + n % 3) < 1
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.004, 0.5, 0.997])
+@pytest.mark.parametrize("kind", ["failed", "rescheduled"])
+@pytest.mark.parametrize("seconds", [0, 1, 360])
+def test_a_job_that_is_put_back_for_some_seconds_waits_for_so_long(
+    database: Database, clock: Clock, fraction: float, kind: Any, seconds: int
+) -> None:
+    put(database)
+    taken = claim_one(database)
+    clock.set(NOON + fraction)
+    settle(database, taken, kind, when=Offset(seconds))
+    due = look(database, taken.jobid).run_after
+    assert due == NOON if seconds == 0 else 0 <= due - (NOON + fraction + seconds) < 1
+
+
+def test_a_unix_time_is_kept_as_it_is(database: Database, clock: Clock) -> None:
+    put(database)
+    taken = claim_one(database)
+    clock.set(NOON + 0.5)
+    settle(database, taken, "rescheduled", when=At(NOON + 7))
+    assert look(database, taken.jobid).run_after == NOON + 7
+
+
+@pytest.mark.parametrize(("count", "keyed"), BULKS)
+def test_a_lease_is_as_long_as_it_says_whatever_the_fraction(
+    database: Database, backend: Backend, clock: Clock, count: int, keyed: bool
+) -> None:
+    clock.set(NOON + 0.5)
+    new = [replace(job(uniqkey=f"k{n}" if keyed else None), lease=LEASE) for n in range(count)]
+    database.insert(new)
+    rows = backend.execute("SELECT run_after, lease_end, since, attempt, state FROM job")
+    assert rows == [(NOON + LEASE + 1, NOON + LEASE + 1, NOON, 1, 1)] * count
+
+
 @pytest.mark.parametrize(
     "arg",
     [
@@ -820,6 +873,175 @@ def test_two_who_read_the_same_lease_bump_it_once(database: Database, clock: Clo
     assert look(database, lapsed.jobid).attempt == 2
 
 
+# ---- what somebody else puts off
+
+
+def put_off(database: Database, backend: Backend, clock: Clock, state: State, seconds: int) -> Job:
+    """Hold a job in a state, then set its time as a worker of the original does: that column alone."""
+    taken = held_in(database, clock, state)
+    backend.execute(f"UPDATE job SET run_after = {int(clock.time()) + seconds} WHERE jobid = {taken.jobid}")
+    return taken
+
+
+def held_in(database: Database, clock: Clock, state: State) -> Job:
+    put(database)
+    taken = claim_one(database)
+    if state is not State.LEASED:
+        database.renew([taken.handle], lease=LEASE)
+    if state is State.SUSPECT:
+        clock.advance(LEASE + 1)
+        database.extend([(found, state, 30, False) for found in expired_in(database, State.RUNNING)])
+    return taken
+
+
+def expired_in(database: Database, *states: State) -> list[Lapsed]:
+    return [found for state in states for found in database.expired(lane(state=state), limit=10)]
+
+
+#: What ours do to a row that they take for theirs, by a job as it was claimed.
+STEPS: dict[str, Callable[[Database, Job], object]] = {
+    "end_early": lambda database, taken: database.end_early([taken.handle], lease=LEASE),
+    "end_early of a long lease": lambda database, taken: database.end_early([taken.handle], lease=10_000),
+    "release": lambda database, taken: database.release([taken]),
+    "give_back": lambda database, taken: database.give_back([taken.handle]),
+    "renew": lambda database, taken: database.renew([taken.handle], lease=LEASE),
+    "unstart and end_early": lambda database, taken: (
+        database.unstart([taken.handle]),
+        database.end_early([taken.handle], lease=10_000),
+    ),
+    "failed": lambda database, taken: settle(database, taken, "failed", when=Offset(0)),
+    "rescheduled": lambda database, taken: settle(database, taken, "rescheduled", when=Offset(0)),
+    "crashed": lambda database, taken: settle(database, taken, "crashed"),
+}
+
+
+@pytest.mark.parametrize("seconds", [5, LEASE - 10, 600])
+@pytest.mark.parametrize("state", HELD)
+@pytest.mark.parametrize("step", STEPS)
+def test_what_somebody_put_off_waits_until_then_whatever_its_holder_does(
+    database: Database, backend: Backend, clock: Clock, state: State, seconds: int, step: str
+) -> None:
+    clock.set(NOON)
+    taken = put_off(database, backend, clock, state, seconds)
+    due = int(clock.time()) + seconds
+    STEPS[step](database, taken)
+    assert [found.run_after for found in database.jobs()] == [due]
+    clock.set(due - 1)
+    assert database.dispatched(lane(state=State.LEASED), age=0) == []
+    assert expired_in(database, *HELD) == []
+    assert claim(database) == []
+    clock.set(due)
+    lapsed = expired_in(database, *HELD)
+    assert [found.put_off for found in lapsed] == [True]
+    database.requeue([found.jobid for found in lapsed])
+    again = claim_one(database)
+    assert (again.jobid, again.attempt, again.run_after) == (taken.jobid, 2, due)
+    assert look(database, taken.jobid).crashes == 0
+
+
+@pytest.mark.parametrize("state", HELD)
+def test_a_lease_is_not_taken_for_put_off(database: Database, clock: Clock, state: State) -> None:
+    clock.set(NOON)
+    lapsed = leased_until(database, clock, state)
+    assert not lapsed.put_off
+    database.requeue([lapsed.jobid])
+    assert look(database, lapsed.jobid).state is state
+    assert len(database.bump([(lapsed, False)], lease=LEASE)) == 1
+
+
+@pytest.mark.parametrize("state", HELD)
+def test_a_time_before_its_claim_ends_a_lease_and_puts_nothing_off(
+    database: Database, backend: Backend, clock: Clock, state: State
+) -> None:
+    clock.set(NOON)
+    taken = held_in(database, clock, state)
+    backend.execute("UPDATE job SET run_after = 1")
+    (lapsed,) = expired_in(database, *HELD)
+    assert not lapsed.put_off
+    assert look(database, taken.jobid).state is state
+    assert len(database.bump([(lapsed, True)], lease=LEASE)) == 1
+
+
+@pytest.mark.parametrize("state", HELD)
+def test_renew_does_not_hold_what_somebody_put_off(
+    database: Database, backend: Backend, clock: Clock, state: State
+) -> None:
+    clock.set(NOON)
+    taken = put_off(database, backend, clock, state, 600)
+    assert database.renew([taken.handle], lease=LEASE) == set()
+    assert settle(database, taken, "failed").result == "stale"
+    assert database.failures(taken.jobid) == []
+    # Finished work is finished.
+    assert database.complete([taken.jobid]) == {taken.jobid}
+
+
+@pytest.mark.parametrize("state", HELD)
+def test_what_somebody_put_off_shows_as_waiting(
+    database: Database, backend: Backend, clock: Clock, state: State
+) -> None:
+    clock.set(NOON)
+    taken = put_off(database, backend, clock, state, 600)
+    assert look(database, taken.jobid).state is State.WAITING
+    assert listed(database, state=State.WAITING) == [taken.jobid]
+    assert listed(database, state=state) == []
+    assert database.counts() == [("f", State.WAITING, 1, int(clock.time()) + 600)]
+    assert database.retry(taken.jobid)
+    assert claim_one(database).attempt == 2
+
+
+@pytest.mark.parametrize("state", [State.WAITING, *HELD])
+def test_what_somebody_parked_is_dead(
+    database: Database, backend: Backend, clock: Clock, state: State
+) -> None:
+    """As a worker of the original parks it: by the time alone."""
+    clock.set(NOON)
+    jobid = put(database) if state is State.WAITING else held_in(database, clock, state).jobid
+    free = put(database)
+    backend.execute(f"UPDATE job SET run_after = {NEVER} WHERE jobid = {jobid}")
+    assert look(database, jobid).state is State.DEAD
+    assert listed(database, state=State.DEAD) == listed(database, failed=True) == [jobid]
+    assert listed(database, state=State.WAITING) == [free]
+    assert listed(database, state=state) == [free] * (state is State.WAITING)
+    assert {(count.state, count.jobs, count.first) for count in database.counts()} == {
+        (State.DEAD, 1, NEVER),
+        (State.WAITING, 1, look(database, free).run_after),
+    }
+    assert database.adopt([jobid], lease=LEASE) == []
+    clock.set(NEVER + 1000)
+    assert expired_in(database, *HELD) == []
+    clock.set(NOON + 5000)
+    assert database.retry(jobid)
+    assert look(database, jobid).run_after == NOON + 5000
+    assert {again.jobid for again in claim(database)} == {jobid, free}
+
+
+def test_rows_that_were_put_off_are_not_counted_as_leased(
+    database: Database, backend: Backend, clock: Clock
+) -> None:
+    clock.set(NOON)
+    for _ in range(3):
+        put(database)
+    first, second, _ = claim(database)
+    assert database.leased("f", lease=LEASE, limit=10) == 3
+    backend.execute(f"UPDATE job SET run_after = {NOON + 86_400} WHERE jobid = {first.jobid}")
+    backend.execute(f"UPDATE job SET run_after = {NEVER} WHERE jobid = {second.jobid}")
+    assert database.leased("f", lease=LEASE, limit=10) == 1
+
+
+def test_a_row_that_an_earlier_version_leased_is_a_lease(
+    database: Database, backend: Backend, clock: Clock
+) -> None:
+    clock.set(NOON)
+    put(database)
+    taken = claim_one(database)
+    backend.execute("UPDATE job SET lease_end = 0")
+    assert look(database, taken.jobid).state is State.LEASED
+    assert len(database.dispatched(lane(state=State.LEASED), age=0)) == 1
+    assert database.renew([taken.handle], lease=LEASE) == {taken.handle}
+    ((run_after, lease_end),) = backend.execute("SELECT run_after, lease_end FROM job")
+    assert run_after == lease_end == NOON + LEASE + 1
+
+
 # ---- renewing
 
 
@@ -1320,11 +1542,12 @@ def test_each_lane_shows_when_its_first_job_is_due(database: Database, clock: Cl
     )
     put(database, funcname="h")
     database.claim(lane("h"), limit=1, lease=LEASE)
+    # A delay is never short, so it is counted from the next whole second.
     assert lanes(database) == [
-        ("g", State.WAITING, "high", NOON + 40),
-        ("f", State.WAITING, "normal", NOON + 10),
+        ("g", State.WAITING, "high", NOON + 41),
+        ("f", State.WAITING, "normal", NOON + 11),
         ("h", State.LEASED, "normal", NOON + LEASE + 1),
-        ("g", State.WAITING, "low", NOON + 5),
+        ("g", State.WAITING, "low", NOON + 6),
     ]
     assert database.lanes().now == pytest.approx(NOON + 0.5, abs=0.001)
 

@@ -94,7 +94,10 @@ def _store(database: Database, *, counted: bool) -> Store:
             if count.state is State.WAITING and count.first != NEVER and count.first <= now:
                 store.due[count.funcname] = int(now) - count.first
         if counted:
-            store.waiting = database.waiting()
+            waiting = database.waiting()
+            # Leased rows that somebody has put off wait as well.
+            put_off = max(0, store.jobs[State.WAITING.name.lower()] - sum(waiting))
+            store.waiting = waiting._replace(delayed=waiting.delayed + put_off)
     except GariviniError as error:
         store.error = str(error)
     return store

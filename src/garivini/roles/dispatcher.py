@@ -175,7 +175,8 @@ class Dispatcher:
         """
         dbid = self.database.dbid
         for funcname in self._room.uncounted(dbid, funcnames, now):
-            jobs = self.database.leased(funcname, limit=self._room.watermark)
+            lease = self.lease(funcname)
+            jobs = self.database.leased(funcname, lease=lease, limit=self._room.watermark)
             self._room.count_leased(dbid, funcname, jobs, now)
 
     async def refresh(self) -> None:

@@ -223,6 +223,13 @@ class QueueRunner:
             if not lapsed:
                 continue
             more |= len(lapsed) == self._settings.batch_max
+            if put_off := [row.jobid for row in lapsed if row.put_off]:
+                # No lease ran out: the time has come that another program gave. The next pass claims them.
+                await self._call(self._database.requeue, put_off, left=set())
+                more = True
+                lapsed = [row for row in lapsed if not row.put_off]
+            if not lapsed:
+                continue
             policy = self._dispatcher.policy(lane.funcname)
             lease = self._dispatcher.lease(lane.funcname)
             asked = _now()

@@ -1,5 +1,6 @@
 """One database of jobs: what clients, dispatchers and workers do to its rows. Blocking; safe for threads."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from garivini.policy import (
     MAX_CRASHES,
     MAX_FAILURES,
     MIN_LEASE,
+    OTHERS_LEASE,
     At,
     FunctionPolicy,
     Never,
@@ -55,6 +57,8 @@ class Lapsed(NamedTuple):
     since: int
     age: int
     state: State
+    #: Somebody else has written ``run_after`` meanwhile. That time has come, and nobody holds the job.
+    put_off: bool = False
 
 
 Kind: TypeAlias = Literal["failed", "rescheduled", "discarded", "parked", "cancelled", "crashed"]
@@ -347,7 +351,15 @@ class Database(Records):
                 priority=PRIORITIES.index(lane.priority),
                 limit=limit,
             )
-        return [Lapsed._make((*row, lane.state)) for row in rows]
+        return [Lapsed._make((*row[:-1], lane.state, bool(row[-1]))) for row in rows]
+
+    @again
+    def requeue(self, jobids: Collection[int], *, left: set[int] | None = None) -> None:
+        """Let jobs wait that somebody else had put off while they were leased, and that are due now."""
+        with self.transaction() as run:
+            passed = pass_over(run, jobids, left)
+            if free := sorted(set(jobids) - set(passed)):
+                run("requeue", jobids=free)
 
     @again
     def extend(
@@ -438,10 +450,14 @@ class Database(Records):
         return [(Handle(jobid, self.dbid, attempt), run_after) for jobid, attempt, run_after in rows]
 
     @again
-    def leased(self, funcname: str, *, limit: int) -> int:
-        """Return how many jobs of a function are handed out and not yet heard of; ``limit`` at most."""
+    def leased(self, funcname: str, *, lease: int, limit: int) -> int:
+        """Return how many jobs of a function are handed out and not yet heard of, at most ``limit``.
+
+        ``lease``: seconds, as the caller gives them. A row that was put off for longer is not counted.
+        """
+        lease = max(lease, OTHERS_LEASE)
         with self.reading() as run:
-            return int(run("leased", funcname=funcname, limit=limit)[0][0])
+            return int(run("leased", funcname=funcname, lease=lease, limit=limit)[0][0])
 
     @again
     def give_back(self, handles: Collection[Handle], *, left: set[int] | None = None) -> None:
@@ -514,9 +530,8 @@ class Database(Records):
         rows = run("standing", jobids=[jobid])
         if not rows:
             return Settled("gone")
-        _, attempt, number, failcount, crashes, most = rows[0]
+        _, attempt, number, failcount, crashes, most, held = rows[0]
         state = State(number)
-        held = state in (State.LEASED, State.RUNNING, State.SUSPECT)
         if fence is not None and not (held and attempt == fence):
             return Settled("repeated" if run("recorded", jobid=jobid, attempt=fence) else "stale")
         if held or setback.kind != "rescheduled":
@@ -636,15 +651,32 @@ class Database(Records):
         with self.transaction() as run:
             rows = run("standing", jobids=[jobid])
             run("retry", jobid=jobid)
-        return bool(rows) and State(rows[0][2]) in (State.WAITING, State.DEAD)
+        return bool(rows) and not rows[0][-1]
 
     @again
     def counts(self) -> list[Count]:
         """Count the jobs of each function and state."""
         with self.reading() as run:
-            return [
-                Count(funcname, State(state), jobs, first) for funcname, state, jobs, first in run("counts")
-            ]
+            rows = run("counts")
+            leased = sorted({funcname for funcname, state, *_ in rows if 0 < state < State.DEAD})
+            put_off = []
+            for start in range(0, len(leased), CHUNK):
+                put_off += run("count_put_off", funcnames=leased[start : start + CHUNK])
+        counts = Counter[tuple[str, State]]()
+        firsts: dict[tuple[str, State], int] = {}
+
+        def count(funcname: str, state: int, jobs: int, first: int) -> None:
+            key = (funcname, State(state))
+            counts[key] += jobs
+            firsts[key] = min(first, firsts.get(key, first))
+
+        for funcname, state, jobs, first, never in rows:
+            count(funcname, state, jobs - never, first)
+            count(funcname, State.DEAD, never, NEVER)
+        for funcname, state, jobs, first in put_off:
+            counts[funcname, State(state)] -= jobs
+            count(funcname, State.WAITING, jobs, first)
+        return [Count(*key, jobs, firsts[key]) for key, jobs in sorted(counts.items()) if jobs]
 
     @again
     def waiting(self) -> Waiting:
@@ -709,6 +741,7 @@ class Database(Records):
             since,
             crashes,
             created,
+            runs,
         ) = row
         return Job(
             jobid=jobid,
@@ -728,6 +761,7 @@ class Database(Records):
             created=created,
             lease=lease,
             lease_end=run_after if lease else 0,
+            runs=runs,
         )
 
 

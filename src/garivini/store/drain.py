@@ -38,12 +38,17 @@ class _Origin(msgspec.Struct, frozen=True):
     state: State
     run_after: int
 
+    @property
+    def attempts(self) -> int:
+        """The attempts at the job so far, which the copy keeps. The lease of the move is none."""
+        return self.attempt - (self.state is not State.DEAD)
+
 
 def drain(source: Database, target_of: Callable[[Job], Database]) -> Iterator[int]:
     """Move what waits and what is dead; yield how many have been moved, after each batch.
 
-    A job's record of failures goes with it. What its former attempts said while they ran does not: it may be
-    many megabytes, and nothing is decided by it. Finished jobs that are kept stay in the source.
+    A job's attempts and its record of failures go with it. What its former attempts said while they ran does
+    not: it may be many megabytes, and nothing is decided by it. Finished jobs that are kept stay here.
 
     From the first step on the source takes no new jobs. What runs there is left to its end: call this again
     until the source is empty. Two must not drain one database at the same time.
@@ -134,6 +139,8 @@ def _park(source: Database, target: Database, jobs: Sequence[Job]) -> list[tuple
     copies = []
     with target.transaction() as run:
         for job in jobs:
+            state = State.DEAD if job.state is State.DEAD else State.WAITING
+            origin = _Origin(source.dbid, job.jobid, job.attempt or 0, state, job.run_after)
             ((jobid,),) = run(
                 "park",
                 funcname=job.funcname,
@@ -145,9 +152,9 @@ def _park(source: Database, target: Database, jobs: Sequence[Job]) -> list[tuple
                 failcount=job.failcount,
                 crashes=job.crashes,
                 created=job.created,
+                attempt=origin.attempts,
+                runs=job.runs,
             )
-            state = State.DEAD if job.state is State.DEAD else State.WAITING
-            origin = _Origin(source.dbid, job.jobid, job.attempt or 0, state, job.run_after)
             note = msgspec.json.encode(origin).decode()
             _note(run, Handle(jobid, target.dbid, 0), note)
             for failed in records[job.jobid]:
@@ -178,7 +185,7 @@ def _settle(target: Database, copies: Sequence[tuple[int, _Origin]], left: set[_
                 run("forget_move", jobid=jobid)
                 if origin.state is not State.DEAD:
                     run("let_go", jobid=jobid, run_after=min(origin.run_after, NEVER - 1))
-            elif run("leave", jobid=jobid, attempt=0, state=State.DEAD):
+            elif run("leave", jobid=jobid, attempt=origin.attempts, state=State.DEAD):
                 run("forget_failures", jobids=[jobid])
 
 

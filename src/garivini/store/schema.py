@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 #: Revision of the schema that this code works with: the newest file of ``migrations/versions``.
-SCHEMA: Final = "0002"
+SCHEMA: Final = "0003"
 
 
 def upgrade(connection: Connection) -> None:

@@ -1,6 +1,7 @@
 """MariaDB and MySQL, through PyMySQL or mysqlclient."""
 
 import inspect
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -313,8 +314,11 @@ class MySQL(Dialect):
         now = int(time)
         for row in rows:
             row["now"] = now
-            row["due"] = now + row["delay"]
-            row["since"] = now if row["taken"] else 0
+            taken, delay = row["taken"], row["delay"]
+            # A delay is counted from the next whole second, so that it is never short.
+            row["due"] = delay + (now if taken or not delay else math.ceil(time))
+            row["since"] = now if taken else 0
+            row["lease_end"] = row["due"] if taken else 0
         first = run(f"{name}@" if self.form else name, rows=rows)
         return [(first + number * step, now) for number in range(len(rows))]
 

@@ -7,6 +7,11 @@
 -- are times like any other. Unsigned columns are cast where a difference may be below zero. In an UPDATE a
 -- column that has been assigned to is read with its new value. FORCE INDEX (PRIMARY) keeps a list of ids in a small
 -- table from being looked for by a scan, which waits for rows that are not in the list.
+--
+-- A lease ends at `run_after`, and `lease_end` repeats it. Other programs put a leased row off by `run_after` alone: where
+-- the two differ nobody holds the row, and it waits until `run_after`. But a time before `since` only ends the lease.
+-- `lease_end` is 0 where the row was leased by a version that had no such column.
+-- A delay is counted from the next whole second: it is never short.
 
 -- name: clock () -> one
 -- The unix time with its fraction. Beside it, for inserts, the step by which ids rise.
@@ -27,33 +32,33 @@ INSERT INTO garivini_database (dbid)
 SELECT :dbid FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM garivini_database AS given);
 SELECT RELEASE_LOCK(CONCAT('garivini id ', MD5(DATABASE())))
 
--- name: insert (funcname, coalesce, arg, flag, priority, due, now, taken, since) -> id
+-- name: insert (funcname, coalesce, arg, flag, priority, due, now, taken, since, lease_end) -> id
 -- Jobs without a unique key. The number of rows is known before the first is stored, so their ids are a row of
 -- equal steps; told is the first. The time was read just before: numbers take a third less of the server's work
 -- than expressions, which it reads and evaluates for each row. Taken (1): with the first attempt's lease, which
 -- ends when it is due; not taken (0): waiting until then.
-INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since)
+INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
-  (:funcname, :coalesce, :arg, :flag, :priority, :due, :now, :taken, :taken, :since) -- each
+  (:funcname, :coalesce, :arg, :flag, :priority, :due, :now, :taken, :taken, :since, :lease_end) -- each
 
 -- name: insert@mariadb (funcname, coalesce, arg, flag, priority, delay, taken) -> rows
 -- Few jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them.
-INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since)
+INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
-  (:funcname, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay, UNIX_TIMESTAMP(), :taken, attempt, attempt * created) -- each
+  (:funcname, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay + IF(:taken OR :delay = 0, 0, MICROSECOND(NOW(6)) > 0), UNIX_TIMESTAMP(), :taken, attempt, attempt * created, attempt * run_after) -- each
 RETURNING jobid, created
 
--- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, due, now, taken, since) -> id
+-- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, due, now, taken, since, lease_end) -> id
 -- Jobs with a unique key: all of them, or none and an error where one has a live job of its key.
-INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since)
+INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
-  (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :due, :now, :taken, :taken, :since) -- each
+  (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :due, :now, :taken, :taken, :since, :lease_end) -- each
 
 -- name: insert_keyed@mariadb (funcname, uniqkey, coalesce, arg, flag, priority, delay, taken) -> rows
 -- Few jobs with a unique key: all of them, or none and an error where one has a live job of its key.
-INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since)
+INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
-  (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay, UNIX_TIMESTAMP(), :taken, attempt, attempt * created) -- each
+  (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay + IF(:taken OR :delay = 0, 0, MICROSECOND(NOW(6)) > 0), UNIX_TIMESTAMP(), :taken, attempt, attempt * created, attempt * run_after) -- each
 RETURNING jobid, created
 
 -- name: live (funcname, uniqkey) -> one
@@ -64,7 +69,9 @@ SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey LOCK IN 
 -- name: states (jobids) -> rows
 -- How these jobs stand, read without a lock: a row that another transaction holds must not hold up an insert that
 -- finds its key taken. In a caller's older snapshot a job may not be seen.
-SELECT jobid, state, run_after FROM job WHERE jobid IN (:*jobids)
+SELECT jobid, CASE WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
+       run_after
+  FROM job WHERE jobid IN (:*jobids)
 
 -- name: lanes (funcname, state, priority, run_after) -> rows
 -- For each place in the lane index the head of what follows it: its lane, when it is due, and the time now with
@@ -92,56 +99,69 @@ SELECT jobid, arg FROM job WHERE jobid IN (:*jobids)
 
 -- name: claim (jobids, now, lease_end) -> none
 -- The claim's write, in the transaction that read them as due, with the time of then.
-UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :lease_end WHERE jobid IN (:*jobids)
+UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :lease_end, lease_end = :lease_end
+ WHERE jobid IN (:*jobids)
 
 -- name: expired (funcname, state, priority, limit) -> rows
--- Leases that ran out, of one lane. What another transaction has locked is left to it.
-SELECT jobid, attempt, flag, crashes, since, CAST(UNIX_TIMESTAMP() AS SIGNED) - CAST(since AS SIGNED)
+-- Leases that ran out, of one lane, and whether somebody has put the row off. What another transaction has locked is left to it.
+SELECT jobid, attempt, flag, crashes, since, CAST(UNIX_TIMESTAMP() AS SIGNED) - CAST(since AS SIGNED),
+       lease_end NOT IN (0, run_after) AND run_after >= since
   FROM job FORCE INDEX (job_lane)
- WHERE funcname = :funcname AND state = :state AND priority = :priority AND run_after <= UNIX_TIMESTAMP()
+ WHERE funcname = :funcname AND state = :state AND priority = :priority
+   AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
  ORDER BY run_after LIMIT :limit
    FOR UPDATE SKIP LOCKED
+
+-- name: requeue (jobids) -> none
+-- Rows that were put off and are due now: they wait, to be claimed like any other.
+UPDATE job SET state = 0, lease_end = 0
+ WHERE jobid IN (:*jobids) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since AND run_after <= UNIX_TIMESTAMP()
 
 -- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
 -- A lease that ran out goes on. Only where nothing has changed since it was read; queued: a server has it
 -- waiting, so the time without a start counts from now.
 UPDATE job
    SET since = CASE WHEN :queued THEN UNIX_TIMESTAMP() ELSE since END, state = :new_state,
-       run_after = UNIX_TIMESTAMP() + :seconds
- WHERE jobid = :jobid AND attempt = :attempt AND state = :state AND run_after <= UNIX_TIMESTAMP()
+       run_after = UNIX_TIMESTAMP() + :seconds, lease_end = run_after
+ WHERE jobid = :jobid AND attempt = :attempt AND state = :state
+   AND run_after <= UNIX_TIMESTAMP() AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: bump (jobid, attempt, state, lease, crashed) -> rows
 -- A lease that ran out for good: the claim's write with the next attempt.
 SELECT jobid FROM job
- WHERE jobid = :jobid AND attempt = :attempt AND state = :state AND run_after <= UNIX_TIMESTAMP()
+ WHERE jobid = :jobid AND attempt = :attempt AND state = :state
+   AND run_after <= UNIX_TIMESTAMP() AND (lease_end IN (0, run_after) OR run_after < since)
    FOR UPDATE;
 UPDATE job
    SET attempt = attempt + 1, state = 1, since = UNIX_TIMESTAMP(), crashes = crashes + :crashed,
-       run_after = UNIX_TIMESTAMP() + :lease + 1
+       run_after = UNIX_TIMESTAMP() + :lease + 1, lease_end = run_after
  WHERE jobid = :jobid;
 SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority, state, since,
-       crashes, created
+       crashes, created, runs
   FROM job WHERE jobid = :jobid
 
 -- name: release (jobid, attempt, run_after) -> none
 -- A claim that was not sent: waiting again at its old time.
-UPDATE job SET state = 0, run_after = :run_after WHERE jobid = :jobid AND attempt = :attempt AND state = 1
+UPDATE job SET state = 0, run_after = :run_after, lease_end = 0
+ WHERE jobid = :jobid AND attempt = :attempt AND state = 1 AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: end_early (jobids, attempt, lease) -> none
 -- The lease of what may have got lost on the way ends now, unless somebody has prolonged it meanwhile.
-UPDATE job FORCE INDEX (PRIMARY) SET run_after = UNIX_TIMESTAMP()
+UPDATE job FORCE INDEX (PRIMARY) SET run_after = UNIX_TIMESTAMP(), lease_end = run_after
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 1
-   AND run_after <= UNIX_TIMESTAMP() + :lease + 2
+   AND run_after <= UNIX_TIMESTAMP() + :lease + 2 AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: renew (jobids, attempt, lease) -> none
--- The holder is alive. A job that ended, or that another attempt holds, is not touched.
-UPDATE job FORCE INDEX (PRIMARY) SET state = 2, run_after = UNIX_TIMESTAMP() + :lease + 1
+-- The holder is alive. A job that ended, that another attempt holds or that somebody has put off is not touched.
+UPDATE job FORCE INDEX (PRIMARY) SET state = 2, run_after = UNIX_TIMESTAMP() + :lease + 1, lease_end = run_after
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
+   AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: mine (jobids, attempt) -> rows
 -- Which of these this attempt holds. Decides after a renewal: a count of changed rows means other things
 -- on other databases.
-SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
+SELECT jobid FROM job
+ WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: present (jobids) -> rows
 -- Which of these are there, locked by the transaction.
@@ -234,20 +254,24 @@ SELECT jobid FROM finished WHERE expires <= UNIX_TIMESTAMP()
 DELETE finished FROM finished FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 
 -- name: standing (jobids) -> rows
--- What a failure or a new time starts from, locked by its transaction.
+-- What a failure or a new time starts from, locked by its transaction; last, whether its attempt holds it.
 SELECT jobid, attempt, state, failcount, crashes,
-       (SELECT max_failures FROM `function` WHERE `function`.funcname = job.funcname)
+       (SELECT max_failures FROM `function` WHERE `function`.funcname = job.funcname),
+       state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
+         AND run_after <> 2147483647
   FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
    FOR UPDATE
 
 -- name: put_back (jobid, attempt, state, failcount, delay) -> none
 -- The end of an attempt without success: waiting for so many seconds.
-UPDATE job SET state = 0, failcount = :failcount, run_after = UNIX_TIMESTAMP() + :delay
+UPDATE job SET state = 0, failcount = :failcount, lease_end = 0,
+       run_after = UNIX_TIMESTAMP() + :delay + IF(:delay = 0, 0, MICROSECOND(NOW(6)) > 0)
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
 
 -- name: put_at (jobid, attempt, state, failcount, run_after) -> none
 -- The same, at a unix time; also with "never", where the new state is dead.
-UPDATE job SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END, failcount = :failcount, run_after = :run_after
+UPDATE job SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END, failcount = :failcount,
+       run_after = :run_after, lease_end = 0
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
 
 -- name: record_failure (jobid, attempt, kind, error, message, trace, worker) -> none
@@ -265,37 +289,50 @@ SELECT kind FROM failure WHERE jobid = :jobid AND attempt = :attempt AND kind <>
 SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure WHERE jobid = :jobid ORDER BY attempt, kind
 
 -- name: get (jobid) -> rows
--- One job.
-SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority, state, since,
-       crashes, created
+-- One job, in the state in which it stands: what somebody has put off waits, or is dead where that is "never".
+SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority,
+       CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
+       since, crashes, created, runs
   FROM job WHERE jobid = :jobid
 
 -- name: jobs (funcname, state, failed, after, limit) -> rows
--- Jobs by id, optionally of one function, of one state, or only those that have failed.
-SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority, state, since,
-       crashes, created
+-- Jobs by id as above, optionally of one function, of one state, or only those that have failed.
+SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority,
+       CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
+       since, crashes, created, runs
   FROM job FORCE INDEX (PRIMARY)
- WHERE jobid > :after AND (:funcname IS NULL OR funcname = :funcname) AND (:state IS NULL OR state = :state)
-   AND (:failed = 0 OR failcount > 0 OR crashes > 0 OR state = 4)
+ WHERE jobid > :after AND (:funcname IS NULL OR funcname = :funcname)
+   AND (:state IS NULL OR :state =
+        CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END)
+   AND (:failed = 0 OR failcount > 0 OR crashes > 0 OR state = 4 OR run_after = 2147483647)
  ORDER BY jobid LIMIT :limit
 
 -- name: retry (jobid) -> none
 -- A person wants it to run now, with its failures forgiven. What is under way is left alone.
-UPDATE job SET state = 0, failcount = 0, crashes = 0, run_after = UNIX_TIMESTAMP()
- WHERE jobid = :jobid AND state IN (0, 4)
+UPDATE job SET state = 0, failcount = 0, crashes = 0, run_after = UNIX_TIMESTAMP(), lease_end = 0
+ WHERE jobid = :jobid AND (state IN (0, 4) OR run_after = 2147483647 OR lease_end NOT IN (0, run_after) AND run_after >= since)
 
 -- name: counts () -> rows
--- Jobs of each function and state. Reads the whole lane index: for people, not for a pass.
-SELECT funcname, state, COUNT(*), MIN(run_after) FROM job FORCE INDEX (job_lane)
+-- Jobs of each function and state, and how many of them never run. Reads the whole lane index: for people, not for a
+-- pass.
+SELECT funcname, state, COUNT(*), MIN(run_after), CAST(SUM(run_after = 2147483647) AS SIGNED)
+  FROM job FORCE INDEX (job_lane)
  GROUP BY funcname, state ORDER BY funcname, state
 
 -- name: waiting () -> rows
 -- How many waiting jobs are due, delayed, and put off after a failure. Reads the lane index, and the rows of
 -- those whose time has not come.
-SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now),
-       (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND failcount = 0),
-       (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND failcount > 0)
+SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_after <> 2147483647),
+       (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount = 0),
+       (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount > 0)
   FROM (SELECT UNIX_TIMESTAMP() AS now) AS t
+
+-- name: count_put_off (funcnames) -> rows
+-- Of what these functions have leased, how many somebody has put off.
+SELECT funcname, state, COUNT(*), MIN(run_after) FROM job FORCE INDEX (job_lane)
+ WHERE funcname IN (:*funcnames) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
+   AND run_after <> 2147483647
+ GROUP BY funcname, state
 
 -- name: facts () -> rows
 -- Settings of the server that decide whether a job can be lost, how the table compares names, whether the original
@@ -341,15 +378,17 @@ ON DUPLICATE KEY UPDATE
 
 -- name: adoptable (jobids) -> rows
 -- Jobs whose copies came without an attempt and that nobody runs, locked by the transaction.
-SELECT jobid FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) AND state IN (0, 1) FOR UPDATE
+SELECT jobid FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) AND state IN (0, 1) AND run_after <> 2147483647
+   FOR UPDATE
 
 -- name: adopt (jobids, lease) -> rows
 -- The start of such copies: the original's QueueRunner leases by run_after alone. Their arguments are not read.
 UPDATE job FORCE INDEX (PRIMARY)
-   SET attempt = attempt + 1, state = 2, since = UNIX_TIMESTAMP(), run_after = UNIX_TIMESTAMP() + :lease + 1
+   SET attempt = attempt + 1, state = 2, since = UNIX_TIMESTAMP(), run_after = UNIX_TIMESTAMP() + :lease + 1,
+       lease_end = run_after
  WHERE jobid IN (:*jobids);
 SELECT jobid, funcname, NULL, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority, state, since,
-       crashes, created
+       crashes, created, runs
   FROM job WHERE jobid IN (:*jobids)
 
 -- name: unset_function (funcname) -> none
@@ -362,17 +401,21 @@ DELETE FROM `function` WHERE funcname = :funcname
 SELECT jobid, attempt, run_after FROM job FORCE INDEX (job_lane)
  WHERE funcname = :funcname AND state = 1 AND priority = :priority
    AND run_after > UNIX_TIMESTAMP() AND run_after >= :after
-   AND since <= UNIX_TIMESTAMP() - :age AND since > :since
+   AND since <= UNIX_TIMESTAMP() - :age AND since > :since AND lease_end IN (0, run_after)
  ORDER BY run_after LIMIT :limit
 
--- name: leased (funcname, limit) -> one
--- How many jobs of a function are handed to Gearman and not yet heard of, counted up to a limit.
-SELECT COUNT(*) FROM (SELECT 1 FROM job FORCE INDEX (job_lane) WHERE funcname = :funcname AND state = 1 LIMIT :limit) AS handed_out
+-- name: leased (funcname, lease, limit) -> one
+-- How many jobs of a function are handed to Gearman and not yet heard of, counted up to a limit. What ends later than
+-- any of its leases was put off by somebody; the index alone tells that.
+SELECT COUNT(*) FROM (
+  SELECT 1 FROM job FORCE INDEX (job_lane)
+   WHERE funcname = :funcname AND state = 1 AND run_after <= UNIX_TIMESTAMP() + :lease + 2 LIMIT :limit) AS handed_out
 
 -- name: give_back (jobids, attempt) -> none
 -- What a worker holds and has not started: waiting again, at once.
-UPDATE job FORCE INDEX (PRIMARY) SET state = 0, run_after = UNIX_TIMESTAMP()
+UPDATE job FORCE INDEX (PRIMARY) SET state = 0, run_after = UNIX_TIMESTAMP(), lease_end = 0
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
+   AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: unstart (jobids, attempt) -> none
 -- What a worker had asked about and will not start, its server being lost: leased and not running, so that the
@@ -397,21 +440,25 @@ DROP TRIGGER IF EXISTS garivini_draining
 -- name: hold (jobid, attempt, run_after, seconds) -> rows
 -- A waiting job is leased for its move, if nothing has changed since it was read.
 SELECT jobid FROM job
- WHERE jobid = :jobid AND attempt = :attempt AND state = 0 AND run_after = :run_after
+ WHERE jobid = :jobid AND attempt = :attempt AND run_after = :run_after
+   AND (state = 0 OR state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since)
    FOR UPDATE;
 UPDATE job
-   SET attempt = attempt + 1, state = 1, since = UNIX_TIMESTAMP(), run_after = UNIX_TIMESTAMP() + :seconds
+   SET attempt = attempt + 1, state = 1, since = UNIX_TIMESTAMP(), run_after = UNIX_TIMESTAMP() + :seconds,
+       lease_end = run_after
  WHERE jobid = :jobid
 
--- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created) -> rows
--- The copy of a job that is being moved here. Nobody takes it until it is let go.
-INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, failcount, crashes, created, state, run_after)
-VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, 4, 2147483647);
+-- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs) -> rows
+-- The copy of a job that is being moved here, with its attempts. Nobody takes it until it is let go.
+INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, failcount, crashes, created, attempt, runs, state, run_after)
+VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, 4, 2147483647);
 SELECT LAST_INSERT_ID()
 
 -- name: leave (jobid, attempt, state) -> rows
 -- One copy of a moved job goes, if it is still held for that.
-SELECT jobid FROM job WHERE jobid = :jobid AND attempt = :attempt AND state = :state FOR UPDATE;
+SELECT jobid FROM job
+ WHERE jobid = :jobid AND attempt = :attempt AND (state = :state OR :state = 4 AND run_after = 2147483647)
+   FOR UPDATE;
 DELETE FROM job WHERE jobid = :jobid
 
 -- name: let_go (jobid, run_after) -> none

@@ -6,6 +6,11 @@
 -- it is left out of every claim, so that a row parked by the original's clients does not start in 2038. Later
 -- times are times like any other. Each value has its type, so that one too large for its column is an error and
 -- does not keep the index from being used.
+--
+-- A lease ends at `run_after`, and `lease_end` repeats it: one reading of the clock for both, for it goes on within a
+-- statement. Other programs put a leased row off by `run_after` alone: where the two differ nobody holds the row, and it
+-- waits until `run_after`. But a time before `since` only ends the lease. `lease_end` is 0 where the row was leased by a
+-- version that had no such column. A delay is counted from the next whole second: it is never short.
 
 -- name: clock () -> one
 -- The unix time with its fraction.
@@ -26,24 +31,29 @@ INSERT INTO garivini_database (dbid) VALUES (:dbid::bigint) ON CONFLICT (one) DO
 -- name: insert (funcname, coalesce, arg, flag, priority, delay, taken) -> rows
 -- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them. Taken (1): with the
 -- first attempt's lease, which ends after the delay; not taken (0): waiting until then.
-INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created, attempt, state, since)
-SELECT n.funcname, n."coalesce", n.arg, n.flag, n.priority, t.now + n.delay, t.now, n.taken, n.taken, n.taken * t.now
+INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
+SELECT n.funcname, n."coalesce", n.arg, n.flag, n.priority,
+       CASE WHEN n.taken = 1 OR n.delay = 0 THEN t.now ELSE t.next END + n.delay, t.now, n.taken, n.taken,
+       n.taken * t.now, n.taken * (t.now + n.delay)
   FROM unnest(:@funcname::text[], :@coalesce::text[], :@arg::bytea[], :@flag::text[], :@priority::smallint[],
               :@delay::bigint[], :@taken::smallint[])
        WITH ORDINALITY AS n (funcname, "coalesce", arg, flag, priority, delay, taken, position),
-       (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint AS now) AS t
+       (SELECT floor(clock.now)::bigint AS now, ceil(clock.now)::bigint AS next
+          FROM (SELECT extract(epoch FROM clock_timestamp()) AS now) AS clock) AS t
  ORDER BY n.position
 RETURNING jobid, created
 
 -- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, delay, taken) -> rows
 -- Jobs with a unique key. Only that conflict is passed over; what is returned is new.
-INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created, attempt, state, since)
-SELECT n.funcname, n.uniqkey, n."coalesce", n.arg, n.flag, n.priority, t.now + n.delay, t.now, n.taken, n.taken,
-       n.taken * t.now
+INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
+SELECT n.funcname, n.uniqkey, n."coalesce", n.arg, n.flag, n.priority,
+       CASE WHEN n.taken = 1 OR n.delay = 0 THEN t.now ELSE t.next END + n.delay, t.now, n.taken, n.taken,
+       n.taken * t.now, n.taken * (t.now + n.delay)
   FROM unnest(:@funcname::text[], :@uniqkey::text[], :@coalesce::text[], :@arg::bytea[], :@flag::text[],
               :@priority::smallint[], :@delay::bigint[], :@taken::smallint[])
        WITH ORDINALITY AS n (funcname, uniqkey, "coalesce", arg, flag, priority, delay, taken, position),
-       (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint AS now) AS t
+       (SELECT floor(clock.now)::bigint AS now, ceil(clock.now)::bigint AS next
+          FROM (SELECT extract(epoch FROM clock_timestamp()) AS now) AS clock) AS t
  ORDER BY n.position
 ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
 RETURNING jobid, created, funcname, uniqkey
@@ -55,7 +65,9 @@ SELECT jobid FROM job WHERE funcname = :funcname::text AND uniqkey = :uniqkey::t
 -- name: states (jobids) -> rows
 -- How these jobs stand, read without a lock: a row that another transaction holds must not hold up an insert that
 -- finds its key taken. In a caller's older snapshot a job may not be seen.
-SELECT jobid, state, run_after FROM job WHERE jobid = ANY (:jobids::bigint[])
+SELECT jobid, CASE WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
+       run_after
+  FROM job WHERE jobid = ANY (:jobids::bigint[])
 
 -- name: lanes () -> rows
 -- Every lane that holds a job in a state below dead, when its head is due, and the time now with its
@@ -110,58 +122,74 @@ SELECT jobid, arg FROM job WHERE jobid = ANY (:jobids::bigint[])
 
 -- name: claim (jobids, now, lease_end) -> none
 -- The claim's write, in the transaction that read them as due, with the time of then.
-UPDATE job SET attempt = attempt + 1, state = 1, since = :now::bigint, run_after = :lease_end::bigint
+UPDATE job SET attempt = attempt + 1, state = 1, since = :now::bigint, run_after = :lease_end::bigint,
+       lease_end = :lease_end::bigint
  WHERE jobid = ANY (:jobids::bigint[])
 
 -- name: expired (funcname, state, priority, limit) -> rows
--- Leases that ran out, of one lane. What another transaction has locked is left to it.
-SELECT jobid, attempt, flag, crashes, since, floor(extract(epoch FROM clock_timestamp()))::bigint - since FROM job
+-- Leases that ran out, of one lane, and whether somebody has put the row off. What another transaction has locked is left to it.
+SELECT jobid, attempt, flag, crashes, since, floor(extract(epoch FROM clock_timestamp()))::bigint - since,
+       lease_end NOT IN (0, run_after) AND run_after >= since
+  FROM job
  WHERE funcname = :funcname::text AND state = :state::smallint AND priority = :priority::smallint
-   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
+   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after <> 2147483647
  ORDER BY run_after LIMIT :limit::bigint
    FOR UPDATE SKIP LOCKED
+
+-- name: requeue (jobids) -> none
+-- Rows that were put off and are due now: they wait, to be claimed like any other.
+UPDATE job SET state = 0, lease_end = 0
+ WHERE jobid = ANY (:jobids::bigint[]) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
+   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
 
 -- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
 -- A lease that ran out goes on. Only where nothing has changed since it was read; queued: a server has it
 -- waiting, so the time without a start counts from now.
 UPDATE job
    SET state = :new_state::smallint,
-       run_after = floor(extract(epoch FROM clock_timestamp()))::bigint + :seconds::bigint,
+       (run_after, lease_end) =
+       (SELECT lease.ends, lease.ends FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint + :seconds::bigint AS ends) AS lease),
        since = CASE WHEN :queued::boolean THEN floor(extract(epoch FROM clock_timestamp()))::bigint ELSE since END
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
-   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
+   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: bump (jobid, attempt, state, lease, crashed) -> rows
 -- A lease that ran out for good: the claim's write with the next attempt.
 UPDATE job
    SET attempt = attempt + 1, state = 1, since = floor(extract(epoch FROM clock_timestamp()))::bigint,
        crashes = crashes + :crashed::boolean::integer,
-       run_after = floor(extract(epoch FROM clock_timestamp()))::bigint + :lease::bigint + 1
+       (run_after, lease_end) =
+       (SELECT lease.ends, lease.ends FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint + :lease::bigint + 1 AS ends) AS lease)
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
-   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
+   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND (lease_end IN (0, run_after) OR run_after < since)
 RETURNING jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
-          since, crashes, created
+          since, crashes, created, runs
 
 -- name: release (jobid, attempt, run_after) -> none
 -- A claim that was not sent: waiting again at its old time.
-UPDATE job SET state = 0, run_after = :run_after::bigint
- WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = 1
+UPDATE job SET state = 0, run_after = :run_after::bigint, lease_end = 0
+ WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = 1 AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: end_early (jobids, attempt, lease) -> none
 -- The lease of what may have got lost on the way ends now, unless somebody has prolonged it meanwhile.
-UPDATE job SET run_after = floor(extract(epoch FROM clock_timestamp()))::bigint
+UPDATE job SET (run_after, lease_end) =
+       (SELECT lease.ends, lease.ends FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint + 0 AS ends) AS lease)
  WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state = 1
-   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) + :lease::bigint + 2
+   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) + :lease::bigint + 2 AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: renew (jobids, attempt, lease) -> none
--- The holder is alive. A job that ended, or that another attempt holds, is not touched.
-UPDATE job SET state = 2, run_after = floor(extract(epoch FROM clock_timestamp()))::bigint + :lease::bigint + 1
+-- The holder is alive. A job that ended, that another attempt holds or that somebody has put off is not touched.
+UPDATE job SET state = 2, (run_after, lease_end) =
+       (SELECT lease.ends, lease.ends FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint + :lease::bigint + 1 AS ends) AS lease)
  WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
+   AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: mine (jobids, attempt) -> rows
 -- Which of these this attempt holds. Decides after a renewal: a count of changed rows means other things
 -- on other databases.
-SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
+SELECT jobid FROM job
+ WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
+   AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: present (jobids) -> rows
 -- Which of these are there, locked by the transaction.
@@ -256,21 +284,25 @@ SELECT jobid FROM finished WHERE expires <= (SELECT floor(extract(epoch FROM clo
 DELETE FROM finished WHERE jobid = ANY (:jobids::bigint[])
 
 -- name: standing (jobids) -> rows
--- What a failure or a new time starts from, locked by its transaction.
+-- What a failure or a new time starts from, locked by its transaction; last, whether its attempt holds it.
 SELECT jobid, attempt, state, failcount, crashes,
-       (SELECT max_failures FROM function WHERE function.funcname = job.funcname)
+       (SELECT max_failures FROM function WHERE function.funcname = job.funcname),
+       state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
+         AND run_after <> 2147483647
   FROM job WHERE jobid = ANY (:jobids::bigint[]) FOR UPDATE OF job
 
 -- name: put_back (jobid, attempt, state, failcount, delay) -> none
 -- The end of an attempt without success: waiting for so many seconds.
-UPDATE job SET state = 0, failcount = :failcount::smallint,
-       run_after = floor(extract(epoch FROM clock_timestamp()))::bigint + :delay::bigint
+UPDATE job SET state = 0, failcount = :failcount::smallint, lease_end = 0,
+       run_after = :delay::bigint +
+         CASE WHEN :delay::bigint = 0 THEN floor(extract(epoch FROM clock_timestamp()))
+              ELSE ceil(extract(epoch FROM clock_timestamp())) END::bigint
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
 
 -- name: put_at (jobid, attempt, state, failcount, run_after) -> none
 -- The same, at a unix time; also with "never", where the new state is dead.
 UPDATE job SET state = CASE WHEN :run_after::bigint = 2147483647 THEN 4 ELSE 0 END,
-       failcount = :failcount::smallint, run_after = :run_after::bigint
+       failcount = :failcount::smallint, run_after = :run_after::bigint, lease_end = 0
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
 
 -- name: record_failure (jobid, attempt, kind, error, message, trace, worker) -> none
@@ -290,37 +322,50 @@ SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure
  WHERE jobid = :jobid::bigint ORDER BY attempt, kind
 
 -- name: get (jobid) -> rows
--- One job.
-SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
-       since, crashes, created
+-- One job, in the state in which it stands: what somebody has put off waits, or is dead where that is "never".
+SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
+       CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
+       since, crashes, created, runs
   FROM job WHERE jobid = :jobid::bigint
 
 -- name: jobs (funcname, state, failed, after, limit) -> rows
--- Jobs by id, optionally of one function, of one state, or only those that have failed.
-SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
-       since, crashes, created
+-- Jobs by id as above, optionally of one function, of one state, or only those that have failed.
+SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
+       CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
+       since, crashes, created, runs
   FROM job
  WHERE jobid > :after::bigint AND (:funcname::text IS NULL OR funcname = :funcname::text)
-   AND (:state::smallint IS NULL OR state = :state::smallint)
-   AND (NOT :failed::boolean OR failcount > 0 OR crashes > 0 OR state = 4)
+   AND (:state::smallint IS NULL OR :state::smallint =
+        CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END)
+   AND (NOT :failed::boolean OR failcount > 0 OR crashes > 0 OR state = 4 OR run_after = 2147483647)
  ORDER BY jobid LIMIT :limit::bigint
 
 -- name: retry (jobid) -> none
 -- A person wants it to run now, with its failures forgiven. What is under way is left alone.
-UPDATE job SET state = 0, failcount = 0, crashes = 0,
+UPDATE job SET state = 0, failcount = 0, crashes = 0, lease_end = 0,
        run_after = floor(extract(epoch FROM clock_timestamp()))::bigint
- WHERE jobid = :jobid::bigint AND state IN (0, 4)
+ WHERE jobid = :jobid::bigint
+   AND (state IN (0, 4) OR run_after = 2147483647 OR lease_end NOT IN (0, run_after) AND run_after >= since)
 
 -- name: counts () -> rows
--- Jobs of each function and state. Reads the whole lane index: for people, not for a pass.
-SELECT funcname, state, count(*), min(run_after) FROM job GROUP BY funcname, state ORDER BY funcname, state
+-- Jobs of each function and state, and how many of them never run. Reads the whole lane index: for people, not for a
+-- pass.
+SELECT funcname, state, count(*), min(run_after), count(*) FILTER (WHERE run_after = 2147483647)
+  FROM job GROUP BY funcname, state ORDER BY funcname, state
+
+-- name: count_put_off (funcnames) -> rows
+-- Of what these functions have leased, how many somebody has put off.
+SELECT funcname, state, count(*), min(run_after) FROM job
+ WHERE funcname = ANY (:funcnames::text[]) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
+   AND run_after <> 2147483647
+ GROUP BY funcname, state
 
 -- name: waiting () -> rows
 -- How many waiting jobs are due, delayed, and put off after a failure. Reads the lane index, and the rows of
 -- those whose time has not come.
-SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now),
-       (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND failcount = 0),
-       (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND failcount > 0)
+SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_after <> 2147483647),
+       (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount = 0),
+       (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount > 0)
   FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint AS now) AS t
 
 -- name: facts () -> rows
@@ -358,16 +403,17 @@ ON CONFLICT (funcname) DO UPDATE
 
 -- name: adoptable (jobids) -> rows
 -- Jobs whose copies came without an attempt and that nobody runs, locked by the transaction.
-SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[]) AND state IN (0, 1) FOR UPDATE
+SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[]) AND state IN (0, 1) AND run_after <> 2147483647 FOR UPDATE
 
 -- name: adopt (jobids, lease) -> rows
 -- The start of such copies: the original's QueueRunner leases by run_after alone. Their arguments are not read.
 UPDATE job
    SET attempt = attempt + 1, state = 2, since = floor(extract(epoch FROM clock_timestamp()))::bigint,
-       run_after = floor(extract(epoch FROM clock_timestamp()))::bigint + :lease::bigint + 1
+       (run_after, lease_end) =
+       (SELECT lease.ends, lease.ends FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint + :lease::bigint + 1 AS ends) AS lease)
  WHERE jobid = ANY (:jobids::bigint[])
 RETURNING jobid, funcname, NULL, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
-          since, crashes, created
+          since, crashes, created, runs
 
 -- name: unset_function (funcname) -> none
 -- Back to the defaults.
@@ -380,16 +426,23 @@ SELECT jobid, attempt, run_after FROM job
  WHERE funcname = :funcname::text AND state = 1 AND priority = :priority::smallint
    AND run_after > (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after >= :after::bigint
    AND since <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - :age::bigint AND since > :since::bigint
+   AND lease_end IN (0, run_after)
  ORDER BY run_after LIMIT :limit::bigint
 
--- name: leased (funcname, limit) -> one
--- How many jobs of a function are handed to Gearman and not yet heard of, counted up to a limit.
-SELECT count(*) FROM (SELECT 1 FROM job WHERE funcname = :funcname::text AND state = 1 LIMIT :limit::bigint) AS handed_out
+-- name: leased (funcname, lease, limit) -> one
+-- How many jobs of a function are handed to Gearman and not yet heard of, counted up to a limit. What ends later than
+-- any of its leases was put off by somebody; the index alone tells that.
+SELECT count(*) FROM (
+  SELECT 1 FROM job
+   WHERE funcname = :funcname::text AND state = 1
+     AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) + :lease::bigint + 2
+   LIMIT :limit::bigint) AS handed_out
 
 -- name: give_back (jobids, attempt) -> none
 -- What a worker holds and has not started: waiting again, at once.
-UPDATE job SET state = 0, run_after = floor(extract(epoch FROM clock_timestamp()))::bigint
+UPDATE job SET state = 0, run_after = floor(extract(epoch FROM clock_timestamp()))::bigint, lease_end = 0
  WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
+   AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: unstart (jobids, attempt) -> none
 -- What a worker had asked about and will not start, its server being lost: leased and not running, so that the
@@ -416,19 +469,23 @@ DROP TRIGGER IF EXISTS garivini_draining ON job
 -- A waiting job is leased for its move, if nothing has changed since it was read.
 UPDATE job
    SET attempt = attempt + 1, state = 1, since = floor(extract(epoch FROM clock_timestamp()))::bigint,
-       run_after = floor(extract(epoch FROM clock_timestamp()))::bigint + :seconds::bigint
- WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = 0 AND run_after = :run_after::bigint
+       (run_after, lease_end) =
+       (SELECT lease.ends, lease.ends FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint + :seconds::bigint AS ends) AS lease)
+ WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND run_after = :run_after::bigint
+   AND (state = 0 OR state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since)
 RETURNING jobid
 
--- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created) -> rows
--- The copy of a job that is being moved here. Nobody takes it until it is let go.
-INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, state, run_after)
-VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, 4, 2147483647)
+-- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs) -> rows
+-- The copy of a job that is being moved here, with its attempts. Nobody takes it until it is let go.
+INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, attempt, runs, state, run_after)
+VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, 4, 2147483647)
 RETURNING jobid
 
 -- name: leave (jobid, attempt, state) -> rows
 -- One copy of a moved job goes, if it is still held for that.
-DELETE FROM job WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
+DELETE FROM job
+ WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint
+   AND (state = :state::smallint OR :state::smallint = 4 AND run_after = 2147483647)
 RETURNING jobid
 
 -- name: let_go (jobid, run_after) -> none

@@ -4,6 +4,12 @@
 -- statement. A lease ends at now + lease + 1 because whole seconds round down. 2147483647 is "never"; it is
 -- left out of every claim, so that a row parked by the original's clients does not start in 2038. Later times
 -- are times like any other. CAST(arg AS BLOB): another writer may have bound text that is no UTF-8.
+--
+-- A lease ends at `run_after`, and `lease_end` repeats it. Other programs put a leased row off by `run_after` alone: where
+-- the two differ nobody holds the row, and it waits until `run_after`. But a time before `since` only ends the lease.
+-- `lease_end` is 0 where the row was leased by a version that had no such column.
+-- A delay is counted from the next whole second: it is never short. (This clock has milliseconds, and julianday half of
+-- one in doubt: + 0.9995 and cut off is to round up.)
 
 -- name: clock () -> one
 -- The unix time with its fraction.
@@ -24,16 +30,16 @@ INSERT INTO garivini_database (dbid) SELECT :dbid WHERE NOT EXISTS (SELECT 1 FRO
 -- name: insert (funcname, coalesce, arg, flag, priority, delay, taken) -> rows
 -- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them. Taken (1): with the
 -- first attempt's lease, which ends after the delay; not taken (0): waiting until then.
-INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created, attempt, state, since)
+INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
-  (:funcname, :coalesce, :arg, :flag, :priority, strftime('%s', 'now') + :delay, strftime('%s', 'now') + 0, :taken, :taken, strftime('%s', 'now') * :taken) -- each
+  (:funcname, :coalesce, :arg, :flag, :priority, CASE WHEN :taken OR :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay, strftime('%s', 'now') + 0, :taken, :taken, strftime('%s', 'now') * :taken, (strftime('%s', 'now') + :delay) * :taken) -- each
 RETURNING jobid, created
 
 -- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, delay, taken) -> rows
 -- Jobs with a unique key. Only that conflict is passed over; what is returned is new.
-INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created, attempt, state, since)
+INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
-  (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, strftime('%s', 'now') + :delay, strftime('%s', 'now') + 0, :taken, :taken, strftime('%s', 'now') * :taken) -- each
+  (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, CASE WHEN :taken OR :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay, strftime('%s', 'now') + 0, :taken, :taken, strftime('%s', 'now') * :taken, (strftime('%s', 'now') + :delay) * :taken) -- each
 ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
 RETURNING jobid, created, funcname, uniqkey
 
@@ -44,7 +50,9 @@ SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey
 -- name: states (jobids) -> rows
 -- How these jobs stand, read without a lock: a row that another transaction holds must not hold up an insert that
 -- finds its key taken. In a caller's older snapshot a job may not be seen.
-SELECT jobid, state, run_after FROM job WHERE jobid IN (:*jobids)
+SELECT jobid, CASE WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
+       run_after
+  FROM job WHERE jobid IN (:*jobids)
 
 -- name: lanes () -> rows
 -- Every lane that holds a job in a state below dead, when its head is due, and the time now with its
@@ -94,51 +102,63 @@ SELECT jobid, CAST(arg AS BLOB) FROM job WHERE jobid IN (:*jobids)
 
 -- name: claim (jobids, now, lease_end) -> none
 -- The claim's write, in the transaction that read them as due, with the time of then.
-UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :lease_end WHERE jobid IN (:*jobids)
+UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :lease_end, lease_end = :lease_end
+ WHERE jobid IN (:*jobids)
 
 -- name: expired (funcname, state, priority, limit) -> rows
--- Leases that ran out, of one lane.
-SELECT jobid, attempt, flag, crashes, since, strftime('%s', 'now') - since FROM job INDEXED BY job_lane
+-- Leases that ran out, of one lane, and whether somebody has put the row off.
+SELECT jobid, attempt, flag, crashes, since, strftime('%s', 'now') - since, lease_end NOT IN (0, run_after) AND run_after >= since
+  FROM job INDEXED BY job_lane
  WHERE funcname = :funcname AND state = :state AND priority = :priority
-   AND run_after <= strftime('%s', 'now') + 0
+   AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647
  ORDER BY run_after LIMIT :limit
+
+-- name: requeue (jobids) -> none
+-- Rows that were put off and are due now: they wait, to be claimed like any other.
+UPDATE job SET state = 0, lease_end = 0
+ WHERE jobid IN (:*jobids) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
+   AND run_after <= strftime('%s', 'now') + 0
 
 -- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
 -- A lease that ran out goes on. Only where nothing has changed since it was read; queued: a server has it
 -- waiting, so the time without a start counts from now.
 UPDATE job
-   SET state = :new_state, run_after = strftime('%s', 'now') + :seconds,
+   SET state = :new_state, run_after = strftime('%s', 'now') + :seconds, lease_end = strftime('%s', 'now') + :seconds,
        since = CASE WHEN :queued THEN strftime('%s', 'now') + 0 ELSE since END
- WHERE jobid = :jobid AND attempt = :attempt AND state = :state AND run_after <= strftime('%s', 'now') + 0
+ WHERE jobid = :jobid AND attempt = :attempt AND state = :state
+   AND run_after <= strftime('%s', 'now') + 0 AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: bump (jobid, attempt, state, lease, crashed) -> rows
 -- A lease that ran out for good: the claim's write with the next attempt.
 UPDATE job
    SET attempt = attempt + 1, state = 1, since = strftime('%s', 'now') + 0, crashes = crashes + :crashed,
-       run_after = strftime('%s', 'now') + :lease + 1
- WHERE jobid = :jobid AND attempt = :attempt AND state = :state AND run_after <= strftime('%s', 'now') + 0
+       run_after = strftime('%s', 'now') + :lease + 1, lease_end = strftime('%s', 'now') + :lease + 1
+ WHERE jobid = :jobid AND attempt = :attempt AND state = :state
+   AND run_after <= strftime('%s', 'now') + 0 AND (lease_end IN (0, run_after) OR run_after < since)
 RETURNING jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
-          since, crashes, created
+          since, crashes, created, runs
 
 -- name: release (jobid, attempt, run_after) -> none
 -- A claim that was not sent: waiting again at its old time.
-UPDATE job SET state = 0, run_after = :run_after WHERE jobid = :jobid AND attempt = :attempt AND state = 1
+UPDATE job SET state = 0, run_after = :run_after, lease_end = 0
+ WHERE jobid = :jobid AND attempt = :attempt AND state = 1 AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: end_early (jobids, attempt, lease) -> none
 -- The lease of what may have got lost on the way ends now, unless somebody has prolonged it meanwhile.
-UPDATE job SET run_after = strftime('%s', 'now') + 0
+UPDATE job SET run_after = strftime('%s', 'now') + 0, lease_end = strftime('%s', 'now') + 0
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 1
-   AND run_after <= strftime('%s', 'now') + :lease + 2
+   AND run_after <= strftime('%s', 'now') + :lease + 2 AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: renew (jobids, attempt, lease) -> none
--- The holder is alive. A job that ended, or that another attempt holds, is not touched.
-UPDATE job SET state = 2, run_after = strftime('%s', 'now') + :lease + 1
- WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
+-- The holder is alive. A job that ended, that another attempt holds or that somebody has put off is not touched.
+UPDATE job SET state = 2, run_after = strftime('%s', 'now') + :lease + 1, lease_end = strftime('%s', 'now') + :lease + 1
+ WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: mine (jobids, attempt) -> rows
 -- Which of these this attempt holds. Decides after a renewal: a count of changed rows means other things
 -- on other databases.
-SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
+SELECT jobid FROM job
+ WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: present (jobids) -> rows
 -- Which of these are there.
@@ -228,19 +248,23 @@ SELECT jobid FROM finished WHERE expires <= strftime('%s', 'now') + 0
 DELETE FROM finished WHERE jobid IN (:*jobids)
 
 -- name: standing (jobids) -> rows
--- What a failure or a new time starts from, locked by its transaction.
+-- What a failure or a new time starts from, locked by its transaction; last, whether its attempt holds it.
 SELECT jobid, attempt, state, failcount, crashes,
-       (SELECT max_failures FROM function WHERE function.funcname = job.funcname)
+       (SELECT max_failures FROM function WHERE function.funcname = job.funcname),
+       state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
+         AND run_after <> 2147483647
   FROM job WHERE jobid IN (:*jobids)
 
 -- name: put_back (jobid, attempt, state, failcount, delay) -> none
 -- The end of an attempt without success: waiting for so many seconds.
-UPDATE job SET state = 0, failcount = :failcount, run_after = strftime('%s', 'now') + :delay
+UPDATE job SET state = 0, failcount = :failcount, lease_end = 0,
+       run_after = CASE WHEN :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
 
 -- name: put_at (jobid, attempt, state, failcount, run_after) -> none
 -- The same, at a unix time; also with "never", where the new state is dead.
-UPDATE job SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END, failcount = :failcount, run_after = :run_after
+UPDATE job SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END, failcount = :failcount,
+       run_after = :run_after, lease_end = 0
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
 
 -- name: record_failure (jobid, attempt, kind, error, message, trace, worker) -> none
@@ -258,35 +282,48 @@ SELECT kind FROM failure WHERE jobid = :jobid AND attempt = :attempt AND kind <>
 SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure WHERE jobid = :jobid ORDER BY attempt
 
 -- name: get (jobid) -> rows
--- One job.
-SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
-       since, crashes, created
+-- One job, in the state in which it stands: what somebody has put off waits, or is dead where that is "never".
+SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
+       CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
+       since, crashes, created, runs
   FROM job WHERE jobid = :jobid
 
 -- name: jobs (funcname, state, failed, after, limit) -> rows
--- Jobs by id, optionally of one function, of one state, or only those that have failed.
-SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
-       since, crashes, created
+-- Jobs by id as above, optionally of one function, of one state, or only those that have failed.
+SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
+       CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
+       since, crashes, created, runs
   FROM job
- WHERE jobid > :after AND (:funcname IS NULL OR funcname = :funcname) AND (:state IS NULL OR state = :state)
-   AND (:failed = 0 OR failcount > 0 OR crashes > 0 OR state = 4)
+ WHERE jobid > :after AND (:funcname IS NULL OR funcname = :funcname)
+   AND (:state IS NULL OR :state =
+        CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END)
+   AND (:failed = 0 OR failcount > 0 OR crashes > 0 OR state = 4 OR run_after = 2147483647)
  ORDER BY jobid LIMIT :limit
 
 -- name: retry (jobid) -> none
 -- A person wants it to run now, with its failures forgiven. What is under way is left alone.
-UPDATE job SET state = 0, failcount = 0, crashes = 0, run_after = strftime('%s', 'now') + 0
- WHERE jobid = :jobid AND state IN (0, 4)
+UPDATE job SET state = 0, failcount = 0, crashes = 0, run_after = strftime('%s', 'now') + 0, lease_end = 0
+ WHERE jobid = :jobid AND (state IN (0, 4) OR run_after = 2147483647 OR lease_end NOT IN (0, run_after) AND run_after >= since)
 
 -- name: counts () -> rows
--- Jobs of each function and state. Reads the whole lane index: for people, not for a pass.
-SELECT funcname, state, count(*), min(run_after) FROM job GROUP BY funcname, state ORDER BY funcname, state
+-- Jobs of each function and state, and how many of them never run. Reads the whole lane index: for people, not for a
+-- pass.
+SELECT funcname, state, count(*), min(run_after), sum(run_after = 2147483647)
+  FROM job GROUP BY funcname, state ORDER BY funcname, state
+
+-- name: count_put_off (funcnames) -> rows
+-- Of what these functions have leased, how many somebody has put off.
+SELECT funcname, state, count(*), min(run_after) FROM job INDEXED BY job_lane
+ WHERE funcname IN (:*funcnames) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
+   AND run_after <> 2147483647
+ GROUP BY funcname, state
 
 -- name: waiting () -> rows
 -- How many waiting jobs are due, delayed, and put off after a failure. Reads the lane index, and the rows of
 -- those whose time has not come.
-SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now),
-       (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND failcount = 0),
-       (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND failcount > 0)
+SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_after <> 2147483647),
+       (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount = 0),
+       (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount > 0)
   FROM (SELECT strftime('%s', 'now') + 0 AS now) AS t
 
 -- name: facts () -> rows
@@ -319,16 +356,16 @@ ON CONFLICT (funcname) DO UPDATE
 
 -- name: adoptable (jobids) -> rows
 -- Jobs whose copies came without an attempt and that nobody runs.
-SELECT jobid FROM job WHERE jobid IN (:*jobids) AND state IN (0, 1)
+SELECT jobid FROM job WHERE jobid IN (:*jobids) AND state IN (0, 1) AND run_after <> 2147483647
 
 -- name: adopt (jobids, lease) -> rows
 -- The start of such copies: the original's QueueRunner leases by run_after alone. Their arguments are not read.
 UPDATE job
    SET attempt = attempt + 1, state = 2, since = strftime('%s', 'now') + 0,
-       run_after = strftime('%s', 'now') + :lease + 1
+       run_after = strftime('%s', 'now') + :lease + 1, lease_end = strftime('%s', 'now') + :lease + 1
  WHERE jobid IN (:*jobids)
 RETURNING jobid, funcname, NULL, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
-          since, crashes, created
+          since, crashes, created, runs
 
 -- name: unset_function (funcname) -> none
 -- Back to the defaults.
@@ -340,17 +377,20 @@ DELETE FROM function WHERE funcname = :funcname
 SELECT jobid, attempt, run_after FROM job INDEXED BY job_lane
  WHERE funcname = :funcname AND state = 1 AND priority = :priority
    AND run_after > strftime('%s', 'now') + 0 AND run_after >= :after
-   AND since <= strftime('%s', 'now') - :age AND since > :since
+   AND since <= strftime('%s', 'now') - :age AND since > :since AND lease_end IN (0, run_after)
  ORDER BY run_after LIMIT :limit
 
--- name: leased (funcname, limit) -> one
--- How many jobs of a function are handed to Gearman and not yet heard of, counted up to a limit.
-SELECT count(*) FROM (SELECT 1 FROM job INDEXED BY job_lane WHERE funcname = :funcname AND state = 1 LIMIT :limit)
+-- name: leased (funcname, lease, limit) -> one
+-- How many jobs of a function are handed to Gearman and not yet heard of, counted up to a limit. What ends later than
+-- any of its leases was put off by somebody; the index alone tells that.
+SELECT count(*) FROM (
+  SELECT 1 FROM job INDEXED BY job_lane
+   WHERE funcname = :funcname AND state = 1 AND run_after <= strftime('%s', 'now') + :lease + 2 LIMIT :limit)
 
 -- name: give_back (jobids, attempt) -> none
 -- What a worker holds and has not started: waiting again, at once.
-UPDATE job SET state = 0, run_after = strftime('%s', 'now') + 0
- WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
+UPDATE job SET state = 0, run_after = strftime('%s', 'now') + 0, lease_end = 0
+ WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: unstart (jobids, attempt) -> none
 -- What a worker had asked about and will not start, its server being lost: leased and not running, so that the
@@ -373,19 +413,22 @@ DROP TRIGGER IF EXISTS garivini_draining
 -- A waiting job is leased for its move, if nothing has changed since it was read.
 UPDATE job
    SET attempt = attempt + 1, state = 1, since = strftime('%s', 'now') + 0,
-       run_after = strftime('%s', 'now') + :seconds
- WHERE jobid = :jobid AND attempt = :attempt AND state = 0 AND run_after = :run_after
+       run_after = strftime('%s', 'now') + :seconds, lease_end = strftime('%s', 'now') + :seconds
+ WHERE jobid = :jobid AND attempt = :attempt AND run_after = :run_after
+   AND (state = 0 OR state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since)
 RETURNING jobid
 
--- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created) -> rows
--- The copy of a job that is being moved here. Nobody takes it until it is let go.
-INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, state, run_after)
-VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, 4, 2147483647)
+-- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs) -> rows
+-- The copy of a job that is being moved here, with its attempts. Nobody takes it until it is let go.
+INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, attempt, runs, state, run_after)
+VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, 4, 2147483647)
 RETURNING jobid
 
 -- name: leave (jobid, attempt, state) -> rows
 -- One copy of a moved job goes, if it is still held for that.
-DELETE FROM job WHERE jobid = :jobid AND attempt = :attempt AND state = :state RETURNING jobid
+DELETE FROM job
+ WHERE jobid = :jobid AND attempt = :attempt AND (state = :state OR :state = 4 AND run_after = 2147483647)
+RETURNING jobid
 
 -- name: let_go (jobid, run_after) -> none
 -- A copy waits from now on as its job did.

@@ -1,0 +1,1 @@
+ALTER TABLE job DROP COLUMN lease_end, DROP COLUMN runs;

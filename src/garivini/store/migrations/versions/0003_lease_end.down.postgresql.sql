@@ -1,0 +1,2 @@
+ALTER TABLE job DROP COLUMN lease_end;
+ALTER TABLE job DROP COLUMN runs;
