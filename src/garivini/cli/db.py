@@ -6,6 +6,7 @@ from contextlib import closing
 import click
 
 from garivini.cli.options import databases
+from garivini.cli.output import say
 from garivini.errors import UsageError
 from garivini.store import drain as drains
 from garivini.store.dialects import DIALECTS
@@ -33,7 +34,7 @@ def upgrade(dbs: list[str]) -> None:
     with closing(Shards(dbs)) as shards:
         for database in shards:
             database.upgrade()
-            click.echo(f"{database.where} is ready")
+            say(f"{database.where} is ready")
 
 
 @db.command()
@@ -48,7 +49,7 @@ def check(dbs: list[str]) -> None:
     with closing(Shards(dbs)) as shards:
         for database in shards:
             database.check()
-            click.echo(f"{database.where} has schema {SCHEMA}, as it should")
+            say(f"{database.where} has schema {SCHEMA}, as it should")
 
 
 @db.command()
@@ -89,7 +90,7 @@ def drain(dbs: list[str], dbid: int, stop: bool) -> None:
     source = shards[dbid]
     if stop:
         drains.stop(source)
-        click.echo(f"{source.where} takes jobs again")
+        say(f"{source.where} takes jobs again")
         return
     targets = [database for database in shards if database is not source]
     if not targets:
@@ -99,8 +100,8 @@ def drain(dbs: list[str], dbid: int, stop: bool) -> None:
         for number in drains.drain(source, lambda job: shards.target(job, without=[dbid])):
             moved += number
         held = sum(count.jobs for count in source.counts())
-        click.echo(f"{moved} moved, {held} left")
+        say(f"{moved} moved, {held} left")
         if not held:
             break
         time.sleep(1.0)  # what runs ends by itself; a deleted row says nothing
-    click.echo(f"{source.where} is empty: take it out of every list of databases")
+    say(f"{source.where} is empty: take it out of every list of databases")

@@ -13,10 +13,16 @@ from types import FrameType
 import click
 
 from garivini.cli import options
+from garivini.cli.output import say
+from garivini.errors import GariviniError
+from garivini.gearman.blocking import Client
+from garivini.gearman.servers import parse_addresses
 from garivini.store.shards import Shards
 
 #: Seconds between two looks at the files.
 _LOOK = 0.5
+#: Seconds between two checks whether the server listens.
+_START = 0.05
 
 
 @click.command()
@@ -43,7 +49,7 @@ def dev(
     """
     for database in Shards(dbs):
         database.upgrade()
-        click.echo(f"{database.where} is ready")
+        say(f"{database.where} is ready")
     environment = {
         **os.environ,
         "GARIVINI_DB": " ".join(dbs),
@@ -52,13 +58,14 @@ def dev(
     }
     if config := ctx.find_root().params.get("config"):
         environment["GARIVINI_CONFIG"] = config
-    click.echo(f"Gearman server at {job_servers[0]}; try: garivini insert FUNCTION ARGUMENT")
-    sys.exit(_Dev(environment, module, processes).run())
+    address = parse_addresses(job_servers)[0]
+    sys.exit(_Dev(environment, address, module, processes).run())
 
 
 class _Dev:
-    def __init__(self, environment: dict[str, str], module: str | None, processes: int) -> None:
+    def __init__(self, environment: dict[str, str], address: str, module: str | None, processes: int) -> None:
         self._environment = environment
+        self._address = address
         self._module = module
         self._processes = processes
         self._stopping = False
@@ -68,9 +75,13 @@ class _Dev:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         roles = self._start("run")
-        worker = self._start_worker()
-        files = self._files()
+        worker = None
         try:
+            if not self._wait_for(roles):
+                return roles.returncode or 0
+            say(f"Gearman server at {self._address}; try: garivini insert FUNCTION ARGUMENT")
+            worker = self._start_worker()
+            files = self._files()
             while not self._stopping:
                 time.sleep(_LOOK)
                 if roles.poll() is not None:
@@ -78,13 +89,23 @@ class _Dev:
                 now = self._files()
                 if now != files:
                     files = now
-                    click.echo("a file has changed: starting the worker again")
+                    say("a file has changed: starting the worker again")
                     _end(worker)
                     worker = self._start_worker()
             return 0
         finally:
             _end(worker)
             _end(roles)
+
+    def _wait_for(self, roles: "subprocess.Popen[bytes]") -> bool:
+        """Wait until the embedded server answers; return False if it has ended, or a signal has come."""
+        while not self._stopping and roles.poll() is None:
+            # Another server that has this address answers too, but by its own pid.
+            with suppress(GariviniError), Client(self._address, timeout=1) as client:
+                if client.command(b"getpid", block=False) == [b"OK %d" % roles.pid]:
+                    return True
+            time.sleep(_START)
+        return False
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True

@@ -14,6 +14,7 @@ from garivini.cli.options import output as output_option
 from garivini.cli.output import (
     Column,
     Failed,
+    note,
     number,
     on_terminal,
     print_details,
@@ -99,14 +100,13 @@ def insert(
         )
     job = f"{inserted.dbid}:{inserted.jobid}"
     if inserted.dead:
-        click.echo(f"{job} (has this key already, and is dead)")
-        click.echo(
+        say(f"{job} (has this key already, and is dead)")
+        note(
             f"nothing was inserted, and nothing will run: garivini jobs retry {job} runs the dead job again, "
-            f"garivini jobs delete {job} frees its key",
-            err=True,
+            f"garivini jobs delete {job} frees its key"
         )
     else:
-        click.echo(job + ("" if inserted.new else " (has this key already)"))
+        say(job + ("" if inserted.new else " (has this key already)"))
 
 
 @click.group()

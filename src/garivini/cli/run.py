@@ -11,6 +11,7 @@ import click
 
 from garivini import events, policy
 from garivini.cli import options
+from garivini.cli.output import note
 from garivini.cli.tls import warn_of_servers
 from garivini.errors import ConflictError, UnreachableError, UsageError
 from garivini.gearman.server import Server
@@ -208,4 +209,4 @@ def _check(database: Database) -> None:
     try:
         database.check()
     except (UnreachableError, ConflictError) as error:
-        click.echo(f"garivini: {error}; trying on", err=True)
+        note(f"{error}; trying on")

@@ -5,6 +5,7 @@ memory and ends with it.
 """
 
 import asyncio
+import errno
 import ipaddress
 import os
 import secrets
@@ -14,7 +15,7 @@ from types import TracebackType
 from typing import Final, Self, cast
 
 import garivini
-from garivini.errors import ProtocolError, UsageError
+from garivini.errors import ProtocolError, RefusedError, UsageError
 from garivini.gearman.broker import Broker
 from garivini.gearman.console import answer
 from garivini.gearman.jobs import Connection
@@ -76,7 +77,8 @@ class Server:
         """Begin to listen.
 
         Raises:
-            UsageError: the port is taken or may not be used, or the server was started before.
+            RefusedError: the port is taken, or may not be used by this process.
+            UsageError: the server was started before.
 
         """
         if self._listener is not None:
@@ -87,7 +89,10 @@ class Server:
                 lambda: _Link(self), self._host, self._port, backlog=1024
             )
         except OSError as error:
-            raise UsageError(f"cannot listen on {self.address}: {error.strerror or error}") from error
+            why = os.strerror(error.errno) if error.errno else str(error)  # asyncio's has many words
+            if error.errno == errno.EADDRINUSE:
+                why = "another program listens there; end it, or choose another address"
+            raise RefusedError(f"cannot listen on {self.address}: {why}") from error
         self._port = self._listener.sockets[0].getsockname()[1]
 
     async def close(self) -> None:

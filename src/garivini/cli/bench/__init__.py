@@ -18,6 +18,7 @@ from garivini.cli.bench.setup import Setup
 from garivini.cli.cores import usable_cores
 from garivini.cli.options import bench_database
 from garivini.cli.output import Column, print_details, print_table, say
+from garivini.cli.signals import exit_on_sigterm
 
 #: What is compared, measure by measure: ours, then the floor.
 _COMPARED: Final = {
@@ -141,6 +142,7 @@ def bench(
     """
     size = Size(jobs, seconds)
     with (
+        exit_on_sigterm(),
         tempfile.TemporaryDirectory(prefix="garivini-bench-") as folder,
         Setup(Path(folder), job_server, payload, processes, url) as setup,
     ):

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from garivini.cli.demo import files
 from garivini.cli.output import number, visible
+from garivini.cli.signals import exit_on_sigterm
 from garivini.client import Client
 from garivini.errors import GariviniError
 from garivini.gearman.blocking import Client as GearmanClient
@@ -59,7 +60,7 @@ def demo(tree: Path | None, most: int, processes: int) -> None:
       garivini demo ~/src --files 500
     """
     console = Console(highlight=False)
-    with tempfile.TemporaryDirectory(prefix="garivini-demo-") as folder:
+    with exit_on_sigterm(), tempfile.TemporaryDirectory(prefix="garivini-demo-") as folder:
         right = _Demo(console, Path(folder), processes).run(tree or files.default_tree(), most)
     sys.exit(0 if right else 1)
 
@@ -274,7 +275,7 @@ class _Demo:
             elif any(one != outcome.as_dict() for one in found):
                 wrong.append(f"{path}: another result than the plain loop's")
         if left != len(failed):
-            wrong.append(f"{left - len(failed)} jobs neither completed nor failed")
+            wrong.append(f"{number(left - len(failed), 'job')} neither completed nor failed")
         return wrong
 
     def _report(
