@@ -34,6 +34,8 @@ _WARNINGS: Final = frozenset(
         "dispatch.failed",
         "job.overdue",
         "reports.dropped",
+        "server.dropped",
+        "server.full",
         "role.error",
         "worker.child_died",
         "worker.drain_incomplete",

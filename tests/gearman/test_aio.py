@@ -81,7 +81,7 @@ def test_a_pipelined_submit_has_one_result_a_job_in_order(gearman_server: str) -
         client = aio.Client(gearman_server)
         jobs = [job(number) for number in range(5000)]
         jobs[17] = job(17, b"x" * 64)
-        jobs[18] = Submission(b"two words", b"")
+        jobs[18] = Submission(b"two\nlines", b"")
         results = await client.submit(jobs)
         assert len(results) == 5000
         assert [index for index, result in enumerate(results) if not isinstance(result, Created)] == [17, 18]
@@ -375,7 +375,7 @@ def test_options_and_administrative_lines_travel_on_the_same_connection(gearman_
         with pytest.raises(RefusedError, match="UNKNOWN_OPTION"):
             await client.option(b"no-such-option")
         with pytest.raises(RefusedError):
-            await client.command(b"no-such-command", block=False)
+            await client.command(b"show no-such-thing", block=False)
         (version,) = await client.command(b"version", block=False)
         assert version.startswith(b"OK ")
         assert client.connected

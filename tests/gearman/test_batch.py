@@ -24,7 +24,7 @@ def test_a_batch_learns_what_became_of_each_job(exchange: Exchange) -> None:
     protocol = callbacks()
     exchange.join(protocol)
     exchange.broker.function(b"full").limits = [1, 1, 1]
-    jobs = [JOB, Submission(b"full", b""), Submission(b"full", b""), Submission(b"a b", b""), JOB]
+    jobs = [JOB, Submission(b"full", b""), Submission(b"full", b""), Submission(b"a\nb", b""), JOB]
     batch = Batch(jobs)
     batch.write(protocol)
     done_before = batch.done
@@ -38,7 +38,7 @@ def test_a_batch_learns_what_became_of_each_job(exchange: Exchange) -> None:
     assert full.code == b"QUEUE_ERROR"
     assert isinstance(unfit, Refused)
     assert unfit.code == b"USAGE"
-    assert b"white space" in unfit.text
+    assert b"line break" in unfit.text
 
 
 def test_a_batch_of_jobs_that_cannot_travel_is_done_without_an_answer() -> None:

@@ -1,7 +1,7 @@
 """The broker under any sequence of requests: its books stay whole, and no job is lost or doubled."""
 
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 
 from garivini.gearman.broker import Broker
 from garivini.gearman.console import answer
-from garivini.gearman.jobs import Connection
+from garivini.gearman.jobs import RECORD, Connection
 from garivini.gearman.packets import RESPONSE, Decoder, Line, Packet, Type
 from garivini.gearman.server import _handle_prefix
 
@@ -129,7 +129,21 @@ class Traffic(RuleBasedStateMachine):
         ]
         (said,) = self.ask(connection, kind)
         if queued:
-            assert said.fields[0] == min(queued)[2]
+            # The most urgent; of that priority the oldest of one function, whichever has its turn.
+            priority = min(queued)[0]
+            oldest = {
+                function: min(
+                    (sequence, handle)
+                    for urgency, sequence, handle in queued
+                    if urgency == priority and self.broker.jobs[handle].function.name == function
+                )[1]
+                for function in {
+                    self.broker.jobs[handle].function.name
+                    for urgency, _, handle in queued
+                    if urgency == priority
+                }
+            }
+            assert said.fields[0] in oldest.values()
             assert said.fields[0] not in self.held
             self.held[said.fields[0]] = connection
         else:
@@ -181,13 +195,30 @@ class Traffic(RuleBasedStateMachine):
             assert all(job.sequence == sequence and job.worker is None for sequence, job in jobs)
             waiting += [job.handle for _, job in jobs]
             assert function.running == sum(broker.jobs[handle].function is function for handle in self.held)
-            live = {key: job for job in broker.jobs.values() if (key := job.key) and job.function is function}
-            assert function.live == live
             able = [each for each in self.connections if function.name in each.functions]
             assert function.workers == len(able)
-            assert set(function.sleepers) == {each for each in able if each.asleep}
-            assert not (function.sleepers and waiting and function.queued), "a sleeper with work to do"
+            assert not (function.queued and any(each.asleep for each in able)), "a sleeper with work to do"
+            for priority, queue in enumerate(function.queues):
+                told = {each for each in able if function in each.ready[priority]}
+                assert told | set(function.watchers[priority]) == set(able)
+                assert not told & set(function.watchers[priority])
+                assert not (queue and function.watchers[priority]), "a worker not told of a job"
         assert sorted([*waiting, *self.held]) == sorted(broker.jobs)
+
+    @invariant()
+    def counts_are_right(self) -> None:
+        broker = self.broker
+        jobs = broker.jobs.values()
+        assert broker._job_bytes == sum(len(job.data) + len(job.unique) for job in jobs)
+        assert broker._function_bytes == sum(RECORD + len(name) for name in broker.functions)
+        registered = [name for each in self.connections for name in each.functions]
+        assert broker._registration_bytes == sum(RECORD + len(name) for name in registered)
+        live = {
+            (key, job.function): job
+            for key, found in broker._live.items()
+            for job in (found.values() if isinstance(found, OrderedDict) else [found])
+        }
+        assert live == {(job.key, job.function): job for job in jobs if job.key}
 
     @invariant()
     def nothing_wanted_is_lost(self) -> None:
@@ -274,4 +305,3 @@ def test_a_handle_has_at_most_63_bytes_whatever_the_machine_is_called(
     monkeypatch.setattr("socket.gethostname", lambda: "a very/long name" * 10)
     assert _handle_prefix().startswith(b"H:a_very_long_name")
     assert len(b"%s:%d" % (_handle_prefix(), 2**64)) <= 63
-    assert _handle_prefix() != _handle_prefix()

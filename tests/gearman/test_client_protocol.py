@@ -107,7 +107,7 @@ def test_a_refused_request_does_not_shift_the_answers_of_the_others(
 
 def test_a_request_that_cannot_travel_adds_nothing(client: ClientProtocol[str]) -> None:
     for call in (
-        lambda: client.submit("x", Submission(b"a b", b"")),
+        lambda: client.submit("x", Submission(b"a\nb", b"")),
         lambda: client.submit("x", Submission(b"f", b"", b"u" * 64)),
         lambda: client.status("x", b"h" * 64),
         lambda: client.status_unique("x", b"u" * 64),

@@ -1,12 +1,15 @@
 """Where the embedded server means to do better than gearmand, and what only it has."""
 
 import asyncio
+import re
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
 
 from garivini.errors import UsageError
+from garivini.gearman.admin import escape, parse_priority_status, parse_status, parse_workers, unescape
 from garivini.gearman.packets import Type
 from garivini.gearman.server import Server
 from tests import servers
@@ -55,12 +58,20 @@ def test_a_unique_of_64_bytes_is_refused(embedded_peer: Connect) -> None:
     assert client.status(b"f")[0] == 0
 
 
-def test_a_function_with_queued_jobs_is_not_dropped(embedded_peer: Connect) -> None:
-    # gearmand drops the jobs with it and tells nobody.
-    client = embedded_peer()
-    client.submit(Type.SUBMIT_JOB_BG, b"f")
-    assert client.line(b"drop function f").startswith(b"ERR ")
-    assert client.status(b"f")[0] == 1
+def test_the_client_of_a_dropped_function_hears_a_failure(embedded_peer: Connect) -> None:
+    # gearmand tells nobody: the client waits for ever, and the handle stays known.
+    client, admin = embedded_peer(), embedded_peer()
+    handle = client.submit(Type.SUBMIT_JOB, b"f", b"u")
+    assert admin.line(b"drop function f") == b"OK"
+    assert client.hear() == ("WORK_FAIL", handle)
+    assert admin.lines(b"show jobs") == []
+    assert client.submit(Type.SUBMIT_JOB, b"f", b"u") != handle
+
+
+def test_a_handle_is_the_host_and_a_number(embedded_peer: Connect) -> None:
+    # Clients take it apart: pecl-gearman's tests do.
+    handle = embedded_peer().submit(Type.SUBMIT_JOB_BG, b"f").decode()
+    assert re.fullmatch(rf"H:{re.escape(socket.gethostname())}:\d+", handle)
 
 
 def test_handles_differ_from_those_before_a_restart() -> None:
@@ -111,10 +122,35 @@ def test_priority_holds_over_all_functions_of_a_worker(embedded_peer: Connect) -
     assert [worker.grab()[0] for _ in jobs] == [high_f, high_g, normal, low]
 
 
-def test_the_oldest_job_goes_first_over_all_functions(embedded_peer: Connect) -> None:
-    client, worker = embedded_peer(), embedded_peer().can_do(b"g", b"f")
-    handles = [client.submit(Type.SUBMIT_JOB_BG, function) for function in (b"f", b"g", b"g", b"f", b"g")]
-    assert [worker.grab()[0] for _ in handles] == handles
+@pytest.mark.parametrize("kind", [Type.SUBMIT_JOB_HIGH_BG, Type.SUBMIT_JOB_BG, Type.SUBMIT_JOB_LOW_BG])
+def test_functions_of_a_worker_take_turns_within_a_priority(embedded_peer: Connect, kind: Type) -> None:
+    client, worker = embedded_peer(), embedded_peer().can_do(b"f", b"g", b"h")
+    for number in range(300):
+        client.submit(kind, b"f", b"", b"f%d" % number)
+    for function in (b"g", b"h", b"g"):
+        client.submit(kind, function, b"", function)
+    got = [worker.grab()[1] for _ in range(6)]
+    assert sorted(got[:3]) == [b"f0", b"g", b"h"]
+    assert sorted(got[3:]) == [b"f1", b"f2", b"g"]
+
+
+def test_a_function_that_gets_a_job_now_and_then_has_its_turn_each_time(embedded_peer: Connect) -> None:
+    client, worker = embedded_peer(), embedded_peer().can_do(b"f", b"g", b"idle")
+    for _ in range(100):
+        client.submit(Type.SUBMIT_JOB_BG, b"f")
+    for _ in range(20):
+        rare = client.submit(Type.SUBMIT_JOB_BG, b"g")
+        assert rare in {worker.grab()[0], worker.grab()[0]}
+
+
+def test_turns_are_each_workers_own(embedded_peer: Connect) -> None:
+    client = embedded_peer()
+    workers = [embedded_peer().can_do(b"f", b"g") for _ in range(3)]
+    for function in (b"f", b"g"):
+        for _ in range(6):
+            client.submit(Type.SUBMIT_JOB_BG, function, b"", function)
+    for worker in workers:
+        assert {worker.grab()[1], worker.grab()[1]} == {b"f", b"g"}
 
 
 def test_a_worker_that_registers_twice_counts_once(embedded_peer: Connect) -> None:
@@ -190,12 +226,66 @@ def test_status_of_an_impossible_handle_is_unknown(embedded_peer: Connect, handl
     assert (name, rest) == ("STATUS_RES_UNIQUE", [b"0"] * 5)
 
 
-@pytest.mark.parametrize("name", [b"", b"a b", b"a\nb", b"x" * 256])
-def test_a_function_name_that_would_break_lines_is_refused(embedded_peer: Connect, name: bytes) -> None:
+@pytest.mark.parametrize("name", [b"x" * 8001, b"x" * 100_000])
+def test_a_function_name_that_no_server_takes_is_refused(embedded_peer: Connect, name: bytes) -> None:
     both = embedded_peer()
     assert both.ask(Type.SUBMIT_JOB_BG, name, b"", b"")[:2] == ("ERROR", b"INVALID_FUNCTION")
     assert both.ask(Type.CAN_DO, name)[:2] == ("ERROR", b"INVALID_FUNCTION")
+    assert both.ask(Type.CAN_DO, b"a\0b")[:2] == ("ERROR", b"INVALID_FUNCTION")
     assert both.lines(b"status") == []
+
+
+#: What gearmand shows raw: each would end a line, forge one, or be taken for another's name.
+STRANGE = [
+    b"a\nb",
+    b"a\r",
+    b"\n",
+    b"f\t9\t9\t9\ng",
+    b"x\n.\ny",
+    b"a\\x0ab",
+    b"\\x5c",
+    b".",
+    b"a b",
+    b"a\tb",
+    b"",
+]
+
+
+def test_function_names_cannot_forge_a_line_of_status_or_workers(embedded_peer: Connect) -> None:
+    admin, worker = embedded_peer(), embedded_peer().can_do(*STRANGE)
+    client = embedded_peer()
+    for number, name in enumerate(STRANGE):
+        for _ in range(number + 1):
+            client.submit(Type.SUBMIT_JOB_BG, name)
+    shown = parse_status(admin.lines(b"status"))
+    assert {name: status.total for name, status in shown.items()} == {
+        name: number + 1 for number, name in enumerate(STRANGE)
+    }
+    assert set(parse_priority_status(admin.lines(b"prioritystatus"))) == set(STRANGE)
+    worker.called(b"worker")
+    (line,) = (line for line in admin.lines(b"workers") if b" worker :" in line)
+    assert set(parse_workers([line])[0].functions) == set(STRANGE) - {b""}
+
+
+def test_a_unique_cannot_end_the_list_of_uniques(embedded_peer: Connect) -> None:
+    admin = embedded_peer()
+    for unique in (b".", b"a\nb"):
+        admin.submit(Type.SUBMIT_JOB_BG, b"f", unique)
+    assert [unescape(line) for line in admin.lines(b"show unique jobs")] == [b".", b"a\nb"]
+
+
+@pytest.mark.parametrize("name", [b"a b", b"a\nb", b"a\\x20b"])
+def test_a_function_is_created_limited_and_dropped_by_its_escaped_name(
+    embedded_peer: Connect, name: bytes
+) -> None:
+    admin = embedded_peer()
+    shown = escape(name, word=True)
+    assert admin.line(b"create function " + shown) == b"OK"
+    assert admin.line(b"maxqueue " + shown + b" 1") == b"OK"
+    admin.submit(Type.SUBMIT_JOB_BG, name)
+    assert admin.ask(Type.SUBMIT_JOB_BG, name, b"", b"")[:2] == ("ERROR", b"QUEUE_ERROR")
+    assert admin.line(b"drop function " + shown) == b"OK"
+    assert admin.lines(b"status") == []
 
 
 def test_a_client_id_cannot_forge_a_line_of_workers(embedded_peer: Connect) -> None:
@@ -234,7 +324,7 @@ def test_a_limit_may_be_set_before_the_first_job(embedded_peer: Connect) -> None
 
 
 @pytest.mark.parametrize(
-    "text", [b"maxqueue f x", b"maxqueue f 1 2", b"create function a\x01b", b"cancel job"]
+    "text", [b"maxqueue f x", b"maxqueue f 1 2", b"create function a\\x00b", b"cancel job"]
 )
 def test_a_command_with_a_wrong_argument_does_nothing(embedded_peer: Connect, text: bytes) -> None:
     admin = embedded_peer()

@@ -293,7 +293,10 @@ def test_garbage_is_a_protocol_error_and_nothing_else(pieces: list[bytes], with_
 # ---- names
 
 
-@pytest.mark.parametrize("name", [b"f", b"a:b/c-d_e.f", "größe".encode(), b"x" * MAX_FUNCTION])
+@pytest.mark.parametrize(
+    "name",
+    [b"f", b"a:b/c-d_e.f", "größe".encode(), b"x" * MAX_FUNCTION, b"a b", b"a\tb", b"\x1b[1m", b"\xff"],
+)
 def test_a_good_function_name_is_returned(name: bytes) -> None:
     assert check_function(name) == name
 
@@ -303,14 +306,9 @@ def test_a_good_function_name_is_returned(name: bytes) -> None:
     [
         b"",
         b"x" * (MAX_FUNCTION + 1),
-        b"a b",
-        b"a\tb",
         b"a\n",
         b"\rb",
         b"a\0b",
-        b"a\x0bb",
-        b"\x7f",
-        b"\x1b[1m",
     ],
 )
 def test_a_function_name_that_breaks_lines_or_fields_is_refused(name: bytes) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from garivini.gearman.admin import parse_priority_status, parse_status, parse_workers
 from garivini.gearman.packets import REQUEST, Type, encode
 from tests.gearman.peer import Peer
 
@@ -68,6 +69,33 @@ def test_a_worker_gets_only_what_it_can_do(peer: Connect) -> None:
     assert worker.grab() == (b"", b"")
     handle = client.submit(Type.SUBMIT_JOB_BG, b"g")
     assert worker.grab()[0] == handle
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"prefix\tfunc", b"two words", b" x ", b"a\x01b", b"\x1b[31m", b"\xff\xfe", b"a\nb", b"", b"x" * 8000],
+    ids=repr,
+)
+def test_any_function_name_reaches_its_worker(peer: Connect, name: bytes) -> None:
+    handle = peer().submit(Type.SUBMIT_JOB_BG, name)
+    assert peer().can_do(name).ask(Type.GRAB_JOB_UNIQ)[1:3] == (handle, name)
+
+
+def test_status_of_a_function_with_tabs_is_read(peer: Connect) -> None:
+    client, admin = peer(), peer()
+    for name in (b"prefix\tfunc", b"a\tb\t1\t2", b"two words", b"a\nb"):
+        client.submit(Type.SUBMIT_JOB_BG, name)
+    assert set(parse_status(admin.lines(b"status"))) == {
+        b"prefix\tfunc",
+        b"a\tb\t1\t2",
+        b"two words",
+        b"a\nb",
+    }
+    assert len(parse_priority_status(admin.lines(b"prioritystatus"))) == 4
+    worker = peer().called(b"worker").can_do(b"a\nb", b"f")
+    names = {worker.client_id: worker for worker in parse_workers(admin.lines(b"workers"))}
+    assert b"f" in names["worker"].functions
+    worker.settle()
 
 
 def test_an_ability_can_be_taken_back(peer: Connect) -> None:

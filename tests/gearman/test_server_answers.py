@@ -207,6 +207,15 @@ def test_a_function_can_be_made_and_dropped(peer: Connect) -> None:
     assert admin.line(b"drop function f").startswith(b"ERR ")
 
 
+def test_a_function_is_dropped_with_the_jobs_that_wait_for_it(peer: Connect) -> None:
+    client, admin = peer(), peer()
+    client.submit(Type.SUBMIT_JOB_BG, b"f")
+    client.submit(Type.SUBMIT_JOB, b"f", b"u")
+    assert admin.line(b"drop function f") == b"OK"
+    assert admin.lines(b"status") == []
+    assert peer().can_do(b"f").grab() == (b"", b"")
+
+
 def test_a_function_with_a_worker_or_a_running_job_is_not_dropped(peer: Connect) -> None:
     client, admin, worker = peer(), peer(), peer().can_do(b"f")
     assert admin.line(b"drop function f").startswith(b"ERR ")
@@ -224,13 +233,17 @@ def test_small_questions_have_an_ok_and_an_answer(peer: Connect) -> None:
     assert admin.line(b"VERSION").startswith(b"OK ")
 
 
-@pytest.mark.parametrize(
-    "text", [b"", b"frobnicate", b"show", b"create function", b"drop", b"maxqueue", b"shutdown"]
-)
+@pytest.mark.parametrize("text", [b"show", b"create function", b"drop", b"maxqueue"])
 def test_a_wrong_command_is_an_err_and_the_connection_goes_on(peer: Connect, text: bytes) -> None:
     admin = peer()
     assert admin.line(text).startswith(b"ERR ")
     assert admin.line(b"version").startswith(b"OK ")
+
+
+@pytest.mark.parametrize("text", [b"", b"frobnicate", b"shutdown"])
+def test_an_unknown_command_is_an_err(peer: Connect, text: bytes) -> None:
+    # The embedded server closes then; gearmand goes on.
+    assert peer().line(text).startswith(b"ERR UNKNOWN_COMMAND")
 
 
 def test_lines_and_packets_may_be_mixed(peer: Connect) -> None:

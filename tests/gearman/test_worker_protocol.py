@@ -26,7 +26,7 @@ def test_a_worker_registers_each_function_once_and_asks_for_its_slots() -> None:
 
 def test_a_worker_that_cannot_register_says_so() -> None:
     with pytest.raises(UsageError):
-        WorkerProtocol([b"a b"])
+        WorkerProtocol([b"a\nb"])
 
 
 def assigned(handle: bytes) -> bytes:

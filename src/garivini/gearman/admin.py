@@ -1,10 +1,30 @@
 """Answers of the administrative protocol, read into values. No I/O."""
 
-from collections.abc import Iterable
-from typing import NamedTuple
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
 
 from garivini.errors import ProtocolError, UsageError
 from garivini.gearman.packets import check_function
+
+_LINES: Final = re.compile(rb"[\x00\r\n]|\\(?=x[0-9a-f]{2})|\A\.\Z")
+_WORDS: Final = re.compile(rb"[\x00-\x20\x7f]|\\(?=x[0-9a-f]{2})|\A\.\Z")
+#: The beginning of a line of ``workers``.
+_ENTRY: Final = re.compile(rb"\d+ \S+ ")
+_ESCAPED: Final = re.compile(rb"\\x([0-9a-f]{2})")
+
+
+def escape(name: bytes, *, word: bool = False) -> bytes:
+    r"""Return a name as the embedded server shows it, with ``\x0a`` for each byte that would end a line.
+
+    ``word``: white space and control bytes too, where names stand side by side. gearmand shows them raw.
+    """
+    return (_WORDS if word else _LINES).sub(lambda found: b"\\x%02x" % found[0][0], name)
+
+
+def unescape(name: bytes) -> bytes:
+    """Return the name that ``escape`` has shown so."""
+    return _ESCAPED.sub(lambda found: bytes((int(found[1], 16),)), name) if b"\\" in name else name
 
 
 class FunctionStatus(NamedTuple):
@@ -56,14 +76,10 @@ def parse_status(lines: Iterable[bytes]) -> dict[bytes, FunctionStatus]:
         ProtocolError: a line has another form.
 
     """
-    functions = {}
-    for line in lines:
-        try:
-            name, total, running, workers = line.rsplit(b"\t", 3)
-            functions[name] = FunctionStatus(int(total), int(running), int(workers))
-        except ValueError:
-            raise ProtocolError(f"not a line of status: {line[:80]!r}") from None
-    return functions
+    return {
+        name: FunctionStatus(total, running, workers)
+        for name, (total, running, workers) in _counts(lines, 3, "status")
+    }
 
 
 def parse_priority_status(lines: Iterable[bytes]) -> dict[bytes, PriorityStatus]:
@@ -73,14 +89,27 @@ def parse_priority_status(lines: Iterable[bytes]) -> dict[bytes, PriorityStatus]
         ProtocolError: a line has another form.
 
     """
-    functions = {}
+    return {
+        name: PriorityStatus(high, normal, low, workers)
+        for name, (high, normal, low, workers) in _counts(lines, 4, "prioritystatus")
+    }
+
+
+def _counts(lines: Iterable[bytes], count: int, command: str) -> Iterator[tuple[bytes, list[int]]]:
+    """Yield names and the numbers behind them.
+
+    A name may have tabs. gearmand shows one with a line end raw too, on two lines: they are put together.
+    """
+    begun: list[bytes] = []
     for line in lines:
-        try:
-            name, high, normal, low, workers = line.rsplit(b"\t", 4)
-            functions[name] = PriorityStatus(int(high), int(normal), int(low), int(workers))
-        except ValueError:
-            raise ProtocolError(f"not a line of prioritystatus: {line[:80]!r}") from None
-    return functions
+        name, *numbers = line.rsplit(b"\t", count)
+        if len(numbers) == count and all(field.isdigit() and len(field) <= 20 for field in numbers):
+            yield unescape(b"\n".join([*begun, name])), [int(number) for number in numbers]
+            begun.clear()
+        else:
+            begun.append(line)
+    if begun:
+        raise ProtocolError(f"not a line of {command}: {begun[-1][:80]!r}")
 
 
 def parse_jobs(lines: Iterable[bytes]) -> list[HeldJob]:
@@ -104,7 +133,13 @@ def max_queue(function: bytes, most: int) -> bytes:
     """Return the command that lets a function hold at most so many jobs; 0: any number.
 
     gearmand answers OK also where it does not know the function, and then does nothing.
+
+    Raises:
+        UsageError: the name has white space, which the line cannot carry.
+
     """
+    if len(function.split()) != 1:
+        raise UsageError(f"function name {function!r} has white space: its queue cannot be limited")
     return b"maxqueue %s %d" % (check_function(function), most)
 
 
@@ -127,10 +162,17 @@ def parse_workers(lines: Iterable[bytes]) -> list[ConnectedWorker]:
         ProtocolError: a line has another form.
 
     """
-    workers = []
+    entries: list[bytes] = []
     for line in lines:
-        # Ids may hold spaces and colons; names of functions hold no space.
-        head, _, functions = line.rpartition(b" :")
+        # gearmand shows ids and names as they are, ends of lines included.
+        if entries and not _ENTRY.match(line):
+            entries[-1] += b"\n" + line
+        else:
+            entries.append(line)
+    workers = []
+    for entry in entries:
+        # Ids may hold spaces and colons; names of functions mostly hold no space.
+        head, _, functions = entry.rpartition(b" :")
         try:
             fd, address, client_id = head.split(b" ", 2)
             workers.append(
@@ -138,9 +180,9 @@ def parse_workers(lines: Iterable[bytes]) -> list[ConnectedWorker]:
                     int(fd),
                     address.decode("ascii", "replace"),
                     client_id.decode("utf-8", "replace"),
-                    tuple(functions.split()),
+                    tuple(map(unescape, functions.split())),
                 )
             )
         except ValueError:
-            raise ProtocolError(f"not a line of workers: {line[:80]!r}") from None
+            raise ProtocolError(f"not a line of workers: {entry[:80]!r}") from None
     return workers

@@ -2,9 +2,14 @@
 
 It behaves as gearmand does, except where gearmand loses or doubles work: a background job outlives the
 foreground clients that share it, a unique that would be cut is refused, and CANT_DO leaves running jobs
-alone. Priority holds over all functions of a worker, and jobs of one priority are given out oldest first.
+alone. Priority holds over all functions of a worker; within one priority its functions take turns, and each
+gives out its oldest job first.
+
+No request costs more for what a server holds already: what visits all functions or all workers of a function
+is paid for by as many requests before it.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
@@ -13,15 +18,19 @@ from typing import Final
 from garivini.errors import UsageError
 from garivini.gearman.jobs import (
     HIGH,
+    LIMITS,
     LOW,
+    NOBODY,
     NORMAL,
+    RECORD,
     Connection,
     Function,
     Job,
+    Key,
+    Limits,
     coalescing_key,
-    first_job,
 )
-from garivini.gearman.packets import MAX_UNIQUE, RESPONSE, Packet, Type, check_function, encode
+from garivini.gearman.packets import MAX_FUNCTION, MAX_UNIQUE, RESPONSE, Packet, Type, encode
 
 _NOOP: Final = encode(RESPONSE, Type.NOOP)
 _NO_JOB: Final = encode(RESPONSE, Type.NO_JOB)
@@ -36,24 +45,44 @@ class Broker:
     """The queues of a server, and the rules by which connections fill and empty them.
 
     Args:
-        prefix: begins every handle; must be another one after each restart, at most 40 bytes.
+        prefix: begins every handle, at most 42 bytes.
         version: answer to the administrative command ``version``.
         pid: answer to ``getpid``.
         job_retries: deaths of workers after which a job is dropped; 0: it is never dropped.
+        first: number of the first job, at the end of its handle. Numbers must not come again after a restart.
+        limits: how much it may hold.
 
     """
 
-    def __init__(self, prefix: bytes, *, version: bytes = b"", pid: int = 0, job_retries: int = 3) -> None:
+    def __init__(
+        self,
+        prefix: bytes,
+        *,
+        version: bytes = b"",
+        pid: int = 0,
+        job_retries: int = 3,
+        first: int = 1,
+        limits: Limits = LIMITS,
+    ) -> None:
         self.version = version
         self.pid = pid
         self.functions: dict[bytes, Function] = {}
         self.jobs: dict[bytes, Job] = {}
         self.connections: dict[Connection, None] = {}
+        self.limits = limits
         self._prefix = prefix
         self._job_retries = job_retries
-        self._handles = count(1)
+        self._handles = count(first)
         self._sequence = count(1)
         self._touched: list[Connection] = []
+        #: Queued and running jobs that a submit can join; by function where several have one with this key.
+        self._live: dict[Key, Job | OrderedDict[Function, Job]] = {}
+        self._max_unsent = limits.unread
+        self._job_bytes = 0
+        self._function_bytes = 0
+        self._registration_bytes = 0
+        #: Functions that were idle when last looked at; where there are too many the first is forgotten.
+        self._idle: OrderedDict[bytes, None] = OrderedDict()
         # By the number of the type: a list is read faster than a dictionary of enum members.
         self._handlers: list[Handler] = [self._unexpected] * (max(Type) + 1)
         for kind, handler in self._table().items():
@@ -108,7 +137,7 @@ class Broker:
         del self.connections[connection]
         self._reset_abilities(connection, [])
         for job in connection.follows:
-            job.clients = tuple(client for client in job.clients if client is not connection)
+            del job.clients[connection]
             # Work that has begun is not called back; at its worker's death it would not be done again.
             if job.worker is None and not job.wanted:
                 self._drop(job)
@@ -126,22 +155,31 @@ class Broker:
     def send(self, connection: Connection, data: bytes) -> None:
         """Add to what is to be written to a connection."""
         if not connection.out:
+            if connection.overflowed:
+                return
             self._touched.append(connection)
         connection.out.append(data)
         connection.unsent += len(data)
+        if connection.unsent > self._max_unsent and connection.unsent > self._max_unsent + len(data):
+            connection.overflowed = True
+            connection.out = []
+            connection.unsent = 0
 
     def refuse(self, connection: Connection, code: bytes, text: bytes) -> None:
         """Answer a request with an ERROR."""
         self.send(connection, encode(RESPONSE, Type.ERROR, code, text))
 
     def outgoing(self) -> Iterator[tuple[Connection, bytes]]:
-        """Yield what is to be written to each connection, once. Exhaust the iterator."""
+        """Yield what is to be written to each connection, once. Exhaust the iterator.
+
+        A connection that has overflowed is yielded too: close it.
+        """
         touched, self._touched = self._touched, []
         for connection in touched:
             data = b"".join(connection.out)
             connection.out.clear()
             connection.unsent = 0
-            if data:
+            if data or connection.overflowed:
                 yield connection, data
 
     def function(self, name: bytes) -> Function:
@@ -153,8 +191,43 @@ class Broker:
         """
         found = self.functions.get(name)
         if found is None:
-            found = self.functions[check_function(name)] = Function(name)
+            self._make_room(_check_name(name))
+            found = self.functions[name] = Function(name)
+            self._function_bytes += RECORD + len(name)
+            self._note_idle(found)
         return found
+
+    def _make_room(self, name: bytes) -> None:
+        """Forget idle functions until there is room for this one."""
+        while self._function_bytes + RECORD + len(name) > self.limits.function_bytes:
+            if not self._idle:
+                raise UsageError("there are too many functions")
+            found = self.functions.get(self._idle.popitem(last=False)[0])
+            if found is not None and found.idle:
+                self._remove(found)
+
+    def _remove(self, function: Function) -> None:
+        del self.functions[function.name]
+        self._idle.pop(function.name, None)
+        self._function_bytes -= RECORD + len(function.name)
+
+    def _note_idle(self, function: Function) -> None:
+        """Remember a function that may be forgotten, if it still is idle then."""
+        if function.idle:
+            self._idle[function.name] = None
+
+    def drop(self, function: Function) -> bool:
+        """Drop a function and the jobs that wait for it; not while it has workers or runs. Return whether.
+
+        gearmand does so too, but tells nothing to the clients that wait.
+        """
+        if function.workers or function.running:
+            return False
+        for queue in function.queues:
+            for job in list(queue.values()):
+                self._drop(job)
+        self._remove(function)
+        return True
 
     def cancel(self, handle: bytes) -> bool:
         """End a job that waits; of a job that runs, take no notice any more. Say whether it was there."""
@@ -179,23 +252,30 @@ class Broker:
         if len(unique) > MAX_UNIQUE:
             text = b"a unique has at most %d bytes" % MAX_UNIQUE
             return self.refuse(connection, b"ARGUMENT_TOO_LARGE", text)
-        job = function.live.get(coalescing_key(unique, data)) if unique else None
+        job = self._to_join(function, unique, data) if unique else None
         if job is None:
             if function.full(priority):
                 # gearmand's code and not JOB_QUEUE_FULL, which its source has and never sends.
                 return self.refuse(connection, b"QUEUE_ERROR", b"the function's queue is full")
+            limits = self.limits
+            size = self._job_bytes + len(data) + len(unique)
+            if len(self.jobs) >= limits.jobs or size > limits.job_bytes:
+                return self.refuse(connection, b"QUEUE_ERROR", b"the server's queue is full")
             job = Job(b"%s:%d" % (self._prefix, next(self._handles)), function, unique, data, priority)
-            self.jobs[job.handle] = job
-            if job.key:
-                function.live[job.key] = job
+            self._remember(job)
             self._enqueue(job)
         self.send(connection, encode(RESPONSE, Type.JOB_CREATED, job.handle))
         if background:
             job.background = True
         else:
-            job.clients += (connection,)
-            connection.follows.add(job)
+            job.follow(connection)
         return None
+
+    def _to_join(self, function: Function, unique: bytes, data: bytes) -> Job | None:
+        found = self._live.get(coalescing_key(unique, data))
+        if isinstance(found, OrderedDict):
+            return found.get(function)
+        return found if found is not None and found.function is function else None
 
     def _get_status(self, connection: Connection, fields: list[bytes]) -> None:
         # A NUL in what comes back would shift the fields behind it.
@@ -205,9 +285,9 @@ class Broker:
 
     def _get_status_unique(self, connection: Connection, fields: list[bytes]) -> None:
         unique = fields[0].partition(b"\0")[0]
-        found = (function.live.get(unique) for function in self.functions.values()) if unique else ()
-        job = next(filter(None, found), None)
-        clients = b"%d" % len(job.clients) if job else b"0"
+        found = self._live.get(unique)
+        job = next(iter(found.values())) if isinstance(found, OrderedDict) else found
+        clients = b"%d" % sum(job.clients.values()) if job else b"0"
         self.send(connection, encode(RESPONSE, Type.STATUS_RES_UNIQUE, unique, *_state(job), clients))
 
     def _echo(self, connection: Connection, fields: list[bytes]) -> None:
@@ -235,44 +315,40 @@ class Broker:
             function = self.function(fields[0])
         except UsageError as error:
             return self.refuse(connection, b"INVALID_FUNCTION", str(error).encode())
-        if function.name not in connection.functions:
-            connection.functions[function.name] = function
-            function.workers += 1
-            if connection.asleep:
-                self._pre_sleep(connection, [])
+        if function.name in connection.functions:
+            return None
+        size = RECORD + len(function.name)
+        if self._registration_bytes + size > self.limits.registration_bytes:
+            return self.refuse(connection, b"QUEUE_ERROR", b"there are too many registered functions")
+        self._registration_bytes += size
+        if connection.learn(function) and connection.asleep:
+            connection.asleep = False
+            self.send(connection, _NOOP)
         return None
 
     def _cant_do(self, connection: Connection, fields: list[bytes]) -> None:
-        function = connection.functions.pop(fields[0], None)
+        function = connection.functions.get(fields[0])
         if function:
-            function.workers -= 1
-            function.sleepers.pop(connection, None)
+            connection.unlearn(function)
+            self._registration_bytes -= RECORD + len(function.name)
+            self._note_idle(function)
 
     def _reset_abilities(self, connection: Connection, fields: list[bytes]) -> None:
         for name in list(connection.functions):
             self._cant_do(connection, [name])
 
     def _pre_sleep(self, connection: Connection, fields: list[bytes]) -> None:
-        connection.asleep = True
-        if first_job(connection.functions):
-            self._rouse(connection)
+        connection.asleep = connection.next_job() is None
+        if not connection.asleep:
             self.send(connection, _NOOP)
-            return
-        for function in connection.functions.values():
-            function.sleepers[connection] = None
-
-    def _rouse(self, connection: Connection) -> None:
-        connection.asleep = False
-        for function in connection.functions.values():
-            function.sleepers.pop(connection, None)
 
     def _grab(self, kind: Type, connection: Connection, fields: list[bytes]) -> None:
-        if connection.asleep:
-            self._rouse(connection)
-        job = first_job(connection.functions)
+        connection.asleep = False
+        job = connection.next_job()
         if job is None:
             return self.send(connection, _NO_JOB)
         function = job.function
+        connection.ready[job.priority].move_to_end(function)
         del function.queues[job.priority][job.sequence]
         function.running += 1
         job.worker = connection
@@ -298,17 +374,21 @@ class Broker:
         if job.clients:
             packet = encode(RESPONSE, kind, job.handle, *fields[1:])
             failure = encode(RESPONSE, Type.WORK_FAIL, job.handle)
-            for client in job.clients:
+            for client, submits in job.clients.items():
                 plain = kind is Type.WORK_EXCEPTION and not client.exceptions
-                self.send(client, failure if plain else packet)
+                self._send_each(client, failure if plain else packet, submits)
         self._forget(job)
 
     def _report(self, kind: Type, connection: Connection, fields: list[bytes]) -> None:
         job = self._held(connection, fields[0])
         if job is not None and job.clients:
             packet = encode(RESPONSE, kind, job.handle, *fields[1:])
-            for client in job.clients:
-                self.send(client, packet)
+            for client, submits in job.clients.items():
+                self._send_each(client, packet, submits)
+
+    def _send_each(self, client: Connection, packet: bytes, submits: int) -> None:
+        """Send a packet once for each submit, or so often that the client is closed."""
+        self.send(client, packet * min(submits, 2 + self.limits.unread // len(packet)))
 
     def _progress(self, connection: Connection, fields: list[bytes]) -> None:
         job = connection.held.get(fields[0])
@@ -321,11 +401,18 @@ class Broker:
     def _enqueue(self, job: Job) -> None:
         """Put a job last in the queue of its priority and wake who can do it."""
         job.sequence = next(self._sequence)
-        job.function.queues[job.priority][job.sequence] = job
+        function, priority = job.function, job.priority
+        function.queues[priority][job.sequence] = job
+        watchers = function.watchers[priority]
+        if not watchers:
+            return
+        function.watchers[priority] = {}
         # All of them: were only one woken, its death or slowness would keep the job waiting.
-        for sleeper in list(job.function.sleepers):
-            self._rouse(sleeper)
-            self.send(sleeper, _NOOP)
+        for worker in watchers:
+            worker.ready[priority][function] = None
+            if worker.asleep:
+                worker.asleep = False
+                self.send(worker, _NOOP)
 
     def _abandon(self, job: Job) -> None:
         """Take a job back from a worker that is gone: others get it, unless it seems to kill workers."""
@@ -346,17 +433,36 @@ class Broker:
         self._forget(job)
 
     def _tell_failure(self, job: Job) -> None:
-        for client in job.clients:
-            self.send(client, encode(RESPONSE, Type.WORK_FAIL, job.handle))
+        packet = encode(RESPONSE, Type.WORK_FAIL, job.handle)
+        for client, submits in job.clients.items():
+            self._send_each(client, packet, submits)
             client.follows.discard(job)
-        job.clients = ()
+        job.clients = NOBODY
+
+    def _remember(self, job: Job) -> None:
+        self.jobs[job.handle] = job
+        self._job_bytes += len(job.data) + len(job.unique)
+        if job.key:
+            other = self._live.setdefault(job.key, job)
+            if isinstance(other, OrderedDict):
+                other[job.function] = job
+            elif other is not job:
+                self._live[job.key] = OrderedDict({other.function: other, job.function: job})
 
     def _forget(self, job: Job) -> None:
         del self.jobs[job.handle]
+        self._job_bytes -= len(job.data) + len(job.unique)
+        function = job.function
         if job.key:
-            del job.function.live[job.key]
+            live = self._live[job.key]
+            if isinstance(live, OrderedDict) and len(live) > 1:
+                del live[function]
+            else:
+                del self._live[job.key]
         for client in job.clients:
             client.follows.discard(job)
+        if not function.workers:
+            self._note_idle(function)
 
 
 def _state(job: Job | None) -> tuple[bytes, bytes, bytes, bytes]:
@@ -364,6 +470,19 @@ def _state(job: Job | None) -> tuple[bytes, bytes, bytes, bytes]:
     if job is None:
         return b"0", b"0", b"0", b"0"
     return b"1", b"1" if job.worker else b"0", b"%d" % job.numerator, b"%d" % job.denominator
+
+
+def _check_name(name: bytes) -> bytes:
+    """Return the name if it can be a function's.
+
+    gearmand takes any bytes, and closes the connection where a name does not fit its buffer. With a NUL its
+    own lines would show only what is before it.
+    """
+    if len(name) > MAX_FUNCTION:
+        raise UsageError(f"a function name has at most {MAX_FUNCTION} bytes, this one has {len(name)}")
+    if b"\0" in name:
+        raise UsageError("a function name has no NUL byte")
+    return name
 
 
 def _number(field: bytes) -> int:

@@ -3,23 +3,36 @@
 Commands and shapes of the answers are gearmand's, so that its tools work on this server too.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from garivini.errors import UsageError
+from garivini.gearman.admin import escape, unescape
 from garivini.gearman.broker import Broker
 
 _OK: Final = b"OK\r\n"
+#: A first line of HTTP, whatever its verb.
+_HTTP: Final = re.compile(rb"\sHTTP/\d")
 _INCOMPLETE: Final = b"ERR INVALID_ARGUMENTS an argument is missing or wrong\r\n"
+
+
+def is_command(text: bytes) -> bool:
+    """Whether a line is a command of Gearman's.
+
+    After any other the connection is to be closed: a web page can send a form or a text of its own to any
+    port of this machine, and what it cannot avoid is that the first line is one of HTTP.
+    """
+    word = text[: text.find(b" ")] if b" " in text else text
+    return word.rstrip().lower() in _COMMANDS and not _HTTP.search(text)
 
 
 def answer(broker: Broker, text: bytes) -> bytes:
     """Return the whole answer to one line, its end included."""
     words = text.split()
-    command = _COMMANDS.get(words[0].lower()) if words else None
-    if command is None:
+    if not is_command(text):
         return b"ERR UNKNOWN_COMMAND %s\r\n" % b"+".join(words)[:80]
-    return command(broker, words[1:])
+    return _COMMANDS[words[0].lower()](broker, words[1:])
 
 
 def _block(lines: Iterable[bytes]) -> bytes:
@@ -28,7 +41,7 @@ def _block(lines: Iterable[bytes]) -> bytes:
 
 def _status(broker: Broker, words: list[bytes]) -> bytes:
     return _block(
-        b"%s\t%d\t%d\t%d" % (function.name, function.total, function.running, function.workers)
+        b"%s\t%d\t%d\t%d" % (escape(function.name), function.total, function.running, function.workers)
         for function in broker.functions.values()
     )
 
@@ -36,7 +49,11 @@ def _status(broker: Broker, words: list[bytes]) -> bytes:
 def _prioritystatus(broker: Broker, words: list[bytes]) -> bytes:
     return _block(
         b"\t".join(
-            (function.name, *(b"%d" % len(queue) for queue in function.queues), b"%d" % function.workers)
+            (
+                escape(function.name),
+                *(b"%d" % len(queue) for queue in function.queues),
+                b"%d" % function.workers,
+            )
         )
         for function in broker.functions.values()
     )
@@ -44,7 +61,15 @@ def _prioritystatus(broker: Broker, words: list[bytes]) -> bytes:
 
 def _workers(broker: Broker, words: list[bytes]) -> bytes:
     return _block(
-        b" ".join((b"%d" % it.number, it.host, it.client_id, b":", *it.functions))
+        b" ".join(
+            (
+                b"%d" % it.number,
+                it.host,
+                it.client_id,
+                b":",
+                *(escape(name, word=True) for name in it.functions),
+            )
+        )
         for it in broker.connections
     )
 
@@ -57,7 +82,7 @@ def _show(broker: Broker, words: list[bytes]) -> bytes:
             for job in broker.jobs.values()
         )
     if words == [b"unique", b"jobs"]:
-        return _block(job.unique for job in broker.jobs.values())
+        return _block(escape(job.unique) for job in broker.jobs.values())
     return b"ERR UNKNOWN_SHOW_ARGUMENTS\r\n"
 
 
@@ -76,12 +101,11 @@ def _create(broker: Broker, words: list[bytes]) -> bytes:
 def _drop(broker: Broker, words: list[bytes]) -> bytes:
     if len(words) != 2 or words[0] != b"function":
         return _INCOMPLETE
-    function = broker.functions.get(words[1])
+    function = broker.functions.get(unescape(words[1]))
     if function is None:
         return b"ERR UNKNOWN_FUNCTION\r\n"
-    if function.workers or function.total:
-        return b"ERR FUNCTION_IN_USE it has workers or jobs\r\n"
-    del broker.functions[words[1]]
+    if not broker.drop(function):
+        return b"ERR FUNCTION_IN_USE it has workers or running jobs\r\n"
     return _OK
 
 
@@ -98,7 +122,7 @@ def _maxqueue(broker: Broker, words: list[bytes]) -> bytes:
 
 def _with_function(broker: Broker, name: bytes, limits: list[int]) -> bytes:
     try:
-        function = broker.function(name)
+        function = broker.function(unescape(name))
     except UsageError as error:
         return b"ERR INVALID_FUNCTION %s\r\n" % str(error).encode()
     if limits:

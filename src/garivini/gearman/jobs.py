@@ -1,15 +1,46 @@
-"""What a Gearman server holds: functions with their queues, jobs, connections. No I/O.
+"""What a Gearman server holds, and how much of it: functions with their queues, jobs, connections. No I/O.
 
 The records know how to keep themselves whole; who is told of a change is the broker's affair.
 """
 
+from __future__ import annotations
+
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Final
 
 #: Places of a function's queues and limits, most urgent first.
 HIGH: Final = 0
 NORMAL: Final = 1
 LOW: Final = 2
+
+MIB: Final = 1024 * 1024
+#: Bytes that a known function takes, and each registration of one, beside its name. Measured, rounded up.
+RECORD: Final = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Upper bounds of a server."""
+
+    #: Jobs that wait or run, and bytes of their payloads and uniques.
+    jobs: int = 500_000
+    job_bytes: int = 512 * MIB
+    #: Bytes of all known functions, and of the registrations of all workers.
+    function_bytes: int = 128 * MIB
+    registration_bytes: int = 256 * MIB
+    #: Bytes that one connection may leave unread before it is closed.
+    unread: int = 64 * MIB
+    #: Bytes of unread output and of unfinished requests of all connections. Above it the largest is closed.
+    buffered: int = 256 * MIB
+    #: Seconds for one request to arrive whole, and for output to be read at all.
+    patience: float = 60.0
+    #: Connections; fewer where the process may not have so many file descriptors. More wait to be accepted.
+    connections: int = 10_000
+
+
+#: What a server holds unless something else is said.
+LIMITS: Final = Limits()
 
 
 class Connection:
@@ -31,6 +62,8 @@ class Connection:
         "host",
         "number",
         "out",
+        "overflowed",
+        "ready",
         "unsent",
     )
 
@@ -41,10 +74,49 @@ class Connection:
         self.exceptions = False  # whether it hears of a WORK_EXCEPTION as such
         self.asleep = False
         self.functions: dict[bytes, Function] = {}  # that it can do
+        # By priority: functions that may have jobs for it, the next in turn first. Each function that it can
+        # do is either here or has the connection among its watchers.
+        self.ready: tuple[OrderedDict[Function, None], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
         self.held: dict[bytes, Job] = {}  # that it works on, by handle
         self.follows: set[Job] = set()  # whose end it waits for
         self.out: list[bytes] = []
         self.unsent = 0  # bytes in ``out``
+        self.overflowed = False  # whether it left too much unread: what is sent to it is dropped
+
+    def next_job(self) -> Job | None:
+        """Return the job to do next: of the most urgent priority, the oldest of the function in turn.
+
+        A function without jobs is put aside until it has some, so that it is not visited twice in vain.
+        """
+        for priority in (HIGH, NORMAL, LOW):
+            ready = self.ready[priority]
+            while ready:
+                function = next(iter(ready))
+                queue = function.queues[priority]
+                if queue:
+                    return queue[next(iter(queue))]
+                del ready[function]
+                function.watchers[priority][self] = None
+        return None
+
+    def learn(self, function: Function) -> bool:
+        """Register a function; return whether it has jobs."""
+        self.functions[function.name] = function
+        function.workers += 1
+        for priority, queue in enumerate(function.queues):
+            if queue:
+                self.ready[priority][function] = None
+            else:
+                function.watchers[priority][self] = None
+        return bool(function.queued)
+
+    def unlearn(self, function: Function) -> None:
+        """Take back a registered function."""
+        del self.functions[function.name]
+        function.workers -= 1
+        for ready, watchers in zip(self.ready, function.watchers, strict=True):
+            ready.pop(function, None)
+            watchers.pop(self, None)
 
 
 class Job:
@@ -66,9 +138,7 @@ class Job:
         "worker",
     )
 
-    def __init__(
-        self, handle: bytes, function: "Function", unique: bytes, data: bytes, priority: int
-    ) -> None:
+    def __init__(self, handle: bytes, function: Function, unique: bytes, data: bytes, priority: int) -> None:
         self.handle = handle
         self.function = function
         self.unique = unique
@@ -78,9 +148,9 @@ class Job:
         self.sequence = 0  # place in the queue, over all functions
         self.retries = 0  # workers that died with it
         self.background = False  # whether a background submit asked for it
-        # One entry a foreground submit. A tuple, because most jobs have none: the empty one costs nothing,
-        # and a list in each of very many queued jobs doubles the work of the garbage collector.
-        self.clients: tuple[Connection, ...] = ()
+        # Foreground submits by client. Most jobs have none and share one empty dictionary: one for each of
+        # very many queued jobs would double the work of the garbage collector.
+        self.clients = NOBODY
         self.worker: Connection | None = None
         self.numerator = 0
         self.denominator = 0
@@ -90,6 +160,16 @@ class Job:
         """Whether anyone still asks for it. Background submitters ask for ever."""
         return self.background or bool(self.clients)
 
+    def follow(self, client: Connection) -> None:
+        """Let a client hear of this job, once more for each submit."""
+        if not self.clients:
+            self.clients = {}
+        self.clients[client] = self.clients.get(client, 0) + 1
+        client.follows.add(self)
+
+
+#: The clients of a job that has none. Never written to.
+NOBODY: Final[dict[Connection, int]] = {}
 
 Key = bytes | tuple[bytes, bytes]
 
@@ -108,15 +188,15 @@ class Function:
     removing one in the middle cost the same at any depth.
     """
 
-    __slots__ = ("limits", "live", "name", "queues", "running", "sleepers", "workers")
+    __slots__ = ("limits", "name", "queues", "running", "watchers", "workers")
 
     def __init__(self, name: bytes) -> None:
         self.name = name
         self.queues: tuple[OrderedDict[int, Job], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
-        self.live: dict[Key, Job] = {}  # queued and running jobs that a submit can join
         self.running = 0
         self.workers = 0
-        self.sleepers: dict[Connection, None] = {}  # to be woken by a job, in the order of falling asleep
+        # By priority: workers that found no job here, to be told of the next one.
+        self.watchers: list[dict[Connection, None]] = [{}, {}, {}]
         self.limits = [0, 0, 0]  # by priority of a new job; 0 or less: none
 
     @property
@@ -129,23 +209,12 @@ class Function:
         """Jobs that wait or run."""
         return self.queued + self.running
 
+    @property
+    def idle(self) -> bool:
+        """Whether it may be forgotten: nothing is known of it but its name."""
+        return not (self.workers or self.total or any(self.limits))
+
     def full(self, priority: int) -> bool:
         """Whether the limit for new jobs of this priority is reached. Running jobs count, as in gearmand."""
         limit = self.limits[priority]
         return limit > 0 and self.total >= limit
-
-
-def first_job(functions: dict[bytes, Function]) -> Job | None:
-    """Return the job to do next: of the most urgent priority in any of the functions, the oldest."""
-    for priority in (HIGH, NORMAL, LOW):
-        found: OrderedDict[int, Job] | None = None
-        oldest = 0
-        for function in functions.values():
-            queue = function.queues[priority]
-            if queue:
-                sequence = next(iter(queue))
-                if found is None or sequence < oldest:
-                    found, oldest = queue, sequence
-        if found is not None:
-            return found[oldest]
-    return None

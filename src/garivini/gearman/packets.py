@@ -23,14 +23,14 @@ MAX_BODY: Final = 64 * 1024 * 1024
 MAX_LINE: Final = 8192
 #: gearmand cuts a unique of 64 bytes to 63 and corrupts the payload, so the last good length is this.
 MAX_UNIQUE: Final = 63
-#: Longer function names break other clients; gearmand closes the connection at about 8,000 bytes.
-MAX_FUNCTION: Final = 255
+#: gearmand closes the connection where a name does not fit its buffer of 8 KiB with header and unique.
+MAX_FUNCTION: Final = 8000
 
 _HEADER = struct.Struct(">4sII")
 #: The same, for a reader: magic and type in one, then the length.
 _LENGTH = struct.Struct(">8sI")
-#: White space and control bytes.
-_UNFIT = re.compile(rb"[\x00-\x20\x7f]")
+#: Ends of lines.
+_UNFIT = re.compile(rb"[\x00\r\n]")
 
 
 class Type(IntEnum):
@@ -132,8 +132,8 @@ def encode(magic: bytes, kind: Type, *fields: bytes) -> bytes:
 def check_function(name: bytes) -> bytes:
     """Return ``name`` if it can be a function's name on the wire.
 
-    White space and control bytes would split or forge lines of the administrative protocol, a NUL would
-    shift the fields of a packet.
+    A line break would forge lines of gearmand's administrative protocol, for everybody who asks for its
+    status; a NUL would shift the fields of a packet.
 
     Raises:
         UsageError: it is empty, too long or has such a byte.
@@ -142,7 +142,7 @@ def check_function(name: bytes) -> bytes:
     if not 0 < len(name) <= MAX_FUNCTION:
         raise UsageError(f"a function name has 1 to {MAX_FUNCTION} bytes, this one has {len(name)}")
     if _UNFIT.search(name):
-        raise UsageError(f"function name {name!r} has white space or a control character: leave it out")
+        raise UsageError(f"function name {name!r} has a line break or a NUL byte: leave it out")
     return name
 
 
@@ -168,21 +168,26 @@ class Decoder:
         lines: whether lines of the administrative protocol may come between packets.
         max_body: bytes of a body, at most. A longer one is refused when its header is read, before anything
             is allocated for it.
+        max_line: bytes of a line, at most.
 
     """
 
-    def __init__(self, magic: bytes, *, lines: bool = False, max_body: int = MAX_BODY) -> None:
+    def __init__(
+        self, magic: bytes, *, lines: bool = False, max_body: int = MAX_BODY, max_line: int = MAX_LINE
+    ) -> None:
         self._magic = magic
         self._kinds = _KINDS[magic]
         self._lines = lines
         self._max_body = max_body
+        self._max_line = max_line
+        self._feeding = 0  # bytes that are being decoded
         self._buffer = bytearray()
         self._wanted = 0  # length of the buffer before which looking at it again is of no use
 
     @property
     def buffered(self) -> int:
-        """Bytes that wait for the rest of their packet."""
-        return len(self._buffer)
+        """Bytes that wait for the rest of their packet, or for the caller to go on."""
+        return len(self._buffer) + self._feeding
 
     def feed(self, data: bytes) -> Iterator[Packet | Line]:
         """Take ``data`` and yield what is now complete. Exhaust the iterator before feeding again.
@@ -198,13 +203,13 @@ class Decoder:
                 return
             data = bytes(self._buffer)
             self._buffer.clear()
-        end = len(data)
+        end = self._feeding = len(data)
         offset = self._wanted = 0
         lines, kinds = self._lines, self._kinds
         try:
             while offset < end:
                 if lines and data[offset] != 0:
-                    stop = _end_of_line(data, offset)
+                    stop = _end_of_line(data, offset, self._max_line)
                     if stop < 0:
                         break
                     text = data[offset:stop]
@@ -234,6 +239,7 @@ class Decoder:
                     fields = _fewer(kind, fields)
                 yield tuple.__new__(Packet, (kind, fields))  # in half the time that its class takes
         finally:
+            self._feeding = 0
             self._buffer += data[offset:]
 
     def _check_magic(self, magic: bytes) -> None:
@@ -241,11 +247,11 @@ class Decoder:
             raise ProtocolError(f"not a Gearman packet: it begins with {magic!r}, not with {self._magic!r}")
 
 
-def _end_of_line(data: bytes, offset: int) -> int:
+def _end_of_line(data: bytes, offset: int, longest: int) -> int:
     """Return where the line ends that begins there; -1: what has come of it has no end."""
-    stop = data.find(b"\n", offset, offset + MAX_LINE)
-    if stop < 0 and len(data) - offset >= MAX_LINE:
-        raise ProtocolError(f"a line of over {MAX_LINE} bytes")
+    stop = data.find(b"\n", offset, offset + longest)
+    if stop < 0 and len(data) - offset >= longest:
+        raise ProtocolError(f"a line of over {longest} bytes")
     return stop
 
 

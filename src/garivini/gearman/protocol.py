@@ -121,6 +121,8 @@ Event = Answer | Update | Finished
 #: What names a request: anything the caller likes, given back with the answer.
 Tag = TypeVar("Tag")
 
+#: Bytes of a line of a server, at most.
+_MAX_LINE: Final = 16 * 1024 * 1024
 #: Bytes of a job handle, at most. gearmand gives no answer at all to a longer one.
 MAX_HANDLE: Final = 63
 
@@ -133,7 +135,8 @@ class ClientProtocol(Generic[Tag]):
     """
 
     def __init__(self, *, max_body: int = MAX_BODY) -> None:
-        self._decoder = Decoder(RESPONSE, lines=True, max_body=max_body)
+        # A line of ``workers`` has the names of all functions of one.
+        self._decoder = Decoder(RESPONSE, lines=True, max_body=max_body, max_line=_MAX_LINE)
         self._out: list[bytes] = []
         self._pending: deque[tuple[Type | str, Tag, bool]] = deque()
         #: By handle. Mostly there is one, for which a list takes a tenth of the bytes of a deque.

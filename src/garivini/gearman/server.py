@@ -8,21 +8,31 @@ import asyncio
 import errno
 import ipaddress
 import os
-import secrets
 import socket
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self, cast
 
 import garivini
+from garivini import events
 from garivini.errors import ProtocolError, RefusedError, UsageError
 from garivini.gearman.broker import Broker
-from garivini.gearman.console import answer
-from garivini.gearman.jobs import Connection
+from garivini.gearman.console import answer, is_command
+from garivini.gearman.jobs import LIMITS, Connection, Limits
+from garivini.gearman.listener import Listener
 from garivini.gearman.packets import MAX_BODY, REQUEST, Decoder, Line, Packet
 
 #: Bytes of output that a connection may leave unread before no more of its requests are read.
 UNREAD: Final = 1024 * 1024
+#: Requests between two looks at the clock, and seconds for which one connection is served on without a pause.
+_REQUESTS: Final = 64
+_TURN: Final = 0.05
+#: Seconds between two looks at connections that do not read, or do not send on.
+_TICK: Final = 1.0
+#: Bytes that no text begins with: an encrypted connection does, for one.
+_BINARY: Final = frozenset({*range(1, 9), *range(14, 32), *range(127, 256)})
 
 
 class Server:
@@ -37,6 +47,7 @@ class Server:
         job_retries: deaths of workers after which a job is dropped; 0: it is never dropped.
         max_unread: bytes of output that a connection may leave unread before it is closed. What it asked
             for itself stops at about 1 MiB; results of other connections' work do not wait for it.
+        limits: what else it may hold; ``max_unread`` stands in it too.
 
     Raises:
         UsageError: ``host`` is not of this machine alone, or a number is out of its range.
@@ -50,7 +61,8 @@ class Server:
         *,
         max_body: int = MAX_BODY,
         job_retries: int = 3,
-        max_unread: int = 4 * MAX_BODY,
+        max_unread: int | None = None,
+        limits: Limits = LIMITS,
     ) -> None:
         if not 0 <= port < 65536:
             raise UsageError(f"{port} is not a port")
@@ -59,12 +71,24 @@ class Server:
         self._host = _loopback(host)
         self._port = port
         self._max_body = max_body
-        self._max_unread = max_unread
+        self._limits = limits if max_unread is None else replace(limits, unread=max_unread)
+        #: Connections that the broker knows, and all that are not closed.
         self._links: dict[Connection, _Link] = {}
-        self._listener: asyncio.Server | None = None
+        self._open: set[_Link] = set()
+        self._listener: Listener | None = None
         self._closed = asyncio.Event()
+        self._watch: asyncio.TimerHandle | None = None
+        #: Connections with unread output or an unfinished request, and the bytes of all of them.
+        self._loaded: set[_Link] = set()
+        self._buffered = 0
         self._broker = Broker(
-            _handle_prefix(), version=garivini.__version__.encode(), pid=os.getpid(), job_retries=job_retries
+            _handle_prefix(),
+            version=garivini.__version__.encode(),
+            pid=os.getpid(),
+            job_retries=job_retries,
+            # So that no number comes again after a restart: there are fewer jobs than microseconds.
+            first=time.time_ns() // 1000,
+            limits=self._limits,
         )
 
     @property
@@ -83,24 +107,30 @@ class Server:
         """
         if self._listener is not None:
             raise UsageError("this server was started before; make another one")
-        loop = asyncio.get_running_loop()
         try:
-            self._listener = await loop.create_server(
-                lambda: _Link(self), self._host, self._port, backlog=1024
+            self._listener = Listener(
+                self._host,
+                self._port,
+                make=lambda: _Link(self),
+                count=lambda: len(self._open),
+                most=self._limits.connections,
             )
         except OSError as error:
-            why = os.strerror(error.errno) if error.errno else str(error)  # asyncio's has many words
+            why = os.strerror(error.errno) if error.errno else str(error)
             if error.errno == errno.EADDRINUSE:
                 why = "another program listens there; end it, or choose another address"
             raise RefusedError(f"cannot listen on {self.address}: {why}") from error
-        self._port = self._listener.sockets[0].getsockname()[1]
+        self._port = self._listener.port
+        self._watch = asyncio.get_running_loop().call_later(_TICK, self._tick)
 
     async def close(self) -> None:
         """Stop listening and close every connection. What is queued is gone."""
         self._closed.set()
         if self._listener is not None:
-            self._listener.close()
-        links = list(self._links.values())
+            await self._listener.close()
+        if self._watch is not None:
+            self._watch.cancel()
+        links = list(self._open)
         for link in links:
             link.abort()
         for link in links:
@@ -124,17 +154,55 @@ class Server:
     ) -> None:
         await self.close()
 
+    def _tick(self) -> None:
+        """Close connections that make nobody any use of what is kept for them."""
+        # Ticks are counted, not seconds: while this loop did not run nobody could have sent or read anything.
+        for link in list(self._loaded):
+            link.tick()
+        self._watch = asyncio.get_running_loop().call_later(_TICK, self._tick)
+
+    def _weigh(self, link: "_Link") -> None:
+        """Count what is kept for a connection; where all is too much, close the largest."""
+        self._count(link)
+        if self._buffered <= self._limits.buffered:
+            return
+        for each in list(self._loaded):
+            self._count(each)  # output may have been read meanwhile
+        while self._buffered > self._limits.buffered:
+            max(self._loaded, key=lambda each: each.counted).drop("memory")
+
+    def _count(self, link: "_Link") -> None:
+        held = link.held
+        self._buffered += held - link.counted
+        link.counted = held
+        if held:
+            self._loaded.add(link)
+        else:
+            self._loaded.discard(link)
+
 
 class _Link(asyncio.Protocol):
     """One connection: bytes to requests, answers to bytes, and a bound on what is left unread."""
 
     def __init__(self, server: Server) -> None:
         self.gone = asyncio.Event()
+        #: Bytes that the server has counted for it.
+        self.counted = 0
         self._server = server
         self._broker = server._broker
+        self._loop = asyncio.get_running_loop()
         self._decoder = Decoder(REQUEST, lines=True, max_body=server._max_body)
         self._requests: Iterator[Packet | Line] = iter(())
-        self._full = False
+        self._begun = False  # whether anything has come
+        self._full = False  # so much is unread that no more of its requests are read
+        self._resting = False  # others have their turn before its next request
+        self._left = False  # the broker does not know it any more
+        self._aborted = False
+        self._written = 0
+        # For ``tick``: requests carried out and bytes read by the other end, ticks since these have changed.
+        self._served = 0
+        self._seen = (0, 0)
+        self._idle_ticks = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -144,11 +212,17 @@ class _Link(asyncio.Protocol):
         host = (transport.get_extra_info("peername") or ("-",))[0]
         self._connection = self._broker.join(number, host.encode())
         self._server._links[self._connection] = self
+        self._server._open.add(self)
         if self._server._closed.is_set():
             self.abort()
 
     def data_received(self, data: bytes) -> None:
         self._requests = self._decoder.feed(data)
+        if not self._begun:
+            self._begun = True
+            if data[0] in _BINARY:
+                self._end(f"not a Gearman packet: it begins with {data[:4]!r}")
+                return
         self._serve()
 
     def pause_writing(self) -> None:
@@ -157,9 +231,8 @@ class _Link(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._full = False
-        self._serve()
-        if not self._full:
-            self._transport.resume_reading()
+        if not self._resting:
+            self._go_on()
 
     def eof_received(self) -> None:
         # As gearmand does: who only half closes is gone at once, its jobs go to other workers.
@@ -167,48 +240,135 @@ class _Link(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._leave()
+        self._aborted = True
+        self._server._count(self)
+        self._server._open.discard(self)
+        if self._server._listener is not None:
+            self._server._listener.freed()
         self.gone.set()
 
     def abort(self) -> None:
         """Close at once."""
+        self._aborted = True
         self._transport.abort()
 
+    def drop(self, reason: str) -> None:
+        """Close at once, because it holds too much, or for too long."""
+        events.emit("server.dropped", peer=self._connection.client_id.decode(errors="replace"), reason=reason)
+        self.abort()
+        self._leave()
+
+    @property
+    def held(self) -> int:
+        """Bytes that are kept for it: of unread output, and of requests that are not carried out yet."""
+        if self._aborted:
+            return 0
+        unread = self._transport.get_write_buffer_size()
+        return unread if self._left else unread + self._decoder.buffered
+
+    def tick(self) -> None:
+        """Close it if for too long it has not read its output, or not sent the rest of a request."""
+        self._server._count(self)
+        unread = self._transport.get_write_buffer_size()
+        seen = (self._written - unread, self._served)
+        moved = seen[0] != self._seen[0] if unread else seen[1] != self._seen[1]
+        self._idle_ticks = 0 if moved or not self.held else self._idle_ticks + 1
+        self._seen = seen
+        if self._idle_ticks * _TICK > self._server._limits.patience:
+            self.drop("silence")
+
     def _serve(self) -> None:
-        """Carry out the requests that have come, as far as the other end reads its answers."""
-        broker, connection = self._broker, self._connection
+        """Carry out the requests that have come, as far as the other end reads and its turn lasts."""
         try:
-            for request in self._requests:
-                if isinstance(request, Packet):
-                    broker.receive(connection, request)
-                else:
-                    broker.send(connection, answer(broker, request.text))
-                # A short request can have a long answer: see that it is read before making the next one.
-                if connection.unsent > UNREAD:
-                    self._flush()
-                    if self._full:
-                        return
+            done = self._carry_out()
         except ProtocolError as error:
-            broker.refuse(connection, b"INVALID_PACKET", str(error).encode())
-            self._flush()
-            self._transport.close()
-            self._leave()  # now, and not when the other end has read its last answers
-        finally:
-            self._flush()
+            self._end(str(error))
+            return
+        self._flush()
+        if self._left:
+            return
+        if not done and not self._full:
+            self._resting = True
+            self._transport.pause_reading()
+            self._loop.call_soon(self._after_rest)
+        if self.counted or self._decoder.buffered:
+            self._server._weigh(self)
+
+    def _carry_out(self) -> bool:
+        """Return whether all requests are done."""
+        broker, connection = self._broker, self._connection
+        until = self._loop.time() + _TURN
+        left = _REQUESTS
+        for request in self._requests:
+            self._served += 1
+            if isinstance(request, Packet):
+                broker.receive(connection, request)
+            else:
+                broker.send(connection, answer(broker, request.text))
+                if not is_command(request.text):
+                    self._close()
+                    return True
+            # A short request can have a long answer: see that it is read before making the next one.
+            if connection.unsent > UNREAD:
+                return False
+            left -= 1
+            if not left:
+                if self._loop.time() > until:
+                    return False
+                left = _REQUESTS
+        return True
+
+    def _after_rest(self) -> None:
+        self._resting = False
+        if not self._full:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if not self._left:
+            self._serve()
+            if not (self._full or self._resting):
+                self._transport.resume_reading()
+
+    def _end(self, reason: str) -> None:
+        """Say what is wrong with what came, and close."""
+        self._broker.refuse(self._connection, b"INVALID_PACKET", reason.encode())
+        self._close()
+
+    def _close(self) -> None:
+        """Write what there is, and close. What came behind is not read."""
+        self._flush()
+        self._requests = iter(())
+        self._transport.close()
+        self._leave()  # now, and not when the other end has read its last answers
 
     def _leave(self) -> None:
+        if self._left:
+            return
+        self._left = True
         self._broker.leave(self._connection)
         self._server._links.pop(self._connection, None)
         self._flush()
+        self._server._count(self)
 
     def _flush(self) -> None:
         """Write what there is to every connection: one write each, however many answers."""
         for connection, data in self._broker.outgoing():
-            self._server._links[connection]._write(data)
+            link = self._server._links.get(connection)
+            if link is None:
+                continue
+            if connection.overflowed:
+                link.drop("unread")
+            else:
+                link._write(data)
 
     def _write(self, data: bytes) -> None:
+        if self._transport.get_write_buffer_size() > self._server._limits.unread:
+            self.drop("unread")
+            return
         self._transport.write(data)
-        if self._transport.get_write_buffer_size() > self._server._max_unread:
-            self._transport.abort()
+        self._written += len(data)
+        if self._transport.get_write_buffer_size():
+            self._server._weigh(self)
 
 
 def _loopback(host: str) -> str:
@@ -230,7 +390,7 @@ def _loopback(host: str) -> str:
 
 
 def _handle_prefix() -> bytes:
-    """Return a prefix for handles of at most 40 bytes, another one at each start."""
-    name = socket.gethostname().encode("ascii", "replace")[:24]
+    """Return a prefix for handles of at most 42 bytes: with the number behind it, there may be 63."""
+    name = socket.gethostname().encode("ascii", "replace")[:40]
     host = bytes(byte if chr(byte).isalnum() or byte in b"-._" else ord("_") for byte in name)
-    return b"H:%s:%s" % (host, secrets.token_hex(6).encode())
+    return b"H:" + host

@@ -1,0 +1,131 @@
+"""The door of the embedded server: accepts connections as long as there may be more of them.
+
+asyncio's own, where no file descriptor is left, tries as often as its backlog is long and logs each failure.
+"""
+
+import asyncio
+import errno
+import resource
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from garivini import events
+
+#: Connections accepted in one turn of the loop: those that are there have their turn too.
+_AT_ONCE: Final = 64
+#: Seconds until a server that could accept no more tries again.
+_PAUSE: Final = 1.0
+#: Seconds between two events of the same kind.
+_QUIET: Final = 60.0
+#: File descriptors that are left to the rest of the process.
+_SPARE: Final = 64
+_BACKLOG: Final = 1024
+_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Listener:
+    """Listens on one address.
+
+    Args:
+        make: makes the protocol of a connection.
+        count: returns how many connections there are.
+        most: connections, at most. Fewer where the process may not have so many file descriptors.
+
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        make: Callable[[], asyncio.Protocol],
+        count: Callable[[], int],
+        most: int,
+    ) -> None:
+        """Begin to listen.
+
+        Raises:
+            OSError: the address is taken or may not be used.
+
+        """
+        self._loop = asyncio.get_running_loop()
+        self._make = make
+        self._count = count
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if descriptors != resource.RLIM_INFINITY:
+            most = min(most, max(descriptors - _SPARE, descriptors // 2))
+        self._most = most
+        self._opening: set[asyncio.Task[object]] = set()
+        self._retry: asyncio.TimerHandle | None = None
+        self._told = -_QUIET  # loop time
+        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        try:
+            self._socket.setblocking(False)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind((host, port))
+            self._socket.listen(_BACKLOG)
+        except OSError:
+            self._socket.close()
+            raise
+        self.port: int = self._socket.getsockname()[1]
+        self._loop.add_reader(self._socket, self._accept)
+
+    async def close(self) -> None:
+        """Stop listening. Connections that were accepted stay."""
+        if self._socket.fileno() < 0:
+            return
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        await asyncio.gather(*self._opening, return_exceptions=True)
+
+    def freed(self) -> None:
+        """Accept again, if that was paused: a connection has been closed."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self._resume()
+
+    @property
+    def _connections(self) -> int:
+        return self._count() + len(self._opening)
+
+    def _accept(self) -> None:
+        for _ in range(_AT_ONCE):
+            if self._connections >= self._most:
+                return self._pause(f"{self._most} connections are all that it may have")
+            try:
+                plain, _ = self._socket.accept()
+            except (BlockingIOError, InterruptedError):
+                return None
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                return self._pause(error.strerror or str(error))
+            plain.setblocking(False)
+            task = self._loop.create_task(self._open(plain))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+        return None
+
+    async def _open(self, plain: socket.socket) -> None:
+        try:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._loop.connect_accepted_socket(self._make, plain)
+        except OSError:
+            plain.close()  # the other end has gone already
+
+    def _pause(self, reason: str) -> None:
+        self._loop.remove_reader(self._socket)
+        self._retry = self._loop.call_later(_PAUSE, self._resume)
+        if self._loop.time() - self._told >= _QUIET:
+            self._told = self._loop.time()
+            events.emit("server.full", connections=self._connections, reason=reason)
+
+    def _resume(self) -> None:
+        self._retry = None
+        self._loop.add_reader(self._socket, self._accept)
