@@ -1,6 +1,8 @@
 """What a call of ``inject_jobs`` may say: read as jobs, or refused with a reason."""
 
 import json
+import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -122,6 +124,48 @@ def test_there_are_limits() -> None:
     for name in ("resize2", "Mail.send", "mail"):
         with pytest.raises(UsageError, match="not among those"):
             read(call({"funcname": name}), some)
+
+
+_BRACES = b"{" * (MAX_JOBS + 1)
+
+
+@pytest.mark.parametrize(
+    ("payload", "rules", "reason"),
+    [
+        (
+            b"[" + b'{"funcname":"f"},' * 1_000_000 + b"{}]",
+            Rules(),
+            "1 to 10000 jobs, this one has 10001 or more",
+        ),
+        (b"[" + b'{"a":"]}\\"{[","b":[{}]},' * 100_000 + b"{}]", Rules(), "this one has 10001 or more"),
+        (b'[{"funcname":"f","arg":[' + b"{}," * 1_000_000 + b"{}]}]", Rules(json_args=True), "brackets"),
+        (b'[{"funcname":"f","arg":' + b"[{" * 1_000_000, Rules(), "brackets"),
+        (b"[" + _BRACES + b'"' + b"x" * 10_000_000, Rules(), "not a job in JSON"),
+        (b"[" + b"[" * 10_000_000, Rules(), "not a job in JSON"),
+        (b'{"funcname":"f","unique":' + b"9" * 10_000_000 + b"}", Rules(), "not a job in JSON"),
+        (b'{"funcname":"f","arg":"' + b"x" * 10_000_000 + b'"}', Rules(max_arg=9), "at most 9 bytes here"),
+    ],
+    ids=["jobs", "texts", "objects", "deep", "no end", "lists", "digits", "argument"],
+)
+def test_a_call_beyond_the_limits_is_refused_at_once_and_without_memory(
+    payload: bytes, rules: Rules, reason: str
+) -> None:
+    tracemalloc.start()
+    began = time.monotonic()
+    try:
+        with pytest.raises(UsageError, match=reason):
+            read(payload, rules)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert time.monotonic() - began < 2
+
+
+def test_an_array_whose_arguments_have_many_braces_is_no_longer_than_it_is() -> None:
+    braces = call(*({"funcname": "f", "arg": '{"a":"[{' * 20} for _ in range(MAX_JOBS)))
+    assert len(read(braces, Rules())[0]) == MAX_JOBS
+    nested = call(*({"funcname": "f", "arg": {"a": [{}]}} for _ in range(MAX_JOBS)))
+    assert len(read(nested, Rules(json_args=True))[0]) == MAX_JOBS
 
 
 def test_a_rate_is_so_many_a_second_and_as_many_at_once() -> None:

@@ -12,12 +12,13 @@ SRC: Final = Path(__file__).parents[1] / "src"
 
 PURE: Final = frozenset({"errors", "events", "job", "policy", "config", "dsn", "lease"})
 BELOW_ROLES: Final = PURE | {
-    *("gearman", "store", "dispatch", "client", "aio", "copies", "keeper", "worker", "supervisor")
+    *("gearman", "store", "dispatch", "client", "aio", "copies", "keeper", "worker", "supervisor", "throttle")
 }
 #: A part of the package, and the other parts that it may import.
 MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "errors": frozenset(),
     "events": frozenset({"errors"}),
+    "throttle": frozenset({"events"}),
     "job": frozenset({"errors"}),
     "dsn": frozenset({"errors"}),
     "config": frozenset({"errors", "dsn"}),
@@ -31,7 +32,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "supervisor": PURE | {"gearman", "store", "client"},
     "copies": frozenset({"job"}),
     "keeper": PURE | {"gearman", "store", "client", "copies", "supervisor"},
-    "worker": PURE | {"gearman", "store", "client", "copies", "keeper", "supervisor"},
+    "worker": PURE | {"gearman", "store", "client", "copies", "keeper", "supervisor", "throttle"},
     "roles": BELOW_ROLES,
     "cli": BELOW_ROLES | {"roles"},
     "web": BELOW_ROLES | {"roles"},

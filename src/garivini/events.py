@@ -4,8 +4,9 @@ The standard logger ``garivini`` is the one listener from the start; metrics and
 """
 
 import logging
-from collections.abc import Callable
-from typing import Any, Final
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
 
 Listener = Callable[[str, dict[str, Any]], None]
 
@@ -64,11 +65,104 @@ def _log(name: str, fields: dict[str, Any]) -> None:
         _logger.log(level, "%s %s", name, text, extra={"event": name, "fields": fields})
 
 
+#: Seconds in which like events beyond the first ones become one, with their number as ``count``.
+INTERVAL: Final = 10.0
+#: Different reasons of one event in an interval. The rest counts as one reason: a reason may quote input.
+_MOST_REASONS: Final = 10
+
+#: Events that wrong input can cause in any number: how many of one reason are emitted in each interval, and
+#: the fields that make the reason.
+_LIMITED: Final[Mapping[str, tuple[int, tuple[str, ...]]]] = {
+    "gearman.protocol_error": (5, ("error",)),
+    "gearman.rejected": (5, ("code", "text")),
+    "inject.failed": (5, ("error",)),
+    "inject.refused": (1, ("reason",)),
+    "job.dead": (100, ("kind", "error")),
+    "job.dropped": (5, ("function", "error")),
+    "job.stale": (100, ("kind",)),
+    "reports.dropped": (5, ("dbid", "error")),
+}
+
+
+class Limiter:
+    """Which of many like events to emit: the first of each interval, and then one for all others. Pure.
+
+    Times are seconds of one monotonic clock.
+    """
+
+    def __init__(self) -> None:
+        self._began = 0.0
+        self._seen: Counter[tuple[str, tuple[Any, ...]]] = Counter()
+        self._reasons: Counter[str] = Counter()
+        #: The last event of each reason that was held back, and how many there are.
+        self._held: dict[tuple[str, tuple[Any, ...]], tuple[int, dict[str, Any]]] = {}
+
+    def admit(self, name: str, fields: dict[str, Any], now: float) -> bool:
+        """Whether to emit one of the limited events now. Otherwise it is held, until ``take_held``."""
+        if now - self._began >= INTERVAL and not self._held:
+            self._restart(now)
+        free, parts = _LIMITED[name]
+        key = name, tuple(str(fields.get(part))[:200] for part in parts)
+        if key not in self._seen:
+            if self._reasons[name] >= _MOST_REASONS:
+                key = name, ()
+            else:
+                self._reasons[name] += 1
+        self._seen[key] += 1
+        if self._seen[key] <= free:
+            return True
+        self._held[key] = self._held.get(key, (0, fields))[0] + 1, fields
+        return False
+
+    def take_held(self, now: float) -> list[tuple[str, dict[str, Any]]]:
+        """Begin an interval; return the events that were held, each with its ``count``.
+
+        Reasons of which some were held go on being held, so that a flood is one event in each interval.
+        """
+        held, self._held = self._held, {}
+        self._restart(now)
+        for name, reason in held:
+            self._seen[name, reason] = _LIMITED[name][0]
+            self._reasons[name] += 1
+        return [(name, {**fields, "count": count}) for (name, _), (count, fields) in held.items()]
+
+    def _restart(self, now: float) -> None:
+        self._began = now
+        self._seen.clear()
+        self._reasons.clear()
+
+
+class Gate(Protocol):
+    """Decides which of the limited events are emitted at once. See ``throttle``."""
+
+    def admit(self, name: str, fields: dict[str, Any]) -> bool:
+        """Whether to emit this one now."""
+
+    def restart(self) -> None:
+        """Emit what is held, and admit the next events: a new listener has seen none."""
+
+
 _listeners: list[Listener] = [_log]
+_gate: Gate | None = None
+
+
+def limit(gate: Gate) -> None:
+    """Let this gate decide about limited events from now on."""
+    global _gate
+    _gate = gate
 
 
 def emit(name: str, **fields: Any) -> None:
-    """Tell every listener that ``name`` has happened."""
+    """Tell every listener that ``name`` has happened.
+
+    An event that wrong input can cause in any number may be held back: see ``Limiter``.
+    """
+    if name not in _LIMITED or _gate is None or _gate.admit(name, fields):
+        tell(name, fields)
+
+
+def tell(name: str, fields: dict[str, Any]) -> None:
+    """Tell every listener of an event that is not held back."""
     for listener in _listeners:
         listener(name, fields)
 
@@ -78,5 +172,7 @@ def listen(listener: Listener) -> Callable[[], None]:
 
     A listener runs in the thread that emits and must neither block nor raise.
     """
+    if _gate is not None:
+        _gate.restart()
     _listeners.append(listener)
     return lambda: _listeners.remove(listener)

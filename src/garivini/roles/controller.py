@@ -26,7 +26,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from garivini import events
+from garivini import events, throttle
 from garivini.copies import EndedCopies, copy_of
 from garivini.dispatch import PRIORITY_OF
 from garivini.errors import GariviniError, RefusedError, UnreachableError, UsageError
@@ -166,6 +166,7 @@ class Controller:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Hold calls until ``stop`` is set; then drain."""
+        throttle.install()
         for keeper in self._keepers.values():
             keeper.read_functions()
             keeper.start()
@@ -188,6 +189,7 @@ class Controller:
             await self._servers.close()
             for keeper in self._keepers.values():
                 await self._loop.run_in_executor(None, keeper.stop)
+            throttle.emit_held()
             events.emit("controller.stopped", controller=self.name)
 
     async def _drain(self) -> None:

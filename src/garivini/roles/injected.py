@@ -50,6 +50,12 @@ _encoder: Final = msgspec.json.Encoder()
 _string: Final = msgspec.json.Decoder(str)
 _ARRAY: Final = re.compile(rb"[ \t\r\n]*\[")
 _NUMBER: Final = re.compile(rb"-?[0-9]")
+#: The next bracket that is not in a text.
+_BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+([\[\]{}])', re.DOTALL)
+#: Bytes of a job beside its argument, of which a byte takes up to six.
+_BESIDE: Final = 64 * 1024
+#: Brackets of a call that are looked at. An array of as many jobs as may be has twenty for each.
+_MOST_BRACKETS: Final = 20 * MAX_JOBS
 
 
 class Rules(NamedTuple):
@@ -71,14 +77,15 @@ def read(payload: bytes, rules: Rules) -> tuple[list[NewJob], bool]:
 
     """
     many = _ARRAY.match(payload) is not None
+    _check_size(payload, rules, many=many)
     try:
         requests = _requests.decode(payload) if many else [_request.decode(payload)]
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise UsageError(f"not a job in JSON, nor an array of jobs: {error}") from None
     if not many:
         return [_job(requests[0], rules)], False
-    if not 0 < len(requests) <= MAX_JOBS:
-        raise UsageError(f"an array has 1 to {MAX_JOBS} jobs, this one has {len(requests)}")
+    if not requests:
+        raise UsageError(f"an array has 1 to {MAX_JOBS} jobs, this one has 0")
     jobs = []
     for index, request in enumerate(requests):
         try:
@@ -86,6 +93,41 @@ def read(payload: bytes, rules: Rules) -> tuple[list[NewJob], bool]:
         except UsageError as error:
             raise UsageError(f"job {index} of the array: {error}") from None
     return jobs, True
+
+
+def _check_size(payload: bytes, rules: Rules, *, many: bool) -> None:
+    """Refuse before it is decoded what is larger than any call that may be stored."""
+    most = (6 * rules.max_arg + _BESIDE) * (MAX_JOBS if many else 1)
+    if len(payload) > most:
+        raise UsageError(
+            f"an argument has at most {rules.max_arg} bytes here, and this call {len(payload)} in all"
+        )
+    if many:
+        _check_length(payload)
+
+
+def _check_length(payload: bytes) -> None:
+    """Refuse an array of too many objects before it is decoded.
+
+    Nearly always the braces say that it has not. Otherwise the brackets are looked at one by one, up to the
+    first object too many; texts and all else between two brackets are passed over at once.
+    """
+    if payload.count(b"{") <= MAX_JOBS:
+        return
+    depth = found = position = 0
+    for _ in range(_MOST_BRACKETS):
+        match = _BRACKET.match(payload, position)
+        if match is None:
+            return  # the end, or no JSON
+        position = match.end()
+        if match[1] in b"]}":
+            depth -= 1
+            continue
+        depth += 1
+        found += depth == 2
+        if found > MAX_JOBS:
+            raise UsageError(f"an array has 1 to {MAX_JOBS} jobs, this one has {found} or more")
+    raise UsageError(f"an array has at most {_MOST_BRACKETS} brackets, this one has more")
 
 
 def answer(stored: Sequence[Inserted], *, many: bool) -> bytes:
@@ -159,7 +201,7 @@ def _seconds(run_after: float | str | None) -> float | None:
 
 
 class Rate:
-    """So many jobs a second, and as many at once."""
+    """The given number of jobs per second, and as many at once."""
 
     def __init__(self, per_second: float) -> None:
         self._per_second = per_second
@@ -167,8 +209,8 @@ class Rate:
         self._left = self._most
         self._at = 0.0
 
-    def take(self, jobs: int, now: float) -> None:
-        """Take so many jobs; ``now``: seconds of a monotonic clock.
+    def take(self, jobs: int, now: float, *, taken: int = 0) -> None:
+        """Take so many jobs of a call, of which others have been taken; ``now``: a monotonic time.
 
         Raises:
             UsageError: there are too many at this time.
@@ -177,6 +219,6 @@ class Rate:
         self._left = min(self._most, self._left + (now - self._at) * self._per_second)
         self._at = now
         if jobs > self._left:
-            when = "never so many at once" if jobs > self._most else "try again later"
+            when = "never so many at once" if taken + jobs > self._most else "try again later"
             raise UsageError(f"at most {self._per_second:g} jobs a second are taken here: {when}")
         self._left -= jobs

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from garivini import events
+from garivini import events, throttle
 from garivini.errors import (
     ConflictError,
     GariviniError,
@@ -60,7 +60,8 @@ class InjectorSettings:
     max_arg: int = MAX_ARG
     #: Whether an argument that is no text is stored as its JSON text.
     json_args: bool = False
-    #: Jobs a second that are taken, of all clients together; 0: any number.
+    #: Jobs per second that are taken, of all clients together; a call that is refused counts as one. 0: any
+    #: number.
     rate: float = 0.0
     #: Calls to hold at once, of each Gearman server.
     calls: int = 1000
@@ -214,6 +215,7 @@ class Injector:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Take calls until ``stop`` is set; then answer what is held, and return."""
+        throttle.install()
         # So that the first call can be dispatched. What is away now is looked at again.
         policies = (dispatcher.refresh() for dispatcher in self._dispatchers.values())
         await asyncio.gather(*policies, self.look(), return_exceptions=True)
@@ -243,6 +245,7 @@ class Injector:
                 stream.thread.shutdown(wait=False, cancel_futures=True)
             for dispatcher in self._dispatchers.values():
                 dispatcher.close()
+            throttle.emit_held()
             await self._servers.close()
 
     # ---- calls in
@@ -250,9 +253,11 @@ class Injector:
     def take(self, held: Held) -> None:
         """Take a call: refuse it at once, or let it be stored with those that have come with it."""
         try:
-            jobs, many = read(held.job.data, self._rules)
             if self._rate is not None:
-                self._rate.take(len(jobs), _now())
+                self._rate.take(1, _now())  # before it is read: a call that is refused counts as well
+            jobs, many = read(held.job.data, self._rules)
+            if self._rate is not None and len(jobs) > 1:
+                self._rate.take(len(jobs) - 1, _now(), taken=1)
         except UsageError as error:
             # It may quote what was sent, of any length.
             reason = str(error)[:_MAX_REASON]

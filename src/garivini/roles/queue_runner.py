@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple
 
-from garivini import events
+from garivini import events, throttle
 from garivini.dispatch import function_of
 from garivini.errors import UsageError
 from garivini.gearman.aio import Client, Held, Worker
@@ -289,6 +289,7 @@ async def serve(
     tls: ssl.SSLContext | None = None,
 ) -> None:
     """Run a QueueRunner for each database until ``stop`` is set; ``garivini_wake`` lets all look at once."""
+    throttle.install()
     servers = JobServers(
         addresses, remember=2 * (settings.watermark or WATERMARK), connect=partial(Client, tls=tls)
     )
@@ -315,6 +316,7 @@ async def serve(
         for task in linked:
             task.cancel()
         await asyncio.gather(*linked, return_exceptions=True)
+        throttle.emit_held()
         for runner in runners:
             runner.close()
         await servers.close()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from garivini import events
+from garivini import events, throttle
 from garivini.client import failure
 from garivini.copies import EndedCopies, copy_of
 from garivini.errors import UsageError
@@ -107,6 +107,7 @@ class Serving:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run jobs until ``stop`` is set; then finish what is held, as far as the drain allows."""
+        throttle.install()
         for keeper in self._keepers.values():
             keeper.start()
         running = [asyncio.create_task(link.run()) for link in self._links]
@@ -128,6 +129,7 @@ class Serving:
             await asyncio.gather(*running, *self._tasks, return_exceptions=True)
             for keeper in self._keepers.values():
                 await self._loop.run_in_executor(None, keeper.stop)
+            throttle.emit_held()
             events.emit("worker.stopped", worker=self.name)
 
     def _abandon(self) -> None:
