@@ -52,6 +52,7 @@ from garivini.roles.injected import _Answer, _Request
 from garivini.roles.injector import InjectorSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
 from garivini.store.database import Setback
+from garivini.store.records import Finish, Report
 from garivini.supervisor import CONFIGURATION_ERROR
 from tests import processes
 from tests.databases import sqlite_url
@@ -745,6 +746,27 @@ def test_files_of_the_source_that_pages_name_are_there() -> None:
         for span in names(without_blocks(path)):
             if span.startswith("src/"):
                 assert (ROOT / span).exists(), f"{path}: {span}"
+
+
+@pytest.mark.parametrize("path", LINKING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tables_are_whole(path: Path) -> None:
+    for table in re.findall(r"(?:^\|.*\n)+", without_blocks(path), flags=re.M):
+        assert re.match(r"\|.*\n\|[-|: ]+\|\n", table), f"{path}: rows without a heading: {table}"
+
+
+def test_the_reference_of_commands_names_each_encoding_of_json(folder: Path) -> None:
+    with Client(DEFAULT_DATABASE) as client:
+        client.insert_job("f", b"\xff", flag="controller")
+        (database,) = client.shards
+        (lane,) = database.lanes().lanes
+        (claimed,) = database.claim(lane, limit=1, lease=60)
+        database.report([Report(claimed.handle, "data", b"x")])
+        running = CliRunner().invoke(cli, ["jobs", "show", "1", "-o", "json"]).stdout
+        database.finish([Finish(1, 1, b"x", retention=60)])
+        finished = CliRunner().invoke(cli, ["jobs", "show", "1", "-o", "json"]).stdout
+    found = set(re.findall(r"\w+_encoding", running + finished))
+    assert found == {"arg_encoding", "body_encoding", "result_encoding"}
+    assert found <= set(names(page("reference/commands.md")))
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from sqlalchemy.engine import URL
 
 from garivini import Client
 from garivini.cli.options import DEFAULT_SERVER
-from tests.servers import embedded
+from tests.processes import command, until
+from tests.servers import embedded, free_port
 from tests.sql_servers import SQLServer
 from tests.test_docs import DOCS, blocks
 
@@ -43,8 +45,8 @@ def files(page: str, url: str, server: str) -> dict[str, str]:
     account = url.partition("://")[2]
     found = {}
     for block in blocks(DOCS / "how-to" / page):
-        if "file" in block.marks:
-            assert SHOWN in block.text or "import jobs" in block.text
+        if block.marks.get("file", "").endswith(".py"):
+            assert SHOWN in block.text or "import jobs" in block.text or "from shop" in block.text
             text = block.text.replace(SHOWN, account).replace(DEFAULT_SERVER, server)
             if url.startswith("mysql"):
                 text = text.replace("postgresql+psycopg://", "mysql+asyncmy://")
@@ -230,3 +232,132 @@ def test_django_commits_an_order_and_its_job_together(url: str, tmp_path: Path) 
     assert run.stdout == "done\n", run.stderr
     with Client(url) as client:
         assert [job.arg for job in client.list_jobs()] == [b'{"order": 1}', b"raw"]
+
+
+# ---- the worker and the tests that the guides show
+
+
+@pytest.mark.slow
+def test_the_worker_of_the_fastapi_guide_runs_the_job(url: str, tmp_path: Path) -> None:
+    server = f"127.0.0.1:{free_port()}"
+    for name, text in files("fastapi.md", url, server).items():
+        (tmp_path / name).write_text(text)
+    environment = {"GARIVINI_DB": url, "GARIVINI_JOB_SERVERS": server}
+    place = (
+        "import asyncio, shop\n"
+        "async def place():\n"
+        "    async with shop.open_session() as session:\n"
+        "        await shop.place(shop.NewOrder(email='ada@example.com'), session)\n"
+        "    await shop.jobs.close()\n"
+        "    await shop.engine.dispose()\n"
+        "asyncio.run(place())"
+    )
+    (tables,) = [
+        shlex.split(line)[2]
+        for block in blocks(DOCS / "how-to/fastapi.md")
+        for line in block.text.splitlines()
+        if line.startswith("python -c")
+    ]
+    for code in (tables, place):
+        python(tmp_path, "-c", code, **environment)
+    with (
+        command(tmp_path, "run", **environment),
+        command(tmp_path, "worker", "worker.py", "-p", "1", **environment) as worker,
+    ):
+        worker.wait_for("Confirmed to ada@example.com")
+        with Client(url) as client:
+            until(lambda: client.list_jobs() == [])
+        assert worker.stop() == 0
+
+
+SETTINGS: Final = """
+import os
+from sqlalchemy import make_url
+
+url = make_url(os.environ["SHOP_DB"])
+if url.drivername == "mysql":
+    import pymysql
+
+    pymysql.install_as_MySQLdb()
+ALLOWED_HOSTS = ["*"]
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends." + url.drivername,
+        "NAME": url.database,
+        "USER": url.username,
+        "PASSWORD": url.password,
+        "HOST": url.host,
+        "PORT": url.port,
+        "TEST": {"NAME": "test_" + url.database},
+    }
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+INSTALLED_APPS = ["shop"]
+ROOT_URLCONF = "shop.urls"
+SECRET_KEY = "x"
+"""
+URLS: Final = """
+from django.urls import path
+from shop.views import place
+
+urlpatterns = [path("orders", place)]
+"""
+
+
+@pytest.mark.slow
+def test_the_worker_and_the_tests_of_the_django_guide_run(
+    url: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    server = f"127.0.0.1:{free_port()}"
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    project = {"settings.py": SETTINGS, "urls.py": URLS, **PROJECT}
+    for name, text in {**project, **files("django.md", url, server)}.items():
+        (shop / name).write_text(text)
+    environment = {
+        "DJANGO_SETTINGS_MODULE": "shop.settings",
+        "GARIVINI_DB": url,
+        "GARIVINI_JOB_SERVERS": server,
+        "SHOP_DB": url,
+        "PYTHONPATH": str(tmp_path),
+    }
+    python(tmp_path, "-m", "django", "migrate", "--run-syncdb", **environment)
+    place = "import django; django.setup(); from django.test import Client; "
+    place += "assert Client().post('/orders', {'email': 'ada@example.com'}).status_code == 201"
+    python(tmp_path, "-c", place, **environment)
+    with (
+        command(tmp_path, "run", **environment),
+        command(tmp_path, "worker", "shop.worker", "-p", "1", **environment) as worker,
+    ):
+        worker.wait_for("Confirmed to ada@example.com")
+        with Client(url) as client:
+            until(lambda: client.list_jobs() == [])
+        assert worker.stop() == 0
+    parts = make_url(url)
+    for_tests = parts.set(database=f"test_{parts.database}")
+    admin: SQLServer
+    if parts.drivername == "postgresql":
+        admin = request.getfixturevalue("postgresql")
+        admin.execute(f'ALTER USER "{parts.username}" CREATEDB')
+    else:
+        admin = request.getfixturevalue("mariadb")
+        admin.execute(f"GRANT ALL ON `{for_tests.database}`.* TO '{parts.username}'@'127.0.0.1'")
+    environment["GARIVINI_DB"] = for_tests.render_as_string(hide_password=False)
+    said = python(tmp_path, "-m", "django", "test", "shop", "--noinput", **environment)
+    assert "Ran 1 test" in said
+    assert "OK" in said
+
+
+def python(folder: Path, *arguments: str, **environment: str) -> str:
+    """Run Python in a folder; return what it has written."""
+    run = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout
+    return run.stdout
