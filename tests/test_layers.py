@@ -12,7 +12,19 @@ SRC: Final = Path(__file__).parents[1] / "src"
 
 PURE: Final = frozenset({"errors", "events", "job", "policy", "config", "dsn", "lease"})
 BELOW_ROLES: Final = PURE | {
-    *("gearman", "store", "dispatch", "client", "aio", "copies", "keeper", "worker", "supervisor", "throttle")
+    *(
+        "gearman",
+        "store",
+        "dispatch",
+        "client",
+        "aio",
+        "copies",
+        "keeper",
+        "worker",
+        "supervisor",
+        "throttle",
+    ),
+    *("apart", "outcomes"),
 }
 #: A part of the package, and the other parts that it may import.
 MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
@@ -31,7 +43,9 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "aio": PURE | {"gearman", "store", "client"},
     "supervisor": PURE | {"gearman", "store", "client"},
     "copies": frozenset({"job"}),
-    "keeper": PURE | {"gearman", "store", "client", "copies", "supervisor"},
+    "apart": frozenset({"errors"}),
+    "outcomes": PURE | {"gearman", "store", "client", "copies", "apart"},
+    "keeper": PURE | {"gearman", "store", "client", "copies", "supervisor", "apart", "outcomes"},
     "worker": PURE | {"gearman", "store", "client", "copies", "keeper", "supervisor", "throttle"},
     "roles": BELOW_ROLES,
     "cli": BELOW_ROLES | {"roles"},

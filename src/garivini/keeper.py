@@ -12,63 +12,43 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple
+from contextlib import suppress
 from heapq import heappop, heappush
 from typing import Final
 
-import msgspec
 from msgspec.structs import force_setattr, replace
 
 from garivini import events
-from garivini.client import report
-from garivini.copies import Copy
-from garivini.errors import OutcomeUnknownError, RefusedError
-from garivini.gearman.aio import Held
+from garivini.apart import Inbox, Write, Writer, is_unfit
+from garivini.errors import ConflictError, OutcomeUnknownError
 from garivini.gearman.servers import Backoff
 from garivini.job import Handle, Job
+from garivini.outcomes import GROUP as _GROUP
+from garivini.outcomes import Outcomes, jobid_of
+from garivini.outcomes import Run as Run
 from garivini.policy import LEASE, Crowd, FunctionPolicy
 from garivini.store.database import Database, Setback
-from garivini.store.records import Finish, Report
+from garivini.store.records import Report
 from garivini.supervisor import Child
 
-#: Outcomes in one commit, at most.
-_GROUP: Final = 1000
 #: Seconds until the first renewal, and a third of the lease at most. It tells the database that the job runs:
 #: from then on a server that forgets it does not make it run twice.
 _FIRST_RENEWAL: Final = 1.0
+#: Seconds until a row that could not be renewed is tried again.
+_LOCKED_RENEWAL: Final = 1.0
 #: Seconds within which renewals are made together.
 _TOGETHER: Final = 0.2
 #: Lines of running jobs that may wait for a database. More are dropped: a job must not fill the memory.
 _REPORTS: Final = 20_000
-
-
-class Run(msgspec.Struct, eq=False):
-    """A job in this process: the copy that Gearman gave, and what became of it."""
-
-    job: Job
-    held: Held
-    #: Name of the worker, for the record.
-    worker: str
-    #: The name of the copy, whatever attempt it is given later.
-    copy: Copy = (0, 0, None)
-    #: Its lease is renewed from now on, at this monotonic time for the next time.
-    renews: bool = False
-    renew_at: float = 0.0
-    #: How it ended, where that is not success.
-    setback: Setback | None = None
-    #: It ended without an outcome of its own: the job waits again as it did before.
-    returned: bool = False
-    #: What it answered, where it succeeded.
-    result: bytes = b""
-    #: Monotonic time by which it must have ended, and the seconds it had; 0: any.
-    deadline: float = 0.0
-    limit: float = 0.0
-    #: Its copy came without an attempt, and has got one.
-    adopted: bool = False
-    #: Its start check renewed the lease.
-    checked: bool = False
-    #: Given up before it started: its lease is not ours to renew any more.
-    dropped: bool = False
+#: Seconds that a write of many rows waits for a lock. Then what is locked is left out.
+_LOCK_TIMEOUT: Final = 0.2
+#: Functions that are registered in one transaction.
+_FUNCTIONS: Final = 500
+#: Seconds after which a worker reads again what is set for functions.
+_FUNCTIONS_AGE: Final = 60.0
+#: Seconds within which outcomes are committed at the end, and for which the answer to the last is waited for.
+STOP_TIMEOUT: Final = 10.0
+_LAST_ANSWER: Final = 0.5
 
 
 class Keeper:
@@ -101,39 +81,64 @@ class Keeper:
         functions: Mapping[str, FunctionPolicy] = {},  # not changed
         child: Child | None = None,
     ) -> None:
-        self._database = database
+        self._shared = database
+        self._database = database.with_lock_timeout(_LOCK_TIMEOUT)
         self._on_committed = on_committed
         self._on_checked = on_checked
         self._take_back = take_back
         self._on_given_back = on_given_back
         self._on_overdue = on_overdue
-        self._to_register = list(functions.items())
+        self._functions = functions
+        #: What of that is still to be written; None before it is known what is set.
+        self._to_register: list[tuple[str, FunctionPolicy]] | None = None if functions else []
         self._child = child
-        self._obituaries = [
+        self._obituaries = Inbox(
             one for one in (child.obituaries if child else ()) if one.handle.dbid == database.dbid
-        ]
+        )
         #: Whether the database did not do what was asked last.
         self.in_trouble = False
         #: What is set for each function, as read last; None before the first ``read_functions``.
         self.policies: Mapping[str, FunctionPolicy] | None = None
         #: What the worker's main thread is running just now.
         self.current: Run | None = None
-        # Filled by the worker's thread, emptied by the keeper's: a deque's ends are safe for that.
+        self._writer = Writer(locks_rows=database.locks_rows)
+        self._outcomes = Outcomes(self._database, self._writer, self._due_of)
+        # Filled by the worker's thread, emptied by the keeper's.
+        self._ended = self._outcomes.inbox
         self._holds: deque[Run] = deque()
-        self._checks: deque[Run] = deque()
-        self._dropped: deque[Run] = deque()
-        self._ended: deque[Run] = deque()
-        self._reports: deque[Report] = deque()
-        self._to_read = False
+        self._checks: Inbox[Run] = Inbox()
+        self._dropped: Inbox[Run] = Inbox()
+        self._reports: Inbox[Report] = Inbox()
+        self._to_give_back: Inbox[Run] = Inbox()
+        self._to_read = bool(functions)
+        self._publishes = False
+        self._read_at = 0.0
+        #: Seconds of the leases that are set, by function.
+        self._leases = {name: policy.lease for name, policy in functions.items() if policy.lease}
         self._crowd = Crowd()
         self._wake = threading.Event()
         self._asleep_until = 0.0
-        self._stopping = False
+        self._stop_by: float | None = None  # monotonic; None while not stopping
         # First renewals are in ``_holds``, in their order, for all are due after the same time. Here are
         # later ones, by their time. What has ended is passed over. And what is being renewed.
         self._renewals: list[tuple[float, int, Run]] = []
         self._due: list[Run] = []
-        self._to_give_back: list[Run] = []
+        self._steps = [
+            _Step(step)
+            for step in (
+                self._record_deaths,
+                self._read_functions,
+                self._read_clock,
+                self._start_checks,
+                self._report,
+                self._commit,
+                self._unstart,
+                self._renew,
+                self._give_back,
+                self._end_overdue,
+                self._register,
+            )
+        ]
         self._backoff = Backoff(first=0.05, longest=2.0)
         self._offset: float | None = None  # of the database's clock to the monotonic one
         self._name = f"keeper of database {database.dbid}"
@@ -148,6 +153,7 @@ class Keeper:
 
     def hold(self, run: Run) -> None:
         """Renew this run's lease from now on, until it has ended."""
+        self._set_lease(run)
         if run.job.lease:
             run.renews = True
             run.renew_at = time.monotonic() + min(run.job.lease / 3, _FIRST_RENEWAL)
@@ -164,19 +170,20 @@ class Keeper:
 
     def check(self, run: Run) -> None:
         """Ask the database whether this run's attempt still holds the job; ``on_checked`` gets the answer."""
-        self._checks.append(run)
+        self._set_lease(run)
+        self._checks.put(run)
         self._wake.set()
 
     def drop(self, run: Run) -> None:
         """Give up a run that has not started and whose connection is lost."""
         run.dropped = True
         if run.checked:
-            self._dropped.append(run)
+            self._dropped.put(run)
             self._wake.set()
 
     def end(self, run: Run) -> None:
         """Commit the run's outcome: ``setback``, or success where there is none."""
-        self._ended.append(run)
+        self._ended.put(run)
         if self._crowd.waits(len(self._ended), time.monotonic()):
             return  # the thread wakes by itself when that is over
         if not self._wake.is_set():  # which takes no lock
@@ -185,14 +192,14 @@ class Keeper:
     def report(self, said: Report) -> None:
         """Keep what a running job said of itself."""
         if len(self._reports) < _REPORTS:
-            self._reports.append(said)
+            self._reports.put(said)
             self._wake.set()
         else:
             events.emit("reports.dropped", dbid=said.handle.dbid, reports=1, error="too many wait")
 
     def read_functions(self) -> None:
         """Read what is set for each function into ``policies``."""
-        self._to_read = True
+        self._publishes = self._to_read = True
         self._wake.set()
 
     def must_check(self, run: Run) -> bool:
@@ -208,57 +215,110 @@ class Keeper:
         if not job.lease:
             return False
         offset = self._offset  # read once: another thread sets it
-        if offset is None or time.monotonic() + offset > job.lease_end:
+        # A lease that has not begun is none that the database gave.
+        if offset is None or not 0 <= job.lease_end - time.monotonic() - offset <= job.lease + 2:
             return True
         reopened_at = run.held.reopened_at
         # The claim's time is in whole seconds.
         return reopened_at is not None and job.lease_end - job.lease - 1 <= reopened_at + offset + 1
 
-    def stop(self) -> None:
-        """Commit what has ended and end the thread."""
-        self._stopping = True
+    def stop(self, timeout: float = STOP_TIMEOUT) -> None:
+        """Commit what has ended and end the thread, within so many seconds.
+
+        What could not be committed until then is left to the leases: those jobs run again.
+        """
+        self._stop_by = time.monotonic() + timeout
         self._wake.set()
-        self._thread.join()
+        self._thread.join(timeout + _LAST_ANSWER)
+        if left := len(self._ended) + self._ended.aside:
+            events.emit("keeper.abandoned", dbid=self._database.dbid, outcomes=left, seconds=timeout)
 
     # ---- in the thread
 
     def _loop(self) -> None:
-        while True:
-            self._wake.wait(self._until_next())
-            self._wake.clear()
-            try:
-                self._register()
-                self._read_functions()
-                self._read_clock()
-                self._start_checks()
-                self._report()
-                self._commit()
-                self._unstart()
-                self._renew()
-                self._give_back()
-                self._end_overdue()
-            except Exception as error:
-                # What could not be committed is still in its queue. Nothing is dropped: until the database
-                # is back the worker's slots stay taken, so it asks for no more.
-                if not self.in_trouble:
-                    events.emit("role.error", role=self._name, error=str(error))
-                self.in_trouble = True
-                time.sleep(self._backoff.failed())
-                self._wake.set()
-            else:
-                if self.in_trouble:
-                    events.emit("role.recovered", role=self._name)
-                self.in_trouble = False
-                self._backoff.succeeded()
-                if self._stopping and not self._ended:
+        try:
+            while True:
+                self._wake.wait(self._until_next())
+                self._wake.clear()
+                self._round()
+                if self._is_over():
                     return
+        finally:
+            if self._database is not self._shared:
+                self._database.close()
+
+    def _is_over(self) -> bool:
+        if self._stop_by is None:
+            return False
+        return time.monotonic() >= self._stop_by or not (self._ended or self._ended.aside)
+
+    def _round(self) -> None:
+        """Do each step that is due. One that fails keeps none of the others from being done.
+
+        Where the database cannot be reached, the round ends: nothing is dropped, and all is tried again.
+        """
+        if self._stop_by is not None:
+            self._ended.hasten(time.monotonic())
+        errors: list[Exception | None] = []
+        for step in self._steps:
+            if time.monotonic() < step.not_before:
+                errors.append(step.error)  # it waits because of that
+                continue
+            try:
+                step.run()
+            except Exception as error:
+                if self._writer.concerns_all(error):
+                    self._note_trouble(error)
+                    if step.run != self._end_overdue:
+                        self._try_to_end_overdue()
+                    self._sleep(self._backoff.failed())
+                    self._wake.set()
+                    return
+                step.failed(error)
+                errors.append(error)
+            else:
+                step.succeeded()
+        self._backoff.succeeded()
+        if errors or self._outcomes.refused:
+            self._note_trouble(next(iter(errors), None))
+        elif self.in_trouble:
+            self.in_trouble = False
+            events.emit("role.recovered", role=self._name)
+
+    def _note_trouble(self, error: Exception | None) -> None:
+        if not self.in_trouble:
+            self.in_trouble = True
+            text = "outcomes are refused" if error is None else str(error)
+            events.emit("role.error", role=self._name, error=text)
+
+    def _sleep(self, seconds: float) -> None:
+        if self._stop_by is not None:
+            seconds = min(seconds, max(0.0, self._stop_by - time.monotonic()))
+        time.sleep(seconds)
+
+    def _try_to_end_overdue(self) -> None:
+        with suppress(Exception):
+            self._end_overdue()
 
     def _until_next(self) -> float:
         while self._holds and not self._holds[0].renews:
             self._holds.popleft()
         while self._renewals and not self._renewals[0][2].renews:
             heappop(self._renewals)
-        first = self._renewals[0][0] if self._renewals else float("inf")
+        inboxes = (
+            self._ended,
+            self._checks,
+            self._dropped,
+            self._reports,
+            self._to_give_back,
+            self._obituaries,
+        )
+        first = min(inbox.next_due() for inbox in inboxes)
+        first = min([first, *(step.not_before for step in self._steps if step.error is not None)])
+        if self._stop_by is not None:
+            first = min(first, self._stop_by)
+        if self._renewals:
+            first = min(first, self._renewals[0][0])
         if self._holds:
             first = min(first, self._holds[0].renew_at)
         if (current := self.current) is not None and current.deadline:
@@ -272,37 +332,76 @@ class Keeper:
         self._asleep_until = min(first, now + _FIRST_RENEWAL)
         return max(0.0, self._asleep_until - now)
 
-    def _register(self) -> None:
-        """Say what the functions set and that they renew, and record the jobs that killed another process."""
-        while self._to_register:
-            funcname, policy = self._to_register[-1]
-            self._database.set_function(funcname, policy, by_worker=True)
-            self._to_register.pop()
-        while self._child is not None and self._obituaries:
-            handle, kind, message = astuple(self._obituaries[-1])
+    def _record_deaths(self) -> None:
+        """Record the jobs that killed another process."""
+        now = time.monotonic()
+        obituaries = self._obituaries.take_due(now, _GROUP) + self._obituaries.take(_GROUP)
+        for index, obituary in enumerate(obituaries):
             setback = Setback(
-                handle=Handle(*handle),
-                kind=kind,
-                error="TimeLimit" if kind == "failed" else "ProcessDied",
-                message=message,
+                handle=Handle(*obituary.handle),
+                kind=obituary.kind,
+                error="TimeLimit" if obituary.kind == "failed" else "ProcessDied",
+                message=obituary.message,
             )
             try:
-                (settled,) = self._database.settle([setback])
-            except OutcomeUnknownError:
+                self._outcomes.settle(setback)
+            except Exception as error:
                 # A failure ends its attempt, so it counts once. A death counts each time it is told, and one
                 # too many could bury a job that does no harm: better none.
-                if kind == "failed":
-                    raise
-            else:
-                report(setback, settled)
-            self._child.obituaries.remove(self._obituaries.pop())
+                if not isinstance(error, OutcomeUnknownError) or obituary.kind == "failed":
+                    if self._writer.concerns_all(error):
+                        self._obituaries.put_back(obituaries[index:])
+                        raise
+                    if not is_unfit(error):
+                        self._obituaries.put_aside(obituary, error, now)
+                        continue
+                    self._emit_dropped(setback.handle, error)
+            assert self._child is not None
+            self._child.obituaries.remove(obituary)
             if not self._child.obituaries:  # the last of all keepers says so
                 self._child.slot.tell()
 
+    def _emit_dropped(self, handle: Handle, error: Exception) -> None:
+        jobid, dbid, attempt = handle
+        events.emit("outcome.dropped", dbid=dbid, jobid=jobid, attempt=attempt, error=str(error))
+
     def _read_functions(self) -> None:
-        if self._to_read:
-            self.policies = self._database.functions()
-            self._to_read = False
+        if not self._to_read:
+            return
+        found = self._database.functions()
+        self._to_read = False
+        self._read_at = time.monotonic()
+        self._leases = {name: policy.lease for name, policy in found.items() if policy.lease}
+        if self._to_register is None:
+            self._to_register = [
+                (name, policy) for name, policy in self._functions.items() if _adds(policy, found.get(name))
+            ]
+        if self._publishes:
+            self.policies = self._outcomes.policies = found
+
+    def _register(self) -> None:
+        """Say what the functions set and that they renew: some of them, after all that is more urgent."""
+        if self._to_register:
+            part = self._to_register[-_FUNCTIONS:]
+            self._database.register_functions(dict(part))
+            for name, policy in part:
+                if policy.lease:
+                    self._leases[name] = policy.lease
+            del self._to_register[-_FUNCTIONS:]
+            if self._to_register:
+                self._wake.set()
+
+    def _set_lease(self, run: Run) -> None:
+        """Let a run have the lease that is set for its function, where that is known, not its payload's."""
+        lease = self._leases.get(run.job.funcname)
+        if lease is not None and run.job.lease and run.job.lease != lease:
+            run.job = replace(run.job, lease=lease)
+
+    def _due_of(self, job: Job) -> int:
+        """Return when a job that goes back is due: not later than now, whatever its payload says."""
+        if self._offset is None:
+            return job.run_after
+        return min(job.run_after, int(time.monotonic() + self._offset))
 
     def _read_clock(self) -> None:
         if self._offset is None:
@@ -312,82 +411,120 @@ class Keeper:
             self._offset = self._database.clock() - before
 
     def _start_checks(self) -> None:
-        runs = [self._checks[index] for index in range(len(self._checks))]
-        kept = self._renewed([run for run in runs if run.job.attempt is not None])
-        self._adopt([run for run in runs if run.job.attempt is None])
-        for run in runs:
-            mine = run.job.attempt is not None and (run.adopted or run.job.handle in kept)
-            self._checks.popleft()
-            run.checked = mine
-            self._on_checked(run, mine)
+        now = time.monotonic()
+        runs = self._checks.take_due(now, _GROUP) + self._checks.take(len(self._checks))
+        if not runs:
+            return
+        kept: set[Handle] = set()
 
-    def _adopt(self, runs: Sequence[Run]) -> None:
+        def adopt(part: list[Run], left: set[int] | None) -> None:
+            self._adopt(part, left)
+
+        try:
+            failed = self._renewed([run for run in runs if run.job.attempt is not None], kept)
+            strangers = [run for run in runs if run.job.attempt is None]
+            failed += self._writer.write(strangers, adopt, jobid_of) if strangers else []
+        except Exception:
+            self._checks.put_back(runs)
+            raise
+        later = {id(run) for run, error in failed if not is_unfit(error)}
+        for run, error in failed:
+            if id(run) in later:
+                self._checks.put_aside(run, error, now)
+        for run in runs:
+            if id(run) not in later:
+                self._checks.forget([run])
+                run.checked = run.job.attempt is not None and (run.adopted or run.job.handle in kept)
+                self._on_checked(run, run.checked)
+
+    def _adopt(self, runs: Sequence[Run], left: set[int] | None) -> None:
         """Take attempts for copies that came without one."""
         # Of two copies of one job the second finds it taken.
         first = {run.job.jobid: run for run in reversed(runs)}
-        for job in self._database.adopt(list(first), lease=LEASE) if runs else ():
-            run = first[job.jobid]
-            run.job = replace(job, run_after=run.job.run_after, arg=run.job.arg)
-            run.adopted = True
+        leases: dict[int, list[int]] = {}
+        for jobid, run in first.items():
+            leases.setdefault(self._leases.get(run.job.funcname, LEASE), []).append(jobid)
+        locked: set[int] = set()
+        for lease, jobids in leases.items():
+            for job in self._database.adopt(jobids, lease=lease, left=left):
+                run = first[job.jobid]
+                run.job = replace(job, run_after=run.job.run_after, arg=run.job.arg)
+                run.adopted = True
+            locked.update(left or ())
+        if left is not None:
+            left |= locked
 
     def _unstart(self) -> None:
         """Take back what the start checks of dropped runs wrote: nobody runs them, so leases may end."""
-        runs = [self._dropped[index] for index in range(len(self._dropped))]
-        if runs:
-            self._database.unstart([run.job.handle for run in runs])
-        for _ in runs:
-            self._dropped.popleft()
+
+        def unstart(runs: list[Run], left: set[int] | None) -> None:
+            self._database.unstart([run.job.handle for run in runs], left=left)
+
+        self._empty(self._dropped, unstart)
+
+    def _empty(self, inbox: Inbox[Run], write: Write[Run]) -> list[Run]:
+        """Write what is in an inbox; return the runs that were written. What does not fit is forgotten."""
+        now = time.monotonic()
+        runs = inbox.take_due(now, _GROUP) + inbox.take(_GROUP)
+        if not runs:
+            return []
+        try:
+            failed = self._writer.write(runs, write, jobid_of)
+        except Exception:
+            inbox.put_back(runs)
+            raise
+        for run, error in failed:
+            if not is_unfit(error):
+                inbox.put_aside(run, error, now)
+        rest = {id(run) for run, _ in failed}
+        written = [run for run in runs if id(run) not in rest]
+        inbox.forget(written)
+        return written
 
     def _report(self) -> None:
-        while self._reports:
-            said = [self._reports[index] for index in range(min(len(self._reports), _GROUP))]
+        now = time.monotonic()
+        while said := self._reports.take_due(now, _GROUP) + self._reports.take(_GROUP):
             try:
-                self._database.report(said)
-            except RefusedError as error:
-                # They must not stand in the way of outcomes.
-                events.emit("reports.dropped", dbid=self._database.dbid, reports=len(said), error=str(error))
-            for _ in said:
-                self._reports.popleft()
+                failed = self._writer.write(said, self._write_reports, lambda report: report.handle.jobid)
+            except Exception:
+                self._reports.put_back(said)
+                raise
+            for one, error in failed:
+                if isinstance(error, ConflictError):
+                    self._reports.put_aside(one, error, now)
+            rest = {id(one) for one, _ in failed}
+            self._reports.forget(one for one in said if id(one) not in rest)
+            # They must not stand in the way of outcomes.
+            if dropped := [error for _, error in failed if not isinstance(error, ConflictError)]:
+                events.emit(
+                    "reports.dropped",
+                    dbid=self._database.dbid,
+                    reports=len(dropped),
+                    error=str(dropped[0]),
+                )
+
+    def _write_reports(self, said: list[Report], left: set[int] | None) -> None:
+        self._database.report(said, left=left)
 
     def _commit(self) -> None:
+        now = time.monotonic()
+        if late := self._ended.take_due(now, _GROUP):
+            self._end_runs(self._outcomes.commit(late))
         while self._ended:
             began = time.monotonic()
             if self._crowd.waits(len(self._ended), began):
                 return
-            group = [self._ended[index] for index in range(min(len(self._ended), _GROUP))]
             self._report()  # what they said before they ended
-            self._commit_group(group)
-            for run in group:
-                self._ended.popleft()
-                run.renews = False
+            group = self._ended.take(_GROUP)
+            ended = self._outcomes.commit(group)
             self._crowd.stored(len(group) + len(self._ended), began, time.monotonic())
-            self._on_committed(group)
+            self._end_runs(ended)
 
-    def _commit_group(self, runs: list[Run]) -> None:
-        done = {run.job.jobid: run for run in runs if run.setback is None and not run.returned}
-        kept = [finish for run in done.values() if (finish := self._finish(run)) is not None]
-        gone = self._database.finish(kept) if kept else set()
-        if len(done) > len(kept):
-            gone |= self._database.complete(done.keys() - {finish.jobid for finish in kept})
-        for jobid in done.keys() - gone:
-            events.emit("job.completed_before", jobid=jobid, dbid=self._database.dbid)
-        # A copy of the original's QueueRunner that was not adopted is in nobody's hands.
-        returned = [run.job for run in runs if run.returned and run.job.attempt is not None]
-        if returned:
-            self._database.unstart([job.handle for job in returned])
-            self._database.release(returned)
-            events.emit("jobs.returned", dbid=self._database.dbid, jobs=len(returned))
-        setbacks = [run.setback for run in runs if run.setback is not None]
-        if setbacks:
-            for setback, settled in zip(setbacks, self._database.settle(setbacks), strict=True):
-                report(setback, settled)
-
-    def _finish(self, run: Run) -> Finish | None:
-        """Return how a job that succeeded is kept, or None."""
-        policy = self.policies.get(run.job.funcname) if self.policies else None
-        if policy is None or policy.retention is None:
-            return None
-        return Finish(run.job.jobid, run.job.attempt, run.result, run.worker, policy.retention)
+    def _end_runs(self, runs: list[Run]) -> None:
+        for run in runs:
+            run.renews = False
+        if runs:
+            self._on_committed(runs)
 
     def _renew(self) -> None:
         now = time.monotonic()
@@ -401,33 +538,36 @@ class Keeper:
             return
         for run in due:
             # What lies here unstarted until its first renewal another worker may have.
-            if self._take_back(run):
+            if not run.dropped and self._take_back(run):
                 run.dropped = True
-                self._to_give_back.append(run)
-        kept = self._renewed([run for run in due if not run.dropped])
-        self._offset = None
-        self._read_clock()
+                self._to_give_back.put(run)
+        kept: set[Handle] = set()
+        failed = self._renewed([run for run in due if not run.dropped], kept)
+        unknown = {id(run) for run, _ in failed}
+        self._due.clear()
         for run in due:
-            run.renew_at = now + run.job.lease / 3
+            run.renew_at = now + (_LOCKED_RENEWAL if id(run) in unknown else run.job.lease / 3)
             if run.dropped:
                 run.renews = False
-            elif run.job.handle in kept:
+            elif run.job.handle in kept or id(run) in unknown:
                 heappush(self._renewals, (run.renew_at, id(run), run))
             else:
                 # Another attempt has it. Success still counts; what else it comes to, the fence refuses.
                 run.renews = False
                 force_setattr(run.job, "lost", True)
                 events.emit("job.stale", jobid=run.job.jobid, dbid=run.job.dbid, attempt=run.job.attempt)
-        self._due.clear()
+        if now - self._read_at > _FUNCTIONS_AGE and self._functions:
+            self._to_read = True
+        self._offset = None
+        self._read_clock()
 
     def _give_back(self) -> None:
-        runs = self._to_give_back
-        if not runs:
-            return
-        self._database.give_back([run.job.handle for run in runs])
-        events.emit("jobs.given_back", jobs=len(runs))
-        self._to_give_back = []
-        self._on_given_back(runs)
+        def give_back(runs: list[Run], left: set[int] | None) -> None:
+            self._database.give_back([run.job.handle for run in runs], left=left)
+
+        if runs := self._empty(self._to_give_back, give_back):
+            events.emit("jobs.given_back", jobs=len(runs))
+            self._on_given_back(runs)
 
     def _end_overdue(self) -> None:
         """Record that the main thread's job runs too long, and end this process."""
@@ -447,17 +587,59 @@ class Keeper:
             trace="".join(traceback.format_stack(frame)),
             worker=run.worker,
         )
-        (settled,) = self._database.settle([setback])
-        report(setback, settled)
+        self._outcomes.settle(setback)
         if self.current is run:
             self._on_overdue(run)
 
-    def _renewed(self, runs: Sequence[Run]) -> set[Handle]:
-        """Renew the leases of these; return the handles that still hold their job."""
-        leases: dict[int, list[Handle]] = {}
+    def _renewed(self, runs: Sequence[Run], kept: set[Handle]) -> list[tuple[Run, Exception]]:
+        """Renew the leases of these; return the runs for which that could not be done, with the reason.
+
+        The handles that still hold their job are put into ``kept``.
+        """
+        leases: dict[int, list[Run]] = {}
         for run in runs:
-            leases.setdefault(run.job.lease, []).append(run.job.handle)
-        kept: set[Handle] = set()
-        for lease, handles in leases.items():
-            kept |= self._database.renew(handles, lease=lease)
-        return kept
+            leases.setdefault(run.job.lease, []).append(run)
+        failed: list[tuple[Run, Exception]] = []
+        for lease, part in leases.items():
+
+            def renew(runs: list[Run], left: set[int] | None, lease: int = lease) -> None:
+                handles = [run.job.handle for run in runs]
+                kept.update(self._database.renew(handles, lease=lease, left=left))
+
+            failed += self._writer.write(part, renew, jobid_of)
+        return failed
+
+
+class _Step:
+    """One of the things that a keeper does in each round."""
+
+    def __init__(self, run: Callable[[], None]) -> None:
+        self.run = run
+        #: Why it failed the last time, and the monotonic time before which it is not tried again.
+        self.error: Exception | None = None
+        self.not_before = 0.0
+        self._backoff = Backoff(first=0.05, longest=2.0)
+
+    def failed(self, error: Exception) -> None:
+        """Leave it out for a while."""
+        self.error = error
+        self.not_before = time.monotonic() + self._backoff.failed()
+
+    def succeeded(self) -> None:
+        """Do it in each round again."""
+        if self.error is not None:
+            self.error = None
+            self.not_before = 0.0
+            self._backoff.succeeded()
+
+
+def _adds(policy: FunctionPolicy, found: FunctionPolicy | None) -> bool:
+    """Return whether what a worker sets for a function changes what is set there."""
+    if found is None:
+        return True
+    return any(
+        given is not None and given != before and not (name == "renews" and before is not None)
+        for name, given, before in (
+            (name, getattr(policy, name), getattr(found, name)) for name in FunctionPolicy.__slots__
+        )
+    )

@@ -7,7 +7,7 @@ model as one process sees it: with delays, errors, and answers that get lost.
 import asyncio
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count
@@ -319,12 +319,17 @@ class Model:
     def functions(self) -> dict[str, FunctionPolicy]:
         return dict(self.policies)
 
-    def set_function(self, funcname: str, policy: FunctionPolicy, *, by_worker: bool = False) -> None:
+    def set_function(self, funcname: str, policy: FunctionPolicy) -> None:
         before = self.policies.get(funcname, FunctionPolicy())
         given = {name: value for name, value in asdict(policy).items() if value is not None}
-        if by_worker and before.renews is not None:
-            given.pop("renews", None)
         self.policies[funcname] = replace(before, **given)
+
+    def register_functions(self, policies: Mapping[str, FunctionPolicy]) -> None:
+        for funcname, policy in policies.items():
+            before = self.policies.get(funcname, FunctionPolicy())
+            self.set_function(
+                funcname, policy if before.renews is None else replace(policy, renews=before.renews)
+            )
 
     def clock(self) -> float:
         return self._clock()
@@ -476,6 +481,12 @@ class Connection:
         #: Whether a call comes from work that has got there, and whether that had to wait.
         self.running = False
         self.waited = False
+
+    #: As of a database that has locks of rows.
+    locks_rows = True
+
+    def with_lock_timeout(self, seconds: float) -> "Connection":
+        return self
 
     def __getattr__(self, name: str) -> "Call":
         return Call(self, name)

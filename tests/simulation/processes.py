@@ -135,8 +135,8 @@ class Thread:
         self.process.threads.add(self)
         self.process.loop.call_soon(self.resume, self.turn)
 
-    def join(self) -> None:
-        """Wait, in another thread of the simulation, until it has ended."""
+    def join(self, timeout: float | None = None) -> None:
+        """Wait, in another thread of the simulation, until it has ended, for however long that takes."""
         caller = current_thread()
         while self.alive:
             self._joining.append(caller.waker())

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any, Final, cast
 from unittest.mock import patch
 
-from garivini import events, keeper, policy
+from garivini import apart, events, keeper, outcomes, policy
 from garivini.errors import GariviniError, OutcomeUnknownError
 from garivini.gearman import servers as gearman_servers
 from garivini.gearman.aio import Client
@@ -80,7 +80,7 @@ class Simulation:
         )
         with ExitStack() as stack:
             for module, name, stand_in in (
-                (keeper, "time", time),
+                *((module, "time", time) for module in (apart, outcomes, keeper)),
                 (keeper, "threading", SimpleNamespace(Thread=Thread, Event=Event)),
                 (blocking, "time", time),
                 (blocking, "threading", SimpleNamespace(Event=Event)),

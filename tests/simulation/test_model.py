@@ -298,7 +298,10 @@ class Both(RuleBasedStateMachine):
         by_worker=st.booleans(),
     )
     def set_function(self, funcname: str, given: FunctionPolicy, by_worker: bool) -> None:
-        self.both(lambda database: database.set_function(funcname, given, by_worker=by_worker))
+        if by_worker:
+            self.both(lambda database: database.register_functions({funcname: given}))
+        else:
+            self.both(lambda database: database.set_function(funcname, given))
         self.both(lambda database: database.functions())
 
     # ---- the tables

@@ -89,7 +89,9 @@ def keeps_the_attempt(
 
 
 def tells_first(self: Keeper) -> None:
-    self._on_committed(list(self._ended))
+    runs = self._ended.take(len(self._ended))
+    self._on_committed(runs)
+    self._ended.put_back(runs)
     commit(self)
 
 
@@ -100,8 +102,9 @@ def checks_nothing(self: Keeper, run: Run) -> None:
     self._on_checked(run, True)
 
 
-def renews_nothing(self: Keeper, runs: Sequence[Run]) -> set[Handle]:
-    return {run.job.handle for run in runs}
+def renews_nothing(self: Keeper, runs: Sequence[Run], kept: set[Handle]) -> list[tuple[Run, Exception]]:
+    kept.update(run.job.handle for run in runs)
+    return []
 
 
 def gives_back_whatever_attempt(self: Model, handles: Iterable[Handle], *, left: Any = None) -> None:
@@ -130,14 +133,15 @@ def counts_deserted_servers(self: JobServers, function: bytes) -> int:
 
 def records_again(self: Keeper) -> None:
     """As it was: a death whose record has an unknown outcome is recorded again."""
-    while self._to_register:
-        funcname, policy = self._to_register.pop()
-        self._database.set_function(funcname, policy, by_worker=True)
     child = self._child
-    while child is not None and self._obituaries:
-        handle, kind = self._obituaries[-1].handle, self._obituaries[-1].kind
-        self._database.settle([Setback(handle=handle, kind=kind)])
-        child.obituaries.remove(self._obituaries.pop())
+    while child is not None and len(self._obituaries):
+        (obituary,) = self._obituaries.take(1)
+        try:
+            self._database.settle([Setback(handle=obituary.handle, kind=obituary.kind)])
+        except Exception:
+            self._obituaries.put_back([obituary])
+            raise
+        child.obituaries.remove(obituary)
         if not child.obituaries:
             child.slot.tell()
 
@@ -221,7 +225,7 @@ BROKEN: Final = {
     "a QueueRunner that waits for nobody": Broken(Lost, "until_sweep", sweeps_at_once, [ONE_AWAY]),
     "a clock read before its time": Broken(Keeper, "_read_clock", reads_its_clock_late, [LATE_CLOCK]),
     "room that deserted servers use up": Broken(JobServers, "queued", counts_deserted_servers, [8076]),
-    "a death that is counted again": Broken(Keeper, "_register", records_again, [LOST_ANSWERS]),
+    "a death that is counted again": Broken(Keeper, "_record_deaths", records_again, [LOST_ANSWERS]),
 }
 
 

@@ -325,7 +325,7 @@ def test_the_record_of_a_job_is_forgotten_with_it(database: Database, backend: B
 def test_a_function_has_a_retention(database: Database) -> None:
     database.set_function("f", FunctionPolicy(retention=3600))
     database.set_function("f", FunctionPolicy(lease=60))
-    database.set_function("f", FunctionPolicy(renews=True), by_worker=True)
+    database.register_functions({"f": FunctionPolicy(renews=True)})
     assert database.functions()["f"].retention == 3600
     for seconds in (0, -1, 365 * 86400 + 1):
         with pytest.raises(UsageError, match="a retention is 1 s to a year"):

@@ -187,8 +187,8 @@ class Controller:
                 part.cancel()
             await asyncio.gather(stopped, *watching, *links, return_exceptions=True)
             await self._servers.close()
-            for keeper in self._keepers.values():
-                await self._loop.run_in_executor(None, keeper.stop)
+            stops = [keeper.stop for keeper in self._keepers.values()]
+            await asyncio.gather(*(self._loop.run_in_executor(None, stop) for stop in stops))
             throttle.emit_held()
             events.emit("controller.stopped", controller=self.name)
 

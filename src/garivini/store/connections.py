@@ -96,13 +96,18 @@ class Connections:
             _refuse_misread(self._engine.url)
             self._dialect = _dialect(self._engine.dialect.name)
 
+    @property
+    def locks_rows(self) -> bool:
+        """Whether a transaction locks rows, and not the whole database."""
+        return self._dialect.locks_rows
+
     def with_lock_timeout(self, seconds: float) -> Self:
         """Return the same database by other connections, which wait for a row's lock no longer than that.
 
         MariaDB and MySQL know whole seconds alone: a part of one is one. A database that has no locks of
         rows is returned as it is.
         """
-        if not self._dialect.locks_rows:
+        if not self.locks_rows:
             return self
         other = copy.copy(self)
         other._connect()

@@ -1,7 +1,7 @@
 """One database of jobs: what clients, dispatchers and workers do to its rows. Blocking; safe for threads."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, get_args
@@ -591,23 +591,22 @@ class Database(Records):
         }
 
     @again
-    def set_function(self, funcname: str, policy: FunctionPolicy, *, by_worker: bool = False) -> None:
-        """Set what ``policy`` gives; the rest stays as it is.
+    def register_functions(self, policies: Mapping[str, FunctionPolicy]) -> None:
+        """Set what a starting worker gives for its functions; the rest stays as it is.
 
-        ``by_worker``: a starting worker says what it does. Whether a function's workers renew is then set
-        only where nobody has said it: a person may know of others that do not.
+        Whether a function's workers renew is set only where nothing is: an operator may know of others that
+        do not.
         """
+        rows = [_function_row(funcname, policy) for funcname, policy in sorted(policies.items())]
         with self.transaction() as run:
-            run(
-                "register_function" if by_worker else "set_function",
-                funcname=funcname,
-                lease=policy.lease,
-                deadline=policy.deadline,
-                renews=policy.renews,
-                envelope=policy.envelope,
-                max_failures=policy.max_failures,
-                retention=policy.retention,
-            )
+            for start in range(0, len(rows), CHUNK):
+                run("register_functions", rows=rows[start : start + CHUNK])
+
+    @again
+    def set_function(self, funcname: str, policy: FunctionPolicy) -> None:
+        """Set what ``policy`` gives; the rest stays as it is."""
+        with self.transaction() as run:
+            run("set_function", **_function_row(funcname, policy))
 
     @again
     def unset_function(self, funcname: str) -> None:
@@ -782,6 +781,18 @@ def _first(rows: Sequence[Any], sizes: Sequence[int], most: int) -> Sequence[Any
         if number and total > most:
             return rows[:number]
     return rows
+
+
+def _function_row(funcname: str, policy: FunctionPolicy) -> dict[str, Any]:
+    return {
+        "funcname": funcname,
+        "lease": policy.lease,
+        "deadline": policy.deadline,
+        "renews": None if policy.renews is None else int(policy.renews),
+        "envelope": policy.envelope,
+        "max_failures": policy.max_failures,
+        "retention": policy.retention,
+    }
 
 
 def _insert_row(job: NewJob) -> dict[str, Any]:

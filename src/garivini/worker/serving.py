@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from garivini import events, throttle
@@ -18,7 +19,7 @@ from garivini.copies import EndedCopies, copy_of
 from garivini.errors import UsageError
 from garivini.gearman import aio
 from garivini.job import decode_payload
-from garivini.keeper import Keeper, Run
+from garivini.keeper import STOP_TIMEOUT, Keeper, Run
 from garivini.policy import Offset, next_prefetch
 from garivini.store.database import Setback
 from garivini.supervisor import TIME_LIMIT, Child
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Seconds to tell a Gearman server of the end of a job before the process ends.
 _LAST_WORD: Final = 1.0
+#: Seconds for the last commits after a drain that was not done in time.
+_LAST_COMMITS: Final = 1.0
 #: Jobs that are named when a drain leaves them unfinished.
 _NAMED: Final = 10
 
@@ -112,6 +115,7 @@ class Serving:
             keeper.start()
         running = [asyncio.create_task(link.run()) for link in self._links]
         names = sorted(name.decode() for name in self._functions)
+        unfinished = False
         events.emit("worker.started", worker=self.name, functions=names)
         try:
             await stop.wait()
@@ -119,6 +123,7 @@ class Serving:
             async with asyncio.timeout(self._child.drain if self._child is not None else None):
                 await asyncio.gather(*(link.drain() for link in self._links))
         except TimeoutError:
+            unfinished = True
             self._abandon()
         finally:
             self._closing = True
@@ -127,8 +132,10 @@ class Serving:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*running, *self._tasks, return_exceptions=True)
-            for keeper in self._keepers.values():
-                await self._loop.run_in_executor(None, keeper.stop)
+            # After a drain that has taken its time the parent waits for no more than two seconds.
+            stop_within = _LAST_COMMITS if unfinished else STOP_TIMEOUT
+            stops = [partial(keeper.stop, stop_within) for keeper in self._keepers.values()]
+            await asyncio.gather(*(self._loop.run_in_executor(None, stop) for stop in stops))
             throttle.emit_held()
             events.emit("worker.stopped", worker=self.name)
 

@@ -366,10 +366,11 @@ ON DUPLICATE KEY UPDATE
        max_failures = COALESCE(VALUES(max_failures), max_failures),
        retention = COALESCE(VALUES(retention), retention)
 
--- name: register_function (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
--- The same by a starting worker: whether workers renew stays as it is where it has been said.
+-- name: register_functions (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
+-- The same of many by a starting worker: whether workers renew stays as it is where it has been said.
 INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures, retention)
-VALUES (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention)
+VALUES
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention) -- each
 ON DUPLICATE KEY UPDATE
        lease = COALESCE(VALUES(lease), lease), deadline = COALESCE(VALUES(deadline), deadline),
        renews = COALESCE(renews, VALUES(renews)), envelope = COALESCE(VALUES(envelope), envelope),

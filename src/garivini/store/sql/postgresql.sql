@@ -382,7 +382,7 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention FROM
 -- name: set_function (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
 -- NULL leaves a setting as it is.
 INSERT INTO function AS f (funcname, lease, deadline, renews, envelope, max_failures, retention)
-VALUES (:funcname::text, :lease::integer, :deadline::integer, :renews::boolean, :envelope::text,
+VALUES (:funcname::text, :lease::integer, :deadline::integer, :renews::integer::boolean, :envelope::text,
         :max_failures::integer, :retention::integer)
 ON CONFLICT (funcname) DO UPDATE
    SET lease = coalesce(excluded.lease, f.lease), deadline = coalesce(excluded.deadline, f.deadline),
@@ -390,11 +390,13 @@ ON CONFLICT (funcname) DO UPDATE
        max_failures = coalesce(excluded.max_failures, f.max_failures),
        retention = coalesce(excluded.retention, f.retention)
 
--- name: register_function (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
--- The same by a starting worker: whether workers renew stays as it is where it has been said.
+-- name: register_functions (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
+-- The same of many by a starting worker: whether workers renew stays as it is where it has been said.
 INSERT INTO function AS f (funcname, lease, deadline, renews, envelope, max_failures, retention)
-VALUES (:funcname::text, :lease::integer, :deadline::integer, :renews::boolean, :envelope::text,
-        :max_failures::integer, :retention::integer)
+SELECT n.funcname, n.lease, n.deadline, n.renews::boolean, n.envelope, n.max_failures, n.retention
+  FROM unnest(:@funcname::text[], :@lease::integer[], :@deadline::integer[], :@renews::integer[], :@envelope::text[],
+              :@max_failures::integer[], :@retention::integer[])
+       AS n (funcname, lease, deadline, renews, envelope, max_failures, retention)
 ON CONFLICT (funcname) DO UPDATE
    SET lease = coalesce(excluded.lease, f.lease), deadline = coalesce(excluded.deadline, f.deadline),
        renews = coalesce(f.renews, excluded.renews), envelope = coalesce(excluded.envelope, f.envelope),

@@ -344,10 +344,11 @@ ON CONFLICT (funcname) DO UPDATE
        max_failures = coalesce(excluded.max_failures, max_failures),
        retention = coalesce(excluded.retention, retention)
 
--- name: register_function (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
--- The same by a starting worker: whether workers renew stays as it is where it has been said.
+-- name: register_functions (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
+-- The same of many by a starting worker: whether workers renew stays as it is where it has been said.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention)
-VALUES (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention)
+VALUES
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention) -- each
 ON CONFLICT (funcname) DO UPDATE
    SET lease = coalesce(excluded.lease, lease), deadline = coalesce(excluded.deadline, deadline),
        renews = coalesce(renews, excluded.renews), envelope = coalesce(excluded.envelope, envelope),

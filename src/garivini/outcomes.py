@@ -1,0 +1,268 @@
+"""What jobs came to, on its way into one database: in groups, and apart from what cannot be written.
+
+A group is committed as one. What is locked or refused is put aside and tried again by itself, so that it
+holds up none of the others. An error text that a database does not take is stored in ASCII, or left out.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace as replaced
+
+from garivini import events
+from garivini.apart import Inbox, Writer, is_unfit
+from garivini.client import report
+from garivini.copies import Copy
+from garivini.errors import ConflictError
+from garivini.gearman.aio import Held
+from garivini.job import Job
+from garivini.policy import FunctionPolicy
+from garivini.store.database import Database, Setback
+from garivini.store.records import Finish
+
+#: Maximum outcomes in one commit.
+GROUP: Final = 1000
+#: Tries after which an outcome that does not fit the database is given up.
+_TRIES: Final = 10
+
+
+class Run(msgspec.Struct, eq=False):
+    """A job in this process: the copy that Gearman gave, and what became of it."""
+
+    job: Job
+    held: Held
+    #: Name of the worker, for the record.
+    worker: str
+    #: The name of the copy, whatever attempt it is given later.
+    copy: Copy = (0, 0, None)
+    #: Its lease is renewed from now on, at this monotonic time for the next time.
+    renews: bool = False
+    renew_at: float = 0.0
+    #: How it ended, where that is not success.
+    setback: Setback | None = None
+    #: It ended without an outcome of its own: the job waits again as it did before.
+    returned: bool = False
+    #: What it answered, where it succeeded.
+    result: bytes = b""
+    #: Monotonic time by which it must have ended, and the seconds it had; 0: any.
+    deadline: float = 0.0
+    limit: float = 0.0
+    #: Its copy came without an attempt, and has got one.
+    adopted: bool = False
+    #: Its start check renewed the lease.
+    checked: bool = False
+    #: Given up before it started: its lease is not ours to renew any more.
+    dropped: bool = False
+
+
+def jobid_of(run: Run) -> int:
+    """Return the id of a run's job."""
+    return run.job.jobid
+
+
+class Outcomes:
+    """Runs that have ended, until their outcomes are committed.
+
+    Args:
+        database: where they go.
+        writer: writes to it.
+        due_of: returns when a job that goes back is due, as a unix time.
+
+    """
+
+    def __init__(self, database: Database, writer: Writer, due_of: Callable[[Job], int]) -> None:
+        self._database = database
+        self._writer = writer
+        self._due_of = due_of
+        #: Those that have ended, and those that were put aside.
+        self.inbox: Inbox[Run] = Inbox()
+        #: What is set for functions, where that decides whether a finished job is kept.
+        self.policies: Mapping[str, FunctionPolicy] | None = None
+        #: Whether some were refused, and are aside.
+        self.refused = False
+
+    def commit(self, runs: list[Run]) -> list[Run]:
+        """Write outcomes; return the runs that have come to an end by that.
+
+        The rest is put aside.
+
+        Raises:
+            GariviniError: one that concerns all; the runs are in the inbox again.
+
+        """
+        failed: list[tuple[Run, Exception]] = []
+        try:
+            for write, part in self._kinds(runs):
+                failed += self._writer.write(part, write, jobid_of)
+            rest = {id(run): error for run, error in failed}
+            given_up = self._put_aside([run for run in runs if id(run) in rest], rest) if failed else set()
+        except Exception:
+            self.inbox.put_back(runs)
+            raise
+        ended = [run for run in runs if id(run) not in rest or id(run) in given_up]
+        self.inbox.forget(ended)
+        self.refused = self.refused and self.inbox.aside > 0
+        return ended
+
+    def settle(self, setback: Setback) -> bool:
+        """Record one setback, whatever of its text fits; return whether it is over.
+
+        Raises:
+            GariviniError: it could not be recorded now.
+
+        """
+        left: set[int] = set()
+        last: Exception = ConflictError("another transaction has locked its row")
+        for variant in (setback, *_variants(setback)):
+            try:
+                (settled,) = self._database.settle([variant], left=left)
+            except Exception as error:
+                if self._writer.concerns_all(error) or isinstance(error, ConflictError):
+                    raise
+                last = error
+                continue
+            if left:
+                break
+            if variant is not setback:
+                self._emit("outcome.reduced", setback.handle, last)
+            report(variant, settled)
+            return True
+        raise last
+
+    # ---- the kinds of outcomes
+
+    def _kinds(
+        self, runs: list[Run]
+    ) -> Iterator[tuple[Callable[[list[Run], set[int] | None], None], list[Run]]]:
+        done, kept, returned, setbacks = [], [], [], []
+        for run in runs:
+            if run.setback is not None:
+                setbacks.append(run)
+            elif run.returned:
+                # A copy of the original's QueueRunner that was not adopted is in nobody's hands.
+                if run.job.attempt is not None:
+                    returned.append(run)
+            elif self._finish(run) is not None:
+                kept.append(run)
+            else:
+                done.append(run)
+        yield from (
+            (write, part)
+            for write, part in (
+                (self._keep, kept),
+                (self._complete, done),
+                (self._return, returned),
+                (self._settle, setbacks),
+            )
+            if part
+        )
+
+    def _complete(self, runs: list[Run], left: set[int] | None) -> None:
+        jobids = {run.job.jobid for run in runs}
+        gone = self._database.complete(jobids, **_leaving(left))
+        self._note_missing(jobids - gone, left)
+
+    def _keep(self, runs: list[Run], left: set[int] | None) -> None:
+        kept = {run.job.jobid: finish for run in runs if (finish := self._finish(run)) is not None}
+        gone = self._database.finish(list(kept.values()), **_leaving(left))
+        self._note_missing(kept.keys() - gone, left)
+
+    def _note_missing(self, jobids: set[int], left: set[int] | None) -> None:
+        for jobid in jobids - (left or set()):
+            events.emit("job.completed_before", jobid=jobid, dbid=self._database.dbid)
+
+    def _return(self, runs: list[Run], left: set[int] | None) -> None:
+        jobs = [replaced(run.job, run_after=self._due_of(run.job)) for run in runs]
+        self._database.unstart([job.handle for job in jobs], **_leaving(left))
+        locked = set(left or ())
+        self._database.release([job for job in jobs if job.jobid not in locked], **_leaving(left))
+        if left is not None:
+            left |= locked
+        events.emit("jobs.returned", dbid=self._database.dbid, jobs=len(jobs) - len(left or ()))
+
+    def _settle(self, runs: list[Run], left: set[int] | None) -> None:
+        setbacks = [run.setback for run in runs if run.setback is not None]
+        for setback, settled in zip(setbacks, self._database.settle(setbacks, **_leaving(left)), strict=True):
+            if settled.result != "locked":
+                report(setback, settled)
+
+    def _finish(self, run: Run) -> Finish | None:
+        """Return how a job that succeeded is kept, or None."""
+        policy = self.policies.get(run.job.funcname) if self.policies else None
+        if policy is None or policy.retention is None:
+            return None
+        return Finish(run.job.jobid, run.job.attempt, run.result, run.worker, policy.retention)
+
+    # ---- what could not be written
+
+    def _put_aside(self, runs: Sequence[Run], errors: Mapping[int, Exception]) -> set[int]:
+        """Put runs aside; return the identities of those that are over all the same."""
+        over = set()
+        first_time: list[Exception] = []
+        for run in runs:
+            error = errors[id(run)]
+            if not isinstance(error, ConflictError) and self._reduce(run, error):
+                over.add(id(run))
+                continue
+            tries = self.inbox.tries(run)
+            if tries >= _TRIES and is_unfit(error):
+                self._emit("outcome.dropped", run.job.handle, error)
+                over.add(id(run))
+                continue
+            self.inbox.put_aside(run, error, time.monotonic())
+            if not isinstance(error, ConflictError):
+                self.refused = True
+            if not tries:
+                first_time.append(error)
+        if first_time:
+            events.emit(
+                "outcomes.put_aside",
+                dbid=self._database.dbid,
+                outcomes=len(first_time),
+                error=str(first_time[0]),
+            )
+        return over
+
+    def _reduce(self, run: Run, error: Exception) -> bool:
+        """Write of an outcome what fits; return whether that could be done."""
+        try:
+            if run.setback is not None:
+                return self.settle(run.setback)
+            if not run.returned and self._finish(run) is not None:
+                self._database.complete([run.job.jobid], left=(left := set[int]()))
+                if not left:
+                    self._emit("outcome.reduced", run.job.handle, error)
+                return not left
+        except Exception as again:
+            if self._writer.concerns_all(again):
+                raise
+        return False
+
+    def _emit(self, name: str, handle: Any, error: Exception) -> None:
+        events.emit(name, dbid=handle.dbid, jobid=handle.jobid, attempt=handle.attempt, error=str(error))
+
+
+def _leaving(left: set[int] | None) -> dict[str, Any]:
+    return {} if left is None else {"left": left}
+
+
+def _variants(setback: Setback) -> Iterator[Setback]:
+    """Yield a setback with less and less of what may not fit."""
+    yield replace(
+        setback,
+        error=_ascii(setback.error),
+        message=_ascii(setback.message),
+        trace=_ascii(setback.trace),
+        worker=_ascii(setback.worker),
+    )
+    bare = replace(setback, error="", message="", trace="", worker="")
+    yield bare
+    if setback.when is not None:
+        yield replace(bare, when=None)
+
+
+def _ascii(text: object) -> str:
+    return str(text).encode("ascii", "backslashreplace").decode()
