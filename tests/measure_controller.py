@@ -27,11 +27,15 @@ _SLOW = 100_000
 _ROUNDS = 300
 
 
+def _answer(held: aio.Held) -> None:
+    held.complete()
+
+
 def work(address: str, function: str) -> None:
     """Be a stock worker that answers at once."""
 
     async def serve() -> None:
-        await aio.Worker(address, [function.encode()], lambda held: held.complete(), slots=200).run()
+        await aio.Worker(address, [function.encode()], _answer, slots=200).run()
 
     asyncio.run(serve())
 

@@ -18,21 +18,15 @@ def copy_of(job: Job) -> Copy:
     return job.dbid, job.jobid, job.attempt
 
 
-class EndedCopies:
+class EndedCopies(dict[Copy, None]):
     """Copies whose outcome is committed and whose server may not have learned of it.
 
     When a connection is lost the server gives the copies that it believes to be under way to the next worker,
     which may be this process. The newest ``MAX_COPIES`` are remembered.
     """
 
-    def __init__(self) -> None:
-        self._copies: dict[Copy, None] = {}
-
     def add(self, copies: Iterable[Copy]) -> None:
         """Remember copies."""
-        self._copies.update(dict.fromkeys(copies))
-        while len(self._copies) > MAX_COPIES:
-            del self._copies[next(iter(self._copies))]
-
-    def __contains__(self, copy: object) -> bool:
-        return copy in self._copies
+        self.update(dict.fromkeys(copies))
+        while len(self) > MAX_COPIES:
+            del self[next(iter(self))]

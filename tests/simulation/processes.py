@@ -241,6 +241,24 @@ class Event:
         return self._set
 
 
+class Queue:
+    """Stands in for ``queue.SimpleQueue``."""
+
+    def __init__(self) -> None:
+        self._items: deque[Any] = deque()
+        self._added = Event()
+
+    def put(self, item: Any) -> None:
+        self._items.append(item)
+        self._added.set()
+
+    def get(self) -> Any:
+        while not self._items:
+            self._added.clear()
+            self._added.wait()
+        return self._items.popleft()
+
+
 class Threads(VirtualExecutor):
     """Runs each call in a simulated thread of its own."""
 

@@ -532,7 +532,6 @@ class Held:
 
     def __init__(self, link: WorkerLink, attached: Attached, job: Assigned) -> None:
         self.job = job
-        self.told = link.noted
         self.reopened_at = link.reopened_at
         self._link = link
         self._attached = attached
@@ -541,16 +540,17 @@ class Held:
     def lost(self) -> bool:
         return not self._attached.open
 
-    def complete(self, data: bytes = b"") -> None:
-        if not self.lost:
-            self._link.core.complete(self.job.handle, data)
-            self._ended()
+    def complete(self, data: bytes = b"", *, note: Any = None) -> bool:
+        return self._end(lambda core: core.complete(self.job.handle, data), note)
 
-    def fail(self) -> None:
-        if not self.lost:
-            self._link.core.fail(self.job.handle)
-            self._ended()
+    def fail(self, *, note: Any = None) -> bool:
+        return self._end(lambda core: core.fail(self.job.handle), note)
 
-    def _ended(self) -> None:
+    def _end(self, write: Callable[[WorkerProtocol], None], note: Any) -> bool:
+        if self.lost:
+            return False
+        write(self._link.core)
+        self._link.noted.append(note)
         self._link.told(self.job)
         self._link.flush()
+        return True

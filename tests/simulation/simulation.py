@@ -26,7 +26,7 @@ from garivini.worker import Discard, Registered, Retry, blocking, serving
 from tests.simulation.database import Connection, DatabaseThread, Model, Trouble
 from tests.simulation.ledger import Ledger
 from tests.simulation.loop import VirtualLoop
-from tests.simulation.processes import Event, KilledError, Process, Thread, Threads, current_thread
+from tests.simulation.processes import Event, KilledError, Process, Queue, Thread, Threads, current_thread
 from tests.simulation.scenario import Fault, Function, Plan, Scenario, Worker
 from tests.simulation.servers import ClientLink, Server, WorkerLink
 from tests.simulation.worker import ForeignWorker, WorkerProcess
@@ -83,7 +83,7 @@ class Simulation:
                 *((module, "time", time) for module in (apart, outcomes, keeper)),
                 (keeper, "threading", SimpleNamespace(Thread=Thread, Event=Event)),
                 (blocking, "time", time),
-                (blocking, "threading", SimpleNamespace(Event=Event)),
+                (blocking, "SimpleQueue", Queue),
                 (serving, "aio", SimpleNamespace(Worker=self._link)),
                 (gearman_servers, "random", self.source),
                 (policy, "random", self.source),

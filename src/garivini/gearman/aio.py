@@ -263,7 +263,7 @@ class _WorkerConnection(Connection):
     def __init__(self, silence: float, core: WorkerProtocol, on_job: Callable[["Held"], None]) -> None:
         super().__init__(silence)
         self.core = core
-        #: What its user has noted of the jobs that it ended; see ``Held.told``.
+        #: The newest notes of ended jobs; see ``Held.complete``.
         self.told: deque[Any] = deque(maxlen=_TOLD)
         #: The loop's time at which it was opened in place of one that was lost; None: it is the first.
         self.reopened_at: float | None = None
@@ -316,14 +316,6 @@ class Held:
         return self._connection.transport is None
 
     @property
-    def told(self) -> deque[Any]:
-        """The newest notes of jobs whose end was sent on this connection, for its user to add to.
-
-        The server may not have received them: when the connection is lost, ``on_lost`` gets them.
-        """
-        return self._connection.told
-
-    @property
     def reopened_at(self) -> float | None:
         """The loop's time (monotonic) at which the connection replaced a lost one; None for the first.
 
@@ -331,19 +323,30 @@ class Held:
         """
         return self._connection.reopened_at
 
-    def complete(self, data: bytes = b"") -> None:
-        """Say that it succeeded."""
-        connection = self._connection
-        if connection.transport is not None:
-            connection.core.complete(self.job.handle, data)
-            connection.flush()
-            connection.wake()
+    def complete(self, data: bytes = b"", *, note: Any = None) -> bool:
+        """Report that it succeeded; return whether the connection was there.
 
-    def fail(self) -> None:
-        """Say that it failed."""
-        if not self.lost:
-            self._connection.core.fail(self.job.handle)
-            self._ended()
+        ``note``: for ``on_lost``. The server may not have received the report when the connection is lost.
+        """
+        connection = self._connection
+        if connection.transport is None:
+            return False
+        connection.core.complete(self.job.handle, data)
+        if note is not None:
+            connection.told.append(note)
+        connection.flush()
+        connection.wake()
+        return True
+
+    def fail(self, *, note: Any = None) -> bool:
+        """Report that it failed; return whether the connection was there. ``note``: as for ``complete``."""
+        if self.lost:
+            return False
+        self._connection.core.fail(self.job.handle)
+        if note is not None:
+            self._connection.told.append(note)
+        self._ended()
+        return True
 
     def exception(self, data: bytes) -> None:
         """Say that it failed, with a text for the client that asked for it. Nothing may follow."""
@@ -372,7 +375,7 @@ class Worker:
         slots: jobs to hold at once: assigned and without an end.
         client_id: shown by the server's ``workers``.
         eager: whether a wake-up asks at once for as many as came since the last one; see WorkerProtocol.
-        on_lost: called in the loop when a connection is lost, with the notes of ``Held.told``.
+        on_lost: called in the loop when a connection is lost, with its newest notes of ended jobs.
         timeout: seconds of silence after which a connection is given up.
         tls: how to encrypt; without it the connection is plain. A server that offers no TLS is refused.
 

@@ -442,11 +442,8 @@ class Controller:
     def _committed(self, runs: list[Run]) -> None:
         for run in runs:
             self._ending -= 1
-            if run.held.lost:
+            if not run.dropped and not run.held.complete(note=run.copy):
                 self._ended.add([run.copy])
-            elif not run.dropped:
-                run.held.complete()
-                run.held.told.append(run.copy)
             call = self._calls.get((run.job.dbid, run.job.jobid))
             if call is not None and call.run is run:
                 self._remove(call)

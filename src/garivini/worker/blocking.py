@@ -1,9 +1,9 @@
 """The thread that runs ``def`` functions: the main thread of a worker process. It has no event loop."""
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Final
 
 from garivini.keeper import Run
@@ -19,7 +19,7 @@ class BlockingRunner:
     call, so none is both run and taken back. The thread is woken once per batch, not once per job.
 
     Args:
-        execute: runs one job and records its outcome; must not raise.
+        execute: runs one job, records its outcome and returns whether it ran; must not raise.
         on_batch: called after each batch with the number of jobs that ran and the seconds that they took.
 
     """
@@ -28,14 +28,17 @@ class BlockingRunner:
         self._execute = execute
         self._on_batch = on_batch
         self._queue: deque[Run] = deque()
-        self._wake = threading.Event()
+        # What a thread waits on that is idle. An Event takes several times as long.
+        self._wake: SimpleQueue[None] = SimpleQueue()
+        self._idle = False
         self._stopping = False
 
     def put(self, run: Run) -> None:
         """Add a job."""
         self._queue.append(run)
-        if not self._wake.is_set():  # which takes no lock
-            self._wake.set()
+        if self._idle:
+            self._idle = False
+            self._wake.put(None)
 
     def take_back(self, run: Run) -> bool:
         """Remove a job that has not started; return whether it was still there."""
@@ -48,13 +51,15 @@ class BlockingRunner:
     def stop(self) -> None:
         """Let ``run`` return after the job that is running."""
         self._stopping = True
-        self._wake.set()
+        self._wake.put(None)
 
     def run(self) -> None:
         """Run jobs until ``stop`` is called."""
         while not self._stopping:
-            self._wake.wait()
-            self._wake.clear()  # before the queue is read: what is added from now on sets it again
+            self._idle = True  # before the queue is read: who adds a job from now on wakes this thread
+            if not self._queue:
+                self._wake.get()
+            self._idle = False
             while self._queue and not self._stopping:
                 self._run_batch()
 

@@ -86,6 +86,8 @@ class Serving:
         self._copies: dict[Copy, Run] = {}
         self._ended = EndedCopies()
         self._current: Run | None = None  # in the blocking thread
+        self._seconds = 0.0  # per job of the last batch there
+        self._offer_due = False
         self._tasks: dict[asyncio.Task[None], Run] = {}
         self._closing = False
         # Each kind of function has connections of its own: a def that blocks keeps no async def waiting.
@@ -169,19 +171,18 @@ class Serving:
             held.fail()
             return
         copy = copy_of(job)
-        if (known := self._copies.get(copy)) is not None:
-            self._attach(known, held)
-            return
         run = Run(job, held, self.name, copy)
-        if copy in self._ended:
+        if copy in self._copies:
+            self._attach(self._copies[copy], held)
+        elif copy in self._ended:
             self._drop_stale(run)
-            return
-        self._copies[copy] = run
-        keeper = self._keepers[job.dbid]
-        if keeper.must_check(run):
-            keeper.check(run)
         else:
-            self._start(run)
+            self._copies[copy] = run
+            keeper = self._keepers[job.dbid]
+            if keeper.must_check(run):
+                keeper.check(run)
+            else:
+                self._start(run, keeper)
 
     def _attach(self, run: Run, held: aio.Held) -> None:
         """Take a second copy of what this process holds already: its end is told for both."""
@@ -198,7 +199,7 @@ class Serving:
         if not mine:
             self._threadsafe(self._drop_stale, run)
             return
-        self._keeper_of(run).hold(run)
+        self._keepers[run.job.dbid].hold(run)
         if self._registered(run).is_async:
             self._threadsafe(self._start_task, run)
         else:
@@ -209,8 +210,8 @@ class Serving:
         self._copies.pop(run.copy, None)
         run.held.complete()
 
-    def _start(self, run: Run) -> None:
-        self._keeper_of(run).hold(run)
+    def _start(self, run: Run, keeper: Keeper) -> None:
+        keeper.hold(run)
         if self._registered(run).is_async:
             self._start_task(run)
         else:
@@ -227,14 +228,12 @@ class Serving:
 
     def _give_up(self, run: Run) -> None:
         """Do not start a job whose connection is lost: the server gives the copy again, perhaps to us."""
+        keeper = self._keepers[run.job.dbid]
         if run.held.lost:
             del self._copies[run.copy]
-            self._keeper_of(run).drop(run)
+            keeper.drop(run)
         else:
-            self._start(run)  # the copy has come again meanwhile
-
-    def _keeper_of(self, run: Run) -> Keeper:
-        return self._keepers[run.job.dbid]
+            self._start(run, keeper)  # the copy has come again meanwhile
 
     def _registered(self, run: Run) -> Registered:
         return self._functions[run.held.job.function]
@@ -253,11 +252,12 @@ class Serving:
 
     def _run_blocking(self, run: Run) -> bool:
         """Run a job; return whether it ran."""
-        if run.held.lost:
+        held = run.held
+        if held.lost:
             self._threadsafe(self._give_up, run)
             return False
-        entry = self._registered(run)
-        keeper = self._keeper_of(run)
+        entry = self._functions[held.job.function]
+        keeper = self._keepers[run.job.dbid]
         # Current first: the keeper, woken for the limit, must find the run that it is of.
         self._current = keeper.current = run
         if entry.timeout is not None:
@@ -282,12 +282,15 @@ class Serving:
             self._slot.clear()
         self._after_batch()
         if ran:
-            self._threadsafe(self._offer_after, seconds / ran)
+            self._seconds = seconds / ran
+            if not self._offer_due:  # else the loop has not come to it yet
+                self._offer_due = True
+                self._threadsafe(self._offer_after_batch)
 
-    def _offer_after(self, seconds: float) -> None:
-        """Let the servers know the free slots, when a job has taken so many seconds."""
+    def _offer_after_batch(self) -> None:
+        self._offer_due = False
         links = self._blocking_links
-        links.slots = next_prefetch(links.slots, seconds)
+        links.slots = next_prefetch(links.slots, self._seconds)
         links.offer()
 
     def _end_process(self, run: Run) -> None:
@@ -327,7 +330,7 @@ class Serving:
                 message = f"ran longer than {entry.timeout:g} s"
                 run.setback = replace(run.setback, error="TimeLimit", message=message)
         self._async_links.ran += 1
-        self._keeper_of(run).end(run)
+        self._keepers[run.job.dbid].end(run)
         self._async_links.offer()
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
@@ -366,20 +369,15 @@ class Serving:
 
     def _committed(self, runs: list[Run]) -> None:
         for run in runs:
-            links = self._async_links if self._registered(run).is_async else self._blocking_links
-            links.settled += 1
-            del self._copies[run.copy]
-            if run.held.lost:
-                self._ended.add([run.copy])
-            elif run.setback is None:
-                run.held.complete()
-                run.held.told.append(run.copy)
-            else:
-                run.held.fail()
-                run.held.told.append(run.copy)
-        for links in (self._blocking_links, self._async_links):
-            if not links.paused:
-                links.offer()
+            copy = run.copy
+            del self._copies[copy]
+            held = run.held
+            told = held.complete(note=copy) if run.setback is None else held.fail(note=copy)
+            if not told:
+                self._ended.add([copy])
+        tasks = sum(self._registered(run).is_async for run in runs) if self._async_links.links else 0
+        self._blocking_links.settle(len(runs) - tasks)
+        self._async_links.settle(tasks)
 
 
 class _Links:
@@ -394,20 +392,26 @@ class _Links:
     def __init__(self, links: list[aio.Worker], slots: int) -> None:
         self.links = links
         self.slots = slots
-        self.paused = False
-        #: Jobs that have run, counted by the thread that runs them, and jobs whose outcome is committed.
+        #: Jobs that have run, counted by the thread that runs them.
         self.ran = 0
-        self.settled = 0
+        self._settled = 0
+        self._paused = False
         self.offer()
+
+    def settle(self, jobs: int) -> None:
+        """Count jobs whose outcome is committed."""
+        self._settled += jobs
+        if not self._paused:
+            self.offer()
 
     def offer(self) -> None:
         """Let the servers know the free slots. A job that is only being committed takes none."""
-        self.paused = False
-        self._set(self.slots + self.ran - self.settled)
+        self._paused = False
+        self._set(self.slots + self.ran - self._settled)
 
     def pause(self) -> None:
         """Ask for no more jobs until the next offer."""
-        self.paused = True
+        self._paused = True
         self._set(0)
 
     def _set(self, slots: int) -> None:
