@@ -178,6 +178,27 @@ def test_dev_announces_its_address_once_it_listens(tmp_path: Path) -> None:
         assert dev.stop() == 0
 
 
+@pytest.mark.slow
+def test_dev_reports_a_broken_module_once_and_starts_the_mended_one(tmp_path: Path) -> None:
+    good = (
+        "import os\nfrom garivini import Client, Worker\n"
+        "worker = Worker(Client(os.environ['GARIVINI_DB']), os.environ['GARIVINI_JOB_SERVERS'])\n"
+        "@worker.function('f')\ndef f(job): pass\n"
+    )
+    (tmp_path / "work.py").write_text("def f(:\n")
+    environment = {
+        "GARIVINI_DB": f"sqlite:///{tmp_path}/new.db",
+        "GARIVINI_JOB_SERVERS": f"127.0.0.1:{free_port()}",
+    }
+    with command(tmp_path, "dev", "work.py", "-p", "2", **environment) as dev:
+        dev.wait_for("garivini: the worker has ended; it is started again when a file changes")
+        (tmp_path / "work.py").write_text(good)
+        dev.wait_for("worker.started", 2)
+        assert dev.output.count("SyntaxError") == 1
+        assert dev.output.count("the worker has ended") == 1
+        assert dev.stop() == 0
+
+
 # ---- signals
 
 

@@ -296,6 +296,19 @@ def test_jobs_list_leaves_columns_out_before_it_cuts_one(tmp_path: Path) -> None
         assert not set("│┃┏━") & set(written)
 
 
+def test_jobs_list_does_not_cut_a_later_row_that_has_room(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path)
+    with Client(url) as client:
+        client.insert_jobs([["f", None, None, ""]] * 70)
+        client.insert_job("a.much.longer.name")
+    status, written = on_terminal(100, "jobs", "list", "--limit", "80", "--db", url, NO_COLOR="1")
+    assert status == 0
+    assert len(written.splitlines()) == 72
+    assert "a.much.longer.name  waiting" in written
+    status, written = on_terminal(30, "jobs", "list", "--limit", "80", "--db", url, NO_COLOR="1")
+    assert all(len(line) <= 30 for line in written.splitlines())
+
+
 def test_a_heading_is_bold_on_a_terminal_and_plain_without_colour(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path)
     failed(url)

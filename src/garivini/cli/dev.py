@@ -13,7 +13,7 @@ from types import FrameType
 import click
 
 from garivini.cli import options
-from garivini.cli.output import say
+from garivini.cli.output import note, say
 from garivini.errors import GariviniError
 from garivini.gearman.blocking import Client
 from garivini.gearman.servers import parse_addresses
@@ -86,6 +86,9 @@ class _Dev:
                 time.sleep(_LOOK)
                 if roles.poll() is not None:
                     return roles.returncode
+                if worker is not None and worker.poll() is not None:
+                    note("the worker has ended; it is started again when a file changes")
+                    worker = None
                 now = self._files()
                 if now != files:
                     files = now

@@ -443,5 +443,5 @@ def _argument(arg: bytes, size: int) -> str:
     """Return an argument on one line: whole, but on a terminal its first ``size`` characters."""
     if not on_terminal():
         return visible_bytes(arg)
-    text = arg[: 4 * size + 4].decode("utf-8", "backslashreplace")
-    return visible(text if len(text) <= size else f"{text[:size]}…")
+    text = visible_bytes(arg[: 4 * size + 4])  # at least as many characters as are shown
+    return text if len(text) <= size else f"{text[:size]}…"

@@ -84,8 +84,8 @@ def print_details(details: Mapping[str, str]) -> None:
 def print_table(columns: Sequence[Column], pages: Iterable[Sequence[Sequence[str]]], *, none: str) -> None:
     """Print rows below a heading, each page as soon as it is there.
 
-    A terminal gets columns of the width of the first page, and only as many as have room. Everything else
-    gets whole values with tabs between them.
+    A terminal gets as many columns as the first page has room for; they grow with later pages. Everything
+    else gets whole values with tabs between them.
 
     Args:
         columns: the heading.
@@ -142,24 +142,30 @@ def _fitted(columns: Sequence[Column], pages: Iterable[Sequence[Sequence[str]]])
     from rich.cells import cell_len  # for terminals only
 
     room = shutil.get_terminal_size().columns
-    layout: dict[int, int] = {}
+    names = [column.name for column in columns]
+    ranks = [column.rank for column in columns]
+    widths = [len(name) for name in names]
+    shown: list[int] = []
     for page in pages:
         if not page:
             continue
         cells = [[visible(cell) for cell in row] for row in page]
+        widths = [
+            max(width, *map(cell_len, column))
+            for width, column in zip(widths, zip(*cells, strict=True), strict=True)
+        ]
         text = ""
-        if not layout:
-            widths = [
-                max(cell_len(cell) for cell in column)
-                for column in zip([column.name for column in columns], *cells, strict=True)
-            ]
-            layout = fit(widths, [column.rank for column in columns], room)
-            heading = _GAP.join(_cell(columns[at].name, width) for at, width in layout.items())
-            text = _styled(heading.rstrip(), "bold") + "\n"
-        for row in cells:
-            line = _GAP.join(_cell(row[at], width) for at, width in layout.items())
-            text += line.rstrip() + "\n"
-        yield text
+        if not shown:
+            shown = list(fit(widths, ranks, room))
+            layout = fit([widths[at] for at in shown], [None] * len(shown), room)
+            text = _styled(_line(names, shown, layout), "bold") + "\n"
+        # A later page may have longer values, but has the columns of the first.
+        layout = fit([widths[at] for at in shown], [None] * len(shown), room)
+        yield text + "".join(_line(row, shown, layout) + "\n" for row in cells)
+
+
+def _line(row: Sequence[str], shown: Sequence[int], layout: Mapping[int, int]) -> str:
+    return _GAP.join(_cell(row[at], layout[place]) for place, at in enumerate(shown)).rstrip()
 
 
 def _cell(text: str, width: int) -> str:
