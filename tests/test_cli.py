@@ -427,15 +427,25 @@ def test_flags_come_before_the_environment_and_that_before_the_settings_file(
 def test_a_settings_file_says_what_is_wrong_with_it(tmp_path: Path) -> None:
     file = tmp_path / "garivini.toml"
     for text, message in (
-        ("databses = []", "unknown field `databses`"),
-        ("[queue_runner]\nlease = 'long'", "Expected `int | null`"),
-        ("[log]\nformat = 'xml'", "Invalid enum value 'xml'"),
-        ("databases = [", "garivini.toml"),
+        ("databses = []", "key databses of the file is not known; did you mean databases?"),
+        ("job-servers = []", "did you mean job_servers?"),
+        ("[queu_runner]\nlease = 1", "key queu_runner of the file is not known; did you mean queue_runner?"),
+        ("[queue_runner]\nleas = 1", "key leas of [queue_runner] is not known; did you mean lease?"),
+        ("[worker]\nnothing = 1", "key nothing of [worker] is not known; it has drain, processes"),
+        ("[queue_runner]\nlease = 'long'", "[queue_runner] lease is not a whole number, such as 60"),
+        ("[queue_runner]\npoll = 'long'", "[queue_runner] poll is not a number, such as 1.5"),
+        ("[injector]\njson_args = 'yes'", "[injector] json_args is not true or false"),
+        ("[log]\nformat = 'xml'", '[log] format is not "text" or "json"'),
+        ("databases = 'sqlite:///a.db'", 'databases is not a list of texts, such as ["one", "two"]'),
+        ("databases = [1]", "databases is not a list of texts"),
+        ("worker = 4", "worker is a table: write [worker] and its keys below"),
+        ("databases = [\nx", "garivini.toml is not TOML at line 2, column 1"),
     ):
         file.write_text(text)
         result = invoke("--config", str(file), "jobs", "list")
         assert isinstance(result.exception, UsageError)
         assert message in str(result.exception)
+        assert "$" not in str(result.exception)
     assert isinstance(invoke("--config", str(tmp_path / "none"), "jobs", "list").exception, UsageError)
 
 
@@ -448,6 +458,32 @@ def test_a_settings_file_with_a_password_that_others_can_read_is_warned_of(tmp_p
     assert "sesame" not in result.output
     file.chmod(0o600)
     assert "chmod 600" not in invoke("--config", str(file), "db", "sql", "sqlite").output
+
+
+def test_a_misspelt_variable_flag_or_command_is_said_with_the_right_one(url: str, tmp_path: Path) -> None:
+    said = invoke("jobs", "list", GARIVINI_DB=url, GARIVINI_JOB_SERVER="h").stderr
+    assert "GARIVINI_JOB_SERVER is not known: did you mean GARIVINI_JOB_SERVERS?" in said
+    assert invoke("jobs", "list", GARIVINI_DB=url, GARIVINI_COLOUR="red").stderr == ""
+    assert "--state" in invoke("jobs", "list", "--stat", "dead", GARIVINI_DB=url).stderr
+    wrong = invoke("insert", "f", GARIVINI_DB=url, GARIVINI_TLS_CA="none", GARIVINI_TLS_VERIFY_HOST="maybe")
+    assert "GARIVINI_TLS_VERIFY_HOST is maybe: write yes or no" in str(wrong.exception)
+
+
+def test_a_bare_job_id_is_in_the_only_database_and_needs_one_if_there_are_several(
+    url: str, tmp_path: Path
+) -> None:
+    other = f"sqlite:///{tmp_path}/other.db"
+    invoke("db", "upgrade", "--db", f"7={other}")
+    assert invoke("insert", "f", "--db", f"7={other}").stdout == "7:1\n"
+    assert "7:1" in invoke("jobs", "show", "1", "--db", f"7={other}").stdout
+    assert "7:1" in invoke("jobs", "show", "7:1", "--db", url, "--db", f"7={other}").stdout
+    for words in (["show", "1"], ["retry", "1"], ["cancel", "1"], ["delete", "1", "--yes"]):
+        refused = invoke("jobs", *words, "--db", url, "--db", f"7={other}")
+        assert "job 1 of which database? Write for instance 1:1" in str(refused.exception)
+    for wrong in ("x", "1:", ":1", "1:2:3", "-1", "1_0", " 1", "\u0661", "0", "1:0", "0:1", "9" * 25):
+        refused = invoke("jobs", "show", "--db", url, "--", wrong)
+        assert isinstance(refused.exception, UsageError), wrong
+        assert "is no job: write 1:42" in str(refused.exception)
 
 
 MODULE = """

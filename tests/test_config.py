@@ -243,7 +243,7 @@ def test_the_settings_of_a_database_do_not_print_its_password() -> None:
         ("postgresql://h:5432/job?password=x@secret", "***"),
         ("sqlite:///a@b/jobs.db", "sqlite:///a@b/jobs.db"),
         ("sqlite:///jobs.db;password=secret", "***"),
-        ("jobs.db", "jobs.db"),
+        ("jobs.db", "***"),
         ("", ""),
     ],
 )

@@ -10,9 +10,11 @@ import pytest
 
 SRC: Final = Path(__file__).parents[1] / "src"
 
-PURE: Final = frozenset({"errors", "events", "job", "policy", "config", "dsn", "lease"})
+PURE: Final = frozenset({"errors", "events", "job", "policy", "config", "decoding", "dsn", "lease"})
 BELOW_ROLES: Final = PURE | {
     *(
+        "settings",
+        "tls",
         "gearman",
         "store",
         "dispatch",
@@ -33,20 +35,23 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "throttle": frozenset({"events"}),
     "job": frozenset({"errors"}),
     "dsn": frozenset({"errors"}),
-    "config": frozenset({"errors", "dsn"}),
+    "decoding": frozenset({"errors"}),
+    "config": frozenset({"errors", "decoding", "dsn"}),
+    "tls": frozenset({"errors"}),
+    "settings": frozenset({"errors", "config", "tls"}),
     "policy": frozenset({"errors", "job"}),
     "lease": frozenset({"errors", "job"}),
     "gearman": frozenset({"errors", "events"}),
     "store": frozenset({"errors", "job", "policy", "config"}),
     "dispatch": PURE | {"gearman", "store"},
-    "client": PURE | {"gearman", "store", "dispatch"},
+    "client": PURE | {"settings", "gearman", "store", "dispatch"},
     "aio": PURE | {"gearman", "store", "client"},
     "supervisor": PURE | {"gearman", "store", "client"},
     "copies": frozenset({"job"}),
     "apart": frozenset({"errors"}),
     "outcomes": PURE | {"gearman", "store", "client", "copies", "apart"},
     "keeper": PURE | {"gearman", "store", "client", "copies", "supervisor", "apart", "outcomes"},
-    "worker": PURE | {"gearman", "store", "client", "copies", "keeper", "supervisor", "throttle"},
+    "worker": PURE | {"settings", "gearman", "store", "client", "copies", "keeper", "supervisor", "throttle"},
     "roles": BELOW_ROLES,
     "cli": BELOW_ROLES | {"roles"},
     "web": BELOW_ROLES | {"roles"},

@@ -182,3 +182,23 @@ def test_an_engine_of_which_a_piece_of_the_password_became_the_host_is_refused()
 
 def test_settings_do_not_print_passwords() -> None:
     clean(repr(parse_settings(f'databases = ["mysql://u:{HEAD}{TAIL}@h/d"]'.encode(), "garivini.toml")))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'databases = "mysql://u:{HEAD}@h/{TAIL}"',
+        f'databases = [["mysql://u:{HEAD}@h/{TAIL}"]]',
+        f'"mysql://u:{HEAD}@h/{TAIL}" = 1',
+        f'databases = ["mysql://u:{HEAD}\\q{TAIL}@h/d"]',
+        f'databases = ["mysql://u:{HEAD}@h/{TAIL}',
+        f"databases = [mysql://u:{HEAD}@h/{TAIL}]",
+        f'[log]\nformat = "mysql://u:{HEAD}@h/{TAIL}"',
+        f'[databases]\n"mysql://u:{HEAD}@h/{TAIL}" = 1\n"mysql://u:{HEAD}@h/{TAIL}" = 1',
+        f"mysql://u:{HEAD}@h/{TAIL}",
+    ],
+)
+def test_a_wrong_settings_file_does_not_tell_a_password(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_settings(text.encode(), "garivini.toml")
+    clean(told(caught.value))

@@ -55,7 +55,7 @@ class AsyncClient:
 
     def __init__(
         self,
-        dbs: DatabasesLike,
+        dbs: DatabasesLike | None = None,
         job_servers: str | Iterable[str] | None = None,
         *,
         watermark: int = WATERMARK,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
 
-from garivini import events
+from garivini import events, settings
 from garivini.config import DatabasesLike
 from garivini.dispatch import DirectDispatch
 from garivini.errors import UsageError
@@ -27,7 +27,11 @@ _ROW_KEYS: Final = frozenset({"funcname", "arg", "unique", "uniqkey", "coalesce"
 class Client:
     """Inserts jobs into a queue and says how they ended.
 
-    Constructing it does no I/O. It may be used by several threads and after a fork.
+    Constructing it connects to nothing. It may be used by several threads and after a fork.
+
+    Without ``dbs`` the databases come from the settings of the commands: the environment, then the file
+    ``garivini.toml`` in the working folder or the one that ``GARIVINI_CONFIG`` names, then the default. If
+    ``job_servers`` are not given either, the Gearman servers and TLS to them come from there too.
 
     Args:
         dbs: a database URL (``sqlite:///jobs.db``), an SQLAlchemy Engine, a list of these (a database's
@@ -42,7 +46,7 @@ class Client:
 
     def __init__(
         self,
-        dbs: DatabasesLike,
+        dbs: DatabasesLike | None = None,
         job_servers: str | Iterable[str] | None = None,
         *,
         watermark: int = WATERMARK,
@@ -50,10 +54,19 @@ class Client:
     ) -> None:
         if watermark < 0:
             raise UsageError(f"a watermark is 0 (none) or more, not {watermark}")
+        if dbs is None:
+            found = settings.current()
+            dbs = found.databases()
+            if job_servers is None:
+                job_servers, tls = found.job_servers(), tls or found.tls()
         self.shards = Shards(dbs)
+        #: The Gearman servers as ``host:port``; none if a QueueRunner finds the jobs by itself.
+        self.job_servers = parse_addresses(job_servers) if job_servers else []
+        #: How the connections to them are encrypted.
+        self.tls = tls
         self._direct = (
-            DirectDispatch(self.shards, parse_addresses(job_servers), watermark=watermark, tls=tls)
-            if job_servers
+            DirectDispatch(self.shards, self.job_servers, watermark=watermark, tls=tls)
+            if self.job_servers
             else None
         )
 

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from garivini.decoding import decode_toml
 from garivini.dsn import is_dsn, parse_dsn
 from garivini.errors import UsageError
 
@@ -120,7 +121,7 @@ def _read_url(url: str) -> re.Match[str] | None:
     return None if any(_SECRET.search(part) and not _SECRET.match(part) for part in parts) else found
 
 
-def check_url(url: str) -> None:
+def check_url(dbid: int, url: str) -> None:
     """Make sure that a URL has each part in its place.
 
     Raises:
@@ -128,14 +129,15 @@ def check_url(url: str) -> None:
 
     """
     found = _read_url(url)
-    shown = without_password(url) or "***"
     if found is None:
         raise UsageError(
-            f"{shown!r} is not a database URL such as sqlite:///jobs.db or mysql://user:password@host/database."
-            f" (*** hides what may be a password.) {_ESCAPES}"
+            f"what is given for database {dbid} is not a database URL such as sqlite:///jobs.db or mysql://user:password@host/database."
+            f" (It is not shown: it may have a password.) {_ESCAPES}"
         )
     if "@" in (found.groupdict().get("password") or ""):
-        raise UsageError(f"the URL {shown!r} has more than one @. {_ESCAPES}")
+        raise UsageError(
+            f"the URL of database {dbid}, {without_password(url)!r}, has more than one @. {_ESCAPES}"
+        )
 
 
 _ESCAPES: Final = (
@@ -165,7 +167,7 @@ def without_password(url: str) -> str:
     """
     found = _read_url(url)
     if found is None:
-        return "***" if "://" in url or has_password(url) else url
+        return "***" if url else ""
     part = {name: value or "" for name, value in found.groupdict().items()}
     user = part.get("user", "")
     account = f"{user if _READABLE.fullmatch(user) else '***'}@" if user else ""
@@ -174,6 +176,11 @@ def without_password(url: str) -> str:
     known = [one for one in map(unquote, part["query"].split("&")) if _PLACE.fullmatch(one)]
     query = f"?{'&'.join(known)}" if known else ""
     return f"{part['scheme']}://{account}{part.get('host', '')}{port}{path}{query}"
+
+
+def shown_name(name: str) -> str:
+    """Return the name of a file or server for a message, ``***`` if it may be a URL with a password."""
+    return "***" if has_password(name) else name
 
 
 def shown_value(value: object) -> str:
@@ -257,7 +264,4 @@ def parse_settings(text: bytes, name: str) -> Settings:
         UsageError: it is not TOML, or has a key or value that is not known; it says which.
 
     """
-    try:
-        return msgspec.toml.decode(text, type=Settings)
-    except (msgspec.DecodeError, ValueError) as error:
-        raise UsageError(f"{name}: {error}") from None
+    return decode_toml(text, Settings, name)

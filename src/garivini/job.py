@@ -3,6 +3,7 @@
 Blobs stay bytes; this is the one place where they meet JSON text.
 """
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from enum import IntEnum
 from functools import lru_cache
@@ -83,6 +84,11 @@ class Handle(NamedTuple):
     dbid: int
     attempt: int | None = None
 
+    @property
+    def id(self) -> str:
+        """The job's id as text, ``1:42`` for job 42 of database 1."""
+        return f"{self.dbid}:{self.jobid}"
+
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     """A job to insert; the values have been checked.
@@ -140,6 +146,11 @@ class Inserted(msgspec.Struct, frozen=True, eq=False):
     def __iter__(self) -> Iterator[int]:
         return iter((self.jobid, self.dbid))
 
+    @property
+    def id(self) -> str:
+        """The job's id as text, ``1:42`` for job 42 of database 1."""
+        return f"{self.dbid}:{self.jobid}"
+
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A job as read from its row or received by a worker. Times are unix seconds by the database's clock."""
@@ -196,6 +207,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             lease=job.lease,
             lease_end=stored.created + job.lease + 1,
         )
+
+    @property
+    def id(self) -> str:
+        """The job's id as text, ``1:42`` for job 42 of database 1."""
+        return f"{self.dbid}:{self.jobid}"
 
     @property
     def handle(self) -> Handle:
@@ -352,12 +368,30 @@ def decode_arg(arg: str, encoding: str) -> bytes:
             raise ValueError(f"arg_encoding {encoding!r} is not known here: update garivini")
 
 
+#: A job's id as text: database and job, as in ``1:42``.
+_ID: Final = re.compile(r"[0-9]{1,19}:[0-9]{1,19}")
+
+
+def parse_id(text: str) -> Handle:
+    """Return the handle of an id such as ``1:42``: database 1, job 42.
+
+    Raises:
+        UsageError: it is none.
+
+    """
+    if _ID.fullmatch(text):
+        dbid, jobid = map(int, text.split(":"))
+        if 0 < jobid <= MAX_JOBID and 0 < dbid <= MAX_DBID:
+            return Handle(jobid, dbid)
+    raise UsageError(f"{text!r:.80} is no job: write 1:42 for job 42 of database 1")
+
+
 #: What the calls of a client take for a job.
 HandleLike: TypeAlias = Job | Handle | tuple[int, int] | Inserted | Mapping[str, Any] | bytes | str
 
 
 def handle_of(handle: HandleLike) -> Handle:
-    """Return the handle in a Job, a payload (mapping or JSON) or a pair ``(jobid, dbid)``.
+    """Return the handle in a Job, an id ``"1:42"``, a payload (mapping or JSON) or a pair ``(jobid, dbid)``.
 
     Raises:
         UsageError: it is none of these.
@@ -371,14 +405,17 @@ def handle_of(handle: HandleLike) -> Handle:
         case Inserted():
             named = (*handle, None)
         case bytes() | str():
-            named = decode_payload(handle).handle
+            text = handle if isinstance(handle, str) else handle.decode("utf-8", "replace")
+            is_payload = text.lstrip().startswith("{")
+            named = decode_payload(handle).handle if is_payload else parse_id(text)
         case Mapping():
             named = tuple(handle.get(name) for name in Handle._fields)
         case (int(), int()):
             named = (*handle, None)
         case _:
             raise UsageError(
-                f"{type(handle).__name__} is not a job handle: give a Job, a payload or (jobid, dbid)"
+                f"{type(handle).__name__} is not a job handle: give a Job, an id such as '1:42', a payload "
+                "or (jobid, dbid)"
             )
     jobid, dbid = map(_whole, named[:2])
     attempt = None if named[2] is None else _whole(named[2])

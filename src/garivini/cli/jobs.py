@@ -1,5 +1,6 @@
 """``garivini insert`` and ``garivini jobs``."""
 
+import re
 import ssl
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,8 +26,9 @@ from garivini.cli.output import (
     visible_bytes,
 )
 from garivini.client import Client, parse_state
+from garivini.config import parse_databases
 from garivini.errors import UsageError
-from garivini.job import FLAGS, NEVER, PRIORITIES, Handle, Job, State
+from garivini.job import FLAGS, NEVER, PRIORITIES, Handle, Job, State, parse_id
 from garivini.store.database import FailedAttempt
 from garivini.store.records import Finished, Reported
 from garivini.store.shards import Shards
@@ -98,7 +100,7 @@ def insert(
             priority=priority,
             flag=flag,
         )
-    job = f"{inserted.dbid}:{inserted.jobid}"
+    job = f"{inserted.id}"
     if inserted.dead:
         say(f"{job} (has this key already, and is dead)")
         note(
@@ -170,7 +172,7 @@ def _pages(shards: Shards, limit: int, **chosen: Any) -> Iterator[list[Job]]:
 
 def _row(job: Job) -> list[str]:
     return [
-        f"{job.dbid}:{job.jobid}",
+        job.id,
         job.funcname,
         job.state.name.lower(),
         _time(job.run_after),
@@ -194,7 +196,7 @@ def show(job: str, dbs: list[str], output: str) -> None:
       garivini jobs show 42
       garivini jobs show 2:42 -o json
     """
-    handle = parse_job(job)
+    handle = parse_job(job, dbs)
     with Client(dbs) as client:
         found = client.get_job(handle)
         finished = None if found else client.result(handle)
@@ -247,7 +249,7 @@ def retry(
       garivini jobs retry 42 2:43
     """
     with Client(dbs, job_servers, tls=tls) as client:
-        _each(jobs, client.retry_job, "will run now", "not waiting or dead")
+        _each(dbs, jobs, client.retry_job, "will run now", "not waiting or dead")
 
 
 @jobs.command()
@@ -265,6 +267,7 @@ def cancel(jobs: tuple[str, ...], dbs: list[str], reason: str) -> None:
     """
     with Client(dbs) as client:
         _each(
+            dbs,
             jobs,
             lambda handle: client.cancel_job(handle, reason),
             "cancelled",
@@ -294,7 +297,9 @@ def reschedule(
     """
     with Client(dbs, job_servers, tls=tls) as client:
         try:
-            _each(jobs, lambda handle: client.reschedule_job(handle, when), "rescheduled", "there is none")
+            _each(
+                dbs, jobs, lambda handle: client.reschedule_job(handle, when), "rescheduled", "there is none"
+            )
         finally:
             client.wake()
 
@@ -310,7 +315,7 @@ def delete(jobs: tuple[str, ...], yes: bool, dbs: list[str]) -> None:
     Example:
       garivini jobs delete 42 43 --yes
     """
-    handles = [parse_job(job) for job in jobs]
+    handles = [parse_job(job, dbs) for job in jobs]
     if not yes and not click.confirm(f"Delete {number(len(handles), 'job')} for good?"):
         raise Failed("nothing was deleted")
     with Client(dbs) as client:
@@ -320,7 +325,9 @@ def delete(jobs: tuple[str, ...], yes: bool, dbs: list[str]) -> None:
         raise Failed(f"left alone (there is none): {', '.join(left)}")
 
 
-def _each(jobs: Iterable[str], call: Callable[[Handle], bool], done: str, otherwise: str) -> None:
+def _each(
+    dbs: list[str], jobs: Iterable[str], call: Callable[[Handle], bool], done: str, otherwise: str
+) -> None:
     """Call something for each job and say what was done.
 
     Raises:
@@ -328,27 +335,29 @@ def _each(jobs: Iterable[str], call: Callable[[Handle], bool], done: str, otherw
 
     """
     left = []
-    for job, handle in [(job, parse_job(job)) for job in jobs]:
+    for job, handle in [(job, parse_job(job, dbs)) for job in jobs]:
         if call(handle):
-            say(f"{handle.dbid}:{handle.jobid} {done}")
+            say(f"{handle.id} {done}")
         else:
             left.append(job)
     if left:
         raise Failed(f"left alone ({otherwise}): {', '.join(left)}")
 
 
-def parse_job(text: str) -> Handle:
-    """Return the handle in ``DBID:JOBID`` or ``JOBID``.
+def parse_job(text: str, dbs: list[str]) -> Handle:
+    """Return the handle in an id such as ``1:42``; if there is one database, ``42`` is a job in it.
 
     Raises:
         UsageError: it is neither.
 
     """
-    dbid, _, jobid = text.rpartition(":")
-    try:
-        return Handle(int(jobid), int(dbid or 1))
-    except ValueError:
-        raise UsageError(f"{text!r} is no job: write 42, or 2:42 in database 2") from None
+    if re.fullmatch("[0-9]{1,19}", text):
+        dbids = [entry.dbid for entry in parse_databases(dbs)]
+        if len(dbids) > 1:
+            example = f"{dbids[0]}:{text}"
+            raise UsageError(f"job {text} of which database? Write for instance {example}: there are several")
+        text = f"{dbids[0]}:{text}"
+    return parse_id(text)
 
 
 _DUE = {State.WAITING: "due", State.DEAD: "runs again"}
@@ -357,7 +366,7 @@ _DUE |= dict.fromkeys((State.LEASED, State.RUNNING, State.SUSPECT), "lease ends"
 
 def _details(job: Job) -> dict[str, str]:
     return {
-        "job": f"{job.dbid}:{job.jobid}",
+        "job": job.id,
         "function": job.funcname,
         "state": job.state.name.lower(),
         _DUE[job.state]: _time(job.run_after),

@@ -2,26 +2,25 @@
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
+from garivini.config import has_password, shown_name, without_password
 from garivini.errors import UsageError
-
-DEFAULT_DATABASE: Final = "sqlite:///garivini.db"
-DEFAULT_SERVER: Final = "127.0.0.1:4730"
-SETTINGS_FILE: Final = "garivini.toml"
+from garivini.settings import DEFAULT_DATABASE as DEFAULT_DATABASE
+from garivini.settings import DEFAULT_SERVER as DEFAULT_SERVER
+from garivini.settings import Configuration, load
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def load_settings(ctx: click.Context, path: str | None) -> None:
-    """Take defaults from a settings file: flags come before the environment, that before the file.
+    """Take what flags do not say from the environment and the settings file.
 
     Args:
         ctx: of the command group.
@@ -31,25 +30,12 @@ def load_settings(ctx: click.Context, path: str | None) -> None:
         UsageError: the file cannot be read, or says something that is not known.
 
     """
-    file = Path(path or SETTINGS_FILE)
-    if path is None and not file.exists():
-        return
-    from garivini.config import has_password, parse_settings, without_password  # not needed for --help
-
-    try:
-        settings = parse_settings(file.read_bytes(), str(file))
-    except OSError as error:
-        raise UsageError(f"{without_password(str(file))} cannot be read: {error.strerror}") from None
-    if any(map(has_password, settings.databases)) and file.stat().st_mode & 0o077:
-        click.echo(f"garivini: {file} has a password and can be read by others: chmod 600 {file}", err=True)
-    common = {
-        "dbs": settings.databases,
-        "job_servers": settings.job_servers,
-        "log_format": settings.log.format,
-        "verbose": settings.log.verbose,
-    }
+    found = ctx.meta[_CONFIGURATION] = load(path)
+    for warning in found.warnings:
+        click.echo(f"garivini: {warning}", err=True)
+    settings = found.file
+    common = {"log_format": settings.log.format, "verbose": settings.log.verbose}
     shared = {name: value for name, value in common.items() if value}
-    shared |= {f"tls_{name}": value for name, value in _said(settings.tls).items()}
     defaults: dict[str, Any] = dict.fromkeys(("dev", "insert", "status", "health", "doctor"), shared)
     for group, names in _BELOW.items():
         defaults[group] = dict.fromkeys(names, shared)
@@ -57,6 +43,16 @@ def load_settings(ctx: click.Context, path: str | None) -> None:
     defaults["run"] = shared | {name: value for role in roles for name, value in _said(role).items()}
     defaults["worker"] = shared | _said(settings.worker)
     ctx.default_map = defaults
+
+
+#: In the context: the ``Configuration`` of the command.
+_CONFIGURATION: Final = "garivini.configuration"
+
+
+def configuration(ctx: click.Context) -> Configuration:
+    """Return the settings of a command."""
+    found: Configuration = ctx.meta[_CONFIGURATION]
+    return found
 
 
 #: Commands of a group that take databases or servers.
@@ -72,53 +68,53 @@ def _said(table: Any) -> dict[str, Any]:
     return {name: value for name, value in values if value is not None}
 
 
-def _databases(ctx: click.Context, param: click.Parameter, urls: tuple[str, ...]) -> list[str]:
-    """Refuse a password on the command line, where others can read it; read GARIVINI_DB_FILE."""
-    source = ctx.get_parameter_source(param.name or "")
-    from garivini.config import without_password  # not needed for --help
+def _is_flag(ctx: click.Context, name: str) -> bool:
+    """Whether a parameter was given on the command line."""
+    return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
-    if source is click.core.ParameterSource.COMMANDLINE:
-        for url in urls:
-            _refuse_password(url, "GARIVINI_DB, GARIVINI_DB_FILE or garivini.toml")
-    elif source is not click.core.ParameterSource.ENVIRONMENT and (
-        name := os.environ.get("GARIVINI_DB_FILE")
-    ):
-        try:
-            return Path(name).read_text(encoding="utf-8").split()
-        except OSError as error:
-            raise UsageError(
-                f"GARIVINI_DB_FILE: {without_password(name)} cannot be read: {error.strerror}"
-            ) from None
+
+def _databases(ctx: click.Context, param: click.Parameter, urls: tuple[str, ...]) -> list[str]:
+    """Refuse a password on the command line, where others can read it."""
+    if not _is_flag(ctx, param.name or ""):
+        return configuration(ctx).databases()
+    for url in urls:
+        _refuse_password(url, "GARIVINI_DB, GARIVINI_DB_FILE or garivini.toml")
     return list(urls)
 
 
-def _refuse_password(url: str, elsewhere: str) -> None:
-    from garivini.config import has_password  # not needed for --help
+def _job_servers(ctx: click.Context, param: click.Parameter, servers: tuple[str, ...]) -> tuple[str, ...]:
+    return servers if _is_flag(ctx, param.name or "") else tuple(configuration(ctx).job_servers())
 
+
+def _refuse_password(url: str, elsewhere: str) -> None:
     if has_password(url):
         raise UsageError(f"a password on the command line can be read by others: put the URL in {elsewhere}")
 
 
 def bench_database(ctx: click.Context, param: click.Parameter, url: str | None) -> str | None:
     """Refuse a password on the command line."""
-    if (
-        url is not None
-        and ctx.get_parameter_source(param.name or "") is click.core.ParameterSource.COMMANDLINE
-    ):
+    if url is not None and _is_flag(ctx, param.name or ""):
         _refuse_password(url, "GARIVINI_BENCH_DB")
     return url
 
 
-class _DatabaseOption(click.Option):
-    """``--db``. Its default may come from a settings file: ``--help`` shows that without passwords."""
+class _SettingsOption(click.Option):
+    """An option that stands for a setting: ``settings`` reads its variable, not click."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> None:
+        return None
+
+
+class _PlaceOption(_SettingsOption):
+    """An option whose default comes from the settings: ``--help`` shows that, without passwords."""
 
     def get_help_extra(self, ctx: click.Context) -> Any:
-        from garivini.config import without_password
-
-        extra = super().get_help_extra(ctx)
-        default: Any = self.get_default(ctx, call=False)
-        extra["default"] = ", ".join(without_password(url) for url in default)
-        return extra
+        found = configuration(ctx)
+        if self.name == "dbs":
+            values = map(without_password, found.databases())
+        else:
+            values = map(shown_name, found.job_servers())
+        return {**super().get_help_extra(ctx), "default": ", ".join(values)}
 
 
 def databases(command: _F) -> _F:
@@ -126,11 +122,9 @@ def databases(command: _F) -> _F:
     return click.option(
         "--db",
         "dbs",
-        cls=_DatabaseOption,
-        multiple=True,
+        cls=_PlaceOption,
         envvar="GARIVINI_DB",
-        default=[DEFAULT_DATABASE],
-        show_default=True,
+        multiple=True,
         callback=_databases,
         metavar="URL",
         help="Database with the jobs. Several make one queue; the first is database 1. "
@@ -144,10 +138,10 @@ def job_servers(command: _F) -> _F:
     return click.option(
         "--job-server",
         "job_servers",
-        multiple=True,
+        cls=_PlaceOption,
         envvar="GARIVINI_JOB_SERVERS",
-        default=[DEFAULT_SERVER],
-        show_default=True,
+        multiple=True,
+        callback=_job_servers,
         metavar="HOST:PORT",
         help="Gearman server; may be given several times. Environment: GARIVINI_JOB_SERVERS, with white "
         "space between several.",
@@ -166,10 +160,18 @@ def tls(command: Callable[..., None]) -> Callable[..., None]:
         tls_verify_host: bool,
         **others: Any,
     ) -> None:
-        from garivini.cli.tls import make_context  # OpenSSL is not needed for --help
-
-        context = make_context(tls_ca, tls_certificate, tls_key, verify_host=tls_verify_host)
-        command(*arguments, tls=context, **others)
+        ctx = click.get_current_context()
+        flags = {
+            "ca": tls_ca,
+            "certificate": tls_certificate,
+            "key": tls_key,
+            "verify_host": tls_verify_host,
+        }
+        found = ctx.meta[_CONFIGURATION] = replace(
+            configuration(ctx),
+            tls_flags={name: value for name, value in flags.items() if _is_flag(ctx, f"tls_{name}")},
+        )
+        command(*arguments, tls=found.tls(), **others)
 
     for option in reversed(_TLS_OPTIONS):
         option(with_context)
@@ -179,6 +181,7 @@ def tls(command: Callable[..., None]) -> Callable[..., None]:
 _TLS_OPTIONS: Final = (
     click.option(
         "--tls-ca",
+        cls=_SettingsOption,
         envvar="GARIVINI_TLS_CA",
         show_default="none",
         metavar="FILE",
@@ -187,18 +190,21 @@ _TLS_OPTIONS: Final = (
     ),
     click.option(
         "--tls-certificate",
+        cls=_SettingsOption,
         envvar="GARIVINI_TLS_CERTIFICATE",
         metavar="FILE",
         help="Certificate to show to a server that wants one (PEM). Environment: GARIVINI_TLS_CERTIFICATE.",
     ),
     click.option(
         "--tls-key",
+        cls=_SettingsOption,
         envvar="GARIVINI_TLS_KEY",
         metavar="FILE",
         help="Its key, without a passphrase, if it is not in the same file. Environment: GARIVINI_TLS_KEY.",
     ),
     click.option(
         "--tls-verify-host/--tls-no-verify-host",
+        cls=_SettingsOption,
         envvar="GARIVINI_TLS_VERIFY_HOST",
         default=True,
         show_default="on",

@@ -10,6 +10,7 @@ from garivini.cli.cores import usable_cores
 from garivini.cli.loading import BrokenModuleError, Speaker, load, user_traceback
 from garivini.cli.tls import warn_of_servers
 from garivini.errors import UsageError
+from garivini.settings import choose
 from garivini.supervisor import CONFIGURATION_ERROR, Child, Supervisor
 
 
@@ -57,7 +58,13 @@ def worker(module: str, processes: int, drain: float, tls: ssl.SSLContext | None
       garivini insert hello world
     """
     speaker = Speaker()
-    supervisor = Supervisor(lambda child: _child(module, child, tls, speaker), processes, drain=drain)
+    found = options.configuration(click.get_current_context())
+
+    def child_process(child: Child) -> None:
+        choose(found)
+        _child(module, child, tls, speaker)
+
+    supervisor = Supervisor(child_process, processes, drain=drain)
     sys.exit(supervisor.run())
 
 

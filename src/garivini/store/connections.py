@@ -87,7 +87,7 @@ class Connections:
     def _connect(self) -> None:
         """Make the engine and what differs by database. No I/O."""
         if self._owned:
-            url = _url(self._settings.target)
+            url = _url(self.dbid, self._settings.target)
             _refuse_misread(url)
             self._dialect = _dialect(url.get_backend_name())
             self._engine: Engine = _engine(self._dialect, url)
@@ -362,10 +362,10 @@ def _place(url: URL) -> tuple[str, str | None, int | None, str | None]:
     return name, url.host, url.port or _PORTS.get(name), url.database
 
 
-def _url(target: Any) -> URL:
+def _url(dbid: int, target: Any) -> URL:
     if not isinstance(target, str):
         raise UsageError(f"a database is a URL or an SQLAlchemy Engine, not {type(target).__name__}")
-    check_url(target)
+    check_url(dbid, target)
     with suppress(exc.SQLAlchemyError, ValueError):
         return make_url(target)
     # Not within an except: SQLAlchemy's error, which may quote the URL, must not come along as the context.

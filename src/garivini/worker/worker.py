@@ -10,6 +10,7 @@ import types
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from garivini import settings
 from garivini.client import Client
 from garivini.errors import UsageError
 from garivini.gearman.servers import parse_addresses
@@ -26,11 +27,14 @@ _F = TypeVar("_F", bound=Function)
 class Worker:
     """Runs registered functions on the jobs of some Gearman servers.
 
-    Constructing it and registering functions does no I/O, so other code may import the module that does it.
+    Constructing it and registering functions connects to nothing, so other code may import the module that
+    does it.
 
     Args:
-        client: whose databases the jobs are in.
-        job_servers: Gearman servers as ``host:port``; all of them are served.
+        client: whose databases the jobs are in; without one, a ``Client()`` with the settings of the
+            commands.
+        job_servers: Gearman servers as ``host:port``; all of them are served. Without, those of the client,
+            or if it has none those of the settings.
         concurrency: ``async def`` jobs that run at a time in one process.
         tls: how to encrypt the connections to the servers; they are plain without it.
 
@@ -38,14 +42,20 @@ class Worker:
 
     def __init__(
         self,
-        client: Client,
-        job_servers: str | Iterable[str] = "127.0.0.1:4730",
+        client: Client | None = None,
+        job_servers: str | Iterable[str] | None = None,
         *,
         concurrency: int = 32,
         tls: ssl.SSLContext | None = None,
     ) -> None:
+        self.client = client if client is not None else Client()
+        if job_servers is None:
+            if self.client.job_servers:
+                job_servers, tls = self.client.job_servers, tls or self.client.tls
+            else:
+                found = settings.current()
+                job_servers, tls = found.job_servers(), tls or found.tls()
         self.tls = tls
-        self.client = client
         self.job_servers = parse_addresses(job_servers)
         self.concurrency = concurrency
         self.functions: dict[str, Registered] = {}

@@ -1,0 +1,158 @@
+"""Where settings come from: an argument or flag, the environment, then the settings file, for all alike.
+
+The commands, ``Client()``, ``AsyncClient()`` and ``Worker()`` read them here. Reads files and nothing else.
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from garivini.config import Settings, has_password, parse_settings, shown_name, shown_value
+from garivini.errors import UsageError
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+DEFAULT_DATABASE: Final = "sqlite:///garivini.db"
+DEFAULT_SERVER: Final = "127.0.0.1:4730"
+SETTINGS_FILE: Final = "garivini.toml"
+
+#: All variables that are read.
+VARIABLES: Final = (
+    *("GARIVINI_CONFIG", "GARIVINI_DB", "GARIVINI_DB_FILE", "GARIVINI_JOB_SERVERS", "GARIVINI_LOG_FORMAT"),
+    *("GARIVINI_TLS_CA", "GARIVINI_TLS_CERTIFICATE", "GARIVINI_TLS_KEY", "GARIVINI_TLS_VERIFY_HOST"),
+    *("GARIVINI_BENCH_DB", "GARIVINI_BENCH_RUNS", "GARIVINI_DEMO_RESULTS"),
+)
+_YES: Final = ("1", "true", "t", "yes", "y", "on")
+_NO: Final = ("0", "false", "f", "no", "n", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The settings of this process."""
+
+    file: Settings = field(default_factory=Settings)
+    #: What is wrong with them, though they can be used.
+    warnings: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: Flags of TLS that were given on a command line, by the names of the table ``[tls]``.
+    tls_flags: Mapping[str, Any] = field(default_factory=dict)
+
+    def databases(self) -> list[str]:
+        """Return the URLs of the databases.
+
+        Raises:
+            UsageError: the file that ``GARIVINI_DB_FILE`` names cannot be read.
+
+        """
+        if urls := self.environment.get("GARIVINI_DB", "").split():
+            return urls
+        if name := self.environment.get("GARIVINI_DB_FILE"):
+            return _read(name, "GARIVINI_DB_FILE").decode("utf-8", "replace").split()
+        return self.file.databases or [DEFAULT_DATABASE]
+
+    def job_servers(self) -> list[str]:
+        """Return the addresses of the Gearman servers, as they are written."""
+        servers = self.environment.get("GARIVINI_JOB_SERVERS", "").split()
+        return servers or self.file.job_servers or [DEFAULT_SERVER]
+
+    def tls(self) -> "SSLContext | None":
+        """Return how to talk to the Gearman servers, None for plain connections.
+
+        Raises:
+            UsageError: a file cannot be read, or the settings do not go together.
+
+        """
+        from garivini.tls import make_context  # OpenSSL is slow to import
+
+        verify = self._tls("verify_host")
+        if isinstance(verify, str):
+            verify = _parse_bool("GARIVINI_TLS_VERIFY_HOST", verify)
+        return make_context(
+            self._tls("ca"),
+            self._tls("certificate"),
+            self._tls("key"),
+            verify_host=True if verify is None else verify,
+        )
+
+    def _tls(self, name: str) -> Any:
+        if name in self.tls_flags:
+            return self.tls_flags[name]
+        return self.environment.get(f"GARIVINI_TLS_{name.upper()}") or getattr(self.file.tls, name)
+
+
+def load(path: str | None = None) -> Configuration:
+    """Read the environment and the settings file.
+
+    Args:
+        path: of the file; None: what ``GARIVINI_CONFIG`` names, or ``garivini.toml`` in the working folder,
+            if it is there.
+
+    Raises:
+        UsageError: the file cannot be read, or says something that is not known.
+
+    """
+    environment = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    name = path or environment.get("GARIVINI_CONFIG")
+    warnings = _unknown_variables()
+    if name is None and not Path(SETTINGS_FILE).exists():
+        return Configuration(warnings=warnings, environment=environment)
+    text = _read(name or SETTINGS_FILE, "--config" if path else "GARIVINI_CONFIG" if name else "")
+    file = Path(name or SETTINGS_FILE)
+    found = parse_settings(text, str(file))
+    if any(map(has_password, found.databases)) and file.stat().st_mode & 0o077:
+        warnings += (f"{file} has a password and can be read by others: chmod 600 {file}",)
+    return Configuration(found, warnings, environment)
+
+
+#: The settings of a command that runs the code of an application in this process.
+_chosen: list[Configuration] = []
+
+
+def choose(configuration: Configuration) -> None:
+    """Let ``Client()`` and ``Worker()`` in this process take the settings of the command line."""
+    _chosen[:] = [configuration]
+
+
+def current() -> Configuration:
+    """Return the settings for a client or worker of the application's."""
+    if _chosen:
+        return _chosen[0]
+    found = load()
+    for warning in found.warnings:
+        logging.getLogger("garivini").warning("%s", warning)
+    return found
+
+
+def _read(name: str, source: str) -> bytes:
+    reason = ""
+    try:
+        return Path(name).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not the name of a file"
+    prefix = f"{source}: " if source else ""
+    # It may be a URL in the wrong variable.
+    raise UsageError(f"{prefix}{shown_name(name)} cannot be read: {reason}")
+
+
+def _parse_bool(name: str, text: str) -> bool:
+    if text.lower() in _YES:
+        return True
+    if text.lower() in _NO:
+        return False
+    raise UsageError(f"{name} is {shown_value(text)}: write yes or no")
+
+
+def _unknown_variables() -> tuple[str, ...]:
+    """Report variables whose names have a slip of the pen. Others may be the application's own."""
+    unknown = (name for name in os.environ if name.startswith("GARIVINI_") and name not in VARIABLES)
+    near = ((name, get_close_matches(name, VARIABLES, 1, 0.9)) for name in unknown)
+    return tuple(
+        f"the environment variable {name} is not known: did you mean {match[0]}?"
+        for name, match in sorted(near)
+        if match
+    )

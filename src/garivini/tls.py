@@ -1,0 +1,72 @@
+"""TLS to Gearman servers: the context that the settings describe. Reads files."""
+
+import ssl
+from pathlib import Path
+
+from garivini.errors import UsageError
+
+
+def make_context(
+    ca: str | None, certificate: str | None = None, key: str | None = None, *, verify_host: bool = True
+) -> ssl.SSLContext | None:
+    """Return how to talk to Gearman servers, None where that is without TLS.
+
+    Args:
+        ca: a file with the certificates of the authorities to trust; ``system``: those of the system;
+            ``none``, or None where nothing is said: no TLS.
+        certificate: a file with the certificate to show.
+        key: a file with its key, if that is not in the same file.
+        verify_host: whether a server's certificate must name the host it is reached by.
+
+    Raises:
+        UsageError: a file cannot be read or used, or the values do not go together.
+
+    """
+    if ca == "none":
+        return None
+    if ca is None:
+        if certificate or key:
+            raise UsageError("a certificate is for TLS: say whom to trust with --tls-ca, a file or system")
+        return None
+    if key and not certificate:
+        raise UsageError("--tls-key is the key of a certificate: name that with --tls-certificate")
+    context = ssl.create_default_context() if ca == "system" else _trusting(ca)
+    context.check_hostname = verify_host
+    if certificate:
+        _show(context, certificate, key)
+    return context
+
+
+def _trusting(ca: str) -> ssl.SSLContext:
+    _check_readable("--tls-ca", ca)
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except ssl.SSLError:
+        raise UsageError(f"--tls-ca: {ca} has no certificate in PEM form") from None
+
+
+def _show(context: ssl.SSLContext, certificate: str, key: str | None) -> None:
+    _check_readable("--tls-certificate", certificate)
+    if key:
+        _check_readable("--tls-key", key)
+
+    def passphrase() -> str:
+        raise UsageError(
+            f"the key in {key or certificate} has a passphrase, which is not supported: take it out"
+        )
+
+    try:
+        context.load_cert_chain(certificate, key, passphrase)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise UsageError(f"the key in {key or certificate} is not that of {certificate}") from None
+        raise UsageError(
+            f"--tls-certificate: {certificate} has no certificate in PEM form, or {key or 'it'} has no key"
+        ) from None
+
+
+def _check_readable(option: str, name: str) -> None:
+    try:
+        Path(name).open("rb").close()
+    except OSError as error:
+        raise UsageError(f"{option}: {name!r} cannot be read: {error.strerror}") from None
