@@ -27,6 +27,7 @@ from garivini.store.database import Setback
 from garivini.store.records import storable
 from tests.databases import sqlite_url
 from tests.servers import embedded
+from tests.sql_servers import SQLServer
 from tests.test_cli import invoke
 
 #: Texts that a terminal or a library for terminals might obey.
@@ -241,7 +242,50 @@ def test_errors_show_text_and_do_not_obey_it(tmp_path: Path) -> None:
         assert b"garivini: " in result.stderr
 
 
+@pytest.mark.servers
+@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+def test_jobs_functions_and_status_show_any_text_of_other_databases(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    server: SQLServer = request.getfixturevalue(kind)
+    with server.database() as url, Client(url) as client:
+        (jobs,) = client.shards
+        jobs.upgrade()
+        for text in HOSTILE:
+            name = "".join(char for char in text if char.isprintable() and not char.isspace()) or "f"
+            inserted = client.insert_job(name, text, unique=text)
+            lane = next(lane for lane in jobs.lanes().lanes if lane.funcname == name)
+            (claimed,) = jobs.claim(lane, limit=1, lease=60)
+            setback = Setback(
+                handle=claimed.handle, kind="failed", error="E", message=text, trace=text, worker=text
+            )
+            jobs.settle([setback])
+            shown = invoke("jobs", "show", str(inserted.jobid), GARIVINI_DB=url)
+            assert shown.exit_code == 0
+            assert shown.stdout.count(visible(text)) >= 4
+            assert not OBEYED.search(shown.stdout)
+        for arguments in (("jobs", "list"), ("functions", "list"), ("status",), ("doctor",), ("health",)):
+            result = invoke(*arguments, GARIVINI_DB=url, GARIVINI_JOB_SERVERS="127.0.0.1:1")
+            assert result.exception is None or isinstance(result.exception, SystemExit), arguments
+            assert not OBEYED.search(result.output), arguments
+        listed = invoke("jobs", "list", GARIVINI_DB=url).stdout.splitlines()
+        assert [row.split("\t")[-1] for row in listed[1:]] == [visible(text) for text in HOSTILE]
+
+
 # ---- pipes and terminals
+
+
+def test_a_library_for_terminals_is_not_imported_for_a_pipe(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path)
+    failed(url)
+    for arguments in (["jobs", "list"], ["jobs", "show", "1"], ["functions", "list"], ["status"]):
+        code = (
+            "import sys; from garivini.cli import main\n"
+            f"try: main({[*arguments, '--db', url]})\n"
+            "finally: sys.stderr.write(str('rich' in sys.modules))"
+        )
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+        assert result.stderr.endswith(b"False"), arguments
 
 
 def failed(url: str, message: str = "m") -> None:
