@@ -262,6 +262,25 @@ def test_what_the_server_refuses_is_due_again_at_once(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("funcname", ["prefix\tf", "two words", "\x1b[1m"])
+def test_a_function_name_that_gearmand_takes_is_dispatched_up_to_its_watermark(
+    tmp_path: Path, funcname: str
+) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            for _ in range(5):
+                await queue.call(queue.client.insert_job, funcname)
+            queue_runner, servers = runner(queue, watermark=3)
+            for _ in range(3):
+                await queue_runner.look()
+                assert await queued(queue, funcname.encode()) == 3
+            assert await queue.call(queue.database.jobs, state=State.DEAD) == []
+            assert servers.queued(funcname.encode()) == 3
+            await servers.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_bad_row_is_parked_with_its_reason_and_the_others_go_on(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with system(tmp_path) as queue:
@@ -271,7 +290,8 @@ def test_a_bad_row_is_parked_with_its_reason_and_the_others_go_on(tmp_path: Path
                 with queue.database._engine.begin() as connection:
                     connection.exec_driver_sql("UPDATE job SET flag = 'odd' WHERE jobid = 1")
                     connection.exec_driver_sql(
-                        "INSERT INTO job (funcname, arg, run_after) VALUES ('two words', 'x', 1)"
+                        "INSERT INTO job (funcname, arg, run_after) "
+                        "VALUES ('two' || char(10) || 'lines', 'x', 1)"
                     )
 
             await queue.call(spoil)
@@ -282,7 +302,7 @@ def test_a_bad_row_is_parked_with_its_reason_and_the_others_go_on(tmp_path: Path
             assert [job.jobid for job in dead] == [1, 3]
             reasons = [(await queue.call(queue.database.failures, job.jobid))[0].message for job in dead]
             assert "flag 'odd'" in reasons[0]
-            assert "white space" in reasons[1]
+            assert "line break" in reasons[1]
             await servers.close()
 
     asyncio.run(scenario())

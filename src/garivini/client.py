@@ -89,7 +89,7 @@ class Client:
         """Insert a job. It is committed when this returns.
 
         Args:
-            funcname: the worker's function: up to 200 bytes without white space.
+            funcname: the worker's function: 1 to 200 bytes, without line breaks.
             arg: up to 16 MB; a str travels as UTF-8.
             run_after: seconds from now by the database's clock, or a timedelta; now where not given.
             unique: at most one live job of this function has this key; a second insert answers the first.

@@ -261,6 +261,8 @@ class DirectDispatch:
             except GariviniError as error:
                 self._failed(address, error)
                 continue
+            if isinstance(found[-1], Unknown | Unsent):
+                self._failed(address, None)  # it went away before it had answered all
             for index, result in zip(indexes, found, strict=True):
                 results[index] = result
         self._idle.append(clients)

@@ -1,7 +1,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from msgspec.structs import replace
@@ -203,6 +203,83 @@ def test_nonsense_from_a_server_ends_the_connection_and_nothing_else() -> None:
         async with lying_server(talk) as address:
             client = aio.Client(address)
             assert await client.submit([job(1)]) == [Unknown()]
+            await client.close()
+
+    asyncio.run(scenario())
+
+
+async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Do as a proxy does whose server is down: accept, and close."""
+
+
+async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Do as a server of another protocol does."""
+    writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+@pytest.mark.parametrize("talk", [hang_up, babble])
+@pytest.mark.parametrize("slots", [0, 1])
+def test_a_worker_backs_off_from_what_accepts_and_does_not_answer(
+    talk: Talk, slots: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    connections = 0
+
+    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await talk(reader, writer)
+
+    async def scenario() -> None:
+        async with lying_server(count) as address:
+            worker = aio.Worker(address, [b"f"], lambda held: None, slots=slots)
+            running = asyncio.create_task(worker.run())
+            await asyncio.sleep(1.5)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(scenario())
+    # Doubling from 0.05 to 0.1 s: at most 0.05, 0.1, 0.2, 0.4, 0.8. Without it there are 15 to 30.
+    assert 2 <= connections <= 6
+    assert caplog.text.count("gearman.unreachable") == 1
+    assert "gearman.connected" not in caplog.text
+    assert "gearman.lost" not in caplog.text
+
+
+@pytest.mark.parametrize("talk", [hang_up, babble])
+def test_a_client_backs_off_from_what_accepts_and_does_not_answer(talk: Talk) -> None:
+    connections = 0
+
+    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await talk(reader, writer)
+
+    async def scenario() -> None:
+        async with lying_server(count) as address:
+            client = aio.Client(address)
+            end = asyncio.get_running_loop().time() + 1.5
+            while asyncio.get_running_loop().time() < end:
+                with suppress(UnreachableError):
+                    await client.functions()
+                await asyncio.sleep(0.01)
+            await client.close()
+
+    asyncio.run(scenario())
+    assert 2 <= connections <= 6
+
+
+def test_a_client_connects_again_at_once_after_a_connection_that_has_answered() -> None:
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(12)
+        writer.write(encode(RESPONSE, Type.ECHO_RES, b""))
+
+    async def scenario() -> None:
+        async with lying_server(answer_once) as address:
+            client = aio.Client(address)
+            for _ in range(5):
+                await client.echo()
+                while client.connected:
+                    await asyncio.sleep(0)
             await client.close()
 
     asyncio.run(scenario())

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from garivini.errors import UsageError
+from garivini.errors import RefusedError, UsageError
 from garivini.gearman.admin import escape, parse_priority_status, parse_status, parse_workers, unescape
 from garivini.gearman.packets import Type
 from garivini.gearman.server import Server
@@ -368,7 +368,7 @@ def test_numbers_out_of_range_are_refused(wrong: dict[str, int]) -> None:
 def test_a_port_that_is_taken_is_named() -> None:
     with servers.embedded() as address:
         port = int(address.rsplit(":", 1)[1])
-        with pytest.raises(UsageError, match=f"127.0.0.1:{port}"), servers.embedded(port=port):
+        with pytest.raises(RefusedError, match=f"127.0.0.1:{port}"), servers.embedded(port=port):
             pass
 
 

@@ -35,8 +35,11 @@ class _Waiting(Protocol):
 
 
 class _ClientConnection(Connection):
-    def __init__(self, silence: float) -> None:
+    def __init__(
+        self, silence: float, on_lost: Callable[["_ClientConnection"], None] = lambda it: None
+    ) -> None:
         super().__init__(silence)
+        self._on_lost = on_lost
         self.core: ClientProtocol[Callable[[Event], None]] = ClientProtocol()
 
     def take(self) -> bytes:
@@ -44,6 +47,7 @@ class _ClientConnection(Connection):
 
     def receive(self, data: bytes) -> bool:
         for tag, event in self.core.receive(data):
+            self.answered = True
             tag(event)
         return False
 
@@ -54,6 +58,7 @@ class _ClientConnection(Connection):
         self.core.echo(lambda event: None, b"")
 
     def lose(self) -> None:
+        self._on_lost(self)
         for tag, event in self.core.lost():
             tag(event)
 
@@ -91,6 +96,7 @@ class Client:
         self._opening = asyncio.Lock()
         self._backoff = Backoff()
         self._retry_at = 0.0  # loop time before which a server that failed is left alone
+        self._trouble = ""
         #: Connections opened so far. A higher number than before: what was sent on the old one may be gone.
         self.generation = 0
 
@@ -244,19 +250,34 @@ class Client:
                 return self._connection
             loop = asyncio.get_running_loop()
             if loop.time() < self._retry_at:
-                raise UnreachableError(f"Gearman server {self.address} was not reachable a moment ago")
+                raise UnreachableError(f"Gearman server {self.address} {self._trouble} a moment ago")
             try:
-                self._connection = await open_connection(
-                    lambda: _ClientConnection(self._timeout), self._host, self._port, self._timeout, self._tls
+                connection = await open_connection(
+                    lambda: _ClientConnection(self._timeout, self._lost),
+                    self._host,
+                    self._port,
+                    self._timeout,
+                    self._tls,
                 )
             except UnreachableError:
-                self._retry_at = loop.time() + self._backoff.failed()
+                self._leave_alone("was not reachable")
                 raise
-            self._backoff.succeeded()
+            self._connection = connection
             self.generation += 1
             if self._exceptions:
-                self._connection.core.option(lambda event: None, b"exceptions")
-            return self._connection
+                connection.core.option(lambda event: None, b"exceptions")
+            return connection
+
+    def _lost(self, connection: _ClientConnection) -> None:
+        """Leave a server alone for a while that went away before it answered anything."""
+        if connection.answered:
+            self._backoff.succeeded()
+        elif connection is self._connection and not connection.silent:  # else it has taken its time already
+            self._leave_alone("went away before it answered")
+
+    def _leave_alone(self, trouble: str) -> None:
+        self._trouble = trouble
+        self._retry_at = asyncio.get_running_loop().time() + self._backoff.failed()
 
 
 class _WorkerConnection(Connection):
@@ -274,7 +295,11 @@ class _WorkerConnection(Connection):
 
     def receive(self, data: bytes) -> bool:
         began = False
-        for event in self.core.receive(data):
+        waiting = self.core.waiting
+        found = self.core.receive(data)
+        if not self.answered:
+            self.answered = bool(found) or self.core.waiting < waiting
+        for event in found:
             if isinstance(event, Assigned):
                 self._on_job(Held(self, event))
                 began = True
@@ -442,14 +467,21 @@ class Worker:
                 unreachable = True
                 await asyncio.sleep(backoff.failed())
                 continue
-            unreachable = False
-            backoff.succeeded()
             self._connection = connection
-            events.emit("gearman.connected", server=self.address)
-            await connection.closed.wait()
+            await connection.first_answer()
+            if connection.answered:
+                unreachable = False
+                backoff.succeeded()
+                events.emit("gearman.connected", server=self.address)
+                await connection.closed.wait()
             self._on_lost(connection.told)
             if not self._stopping:
-                events.emit("gearman.lost", server=self.address)
+                if connection.answered:
+                    events.emit("gearman.lost", server=self.address)
+                elif not unreachable:
+                    unreachable = True
+                    reason = f"Gearman server {self.address} went away before it answered"
+                    events.emit("gearman.unreachable", server=self.address, error=reason)
                 await asyncio.sleep(backoff.failed())
 
     async def drain(self) -> None:
@@ -473,6 +505,8 @@ class Worker:
         core = WorkerProtocol(
             self._functions, slots=self._slots, client_id=self._client_id, eager=self._eager
         )
+        if not core.waiting:
+            core.echo()  # without a free slot it asks for nothing else
         connection = _WorkerConnection(self._timeout, core, self._on_job)
         if self._connection is not None:
             connection.reopened_at = asyncio.get_running_loop().time()

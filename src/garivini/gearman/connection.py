@@ -27,6 +27,10 @@ class Connection(asyncio.Protocol):
         self._heard: asyncio.Future[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self.transport: asyncio.Transport | None = None
+        #: Whether the peer has sent an answer. That it accepts proves little: a proxy does so too.
+        self.answered = False
+        #: Whether it was given up because the peer was silent.
+        self.silent = False
         self.closed = asyncio.Event()
 
     def take(self) -> bytes:
@@ -115,6 +119,11 @@ class Connection(asyncio.Protocol):
             self._heard = self._loop.create_future()
         await asyncio.shield(self._heard)
 
+    async def first_answer(self) -> None:
+        """Wait until the peer has answered something, or the connection is lost."""
+        while not self.answered and self.transport is not None:
+            await self.heard()
+
     def wake(self) -> None:
         """Let those go on who wait in ``heard``."""
         if self._heard is not None:
@@ -126,6 +135,7 @@ class Connection(asyncio.Protocol):
         self._quiet_ticks += 1
         if self.due():
             if self._quiet_ticks >= self._silence_ticks:
+                self.silent = True
                 events.emit("gearman.silent", seconds=self._quiet_ticks * _TICK)
                 self.abort()
                 return
