@@ -22,7 +22,17 @@ from garivini.gearman.admin import FunctionStatus
 from garivini.gearman.protocol import Created, Priority, Refused, Submission, Unknown, Unsent
 from garivini.gearman.requests import SubmitResult
 from garivini.gearman.servers import Backoff, Counts, queued, server_for
-from garivini.job import FLAGS, RUN_QUEUED_JOB, WAKE, Inserted, Job, NewJob, encode_payload
+from garivini.job import (
+    FLAGS,
+    MAX_FUNCNAME,
+    MAX_KEY,
+    RUN_QUEUED_JOB,
+    WAKE,
+    Inserted,
+    Job,
+    NewJob,
+    encode_payload,
+)
 from garivini.policy import BATCH_BYTES, LEASE, SUBMIT_WITHIN, FunctionPolicy, Policies
 from garivini.store.database import Database
 from garivini.store.shards import Shards
@@ -55,6 +65,12 @@ def unfit(job: Job | NewJob, policy: FunctionPolicy) -> str | None:
     """Return why a job cannot be dispatched, or None."""
     if job.flag not in FLAGS:
         return f"flag {job.flag!r} is unknown: it is one of {', '.join(FLAGS)}"
+    if len(job.funcname.encode()) > MAX_FUNCNAME:
+        return f"the name of its function has more than {MAX_FUNCNAME} bytes"
+    if max(len(job.uniqkey or ""), len(job.coalesce or "")) > MAX_KEY:
+        return f"its unique key or coalesce key has more than {MAX_KEY} characters"
+    if isinstance(job, Job) and not (0 <= job.run_after < 2**32 and 0 <= job.failcount < 2**32):
+        return f"run_after {job.run_after} or failcount {job.failcount} is out of range"
     if job.flag == "shim" and policy.envelope == "raw":
         return "a worker that gets the raw argument cannot complete the job: insert it with flag controller"
     return None

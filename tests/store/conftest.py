@@ -163,14 +163,16 @@ class MySQLForms(MariaDBDatabase):
 
 
 @cache
-def _load_with_later(name: str, placeholder: str, form: str) -> dict[str, Statement]:
+def _load_with_later(
+    name: str, placeholder: str, form: str, *, folding: bool = False
+) -> dict[str, Statement]:
     def later(step: Step) -> Step:
         parts = [part.replace("UNIX_TIMESTAMP()", "(UNIX_TIMESTAMP() + @later)") for part in step.parts]
         return Step((parts[0], parts[1], parts[2]), step.placeholder, step.between)
 
     return {
         name: replace(statement, steps=tuple(map(later, statement.steps)))
-        for name, statement in load(name, placeholder, form).items()
+        for name, statement in load(name, placeholder, form, folding=folding).items()
     }
 
 

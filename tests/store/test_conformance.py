@@ -767,7 +767,7 @@ def test_a_lease_runs_out_after_its_seconds_and_one(database: Database, clock: C
     assert database.expired(lane(state=State.LEASED), limit=10) == []
     clock.advance(1)
     assert database.expired(lane(state=State.LEASED), limit=10) == [
-        Lapsed(claimed.jobid, 1, "controller", 0, NOON, LEASE + 1, State.LEASED)
+        Lapsed(claimed.jobid, 1, "controller", 0, NOON, LEASE + 1, State.LEASED, funcname="f")
     ]
 
 

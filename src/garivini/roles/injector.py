@@ -151,7 +151,7 @@ class _Recovery:
         if not self._servers.answered:
             return _COUNT_EVERY
         await self._dispatcher.call(self._dispatcher.count_leased, self._room.controlled, _now())
-        now, lanes = await self._dispatcher.call(self._dispatcher.database.lanes)
+        now, lanes, _ = await self._dispatcher.call(self._dispatcher.database.lanes)
         await self._lost.find([lane for lane in lanes if lane.state is State.LEASED], now)
         return min([_COUNT_EVERY, *self._lost.until_sweep()])
 

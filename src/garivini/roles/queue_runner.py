@@ -7,6 +7,7 @@ SQL. Nothing is claimed that cannot be sent.
 
 import asyncio
 import ssl
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from garivini import events, throttle
+from garivini.client import report
 from garivini.dispatch import function_of
 from garivini.errors import UsageError
 from garivini.gearman.aio import Client, Held, Worker
@@ -108,10 +110,10 @@ class QueueRunner:
     async def look(self) -> float:
         """Settle what ran out, dispatch what is due; return the seconds until the next pass."""
         self._sent = self._dispatcher.sent
-        (now, lanes), first = await self._call(self._read, _now())
+        (now, lanes, broken), first = await self._call(self._read, _now())
         due = [lane for lane in lanes if lane.due <= now]
         if first is not None:
-            self._room.use(first.lane.funcname, len(first.jobs))
+            self._use_room(first.jobs)
             await self._dispatcher.send(first.jobs, first.began)
             if not first.full:
                 due.remove(first.lane)
@@ -124,6 +126,9 @@ class QueueRunner:
             await self._call(self._dispatcher.count_leased, [lane.funcname for lane in due], _now())
             more |= await self._recover([lane for lane in due if lane.state is not State.WAITING])
             more |= await self._dispatch([lane for lane in due if lane.state is State.WAITING])
+        if broken:
+            for setback, settled in await self._call(self._database.park_broken, broken):
+                report(setback, settled)
         await self._tidy()
         if more:
             return 0.0
@@ -185,7 +190,7 @@ class QueueRunner:
                     if self._limit(lane.funcname) == 0:
                         continue
                     claim = await self._call(self._claim, lane, _now())
-                    self._room.use(lane.funcname, len(claim.jobs))
+                    self._use_room(claim.jobs)
                     if sending is not None:
                         await sending
                     sending = asyncio.create_task(self._dispatcher.send(claim.jobs, claim.began))
@@ -202,12 +207,17 @@ class QueueRunner:
     def _claim(self, lane: Lane, now: float) -> _Claim:
         """Claim from a lane what there is room for. In the database's thread; ``now`` is the loop's time."""
         limit = self._limit(lane.funcname)
-        jobs = self._database.claim(lane, limit=limit, lease=self._dispatcher.lease(lane.funcname))
-        if any(job.flag == "controller" for job in jobs):
-            self._room.note_controlled(lane.funcname)
+        jobs = self._database.claim(lane, limit=limit, lease=self._dispatcher.lease)
+        for job in jobs:
+            if job.flag == "controller":
+                self._room.note_controlled(job.funcname)
         full = len(jobs) >= limit
         self._batch = next_batch(self._batch, full=full, most=self._settings.batch_max)
         return _Claim(lane, jobs, full, now)
+
+    def _use_room(self, jobs: Sequence[Job]) -> None:
+        for funcname, count in Counter(job.funcname for job in jobs).items():
+            self._room.use(funcname, count)
 
     def _limit(self, funcname: str) -> int:
         left = self._room.left(funcname)

@@ -25,6 +25,7 @@ from garivini.store import schema
 from garivini.store.callers import Cursor, cursor_of
 from garivini.store.dialects import DIALECTS
 from garivini.store.dialects.dialect import SCHEMA_ADVICE, Dialect, unknown_parameter
+from garivini.store.rows import COLUMNS
 from garivini.store.schema import SCHEMA
 from garivini.store.statements import load
 from garivini.store.values import check_values
@@ -148,13 +149,14 @@ class Connections:
 
         """
         with self._connection() as connection:
-            run = Run(self._dialect, connection.cursor())
+            run = Run(self._dialect, self._dialect.cursor(connection))
             versions = [version for (version,) in run("schema")]
             if versions != [SCHEMA]:
                 found = ", ".join(versions) or "none"
                 newer = any(version > SCHEMA for version in versions)
                 advice = "update garivini" if newer else SCHEMA_ADVICE
                 raise SchemaError(f"{self.where} has schema {found}, this code needs {SCHEMA}: {advice}")
+            self._dialect.folding = bool(run("folds")[0][0])
             if name and not run("dbid"):
                 run("set_dbid", dbid=self.dbid)
             named = [dbid for (dbid,) in run("dbid")]
@@ -177,7 +179,7 @@ class Connections:
         if not self._checked:
             self.check()
         with self._connection() as connection:
-            yield Run(self._dialect, connection.cursor())
+            yield Run(self._dialect, self._dialect.cursor(connection))
 
     @contextmanager
     def transaction(self, *, single: bool = False) -> "Iterator[Run]":
@@ -190,7 +192,7 @@ class Connections:
         if not self._checked:
             self.check()
         with self._connection() as connection:
-            cursor = connection.cursor()
+            cursor = self._dialect.cursor(connection)
             alone = single and self._dialect.alive(connection)
             committing, done = alone, False
             run = Run(self._dialect, cursor)
@@ -308,7 +310,7 @@ class Run:
     __slots__ = ("_bound", "_cursor", "_dialect", "_hurried", "_statements")
 
     def __init__(self, dialect: Dialect, cursor: Cursor) -> None:
-        self._statements = load(dialect.name, dialect.placeholder, dialect.form)
+        self._statements = load(dialect.name, dialect.placeholder, dialect.form, folding=dialect.folding)
         self._cursor = cursor
         self._dialect = dialect
         self._bound = dialect.bound
@@ -340,6 +342,8 @@ class Run:
                 found = self._cursor.fetchall()
                 if not found:
                     break
+        if name in COLUMNS:
+            found = COLUMNS[name].read(found)
         match statement.result:
             case "count":
                 return self._cursor.rowcount

@@ -1,12 +1,12 @@
 """One database of jobs: what clients, dispatchers and workers do to its rows. Blocking; safe for threads."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, get_args
 
-from garivini.errors import ConflictError, UsageError
+from garivini.errors import ConflictError, RefusedError, UsageError
 from garivini.job import NEVER, PRIORITIES, Handle, Inserted, Job, NewJob, State, check_word, new_job
 from garivini.policy import (
     BATCH_BYTES,
@@ -24,6 +24,7 @@ from garivini.policy import (
 from garivini.store.chunks import CHUNK, by_attempt, chunks
 from garivini.store.connections import Run, again
 from garivini.store.records import Finish, Records, Report, pass_over, storable
+from garivini.store.rows import readable
 
 #: Bytes of an argument that is read with its row: 1,000 of them are less than a claim may have.
 _SMALL: Final = 4096
@@ -44,6 +45,8 @@ class Lanes(NamedTuple):
 
     now: float
     lanes: list[Lane]
+    #: Names of functions that are no text: jobs of them cannot be dispatched.
+    broken: frozenset[bytes] = frozenset()
 
 
 class Lapsed(NamedTuple):
@@ -59,6 +62,8 @@ class Lapsed(NamedTuple):
     state: State
     #: Somebody else has written ``run_after`` meanwhile. That time has come, and nobody holds the job.
     put_off: bool = False
+    #: Its own function: in a table of the original it may differ in case from the lane's.
+    funcname: str = ""
 
 
 Kind: TypeAlias = Literal["failed", "rescheduled", "discarded", "parked", "cancelled", "crashed"]
@@ -211,7 +216,11 @@ class Database(Records):
     ) -> None:
         gone: list[int] = []
         rows = self._dialect.insert_keyed(run, [_insert_row(jobs[index]) for index in part])
-        new = {(funcname, uniqkey): (jobid, created) for jobid, created, funcname, uniqkey in rows}
+        new = {
+            # A caller's connection may return texts as bytes.
+            (readable(funcname), readable(uniqkey)): (jobid, created)
+            for jobid, created, funcname, uniqkey in rows
+        }
         known: dict[tuple[str, str | None], int] = {}
         taken: dict[int, int] = {}
         for index in part:
@@ -226,6 +235,12 @@ class Database(Records):
                 if not rows:
                     gone.append(index)
                     continue
+                if not _is_exact(rows[0]):
+                    raise RefusedError(
+                        f"{self.where} cannot store a job of {key[0]} with unique key {key[1]!r}: by its "
+                        f"collation job {rows[0][0]} has the same function and key. Convert the columns "
+                        "funcname and uniqkey to one that compares bytes, or use another key"
+                    )
                 known[key] = rows[0][0]
             taken[index] = known[key]
         states = _states(run, taken.values())
@@ -239,11 +254,14 @@ class Database(Records):
         self._insert_keyed(run, jobs, gone, answers, tries - 1)
 
     @again
-    def live(self, funcname: str, uniqkey: str) -> Inserted | None:
-        """Return the live job of a key as an insert answers it, or None."""
+    def live(self, funcname: str, uniqkey: str, *, exact: bool = True) -> Inserted | None:
+        """Return the live job of a key as an insert answers it, or None.
+
+        ``exact``: not of one that a table of the original only takes for the same.
+        """
         with self.reading() as run:
             rows = run("live", funcname=funcname, uniqkey=uniqkey)
-            if not rows:
+            if not rows or (exact and not _is_exact(rows[0])):
                 return None
             jobid = rows[0][0]
             return Inserted(jobid, self.dbid, new=False, state=_states(run, [jobid]).get(jobid))
@@ -255,24 +273,42 @@ class Database(Records):
         """Return the lanes that hold jobs, dead ones left out."""
         with self.reading() as run:
             rows = self._dialect.lanes(run)
-        found = [
-            Lane(funcname, State(state), PRIORITIES[priority], due)
-            for funcname, state, priority, due, _ in rows
-        ]
-        return Lanes(rows[0][4] if rows else 0.0, found)
+        found, broken = [], set()
+        for funcname, state, priority, due, _ in rows:
+            name = funcname if type(funcname) is str else self._dialect.name_of(funcname)
+            if isinstance(name, bytes):
+                broken.add(name)
+            else:
+                found.append(Lane(name, State(state), PRIORITIES[priority], int(due)))
+        return Lanes(rows[0][4] if rows else 0.0, found, frozenset(broken))
+
+    def park_broken(self, names: Collection[bytes]) -> list[tuple[Setback, Settled]]:
+        """Park jobs, at most 1,000 of each name, whose function's name is no text."""
+        setbacks = []
+        with self.reading() as run:
+            for name in names:
+                message = f"the name of its function is not UTF-8 text: {name!r:.500}"
+                setbacks += [
+                    Setback(handle=Handle(jobid, self.dbid), kind="parked", error="BadRow", message=message)
+                    for (jobid,) in run("named", funcname=name, limit=CHUNK)
+                ]
+        return list(zip(setbacks, self.settle(setbacks), strict=True)) if setbacks else []
 
     @again
-    def claim(self, lane: Lane, *, limit: int, lease: int, max_bytes: int = BATCH_BYTES) -> list[Job]:
+    def claim(
+        self, lane: Lane, *, limit: int, lease: int | Callable[[str], int], max_bytes: int = BATCH_BYTES
+    ) -> list[Job]:
         """Take due jobs of a lane: raise their attempt and lease them.
 
         Args:
             lane: of state WAITING.
             limit: jobs, at most.
-            lease: seconds.
+            lease: seconds, or what returns them for a function.
             max_bytes: of arguments; one larger job alone is taken all the same.
 
         Returns:
-            The jobs in the order in which they were due, ``run_after`` being that time. ``created`` and
+            The jobs in the order in which they were due, ``run_after`` being that time. Each has the function
+            of its row, which in a table of the original may differ in case from the lane's. ``created`` and
             ``crashes`` are left out: each column costs, and nobody who dispatches asks for them.
 
         """
@@ -281,7 +317,7 @@ class Database(Records):
                 "due",
                 funcname=lane.funcname,
                 priority=PRIORITIES.index(lane.priority),
-                limit=min(limit, CHUNK),
+                limit=limit if type(limit) is not int else min(limit, CHUNK),
                 small=_SMALL,
             )
             if not rows:
@@ -291,14 +327,17 @@ class Database(Records):
                 rows, args = self._fitting(run, rows, large, max_bytes)
             else:
                 rows, args = _first(rows, [len(row[2]) for row in rows], max_bytes), {}
-            now = rows[0][-1]
-            lease_end = now + lease + 1
-            run("claim", jobids=sorted(row[0] for row in rows), now=now, lease_end=lease_end)
+            now = rows[0][8]
+            names = [row[9] if len(row) > 9 else lane.funcname for row in rows]
+            leases = {name: lease(name) if callable(lease) else lease for name in set(names)}
+            for seconds in sorted(set(leases.values())):
+                jobids = [row[0] for row, name in zip(rows, names, strict=True) if leases[name] == seconds]
+                run("claim", jobids=sorted(jobids), now=now, lease_end=now + seconds + 1)
         return [
             Job(
                 jobid=jobid,
                 dbid=self.dbid,
-                funcname=lane.funcname,
+                funcname=funcname,
                 arg=args[jobid] if arg is None else arg,
                 uniqkey=uniqkey,
                 coalesce=coalesce,
@@ -309,10 +348,12 @@ class Database(Records):
                 priority=lane.priority,
                 state=State.LEASED,
                 since=now,
-                lease=lease,
-                lease_end=lease_end,
+                lease=leases[funcname],
+                lease_end=now + leases[funcname] + 1,
             )
-            for jobid, run_after, arg, uniqkey, coalesce, flag, failcount, attempt, _ in rows
+            for funcname, (jobid, run_after, arg, uniqkey, coalesce, flag, failcount, attempt, *_) in zip(
+                names, rows, strict=True
+            )
         ]
 
     def _fitting(
@@ -351,7 +392,7 @@ class Database(Records):
                 priority=PRIORITIES.index(lane.priority),
                 limit=limit,
             )
-        return [Lapsed._make((*row[:-1], lane.state, bool(row[-1]))) for row in rows]
+        return [Lapsed._make((*row[:6], lane.state, bool(row[6]), row[7])) for row in rows]
 
     @again
     def requeue(self, jobids: Collection[int], *, left: set[int] | None = None) -> None:
@@ -531,7 +572,7 @@ class Database(Records):
         if not rows:
             return Settled("gone")
         _, attempt, number, failcount, crashes, most, held = rows[0]
-        state = State(number)
+        state = _state(number)
         if fence is not None and not (held and attempt == fence):
             return Settled("repeated" if run("recorded", jobid=jobid, attempt=fence) else "stale")
         if held or setback.kind != "rescheduled":
@@ -665,7 +706,7 @@ class Database(Records):
         firsts: dict[tuple[str, State], int] = {}
 
         def count(funcname: str, state: int, jobs: int, first: int) -> None:
-            key = (funcname, State(state))
+            key = (funcname, _state(state))
             counts[key] += jobs
             firsts[key] = min(first, firsts.get(key, first))
 
@@ -673,7 +714,7 @@ class Database(Records):
             count(funcname, state, jobs - never, first)
             count(funcname, State.DEAD, never, NEVER)
         for funcname, state, jobs, first in put_off:
-            counts[funcname, State(state)] -= jobs
+            counts[funcname, _state(state)] -= jobs
             count(funcname, State.WAITING, jobs, first)
         return [Count(*key, jobs, firsts[key]) for key, jobs in sorted(counts.items()) if jobs]
 
@@ -753,8 +794,8 @@ class Database(Records):
             flag=flag or "shim",
             failcount=failcount,
             attempt=attempt,
-            priority=PRIORITIES[priority],
-            state=State(state),
+            priority=PRIORITIES[priority] if 0 <= priority < len(PRIORITIES) else str(priority),
+            state=_state(state),
             since=since,
             crashes=crashes,
             created=created,
@@ -768,9 +809,19 @@ def _states(run: Run, jobids: Iterable[int]) -> dict[int, State]:
     """Return the states of jobs. One that the original's clients parked is dead, whatever its row says."""
     wanted = sorted(set(jobids))
     return {
-        jobid: State.DEAD if run_after == NEVER else State(state)
+        jobid: State.DEAD if run_after == NEVER else _state(state)
         for jobid, state, run_after in (run("states", jobids=wanted) if wanted else ())
     }
+
+
+def _is_exact(live: Sequence[Any]) -> bool:
+    """Whether function and key of a live job are those asked for by their bytes."""
+    return len(live) == 1 or bool(live[1])
+
+
+def _state(number: int) -> State:
+    """Return the state of this number. A row with an unknown one is as good as dead: nobody claims it."""
+    return State(number) if State.WAITING <= number <= State.DEAD else State.DEAD
 
 
 def _first(rows: Sequence[Any], sizes: Sequence[int], most: int) -> Sequence[Any]:

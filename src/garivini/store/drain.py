@@ -123,7 +123,7 @@ def _move_to(source: Database, target: Database, jobs: Sequence[Job]) -> int:
     except RefusedError:
         if len(jobs) == 1:
             (job,) = jobs
-            if job.uniqkey is None or target.live(job.funcname, job.uniqkey) is None:
+            if job.uniqkey is None or target.live(job.funcname, job.uniqkey, exact=False) is None:
                 raise
             # A job of its key is live there. This one stays where it is.
             return 0

@@ -102,20 +102,24 @@ class Statement:
 
 
 @cache
-def load(name: str, placeholder: str, form: str = "") -> dict[str, Statement]:
+def load(name: str, placeholder: str, form: str = "", *, folding: bool = False) -> dict[str, Statement]:
     """Return the statements of ``sql/NAME.sql`` by name.
 
     Args:
         name: of the dialect.
         placeholder: what the driver puts for a value: ``?`` or ``%s``.
         form: whose statements are taken instead, where there are any.
+        folding: whether those are taken instead, where there are any, that distinguish names by their bytes
+            although the table does not.
 
     """
     text = files("garivini.store").joinpath(f"sql/{name}.sql").read_text(encoding="utf-8")
     found = {statement.name: statement for statement in parse(text, placeholder)}
     plain = {name: statement for name, statement in found.items() if "@" not in name}
     chosen = {name: found.get(f"{name}@{form}", statement) for name, statement in plain.items()}
-    formed = {name.partition("@")[0] for name in found if "@" in name}
+    if folding:
+        chosen |= {name: found[f"{name}@folding"] for name in plain if f"{name}@folding" in found}
+    formed = {name.partition("@")[0] for name in found if "@" in name and not name.endswith("@folding")}
     return chosen | {f"{name}@": plain[name] for name in formed}
 
 

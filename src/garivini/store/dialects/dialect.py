@@ -10,6 +10,7 @@ from sqlalchemy import URL, Connection, Engine
 
 from garivini.config import shown_value
 from garivini.errors import GariviniError, UsageError
+from garivini.store.rows import Undecodable
 
 SCHEMA_ADVICE: Final = "run `garivini db upgrade`"
 #: Seconds without a word from a server after which it counts as lost, where the URL says nothing else.
@@ -85,6 +86,8 @@ class Dialect:
     lock_timeout: float | None = None
     #: What to install for each driver that a URL may name.
     packages: ClassVar[Mapping[str, str]] = {}
+    #: Whether the job table takes names for one that differ in their bytes; known once it has been met.
+    folding: bool = False
     #: Bytes of arguments that fit one statement; known once a server has been met.
     statement_bytes: int = sys.maxsize
     #: The setting of the server that says so.
@@ -173,6 +176,13 @@ class Dialect:
         Returns id, time, function and key of those that are new. No error but that conflict is passed over.
         """
         return list(run("insert_keyed", rows=rows))
+
+    def name_of(self, stored: Any) -> str | bytes:
+        """Return the name of a function that came as something else than plain text.
+
+        As bytes where a statement could not find its jobs by a text.
+        """
+        return stored.raw if isinstance(stored, Undecodable) else bytes(stored)
 
     def lanes(self, run: Run) -> list[tuple[str, int, int, int, float]]:
         """Return function, state, priority and due time of each lane below dead, and the time now.

@@ -31,6 +31,7 @@ from garivini.store.dialects.dialect import (
     parse_timeout,
     silent_socket,
 )
+from garivini.store.rows import decode
 
 #: ``IDLE_TIMEOUT`` on MySQL, which knows no such bound: it ends any connection that is idle for so long.
 WAIT_TIMEOUT: Final = 60
@@ -284,6 +285,11 @@ class MySQL(Dialect):
         return socket is not None and silent_socket(socket.fileno())
 
     # ---- jobs
+
+    def name_of(self, stored: Any) -> str | bytes:
+        # From a binary column: it is compared with the bytes of a text.
+        name = decode(bytes(stored))
+        return name if type(name) is str else super().name_of(name)
 
     def insert(self, run: Run, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
         return self._insert(run, "insert", rows)

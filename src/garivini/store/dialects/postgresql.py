@@ -158,6 +158,11 @@ class PostgreSQL(Dialect):
             from psycopg.rows import tuple_row
 
             cursor.row_factory = tuple_row  # the caller's own may make mappings
+        info = getattr(connection, "info", None)
+        if info is not None and info.parameter_status("server_encoding") == "SQL_ASCII":
+            from garivini.store.dialects.psycopg_connection import read_any_text
+
+            read_any_text(cursor)
         return cursor
 
     def in_transaction(self, connection: Any) -> bool:

@@ -5,8 +5,12 @@ from collections.abc import Generator
 from typing import Any, Final, Self, TypeVar
 
 import psycopg
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
 from psycopg.rows import tuple_row
 from psycopg.waiting import Ready, Wait
+
+from garivini.store.rows import decode
 
 _R = TypeVar("_R")
 
@@ -17,6 +21,20 @@ _ASKED: Final = {
     Wait.RW: select.POLLIN | select.POLLOUT,
 }
 _READY: Final = {select.POLLIN: Ready.R, select.POLLOUT: Ready.W, select.POLLIN | select.POLLOUT: Ready.RW}
+
+
+class _AnyText(Loader):
+    """Reads a text of a database whose encoding is SQL_ASCII: it has checked none."""
+
+    def load(self, data: Buffer) -> str:
+        """Return it."""
+        return decode(bytes(data))
+
+
+def read_any_text(cursor: Any) -> None:
+    """Let a cursor read texts that are not UTF-8."""
+    for name in ("text", "varchar", "bpchar", "name", "unknown"):
+        cursor.adapters.register_loader(name, _AnyText)
 
 
 class NoAnswer(psycopg.OperationalError):

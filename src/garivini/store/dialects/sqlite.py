@@ -21,6 +21,7 @@ from garivini.errors import (
     UsageError,
 )
 from garivini.store.dialects.dialect import SCHEMA_ADVICE, Dialect, unknown_parameter
+from garivini.store.rows import decode
 
 #: What a URL may have after its ``?``: parameters of Python's driver, and with ``uri=true`` of SQLite too.
 _DRIVERS: Final = frozenset(
@@ -103,13 +104,21 @@ class SQLite(Dialect):
     def prepare(self, connection: Any) -> None:
         # FULL is the default of most builds, not of all; with WAL it is one sync a commit.
         connection.execute("PRAGMA synchronous = FULL")
+        connection.text_factory = decode
 
     def borrow(self, connection: Any) -> Any:
-        level, connection.isolation_level = connection.isolation_level, None
-        return level
+        before = connection.isolation_level, connection.text_factory, connection.row_factory
+        connection.isolation_level, connection.text_factory, connection.row_factory = None, decode, None
+        return before
 
-    def give_back(self, connection: Any, level: Any) -> None:
-        connection.isolation_level = level
+    def give_back(self, connection: Any, before: Any) -> None:
+        connection.isolation_level, connection.text_factory, connection.row_factory = before
+
+    def cursor(self, connection: Any) -> Any:
+        cursor = connection.cursor()
+        if isinstance(cursor, sqlite3.Cursor):
+            cursor.row_factory = None  # the caller's own may make mappings
+        return cursor
 
     def in_transaction(self, connection: Any) -> bool:
         return bool(connection.in_transaction)

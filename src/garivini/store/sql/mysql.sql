@@ -32,6 +32,13 @@ INSERT INTO garivini_database (dbid)
 SELECT :dbid FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM garivini_database AS given);
 SELECT RELEASE_LOCK(CONCAT('garivini id ', MD5(DATABASE())))
 
+-- name: folds () -> one
+-- Whether the table takes names or keys for one that differ in their bytes, as tables of the original do.
+SELECT EXISTS (
+  SELECT 1 FROM information_schema.columns
+   WHERE table_schema = DATABASE() AND table_name = 'job' AND column_name IN ('funcname', 'uniqkey')
+     AND RIGHT(collation_name, 9) <> 'nopad_bin' AND collation_name <> 'utf8mb4_0900_bin')
+
 -- name: insert (funcname, coalesce, arg, flag, priority, due, now, taken, since, lease_end) -> id
 -- Jobs without a unique key. The number of rows is known before the first is stored, so their ids are a row of
 -- equal steps; told is the first. The time was read just before: numbers take a third less of the server's work
@@ -66,6 +73,12 @@ RETURNING jobid, created
 -- committed since it began.
 SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey LOCK IN SHARE MODE
 
+-- name: live@folding (funcname, uniqkey) -> one
+-- The same, and whether function and key are these by their bytes.
+SELECT jobid, CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY)
+          AND CAST(CONVERT(uniqkey USING utf8mb4) AS BINARY) = CAST(CONVERT(:uniqkey USING utf8mb4) AS BINARY)
+  FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey LOCK IN SHARE MODE
+
 -- name: states (jobids) -> rows
 -- How these jobs stand, read without a lock: a row that another transaction holds must not hold up an insert that
 -- finds its key taken. In a caller's older snapshot a job may not be seen.
@@ -89,6 +102,20 @@ SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniq
  ORDER BY run_after LIMIT :limit
    FOR UPDATE SKIP LOCKED
 
+-- name: due@folding (funcname, priority, limit, small) -> rows
+-- The same with each row's own function at the end: the index takes names for one that differ in case.
+SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniqkey, `coalesce`, flag, failcount,
+       attempt, UNIX_TIMESTAMP(), funcname
+  FROM job FORCE INDEX (job_lane)
+ WHERE funcname = :funcname AND state = 0 AND priority = :priority
+   AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
+ ORDER BY run_after LIMIT :limit
+   FOR UPDATE SKIP LOCKED
+
+-- name: named (funcname, limit) -> rows
+-- Jobs whose function has this name, given as bytes, to be parked: it is no text.
+SELECT jobid FROM job FORCE INDEX (job_lane) WHERE funcname = :funcname AND state < 4 LIMIT :limit
+
 -- name: sizes (jobids) -> rows
 -- Bytes of these arguments.
 SELECT jobid, LENGTH(arg) FROM job WHERE jobid IN (:*jobids)
@@ -105,7 +132,7 @@ UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :leas
 -- name: expired (funcname, state, priority, limit) -> rows
 -- Leases that ran out, of one lane, and whether somebody has put the row off. What another transaction has locked is left to it.
 SELECT jobid, attempt, flag, crashes, since, CAST(UNIX_TIMESTAMP() AS SIGNED) - CAST(since AS SIGNED),
-       lease_end NOT IN (0, run_after) AND run_after >= since
+       lease_end NOT IN (0, run_after) AND run_after >= since, funcname
   FROM job FORCE INDEX (job_lane)
  WHERE funcname = :funcname AND state = :state AND priority = :priority
    AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
@@ -307,6 +334,19 @@ SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, at
    AND (:failed = 0 OR failcount > 0 OR crashes > 0 OR state = 4 OR run_after = 2147483647)
  ORDER BY jobid LIMIT :limit
 
+-- name: jobs@folding (funcname, state, failed, after, limit) -> rows
+-- The same, of a function by the bytes of its name.
+SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority,
+       CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
+       since, crashes, created, runs
+  FROM job FORCE INDEX (PRIMARY)
+ WHERE jobid > :after AND (:funcname IS NULL OR (funcname = :funcname
+       AND CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY)))
+   AND (:state IS NULL OR :state =
+        CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END)
+   AND (:failed = 0 OR failcount > 0 OR crashes > 0 OR state = 4 OR run_after = 2147483647)
+ ORDER BY jobid LIMIT :limit
+
 -- name: retry (jobid) -> none
 -- A person wants it to run now, with its failures forgiven. What is under way is left alone.
 UPDATE job SET state = 0, failcount = 0, crashes = 0, run_after = UNIX_TIMESTAMP(), lease_end = 0
@@ -318,6 +358,12 @@ UPDATE job SET state = 0, failcount = 0, crashes = 0, run_after = UNIX_TIMESTAMP
 SELECT funcname, state, COUNT(*), MIN(run_after), CAST(SUM(run_after = 2147483647) AS SIGNED)
   FROM job FORCE INDEX (job_lane)
  GROUP BY funcname, state ORDER BY funcname, state
+
+-- name: counts@folding () -> rows
+-- The same by the bytes of the names.
+SELECT MIN(funcname), state, COUNT(*), MIN(run_after), CAST(SUM(run_after = 2147483647) AS SIGNED)
+  FROM job FORCE INDEX (job_lane)
+ GROUP BY CAST(CONVERT(funcname USING utf8mb4) AS BINARY), state ORDER BY 1, 2
 
 -- name: waiting () -> rows
 -- How many waiting jobs are due, delayed, and put off after a failure. Reads the lane index, and the rows of
@@ -333,6 +379,13 @@ SELECT funcname, state, COUNT(*), MIN(run_after) FROM job FORCE INDEX (job_lane)
  WHERE funcname IN (:*funcnames) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
    AND run_after <> 2147483647
  GROUP BY funcname, state
+
+-- name: count_put_off@folding (funcnames) -> rows
+-- The same by the bytes of the names.
+SELECT MIN(funcname), state, COUNT(*), MIN(run_after) FROM job FORCE INDEX (job_lane)
+ WHERE funcname IN (:*funcnames) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
+   AND run_after <> 2147483647
+ GROUP BY CAST(CONVERT(funcname USING utf8mb4) AS BINARY), state
 
 -- name: facts () -> rows
 -- Settings of the server that decide whether a job can be lost, how the table compares names, whether the original
@@ -411,6 +464,14 @@ SELECT jobid, attempt, run_after FROM job FORCE INDEX (job_lane)
 SELECT COUNT(*) FROM (
   SELECT 1 FROM job FORCE INDEX (job_lane)
    WHERE funcname = :funcname AND state = 1 AND run_after <= UNIX_TIMESTAMP() + :lease + 2 LIMIT :limit) AS handed_out
+
+-- name: leased@folding (funcname, lease, limit) -> one
+-- The same, of this name by its bytes.
+SELECT COUNT(*) FROM (
+  SELECT 1 FROM job FORCE INDEX (job_lane)
+   WHERE funcname = :funcname AND state = 1 AND run_after <= UNIX_TIMESTAMP() + :lease + 2
+     AND CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY)
+   LIMIT :limit) AS handed_out
 
 -- name: give_back (jobids, attempt) -> none
 -- What a worker holds and has not started: waiting again, at once.

@@ -28,6 +28,10 @@ SELECT dbid FROM garivini_database
 -- Given once, by the first who comes. There is room for one row.
 INSERT INTO garivini_database (dbid) VALUES (:dbid::bigint) ON CONFLICT (one) DO NOTHING
 
+-- name: folds () -> one
+-- Whether the table takes names for one that differ in their bytes: never here.
+SELECT 0
+
 -- name: insert (funcname, coalesce, arg, flag, priority, delay, taken) -> rows
 -- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them. Taken (1): with the
 -- first attempt's lease, which ends after the delay; not taken (0): waiting until then.
@@ -112,6 +116,10 @@ SELECT jobid, run_after, CASE WHEN octet_length(arg) > :small::bigint THEN NULL 
  ORDER BY run_after LIMIT :limit::bigint
    FOR UPDATE SKIP LOCKED
 
+-- name: named (funcname, limit) -> rows
+-- Jobs whose function has this name, given as bytes, to be parked: it is no text.
+SELECT jobid FROM job WHERE funcname = convert_from(:funcname::bytea, 'SQL_ASCII') AND state < 4 LIMIT :limit::bigint
+
 -- name: sizes (jobids) -> rows
 -- Bytes of these arguments.
 SELECT jobid, octet_length(arg) FROM job WHERE jobid = ANY (:jobids::bigint[])
@@ -129,7 +137,8 @@ UPDATE job SET attempt = attempt + 1, state = 1, since = :now::bigint, run_after
 -- name: expired (funcname, state, priority, limit) -> rows
 -- Leases that ran out, of one lane, and whether somebody has put the row off. What another transaction has locked is left to it.
 SELECT jobid, attempt, flag, crashes, since, floor(extract(epoch FROM clock_timestamp()))::bigint - since,
-       lease_end NOT IN (0, run_after) AND run_after >= since
+       lease_end NOT IN (0, run_after) AND run_after >= since,
+       funcname
   FROM job
  WHERE funcname = :funcname::text AND state = :state::smallint AND priority = :priority::smallint
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after <> 2147483647

@@ -27,6 +27,10 @@ SELECT dbid FROM garivini_database
 -- Given once, by the first who comes.
 INSERT INTO garivini_database (dbid) SELECT :dbid WHERE NOT EXISTS (SELECT 1 FROM garivini_database)
 
+-- name: folds () -> one
+-- Whether the table takes names for one that differ in their bytes: never here.
+SELECT 0
+
 -- name: insert (funcname, coalesce, arg, flag, priority, delay, taken) -> rows
 -- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them. Taken (1): with the
 -- first attempt's lease, which ends after the delay; not taken (0): waiting until then.
@@ -92,6 +96,11 @@ SELECT jobid, run_after, CASE WHEN length(arg) > :small THEN NULL ELSE coalesce(
    AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647
  ORDER BY run_after LIMIT :limit
 
+-- name: named (funcname, limit) -> rows
+-- Jobs whose function has this name, given as bytes, to be parked: it is a blob or text that is not UTF-8.
+SELECT jobid FROM job INDEXED BY job_lane
+ WHERE funcname IN (:funcname, CAST(:funcname AS TEXT)) AND state < 4 LIMIT :limit
+
 -- name: sizes (jobids) -> rows
 -- Bytes of these arguments.
 SELECT jobid, length(arg) FROM job WHERE jobid IN (:*jobids)
@@ -107,7 +116,8 @@ UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :leas
 
 -- name: expired (funcname, state, priority, limit) -> rows
 -- Leases that ran out, of one lane, and whether somebody has put the row off.
-SELECT jobid, attempt, flag, crashes, since, strftime('%s', 'now') - since, lease_end NOT IN (0, run_after) AND run_after >= since
+SELECT jobid, attempt, flag, crashes, since, strftime('%s', 'now') - since, lease_end NOT IN (0, run_after) AND run_after >= since,
+       funcname
   FROM job INDEXED BY job_lane
  WHERE funcname = :funcname AND state = :state AND priority = :priority
    AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647

@@ -1,0 +1,118 @@
+"""Rows as they are read: whatever another writer has stored, each value has the type that it should have.
+
+SQLite takes any value in any column, MariaDB may keep names in binary columns, and a PostgreSQL of encoding
+SQL_ASCII checks no text. One such row must stop no other.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+
+class Undecodable(str):
+    """A text that is not UTF-8: its other bytes are written readably, in hexadecimal."""
+
+    __slots__ = ("raw",)
+
+    raw: bytes
+
+
+def decode(data: bytes) -> str:
+    """Return the text of bytes from a database."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        text = Undecodable(data.decode("utf-8", "backslashreplace"))
+        text.raw = bytes(data)
+        return text
+
+
+def readable(value: Any) -> str:
+    """Return a value as a text to be shown; it may not be the one that is stored."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).decode("utf-8", "backslashreplace")
+    return str(value)
+
+
+def _number(value: Any) -> int:
+    """Return a value as a whole number; 0 where it is none."""
+    if isinstance(value, float | Decimal) and math.isfinite(value):
+        return int(value)
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "replace")
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        return int(value)
+    return value if isinstance(value, int) else 0
+
+
+def _blob(value: Any) -> bytes:
+    if isinstance(value, Undecodable):
+        return value.raw
+    return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+
+
+_NONE: Final = type(None)
+#: By the letter of a column: the types that it should have, and how to read any other.
+_KINDS: Final[dict[str, tuple[tuple[type, ...], Callable[[Any], Any]]]] = {
+    "n": ((int, bool), _number),
+    "t": ((str,), readable),
+    "b": ((bytes,), _blob),
+    "?": ((int, bool, _NONE), lambda value: None if value is None else _number(value)),
+    "T": ((str, _NONE), lambda value: None if value is None else readable(value)),
+    "B": ((bytes, _NONE), lambda value: None if value is None else _blob(value)),
+}
+
+
+class Columns:
+    """The columns of a statement's rows.
+
+    Args:
+        letters: one for each column: ``n`` number, ``t`` text, ``b`` bytes; ``?``, ``T`` and ``B`` if NULL is
+            allowed. A row may be shorter.
+
+    """
+
+    __slots__ = ("_kinds", "_sound")
+
+    def __init__(self, letters: str) -> None:
+        self._kinds = [_KINDS[letter] for letter in letters]
+        #: Types of rows that need no reading; there are few.
+        self._sound: set[tuple[type, ...]] = set()
+
+    def read(self, rows: Iterable[Sequence[Any]]) -> list[Sequence[Any]]:
+        """Return the rows with the right types."""
+        sound = self._sound
+        return [row if tuple(map(type, row)) in sound else self._read(row) for row in rows]
+
+    def _read(self, row: Sequence[Any]) -> Sequence[Any]:
+        shape = tuple(map(type, row))
+        if all(kind in kinds for kind, (kinds, _) in zip(shape, self._kinds, strict=False)):
+            self._sound.add(shape)
+            return row
+        return [
+            value if type(value) in kinds else read(value)
+            for value, (kinds, read) in zip(row, self._kinds, strict=False)
+        ]
+
+
+_JOB: Final = Columns("ntBTTnTnnnnnnnn")
+#: The columns of the statements that read what others may have written, by name.
+COLUMNS: Final[dict[str, Columns]] = {
+    "due": Columns("nnBTTTnnnt"),
+    "args": Columns("nB"),
+    "expired": Columns("nnTnnnnt"),
+    "bump": _JOB,
+    "adopt": _JOB,
+    "get": _JOB,
+    "jobs": _JOB,
+    "dispatched": Columns("nnn"),
+    "standing": Columns("nnnnn?n"),
+    "counts": Columns("tnnnn"),
+    "count_put_off": Columns("tnnn"),
+    "states": Columns("nnn"),
+    "functions": Columns("t???T??"),
+    "failures": Columns("nnttttt"),
+    "reports": Columns("ntnb"),
+    "finished": Columns("ntTnnnnntB"),
+}

@@ -1,0 +1,113 @@
+"""Rows that another program has written in odd ways: they are parked or shown, and all others go on."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import make_url
+
+from garivini.cli import cli
+from garivini.job import State
+from tests.system import system
+
+#: By what is wrong: columns and values in SQLite's SQL, and part of the reason for which it is parked; None
+#: if it runs, "" if it is never due.
+ROWS: dict[str, tuple[dict[str, str], str | None]] = {
+    "a key that is not UTF-8": ({"uniqkey": "CAST(x'6be9' AS TEXT)"}, None),
+    "a coalesce key that is not UTF-8": ({'"coalesce"': "CAST(x'ff' AS TEXT)"}, None),
+    "a key that is a blob": ({"uniqkey": "x'6be900'"}, None),
+    "a key that is a number": ({"uniqkey": "17"}, None),
+    "a key that is too long": ({"uniqkey": f"'{'k' * 300}'"}, "more than 255 characters"),
+    "a name that is not UTF-8": ({"funcname": "CAST(x'66e9' AS TEXT)"}, "not UTF-8"),
+    "a name that is a blob": ({"funcname": "x'66'"}, "not UTF-8"),
+    "a name that is an odd blob": ({"funcname": "x'00ff'"}, "not UTF-8"),
+    "a name that is empty": ({"funcname": "''"}, ""),
+    "a name that is too long": ({"funcname": f"'{'f' * 300}'"}, "more than 200 bytes"),
+    "a name with a NUL": ({"funcname": "'a' || char(0) || 'b'"}, "NUL"),
+    "a flag that is not UTF-8": ({"flag": "CAST(x'e9' AS TEXT)"}, "flag"),
+    "a flag that is a blob": ({"flag": "x'00'"}, "flag"),
+    "no flag": ({"flag": "NULL"}, None),
+    "an argument that is a text": ({"arg": "'text'"}, None),
+    "an argument that is a number": ({"arg": "12.5"}, None),
+    "no argument": ({"arg": "NULL"}, None),
+    "a large argument that is a text": ({"arg": "printf('%.20000c', 'x')"}, None),
+    "a failcount that is a text": ({"failcount": "'many'"}, None),
+    "a failcount that is huge": ({"failcount": "9223372036854775807"}, "out of range"),
+    "an attempt that is a text": ({"attempt": "'first'"}, None),
+    "an attempt that is a blob": ({"attempt": "x'ff'"}, None),
+    "crashes that are a text": ({"crashes": "'none'"}, None),
+    "a claim time that is a text": ({"since": "'now'"}, None),
+    "a creation that is a text": ({"created": "CAST(x'ff' AS TEXT)"}, None),
+    "a time with a fraction": ({"run_after": "1.5"}, None),
+    "a time below 0": ({"run_after": "-5"}, "out of range"),
+    "a time that is a text": ({"run_after": "'tomorrow'"}, ""),
+    "a time that is a blob": ({"run_after": "x'ff'"}, ""),
+    "a state with a fraction": ({"state": "1.5"}, ""),
+}
+
+
+def put(path: str, columns: dict[str, str]) -> int:
+    """Write a row past Garivini; return its id."""
+    values = {"funcname": "'odd'", "run_after": "1", "arg": "'x'"} | columns
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.text_factory = bytes
+        cursor = connection.execute(
+            f"INSERT INTO job ({', '.join(values)}) VALUES ({', '.join(values.values())})"
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+
+@pytest.mark.parametrize(("columns", "reason"), ROWS.values(), ids=ROWS)
+def test_an_odd_row_in_sqlite_is_parked_or_runs_and_others_go_on(
+    tmp_path: Path, columns: dict[str, str], reason: str | None
+) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            ran: list[str] = []
+
+            async def until(condition: Callable[[], bool]) -> None:
+                async with asyncio.timeout(10):
+                    while not condition():
+                        await asyncio.sleep(0.01)  # a function that has run says nothing itself
+
+            async def run(job: Any) -> None:
+                ran.append(job.funcname)
+
+            for funcname in ("odd", "sound"):
+                queue.worker.function(funcname)(run)
+            path = make_url(queue.url).database or ""
+            jobid = await queue.call(put, path, columns)
+            await queue.call(queue.client.insert_jobs, [["sound", None, None, b""]] * 3)
+            for words in (
+                ["jobs", "list"],
+                ["jobs", "show", f"1:{jobid}"],
+                ["status"],
+                ["functions", "list"],
+            ):
+                at = ["--job-server", queue.address] if words == ["status"] else []
+                result = await queue.call(CliRunner().invoke, cli, [*words, *at, "--db", queue.url])
+                assert result.exit_code == 0, (words, result.output, result.exception)
+            doctor = ["doctor", "--job-server", queue.address, "--db", queue.url]
+            assert "Traceback" not in (await queue.call(CliRunner().invoke, cli, doctor)).output
+            queue.start_worker()
+            queue.start_queue_runner()
+            await until(lambda: ran.count("sound") == 3)
+            if reason:
+                await queue.seen.wait("job.dead")
+                job = await queue.call(queue.database.get, jobid)
+                assert job is not None
+                assert job.state is State.DEAD
+                (failed,) = await queue.call(queue.database.failures, jobid)
+                assert (failed.error, reason in failed.message) == ("BadRow", True), failed
+            elif reason is None:
+                await until(lambda: ran.count("odd") == 1)
+            await queue.call(queue.client.insert_job, "sound")
+            await until(lambda: ran.count("sound") == 4)
+
+    asyncio.run(scenario())
