@@ -233,7 +233,7 @@ class Model:
 
     def unstart(self, handles: Iterable[Handle], *, left: Any = None) -> None:
         for jobid, _, attempt in handles:
-            for row in self._of([jobid], attempt, (State.RUNNING,), put_off=True):
+            for row in self._of([jobid], attempt, (State.RUNNING,)):
                 self._change("unstart", row, state=State.LEASED)
 
     def forget_finished(self, limit: int = CHUNK) -> int:
@@ -348,6 +348,12 @@ class Model:
         if row is not None:
             self._change("put_off", row, run_after=self._now() + seconds)
 
+    def put_off_apart(self, jobid: int, seconds: int) -> None:
+        """Do so, but not onto the very second of the lease's end: nobody can tell that from the lease."""
+        row = self.rows.get(jobid)
+        same = row is not None and row.lease_end == self._now() + seconds
+        self.put_off(jobid, seconds + same)
+
     # ---- the table
 
     def _now(self) -> int:
@@ -366,20 +372,11 @@ class Model:
         ]
         return sorted(rows, key=lambda row: (row.run_after, row.jobid))
 
-    def _of(
-        self,
-        jobids: Iterable[int],
-        attempt: int | None,
-        states: tuple[State, ...],
-        *,
-        put_off: bool = False,
-    ) -> Iterator[Row]:
-        """Yield the rows that this attempt has in one of these states; ``put_off``: also what is put off."""
+    def _of(self, jobids: Iterable[int], attempt: int | None, states: tuple[State, ...]) -> Iterator[Row]:
+        """Yield the rows that this attempt holds in one of these states."""
         for jobid in jobids:
             row = self.rows.get(jobid)
-            if row is None or row.attempt != attempt or row.state not in states:
-                continue
-            if put_off or not row.put_off:
+            if row is not None and row.attempt == attempt and row.state in states and not row.put_off:
                 yield row
 
     def _unchanged(self, lapsed: Lapsed) -> Iterator[Row]:

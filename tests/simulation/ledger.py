@@ -62,6 +62,10 @@ class Ledger:
         self.discards: Counter[int] = Counter()
         self.refusals: Counter[int] = Counter()
         self.steps: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        #: Runs of foreign workers that put their job off.
+        self.put_offs: Counter[int] = Counter()
+        #: Until when jobs are put off by somebody, in unix time.
+        self._put_off: dict[int, int] = {}
         #: Attempts given up because their copy lay unread in a worker's socket.
         self.unread: Counter[int] = Counter()
         #: Attempts given up because their server had no worker, and another had one.
@@ -113,11 +117,12 @@ class Ledger:
         self.steps[jobid][step] += 1
         if after is None:
             self.held.discard(jobid)
+            self._put_off.pop(jobid, None)
             self.completed.add(jobid)
             if not self.successes[jobid]:
                 self.wrong("a job is gone and nobody has done it", jobid)
             return
-        if after.state in HELD:
+        if after.state in HELD and not after.put_off:
             self.held.add(jobid)
             self._in_flight(jobid)
         else:
@@ -128,6 +133,24 @@ class Ledger:
             self._refused.discard((jobid, after.attempt))
         if before is not None:
             self._compare(step, before, after)
+            self._check_put_off(step, before, after)
+
+    def _check_put_off(self, step: str, before: Row, after: Row) -> None:
+        """A job that somebody put off may not be due sooner, nor be taken for one whose lease ran out."""
+        jobid = after.jobid
+        if step == "put_off":
+            self._put_off[jobid] = after.run_after
+            return
+        if before.put_off and step in ("bump", "extend"):
+            self.wrong("what was put off was taken for a lease", step, before, after)
+        if int(self.model.clock()) >= self._put_off.get(jobid, 0):
+            self._put_off.pop(jobid, None)
+        elif (before.run_after, before.attempt, before.crashes) != (
+            after.run_after,
+            after.attempt,
+            after.crashes,
+        ):
+            self.wrong("what was put off was changed before its time", step, before, after)
 
     def _compare(self, step: str, before: Row, after: Row) -> None:
         """Look at what a step has made of a row."""
@@ -163,7 +186,9 @@ class Ledger:
         states = (State.LEASED,) if name in ("end_early", "release") else HELD
         rows = [(handle, self.model.rows.get(handle.jobid)) for handle in handles]
         mine = {
-            row.jobid for handle, row in rows if row and row.attempt == handle.attempt and row.state in states
+            row.jobid
+            for handle, row in rows
+            if row and row.attempt == handle.attempt and row.state in states and not row.put_off
         }
         others = [replace(row) for _, row in rows if row and row.jobid not in mine]
 
@@ -254,6 +279,8 @@ class Ledger:
                 self.failures[job.jobid] += 1
             case "discard":
                 self.discards[job.jobid] += 1
+            case _ if outcome.startswith("later"):
+                self.put_offs[job.jobid] += 1
 
     def died(self, process: Process, jobid: int) -> None:
         """A run has ended its process."""
@@ -265,7 +292,7 @@ class Ledger:
         jobid, attempt = _names(copy.unique)
         self.say("told", process.name, jobid, attempt)
         row = self.model.rows.get(jobid)
-        if row is not None and row.attempt == attempt and row.state in HELD:
+        if row is not None and row.attempt == attempt and row.state in HELD and not row.put_off:
             self.wrong("a server was told before the database", process.name, jobid, attempt)
 
     def event(self, name: str, fields: dict[str, Any]) -> None:
@@ -298,7 +325,7 @@ class Ledger:
         steps = self.steps[jobid]
         row = self.model.rows.get(jobid)
         last = row is not None and row.failcount >= self._most_failures(row)
-        return steps["failed"] + steps["rescheduled"] - int(last)
+        return steps["failed"] + steps["rescheduled"] + self.put_offs[jobid] - int(last)
 
     def check(self) -> None:
         """Check what can be said only at the end."""

@@ -26,6 +26,10 @@ FAULTS: Final[dict[str, int]] = {
 }
 
 
+#: Somebody writes the time of a leased row. Drawn apart, so that the seeds stay what they were.
+PUT_OFF: Final = "put off"
+
+
 @dataclass(frozen=True, slots=True)
 class Function:
     name: str
@@ -44,7 +48,8 @@ class Plan:
     delay: int
     priority: str
     seconds: float
-    #: What each of its runs comes to, those left out that did not count; the last one goes on.
+    #: What each of its runs comes to, those left out that did not count; the last one goes on. With
+    #: ``later 5`` a foreign worker puts the row off by its time alone.
     outcomes: tuple[str, ...]
     #: How many of its first runs end their process.
     deaths: int = 0
@@ -150,7 +155,7 @@ def draw(seed: int) -> Scenario:
     refusals = []
     if dice.random() < 0.2:
         refusals = [(10 * dice.random(), dice.choice([0.5, 3.0, 2.0 * lease]), dice.randrange(2))]
-    return Scenario(
+    scenario = Scenario(
         seed=seed,
         database_time=dice.choice([1e9, 1.7e9, 1.9e9, 2.5e9]) + 1e6 * dice.random(),
         loop_time=1e5 * dice.random(),
@@ -170,6 +175,27 @@ def draw(seed: int) -> Scenario:
         database_delay=dice.choice([0.002, 0.01, shortest / 60]),
         server_delay=dice.choice([0.0005, 0.002, 0.01]),
     )
+    return _put_off(scenario, random.Random(f"put off {seed}"), longest, calm=calm)
+
+
+def _put_off(scenario: Scenario, dice: random.Random, longest: int, *, calm: bool) -> Scenario:
+    """Let foreign workers put jobs off, and somebody rows that are leased."""
+    plans = list(scenario.plans)
+    for index, plan in enumerate(plans):
+        if plan.function == "foreign" and dice.random() < 0.5:
+            later = [f"later {_delay(dice, longest)}" for _ in range(dice.choice([1, 1, 2]))]
+            plans[index] = replace(plan, outcomes=(*later, "done"))
+    faults = list(scenario.faults)
+    if not calm and dice.random() < 0.2:
+        faults += [
+            Fault(25.0 * dice.random() ** 1.5, PUT_OFF, _delay(dice, longest), dice.randrange(1000), 0.0)
+            for _ in range(dice.choice([1, 2, 4]))
+        ]
+    return replace(scenario, plans=tuple(plans), faults=tuple(sorted(faults, key=lambda fault: fault.at)))
+
+
+def _delay(dice: random.Random, longest: int) -> int:
+    return max(1, round(dice.choice([2.0, 8.0, 20.0, longest * 0.7, longest * 1.5]) * dice.uniform(0.5, 1.0)))
 
 
 def _lease(dice: random.Random) -> int:

@@ -23,7 +23,7 @@ from garivini.roles.runner import run_role
 from garivini.store.database import Database
 from garivini.supervisor import Obituary
 from garivini.worker import Discard, Registered, Retry, blocking, serving
-from tests.simulation.database import Connection, DatabaseThread, Model, Trouble
+from tests.simulation.database import HELD, Connection, DatabaseThread, Model, Trouble
 from tests.simulation.ledger import Ledger
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.processes import Event, KilledError, Process, Queue, Thread, Threads, current_thread
@@ -256,10 +256,12 @@ class Simulation:
             await process.never()
         self._come_to(process, job, plan)
 
-    async def _run_foreign(self, process: ForeignWorker, job: Job) -> None:
+    async def _run_foreign(self, process: ForeignWorker, job: Job) -> str:
         plan = self._begin(process, job)
         await process.sleep(plan.seconds)
-        self.ledger.end(process, job, "done")
+        outcome = plan.outcomes[min(self.ledger.put_offs[job.jobid], len(plan.outcomes) - 1)]
+        self.ledger.end(process, job, outcome)
+        return outcome
 
     def _begin(self, process: WorkerProcess | ForeignWorker, job: Job) -> Plan:
         self.ledger.start(process, job, lost=process.lost(job.unique))
@@ -307,6 +309,12 @@ class Simulation:
                 servers = [server for server in self.servers if server.up]
                 if servers:
                     self._strike_server(kind, fault, servers[fault.target % len(servers)])
+            case "off":
+                held = [row for row in self.model.rows.values() if row.state in HELD and not row.put_off]
+                if held:
+                    row = held[fault.target % len(held)]
+                    self.ledger.strike(fault.kind, 0.0, row.jobid)
+                    self.model.put_off_apart(row.jobid, round(fault.seconds))
             case _:
                 now = self.loop.time()
                 self.troubles.append(Trouble(target, now, now + fault.seconds))

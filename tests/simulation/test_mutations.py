@@ -1,8 +1,9 @@
 """A protocol with one rule broken does not pass: each rule is broken in turn, and some seed must tell."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, NamedTuple
 from unittest.mock import patch
 
@@ -18,7 +19,7 @@ from garivini.lease import Bump, Extend, Found, Step, decide
 from garivini.roles import dispatcher, lost, queue_runner
 from garivini.roles.job_servers import JobServers
 from garivini.roles.lost import Lost
-from garivini.store.database import Lapsed, Setback, Settled
+from garivini.store.database import Lane, Lapsed, Setback, Settled
 from tests.simulation.database import HELD, Model, Row
 from tests.simulation.scenario import Fault, Plan, Scenario, draw, plain
 from tests.simulation.servers import Held
@@ -112,6 +113,32 @@ def gives_back_whatever_attempt(self: Model, handles: Iterable[Handle], *, left:
         row = self.rows.get(handle.jobid)
         if row is not None and row.state in HELD:
             self._change("give_back", row, state=State.WAITING, run_after=self._now())
+
+
+def without_put_off(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a step that takes rows which somebody has put off for leases."""
+
+    def step(self: Model, *arguments: Any, **named: Any) -> Any:
+        with patch.object(Row, "put_off", False):
+            return method(self, *arguments, **named)
+
+    return step
+
+
+def of_whoever_put_it_off(self: Model, lapsed: Lapsed) -> Iterator[Row]:
+    with patch.object(Row, "put_off", False):
+        rows = list(unchanged(self, lapsed))
+    yield from rows
+
+
+def expired_unmarked(self: Model, lane: Lane, *, limit: int) -> list[Lapsed]:
+    """As it was: a row that was put off and is due is like one whose lease ran out, and is written so."""
+    self._unchanged = partial(of_whoever_put_it_off, self)  # type: ignore[method-assign]
+    return [lapsed._replace(put_off=False) for lapsed in expired(self, lane, limit=limit)]
+
+
+unchanged: Final = Model._unchanged
+expired: Final = Model.expired
 
 
 def sweeps_at_once(self: Lost) -> list[float]:
@@ -211,6 +238,14 @@ BROKEN: Final = {
     "a setback without its fence": Broken(Model, "settle", settles_without_fence, [2, 93]),
     "a give-back without its fence": Broken(Model, "give_back", gives_back_whatever_attempt, [1553]),
     "an end before its time without its guard": Broken(Model, "end_early", ends_whatever_lease, [0, 24]),
+    "a lost connection that ends early what was put off": Broken(
+        Model, "end_early", without_put_off(Model.end_early), [147, 191]
+    ),
+    "a renewal of what was put off": Broken(Model, "renew", without_put_off(Model.renew), [64, 76]),
+    "a release of what was put off": Broken(Model, "release", without_put_off(Model.release), [670, 1023]),
+    "a give-back of what was put off": Broken(Model, "give_back", without_put_off(Model.give_back), [77, 99]),
+    "a setback of what was put off": Broken(Model, "settle", without_put_off(Model.settle), [64, 77]),
+    "an expiry of what was put off": Broken(Model, "expired", expired_unmarked, [3, 9]),
     "a step on what has changed since it was read": Broken(
         Model, "_unchanged", takes_what_has_changed, [18, 202]
     ),

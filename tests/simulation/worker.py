@@ -135,10 +135,10 @@ class WorkerProcess(Process):
 
 
 class ForeignWorker(Process):
-    """A worker in another language: it knows nothing of leases and deletes what is done by its id.
+    """A worker in another language: it knows nothing of leases, and deletes or puts off jobs by their ids.
 
     Args:
-        run: called with this process and a job.
+        run: called with this process and a job; returns ``done``, or ``later`` and seconds.
 
     """
 
@@ -179,10 +179,14 @@ class ForeignWorker(Process):
 
     async def _work(self, held: Held) -> None:
         job = decode_payload(held.job.data)
-        await self._run(self, job)
+        word, _, seconds = (await self._run(self, job)).partition(" ")
         while True:
             try:
-                await self.loop.run_in_executor(Threads(self), self._database.complete, [job.jobid])
+                if word == "later":
+                    put_off = self._database.put_off_apart
+                    await self.loop.run_in_executor(Threads(self), put_off, job.jobid, int(seconds))
+                else:
+                    await self.loop.run_in_executor(Threads(self), self._database.complete, [job.jobid])
             except GariviniError:
                 await self.sleep(0.5)
             else:

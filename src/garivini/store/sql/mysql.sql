@@ -483,6 +483,7 @@ UPDATE job FORCE INDEX (PRIMARY) SET state = 0, run_after = UNIX_TIMESTAMP(), le
 -- What a worker had asked about and will not start, its server being lost: leased and not running, so that the
 -- lease may end early. Should that server be there, whoever has the copy now renews it.
 UPDATE job FORCE INDEX (PRIMARY) SET state = 1 WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 2
+   AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: crash (jobid, attempt) -> none
 -- The process that ran it died. Its lease stays: the server has given the copy to another worker already.

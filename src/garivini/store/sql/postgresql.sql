@@ -459,6 +459,7 @@ UPDATE job SET state = 0, run_after = floor(extract(epoch FROM clock_timestamp()
 -- What a worker had asked about and will not start, its server being lost: leased and not running, so that the
 -- lease may end early. Should that server be there, whoever has the copy now renews it.
 UPDATE job SET state = 1 WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state = 2
+   AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: crash (jobid, attempt) -> none
 -- The process that ran it died. Its lease stays: the server has given the copy to another worker already.
