@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -47,9 +47,10 @@ def dev(
       garivini dev
       garivini dev jobs.py
     """
-    for database in Shards(dbs):
-        database.upgrade()
-        say(f"{database.where} is ready")
+    with closing(Shards(dbs)) as shards:
+        for database in shards:
+            database.upgrade()
+            say(f"{database.where} is ready")
     environment = {
         **os.environ,
         "GARIVINI_DB": " ".join(dbs),

@@ -1,5 +1,6 @@
 """``garivini functions``: how functions are treated."""
 
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
@@ -30,14 +31,15 @@ def list_(dbs: list[str], output: str) -> None:
       garivini functions list -o json
     """
     found: dict[str, dict[str, Any]] = {}
-    for database in Shards(dbs):
-        for funcname, policy in database.functions().items():
-            found.setdefault(funcname, {"function": funcname}).update(asdict(policy))
-        for count in database.counts():
-            entry = found.setdefault(count.funcname, {"function": count.funcname, **asdict(FunctionPolicy())})
-            jobs = entry.setdefault("jobs", {})
-            name = count.state.name.lower()
-            jobs[name] = jobs.get(name, 0) + count.jobs
+    with closing(Shards(dbs)) as shards:
+        for database in shards:
+            for funcname, policy in database.functions().items():
+                found.setdefault(funcname, {"function": funcname}).update(asdict(policy))
+            for count in database.counts():
+                unset = {"function": count.funcname, **asdict(FunctionPolicy())}
+                jobs = found.setdefault(count.funcname, unset).setdefault("jobs", {})
+                name = count.state.name.lower()
+                jobs[name] = jobs.get(name, 0) + count.jobs
     entries = [{"jobs": {}, **found[name]} for name in sorted(found)]
     if output != "table":
         print_json(entries, output)
@@ -113,8 +115,9 @@ def set_(
         retention=retention,
     )
     name = DEFAULT if funcname is None else funcname
-    for database in Shards(dbs):
-        if reset:
-            database.unset_function(name)
-        database.set_function(name, policy)
-        say(f"{visible(name) or 'the default'} is set in {visible(database.where)}")
+    with closing(Shards(dbs)) as shards:
+        for database in shards:
+            if reset:
+                database.unset_function(name)
+            database.set_function(name, policy)
+            say(f"{visible(name) or 'the default'} is set in {visible(database.where)}")

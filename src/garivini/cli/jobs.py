@@ -4,6 +4,7 @@ import re
 import ssl
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from datetime import datetime
 from typing import Any, Final
 
@@ -144,16 +145,13 @@ def list_(
     if failed and state:
         raise UsageError("--failed and --state exclude each other")
     chosen = None if state is None else parse_state(state)
-    shards = Shards(dbs)
-    try:
+    with closing(Shards(dbs)) as shards:
         pages = _pages(shards, limit, funcname=funcname, state=chosen, failed=failed)
         if output == "table":
             rows = ([_row(job) for job in page] for page in pages)
             print_table(_COLUMNS, rows, none="no job")
         else:
             print_json((_as_json(job) for page in pages for job in page), output)
-    finally:
-        shards.close()
 
 
 def _pages(shards: Shards, limit: int, **chosen: Any) -> Iterator[list[Job]]:

@@ -6,6 +6,7 @@ import os
 import signal
 import ssl
 import sys
+from contextlib import closing
 
 import click
 
@@ -178,9 +179,10 @@ async def _run(
         events.emit("server.listening", address=server.address)
     try:
         if set(roles) != {"gearman"}:
-            for database in Shards(dbs):
-                # A database that is away now may come back; one without its tables will not mend itself.
-                await asyncio.to_thread(_check, database)
+            with closing(Shards(dbs)) as shards:
+                for database in shards:
+                    # A database that is away now may come back; one without its tables will not mend itself.
+                    await asyncio.to_thread(_check, database)
             if tls:
                 await asyncio.to_thread(warn_of_servers, addresses, tls)
         # What the imports have made stays. A collection that looks through it stops all calls for 40 ms, and

@@ -3,6 +3,7 @@
 import ssl
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -76,11 +77,8 @@ def survey(
         counted: whether to count due, delayed and backed-off jobs as well, which reads more.
 
     """
-    shards = Shards(dbs)
-    try:
+    with closing(Shards(dbs)) as shards:
         stores = [_store(database, counted=counted) for database in shards]
-    finally:
-        shards.close()
     return stores, [_server(address, tls) for address in parse_addresses(addresses)]
 
 
