@@ -275,7 +275,7 @@ def test_what_is_not_there_is_said_and_has_an_exit_status(
         (["jobs", "show", "7:1", "--db", url], 2, "no database 7"),
         (["jobs", "list", "--db", f"sqlite:///{tmp_path}/none/jobs.db"], 69, "cannot be opened"),
         (["jobs", "list", "--db", f"sqlite:///{tmp_path}/new.db"], 78, "garivini db upgrade"),
-        (["insert", "two words", "--db", url], 2, "white space"),
+        (["insert", "two\nlines", "--db", url], 2, "a line break"),
         (["run", "--lease", "1", "--db", url], 2, "a lease is 3 s"),
         (["nothing"], 2, "No such command"),
     ]

@@ -235,7 +235,7 @@ def test_output_that_the_locale_cannot_carry_is_escaped(tmp_path: Path) -> None:
 
 
 def test_errors_show_text_and_do_not_obey_it(tmp_path: Path) -> None:
-    for arguments in (["insert", "a b\x1b[31m"], ["jobs", "show", "\x1b[31m"], ["\x1b[31m"]):
+    for arguments in (["insert", "a\nb\x1b[31m"], ["jobs", "show", "\x1b[31m"], ["\x1b[31m"]):
         result = run(*arguments, "--db", sqlite_url(tmp_path, f"{len(arguments)}-{len(arguments[0])}.db"))
         assert result.returncode == 2
         assert b"\x1b" not in result.stderr
