@@ -1,9 +1,11 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
 
-from tests.sql_servers import MariaDB, PostgreSQL
+from tests.databases import sqlite_url
+from tests.sql_servers import MariaDB, PostgreSQL, SQLServer
+from tests.system import upgraded
 
 # An example that takes long on a busy machine is no failure.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -48,3 +50,24 @@ def own_postgresql() -> Iterator[PostgreSQL]:
     """A PostgreSQL of the test's own, to be killed, frozen and set."""
     with PostgreSQL() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def urls(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
+    """Gives the URL of the module's database of each kind."""
+    known: dict[str, str] = {}
+
+    def url_of(name: str) -> str:
+        if name not in known:
+            if name == "sqlite":
+                known[name] = sqlite_url(request.getfixturevalue("tmp_path_factory").mktemp("keeper"))
+            else:
+                server: SQLServer = request.getfixturevalue(name)
+                known[name] = server.create_database()
+                upgraded(known[name]).close()
+        return known[name]
+
+    yield url_of
+    for name, url in known.items():
+        if name != "sqlite":
+            request.getfixturevalue(name).drop_database(url)

@@ -20,7 +20,7 @@ from garivini.policy import At, FunctionPolicy, Never, Offset
 from garivini.store.database import Database, Setback
 from garivini.supervisor import Child, Obituary, Slot
 from tests.databases import sqlite_url
-from tests.sql_servers import MariaDB, SQLServer
+from tests.sql_servers import MariaDB
 from tests.system import upgraded
 
 #: Seconds for what must happen in the end.
@@ -29,27 +29,6 @@ PATIENCE: Final = 20.0
 SOON: Final = 5.0
 SERVERS: Final = [pytest.param(name, marks=pytest.mark.servers) for name in ("mariadb", "postgresql")]
 DRIVERS: Final = {"mysql": "mysql+pymysql", "postgresql": "postgresql+psycopg"}
-
-
-@pytest.fixture(scope="module")
-def urls(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
-    """Gives the URL of the module's database of each kind."""
-    known: dict[str, str] = {}
-
-    def url_of(name: str) -> str:
-        if name not in known:
-            if name == "sqlite":
-                known[name] = sqlite_url(request.getfixturevalue("tmp_path_factory").mktemp("keeper"))
-            else:
-                server: SQLServer = request.getfixturevalue(name)
-                known[name] = server.create_database()
-                upgraded(known[name]).close()
-        return known[name]
-
-    yield url_of
-    for name, url in known.items():
-        if name != "sqlite":
-            request.getfixturevalue(name).drop_database(url)
 
 
 @pytest.fixture

@@ -119,6 +119,7 @@ class Keeper:
         self._wake = threading.Event()
         self._asleep_until = 0.0
         self._stop_by: float | None = None  # monotonic; None while not stopping
+        self._hastened = False  # once stopping, what is aside is tried at once, and then as before
         # First renewals are in ``_holds``, in their order, for all are due after the same time. Here are
         # later ones, by their time. What has ended is passed over. And what is being renewed.
         self._renewals: list[tuple[float, int, Run]] = []
@@ -191,7 +192,7 @@ class Keeper:
 
     def report(self, said: Report) -> None:
         """Keep what a running job said of itself."""
-        if len(self._reports) < _REPORTS:
+        if len(self._reports) + self._reports.aside < _REPORTS:
             self._reports.put(said)
             self._wake.set()
         else:
@@ -223,9 +224,12 @@ class Keeper:
         return reopened_at is not None and job.lease_end - job.lease - 1 <= reopened_at + offset + 1
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
-        """Commit what has ended and end the thread, within so many seconds.
+        """Commit what has ended and end the thread.
 
-        What could not be committed until then is left to the leases: those jobs run again.
+        Args:
+            timeout: maximum seconds for that, 10 by default. What could not be committed is left to the
+                leases: those jobs run again. The event ``keeper.abandoned`` reports how many there are.
+
         """
         self._stop_by = time.monotonic() + timeout
         self._wake.set()
@@ -257,7 +261,8 @@ class Keeper:
 
         Where the database cannot be reached, the round ends: nothing is dropped, and all is tried again.
         """
-        if self._stop_by is not None:
+        if self._stop_by is not None and not self._hastened:
+            self._hastened = True
             self._ended.hasten(time.monotonic())
         errors: list[Exception | None] = []
         for step in self._steps:

@@ -181,7 +181,8 @@ class Outcomes:
         self._database.release([job for job in jobs if job.jobid not in locked], **_leaving(left))
         if left is not None:
             left |= locked
-        events.emit("jobs.returned", dbid=self._database.dbid, jobs=len(jobs) - len(left or ()))
+        if written := len(jobs) - len(left or ()):
+            events.emit("jobs.returned", dbid=self._database.dbid, jobs=written)
 
     def _settle(self, runs: list[Run], left: set[int] | None) -> None:
         setbacks = [run.setback for run in runs if run.setback is not None]

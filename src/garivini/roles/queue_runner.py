@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from garivini import events, throttle
 from garivini.client import report
 from garivini.dispatch import function_of
-from garivini.errors import UsageError
+from garivini.errors import ConflictError, UsageError
 from garivini.gearman.aio import Client, Held, Worker
 from garivini.job import WAKE, Job, State
 from garivini.lease import DEADLINE, Bump, decide
@@ -141,7 +141,11 @@ class QueueRunner:
         if self._tidy_at is None:
             self._tidy_at = now + _TIDY
         elif now >= self._tidy_at:
-            deleted = await self._call(self._database.forget_finished, _TIDY_JOBS)
+            try:
+                deleted = await self._call(self._database.forget_finished, _TIDY_JOBS)
+            except ConflictError as error:  # somebody has locked a record: it can wait
+                events.emit("dispatch.failed", dbid=self._database.dbid, error=str(error))
+                deleted = 0
             self._tidy_at = now if deleted == _TIDY_JOBS else now + _TIDY
 
     def _read(self, now: float) -> tuple[Lanes, _Claim | None]:

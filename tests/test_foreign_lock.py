@@ -1,0 +1,125 @@
+"""A transaction of another program that holds some leased rows, beside real processes at work."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from sqlalchemy import create_engine
+
+from garivini import Client
+from tests.kills.load import ROOT
+from tests.processes import command, until
+from tests.servers import free_port
+from tests.sql_servers import SQLServer
+from tests.system import upgraded
+
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
+
+MODULE = """
+import os
+import time
+from garivini import Client, Worker
+
+worker = Worker(Client(os.environ["GARIVINI_DB"]), os.environ["GARIVINI_JOB_SERVERS"])
+starts = os.open("starts", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+
+@worker.function("f")
+def f(job):
+    os.write(starts, b".")
+    time.sleep(0.002)
+    if job.jobid % 10 == 0:
+        raise ValueError("one in ten fails")
+"""
+#: Seconds of a window in which starts are counted, and how many windows pass before and during the lock.
+WINDOW: Final = 5.0
+BEFORE: Final = 2
+DURING: Final = 3
+JOBS: Final = 16_000
+DRIVERS: Final = {"mysql": "mysql+pymysql", "postgresql": "postgresql+psycopg"}
+
+
+@contextmanager
+def locked(url: str, count: int) -> Iterator[list[int]]:
+    """Lock leased rows that a worker gets about a second later."""
+    scheme, _, rest = url.partition("://")
+    engine = create_engine(f"{DRIVERS[scheme]}://{rest}")
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql(
+            f"SELECT jobid FROM job WHERE state = 1 ORDER BY jobid LIMIT {count} OFFSET 300"
+        ).scalars()
+        jobids = list(found)
+        connection.rollback()
+        for jobid in jobids:
+            lock = f"SELECT state FROM job WHERE jobid = {jobid} FOR UPDATE"
+            assert connection.exec_driver_sql(lock).scalar() == 1
+        yield jobids
+        connection.rollback()
+    engine.dispose()
+
+
+class Counts:
+    """Starts and committed outcomes."""
+
+    def __init__(self, starts: Path, server: SQLServer, url: str) -> None:
+        self._starts = starts
+        self._server = server
+        self._database = url.rpartition("/")[2]
+
+    def read(self) -> tuple[int, int]:
+        ((left,),) = self._server.execute("SELECT COUNT(*) FROM job WHERE failcount = 0", self._database)
+        return self._starts.stat().st_size, JOBS - left
+
+    def windows(self, count: int) -> tuple[list[int], list[int]]:
+        """Return how many there were in each of some windows."""
+        found = [self.read()]
+        for _ in range(count):
+            time.sleep(WINDOW)
+            found.append(self.read())
+        starts, commits = zip(*found, strict=True)
+        return _steps(starts), _steps(commits)
+
+
+def _steps(counts: Sequence[int]) -> list[int]:
+    return [after - before for before, after in pairwise(counts)]
+
+
+@pytest.mark.parametrize("name", ["mariadb", "postgresql"])
+def test_a_foreign_lock_on_four_leased_rows_slows_nothing_else(
+    request: pytest.FixtureRequest, tmp_path: Path, name: str
+) -> None:
+    server: SQLServer = request.getfixturevalue(name)
+    (tmp_path / "work.py").write_text(MODULE)
+    starts = tmp_path / "starts"
+    starts.touch()
+    with ExitStack() as stack:
+        url = stack.enter_context(server.database())
+        upgraded(url).close()
+        environment: dict[str, Any] = {
+            "GARIVINI_DB": url,
+            "GARIVINI_JOB_SERVERS": f"127.0.0.1:{free_port()}",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        }
+        client = stack.enter_context(Client(url))
+        for _ in range(JOBS // 1000):
+            client.insert_jobs([["f", None, None, b""]] * 1000)
+        stack.enter_context(command(tmp_path, "run", "--watermark", "500", **environment))
+        worker = stack.enter_context(command(tmp_path, "worker", "work.py", "-p", "1", **environment))
+        until(lambda: starts.stat().st_size > 200)
+        counts = Counts(starts, server, url)
+        before = counts.windows(BEFORE)
+        with locked(url, 4) as jobids:
+            during = counts.windows(DURING)
+            assert [
+                job.jobid for job in map(client.get_job, [(jobid, 1) for jobid in jobids]) if job
+            ] == jobids
+        assert "outcomes.put_aside" in worker.output
+        for what, old, new in zip(("starts", "commits"), before, during, strict=True):
+            sys.stdout.write(f"{name}: {what} per {WINDOW:g} s before the lock {old}, during it {new}\n")
+            assert min(new) >= sum(old) / len(old) / 2
