@@ -10,7 +10,9 @@ import pytest
 
 SRC: Final = Path(__file__).parents[1] / "src"
 
-PURE: Final = frozenset({"errors", "events", "job", "policy", "config", "decoding", "dsn", "lease"})
+PURE: Final = frozenset(
+    {"errors", "events", "job", "policy", "config", "current", "decoding", "dsn", "lease"}
+)
 BELOW_ROLES: Final = PURE | {
     *(
         "settings",
@@ -35,6 +37,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "throttle": frozenset({"events"}),
     "job": frozenset({"errors"}),
     "dsn": frozenset({"errors"}),
+    "current": frozenset({"job"}),
     "decoding": frozenset({"errors"}),
     "config": frozenset({"errors", "decoding", "dsn"}),
     "tls": frozenset({"errors"}),
@@ -57,7 +60,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "web": BELOW_ROLES | {"roles"},
     "__main__": frozenset({"cli"}),
     # The face of the package: looks names up when they are used.
-    "": frozenset({"errors", "job", "client", "aio", "worker"}),
+    "": frozenset({"errors", "current", "job", "client", "aio", "worker"}),
 }
 #: Parts of ``gearman`` that do no I/O and know no time.
 SANS_IO: Final = ("packets", "protocol", "requests", "admin", "servers", "broker", "jobs", "console")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from garivini.aio import AsyncClient
     from garivini.client import Client
+    from garivini.current import JobFilter, current_job
     from garivini.errors import (
         ConflictError,
         GariviniError,
@@ -32,6 +33,7 @@ _HOMES: Final = {
     "Handle": "job",
     "Inserted": "job",
     "Job": "job",
+    "JobFilter": "current",
     "OutcomeUnknownError": "errors",
     "ProtocolError": "errors",
     "RefusedError": "errors",
@@ -41,6 +43,7 @@ _HOMES: Final = {
     "UnreachableError": "errors",
     "UsageError": "errors",
     "Worker": "worker",
+    "current_job": "current",
 }
 
 __all__ = [  # noqa: RUF022  # the order of the documentation
@@ -50,6 +53,8 @@ __all__ = [  # noqa: RUF022  # the order of the documentation
     "Retry",
     "Discard",
     "Job",
+    "current_job",
+    "JobFilter",
     "Handle",
     "Inserted",
     "State",

@@ -64,9 +64,15 @@ _INFOS: Final = frozenset(
 
 def _log(name: str, fields: dict[str, Any]) -> None:
     level = logging.WARNING if name in _WARNINGS else logging.INFO if name in _INFOS else logging.DEBUG
+    log(name, fields, level)
+
+
+def log(name: str, fields: dict[str, Any], level: int, error: BaseException | None = None) -> None:
+    """Write an event to the log alone, with the traceback of an error if one is given."""
     if _logger.isEnabledFor(level):
         text = " ".join(f"{key}={value!r}" for key, value in fields.items())
-        _logger.log(level, "%s %s", name, text, extra={"event": name, "fields": fields})
+        extra = {"event": name, "fields": fields}
+        _logger.log(level, "%s %s", name, text, extra=extra, exc_info=error)
 
 
 #: Seconds in which like events beyond the first ones become one, with their number as ``count``.

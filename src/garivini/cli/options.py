@@ -1,8 +1,5 @@
 """What several commands take: databases, Gearman servers, logs, the form of the output."""
 
-import json
-import logging
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
@@ -10,6 +7,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from garivini.cli.logs import logs as logs
 from garivini.config import has_password, shown_name, without_password
 from garivini.errors import UsageError
 from garivini.settings import DEFAULT_DATABASE as DEFAULT_DATABASE
@@ -212,61 +210,6 @@ _TLS_OPTIONS: Final = (
         "Environment: GARIVINI_TLS_VERIFY_HOST.",
     ),
 )
-
-
-def logs(command: _F) -> _F:
-    """Add ``--verbose`` and ``--log-format``; log to standard error."""
-
-    def start(ctx: click.Context, param: click.Parameter, form: str) -> None:
-        handler = logging.StreamHandler()
-        if form == "json":
-            handler.setFormatter(_JsonFormatter())
-        else:
-            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(process)d %(message)s"))
-        logging.basicConfig(handlers=[handler], level=logging.WARNING)
-        verbose = ctx.meta.get("garivini.verbose")
-        logging.getLogger("garivini").setLevel(logging.DEBUG if verbose else logging.INFO)
-
-    command = click.option(
-        "--log-format",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        envvar="GARIVINI_LOG_FORMAT",
-        expose_value=False,
-        callback=start,
-        help="One line for people, or one JSON object, for each event.",
-    )(command)
-    return click.option(
-        "-v",
-        "--verbose",
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=_keep,
-        help="Log all events.",
-    )(command)
-
-
-def _keep(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
-    ctx.meta["garivini.verbose"] = value
-    return value
-
-
-class _JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC), level, process, event and the event's fields."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        fields = getattr(record, "fields", None)
-        entry = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-            + f".{record.msecs:03.0f}Z",
-            "level": record.levelname.lower(),
-            "process": record.process,
-            "event": getattr(record, "event", record.name),
-            **(fields if fields is not None else {"message": record.getMessage()}),
-        }
-        return json.dumps(entry, default=str)
 
 
 def output(command: _F) -> _F:

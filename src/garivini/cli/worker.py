@@ -1,17 +1,20 @@
 """``garivini worker``: the functions of a module, in several processes."""
 
+import logging
 import ssl
 import sys
 
 import click
 
+from garivini import settings
 from garivini.cli import options
 from garivini.cli.cores import usable_cores
 from garivini.cli.loading import BrokenModuleError, Speaker, load, user_traceback
 from garivini.cli.tls import warn_of_servers
 from garivini.errors import UsageError
-from garivini.settings import choose
 from garivini.supervisor import CONFIGURATION_ERROR, Child, Supervisor
+from garivini.worker import joblog
+from garivini.worker.joblog import JobLog
 
 
 @click.command()
@@ -31,9 +34,33 @@ from garivini.supervisor import CONFIGURATION_ERROR, Child, Supervisor
     show_default=True,
     help="Seconds after the first signal in which jobs may finish.",
 )
+@click.option(
+    "--log-jobs",
+    type=click.Choice(["off", "debug", "info"]),
+    default="off",
+    show_default=True,
+    envvar="GARIVINI_LOG_JOBS",
+    help="Level of a line for the start and the end of each job; debug needs --verbose. "
+    "Environment: GARIVINI_LOG_JOBS.",
+)
+@click.option(
+    "--log-tracebacks/--no-log-tracebacks",
+    default=False,
+    show_default="off",
+    envvar="GARIVINI_LOG_TRACEBACKS",
+    help="Whether each failure is logged with its traceback, at level error. "
+    "Environment: GARIVINI_LOG_TRACEBACKS.",
+)
 @options.tls
 @options.logs
-def worker(module: str, processes: int, drain: float, tls: ssl.SSLContext | None) -> None:
+def worker(
+    module: str,
+    processes: int,
+    drain: float,
+    log_jobs: str,
+    log_tracebacks: bool,
+    tls: ssl.SSLContext | None,
+) -> None:
     """Run the functions that MODULE registers on a Worker.
 
     MODULE is an importable name such as shop.jobs, or a file such as jobs.py; MODULE:NAME chooses one Worker
@@ -58,10 +85,13 @@ def worker(module: str, processes: int, drain: float, tls: ssl.SSLContext | None
       garivini insert hello world
     """
     speaker = Speaker()
+    level = None if log_jobs == "off" else logging.getLevelNamesMapping()[log_jobs.upper()]
+    job_log = JobLog(level=level, tracebacks=log_tracebacks)
     found = options.configuration(click.get_current_context())
 
     def child_process(child: Child) -> None:
-        choose(found)
+        settings.choose(found)
+        joblog.choose(job_log)
         _child(module, child, tls, speaker)
 
     supervisor = Supervisor(child_process, processes, drain=drain)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from garivini import events, throttle
 from garivini.client import failure
 from garivini.copies import EndedCopies, copy_of
+from garivini.current import set_current_job
 from garivini.errors import UsageError
 from garivini.gearman import aio
 from garivini.job import decode_payload
@@ -23,7 +24,7 @@ from garivini.keeper import STOP_TIMEOUT, Keeper, Run
 from garivini.policy import Offset, next_prefetch
 from garivini.store.database import Setback
 from garivini.supervisor import TIME_LIMIT, Child
-from garivini.worker import forks
+from garivini.worker import forks, joblog
 from garivini.worker.blocking import BlockingRunner
 from garivini.worker.functions import Discard, Registered, Retry, check_result
 
@@ -58,7 +59,7 @@ class Serving:
         *,
         after_batch: Callable[[], None] = lambda: None,
     ) -> None:
-        self._functions = {name.encode(): entry for name, entry in worker.functions.items()}
+        self._functions = {name.encode(): joblog.wrap(entry) for name, entry in worker.functions.items()}
         self._child = child
         self._slot = child.slot if child is not None else None
         self._loop = loop
@@ -265,6 +266,7 @@ class Serving:
         if self._slot is not None:
             self._slot.set(run.job.handle, run.deadline)
         try:
+            set_current_job(run.job)
             result = entry.function(run.job)
             forks.leave()
             if result is not None:
@@ -278,6 +280,7 @@ class Serving:
         return True
 
     def _on_batch(self, ran: int, seconds: float) -> None:
+        set_current_job(None)  # once per batch: between its jobs no code of the application runs
         if self._slot is not None:
             self._slot.clear()
         self._after_batch()
@@ -316,6 +319,7 @@ class Serving:
         entry = self._registered(run)
         limit = asyncio.timeout(entry.timeout)
         try:
+            set_current_job(run.job)  # in this task's own context
             async with limit:
                 result = await entry.function(run.job)
             forks.leave()
