@@ -5,12 +5,12 @@ use Gearman::Client;
 use JSON::PP qw(encode_json);
 
 my ($host, $port, $hex) = @ARGV;
-my $client = Gearman::Client->new(job_servers => ["$host:$port"], exceptions => 1);
+my $client = Gearman::Client->new(job_servers => ["$host:$port"]);
 $| = 1;
 
 sub inject {
     my ($job) = @_;
-    my $answer = $client->do_task('inject_jobs', encode_json($job), {on_exception => sub { print "$_[0]\n" }});
+    my $answer = $client->do_task('inject_jobs', encode_json($job), {on_warning => sub { print ${$_[0]} }});
     print "$$answer\n" if defined $answer;
 }
 

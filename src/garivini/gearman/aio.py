@@ -379,6 +379,19 @@ class Held:
             self._connection.core.exception(self.job.handle, data)
             self._ended()
 
+    def refuse(self, reason: str) -> None:
+        """Say that it failed, with a reason that every client hears, as a WORK_WARNING before the failure.
+
+        Of a WORK_EXCEPTION gearmand makes a failure with a handle that libgearman does not know, for clients
+        that have not asked for exceptions: the ``gearman`` tool waits for ever, and Perl's client dies.
+        """
+        if not self.lost:
+            # The tool prints it as it is.
+            self._connection.core.report(
+                self.job.handle, Type.WORK_WARNING, f"{reason}\n".encode(errors="replace")
+            )
+            self.fail()
+
     def report(self, kind: Type, *fields: bytes) -> None:
         """Send WORK_STATUS (numerator, denominator), WORK_DATA or WORK_WARNING (data)."""
         if not self.lost:

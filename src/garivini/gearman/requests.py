@@ -99,6 +99,8 @@ class Foreground:
 
     def __init__(self, on_update: Callable[[Update], None] | None = None) -> None:
         self._on_update = on_update
+        #: The last WORK_WARNING. Before a WORK_FAIL, which carries nothing, it is the reason.
+        self.warning = b""
         #: ``Finished``, or ``Refused`` or ``Unknown`` where it came to nothing.
         self.end: Finished | Refused | Unknown | None = None
 
@@ -111,8 +113,11 @@ class Foreground:
         """Take what the server says of the job."""
         if isinstance(event, Finished | Refused | Unknown):
             self.end = event
-        elif isinstance(event, Update) and self._on_update is not None:
-            self._on_update(event)
+        elif isinstance(event, Update):
+            if event.kind is Type.WORK_WARNING:
+                self.warning = event.fields[0]
+            if self._on_update is not None:
+                self._on_update(event)
 
 
 def checked(answers: list[Event], address: str) -> list[Event]:
@@ -144,7 +149,7 @@ def result_of(foreground: Foreground, address: str) -> bytes:
         case Finished(Type.WORK_COMPLETE, data):
             return data
         case Finished(_, data):
-            reason = data.decode("utf-8", "replace") or "no reason given"
+            reason = (data or foreground.warning).decode("utf-8", "replace").strip() or "no reason given"
             raise RefusedError(f"the worker failed the job: {reason}")
         case Refused() as refused:
             checked([refused], address)

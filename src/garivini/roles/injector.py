@@ -262,13 +262,13 @@ class Injector:
             # It may quote what was sent, of any length.
             reason = str(error)[:_MAX_REASON]
             events.emit("inject.refused", reason=reason)
-            held.exception(f"{reason}; nothing was stored".encode(errors="replace"))
+            held.refuse(f"{reason}; nothing was stored")
             return
         except Exception:
             # A defect. Raised from here it would close the connection, and the server would send the same
             # call again and again.
             events.emit("inject.failed", calls=1, error=traceback.format_exc())
-            held.exception(b"a fault in the Injector; nothing was stored")
+            held.refuse("a fault in the Injector; nothing was stored")
             return
         size = len(held.job.data)
         self._hold(size)
@@ -418,7 +418,7 @@ class Injector:
         for call, error in failed:
             known = isinstance(error, GariviniError)
             texts[str(error) if known else "".join(traceback.format_exception(error))] += 1
-            call.held.exception(_reason(error).encode())
+            call.held.refuse(_reason(error))
         for text, calls in texts.items():
             events.emit("inject.failed", calls=calls, error=text)
         self._let_go([call for call, _ in failed])
