@@ -20,7 +20,7 @@ from garivini.policy import At, FunctionPolicy, Never, Offset
 from garivini.store.database import Database, Setback
 from garivini.supervisor import Child, Obituary, Slot
 from tests.databases import sqlite_url
-from tests.sql_servers import MariaDB
+from tests.sql_servers import MariaDB, SQLServer
 from tests.system import upgraded
 
 #: Seconds for what must happen in the end.
@@ -229,6 +229,61 @@ def test_a_text_that_the_connection_cannot_carry_is_stored_in_ascii(
     kept.keeper.stop()
     kept.close()
     engine.dispose()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", ["own_mariadb", "own_postgresql"])
+def test_outcomes_wait_whole_for_a_database_that_refuses_all_writes(
+    request: pytest.FixtureRequest, own: str, seen: list[tuple[str, dict[str, Any]]]
+) -> None:
+    server: SQLServer = request.getfixturevalue(own)
+    url = server.create_database()
+    upgraded(url).close()
+    kept = Kept(url)
+    runs = kept.runs(60)
+    for run in runs[:20]:
+        fail(run, message="\U0001f600")
+    kept.keeper.start()
+    kept.keeper.end(runs.pop())
+    kept.get(1)
+    server.set_read_only(True)
+    for run in runs:
+        kept.keeper.end(run)
+    deadline = time.monotonic() + PATIENCE
+    while not any(event == "outcomes.put_aside" for event, _ in seen):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    server.set_read_only(False)
+    assert set(map(id, kept.get(len(runs), PATIENCE))) == set(map(id, runs))
+    messages = [kept.database.failures(run.job.jobid)[0].message for run in runs[:20]]
+    assert messages == ["\U0001f600"] * 20
+    names = [event for event, _ in seen]
+    assert "role.error" in names
+    assert not {"outcome.dropped", "outcome.reduced"} & set(names)
+    kept.keeper.stop()
+    kept.close()
+
+
+@pytest.mark.parametrize("name", SERVERS, indirect=True)
+def test_all_goes_on_when_a_lock_on_the_whole_table_ends(
+    kept: Kept, urls: Callable[[str], str], name: str
+) -> None:
+    runs = kept.runs(20)
+    fail(runs[0])
+    kept.keeper.start()
+    engine = engine_of(urls(name))
+    lock = "LOCK TABLES job WRITE" if name == "mariadb" else "LOCK TABLE job IN ACCESS EXCLUSIVE MODE"
+    with engine.connect() as connection:
+        connection.exec_driver_sql(lock)
+        for run in runs:
+            kept.keeper.end(run)
+        time.sleep(1.0)
+        assert kept.committed.empty()
+        if name == "mariadb":
+            connection.exec_driver_sql("UNLOCK TABLES")
+        connection.rollback()
+    engine.dispose()
+    assert set(map(id, kept.get(20, PATIENCE))) == set(map(id, runs))
 
 
 IDS: Final = st.sampled_from([None, 0, -1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64, 10**30, "x", 1.5, b"1"])
