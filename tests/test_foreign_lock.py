@@ -1,5 +1,6 @@
 """A transaction of another program that holds some leased rows, beside real processes at work."""
 
+import asyncio
 import os
 import sys
 import time
@@ -12,12 +13,14 @@ from typing import Any, Final
 import pytest
 from sqlalchemy import create_engine
 
-from garivini import Client
+from garivini import Client, Job, State
+from garivini.job import new_job
+from garivini.store.database import Lane
 from tests.kills.load import ROOT
 from tests.processes import command, until
 from tests.servers import free_port
 from tests.sql_servers import SQLServer
-from tests.system import upgraded
+from tests.system import system, upgraded
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
@@ -42,17 +45,19 @@ WINDOW: Final = 5.0
 BEFORE: Final = 2
 DURING: Final = 3
 JOBS: Final = 16_000
+#: Seconds in which jobs run whose leases have run out. With a wait for the lock it takes at least five.
+SOON: Final = 4.0
 DRIVERS: Final = {"mysql": "mysql+pymysql", "postgresql": "postgresql+psycopg"}
 
 
 @contextmanager
-def locked(url: str, count: int) -> Iterator[list[int]]:
-    """Lock leased rows that a worker gets about a second later."""
+def locked(url: str, count: int, first: int = 300) -> Iterator[list[int]]:
+    """Lock leased rows, from the one of this number on: a worker gets them about a second later."""
     scheme, _, rest = url.partition("://")
     engine = create_engine(f"{DRIVERS[scheme]}://{rest}")
     with engine.connect() as connection:
         found = connection.exec_driver_sql(
-            f"SELECT jobid FROM job WHERE state = 1 ORDER BY jobid LIMIT {count} OFFSET 300"
+            f"SELECT jobid FROM job WHERE state = 1 ORDER BY jobid LIMIT {count} OFFSET {first}"
         ).scalars()
         jobids = list(found)
         connection.rollback()
@@ -123,3 +128,64 @@ def test_a_foreign_lock_on_four_leased_rows_slows_nothing_else(
         for what, old, new in zip(("starts", "commits"), before, during, strict=True):
             sys.stdout.write(f"{name}: {what} per {WINDOW:g} s before the lock {old}, during it {new}\n")
             assert min(new) >= sum(old) / len(old) / 2
+
+
+def test_a_worker_that_is_stopped_does_not_wait_for_a_foreign_lock(
+    mariadb: SQLServer, tmp_path: Path
+) -> None:
+    (tmp_path / "work.py").write_text(MODULE)
+    with ExitStack() as stack:
+        url = stack.enter_context(mariadb.database())
+        upgraded(url).close()
+        environment: dict[str, Any] = {
+            "GARIVINI_DB": url,
+            "GARIVINI_JOB_SERVERS": f"127.0.0.1:{free_port()}",
+            "GARIVINI_LOG_FORMAT": "json",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        }
+        client = stack.enter_context(Client(url))
+        client.insert_jobs([["f", None, None, b""]] * 400)
+        stack.enter_context(command(tmp_path, "run", "--watermark", "500", **environment))
+        until(lambda: sum(job.state.name == "LEASED" for job in client.list_jobs(limit=500)) == 400)
+        stack.enter_context(locked(url, 1))
+        worker = stack.enter_context(
+            command(tmp_path, "worker", "work.py", "-p", "1", "--drain", "3", **environment)
+        )
+        until(lambda: "outcomes.put_aside" in worker.output)
+        began = time.monotonic()
+        assert worker.stop() == 0, worker.output
+        assert time.monotonic() - began < 10
+        assert "keeper.abandoned" in worker.output
+        assert "child_died" not in worker.output
+
+
+@pytest.mark.parametrize("name", ["mariadb", "postgresql"])
+def test_leases_that_ran_out_do_not_wait_for_a_foreign_lock(
+    request: pytest.FixtureRequest, tmp_path: Path, name: str
+) -> None:
+    server: SQLServer = request.getfixturevalue(name)
+    with server.database() as url:
+        upgraded(url).close()
+
+        async def scenario() -> None:
+            async with system(tmp_path, url) as queue:
+
+                @queue.worker.function("f")
+                def f(job: Job) -> None:
+                    pass
+
+                await queue.call(queue.database.insert, [new_job("f", b"")] * 10)
+                lane = Lane("f", State.WAITING, "normal", 0)
+                await queue.call(queue.database.claim, lane, limit=10, lease=3)
+                passed = "UPDATE job SET run_after = run_after - 100, lease_end = lease_end - 100"
+                await queue.call(server.execute, passed, url.rpartition("/")[2])
+                with locked(url, 2, 0) as jobids:
+                    queue.start_queue_runner()
+                    queue.start_worker()
+                    async with asyncio.timeout(SOON):
+                        await queue.gone(2)
+                    assert sorted(job.jobid for job in await queue.call(queue.database.jobs)) == jobids
+                    assert not queue.seen.of("role.error")
+                await queue.gone()
+
+        asyncio.run(scenario())
