@@ -144,7 +144,10 @@ class Model:
         lanes.sort(key=lambda lane: (PRIORITIES.index(lane.priority), lane.due, lane.funcname, lane.state))
         return Lanes(self._clock() if lanes else 0.0, lanes)
 
-    def claim(self, lane: Lane, *, limit: int, lease: int, max_bytes: int = BATCH_BYTES) -> list[Job]:
+    def claim(
+        self, lane: Lane, *, limit: int, lease: int | Callable[[str], int], max_bytes: int = BATCH_BYTES
+    ) -> list[Job]:
+        lease = lease if isinstance(lease, int) else lease(lane.funcname)
         jobs: list[Job] = []
         size = 0
         due = [row for row in self._lane(lane, State.WAITING) if row.run_after <= self._now()]
