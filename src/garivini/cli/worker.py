@@ -107,7 +107,7 @@ def _child(target: str, child: Child, tls: ssl.SSLContext | None, speaker: Speak
     except BrokenModuleError as error:
         speaker.report(f"{target} cannot be imported\n{user_traceback(error.error)}")
         sys.exit(CONFIGURATION_ERROR)
-    if tls and found.tls is None:
-        found.tls = tls
-        warn_of_servers(found.job_servers, tls)
+    if tls:
+        found.tls = found.tls or tls
+        warn_of_servers(found.job_servers, found.tls)
     found.run(child)
