@@ -264,6 +264,25 @@ def test_outcomes_wait_whole_for_a_database_that_refuses_all_writes(
     kept.close()
 
 
+@pytest.mark.slow
+@pytest.mark.servers
+def test_a_failure_of_any_length_is_stored_where_statements_must_be_short() -> None:
+    with MariaDB("max-allowed-packet=262144") as server:
+        url = server.create_database()
+        upgraded(url).close()
+        kept = Kept(url)
+        runs = kept.runs(2)
+        fail(runs[0], message="\U0001f600" * 500_000, trace="'" * 500_000)
+        kept.keeper.start()
+        for run in runs:
+            kept.keeper.end(run)
+        assert set(map(id, kept.get(2))) == set(map(id, runs))
+        (failure,) = kept.database.failures(runs[0].job.jobid)
+        assert len(failure.message) == len(failure.trace) >= 1000
+        kept.keeper.stop()
+        kept.close()
+
+
 @pytest.mark.parametrize("name", SERVERS, indirect=True)
 def test_all_goes_on_when_a_lock_on_the_whole_table_ends(
     kept: Kept, urls: Callable[[str], str], name: str

@@ -7,7 +7,7 @@ database refuses is found by halves. The caller puts those aside, each with a ba
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from garivini.errors import (
@@ -176,6 +176,7 @@ class Inbox(Generic[T]):
     def hasten(self, now: float) -> None:
         """Let all items that were put aside be due."""
         self._aside = [(min(due, now), number, item) for due, number, item in self._aside]
+        heapify(self._aside)
 
     def next_due(self) -> float:
         """Return when the first item that was put aside is due; infinity if there is none."""

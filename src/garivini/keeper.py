@@ -42,6 +42,8 @@ _TOGETHER: Final = 0.2
 _REPORTS: Final = 20_000
 #: Seconds that a write of many rows waits for a lock. Then what is locked is left out.
 _LOCK_TIMEOUT: Final = 0.2
+#: Minimum seconds between two rounds while a step of them has failed.
+_FAILED_PAUSE: Final = 0.02
 #: Functions that are registered in one transaction.
 _FUNCTIONS: Final = 500
 #: Seconds after which a worker reads again what is set for functions.
@@ -124,28 +126,29 @@ class Keeper:
         # later ones, by their time. What has ended is passed over. And what is being renewed.
         self._renewals: list[tuple[float, int, Run]] = []
         self._due: list[Run] = []
-        self._steps = [
-            _Step(step)
-            for step in (
-                self._record_deaths,
-                self._read_functions,
-                self._read_clock,
-                self._start_checks,
-                self._report,
-                self._commit,
-                self._unstart,
-                self._renew,
-                self._give_back,
-                self._end_overdue,
-                self._register,
-            )
-        ]
+        self._steps = self._all_steps()
         self._backoff = Backoff(first=0.05, longest=2.0)
         self._offset: float | None = None  # of the database's clock to the monotonic one
         self._name = f"keeper of database {database.dbid}"
         self._thread = threading.Thread(
             target=self._loop, name=f"garivini-keeper-{database.dbid}", daemon=True
         )
+
+    def _all_steps(self) -> "list[_Step]":
+        """Return what is done in each round, in this order: what is registered is the least urgent."""
+        return [
+            _Step(self._record_deaths),
+            _Step(self._read_functions),
+            _Step(self._read_clock),
+            _Step(self._start_checks),
+            _Step(self._report),
+            _Step(self._commit),
+            _Step(self._unstart),
+            _Step(self._renew),
+            _Step(self._give_back),
+            _Step(self._end_overdue),
+            _Step(self._register),
+        ]
 
     def start(self) -> None:
         """Start the thread."""
@@ -332,6 +335,8 @@ class Keeper:
         if self._ended or now < self._crowd.until:
             # Who ends a run before that time leaves it to this thread to wake.
             first = min(first, self._crowd.until)
+        if any(step.error is not None for step in self._steps):
+            first = max(first, now + _FAILED_PAUSE)  # a step that is left out for now may be due
         # No longer than until the first renewal of a job that comes now: then it need not wake this thread,
         # which would compete with the job's start.
         self._asleep_until = min(first, now + _FIRST_RENEWAL)
@@ -421,14 +426,10 @@ class Keeper:
         if not runs:
             return
         kept: set[Handle] = set()
-
-        def adopt(part: list[Run], left: set[int] | None) -> None:
-            self._adopt(part, left)
-
         try:
             failed = self._renewed([run for run in runs if run.job.attempt is not None], kept)
             strangers = [run for run in runs if run.job.attempt is None]
-            failed += self._writer.write(strangers, adopt, jobid_of) if strangers else []
+            failed += self._writer.write(strangers, self._adopt, jobid_of) if strangers else []
         except Exception:
             self._checks.put_back(runs)
             raise

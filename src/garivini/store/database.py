@@ -28,6 +28,8 @@ from garivini.store.rows import readable
 
 #: Bytes of an argument that is read with its row: 1,000 of them are less than a claim may have.
 _SMALL: Final = 4096
+#: Maximum characters of a failure's message, and of its trace.
+_MAX_TEXT: Final = 65_535
 
 
 class Lane(NamedTuple):
@@ -601,14 +603,16 @@ class Database(Records):
         return Settled("applied", State.DEAD if when == Never() else State.WAITING, failcount, delay)
 
     def _record(self, run: Run, setback: Setback, attempt: int) -> None:
+        # A statement that is larger than the server takes ends the connection.
+        most = max(1000, min(_MAX_TEXT, self._dialect.statement_bytes // 16))
         run(
             "record_failure",
             jobid=setback.handle.jobid,
             attempt=attempt,
             kind=setback.kind,
             error=storable(setback.error)[:255],
-            message=storable(setback.message)[:65_535],
-            trace=storable(setback.trace)[-65_535:],
+            message=storable(setback.message)[:most],
+            trace=storable(setback.trace)[-most:],
             worker=storable(setback.worker)[:255],
         )
 
