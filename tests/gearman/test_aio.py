@@ -20,6 +20,7 @@ from garivini.gearman.protocol import (
     Update,
 )
 from garivini.gearman.server import Server
+from tests.gearman.peer import Peer
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -508,6 +509,22 @@ def test_progress_is_asked_for_by_handle(gearman_server: str) -> None:
         worker.abort()
         await running
         await client.close()
+
+    asyncio.run(scenario())
+
+
+def test_no_name_of_a_function_costs_others_their_connection(gearman_server: str) -> None:
+    # gearmand shows the names raw, and a line of this one ends the list.
+    async def scenario() -> None:
+        with Peer(gearman_server) as worker:
+            worker.can_do(b"a\n.\nb", b"f")
+            client = aio.Client(gearman_server)
+            for number in range(3):
+                await client.functions()
+                await client.workers()
+                assert isinstance((await client.submit([job(number)]))[0], Created)
+            assert client.generation == 1
+            await client.close()
 
     asyncio.run(scenario())
 

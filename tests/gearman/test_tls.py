@@ -113,3 +113,28 @@ def test_a_server_without_tls_or_with_a_strange_certificate_is_refused(
                     await asyncio.to_thread(blocked)
 
     asyncio.run(scenario())
+
+
+def test_a_worker_backs_off_from_what_shakes_hands_and_closes(certificate: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    connections = 0
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        writer.close()
+
+    async def scenario() -> None:
+        server = await asyncio.start_server(hang_up, "127.0.0.1", 0, ssl=context)
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        worker = aio.Worker(address, [b"f"], lambda held: None, tls=trusting(certificate))
+        running = asyncio.create_task(worker.run())
+        await asyncio.sleep(1.5)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        server.close()
+        await server.wait_closed()
+
+    asyncio.run(scenario())
+    assert 2 <= connections <= 6

@@ -70,35 +70,25 @@ class ConnectedWorker(NamedTuple):
 
 
 def parse_status(lines: Iterable[bytes]) -> dict[bytes, FunctionStatus]:
-    """Read the lines of ``status``.
-
-    Raises:
-        ProtocolError: a line has another form.
-
-    """
+    """Read the lines of ``status``; what is none of them is left out."""
     return {
-        name: FunctionStatus(total, running, workers)
-        for name, (total, running, workers) in _counts(lines, 3, "status")
+        name: FunctionStatus(total, running, workers) for name, (total, running, workers) in _counts(lines, 3)
     }
 
 
 def parse_priority_status(lines: Iterable[bytes]) -> dict[bytes, PriorityStatus]:
-    """Read the lines of ``prioritystatus``.
-
-    Raises:
-        ProtocolError: a line has another form.
-
-    """
+    """Read the lines of ``prioritystatus``; what is none of them is left out."""
     return {
         name: PriorityStatus(high, normal, low, workers)
-        for name, (high, normal, low, workers) in _counts(lines, 4, "prioritystatus")
+        for name, (high, normal, low, workers) in _counts(lines, 4)
     }
 
 
-def _counts(lines: Iterable[bytes], count: int, command: str) -> Iterator[tuple[bytes, list[int]]]:
+def _counts(lines: Iterable[bytes], count: int) -> Iterator[tuple[bytes, list[int]]]:
     """Yield names and the numbers behind them.
 
-    A name may have tabs. gearmand shows one with a line end raw too, on two lines: they are put together.
+    A name may have tabs. gearmand shows one with a line break raw too, on two lines: they are put together.
+    One with a line of a single dot ends the list too early: no function of anybody may stop all others.
     """
     begun: list[bytes] = []
     for line in lines:
@@ -108,8 +98,6 @@ def _counts(lines: Iterable[bytes], count: int, command: str) -> Iterator[tuple[
             begun.clear()
         else:
             begun.append(line)
-    if begun:
-        raise ProtocolError(f"not a line of {command}: {begun[-1][:80]!r}")
 
 
 def parse_jobs(lines: Iterable[bytes]) -> list[HeldJob]:

@@ -142,6 +142,7 @@ class ClientProtocol(Generic[Tag]):
         #: By handle. Mostly there is one, for which a list takes a tenth of the bytes of a deque.
         self._foreground: dict[bytes, list[Tag]] = {}
         self._block: list[bytes] = []
+        self._after_block = False
 
     @property
     def pending(self) -> int:
@@ -268,6 +269,8 @@ class ClientProtocol(Generic[Tag]):
     def _line(self, text: bytes) -> tuple[Tag, Event] | None:
         expected, tag, _ = self._pending[0] if self._pending else (None, None, None)
         if expected not in ("line", "block"):
+            if self._after_block:
+                return None  # gearmand shows names raw, and one had a line that ends a block
             raise ProtocolError(f"the server sends the line {text[:80]!r} where {expected} is due")
         if text.startswith(b"ERR "):
             code, _, message = text[4:].partition(b" ")
@@ -276,6 +279,7 @@ class ClientProtocol(Generic[Tag]):
             answer = Lines([text])
         elif text == b".":
             answer, self._block = Lines(self._block), []
+            self._after_block = True
         else:
             self._block.append(text)
             return None
