@@ -40,7 +40,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "current": frozenset({"job"}),
     "decoding": frozenset({"errors"}),
     "config": frozenset({"errors", "decoding", "dsn"}),
-    "tls": frozenset({"errors"}),
+    "tls": frozenset({"errors", "config"}),
     "settings": frozenset({"errors", "config", "tls"}),
     "policy": frozenset({"errors", "job"}),
     "lease": frozenset({"errors", "job"}),

@@ -4,6 +4,7 @@ import logging
 import traceback
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -171,6 +172,51 @@ def test_no_command_tells_a_password(
         clean(output.out + output.err)
 
     check()
+
+
+URL = f"mysql://u:{HEAD}@127.0.0.1:1/{TAIL}"
+
+
+@pytest.mark.parametrize(
+    "dbs",
+    [
+        {URL: 1},
+        {1: {"id": URL, "dsn": URL}},
+        {1: {"dsn": 5, "pass": HEAD}},
+        {1: {"dsn": f"mysql://{HEAD}@{TAIL}@h/d", "user": "u", "pass": f"{HEAD}@{TAIL}"}},
+        {1: {"dsn": f"DBI:mysql:job;{HEAD}={TAIL}", "user": "u", "pass": HEAD}},
+        [(URL,)],
+        [{"dsn": f"{HEAD}"}],
+        URL.encode(),
+    ],
+)
+def test_databases_in_a_wrong_form_do_not_tell_a_password(dbs: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        Client(dbs)
+    clean(told(caught.value))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["CONFIG", "DB_FILE", "JOB_SERVERS", "TLS_CA", "TLS_VERIFY_HOST", "LOG_FORMAT", "LOG_LEVEL", "BENCH_DB"],
+)
+def test_a_url_in_a_wrong_variable_is_not_told(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(f"GARIVINI_{name}", URL)
+    if name == "TLS_VERIFY_HOST":
+        monkeypatch.setenv("GARIVINI_TLS_CA", "system")
+    commands = {"LOG_FORMAT": ["run"], "LOG_LEVEL": ["run"], "BENCH_DB": ["bench", "--help"]}
+    with pytest.raises(SystemExit):
+        main(commands.get(name, ["status"]))
+    output = capfd.readouterr()
+    clean(output.out + output.err)
+    if name not in ("LOG_FORMAT", "LOG_LEVEL", "BENCH_DB"):
+        try:
+            Client()
+        except UsageError as error:
+            clean(told(error))
 
 
 def test_an_engine_of_which_a_piece_of_the_password_became_the_host_is_refused() -> None:

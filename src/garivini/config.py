@@ -61,7 +61,7 @@ def _entry(key: int | str, value: Any) -> DatabaseSettings:
     dbid = _dbid(key)
     if isinstance(value, Mapping):
         if _dbid(value.get("id", dbid)) != dbid:
-            raise UsageError(f"database {dbid} says that its id is {value['id']}")
+            raise UsageError(f"database {dbid} says that its id is {shown_value(value['id'])}")
         dsn, user, password = (value.get(name) for name in ("dsn", "user", "pass"))
         if not dsn:
             raise UsageError(f"database {dbid} has no dsn")
@@ -78,7 +78,8 @@ def _entry(key: int | str, value: Any) -> DatabaseSettings:
 def _dbid(key: Any) -> int:
     dbid = int(key) if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 20 else key
     if isinstance(dbid, bool) or not isinstance(dbid, int) or not 0 < dbid < 2**31:
-        raise UsageError(f"{key!r} is no database id: use whole numbers from 1")
+        shown = repr(key) if key is None or _READABLE.fullmatch(str(key)) else "***"
+        raise UsageError(f"{shown} is no database id: use whole numbers from 1")
     return dbid
 
 

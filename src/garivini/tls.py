@@ -3,6 +3,7 @@
 import ssl
 from pathlib import Path
 
+from garivini.config import shown_name
 from garivini.errors import UsageError
 
 
@@ -68,5 +69,8 @@ def _show(context: ssl.SSLContext, certificate: str, key: str | None) -> None:
 def _check_readable(option: str, name: str) -> None:
     try:
         Path(name).open("rb").close()
+        return
     except OSError as error:
-        raise UsageError(f"{option}: {name!r} cannot be read: {error.strerror}") from None
+        reason = error.strerror
+    # Not within the except: its error quotes the name, which may be a URL in the wrong place.
+    raise UsageError(f"{option}: {shown_name(name)!r} cannot be read: {reason}")

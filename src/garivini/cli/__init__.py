@@ -1,6 +1,7 @@
 """The command ``garivini``. Subcommands are imported when they are called, so that ``--help`` is quick."""
 
 import io
+import os
 import sys
 from importlib import import_module
 from typing import Any, Final
@@ -119,10 +120,11 @@ def _report(message: str, status: int) -> int:
 
 
 def _hide(message: str, arguments: list[str]) -> str:
-    """Return a message without the arguments that it quotes, where one may have a password in it."""
+    """Return a message without the arguments and variables that it quotes, if they may have a password."""
     from garivini.config import has_password  # not needed for --help
 
-    for argument in arguments:
+    variables = [value for name, value in os.environ.items() if name.startswith("GARIVINI_")]
+    for argument in (*arguments, *variables):
         for text in (argument, argument.partition("=")[2]):
             if text and has_password(text):
                 message = message.replace(text, "***").replace(repr(text)[1:-1], "***")
