@@ -19,6 +19,8 @@ from garivini.client import failure
 from garivini.gearman.blocking import Client as GearmanClient
 from garivini.gearman.protocol import Submission
 from garivini.job import Handle
+from garivini.policy import Offset
+from garivini.store.database import Lane, Setback
 from garivini.store.records import MAX_RESULT, Finish, Report
 from tests.processes import alive, command, until
 from tests.servers import embedded, free_port
@@ -732,3 +734,20 @@ class TestProcesses:
         result = run("run", "--db", url, "--job-server", "0.0.0.0:4730")
         assert result.returncode == 2
         assert "no authentication" in result.stderr
+
+
+def test_jobs_show_says_how_many_records_were_not_kept(url: str) -> None:
+    with Client(url) as client:
+        at = client.insert_job("f")
+        (database,) = client.shards
+        for _ in range(60):
+            (taken,) = database.claim(Lane("f", State.WAITING, "normal", 0), limit=1, lease=60)
+            database.settle([Setback(handle=taken.handle, kind="rescheduled", when=Offset(0))])
+        assert len(client.failures(at)) == 50
+    output = invoke("jobs", "show", "1", "--db", url).output
+    assert output.count("rescheduled") == 50
+    before, _, after = output.partition("10 records of later attempts were not kept")
+    assert "attempt 10 rescheduled" in before
+    assert "attempt 21 rescheduled" in after
+    (shown,) = json.loads(invoke("jobs", "show", "1", "-o", "json", "--db", url).output)
+    assert (len(shown["failures"]), shown["failures_omitted"]) == (50, 10)

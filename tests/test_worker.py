@@ -1,4 +1,5 @@
 import asyncio
+import pickle
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -96,6 +97,41 @@ def test_retry_runs_it_again_at_its_time_without_counting_a_failure(tmp_path: Pa
             await queue.call(queue.client.insert_job, "patient")
             await queue.gone()
             assert attempts == [1, 2]
+
+    asyncio.run(scenario())
+
+
+def test_job_run_counts_starts_in_def_and_async_def_alike(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            got: list[tuple[str, int, int, int | None]] = []
+
+            @queue.worker.function("plain")
+            def plain(job: Job) -> None:
+                assert pickle.loads(pickle.dumps(job)).arg == job.arg
+                got.append(("plain", job.run, job.run, job.attempt))
+                if job.run < 3:
+                    raise Retry(0)
+
+            @queue.worker.function("async")
+            async def asynchronous(job: Job) -> None:
+                got.append(("async", await job.get_run(), job.run, job.attempt))
+                if job.run < 3:
+                    raise Retry(0)
+
+            @queue.worker.function("never_asks")
+            def never_asks(job: Job) -> None:
+                raise Discard
+
+            queue.start_queue_runner()
+            queue.start_worker()
+            for name in ("plain", "async", "never_asks"):
+                await queue.call(queue.client.insert_job, name)
+            await queue.gone(1)
+            for name in ("plain", "async"):
+                assert [it for it in got if it[0] == name] == [(name, n, n, n) for n in (1, 2, 3)]
+            (job,) = await queue.call(queue.database.jobs)
+            assert (job.funcname, job.runs, job.run) == ("never_asks", 0, 0)
 
     asyncio.run(scenario())
 

@@ -56,6 +56,18 @@ def python(job):
     })
 
 
+@worker.function("counts")
+def counts(job):
+    Path("pid").write_text(str(os.getpid()))
+    numbers = [job.run, job.run, job.attempt]
+    with open("starts", "a") as starts:
+        starts.write(json.dumps(numbers) + "\\n")
+    if job.arg == b"dies" and job.run == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    while not Path("go-on").exists():
+        time.sleep(0.01)
+
+
 @worker.function("django")
 def uses_django(job):
     import django
@@ -238,6 +250,42 @@ def test_a_forked_child_is_no_second_worker_and_heeds_signals(shop: Shop) -> Non
         # The worker's own handlers are as before.
         assert worker.stop() == 0
         assert "worker.stopped" in worker.output
+
+
+def test_job_run_is_the_number_of_a_start_after_a_crash_and_a_drain_that_gave_up(shop: Shop) -> None:
+    inserted = shop.client.insert_job("counts", "dies")
+    with shop.worker("--drain", "0.2"):
+        until(lambda: len(_starts(shop)) == 2)
+    with shop.worker():
+        until(lambda: len(_starts(shop)) == 3)
+        # The Gearman server gave the same copy each time.
+        assert _starts(shop) == [[1, 1, 1], [2, 2, 1], [3, 3, 1]]
+        found = shop.client.get_job(inserted)
+        assert found is not None
+        assert found.run == 3
+        (shop.folder / "go-on").touch()
+        shop.until_empty()
+
+
+def test_job_run_is_the_number_of_a_start_after_everything_was_killed(shop: Shop) -> None:
+    shop.client.insert_job("counts")
+    with shop.worker() as worker:
+        until(lambda: len(_starts(shop)) == 1)
+        for pid in (worker.process.pid, int((shop.folder / "pid").read_text())):
+            os.kill(pid, signal.SIGKILL)
+        worker.process.wait()
+    with shop.worker():
+        until(lambda: len(_starts(shop)) == 2)
+        assert _starts(shop) == [[1, 1, 1], [2, 2, 1]]
+        (shop.folder / "go-on").touch()
+        shop.until_empty()
+
+
+def _starts(shop: Shop) -> list[list[int]]:
+    """Return of each start its number, read twice, and its attempt."""
+    file = shop.folder / "starts"
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def test_a_child_that_a_function_left_behind_does_not_hide_the_death_of_its_worker(shop: Shop) -> None:

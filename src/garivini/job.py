@@ -4,12 +4,13 @@ Blobs stay bytes; this is the one place where they meet JSON text.
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from enum import IntEnum
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from garivini.errors import UsageError
 
@@ -152,6 +153,31 @@ class Inserted(msgspec.Struct, frozen=True, eq=False):
         return f"{self.dbid}:{self.jobid}"
 
 
+class StartCounter:
+    """Counts the starts of jobs of one database. A job that is sent to another process goes without."""
+
+    __slots__ = ("_count", "in_thread")
+
+    def __init__(
+        self,
+        count: Callable[[Handle], int],
+        in_thread: Callable[[Callable[[], int]], Awaitable[int]],
+    ) -> None:
+        self._count = count
+        #: Calls something in a thread, to be awaited.
+        self.in_thread = in_thread
+
+    def __call__(self, handle: Handle) -> int:
+        """Count a start of this job; return its number."""
+        return self._count(handle)
+
+    def __repr__(self) -> str:
+        return "StartCounter()"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A job as read from its row or received by a worker. Times are unix seconds by the database's clock."""
 
@@ -176,12 +202,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     #: Seconds of this attempt's lease, and when it ends; 0 where unknown.
     lease: int = 0
     lease_end: int = 0
-    #: How many starts so far have asked for their number; see ``run``.
+    #: How many starts so far have asked for their number; see ``run``. In a function: 0 until it asks.
     runs: int = 0
     #: Whether, while it runs, another attempt has taken the job over, or it was cancelled. Then only success
     #: still counts: a function that returns has completed the job all the same. Raise to leave it to the
     #: other attempt, or cancelled.
     lost: bool = False
+    #: Counts this start where ``run`` is read first; None outside of a function.
+    counter: "StartCounter | None" = None
 
     def __hash__(self) -> int:
         # Not by all fields: the worker may set ``lost`` while it runs.
@@ -217,6 +245,33 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def handle(self) -> Handle:
         """The job's handle, fenced by its attempt."""
         return Handle(self.jobid, self.dbid, self.attempt)
+
+    @property
+    def run(self) -> int:
+        """The number of this start of the job, from 1 on, whatever ended the starts before it.
+
+        ``attempt`` does not rise if a Gearman server gives the copy of a killed worker to another one; this
+        does. A start is counted when its function first reads this, by one short write to the job's database.
+        Starts that do not read it are not counted, so read it at the beginning of each. In an ``async def``
+        the write delays the tasks beside it: ``await job.get_run()`` does not.
+
+        Outside of a function: the starts so far that were counted.
+
+        Raises:
+            ConflictError: the job is another attempt's by now.
+            GariviniError: the database does not answer.
+
+        """
+        if self.counter is not None:
+            force_setattr(self, "runs", self.counter(self.handle))
+            force_setattr(self, "counter", None)
+        return self.runs
+
+    async def get_run(self) -> int:
+        """Return ``run``, counted in a thread so that other tasks go on."""
+        if self.counter is not None:
+            await self.counter.in_thread(lambda: self.run)
+        return self.runs
 
     @property
     def json(self) -> Any:

@@ -6,6 +6,7 @@ them; a lease should be much longer than that.) What arrived while one commit ra
 group is small when the worker is idle and large when busy.
 """
 
+import asyncio
 import sys
 import threading
 import time
@@ -22,7 +23,7 @@ from garivini import events
 from garivini.apart import Inbox, Write, Writer, is_unfit
 from garivini.errors import ConflictError, OutcomeUnknownError
 from garivini.gearman.servers import Backoff
-from garivini.job import Handle, Job
+from garivini.job import Handle, Job, StartCounter
 from garivini.outcomes import GROUP as _GROUP
 from garivini.outcomes import Outcomes, jobid_of
 from garivini.outcomes import Run as Run
@@ -85,6 +86,8 @@ class Keeper:
     ) -> None:
         self._shared = database
         self._database = database.with_lock_timeout(_LOCK_TIMEOUT)
+        #: Counts the starts that ask for their number; see ``Job.run``.
+        self.start_counter = StartCounter(lambda handle: database.count_run(handle), asyncio.to_thread)
         self._on_committed = on_committed
         self._on_checked = on_checked
         self._take_back = take_back

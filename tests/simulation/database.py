@@ -181,6 +181,7 @@ class Model:
                 *(row.jobid, row.attempt, row.flag, row.crashes, row.since, now - row.since),
                 State(lane.state),
                 put_off=row.put_off,
+                funcname=row.funcname,
             )
             for row in self._lane(lane, lane.state)
             if row.run_after <= now and row.run_after != NEVER
@@ -304,17 +305,14 @@ class Model:
         return Settled("applied", State.DEAD if when == Never() else State.WAITING, failcount, delay)
 
     def _record(self, setback: Setback, attempt: int) -> None:
-        self.records.setdefault(
-            (setback.handle.jobid, attempt, setback.kind),
-            FailedAttempt(
-                attempt,
-                self._now(),
-                setback.kind,
-                setback.error,
-                setback.message,
-                setback.trace,
-                setback.worker,
-            ),
+        self.records[setback.handle.jobid, attempt, setback.kind] = FailedAttempt(
+            attempt,
+            self._now(),
+            setback.kind,
+            setback.error,
+            setback.message,
+            setback.trace,
+            setback.worker,
         )
 
     # ---- functions, and what people see

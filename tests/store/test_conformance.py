@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from garivini.errors import UsageError
+from garivini.errors import ConflictError, UsageError
 from garivini.job import NEVER, Handle, Inserted, Job, NewJob, State, new_job
 from garivini.policy import MAX_CRASHES, At, FunctionPolicy, Never, Offset
 from garivini.store.database import Database, Kind, Lane, Lapsed, Setback, Settled
+from garivini.store.failures import FIRST, NEWEST
 from tests.store.conftest import Backend, Clock
 
 #: A time of day in 2023.
@@ -1390,6 +1391,59 @@ def test_the_end_of_a_long_trace_is_kept_and_the_start_of_a_long_message(databas
     (record,) = database.failures(taken.jobid)
     assert record.message.startswith("start")
     assert record.trace.endswith("end")
+
+
+def test_the_record_keeps_the_first_failures_and_the_newest(database: Database) -> None:
+    jobid = put(database)
+    for number in range(1, 121):
+        settle(database, claim_one(database), "rescheduled", message=f"{number}", when=Offset(0))
+        kept = FIRST + NEWEST
+        assert len(database.failures(jobid)) == min(number, kept)
+        assert database.omitted_failures(jobid) == max(0, number - kept)
+    attempts = [record.attempt for record in database.failures(jobid)]
+    assert attempts == [*range(1, FIRST + 1), *range(121 - NEWEST, 121)]
+    assert [record.message for record in database.failures(jobid)] == [str(number) for number in attempts]
+    assert len(database.record(jobid)) == kept + 1
+    database.complete([jobid])
+    assert database.record(jobid) == []
+
+
+def test_the_record_of_a_job_of_many_attempts_and_few_failures_is_kept_whole(database: Database) -> None:
+    jobid = put(database)
+    for number in range(1, 81):
+        taken = claim_one(database)
+        if number % 4:
+            database.release([taken])
+        else:
+            settle(database, taken, "failed", when=Offset(0))
+    assert [record.attempt for record in database.failures(jobid)] == list(range(4, 81, 4))
+    assert database.omitted_failures(jobid) == 0
+
+
+def test_a_failure_reported_without_an_attempt_is_in_the_record(database: Database) -> None:
+    jobid = put(database)
+    for message in ("first", "second"):
+        settle(database, Handle(jobid, database.dbid), "failed", message=message)
+    assert [record.message for record in database.failures(jobid)] == ["second"]
+
+
+def test_count_run_counts_the_starts_of_a_job_over_its_attempts(database: Database) -> None:
+    jobid = put(database)
+    other = put(database, funcname="g")
+    taken = claim_one(database)
+    assert [database.count_run(taken.handle) for _ in range(2)] == [1, 2]
+    settle(database, taken, "failed", when=Offset(0))
+    with pytest.raises(ConflictError, match="is not attempt 1's any more"):
+        database.count_run(taken.handle)
+    again = claim_one(database)
+    database.renew([again.handle], lease=LEASE)
+    assert database.count_run(again.handle) == 3
+    assert (look(database, jobid).runs, look(database, jobid).run, look(database, other).runs) == (3, 3, 0)
+    with pytest.raises(ConflictError):
+        database.count_run(taken.handle)
+    database.complete([jobid])
+    with pytest.raises(ConflictError):
+        database.count_run(again.handle)
 
 
 # ---- functions

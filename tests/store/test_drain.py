@@ -4,13 +4,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from garivini import Client, State
 from garivini.errors import RefusedError
 from garivini.job import Job, NewJob, new_job
+from garivini.policy import Offset
 from garivini.store import drain as drains
 from garivini.store.database import Lane, Setback
 from garivini.store.records import Report
@@ -82,6 +83,56 @@ def test_what_a_moved_job_said_is_left_behind_and_deleted(client: Client) -> Non
     assert source.reports(jobid) == []
     assert client.shards[after.dbid].reports(after.jobid) == []
     assert [record.kind for record in client.failures(after)] == ["failed"]
+
+
+def test_a_failure_after_a_move_is_recorded_beside_those_before(client: Client) -> None:
+    source = client.shards[2]
+    source.insert([new_job("f", b"")])
+    lane = Lane("f", State.WAITING, "normal", 0)
+
+    def fail(shard: Any, message: str) -> Job:
+        (taken,) = shard.claim(lane, limit=1, lease=60)
+        assert shard.count_run(taken.handle) == taken.attempt
+        when = Offset(0)
+        (settled,) = shard.settle([Setback(handle=taken.handle, kind="failed", message=message, when=when)])
+        assert settled.result == "applied"
+        return cast(Job, taken)
+
+    for number in range(1, 4):
+        fail(source, f"before {number}")
+    assert drain(client.shards) == 1
+    (moved,) = of(client, 1, 3)
+    assert (moved.attempt, moved.failcount, moved.runs) == (3, 3, 3)
+    assert fail(client.shards[moved.dbid], "after").attempt == 4
+    record = [(failure.attempt, failure.message) for failure in client.failures(moved)]
+    assert record == [(1, "before 1"), (2, "before 2"), (3, "before 3"), (4, "after")]
+
+
+def test_what_was_left_out_of_a_record_moves_with_it(client: Client) -> None:
+    source = client.shards[2]
+    (inserted,) = source.insert([new_job("f", b"")])
+    for _ in range(60):
+        (taken,) = source.claim(Lane("f", State.WAITING, "normal", 0), limit=1, lease=60)
+        source.settle([Setback(handle=taken.handle, kind="rescheduled", when=Offset(0))])
+    before = source.record(inserted.jobid)
+    assert drain(client.shards) == 1
+    (moved,) = of(client, 1, 3)
+    shard = client.shards[moved.dbid]
+    assert shard.record(moved.jobid) == before
+    assert shard.omitted_failures(moved.jobid) == 10
+
+
+def test_a_job_that_somebody_put_off_moves_with_its_time(client: Client) -> None:
+    source = client.shards[2]
+    source.insert(_new(2))
+    source.claim(Lane("f", State.WAITING, "normal", 0), limit=2, lease=60)
+    with source._engine.begin() as connection:
+        for change in ("2000000000 WHERE jobid = 1", "2147483647 WHERE jobid = 2"):
+            connection.exec_driver_sql(f"UPDATE job SET run_after = {change}")
+    assert drain(client.shards) == 2
+    assert of(client, 2) == []
+    found = {(job.arg, job.state, job.run_after, job.attempt) for job in of(client, 1, 3)}
+    assert found == {(b"0", State.WAITING, 2_000_000_000, 1), (b"1", State.DEAD, 2_147_483_647, 1)}
 
 
 def test_many_jobs_move_and_spread(client: Client) -> None:

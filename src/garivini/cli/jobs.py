@@ -31,6 +31,7 @@ from garivini.config import parse_databases
 from garivini.errors import UsageError
 from garivini.job import FLAGS, NEVER, PRIORITIES, Handle, Job, State, parse_id
 from garivini.store.database import FailedAttempt
+from garivini.store.failures import FIRST
 from garivini.store.records import Finished, Reported
 from garivini.store.shards import Shards
 
@@ -199,6 +200,7 @@ def show(job: str, dbs: list[str], output: str) -> None:
         found = client.get_job(handle)
         finished = None if found else client.result(handle)
         failures = client.failures(handle)
+        omitted = client.shards[handle.dbid].omitted_failures(handle.jobid)
         reports = client.reports(handle)
     if found is not None:
         details, entry = _details(found), _as_json(found)
@@ -209,18 +211,20 @@ def show(job: str, dbs: list[str], output: str) -> None:
     if output != "table":
         record = [failure._asdict() for failure in failures]
         said = [{**reported._asdict(), **_blob("body", reported.body)} for reported in reports]
-        print_json([{**entry, "failures": record, "reports": said}], output)
+        print_json([{**entry, "failures": record, "failures_omitted": omitted, "reports": said}], output)
         return
     for reported in reports:
         if reported.kind == "status" and reported.attempt == entry["attempt"]:
             details["progress"] = visible_bytes(reported.body)
     print_details(details)
-    _print_record(failures, [reported for reported in reports if reported.kind != "status"])
+    _print_record(failures, omitted, [reported for reported in reports if reported.kind != "status"])
 
 
-def _print_record(failures: Sequence[FailedAttempt], lines: Sequence[Reported]) -> None:
-    """Print the attempts that did not complete, and what the job said."""
-    for failure in failures:
+def _print_record(failures: Sequence[FailedAttempt], omitted: int, lines: Sequence[Reported]) -> None:
+    """Print the attempts that did not complete, how many of them were not kept, and what the job said."""
+    for place, failure in enumerate(failures):
+        if omitted and place == FIRST:
+            say(f"\n{omitted} records of later attempts were not kept", style="bold")
         when, where = _time(failure.failed_at), failure.worker or "?"
         say(f"\nattempt {failure.attempt} {failure.kind} at {when} by {visible(where)}", style="bold")
         say(visible(": ".join(filter(None, (failure.error, failure.message)))))

@@ -23,6 +23,7 @@ from garivini.policy import (
 )
 from garivini.store.chunks import CHUNK, by_attempt, chunks
 from garivini.store.connections import Run, again
+from garivini.store.failures import OMITTED, prune
 from garivini.store.records import Finish, Records, Report, pass_over, storable
 from garivini.store.rows import readable
 
@@ -615,6 +616,23 @@ class Database(Records):
             trace=storable(setback.trace)[-most:],
             worker=storable(setback.worker)[:255],
         )
+        prune(run, setback.handle.jobid, attempt)
+
+    @again
+    def count_run(self, handle: Handle) -> int:
+        """Count a start of a job that this attempt holds; return its number, from 1 on.
+
+        Raises:
+            ConflictError: the attempt does not hold the job any more.
+
+        """
+        jobid, _, attempt = handle
+        with self.transaction() as run:
+            rows = run("count_run", jobid=jobid, attempt=attempt)
+        if not rows:
+            job = f"{self.dbid}:{jobid}"
+            raise ConflictError(f"job {job} is not attempt {attempt}'s any more: this start has no number")
+        return int(rows[0][0])
 
     # ---- functions
 
@@ -685,9 +703,24 @@ class Database(Records):
 
     @again
     def failures(self, jobid: int) -> list[FailedAttempt]:
-        """Return the record of a job's attempts that did not complete, oldest first."""
+        """Return the record of a job's attempts that did not complete, oldest first.
+
+        Of a long one the first records and the newest; ``omitted_failures`` returns how many are left out.
+        """
+        return [record for record in self.record(jobid) if record.kind != OMITTED]
+
+    @again
+    def record(self, jobid: int) -> list[FailedAttempt]:
+        """Return the same with the row that counts what was left out."""
         with self.reading() as run:
             return [FailedAttempt(*row) for row in run("failures", jobid=jobid)]
+
+    @again
+    def omitted_failures(self, jobid: int) -> int:
+        """Return how many records of a job were left out, between the first ones and the newest."""
+        with self.reading() as run:
+            rows = run("record_keys", jobid=jobid)
+        return sum(int(message) for _, kind, message in rows if kind == OMITTED)
 
     @again
     def retry(self, jobid: int) -> bool:

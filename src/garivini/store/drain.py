@@ -135,7 +135,7 @@ def _move_to(source: Database, target: Database, jobs: Sequence[Job]) -> int:
 
 def _park(source: Database, target: Database, jobs: Sequence[Job]) -> list[tuple[int, _Origin]]:
     """Put copies into the target that nobody takes, with their records and where they come from."""
-    records = {job.jobid: source.failures(job.jobid) for job in jobs}
+    records = {job.jobid: source.record(job.jobid) for job in jobs}
     copies = []
     with target.transaction() as run:
         for job in jobs:

@@ -13,6 +13,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec.structs import force_setattr
+
 from garivini import events, throttle
 from garivini.client import failure
 from garivini.copies import EndedCopies, copy_of
@@ -265,6 +267,7 @@ class Serving:
             keeper.limit(run, entry.timeout)
         if self._slot is not None:
             self._slot.set(run.job.handle, run.deadline)
+        force_setattr(run.job, "counter", keeper.start_counter)
         try:
             set_current_job(run.job)
             result = entry.function(run.job)
@@ -318,6 +321,7 @@ class Serving:
     async def _run_async(self, run: Run) -> None:
         entry = self._registered(run)
         limit = asyncio.timeout(entry.timeout)
+        force_setattr(run.job, "counter", self._keepers[run.job.dbid].start_counter)
         try:
             set_current_job(run.job)  # in this task's own context
             async with limit:

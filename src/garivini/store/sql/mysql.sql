@@ -302,14 +302,32 @@ UPDATE job SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END, fail
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
 
 -- name: record_failure (jobid, attempt, kind, error, message, trace, worker) -> none
--- An attempt ends once; who reports it again changes nothing.
+-- An attempt ends once, and who reports it again does not come here. A report without an attempt may come twice for
+-- one, as may the death of a process: the newest is kept.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 VALUES (:jobid, :attempt, UNIX_TIMESTAMP(), :kind, :error, :message, :trace, :worker)
-ON DUPLICATE KEY UPDATE jobid = failure.jobid
+ON DUPLICATE KEY UPDATE failed_at = VALUES(failed_at), error = VALUES(error), message = VALUES(message),
+       trace = VALUES(trace), worker = VALUES(worker)
+
+-- name: record_keys (jobid) -> rows
+-- What is in the record of a job, without the texts; of the row that counts the others its number.
+SELECT attempt, kind, CASE WHEN kind = 'omitted' THEN message END FROM failure WHERE jobid = :jobid ORDER BY attempt, kind
+
+-- name: omit_failures (jobid, after, before) -> count
+-- What lies between two attempts in the record of a job.
+DELETE FROM failure WHERE jobid = :jobid AND attempt > :after AND attempt < :before
+
+-- name: count_run (jobid, attempt) -> rows
+-- A start asks for its number.
+UPDATE job FORCE INDEX (PRIMARY) SET runs = runs + 1
+ WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3)
+   AND (lease_end IN (0, run_after) OR run_after < since);
+SELECT runs FROM job WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3)
+   AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: recorded (jobid, attempt) -> rows
 -- Whether this attempt has reported its end already; the death of a process is not the attempt's.
-SELECT kind FROM failure WHERE jobid = :jobid AND attempt = :attempt AND kind <> 'crashed'
+SELECT kind FROM failure WHERE jobid = :jobid AND attempt = :attempt AND kind NOT IN ('crashed', 'omitted')
 
 -- name: failures (jobid) -> rows
 -- The record of a job, oldest first.

@@ -1,0 +1,44 @@
+"""How much is kept of a job's attempts that did not complete: the first records and the newest ones."""
+
+from typing import Final
+
+from garivini.store.connections import Run
+
+#: Records that are kept: they show how it began and how it stands, and those between repeat both.
+FIRST: Final = 10
+NEWEST: Final = 40
+#: Kind of the row that has, as its message, how many were left out behind its attempt.
+OMITTED: Final = "omitted"
+
+
+def prune(run: Run, jobid: int, attempt: int) -> None:
+    """Leave out what lies between the first and the newest records of a job, in the caller's transaction.
+
+    An attempt has one record, or two if its process died, so a job of few attempts costs nothing.
+
+    Args:
+        run: runs the statements.
+        jobid: whose record has just got longer.
+        attempt: its attempt.
+
+    """
+    if attempt <= (FIRST + NEWEST) // 2:
+        return
+    rows = run("record_keys", jobid=jobid)
+    kept = [number for number, kind, _ in rows if kind != OMITTED]
+    if len(kept) <= FIRST + NEWEST:
+        return
+    first = kept[FIRST - 1]
+    omitted = run("omit_failures", jobid=jobid, after=first, before=kept[-NEWEST])
+    if omitted:
+        omitted += sum(int(message) for _, kind, message in rows if kind == OMITTED)
+        run(
+            "record_failure",
+            jobid=jobid,
+            attempt=first,
+            kind=OMITTED,
+            error="",
+            message=str(omitted),
+            trace="",
+            worker="",
+        )
