@@ -11,7 +11,7 @@ from garivini import events
 from garivini.client import report
 from garivini.dispatch import reason_of, submission, unfit
 from garivini.errors import ConflictError
-from garivini.gearman.protocol import Created, Refused, Unknown
+from garivini.gearman.protocol import Created, Refused, Submission, Unknown
 from garivini.job import Job, unique_of
 from garivini.policy import LEASE, SUBMIT_WITHIN, WATERMARK, FunctionPolicy, Policies, room
 from garivini.roles.job_servers import JobServers
@@ -203,14 +203,21 @@ class Dispatcher:
 
         ``claimed``: the loop's time just before the claim.
         """
-        good, submissions = [], []
+        good, submissions, bad = [], [], []
         for job in jobs:
             policy = self.policy(job.funcname)
             if (reason := unfit(job, policy)) is None:
                 good.append(job)
                 submissions.append(submission(job, policy))
             else:
-                await self.park(job, "BadRow", reason)
+                bad.append((job, reason))
+        await self._send_good(good, submissions, claimed)
+        for job, reason in bad:  # after the others, which must not wait for them
+            await self.park(job, "BadRow", reason)
+
+    async def _send_good(
+        self, good: Sequence[Job], submissions: Sequence[Submission], claimed: float
+    ) -> None:
         if good and _now() - claimed > min(SUBMIT_WITHIN, min(job.lease for job in good) / 3):
             # This process stood still. Somebody may take the attempts for lost by now.
             await self.call(self.database.release, good, left=set())

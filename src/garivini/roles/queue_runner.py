@@ -17,9 +17,9 @@ from typing import Final, NamedTuple
 from garivini import events, throttle
 from garivini.client import report
 from garivini.dispatch import function_of
-from garivini.errors import ConflictError, UsageError
+from garivini.errors import ConflictError, GariviniError, RefusedError, UsageError
 from garivini.gearman.aio import Client, Held, Worker
-from garivini.job import WAKE, Job, State
+from garivini.job import WAKE, Handle, Job, State
 from garivini.lease import DEADLINE, Bump, decide
 from garivini.policy import (
     BATCH_MAX,
@@ -35,7 +35,7 @@ from garivini.roles.dispatcher import Dispatcher, Room
 from garivini.roles.job_servers import JobServers
 from garivini.roles.lost import Lost
 from garivini.roles.runner import run_role
-from garivini.store.database import Database, Lane, Lanes
+from garivini.store.database import Database, Lane, Lanes, Lapsed, Setback
 
 #: Batches of each lane in a pass, at most: then all lanes are looked at anew.
 _ROUNDS: Final = 4
@@ -106,10 +106,13 @@ class QueueRunner:
         self._tidy_at: float | None = None  # loop time; None: before the first pass
         self._sent = 0  # before the last pass
         self._full_for = 0  # passes since then in which a function was full
+        #: What the database refused in this pass.
+        self._refused: list[GariviniError] = []
 
     async def look(self) -> float:
         """Settle what ran out, dispatch what is due; return the seconds until the next pass."""
         self._sent = self._dispatcher.sent
+        self._refused = []
         (now, lanes, broken), first = await self._call(self._read, _now())
         due = [lane for lane in lanes if lane.due <= now]
         if first is not None:
@@ -130,6 +133,8 @@ class QueueRunner:
             for setback, settled in await self._call(self._database.park_broken, broken):
                 report(setback, settled)
         await self._tidy()
+        if self._refused:
+            raise self._refused[0]  # now that all else has had its turn
         if more:
             return 0.0
         later = [lane.due - now for lane in lanes if lane.due > now]
@@ -163,7 +168,10 @@ class QueueRunner:
             due = lane.state is State.WAITING and lane.due <= found.now
             # Past those that are full: many jobs of one function hold up none of another.
             if due and self._servers.answered and self._limit(lane.funcname) > 0:
-                return found, self._claim(lane, now)
+                refused = len(self._refused)
+                claim = self._claim(lane, now)
+                if len(self._refused) == refused:
+                    return found, claim
         return found, None
 
     def _until_room(self) -> list[float]:
@@ -211,13 +219,42 @@ class QueueRunner:
     def _claim(self, lane: Lane, now: float) -> _Claim:
         """Claim from a lane what there is room for. In the database's thread; ``now`` is the loop's time."""
         limit = self._limit(lane.funcname)
-        jobs = self._database.claim(lane, limit=limit, lease=self._dispatcher.lease)
+        try:
+            jobs = self._database.claim(lane, limit=limit, lease=self._dispatcher.lease)
+        except (UsageError, RefusedError) as error:
+            jobs, full = self._claim_apart(lane, limit, error)
+        else:
+            full = len(jobs) >= limit
+            self._batch = next_batch(self._batch, full=full, most=self._settings.batch_max)
         for job in jobs:
             if job.flag == "controller":
                 self._room.note_controlled(job.funcname)
-        full = len(jobs) >= limit
-        self._batch = next_batch(self._batch, full=full, most=self._settings.batch_max)
         return _Claim(lane, jobs, full, now)
+
+    def _claim_apart(self, lane: Lane, limit: int, error: GariviniError) -> tuple[list[Job], bool]:
+        """Claim what stands before a row that cannot be claimed; if it is the first one, park it.
+
+        Returns the jobs, and whether the lane may hold more. In the database's thread.
+        """
+        while limit > 1:
+            limit //= 2
+            try:
+                return self._database.claim(lane, limit=limit, lease=self._dispatcher.lease), True
+            except (UsageError, RefusedError) as smaller:
+                error = smaller
+        jobid = self._database.head(lane)
+        if isinstance(error, UsageError) and jobid is not None:
+            self._park_row(jobid, error)
+            return [], True
+        self._refused.append(error)
+        return [], False
+
+    def _park_row(self, jobid: int, error: UsageError) -> None:
+        """Put a row aside with a value that cannot go on, such as an attempt with no number after it."""
+        handle = Handle(jobid, self._database.dbid)
+        setback = Setback(handle=handle, kind="parked", error="BadRow", message=str(error))
+        (settled,) = self._database.settle([setback], left=set())
+        report(setback, settled)
 
     def _use_room(self, jobs: Sequence[Job]) -> None:
         for funcname, count in Counter(job.funcname for job in jobs).items():
@@ -278,9 +315,22 @@ class QueueRunner:
             if extensions:
                 await self._call(self._database.extend, extensions, left=set())
             if bumps:
-                bumped = await self._call(self._database.bump, bumps, lease=lease, left=set())
-                await self._resubmit(bumped, asked)
+                await self._resubmit(await self._call(self._bump, bumps, lease), asked)
         return more
+
+    def _bump(self, steps: Sequence[tuple[Lapsed, bool]], lease: int) -> list[Job]:
+        """Claim again; what cannot be claimed is parked, the rest goes on. In the database's thread."""
+        try:
+            return self._database.bump(steps, lease=lease, left=set())
+        except (UsageError, RefusedError) as error:
+            if len(steps) > 1:
+                half = len(steps) // 2
+                return [*self._bump(steps[:half], lease), *self._bump(steps[half:], lease)]
+            if isinstance(error, UsageError):
+                self._park_row(steps[0][0].jobid, error)
+            else:
+                self._refused.append(error)
+            return []
 
     async def _resubmit(self, jobs: Sequence[Job], claimed: float) -> None:
         dead = [job for job in jobs if job.crashes >= MAX_CRASHES]

@@ -359,6 +359,15 @@ class Database(Records):
             )
         ]
 
+    @again
+    def head(self, lane: Lane) -> int | None:
+        """Return the id of the job that a claim of one would take from a lane, or None."""
+        with self.transaction() as run:
+            rows = run(
+                "due", funcname=lane.funcname, priority=PRIORITIES.index(lane.priority), limit=1, small=_SMALL
+            )
+        return rows[0][0] if rows else None
+
     def _fitting(
         self, run: Run, rows: Sequence[Any], large: list[int], max_bytes: int
     ) -> tuple[Sequence[Any], dict[int, bytes]]:
