@@ -409,9 +409,9 @@ def parse_state(state: str) -> State:
     """
     try:
         return State[state.upper()]
-    except KeyError:
+    except (KeyError, AttributeError):
         names = ", ".join(member.name.lower() for member in State)
-        raise UsageError(f"state {state!r} is unknown: it is one of {names}") from None
+        raise UsageError(f"state {state!r:.100} is unknown: it is one of {names}") from None
 
 
 def _one_key(unique: str | None, uniqkey: str | None) -> str | None:

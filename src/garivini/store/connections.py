@@ -4,7 +4,7 @@ import copy
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
@@ -214,8 +214,8 @@ class Connections:
                     run.end_hurry()
 
     @contextmanager
-    def joined(self, connection: Any) -> "Iterator[Run]":
-        """Run statements in a caller's transaction, which the caller ends."""
+    def joined(self, connection: Any, texts: Collection[str] = ()) -> "Iterator[Run]":
+        """Run statements in a caller's transaction, which the caller ends; ``texts`` are to be stored."""
         if not self._checked:
             self.check(name=False)
         cursor, url = cursor_of(connection, self._dialect.cursor)
@@ -224,13 +224,30 @@ class Connections:
         ):
             raise UsageError(f"the connection is not one to {self.where}")
         try:
-            yield Run(self._dialect, cursor)
+            with self._dialect.carrying(cursor, texts):
+                yield Run(self._dialect, cursor)
         except (exc.DBAPIError, self._driver_error) as error:
             raise self._translated(error) from error
+        except UnicodeEncodeError as error:
+            raise UsageError(f"the connection cannot carry a text: {error}") from None
 
     def is_at(self, url: str) -> bool:
         """Whether this database is the one of a URL, whoever connects and by which driver."""
         return _place(make_url(url)) == _place(self._engine.url)
+
+    def _checkout(self) -> Any:
+        """Take a connection out of the pool."""
+        try:
+            return self._engine.raw_connection()
+        except (exc.DBAPIError, self._driver_error, OSError) as error:
+            raise self._translated(error) from error
+        except (AttributeError, TypeError, ValueError) as error:
+            if not self._owned:
+                if advice := self._dialect.engine_advice(error):
+                    raise UsageError(f"{self.where}: {advice}") from error
+                raise
+            # A driver took a parameter of the URL for what it is not.
+            raise UsageError(f"{self.where}: a parameter of its URL is none that the driver takes") from error
 
     @contextmanager
     def _connection(self) -> Iterator[Any]:
@@ -241,10 +258,7 @@ class Connections:
             if self._owned:
                 self._engine.dispose(close=False)
         pool = self._engine.pool
-        try:
-            pooled = self._engine.raw_connection()
-        except (exc.DBAPIError, self._driver_error, OSError) as error:
-            raise self._translated(error) from error
+        pooled = self._checkout()
         connection = pooled.driver_connection
         before, lost = None, False
         try:

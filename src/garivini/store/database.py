@@ -97,6 +97,9 @@ class Setback:
 
     def __post_init__(self) -> None:
         check_word("kind", self.kind, _KINDS)
+        for name in ("error", "message", "trace", "worker"):
+            if not isinstance(text := getattr(self, name), str):
+                raise UsageError(f"{name} is a text, not {text!r:.100}")
 
 
 class _Settled(NamedTuple):
@@ -189,7 +192,10 @@ class Database(Records):
         sizes = [len(job.arg) for job in jobs]
         fits = len(jobs) <= CHUNK and sum(sizes) <= min(BATCH_BYTES, self._dialect.statement_bytes)
         single = len(jobs) == 1 or (not keyed and fits)
-        with self.transaction(single=single) if connection is None else self.joined(connection) as run:
+        within = (
+            self.transaction(single=single) if connection is None else self.joined(connection, _texts(jobs))
+        )
+        with within as run:
             bound = self._dialect.statement_bytes  # known from here on
             self._check_sizes(jobs, sizes, bound)
             for part in chunks(unkeyed, sizes, bound):
@@ -858,6 +864,12 @@ def _states(run: Run, jobids: Iterable[int]) -> dict[int, State]:
         jobid: State.DEAD if run_after == NEVER else _state(state)
         for jobid, state, run_after in (run("states", jobids=wanted) if wanted else ())
     }
+
+
+def _texts(jobs: Sequence[NewJob]) -> set[str]:
+    """Return the texts of jobs that not every character set has."""
+    texts = {text for job in jobs for text in (job.funcname, job.uniqkey, job.coalesce) if text}
+    return {text for text in texts if not text.isascii()}
 
 
 def _is_exact(live: Sequence[Any]) -> bool:

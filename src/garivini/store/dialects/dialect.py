@@ -2,7 +2,8 @@
 
 import select
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, ClassVar, Final, Protocol
 
@@ -12,6 +13,10 @@ from garivini.config import shown_value
 from garivini.errors import GariviniError, UsageError
 from garivini.store.rows import Undecodable
 
+NO_IDS: Final = (
+    "has no id left for a new job: its counter is at its end. If somebody gave a job the largest id, delete "
+    "that job and set the counter back"
+)
 SCHEMA_ADVICE: Final = "run `garivini db upgrade`"
 #: Seconds without a word from a server after which it counts as lost, where the URL says nothing else.
 TIMEOUT: Final = 10.0
@@ -118,6 +123,10 @@ class Dialect:
         """Return what ``doctor`` should know that no statement tells."""
         return {}
 
+    def engine_advice(self, error: Exception) -> str:
+        """Return what to change where a caller's engine cannot connect, and fails with no driver's error."""
+        return ""
+
     def hook(self, engine: Engine) -> None:
         """Change how an engine of ours connects."""
 
@@ -149,6 +158,16 @@ class Dialect:
 
     def end_hurry(self, cursor: Any, before: Any) -> None:
         """Let the session wait for locks again."""
+
+    @contextmanager
+    def carrying(self, cursor: Any, texts: Collection[str]) -> Iterator[None]:
+        """Make sure that a caller's connection stores these texts as they are, for as long as this lasts.
+
+        Raises:
+            UsageError: it would store others.
+
+        """
+        yield
 
     def in_transaction(self, connection: Any) -> bool:
         """Whether a transaction is open on a connection. No round trip."""

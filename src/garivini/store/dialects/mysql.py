@@ -3,8 +3,9 @@
 import inspect
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from itertools import zip_longest
 from typing import Any, ClassVar, Final, TypeAlias
 
 from sqlalchemy import URL, Connection, Engine, event
@@ -23,6 +24,7 @@ from garivini.job import NEVER, PRIORITIES, State
 from garivini.store.dialects.dialect import (
     IDLE_TIMEOUT,
     LOCK_TIMEOUT,
+    NO_IDS,
     SCHEMA_ADVICE,
     TIMEOUT,
     UPGRADE_TIMEOUT,
@@ -37,6 +39,8 @@ from garivini.store.rows import decode
 WAIT_TIMEOUT: Final = 60
 #: Rows for which RETURNING, one round trip less, is quicker than reading the id of the first alone.
 _FEW: Final = 20
+#: Texts of a caller's insert that one statement tries.
+_CARRIED: Final = 100
 #: Places in the lane index that one statement looks at.
 DIVES: Final = 100
 #: Bytes of a statement that are not arguments.
@@ -48,6 +52,11 @@ _SQL_MODE: Final = "STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBST
 #: In the flags that the server sends with each answer.
 _IN_TRANSACTION: Final = 1
 _DUPLICATE: Final = 1062
+_PRIMARY: Final = re.compile(r"for key '(job\.)?PRIMARY'")
+#: What a URL may say for TLS elsewhere.
+_TLS_NAMES: Final = frozenset(
+    "ssl ssl_mode tls sslmode usessl use_ssl requiressl require_ssl tls_mode".split()
+)
 _TIMEOUTS: Final = ("connect_timeout", "read_timeout", "write_timeout")
 
 #: A place in the lane index: function, state, priority, time.
@@ -56,8 +65,10 @@ _START: Final[_Place] = ("", -1, -1, 0)
 #: Behind every time that the column takes.
 _END: Final = 2**32
 
+_NO_IDS: Final = f"{NO_IDS}, by ALTER TABLE job AUTO_INCREMENT = 1"
 #: By code: what it is here, and what to say. Codes below 1000 and above 2000 are partly the client's.
 _ERRORS: Final[dict[int, tuple[type[GariviniError], str]]] = {
+    167: (RefusedError, _NO_IDS),
     1020: (ConflictError, "gave way to another transaction"),
     1021: (RefusedError, "refused: the disk is full, make room"),
     1040: (RefusedError, "has too many connections: run fewer processes, or raise max_connections"),
@@ -85,6 +96,7 @@ _ERRORS: Final[dict[int, tuple[type[GariviniError], str]]] = {
     1366: (UsageError, "does not take a value"),
     1370: (RefusedError, "refused: the user lacks a privilege"),
     1406: (UsageError, "does not take a value that long"),
+    1467: (RefusedError, _NO_IDS),
     1665: (RefusedError, "logs statements, and needs binlog_format = MIXED or ROW"),
     1698: (RefusedError, "refuses the connection: check user and password"),
     1792: (RefusedError, "is read-only: is it a replica?"),
@@ -156,6 +168,10 @@ class MySQL(Dialect):
         # Ours to choose: by another one some texts could not be stored.
         query.pop("collation", None)
         query |= {"charset": "utf8mb4", "use_unicode": "1"}
+        if wrong := _TLS_NAMES & {name.lower().replace("-", "_") for name in query if name != "ssl_mode"}:
+            raise UsageError(
+                f"{min(wrong)} in the URL: write ssl_mode=REQUIRED, or VERIFY_IDENTITY and ssl_ca=FILE"
+            )
         asked = {"ssl_ca", "ssl_cert", "ssl_key"} & query.keys()
         self._tls = bool(asked) or query.get("ssl_mode", "PREFERRED") not in ("PREFERRED", "DISABLED")
         if driver == "pymysql":
@@ -270,6 +286,31 @@ class MySQL(Dialect):
         # The caller's own kind may make mappings.
         return connection.cursor(Cursor) if isinstance(connection, PyMySQLConnection) else connection.cursor()
 
+    @contextmanager
+    def carrying(self, cursor: Any, texts: Collection[str]) -> Iterator[None]:
+        mode, strict = "", True
+        for part in _batched(texts, _CARRIED):
+            # What the server understands, whatever character sets driver and session have. No text has a NUL.
+            cursor.execute("SELECT @@SESSION.sql_mode, HEX(CONVERT(%s USING utf8mb4))", ("\0".join(part),))
+            ((mode, found),) = cursor.fetchall()
+            strict = "STRICT_" in mode or "TRADITIONAL" in mode
+            understood = bytes.fromhex(found or "").split(b"\0")
+            for text, got in zip_longest(part, understood):
+                if text is None or got != text.encode():
+                    raise UsageError(
+                        f"the connection cannot carry {text!r:.100}: connect with charset=utf8mb4, "
+                        "and leave its character sets as they are"
+                    )
+        if not strict:
+            # Else a column that cannot store a text would store question marks for it.
+            cursor.execute("SET SESSION sql_mode = %s", (f"{mode},STRICT_ALL_TABLES".strip(","),))
+        try:
+            yield
+        finally:
+            if not strict:
+                with suppress(Exception):  # the connection is lost, which its user knows
+                    cursor.execute("SET SESSION sql_mode = %s", (mode,))
+
     def in_transaction(self, connection: Any) -> bool:
         status = getattr(connection, "server_status", None)
         if status is None:
@@ -304,7 +345,9 @@ class MySQL(Dialect):
         try:
             stored = self._insert(run, "insert_keyed", rows)
         except Exception as error:
-            if _code(getattr(error, "orig", None) or error) != _DUPLICATE:
+            original = getattr(error, "orig", None) or error
+            # The primary key is one only where ids have run out.
+            if _code(original) != _DUPLICATE or _PRIMARY.search(str(original)):
                 raise
             if len(rows) == 1:
                 return []
@@ -367,6 +410,9 @@ class MySQL(Dialect):
         connection.detach()
         if hasattr(driver, "_read_timeout"):
             driver._read_timeout = None  # an index takes as long as it takes
+        # Ours, but for the quotes that SQLAlchemy found this server to take: Alembic writes those.
+        quotes = ",ANSI_QUOTES" if connection.dialect.identifier_preparer.initial_quote == '"' else ""
+        connection.exec_driver_sql("SET SESSION sql_mode = %s", (_SQL_MODE + quotes,))
         # Who waits for a table makes all others wait behind.
         connection.exec_driver_sql("SET SESSION lock_wait_timeout = %s", (LOCK_TIMEOUT,))
         lock = "SELECT GET_LOCK(CONCAT('garivini ', MD5(DATABASE())), %s)"
@@ -393,12 +439,21 @@ class MySQL(Dialect):
                     f"{where} was lost at the commit, which it may have done or not: {words}"
                 )
             return UnreachableError(f"{where} cannot be reached: {words}")
+        if code == _DUPLICATE and _PRIMARY.search(words):
+            code = 167
         if code in _ERRORS:
             kind, text = _ERRORS[code]
             found = kind(f"{where} {text} ({words})")
             found.passing = code in _PASSING
             return found
         return RefusedError(f"{where} refused: {words}")
+
+
+def _batched(texts: Collection[str], size: int) -> Iterator[list[str]]:
+    """Cut texts into parts of at most ``size``."""
+    listed = sorted(texts)
+    for start in range(0, len(listed), size):
+        yield listed[start : start + size]
 
 
 def _code(error: BaseException) -> int:

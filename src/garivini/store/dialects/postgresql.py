@@ -1,5 +1,6 @@
 """PostgreSQL, through psycopg 3."""
 
+import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, ClassVar, Final
@@ -19,6 +20,7 @@ from garivini.errors import (
 from garivini.store.dialects.dialect import (
     IDLE_TIMEOUT,
     LOCK_TIMEOUT,
+    NO_IDS,
     SCHEMA_ADVICE,
     TIMEOUT,
     UPGRADE_TIMEOUT,
@@ -58,6 +60,13 @@ _NOT_LET_IN: Final = (
     ("unsupported startup parameter", "set ignore_startup_parameters = options in PgBouncer"),
 )
 
+#: The encoding of a database that checks no text.
+_UNCHECKED: Final = "SQL_ASCII"
+#: What a URL may say for TLS elsewhere.
+_TLS_NAMES: Final = frozenset("ssl tls ssl_mode usessl use_ssl require_ssl use_tls tls_mode".split())
+#: What libpq says of a parameter's value.
+_INVALID: Final = re.compile(r"invalid \w+ value: |bad value for |invalid integer value ")
+
 _POOLER: Final = "behind a pooler in transaction mode, put prepare_threshold=none into the URL"
 
 #: By code: what it is here, and what to say. Codes: postgresql.org, "PostgreSQL Error Codes".
@@ -65,6 +74,9 @@ _ERRORS: Final[dict[str, tuple[type[GariviniError], str]]] = {
     # A statement that was prepared in one session of the server is unknown in the next that PgBouncer picks.
     "26000": (RefusedError, f"refused: {_POOLER}"),
     "42P05": (RefusedError, f"refused: {_POOLER}"),
+    # A message does not fit what was prepared: another session's statement of that name. It was not run.
+    "08P01": (RefusedError, f"refused: {_POOLER}"),
+    "2200H": (RefusedError, f"{NO_IDS}, by setval on job_jobid_seq"),
     "25006": (RefusedError, "is read-only: is it a standby?"),
     "25P02": (RefusedError, "refused: the transaction has failed before, roll it back"),
     "3F000": (SchemaError, f"has no tables of this version: {SCHEMA_ADVICE}"),
@@ -111,6 +123,10 @@ class PostgreSQL(Dialect):
                 "install 'garivini[postgresql]')"
             )
         query = dict(url.query)
+        if wrong := _TLS_NAMES & {name.lower().replace("-", "_") for name in query}:
+            raise UsageError(
+                f"{min(wrong)} in the URL: write sslmode=require, or sslmode=verify-full and sslrootcert=FILE"
+            )
         seconds = parse_timeout("read_timeout", query.pop("read_timeout", TIMEOUT))
         given = query.pop("options", ())
         query.pop("client_encoding", None)
@@ -144,13 +160,31 @@ class PostgreSQL(Dialect):
             "SELECT set_config('synchronous_commit', 'on', false)"
             " WHERE current_setting('synchronous_commit') = 'off'"
         )
+        self._take_any_text(connection)
 
     def borrow(self, connection: Any) -> Any:
         before, connection.autocommit = connection.autocommit, True
-        return before
+        return before, self._take_any_text(connection)
 
     def give_back(self, connection: Any, before: Any) -> None:
-        connection.autocommit = before
+        autocommit, encoding = before
+        if encoding is not None:
+            connection.execute("SELECT set_config('client_encoding', %s, false)", (encoding,))
+        connection.autocommit = autocommit
+
+    def _take_any_text(self, connection: Any) -> str | None:
+        """Let a server that checks no text send what is not UTF-8; return the session's encoding before."""
+        status = connection.info.parameter_status
+        if status("server_encoding") != _UNCHECKED:
+            return None
+        before: str = status("client_encoding")
+        connection.execute("SELECT set_config('client_encoding', %s, false)", (_UNCHECKED,))
+        return before
+
+    def engine_advice(self, error: Exception) -> str:
+        if "bytes-like" in str(error):
+            return "its encoding is SQL_ASCII: give create_engine client_encoding='utf8'"
+        return ""
 
     def cursor(self, connection: Any) -> Any:
         cursor = connection.cursor()
@@ -159,7 +193,7 @@ class PostgreSQL(Dialect):
 
             cursor.row_factory = tuple_row  # the caller's own may make mappings
         info = getattr(connection, "info", None)
-        if info is not None and info.parameter_status("server_encoding") == "SQL_ASCII":
+        if info is not None and info.parameter_status("server_encoding") == _UNCHECKED:
             from garivini.store.dialects.psycopg_connection import read_any_text
 
             read_any_text(cursor)
@@ -195,6 +229,8 @@ class PostgreSQL(Dialect):
     def translate(self, error: Exception, where: str, *, committing: bool) -> GariviniError:
         code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
         words = " ".join(str(error).split())
+        if not code and _INVALID.search(words):
+            return UsageError(f"{where}: a parameter of its URL has a wrong value: {words}")
         if _lost(error, code):
             return _gone(where, words, committing=committing)
         if code in _ERRORS:
@@ -233,6 +269,9 @@ _WRITTEN: Final[dict[type, Callable[[Any], str]]] = {
 
 
 def _lost(error: Exception, code: str) -> bool:
+    if code == "08P01":
+        severity = getattr(getattr(error, "diag", None), "severity_nonlocalized", None)
+        return severity in ("FATAL", "PANIC")
     if code:
         # Connection exceptions, shutdowns of the server, and sessions that it ended.
         return code.startswith(("08", "57P", "25P03", "25P04"))

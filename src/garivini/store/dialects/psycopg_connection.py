@@ -33,7 +33,7 @@ class _AnyText(Loader):
 
 def read_any_text(cursor: Any) -> None:
     """Let a cursor read texts that are not UTF-8."""
-    for name in ("text", "varchar", "bpchar", "name", "unknown"):
+    for name in ("text", "varchar", "bpchar", "name"):
         cursor.adapters.register_loader(name, _AnyText)
 
 

@@ -3,6 +3,8 @@
 import os
 import sqlite3
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -20,7 +22,7 @@ from garivini.errors import (
     UnreachableError,
     UsageError,
 )
-from garivini.store.dialects.dialect import SCHEMA_ADVICE, Dialect, unknown_parameter
+from garivini.store.dialects.dialect import NO_IDS, SCHEMA_ADVICE, Dialect, Run, unknown_parameter
 from garivini.store.rows import decode
 
 #: What a URL may have after its ``?``: parameters of Python's driver, and with ``uri=true`` of SQLite too.
@@ -142,6 +144,14 @@ class SQLite(Dialect):
                     raise
                 time.sleep(0.01)
 
+    def insert(self, run: Run, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
+        with _ids(run):
+            return super().insert(run, rows)
+
+    def insert_keyed(self, run: Run, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int, str, str]]:
+        with _ids(run):
+            return super().insert_keyed(run, rows)
+
     def translate(self, error: Exception, where: str, *, committing: bool) -> GariviniError:
         # Codes: sqlite.org, "Result and Error Codes".
         if isinstance(error, sqlite3.Error):
@@ -175,3 +185,16 @@ class SQLite(Dialect):
 
     def _is_missing(self) -> bool:
         return self._path is not None and self._path.parent.is_dir() and not self._path.exists()
+
+
+@contextmanager
+def _ids(run: Run) -> Iterator[None]:
+    """Distinguish ids that have run out from a disk that is full: SQLite has one code for both."""
+    try:
+        yield
+    except Exception as error:
+        original: Any = getattr(error, "orig", None) or error
+        full = getattr(original, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+        if full and run("ids_left")[0][0] <= 0:
+            raise RefusedError(f"the database {NO_IDS}, in the table sqlite_sequence") from error
+        raise

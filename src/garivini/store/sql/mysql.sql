@@ -32,6 +32,10 @@ INSERT INTO garivini_database (dbid)
 SELECT :dbid FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM garivini_database AS given);
 SELECT RELEASE_LOCK(CONCAT('garivini id ', MD5(DATABASE())))
 
+-- name: ids_left () -> one
+-- How many ids are left for new jobs: the server has an error of its own for that.
+SELECT 1
+
 -- name: folds () -> one
 -- Whether the table takes names or keys for one that differ in their bytes, as tables of the original do.
 SELECT EXISTS (

@@ -28,6 +28,10 @@ SELECT dbid FROM garivini_database
 -- Given once, by the first who comes. There is room for one row.
 INSERT INTO garivini_database (dbid) VALUES (:dbid::bigint) ON CONFLICT (one) DO NOTHING
 
+-- name: ids_left () -> one
+-- How many ids are left for new jobs: the server has an error of its own for that.
+SELECT 1
+
 -- name: folds () -> one
 -- Whether the table takes names for one that differ in their bytes: never here.
 SELECT 0

@@ -27,6 +27,10 @@ SELECT dbid FROM garivini_database
 -- Given once, by the first who comes.
 INSERT INTO garivini_database (dbid) SELECT :dbid WHERE NOT EXISTS (SELECT 1 FROM garivini_database)
 
+-- name: ids_left () -> one
+-- How many ids are left for new jobs.
+SELECT 9223372036854775807 - coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'job'
+
 -- name: folds () -> one
 -- Whether the table takes names for one that differ in their bytes: never here.
 SELECT 0
