@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
 import garivini
-from garivini import AsyncClient, Client, UsageError, Worker
+from garivini import AsyncClient, Client, RefusedError, UsageError, Worker
 from garivini.job import Handle, handle_of
 from garivini.settings import VARIABLES
 from tests.databases import sqlite_url
 from tests.processes import command, until
 from tests.servers import embedded
+from tests.sql_servers import SQLServer
 
 
 @pytest.fixture(autouse=True)
@@ -206,3 +208,31 @@ def test_dir_lists_the_public_names() -> None:
     code = "import garivini; assert set(garivini.__all__) <= set(dir(garivini))"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert set(garivini.__all__) <= set(dir(garivini))
+
+
+@pytest.mark.servers
+def test_a_data_source_of_the_original_reaches_mariadb_by_address_and_by_socket(
+    mariadb: SQLServer,
+) -> None:
+    with mariadb.database() as url, Client(url) as client:
+        for database in client.shards:
+            database.upgrade()
+        place = make_url(url)
+        account = {"user": place.username, "pass": place.password}
+        attributes = "mysql_enable_utf8=1;mysql_connect_timeout=3;mysql_auto_reconnect=1"
+
+        def through(where: str) -> Client:
+            dsn = f"DBI:mysql:{place.database}:{where};database={place.database};{attributes}"
+            return Client({1: {"id": 1, "dsn": dsn, **account}})
+
+        with through(f"host={place.host};port={place.port}") as other:
+            job = client.get_job(other.insert_job("f", "Grüße").id)
+            assert job is not None
+            assert job.arg.decode() == "Grüße"
+        # The server knows the user by address alone: that it refuses him from 'localhost' shows the socket.
+        socket = mariadb.folder / "socket"
+        with (
+            through(f"host=localhost;mysql_socket={socket}") as other,
+            pytest.raises(RefusedError, match="'localhost'"),
+        ):
+            other.insert_job("f")
