@@ -25,7 +25,7 @@ from garivini.errors import ConflictError, OutcomeUnknownError
 from garivini.gearman.servers import Backoff
 from garivini.job import Handle, Job, StartCounter
 from garivini.outcomes import GROUP as _GROUP
-from garivini.outcomes import Outcomes, jobid_of
+from garivini.outcomes import Outcomes, emit_dropped, jobid_of
 from garivini.outcomes import Run as Run
 from garivini.policy import LEASE, Crowd, FunctionPolicy
 from garivini.store.database import Database, Setback
@@ -368,15 +368,11 @@ class Keeper:
                     if not is_unfit(error):
                         self._obituaries.put_aside(obituary, error, now)
                         continue
-                    self._emit_dropped(setback.handle, error)
+                    emit_dropped(setback.handle, error)
             assert self._child is not None
             self._child.obituaries.remove(obituary)
             if not self._child.obituaries:  # the last of all keepers says so
                 self._child.slot.tell()
-
-    def _emit_dropped(self, handle: Handle, error: Exception) -> None:
-        jobid, dbid, attempt = handle
-        events.emit("outcome.dropped", dbid=dbid, jobid=jobid, attempt=attempt, error=str(error))
 
     def _read_functions(self) -> None:
         if not self._to_read:

@@ -18,7 +18,7 @@ from garivini.client import report
 from garivini.copies import Copy
 from garivini.errors import ConflictError
 from garivini.gearman.aio import Held
-from garivini.job import Job
+from garivini.job import Handle, Job
 from garivini.policy import FunctionPolicy
 from garivini.store.database import Database, Setback
 from garivini.store.records import Finish
@@ -127,7 +127,7 @@ class Outcomes:
             if left:
                 break
             if variant is not setback:
-                self._emit("outcome.reduced", setback.handle, last)
+                _emit_reduced(setback.handle, last)
             report(variant, settled)
             return True
         raise last
@@ -210,7 +210,7 @@ class Outcomes:
                 continue
             tries = self.inbox.tries(run)
             if tries >= _TRIES and is_unfit(error):
-                self._emit("outcome.dropped", run.job.handle, error)
+                emit_dropped(run.job.handle, error)
                 over.add(id(run))
                 continue
             self.inbox.put_aside(run, error, time.monotonic())
@@ -235,15 +235,23 @@ class Outcomes:
             if not run.returned and self._finish(run) is not None:
                 self._database.complete([run.job.jobid], left=(left := set[int]()))
                 if not left:
-                    self._emit("outcome.reduced", run.job.handle, error)
+                    _emit_reduced(run.job.handle, error)
                 return not left
         except Exception as again:
             if self._writer.concerns_all(again):
                 raise
         return False
 
-    def _emit(self, name: str, handle: Any, error: Exception) -> None:
-        events.emit(name, dbid=handle.dbid, jobid=handle.jobid, attempt=handle.attempt, error=str(error))
+
+def emit_dropped(handle: Handle, error: Exception) -> None:
+    """Report that an outcome is given up."""
+    jobid, dbid, attempt = handle
+    events.emit("outcome.dropped", dbid=dbid, jobid=jobid, attempt=attempt, error=str(error))
+
+
+def _emit_reduced(handle: Handle, error: Exception) -> None:
+    jobid, dbid, attempt = handle
+    events.emit("outcome.reduced", dbid=dbid, jobid=jobid, attempt=attempt, error=str(error))
 
 
 def _leaving(left: set[int] | None) -> dict[str, Any]:
