@@ -11,8 +11,10 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import make_url
 
+from garivini import Client
 from garivini.cli import cli
 from garivini.job import State
+from tests.databases import sqlite_url
 from tests.system import system
 
 #: By what is wrong: columns and values in SQLite's SQL, and part of the reason for which it is parked; None
@@ -111,3 +113,32 @@ def test_an_odd_row_in_sqlite_is_parked_or_runs_and_others_go_on(
             await until(lambda: ran.count("sound") == 4)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("text_factory", bytes),
+        ("row_factory", sqlite3.Row),
+        (
+            "row_factory",
+            lambda cursor, row: {name[0]: value for name, value in zip(cursor.description, row, strict=True)},
+        ),
+    ],
+)
+def test_insert_by_a_connection_that_reads_rows_in_its_own_way_finds_its_keys(
+    tmp_path: Path, attribute: str, value: Any
+) -> None:
+    url = sqlite_url(tmp_path)
+    with (
+        Client(url) as client,
+        closing(sqlite3.connect(make_url(url).database or "")) as connection,
+    ):
+        setattr(connection, attribute, value)
+        first = client.insert_job("f", unique="schlüssel", connection=connection)
+        assert first.new
+        again = client.insert_job("f", unique="schlüssel", connection=connection)
+        assert (again.jobid, again.new) == (first.jobid, False)
+        connection.commit()
+        assert getattr(connection, attribute) is value
+        assert [job.uniqkey for job in client.list_jobs()] == ["schlüssel"]

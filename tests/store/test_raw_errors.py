@@ -10,6 +10,7 @@ import psycopg
 import pymysql
 import pytest
 from sqlalchemy import create_engine, event, make_url
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from garivini import AsyncClient, Client
 from garivini.config import DatabaseSettings
@@ -354,6 +355,33 @@ def test_insert_in_a_lax_session_into_a_column_that_cannot_store_a_text_is_refus
                 assert cursor.fetchall() == (("ANSI_QUOTES",),)
         (job,) = database.jobs()
         assert (job.jobid, job.uniqkey) == (answer.jobid, "clé")
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("charset", ["latin1", "utf8mb4"])
+def test_insert_by_an_async_connection_carries_a_text_or_is_refused(
+    mysql_roles: MySQLRoles, opened: Opener, charset: str
+) -> None:
+    mysql_roles.empty()
+    database = opened(mysql_roles.runtime)
+    database.check()
+    url = mysql_roles.runtime.replace("mysql:", "mysql+asyncmy:") + f"?charset={charset}"
+
+    async def insert(key: str) -> bool:
+        engine = create_async_engine(url)
+        try:
+            async with AsyncClient(mysql_roles.runtime) as client, engine.begin() as connection:
+                return (await client.insert_job("f", unique=key, connection=connection)).new
+        finally:
+            await engine.dispose()
+
+    assert asyncio.run(insert("clé"))
+    if charset == "latin1":
+        with pytest.raises(UsageError, match="cannot carry"):
+            asyncio.run(insert("ключ"))
+    else:
+        assert asyncio.run(insert("ключ"))
+    assert [job.uniqkey for job in database.jobs()] == ["clé", "ключ"][: 1 + (charset == "utf8mb4")]
 
 
 # ---- modes of a server
