@@ -40,7 +40,7 @@ ODD = [
     "@h?a=",
     "\\",
 ]
-ODD += [",mysql://", " mysql://", ";mysql://", "@h/d,", "[", "]", "\n", "'", '"', "@127.0.0.1:1/d,mysql://u:"]
+ODD += [",mysql://", ";mysql://", "@h/d,", "[", "]", "\n", "'", '"', "@127.0.0.1:1/d,mysql://u:"]
 
 
 def urls(password: str) -> list[str]:
@@ -68,7 +68,9 @@ def urls(password: str) -> list[str]:
         f"DBI:Pg:dbname=d;host=127.0.0.1;port=1;user=u;password={password}",
         f"DBI:mysql:u:{password}@h/d",
     ]
-    found += [f"mysql://u:{password}", f"mysql://u:{HEAD}", f"u:{password}@h/d", f"mysql:/u:{password}@h/d"]
+    found += [f"mysql://u:{HEAD}", f"u:{password}@h/d", f"mysql:/u:{password}@h/d"]
+    if "@" not in password:  # else it is a sound URL, of another password and host
+        found.append(f"mysql://u:{password}")
     return found
 
 

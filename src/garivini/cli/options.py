@@ -109,9 +109,11 @@ class _PlaceOption(_SettingsOption):
     def get_help_extra(self, ctx: click.Context) -> Any:
         found = configuration(ctx)
         if self.name == "dbs":
-            values = map(without_password, found.databases())
+            values = [without_password(url) for url in found.databases()]
+            if "***" in values:
+                values = ["***"]  # a password with white space may have been taken for several URLs
         else:
-            values = map(shown_name, found.job_servers())
+            values = [shown_name(server) for server in found.job_servers()]
         return {**super().get_help_extra(ctx), "default": ", ".join(values)}
 
 
