@@ -100,7 +100,7 @@ def test_numbers_may_be_text_and_text_a_number() -> None:
         (b'{"funcname": "f", "run_after": 1700000000}', "out of range"),
         (b'{"funcname": "f", "flag": "odd"}', "one of shim, controller"),
         (b'{"funcname": "f", "unique": "a", "uniqkey": "b"}', "give one"),
-        (b'{"funcname": "two words"}', "white space"),
+        (b'{"funcname": "two\\nlines"}', "a line break"),
         (b'[{"funcname": "f"}, {"funcname": ""}]', "job 1 of the array: .*1 to 200 bytes"),
         (b'{"funcname": "inject_jobs"}', "the system's own"),
         (b'{"funcname": "run_queued_job"}', "the system's own"),
