@@ -78,6 +78,7 @@ class Ledger:
         self._claims: dict[tuple[int, int], tuple[float, int]] = {}
         self._refused: set[tuple[int, int]] = set()
         self._renewals: dict[tuple[Process, int, int], float] = {}
+        self._begun: set[tuple[Process, int, int]] = set()
         self._arrivals: dict[tuple[Process, int, int], tuple[float, bool]] = {}
 
     def say(self, what: str, *details: Any) -> None:
@@ -267,6 +268,9 @@ class Ledger:
                 self.wrong("a run began after its connection was lost", process.name, job.jobid, attempt)
             if (late or attempt > 1) and not checked:
                 self.wrong("a run began without its start check", process.name, job.jobid, attempt)
+            if (process, job.jobid, attempt) in self._begun:
+                self.wrong("a process starts a copy a second time", process.name, job.jobid, attempt)
+            self._begun.add((process, job.jobid, attempt))
 
     def end(self, process: Process, job: Job, outcome: str) -> None:
         """A run has come to its end, and nothing of it is committed."""

@@ -11,15 +11,17 @@ import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
 from garivini import keeper
+from garivini.copies import copy_of
 from garivini.gearman.protocol import Submission, Unknown
 from garivini.gearman.requests import SubmitResult
-from garivini.job import Handle, Job, State
+from garivini.job import Handle, Job, State, decode_payload
 from garivini.keeper import Keeper, Run
 from garivini.lease import Bump, Extend, Found, Step, decide
 from garivini.roles import dispatcher, lost, queue_runner
 from garivini.roles.job_servers import JobServers
 from garivini.roles.lost import Lost
 from garivini.store.database import Lane, Lapsed, Setback, Settled
+from garivini.worker.serving import Serving
 from tests.simulation.database import HELD, Model, Row
 from tests.simulation.scenario import Fault, Plan, Scenario, draw, plain
 from tests.simulation.servers import Held
@@ -141,6 +143,15 @@ unchanged: Final = Model._unchanged
 expired: Final = Model.expired
 
 
+def starts_whatever_comes(self: Serving, held: Any) -> None:
+    job = decode_payload(held.job.data)
+    run = self._copies[copy_of(job)] = Run(job, held, self.name, copy_of(job))
+    if (job.attempt or 0) > 1:
+        self._keepers[job.dbid].check(run)
+    else:
+        self._start(run, self._keepers[job.dbid])
+
+
 def sweeps_at_once(self: Lost) -> list[float]:
     return [max(0.0, when - asyncio.get_running_loop().time()) for when in (self._sweeps or [])[:1]]
 
@@ -256,6 +267,7 @@ BROKEN: Final = {
     "an attempt submitted again": Broken(JobServers, "submit", submits_again, [0, 16]),
     "a server told before the commit": Broken(Keeper, "_commit", tells_first, [0]),
     "no start check": Broken(Keeper, "check", checks_nothing, [0, 2]),
+    "a copy that comes again": Broken(Serving, "_arrived", starts_whatever_comes, [0, 8]),
     "a start after the loss of the connection": Broken(Held, "lost", never_lost, [23, 33]),
     "a QueueRunner that waits for nobody": Broken(Lost, "until_sweep", sweeps_at_once, [ONE_AWAY]),
     "a clock read before its time": Broken(Keeper, "_read_clock", reads_its_clock_late, [LATE_CLOCK]),
