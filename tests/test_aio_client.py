@@ -94,7 +94,7 @@ def test_a_bad_insert_fails_alone_and_a_failing_database_fails_all(url: str, tmp
         async with AsyncClient(url) as client:
             results = await asyncio.gather(
                 client.insert_job("f"),
-                client.insert_job("two words"),
+                client.insert_job("two\nlines"),
                 client.insert_job("g"),
                 return_exceptions=True,
             )

@@ -131,7 +131,7 @@ def test_the_command_refuses_wrong_values_with_a_status_and_stores_nothing(
         (["jobs", "cancel", "1:2:3"], "is no job"),
         (["jobs", "cancel", "1x"], "is no job"),
         (["jobs", "delete", "--yes", "1", "-"], "is no job"),
-        (["jobs", "retry", "0"], "ids are positive"),
+        (["jobs", "retry", "0"], "is no job"),
         (["jobs", "list", "--limit", "0"], "not in the range"),
     ):
         with pytest.raises(SystemExit) as ended:

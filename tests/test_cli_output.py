@@ -160,8 +160,9 @@ def test_jobs_functions_and_status_show_any_text_of_the_database_faithfully(text
         shown = invoke("jobs", "show", str(handle.jobid), "--db", url)
         assert shown.exit_code == 0
         assert not OBEYED.search(shown.output)
-        assert shown.stdout.count(visible(text)) >= 2
-        assert shown.stdout.count(visible(storable(text))) >= 4
+        # White space at the end of a line is not shown.
+        assert shown.stdout.count(visible(text).rstrip()) >= 2
+        assert shown.stdout.count(visible(storable(text)).rstrip()) >= 4
         (entry,) = json.loads(invoke("jobs", "show", "1", "-o", "json", "--db", url).stdout)
         assert (entry["arg"], entry["uniqkey"], entry["failures"][0]["message"]) == (
             text,

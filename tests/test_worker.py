@@ -527,8 +527,8 @@ def test_registering_says_what_is_wrong(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="twice"):
         worker.function("once")(once)
-    with pytest.raises(UsageError, match="white space"):
-        worker.function("two words")
+    with pytest.raises(UsageError, match="line break"):
+        worker.function("two\nlines")
     with pytest.raises(UsageError, match="no function"):
         Worker(worker.client).run()
     with pytest.raises(UsageError, match="run_after"):

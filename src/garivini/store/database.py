@@ -597,7 +597,8 @@ class Database(Records):
             self._record(run, setback, attempt)
         when = setback.when
         if setback.kind == "crashed":
-            run("crash", jobid=jobid, attempt=attempt)
+            if held:  # one that was put off is in nobody's hands
+                run("crash", jobid=jobid, attempt=attempt)
             if crashes + 1 < MAX_CRASHES:
                 return Settled("applied", state, failcount)
             when = Never()
