@@ -232,6 +232,11 @@ class Both(RuleBasedStateMachine):
 
     # ---- what somebody else writes
 
+    @precondition(lambda self: self.claimed)
+    @rule(picked=st.integers(0, 3), seconds=st.sampled_from([1, 5, 12, 30]))
+    def put_off_what_was_claimed(self, picked: int, seconds: int) -> None:
+        self.put_off(self.claimed[-1 - picked % len(self.claimed)].jobid, seconds)
+
     @rule(jobid=st.integers(1, 12), seconds=st.sampled_from([0, 1, 5, 12, 30]))
     def put_off(self, jobid: int, seconds: int) -> None:
         self.connection.execute(
