@@ -13,8 +13,8 @@ from garivini.client import Client, JobLike, checked_job, checked_jobs
 from garivini.config import DatabasesLike
 from garivini.job import HandleLike, Inserted, Job, NewJob
 from garivini.policy import WATERMARK
-from garivini.store.apart import Apart, Ends
 from garivini.store.database import FailedAttempt
+from garivini.store.insert_groups import Ends, InsertGroups
 from garivini.store.records import Finished, Reported
 
 _P = ParamSpec("_P")
@@ -208,7 +208,7 @@ class AsyncClient:
                 caller.answer.cancel()  # only where this task was cancelled: else all have been answered
 
     async def _insert_group(self, group: list[_Caller]) -> None:
-        apart = Apart(group)
+        apart = InsertGroups(group)
         while part := apart.next_group():
             try:
                 answers = await self._call(self._client.insert_checked, [caller.jobs[0] for caller in part])

@@ -37,8 +37,8 @@ from garivini.roles.injected import Rate, Rules, answer, read
 from garivini.roles.job_servers import JobServers
 from garivini.roles.lost import Lost
 from garivini.roles.runner import run_role
-from garivini.store.apart import Apart
 from garivini.store.chunks import CHUNK
+from garivini.store.insert_groups import InsertGroups
 from garivini.store.shards import Shards
 
 #: Bytes of payloads held, from which on no more calls are asked for.
@@ -314,7 +314,7 @@ class Injector:
 
     async def _insert(self, stream: _Stream, group: Sequence[_Call]) -> None:
         """Store a group; if that fails, in smaller ones, so that each call gets an answer of its own."""
-        apart = Apart(group)
+        apart = InsertGroups(group)
         while part := apart.next_group():
             began = _now()
             jobs = self._leased([job for call in part for job in call.jobs])

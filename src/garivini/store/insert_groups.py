@@ -29,7 +29,7 @@ class Ends(NamedTuple, Generic[_C]):
     failed: list[tuple[_C, Exception]]
 
 
-class Apart(Generic[_C]):
+class InsertGroups(Generic[_C]):
     """A group of inserts, and the smaller groups to try when it fails.
 
     A value that a database does not take, or refuses, may be one caller's alone: the group is halved until he
