@@ -5,13 +5,13 @@
 -- statement. A lease ends at now + lease + 1 because whole seconds round down. 2147483647 is "never"; it is
 -- left out of every claim, so that a row parked by the original's clients does not start in 2038. Later times
 -- are times like any other. Unsigned columns are cast where a difference may be below zero. In an UPDATE a
--- column that has been assigned to is read with its new value. FORCE INDEX (PRIMARY) keeps a list of ids in a small
--- table from being looked for by a scan, which waits for rows that are not in the list.
+-- column that has been assigned to is read with its new value. FORCE INDEX (PRIMARY) prevents the scan of a small table
+-- for a list of ids, which would wait for rows that are not in the list.
 --
--- A lease ends at `run_after`, and `lease_end` repeats it. Other programs put a leased row off by `run_after` alone: where
--- the two differ nobody holds the row, and it waits until `run_after`. But a time before `since` only ends the lease.
--- `lease_end` is 0 where the row was leased by a version that had no such column.
--- A delay is counted from the next whole second: it is never short.
+-- A lease ends at `run_after`, and `lease_end` repeats it. Other programs put a leased row off by `run_after` alone: if
+-- the two differ, nobody holds the row, and it waits until `run_after`. A time before `since` only ends the lease.
+-- `lease_end` is 0 if the row was leased by a version without that column. A delay is counted from the next
+-- whole second: it is never short.
 
 -- name: clock () -> one
 -- The unix time with its fraction. Beside it, for inserts, the step by which ids rise.
@@ -37,7 +37,7 @@ SELECT RELEASE_LOCK(CONCAT('garivini id ', MD5(DATABASE())))
 SELECT 1
 
 -- name: folds () -> one
--- Whether the table takes names or keys for one that differ in their bytes, as tables of the original do.
+-- Whether the collation treats names or keys that differ in their bytes as equal, as in tables of the original.
 SELECT EXISTS (
   SELECT 1 FROM information_schema.columns
    WHERE table_schema = DATABASE() AND table_name = 'job' AND column_name IN ('funcname', 'uniqkey')
@@ -78,14 +78,14 @@ RETURNING jobid, created
 SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey LOCK IN SHARE MODE
 
 -- name: live@folding (funcname, uniqkey) -> one
--- The same, and whether function and key are these by their bytes.
+-- The same, and whether function and key match by their bytes.
 SELECT jobid, CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY)
           AND CAST(CONVERT(uniqkey USING utf8mb4) AS BINARY) = CAST(CONVERT(:uniqkey USING utf8mb4) AS BINARY)
   FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey LOCK IN SHARE MODE
 
 -- name: states (jobids) -> rows
--- How these jobs stand, read without a lock: a row that another transaction holds must not hold up an insert that
--- finds its key taken. In a caller's older snapshot a job may not be seen.
+-- The states of these jobs, read without a lock: a row locked by another transaction must not delay an insert whose key
+-- exists. A caller's older snapshot may not include a job.
 SELECT jobid, CASE WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
        run_after
   FROM job WHERE jobid IN (:*jobids)
@@ -107,7 +107,7 @@ SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniq
    FOR UPDATE SKIP LOCKED
 
 -- name: due@folding (funcname, priority, limit, small) -> rows
--- The same with each row's own function at the end: the index takes names for one that differ in case.
+-- The same with each row's own function at the end: the index treats names that differ only in case as equal.
 SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniqkey, `coalesce`, flag, failcount,
        attempt, UNIX_TIMESTAMP(), funcname
   FROM job FORCE INDEX (job_lane)
@@ -134,7 +134,8 @@ UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :leas
  WHERE jobid IN (:*jobids)
 
 -- name: expired (funcname, state, priority, limit) -> rows
--- Leases that ran out, of one lane, and whether somebody has put the row off. What another transaction has locked is left to it.
+-- Leases that ran out, of one lane, and whether another program has put the row off. What another transaction has
+-- locked is left to it.
 SELECT jobid, attempt, flag, crashes, since, CAST(UNIX_TIMESTAMP() AS SIGNED) - CAST(since AS SIGNED),
        lease_end NOT IN (0, run_after) AND run_after >= since, funcname
   FROM job FORCE INDEX (job_lane)
@@ -144,7 +145,7 @@ SELECT jobid, attempt, flag, crashes, since, CAST(UNIX_TIMESTAMP() AS SIGNED) - 
    FOR UPDATE SKIP LOCKED
 
 -- name: requeue (jobids) -> none
--- Rows that were put off and are due now: they wait, to be claimed like any other.
+-- Makes rows that were put off and are due now waiting, so that they are claimed like any other.
 UPDATE job SET state = 0, lease_end = 0
  WHERE jobid IN (:*jobids) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since AND run_after <= UNIX_TIMESTAMP()
 
@@ -183,7 +184,7 @@ UPDATE job FORCE INDEX (PRIMARY) SET run_after = UNIX_TIMESTAMP(), lease_end = r
    AND run_after <= UNIX_TIMESTAMP() + :lease + 2 AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: renew (jobids, attempt, lease) -> none
--- The holder is alive. A job that ended, that another attempt holds or that somebody has put off is not touched.
+-- Renews a lease. A job that ended, that another attempt holds or that another program has put off is not touched.
 UPDATE job FORCE INDEX (PRIMARY) SET state = 2, run_after = UNIX_TIMESTAMP() + :lease + 1, lease_end = run_after
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
    AND (lease_end IN (0, run_after) OR run_after < since)
@@ -199,11 +200,11 @@ SELECT jobid FROM job
 SELECT jobid FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) FOR UPDATE
 
 -- name: lockable (jobids) -> rows
--- Those of these rows that no other transaction has locked, locked by this one from here on.
+-- Locks those of these rows that no other transaction has locked, and returns them.
 SELECT jobid FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) FOR UPDATE SKIP LOCKED
 
 -- name: known (jobids) -> rows
--- Which of these are there, locked or not.
+-- Those of these rows that exist, locked or not.
 SELECT jobid FROM job WHERE jobid IN (:*jobids)
 
 -- name: complete (jobids) -> count
@@ -211,7 +212,7 @@ SELECT jobid FROM job WHERE jobid IN (:*jobids)
 DELETE FROM job WHERE jobid IN (:*jobids)
 
 -- name: complete_one (jobid) -> count
--- The same for one that this transaction has locked. No form of DELETE keeps a list in a small table from a scan.
+-- The same for one that this transaction has locked. No form of DELETE prevents a scan for a list in a small table.
 DELETE FROM job WHERE jobid = :jobid
 
 -- name: complete_run (first, last) -> count
@@ -285,7 +286,7 @@ SELECT jobid FROM finished WHERE expires <= UNIX_TIMESTAMP()
 DELETE finished FROM finished FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 
 -- name: standing (jobids) -> rows
--- What a failure or a new time starts from, locked by its transaction; last, whether its attempt holds it.
+-- The row before a failure or a new time, locked by the transaction; last, whether its attempt holds it.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM `function` WHERE `function`.funcname = job.funcname),
        state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
@@ -306,23 +307,23 @@ UPDATE job SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END, fail
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
 
 -- name: record_failure (jobid, attempt, kind, error, message, trace, worker) -> none
--- An attempt ends once, and who reports it again does not come here. A report without an attempt may come twice for
--- one, as may the death of a process: the newest is kept.
+-- An attempt ends once, and a repeated report does not reach this. A report without an attempt, or the death of a
+-- process, may be recorded twice for one attempt: the newest is kept.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 VALUES (:jobid, :attempt, UNIX_TIMESTAMP(), :kind, :error, :message, :trace, :worker)
 ON DUPLICATE KEY UPDATE failed_at = VALUES(failed_at), error = VALUES(error), message = VALUES(message),
        trace = VALUES(trace), worker = VALUES(worker)
 
 -- name: record_keys (jobid) -> rows
--- What is in the record of a job, without the texts; of the row that counts the others its number.
+-- The record of a job without its texts, except the number in the row that counts omitted ones.
 SELECT attempt, kind, CASE WHEN kind = 'omitted' THEN message END FROM failure WHERE jobid = :jobid ORDER BY attempt, kind
 
 -- name: omit_failures (jobid, after, before) -> count
--- What lies between two attempts in the record of a job.
+-- Deletes the rows between two attempts from the record of a job.
 DELETE FROM failure WHERE jobid = :jobid AND attempt > :after AND attempt < :before
 
 -- name: count_run (jobid, attempt) -> rows
--- A start asks for its number.
+-- Counts a start, which has read `job.run`.
 UPDATE job FORCE INDEX (PRIMARY) SET runs = runs + 1
  WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3)
    AND (lease_end IN (0, run_after) OR run_after < since);
@@ -338,7 +339,7 @@ SELECT kind FROM failure WHERE jobid = :jobid AND attempt = :attempt AND kind NO
 SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure WHERE jobid = :jobid ORDER BY attempt, kind
 
 -- name: get (jobid) -> rows
--- One job, in the state in which it stands: what somebody has put off waits, or is dead where that is "never".
+-- One job with its effective state: one that another program has put off waits, or is dead if that is "never".
 SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority,
        CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
        since, crashes, created, runs
@@ -357,7 +358,7 @@ SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, at
  ORDER BY jobid LIMIT :limit
 
 -- name: jobs@folding (funcname, state, failed, after, limit) -> rows
--- The same, of a function by the bytes of its name.
+-- The same, comparing names by their bytes.
 SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority,
        CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
        since, crashes, created, runs
@@ -375,35 +376,35 @@ UPDATE job SET state = 0, failcount = 0, crashes = 0, run_after = UNIX_TIMESTAMP
  WHERE jobid = :jobid AND (state IN (0, 4) OR run_after = 2147483647 OR lease_end NOT IN (0, run_after) AND run_after >= since)
 
 -- name: counts () -> rows
--- Jobs of each function and state, and how many of them never run. Reads the whole lane index: for people, not for a
+-- Jobs of each function and state, and how many of them never run. Reads the whole lane index: for operators, not for a
 -- pass.
 SELECT funcname, state, COUNT(*), MIN(run_after), CAST(SUM(run_after = 2147483647) AS SIGNED)
   FROM job FORCE INDEX (job_lane)
  GROUP BY funcname, state ORDER BY funcname, state
 
 -- name: counts@folding () -> rows
--- The same by the bytes of the names.
+-- The same, comparing names by their bytes.
 SELECT MIN(funcname), state, COUNT(*), MIN(run_after), CAST(SUM(run_after = 2147483647) AS SIGNED)
   FROM job FORCE INDEX (job_lane)
  GROUP BY CAST(CONVERT(funcname USING utf8mb4) AS BINARY), state ORDER BY 1, 2
 
 -- name: waiting () -> rows
--- How many waiting jobs are due, delayed, and put off after a failure. Reads the lane index, and the rows of
--- those whose time has not come.
+-- The numbers of waiting jobs that are due, delayed, and backed off after a failure. Reads the lane index, and the rows
+-- that are not due.
 SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_after <> 2147483647),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount = 0),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount > 0)
   FROM (SELECT UNIX_TIMESTAMP() AS now) AS t
 
 -- name: count_put_off (funcnames) -> rows
--- Of what these functions have leased, how many somebody has put off.
+-- The number of leased jobs of these functions that another program has put off.
 SELECT funcname, state, COUNT(*), MIN(run_after) FROM job FORCE INDEX (job_lane)
  WHERE funcname IN (:*funcnames) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
    AND run_after <> 2147483647
  GROUP BY funcname, state
 
 -- name: count_put_off@folding (funcnames) -> rows
--- The same by the bytes of the names.
+-- The same, comparing names by their bytes.
 SELECT MIN(funcname), state, COUNT(*), MIN(run_after) FROM job FORCE INDEX (job_lane)
  WHERE funcname IN (:*funcnames) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
    AND run_after <> 2147483647
@@ -442,7 +443,7 @@ ON DUPLICATE KEY UPDATE
        retention = COALESCE(VALUES(retention), retention)
 
 -- name: register_functions (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
--- The same of many by a starting worker: whether workers renew stays as it is where it has been said.
+-- The same for many functions by a starting worker: `renews` stays as it is if it has been set.
 INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures, retention)
 VALUES
   (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention) -- each
@@ -458,7 +459,7 @@ SELECT jobid FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) AND state 
    FOR UPDATE
 
 -- name: adopt (jobids, lease) -> rows
--- The start of such copies: the original's QueueRunner leases by run_after alone. Their arguments are not read.
+-- Starts such copies: the original's QueueRunner leases by run_after alone. Their arguments are not read.
 UPDATE job FORCE INDEX (PRIMARY)
    SET attempt = attempt + 1, state = 2, since = UNIX_TIMESTAMP(), run_after = UNIX_TIMESTAMP() + :lease + 1,
        lease_end = run_after
@@ -481,14 +482,14 @@ SELECT jobid, attempt, run_after FROM job FORCE INDEX (job_lane)
  ORDER BY run_after LIMIT :limit
 
 -- name: leased (funcname, lease, limit) -> one
--- How many jobs of a function are handed to Gearman and not yet heard of, counted up to a limit. What ends later than
--- any of its leases was put off by somebody; the index alone tells that.
+-- The number of jobs of a function in Gearman that no worker has started, up to a limit. A row that ends later than any
+-- of its leases was put off by another program; the index alone shows that.
 SELECT COUNT(*) FROM (
   SELECT 1 FROM job FORCE INDEX (job_lane)
    WHERE funcname = :funcname AND state = 1 AND run_after <= UNIX_TIMESTAMP() + :lease + 2 LIMIT :limit) AS handed_out
 
 -- name: leased@folding (funcname, lease, limit) -> one
--- The same, of this name by its bytes.
+-- The same, comparing names by their bytes.
 SELECT COUNT(*) FROM (
   SELECT 1 FROM job FORCE INDEX (job_lane)
    WHERE funcname = :funcname AND state = 1 AND run_after <= UNIX_TIMESTAMP() + :lease + 2
@@ -534,7 +535,7 @@ UPDATE job
  WHERE jobid = :jobid
 
 -- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs) -> rows
--- The copy of a job that is being moved here, with its attempts. Nobody takes it until it is let go.
+-- The copy of a job that is being moved here, with its attempts. It cannot be claimed until it is released.
 INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, failcount, crashes, created, attempt, runs, state, run_after)
 VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, 4, 2147483647);
 SELECT LAST_INSERT_ID()

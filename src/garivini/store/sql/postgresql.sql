@@ -7,10 +7,10 @@
 -- times are times like any other. Each value has its type, so that one too large for its column is an error and
 -- does not keep the index from being used.
 --
--- A lease ends at `run_after`, and `lease_end` repeats it: one reading of the clock for both, for it goes on within a
--- statement. Other programs put a leased row off by `run_after` alone: where the two differ nobody holds the row, and it
--- waits until `run_after`. But a time before `since` only ends the lease. `lease_end` is 0 where the row was leased by a
--- version that had no such column. A delay is counted from the next whole second: it is never short.
+-- A lease ends at `run_after`, and `lease_end` repeats it. Both use one reading of the clock, because it advances
+-- within a statement. Other programs put a leased row off by `run_after` alone: if the two differ, nobody holds the
+-- row, and it waits until `run_after`. A time before `since` only ends the lease. `lease_end` is 0 if the row was
+-- leased by a version without that column. A delay is counted from the next whole second: it is never short.
 
 -- name: clock () -> one
 -- The unix time with its fraction.
@@ -33,7 +33,7 @@ INSERT INTO garivini_database (dbid) VALUES (:dbid::bigint) ON CONFLICT (one) DO
 SELECT 1
 
 -- name: folds () -> one
--- Whether the table takes names for one that differ in their bytes: never here.
+-- Whether the table treats names that differ in their bytes as equal: never here.
 SELECT 0
 
 -- name: insert (funcname, coalesce, arg, flag, priority, delay, taken) -> rows
@@ -71,8 +71,8 @@ RETURNING jobid, created, funcname, uniqkey
 SELECT jobid FROM job WHERE funcname = :funcname::text AND uniqkey = :uniqkey::text
 
 -- name: states (jobids) -> rows
--- How these jobs stand, read without a lock: a row that another transaction holds must not hold up an insert that
--- finds its key taken. In a caller's older snapshot a job may not be seen.
+-- The states of these jobs, read without a lock: a row locked by another transaction must not delay an insert whose key
+-- exists. A caller's older snapshot may not include a job.
 SELECT jobid, CASE WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
        run_after
   FROM job WHERE jobid = ANY (:jobids::bigint[])
@@ -139,7 +139,8 @@ UPDATE job SET attempt = attempt + 1, state = 1, since = :now::bigint, run_after
  WHERE jobid = ANY (:jobids::bigint[])
 
 -- name: expired (funcname, state, priority, limit) -> rows
--- Leases that ran out, of one lane, and whether somebody has put the row off. What another transaction has locked is left to it.
+-- Leases that ran out, of one lane, and whether another program has put the row off. What another transaction has
+-- locked is left to it.
 SELECT jobid, attempt, flag, crashes, since, floor(extract(epoch FROM clock_timestamp()))::bigint - since,
        lease_end NOT IN (0, run_after) AND run_after >= since,
        funcname
@@ -150,7 +151,7 @@ SELECT jobid, attempt, flag, crashes, since, floor(extract(epoch FROM clock_time
    FOR UPDATE SKIP LOCKED
 
 -- name: requeue (jobids) -> none
--- Rows that were put off and are due now: they wait, to be claimed like any other.
+-- Makes rows that were put off and are due now waiting, so that they are claimed like any other.
 UPDATE job SET state = 0, lease_end = 0
  WHERE jobid = ANY (:jobids::bigint[]) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
@@ -191,7 +192,7 @@ UPDATE job SET (run_after, lease_end) =
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) + :lease::bigint + 2 AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: renew (jobids, attempt, lease) -> none
--- The holder is alive. A job that ended, that another attempt holds or that somebody has put off is not touched.
+-- Renews a lease. A job that ended, that another attempt holds or that another program has put off is not touched.
 UPDATE job SET state = 2, (run_after, lease_end) =
        (SELECT lease.ends, lease.ends FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint + :lease::bigint + 1 AS ends) AS lease)
  WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
@@ -209,11 +210,11 @@ SELECT jobid FROM job
 SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[]) FOR UPDATE
 
 -- name: lockable (jobids) -> rows
--- Those of these rows that no other transaction has locked, locked by this one from here on.
+-- Locks those of these rows that no other transaction has locked, and returns them.
 SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[]) FOR UPDATE SKIP LOCKED
 
 -- name: known (jobids) -> rows
--- Which of these are there, locked or not.
+-- Those of these rows that exist, locked or not.
 SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[])
 
 -- name: complete (jobids) -> count
@@ -297,7 +298,7 @@ SELECT jobid FROM finished WHERE expires <= (SELECT floor(extract(epoch FROM clo
 DELETE FROM finished WHERE jobid = ANY (:jobids::bigint[])
 
 -- name: standing (jobids) -> rows
--- What a failure or a new time starts from, locked by its transaction; last, whether its attempt holds it.
+-- The row before a failure or a new time, locked by the transaction; last, whether its attempt holds it.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM function WHERE function.funcname = job.funcname),
        state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
@@ -319,8 +320,8 @@ UPDATE job SET state = CASE WHEN :run_after::bigint = 2147483647 THEN 4 ELSE 0 E
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
 
 -- name: record_failure (jobid, attempt, kind, error, message, trace, worker) -> none
--- An attempt ends once, and who reports it again does not come here. A report without an attempt may come twice for
--- one, as may the death of a process: the newest is kept.
+-- An attempt ends once, and a repeated report does not reach this. A report without an attempt, or the death of a
+-- process, may be recorded twice for one attempt: the newest is kept.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 VALUES (:jobid::bigint, :attempt::bigint, floor(extract(epoch FROM clock_timestamp()))::bigint, :kind::text,
         :error::text, :message::text, :trace::text, :worker::text)
@@ -329,15 +330,15 @@ ON CONFLICT (jobid, attempt, kind) DO UPDATE
        worker = excluded.worker
 
 -- name: record_keys (jobid) -> rows
--- What is in the record of a job, without the texts; of the row that counts the others its number.
+-- The record of a job without its texts, except the number in the row that counts omitted ones.
 SELECT attempt, kind, CASE WHEN kind = 'omitted' THEN message END FROM failure WHERE jobid = :jobid::bigint ORDER BY attempt, kind
 
 -- name: omit_failures (jobid, after, before) -> count
--- What lies between two attempts in the record of a job.
+-- Deletes the rows between two attempts from the record of a job.
 DELETE FROM failure WHERE jobid = :jobid::bigint AND attempt > :after::bigint AND attempt < :before::bigint
 
 -- name: count_run (jobid, attempt) -> rows
--- A start asks for its number.
+-- Counts a start, which has read `job.run`.
 UPDATE job SET runs = runs + 1
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state IN (1, 2, 3)
    AND (lease_end IN (0, run_after) OR run_after < since)
@@ -353,7 +354,7 @@ SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure
  WHERE jobid = :jobid::bigint ORDER BY attempt, kind
 
 -- name: get (jobid) -> rows
--- One job, in the state in which it stands: what somebody has put off waits, or is dead where that is "never".
+-- One job with its effective state: one that another program has put off waits, or is dead if that is "never".
 SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
        since, crashes, created, runs
@@ -379,21 +380,21 @@ UPDATE job SET state = 0, failcount = 0, crashes = 0, lease_end = 0,
    AND (state IN (0, 4) OR run_after = 2147483647 OR lease_end NOT IN (0, run_after) AND run_after >= since)
 
 -- name: counts () -> rows
--- Jobs of each function and state, and how many of them never run. Reads the whole lane index: for people, not for a
+-- Jobs of each function and state, and how many of them never run. Reads the whole lane index: for operators, not for a
 -- pass.
 SELECT funcname, state, count(*), min(run_after), count(*) FILTER (WHERE run_after = 2147483647)
   FROM job GROUP BY funcname, state ORDER BY funcname, state
 
 -- name: count_put_off (funcnames) -> rows
--- Of what these functions have leased, how many somebody has put off.
+-- The number of leased jobs of these functions that another program has put off.
 SELECT funcname, state, count(*), min(run_after) FROM job
  WHERE funcname = ANY (:funcnames::text[]) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
    AND run_after <> 2147483647
  GROUP BY funcname, state
 
 -- name: waiting () -> rows
--- How many waiting jobs are due, delayed, and put off after a failure. Reads the lane index, and the rows of
--- those whose time has not come.
+-- The numbers of waiting jobs that are due, delayed, and backed off after a failure. Reads the lane index, and the rows
+-- that are not due.
 SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_after <> 2147483647),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount = 0),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount > 0)
@@ -422,7 +423,7 @@ ON CONFLICT (funcname) DO UPDATE
        retention = coalesce(excluded.retention, f.retention)
 
 -- name: register_functions (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
--- The same of many by a starting worker: whether workers renew stays as it is where it has been said.
+-- The same for many functions by a starting worker: `renews` stays as it is if it has been set.
 INSERT INTO function AS f (funcname, lease, deadline, renews, envelope, max_failures, retention)
 SELECT n.funcname, n.lease, n.deadline, n.renews::boolean, n.envelope, n.max_failures, n.retention
   FROM unnest(:@funcname::text[], :@lease::integer[], :@deadline::integer[], :@renews::integer[], :@envelope::text[],
@@ -439,7 +440,7 @@ ON CONFLICT (funcname) DO UPDATE
 SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[]) AND state IN (0, 1) AND run_after <> 2147483647 FOR UPDATE
 
 -- name: adopt (jobids, lease) -> rows
--- The start of such copies: the original's QueueRunner leases by run_after alone. Their arguments are not read.
+-- Starts such copies: the original's QueueRunner leases by run_after alone. Their arguments are not read.
 UPDATE job
    SET attempt = attempt + 1, state = 2, since = floor(extract(epoch FROM clock_timestamp()))::bigint,
        (run_after, lease_end) =
@@ -463,8 +464,8 @@ SELECT jobid, attempt, run_after FROM job
  ORDER BY run_after LIMIT :limit::bigint
 
 -- name: leased (funcname, lease, limit) -> one
--- How many jobs of a function are handed to Gearman and not yet heard of, counted up to a limit. What ends later than
--- any of its leases was put off by somebody; the index alone tells that.
+-- The number of jobs of a function in Gearman that no worker has started, up to a limit. A row that ends later than any
+-- of its leases was put off by another program; the index alone shows that.
 SELECT count(*) FROM (
   SELECT 1 FROM job
    WHERE funcname = :funcname::text AND state = 1
@@ -510,7 +511,7 @@ UPDATE job
 RETURNING jobid
 
 -- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs) -> rows
--- The copy of a job that is being moved here, with its attempts. Nobody takes it until it is let go.
+-- The copy of a job that is being moved here, with its attempts. It cannot be claimed until it is released.
 INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, attempt, runs, state, run_after)
 VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, 4, 2147483647)
 RETURNING jobid

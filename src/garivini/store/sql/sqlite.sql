@@ -5,11 +5,11 @@
 -- left out of every claim, so that a row parked by the original's clients does not start in 2038. Later times
 -- are times like any other. CAST(arg AS BLOB): another writer may have bound text that is no UTF-8.
 --
--- A lease ends at `run_after`, and `lease_end` repeats it. Other programs put a leased row off by `run_after` alone: where
--- the two differ nobody holds the row, and it waits until `run_after`. But a time before `since` only ends the lease.
--- `lease_end` is 0 where the row was leased by a version that had no such column.
--- A delay is counted from the next whole second: it is never short. (This clock has milliseconds, and julianday half of
--- one in doubt: + 0.9995 and cut off is to round up.)
+-- A lease ends at `run_after`, and `lease_end` repeats it. Other programs put a leased row off by `run_after` alone: if
+-- the two differ, nobody holds the row, and it waits until `run_after`. A time before `since` only ends the lease.
+-- `lease_end` is 0 if the row was leased by a version without that column. A delay is counted from the next
+-- whole second: it is never short. (This clock has milliseconds, and julianday half of one in doubt: + 0.9995 and cut
+-- off is to round up.)
 
 -- name: clock () -> one
 -- The unix time with its fraction.
@@ -56,8 +56,8 @@ RETURNING jobid, created, funcname, uniqkey
 SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey
 
 -- name: states (jobids) -> rows
--- How these jobs stand, read without a lock: a row that another transaction holds must not hold up an insert that
--- finds its key taken. In a caller's older snapshot a job may not be seen.
+-- The states of these jobs, read without a lock: a row locked by another transaction must not delay an insert whose key
+-- exists. A caller's older snapshot may not include a job.
 SELECT jobid, CASE WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
        run_after
   FROM job WHERE jobid IN (:*jobids)
@@ -119,7 +119,7 @@ UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :leas
  WHERE jobid IN (:*jobids)
 
 -- name: expired (funcname, state, priority, limit) -> rows
--- Leases that ran out, of one lane, and whether somebody has put the row off.
+-- Leases that ran out, of one lane, and whether another program has put the row off.
 SELECT jobid, attempt, flag, crashes, since, strftime('%s', 'now') - since, lease_end NOT IN (0, run_after) AND run_after >= since,
        funcname
   FROM job INDEXED BY job_lane
@@ -128,7 +128,7 @@ SELECT jobid, attempt, flag, crashes, since, strftime('%s', 'now') - since, leas
  ORDER BY run_after LIMIT :limit
 
 -- name: requeue (jobids) -> none
--- Rows that were put off and are due now: they wait, to be claimed like any other.
+-- Makes rows that were put off and are due now waiting, so that they are claimed like any other.
 UPDATE job SET state = 0, lease_end = 0
  WHERE jobid IN (:*jobids) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
    AND run_after <= strftime('%s', 'now') + 0
@@ -164,7 +164,7 @@ UPDATE job SET run_after = strftime('%s', 'now') + 0, lease_end = strftime('%s',
    AND run_after <= strftime('%s', 'now') + :lease + 2 AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: renew (jobids, attempt, lease) -> none
--- The holder is alive. A job that ended, that another attempt holds or that somebody has put off is not touched.
+-- Renews a lease. A job that ended, that another attempt holds or that another program has put off is not touched.
 UPDATE job SET state = 2, run_after = strftime('%s', 'now') + :lease + 1, lease_end = strftime('%s', 'now') + :lease + 1
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
 
@@ -179,11 +179,11 @@ SELECT jobid FROM job
 SELECT jobid FROM job WHERE jobid IN (:*jobids)
 
 -- name: lockable (jobids) -> rows
--- Those of these rows that no other transaction has locked, locked by this one from here on.
+-- Locks those of these rows that no other transaction has locked, and returns them.
 SELECT jobid FROM job WHERE jobid IN (:*jobids)
 
 -- name: known (jobids) -> rows
--- Which of these are there, locked or not.
+-- Those of these rows that exist, locked or not.
 SELECT jobid FROM job WHERE jobid IN (:*jobids)
 
 -- name: complete (jobids) -> count
@@ -262,7 +262,7 @@ SELECT jobid FROM finished WHERE expires <= strftime('%s', 'now') + 0
 DELETE FROM finished WHERE jobid IN (:*jobids)
 
 -- name: standing (jobids) -> rows
--- What a failure or a new time starts from, locked by its transaction; last, whether its attempt holds it.
+-- The row before a failure or a new time, locked by the transaction; last, whether its attempt holds it.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM function WHERE function.funcname = job.funcname),
        state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
@@ -282,8 +282,8 @@ UPDATE job SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END, fail
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
 
 -- name: record_failure (jobid, attempt, kind, error, message, trace, worker) -> none
--- An attempt ends once, and who reports it again does not come here. A report without an attempt may come twice for
--- one, as may the death of a process: the newest is kept.
+-- An attempt ends once, and a repeated report does not reach this. A report without an attempt, or the death of a
+-- process, may be recorded twice for one attempt: the newest is kept.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 VALUES (:jobid, :attempt, strftime('%s', 'now') + 0, :kind, :error, :message, :trace, :worker)
 ON CONFLICT (jobid, attempt, kind) DO UPDATE
@@ -291,15 +291,15 @@ ON CONFLICT (jobid, attempt, kind) DO UPDATE
        worker = excluded.worker
 
 -- name: record_keys (jobid) -> rows
--- What is in the record of a job, without the texts; of the row that counts the others its number.
+-- The record of a job without its texts, except the number in the row that counts omitted ones.
 SELECT attempt, kind, CASE WHEN kind = 'omitted' THEN message END FROM failure WHERE jobid = :jobid ORDER BY attempt, kind
 
 -- name: omit_failures (jobid, after, before) -> count
--- What lies between two attempts in the record of a job.
+-- Deletes the rows between two attempts from the record of a job.
 DELETE FROM failure WHERE jobid = :jobid AND attempt > :after AND attempt < :before
 
 -- name: count_run (jobid, attempt) -> rows
--- A start asks for its number.
+-- Counts a start, which has read `job.run`.
 UPDATE job SET runs = runs + 1
  WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3)
    AND (lease_end IN (0, run_after) OR run_after < since)
@@ -314,7 +314,7 @@ SELECT kind FROM failure WHERE jobid = :jobid AND attempt = :attempt AND kind NO
 SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure WHERE jobid = :jobid ORDER BY attempt
 
 -- name: get (jobid) -> rows
--- One job, in the state in which it stands: what somebody has put off waits, or is dead where that is "never".
+-- One job with its effective state: one that another program has put off waits, or is dead if that is "never".
 SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
        since, crashes, created, runs
@@ -338,21 +338,21 @@ UPDATE job SET state = 0, failcount = 0, crashes = 0, run_after = strftime('%s',
  WHERE jobid = :jobid AND (state IN (0, 4) OR run_after = 2147483647 OR lease_end NOT IN (0, run_after) AND run_after >= since)
 
 -- name: counts () -> rows
--- Jobs of each function and state, and how many of them never run. Reads the whole lane index: for people, not for a
+-- Jobs of each function and state, and how many of them never run. Reads the whole lane index: for operators, not for a
 -- pass.
 SELECT funcname, state, count(*), min(run_after), sum(run_after = 2147483647)
   FROM job GROUP BY funcname, state ORDER BY funcname, state
 
 -- name: count_put_off (funcnames) -> rows
--- Of what these functions have leased, how many somebody has put off.
+-- The number of leased jobs of these functions that another program has put off.
 SELECT funcname, state, count(*), min(run_after) FROM job INDEXED BY job_lane
  WHERE funcname IN (:*funcnames) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
    AND run_after <> 2147483647
  GROUP BY funcname, state
 
 -- name: waiting () -> rows
--- How many waiting jobs are due, delayed, and put off after a failure. Reads the lane index, and the rows of
--- those whose time has not come.
+-- The numbers of waiting jobs that are due, delayed, and backed off after a failure. Reads the lane index, and the rows
+-- that are not due.
 SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_after <> 2147483647),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount = 0),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount > 0)
@@ -377,7 +377,7 @@ ON CONFLICT (funcname) DO UPDATE
        retention = coalesce(excluded.retention, retention)
 
 -- name: register_functions (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
--- The same of many by a starting worker: whether workers renew stays as it is where it has been said.
+-- The same for many functions by a starting worker: `renews` stays as it is if it has been set.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention)
 VALUES
   (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention) -- each
@@ -392,7 +392,7 @@ ON CONFLICT (funcname) DO UPDATE
 SELECT jobid FROM job WHERE jobid IN (:*jobids) AND state IN (0, 1) AND run_after <> 2147483647
 
 -- name: adopt (jobids, lease) -> rows
--- The start of such copies: the original's QueueRunner leases by run_after alone. Their arguments are not read.
+-- Starts such copies: the original's QueueRunner leases by run_after alone. Their arguments are not read.
 UPDATE job
    SET attempt = attempt + 1, state = 2, since = strftime('%s', 'now') + 0,
        run_after = strftime('%s', 'now') + :lease + 1, lease_end = strftime('%s', 'now') + :lease + 1
@@ -414,8 +414,8 @@ SELECT jobid, attempt, run_after FROM job INDEXED BY job_lane
  ORDER BY run_after LIMIT :limit
 
 -- name: leased (funcname, lease, limit) -> one
--- How many jobs of a function are handed to Gearman and not yet heard of, counted up to a limit. What ends later than
--- any of its leases was put off by somebody; the index alone tells that.
+-- The number of jobs of a function in Gearman that no worker has started, up to a limit. A row that ends later than any
+-- of its leases was put off by another program; the index alone shows that.
 SELECT count(*) FROM (
   SELECT 1 FROM job INDEXED BY job_lane
    WHERE funcname = :funcname AND state = 1 AND run_after <= strftime('%s', 'now') + :lease + 2 LIMIT :limit)
@@ -453,7 +453,7 @@ UPDATE job
 RETURNING jobid
 
 -- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs) -> rows
--- The copy of a job that is being moved here, with its attempts. Nobody takes it until it is let go.
+-- The copy of a job that is being moved here, with its attempts. It cannot be claimed until it is released.
 INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, attempt, runs, state, run_after)
 VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, 4, 2147483647)
 RETURNING jobid
