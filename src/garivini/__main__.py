@@ -6,8 +6,8 @@ import sys
 
 
 def main() -> None:
-    """Run the command. Signals are taken from the first moment on, before the slow imports."""
-    if os.getpid() == 1:  # as in a container: the kernel keeps signals without a handler from it
+    """Run the command. Signals are handled before the slow imports."""
+    if os.getpid() == 1:  # as in a container: the kernel does not deliver signals without a handler to it
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         from garivini.cli import main as run

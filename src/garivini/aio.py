@@ -33,7 +33,7 @@ class _Stream:
     """Single inserts that wait to be stored in the same place."""
 
     callers: list[_Caller] = field(default_factory=list)
-    #: Stores them, while there are any.
+    #: The task that stores them, while there are any.
     inserting: asyncio.Task[None] | None = None
 
 
@@ -42,8 +42,8 @@ class AsyncClient:
 
     Database calls run in threads: one per database, and one for jobs without a unique key. Single inserts
     that arrive while another is being committed are committed together, so many concurrent ones cost few
-    commits; if that fails they are tried in smaller groups, and each caller gets the answer or the error of
-    his own job. A call that is cancelled may have been carried out. To be used in one event loop.
+    commits; if that fails they are retried in smaller groups, and each caller gets the answer or the error of
+    its own job. A cancelled call may have been executed. Use an instance in one event loop only.
 
     Args:
         dbs: as for ``Client``.
@@ -62,7 +62,7 @@ class AsyncClient:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._client = Client(dbs, job_servers, watermark=watermark, tls=tls)
-        # Keys have a home. One that is away, or where somebody has locked a key, holds up no other stream.
+        # Each key has a home. An unreachable home, or one with a locked key, delays no other stream.
         homes = [database.dbid for database in self._client.shards]
         self._streams = {home: _Stream() for home in (None, *homes)}
         self._threads = ThreadPoolExecutor(len(self._streams), thread_name_prefix="garivini-client")
@@ -197,7 +197,7 @@ class AsyncClient:
         group: list[_Caller] = []
         try:
             while stream.callers:
-                # Nobody waits for those that have been cancelled.
+                # No caller waits for cancelled inserts.
                 group = [caller for caller in stream.callers if not caller.answer.done()]
                 stream.callers = []
                 if group:
@@ -205,7 +205,7 @@ class AsyncClient:
         finally:
             stream.inserting = None
             for caller in (*group, *stream.callers):
-                caller.answer.cancel()  # only where this task was cancelled: else all have been answered
+                caller.answer.cancel()  # only if this task was cancelled: otherwise all have been answered
 
     async def _insert_group(self, group: list[_Caller]) -> None:
         apart = InsertGroups(group)

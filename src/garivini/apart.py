@@ -1,7 +1,7 @@
-"""Groups of writes that come apart: an item that cannot be written delays itself only.
+"""Groups of writes that are split on errors: an item that cannot be written delays only itself.
 
-A group is written as one. Where that fails, what other transactions have locked is left out, and what the
-database refuses is found by halves. The caller puts those aside, each with a backoff of its own.
+A group is written in one transaction. If that fails, rows that other transactions have locked are left out,
+and items that the database refuses are found by halving. The caller defers those, each with its own backoff.
 """
 
 import time
@@ -21,29 +21,29 @@ from garivini.errors import (
 
 T = TypeVar("T")
 
-#: What concerns all that is written, and not one item.
+#: Errors that concern all writes, and not one item.
 OUTAGES: Final = (UnreachableError, OutcomeUnknownError, SchemaError)
-#: Seconds for which no lock is waited for after one was in the way.
+#: Seconds after a lock conflict during which no write waits for locks.
 _CAUTION: Final = 10.0
-#: Maximum seconds for which a group is taken apart; the rest of it counts as failed.
+#: Maximum seconds for splitting a group; the rest of it counts as failed.
 _TAKING_APART: Final = 1.0
-#: Seconds until an item that was put aside is tried again: at first, while it is locked, and otherwise.
+#: Seconds until a deferred item is retried: the first time, the maximum while locked, and otherwise.
 _FIRST: Final = 0.1
 _LOCKED: Final = 1.0
 _LONGEST: Final = 30.0
 
-#: Writes some items as one. Where a set is given, rows that another transaction has locked are left as they
-#: are, and the ids of their jobs are put there.
+#: Writes some items in one transaction. If a set is given, rows that another transaction has locked are not
+#: changed, and the ids of their jobs are added to it.
 Write: TypeAlias = Callable[[list[T], set[int] | None], None]
 
 
 def is_unfit(error: Exception) -> bool:
-    """Return whether an error says that the item itself is wrong: it fails each time."""
+    """Return whether an error means that the item itself is invalid and fails each time."""
     return isinstance(error, UsageError) or not isinstance(error, GariviniError)
 
 
 def pause(error: Exception, tries: int) -> float:
-    """Return the seconds until an item that failed with this error, so many times, is tried again."""
+    """Return the seconds until an item that failed with this error the given number of times is retried."""
     longest = _LOCKED if isinstance(error, ConflictError) else _LONGEST
     return float(min(longest, _FIRST * 2 ** min(tries, 20)))
 
@@ -119,9 +119,9 @@ class Writer:
 
 
 class Inbox(Generic[T]):
-    """Items that wait to be written, and those that were put aside for a while.
+    """Items that wait to be written, and deferred items.
 
-    One thread may put items in while another takes them out; all else is the second one's.
+    One thread may add items while another removes them; all other methods are for the second thread.
     """
 
     def __init__(self, items: Iterable[T] = ()) -> None:
@@ -134,12 +134,12 @@ class Inbox(Generic[T]):
         self._items.append(item)
 
     def __len__(self) -> int:
-        """Count the items that are not aside."""
+        """Count the items that are not deferred."""
         return len(self._items)
 
     @property
     def aside(self) -> int:
-        """Count those that are."""
+        """Count the deferred items."""
         return len(self._aside)
 
     def take(self, most: int) -> list[T]:
@@ -147,7 +147,7 @@ class Inbox(Generic[T]):
         return [self._items.popleft() for _ in range(min(len(self._items), most))]
 
     def take_due(self, now: float, most: int) -> list[T]:
-        """Take out items that were put aside until now."""
+        """Take out deferred items that are due."""
         due: list[T] = []
         while self._aside and self._aside[0][0] <= now and len(due) < most:
             due.append(heappop(self._aside)[2])
@@ -158,26 +158,26 @@ class Inbox(Generic[T]):
         self._items.extendleft(reversed(list(items)))
 
     def tries(self, item: T) -> int:
-        """Return how often an item has been put aside."""
+        """Return how often an item has been deferred."""
         return self._tries.get(id(item), 0)
 
     def put_aside(self, item: T, error: Exception, now: float) -> None:
-        """Put an item aside that could not be written, for longer each time."""
+        """Defer an item that could not be written, for longer each time."""
         tries = self.tries(item)
         self._tries[id(item)] = tries + 1
         heappush(self._aside, (now + pause(error, tries), id(item), item))
 
     def forget(self, items: Iterable[T]) -> None:
-        """Forget how often items were put aside: they are written, or given up."""
+        """Forget how often items were deferred: they are written, or given up."""
         if self._tries:
             for item in items:
                 self._tries.pop(id(item), None)
 
     def hasten(self, now: float) -> None:
-        """Let all items that were put aside be due."""
+        """Make all deferred items due."""
         self._aside = [(min(due, now), number, item) for due, number, item in self._aside]
         heapify(self._aside)
 
     def next_due(self) -> float:
-        """Return when the first item that was put aside is due; infinity if there is none."""
+        """Return when the first deferred item is due; infinity if there is none."""
         return self._aside[0][0] if self._aside else float("inf")

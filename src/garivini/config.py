@@ -83,8 +83,8 @@ def _dbid(key: Any) -> int:
     return dbid
 
 
-#: A URL in which each part is what it looks like. What does not match is neither used nor shown: a character
-#: that should have been escaped may have put a piece of the password in another part's place.
+#: A URL whose parts are unambiguous. Any other URL is neither used nor shown: an unescaped character may have
+#: moved part of the password into another part.
 _URL: Final = re.compile(
     r"""(?P<scheme>[a-z][a-z0-9]*(?:\+[a-z0-9_]+)?)://
     (?:(?P<user>[^:/@?]*)(?::(?P<password>[^?]*|[^=]*))?@)?
@@ -97,9 +97,9 @@ _URL: Final = re.compile(
 _FILE_URL: Final = re.compile(
     r"(?P<scheme>sqlite(?:\+[a-z0-9_]+)?)://(?:/(?P<database>[^?]*)(?:\?(?P<query>[^?]*))?)?", re.IGNORECASE
 )
-#: What follows is a secret, by whatever name a driver has for it. ``passfile`` names a file.
+#: Names of parameters with a secret, of all drivers. ``passfile`` names a file.
 _SECRET: Final = re.compile(r"\w*(?:pass(?!file)|pwd|secret|token)\w*\s*=", re.IGNORECASE)
-#: A parameter that belongs to where a database is and how it is reached.
+#: A parameter about the address of a database and the connection to it.
 _PLACE: Final = re.compile(
     r"(?:host|hostaddr|port|unix_socket|service|sslmode|sslrootcert|sslcert|ssl_mode|ssl_ca|ssl_cert)=[\w./,:+-]+"
 )
@@ -107,7 +107,7 @@ _READABLE: Final = re.compile(r"[\w.+-]{1,32}")
 
 
 def _read_url(url: str) -> re.Match[str] | None:
-    """Return the parts of a URL, None where they cannot be told apart."""
+    """Return the parts of a URL, or None if they cannot be distinguished."""
     if url.count("://") != 1:
         return None
     found = _FILE_URL.fullmatch(url) or _URL.fullmatch(url)
@@ -126,7 +126,7 @@ def check_url(dbid: int, url: str) -> None:
     """Make sure that a URL has each part in its place.
 
     Raises:
-        UsageError: it has not. The message shows no more of it than is certainly no password.
+        UsageError: it has not. The message shows only parts that are certainly not a password.
 
     """
     found = _read_url(url)
@@ -153,7 +153,7 @@ def is_secret(name: str) -> bool:
 
 
 def has_password(url: str) -> bool:
-    """Whether a database has a password, or may have one: it need not be a sound URL."""
+    """Whether a database has a password, or may have one: it may be an invalid URL."""
     url = re.sub(r"^\d{1,10}=", "", url)
     found = _read_url(url)
     if found is None:

@@ -1,4 +1,4 @@
-"""Copies of jobs that a process has ended: it never starts them again."""
+"""Remembers the copies that a process has ended, so that it never starts them again."""
 
 from collections.abc import Iterable
 from typing import Final, TypeAlias
@@ -8,8 +8,8 @@ from garivini.job import Job
 #: Names one copy: database, job and attempt.
 Copy: TypeAlias = tuple[int, int, int | None]
 
-#: Copies that are remembered per process. A server can give again only those that it held when the connection
-#: was lost: as many as a worker may hold.
+#: Copies remembered per process. A server can resend only copies that it held when the connection was lost,
+#: which is at most the number that a worker may hold.
 MAX_COPIES: Final = 16_384
 
 
@@ -19,10 +19,10 @@ def copy_of(job: Job) -> Copy:
 
 
 class EndedCopies(dict[Copy, None]):
-    """Copies whose outcome is committed and whose server may not have learned of it.
+    """Copies whose outcome is committed, but possibly not received by the server.
 
-    When a connection is lost the server gives the copies that it believes to be under way to the next worker,
-    which may be this process. The newest ``MAX_COPIES`` are remembered.
+    When a connection is lost, the server gives its in-flight copies to the next worker, which may be this
+    process. The newest ``MAX_COPIES`` are remembered.
     """
 
     def add(self, copies: Iterable[Copy]) -> None:

@@ -1,4 +1,4 @@
-"""A settings file, decoded with errors in the words of its author. No I/O."""
+"""Decodes a settings file; errors use the terms of the file, not of Python. No I/O."""
 
 import re
 import types

@@ -126,9 +126,9 @@ class DirectDispatch:
         self._policies: dict[int, tuple[float, Policies]] = {}
 
     def insert(self, jobs: Sequence[NewJob], wake: Callable[[], None]) -> list[Inserted]:
-        """Insert jobs and submit what there is room for; return one answer each, as ``Shards.insert``.
+        """Insert jobs and submit those that have room; return one answer each, as ``Shards.insert``.
 
-        ``wake`` is called if something is left for a QueueRunner, also when another database has failed.
+        ``wake`` is called if jobs are left for a QueueRunner, also if another database has failed.
         """
         left = False
 
@@ -140,7 +140,7 @@ class DirectDispatch:
             try:
                 left |= self._send(database, part, answers, began)
             except Exception:
-                # A defect. The jobs are stored, and that is what the caller must be told.
+                # A defect. The jobs are stored, and the caller must get that result.
                 events.emit("dispatch.failed", dbid=database.dbid, error=traceback.format_exc())
                 left = True
             return answers

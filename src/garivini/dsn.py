@@ -12,7 +12,7 @@ _SCHEMES: Final = {"mysql": "mysql", "mariadb": "mysql", "pg": "postgresql", "sq
 #: DBI's own syntax: ``dbi:driver(attributes):rest``.
 _DSN: Final = re.compile(r"dbi:\s*(\w+)\s*(?:\(([^)]*)\))?:(.*)", re.IGNORECASE | re.DOTALL)
 
-#: What every driver takes, and ours for it.
+#: Attributes of every driver, and our parameters for them.
 _PARTS: Final = {
     "database": "database",
     "dbname": "database",
@@ -58,7 +58,7 @@ _MAPPED: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "sqlite": {},
 }
-#: By scheme: attributes that say how the Perl driver works. The texts are UTF-8 here whatever it says.
+#: By scheme: attributes about the Perl driver itself. Text is always UTF-8 here.
 _HARMLESS: Final[Mapping[str, frozenset[str]]] = {
     "mysql": frozenset(
         "enable_utf8 enable_utf8mb4 auto_reconnect use_result compression client_found_rows "
@@ -75,7 +75,7 @@ _HARMLESS: Final[Mapping[str, frozenset[str]]] = {
         "unprepared_statements extended_result_codes defensive prefer_numeric_type".split()
     ),
 }
-#: What a driver puts before its own attributes.
+#: The prefix of a driver's own attributes.
 _PREFIX: Final = {"mysql": r"(?:mysql|mariadb)_", "postgresql": "pg_", "sqlite": "sqlite_"}
 _OFF: Final = ("", "0")
 
@@ -88,8 +88,8 @@ def is_dsn(text: str) -> bool:
 def parse_dsn(dsn: str, user: str | None = None, password: str | None = None) -> str:
     """Return the URL of a data source such as ``DBI:mysql:job:host=127.0.0.1;port=3306``.
 
-    Names are taken in upper and lower case. Attributes that a URL has too are kept, those about Perl are left
-    out. A URL is returned as it is, with user and password put in where it has none.
+    Names may be in upper or lower case. Attributes with a counterpart in URLs are kept, those about Perl are
+    omitted. A URL is returned as it is, with user and password put in where it has none.
 
     Raises:
         UsageError: it is neither, or names a driver or an attribute that cannot be used here.
@@ -161,7 +161,7 @@ def _map(own: str, parameter: str, value: str, query: dict[str, str]) -> None:
 
 
 def _unknown(scheme: str, number: int, name: str, own: str) -> str:
-    """Return what to say of an attribute. A name that is none of a driver's may be a piece of a password."""
+    """Return the error about an attribute. An unknown name may be part of a password."""
     if not name:
         return (
             f"the data source names two databases, or part {number} needs its name, as in host=…; an IPv6 "

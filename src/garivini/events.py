@@ -75,13 +75,13 @@ def log(name: str, fields: dict[str, Any], level: int, error: BaseException | No
         _logger.log(level, "%s %s", name, text, extra=extra, exc_info=error)
 
 
-#: Seconds in which like events beyond the first ones become one, with their number as ``count``.
+#: Interval in seconds: similar events after the first ones become one, with their number as ``count``.
 INTERVAL: Final = 10.0
 #: Different reasons of one event in an interval. The rest counts as one reason: a reason may quote input.
 _MOST_REASONS: Final = 10
 
-#: Events that wrong input can cause in any number: how many of one reason are emitted in each interval, and
-#: the fields that make the reason.
+#: Events that wrong input can cause in any number: the maximum per reason and interval, and the fields that
+#: form the reason.
 _LIMITED: Final[Mapping[str, tuple[int, tuple[str, ...]]]] = {
     "gearman.protocol_error": (5, ("error",)),
     "gearman.rejected": (5, ("code", "text")),
@@ -95,7 +95,7 @@ _LIMITED: Final[Mapping[str, tuple[int, tuple[str, ...]]]] = {
 
 
 class Limiter:
-    """Which of many like events to emit: the first of each interval, and then one for all others. Pure.
+    """Selects the events to emit: the first similar ones of each interval, then one for all others. Pure.
 
     Times are seconds of one monotonic clock.
     """
@@ -127,7 +127,7 @@ class Limiter:
     def take_held(self, now: float) -> list[tuple[str, dict[str, Any]]]:
         """Begin an interval; return the events that were held, each with its ``count``.
 
-        Reasons of which some were held go on being held, so that a flood is one event in each interval.
+        Reasons with held events remain held, so that a flood becomes one event per interval.
         """
         held, self._held = self._held, {}
         self._restart(now)
@@ -163,7 +163,7 @@ def limit(gate: Gate) -> None:
 
 
 def emit(name: str, **fields: Any) -> None:
-    """Tell every listener that ``name`` has happened.
+    """Send the event ``name`` to every listener.
 
     An event that wrong input can cause in any number may be held back: see ``Limiter``.
     """
@@ -172,7 +172,7 @@ def emit(name: str, **fields: Any) -> None:
 
 
 def tell(name: str, fields: dict[str, Any]) -> None:
-    """Tell every listener of an event that is not held back."""
+    """Send an event to every listener, without a limit."""
     for listener in _listeners:
         listener(name, fields)
 

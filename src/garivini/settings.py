@@ -1,6 +1,6 @@
-"""Where settings come from: an argument or flag, the environment, then the settings file, for all alike.
+"""Settings, in order of precedence: an argument or flag, the environment, then the settings file.
 
-The commands, ``Client()``, ``AsyncClient()`` and ``Worker()`` read them here. Reads files and nothing else.
+The commands, ``Client()``, ``AsyncClient()`` and ``Worker()`` read them here. The only I/O is reading files.
 """
 
 import logging
@@ -37,7 +37,7 @@ class Configuration:
     """The settings of this process."""
 
     file: Settings = field(default_factory=Settings)
-    #: What is wrong with them, though they can be used.
+    #: Warnings about settings that can be used anyway.
     warnings: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     #: Flags of TLS that were given on a command line, by the names of the table ``[tls]``.
@@ -62,7 +62,7 @@ class Configuration:
         return servers or self.file.job_servers or [DEFAULT_SERVER]
 
     def tls(self) -> "SSLContext | None":
-        """Return how to talk to the Gearman servers, None for plain connections.
+        """Return the TLS context for the Gearman servers, None for plain connections.
 
         Raises:
             UsageError: a file cannot be read, or the settings do not go together.
@@ -94,7 +94,7 @@ def load(path: str | None = None) -> Configuration:
             if it is there.
 
     Raises:
-        UsageError: the file cannot be read, or says something that is not known.
+        UsageError: the file cannot be read, or has unknown contents.
 
     """
     environment = {name: os.environ[name] for name in VARIABLES if name in os.environ}
@@ -149,7 +149,7 @@ def _parse_bool(name: str, text: str) -> bool:
 
 
 def _unknown_variables() -> tuple[str, ...]:
-    """Report variables whose names have a slip of the pen. Others may be the application's own."""
+    """Report variables with misspelt names. Others may be the application's own."""
     unknown = (name for name in os.environ if name.startswith("GARIVINI_") and name not in VARIABLES)
     near = ((name, get_close_matches(name, VARIABLES, 1, 0.9)) for name in unknown)
     return tuple(

@@ -10,11 +10,11 @@ from garivini.errors import UsageError
 def make_context(
     ca: str | None, certificate: str | None = None, key: str | None = None, *, verify_host: bool = True
 ) -> ssl.SSLContext | None:
-    """Return how to talk to Gearman servers, None where that is without TLS.
+    """Return the TLS context for Gearman servers, None for plain connections.
 
     Args:
         ca: a file with the certificates of the authorities to trust; ``system``: those of the system;
-            ``none``, or None where nothing is said: no TLS.
+            ``none``, or None if it is not set: no TLS.
         certificate: a file with the certificate to show.
         key: a file with its key, if that is not in the same file.
         verify_host: whether a server's certificate must name the host it is reached by.

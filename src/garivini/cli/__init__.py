@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command; errors become one line and an exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what the locale lacks is shown escaped
+            stream.reconfigure(errors="backslashreplace")  # characters that the locale lacks are escaped
     given = sys.argv[1:] if arguments is None else arguments
     try:
         # Commands return nothing, so the status is 0 unless one exits with another.
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _report(message: str, status: int) -> int:
-    from garivini.cli.output import note  # --help need not wait for what that imports
+    from garivini.cli.output import note  # imported late: --help does not need it
 
     note(message)
     return status

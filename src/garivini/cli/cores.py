@@ -1,4 +1,4 @@
-"""How many processors this process may use. A machine's number of cores is often more."""
+"""The number of processors that this process may use, which is often less than the machine has."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ def _climb(mount: Path, root: str, group: str, quota: Callable[[Path], float | N
     """Yield the limits of a group and its parents, as far as they are mounted."""
     try:
         inner = PurePosixPath(group).relative_to(root)
-    except ValueError:  # the mount shows another part of the tree: a container sees its own group there
+    except ValueError:  # another part of the tree is mounted: a container sees its own group there
         inner = PurePosixPath()
     for part in (inner, *inner.parents):
         try:

@@ -138,10 +138,10 @@ class _Dev:
 
 
 def python_files(folder: Path) -> Iterator[Path]:
-    """Yield the Python files of a project, without what is installed beside them.
+    """Yield the Python files of a project, without installed packages.
 
-    Hidden folders, ``node_modules`` and virtual environments of any name are not entered: they hold thousands
-    of files that nobody edits.
+    Hidden folders, ``node_modules`` and virtual environments of any name are skipped: they hold thousands of
+    files that nobody edits.
     """
     for parent, folders, files in os.walk(folder):
         here = Path(parent)
@@ -150,7 +150,7 @@ def python_files(folder: Path) -> Iterator[Path]:
 
 
 def _is_installed(folder: Path) -> bool:
-    """Whether a folder holds what a package manager or another tool keeps there."""
+    """Whether a folder holds files of a package manager or another tool."""
     return (
         folder.name.startswith(".")
         or folder.name in ("node_modules", "site-packages", "__pycache__")

@@ -35,10 +35,10 @@ from garivini.store.failures import FIRST
 from garivini.store.records import Finished, Reported
 from garivini.store.shards import Shards
 
-#: Jobs that are read at a time: few at first, so that they show at once.
+#: Jobs per page: few at first, so that they appear immediately.
 _FIRST_PAGE: Final = 64
 _PAGE: Final = 1000
-#: Bytes of arguments that a page should stay below, so that a long list needs no more memory than a short.
+#: Intended maximum bytes of arguments per page, so that a long list needs no more memory than a short one.
 _PAGE_BYTES: Final = 8 * 1024 * 1024
 #: Characters of an argument in a row, and among the details of a job, on a terminal.
 _EXCERPT: Final = 40
@@ -221,7 +221,7 @@ def show(job: str, dbs: list[str], output: str) -> None:
 
 
 def _print_record(failures: Sequence[FailedAttempt], omitted: int, lines: Sequence[Reported]) -> None:
-    """Print the attempts that did not complete, how many of them were not kept, and what the job said."""
+    """Print the attempts that did not complete, how many of them were not kept, and the job's reports."""
     for place, failure in enumerate(failures):
         if omitted and place == FIRST:
             say(f"\n{omitted} records of later attempts were not kept", style="bold")
@@ -330,10 +330,10 @@ def delete(jobs: tuple[str, ...], yes: bool, dbs: list[str]) -> None:
 def _each(
     dbs: list[str], jobs: Iterable[str], call: Callable[[Handle], bool], done: str, otherwise: str
 ) -> None:
-    """Call something for each job and say what was done.
+    """Call something for each job and print the result.
 
     Raises:
-        Failed: the answer for some was no; the others were done.
+        Failed: it was refused for some; the others were done.
 
     """
     left = []
@@ -415,7 +415,7 @@ def _blob(name: str, blob: bytes | None) -> dict[str, str | None]:
 
 
 def _shown(blob: bytes) -> str:
-    """Return bytes as their text on one line, or how many they are if they are none."""
+    """Return bytes as text on one line, or their number if they are not text."""
     try:
         return visible(blob.decode())
     except UnicodeDecodeError:

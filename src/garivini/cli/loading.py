@@ -1,4 +1,4 @@
-"""The module of a worker: imported, or told once what is wrong with it."""
+"""Imports the module of a worker, and reports once if that fails."""
 
 import importlib
 import os
@@ -25,7 +25,7 @@ class BrokenModuleError(Exception):
 
 
 class Speaker:
-    """Lets one of several processes report what all of them have found. Made before they are forked."""
+    """Lets one of several processes report an error that all of them meet. Made before they are forked."""
 
     def __init__(self) -> None:
         self._turn, first = os.pipe()
@@ -35,8 +35,8 @@ class Speaker:
     def report(self, message: str) -> None:
         """Print a message, unless another process has done so.
 
-        From here on SIGTERM is ignored: the parent sends it when the first process has ended, which may be
-        another than the one that speaks.
+        From here on SIGTERM is ignored: the parent sends it when the first process has ended, which may not
+        be the one that reports.
         """
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
@@ -81,13 +81,13 @@ def _import(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise UsageError(f"there is no module {name}: give an importable name or a file.py") from None
-        raise BrokenModuleError(error) from None  # found, but what it imports is not there
-    except BaseException as error:  # SystemExit too: a module that ends its process is of no use
+        raise BrokenModuleError(error) from None  # found, but a module that it imports is missing
+    except BaseException as error:  # SystemExit too: a module that ends its process cannot be used
         raise BrokenModuleError(error) from None
 
 
 def _prepare_file(file: Path) -> str:
-    """Let a file be imported; return its name as a module."""
+    """Make a file importable; return its name as a module."""
     if not file.is_file():
         raise UsageError(f"there is no file {file}")
     present = getattr(sys.modules.get(file.stem), "__file__", str(file))

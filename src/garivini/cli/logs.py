@@ -1,4 +1,4 @@
-"""The log of a command: what is written to standard error, in which form."""
+"""The log of a command on standard error: its contents and format."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from garivini.current import JobFilter
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
-#: The attributes that ``JobFilter`` gives a record, and what they are called in a line.
+#: The attributes that ``JobFilter`` gives a record, and their names in a line.
 _OF_JOB: Final = {"job_id": "job", "job_function": "function", "job_attempt": "attempt"}
 
 

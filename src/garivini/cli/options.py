@@ -18,7 +18,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def load_settings(ctx: click.Context, path: str | None) -> None:
-    """Take what flags do not say from the environment and the settings file.
+    """Take settings without a flag from the environment and the settings file.
 
     Args:
         ctx: of the command group.

@@ -1,7 +1,7 @@
-"""Output of the commands: the one place where text becomes what a terminal, a pipe or a log shows.
+"""Output of the commands: converts all text for a terminal, a pipe or a log.
 
-Names, arguments and errors come from anywhere. They are shown and never obeyed: nothing in them is markup,
-and what is not printable (control characters, escape sequences, bidirectional overrides) appears escaped.
+Names, arguments and errors are untrusted. They are never interpreted: nothing in them is markup, and
+unprintable characters (control characters, escape sequences, bidirectional overrides) appear escaped.
 """
 
 import json
@@ -31,7 +31,7 @@ class Column:
 
 
 def visible(text: str) -> str:
-    """Return text as one line without characters that a terminal would obey.
+    """Return text as one line without characters that a terminal would interpret.
 
     Those that are not printable, line breaks and tabs among them, become escapes as in Python's source.
     """
@@ -82,14 +82,14 @@ def print_details(details: Mapping[str, str]) -> None:
 
 
 def print_table(columns: Sequence[Column], pages: Iterable[Sequence[Sequence[str]]], *, none: str) -> None:
-    """Print rows below a heading, each page as soon as it is there.
+    """Print rows below a heading, each page as soon as it is available.
 
-    A terminal gets as many columns as the first page has room for; they grow with later pages. Everything
-    else gets whole values with tabs between them.
+    A terminal gets the columns that fit for the first page; they grow with later pages. Other outputs get
+    whole values with tabs between them.
 
     Args:
         columns: the heading.
-        pages: the rows, with as many texts as there are columns.
+        pages: the rows, with one text per column.
         none: printed instead if there is no row.
 
     """
@@ -104,7 +104,7 @@ def print_table(columns: Sequence[Column], pages: Iterable[Sequence[Sequence[str
 
 
 def print_json(objects: Iterable[Mapping[str, Any]], form: str) -> None:
-    """Print objects as one JSON document or one a line, each as soon as it is there."""
+    """Print objects as one JSON document or one per line, each as soon as it is available."""
     if form != "json":
         for entry in objects:
             click.echo(json.dumps(entry))

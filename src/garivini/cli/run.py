@@ -181,7 +181,8 @@ async def _run(
         if set(roles) != {"gearman"}:
             with closing(Shards(dbs)) as shards:
                 for database in shards:
-                    # A database that is away now may come back; one without its tables will not mend itself.
+                    # An unreachable database may come back; one without tables stays so until an operator
+                    # acts.
                     await asyncio.to_thread(_check, database)
             if tls:
                 await asyncio.to_thread(warn_of_servers, addresses, tls)

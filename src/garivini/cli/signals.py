@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the command as an exception does, so that it ends what it has started."""
+    """Let SIGTERM end the command by an exception, so that it ends the processes that it has started."""
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         yield

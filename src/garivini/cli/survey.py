@@ -1,4 +1,4 @@
-"""The state of a set-up, as ``status``, ``health`` and ``doctor`` see it, and what is wrong with it."""
+"""The state and the faults of an installation, for ``status``, ``health`` and ``doctor``."""
 
 import ssl
 from collections import Counter
@@ -20,14 +20,14 @@ from garivini.store.shards import Shards
 _WITHOUT_QUEUE_RUNNER: Final = 60
 #: Seconds for which a due job may wait.
 MAX_AGE: Final = 300
-#: Functions of Garivini's own, by the role that does them.
+#: Garivini's own functions, and the role that runs each.
 ROLES: Final = {RUN_QUEUED_JOB: "controller", INJECT_JOBS: "injector", WAKE: "queue-runner"}
 _TITLES: Final = {"controller": "Controller", "injector": "Injector"}
 
 
 @dataclass(slots=True)
 class Store:
-    """One database: its jobs, or what is wrong with it."""
+    """One database: its jobs, or its fault."""
 
     name: str
     error: str = ""
@@ -45,7 +45,7 @@ class Store:
 
 @dataclass(slots=True)
 class Server:
-    """One Gearman server: its functions with numbers of jobs and workers, or what is wrong with it."""
+    """One Gearman server: its functions with numbers of jobs and workers, or its fault."""
 
     name: str
     error: str = ""
@@ -54,12 +54,12 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something because of which jobs do not run."""
+    """A fault that keeps jobs from running."""
 
     #: The database or server that it was found in.
     subject: str
     says: str
-    #: What to change, if that is known.
+    #: The recommended change, if known.
     do: str = ""
     #: Whether the subject itself does not answer, or cannot be used.
     unusable: bool = False
@@ -73,7 +73,7 @@ def survey(
     Args:
         dbs: URLs.
         addresses: of Gearman servers.
-        tls: how to talk to them.
+        tls: the context of the connections to them.
         counted: whether to count due, delayed and backed-off jobs as well, which reads more.
 
     """
@@ -93,7 +93,7 @@ def _store(database: Database, *, counted: bool) -> Store:
                 store.due[count.funcname] = int(now) - count.first
         if counted:
             waiting = database.waiting()
-            # Leased rows that somebody has put off wait as well.
+            # Leased rows that another program has put off wait as well.
             put_off = max(0, store.jobs[State.WAITING.name.lower()] - sum(waiting))
             store.waiting = waiting._replace(delayed=waiting.delayed + put_off)
     except GariviniError as error:
@@ -119,8 +119,8 @@ def _server(address: str, tls: ssl.SSLContext | None) -> Server:
 def problems(stores: Sequence[Store], servers: Sequence[Server], *, max_age: int) -> Iterator[Problem]:
     """Yield the reasons for which jobs do not run.
 
-    Workers and QueueRunners are missed only if every server has answered: those of a server that is away
-    cannot be seen.
+    Workers and QueueRunners are reported missing only if every server has answered: those of an unreachable
+    server cannot be seen.
 
     Args:
         stores: as ``survey`` found them.

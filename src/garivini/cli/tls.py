@@ -1,4 +1,4 @@
-"""TLS to Gearman servers: what to change where it fails."""
+"""TLS to Gearman servers: advice if it fails."""
 
 import ssl
 from collections.abc import Sequence

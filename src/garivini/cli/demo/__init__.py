@@ -140,7 +140,7 @@ class _Demo:
         return not wrong
 
     def _say(self, what: str, text: str, style: str = "bold") -> None:
-        """Print one line, which is not wrapped and in which nothing is markup."""
+        """Print one line without wrapping or markup."""
         line = Text(what, style).append(f"  {visible(text)}", "not bold default")
         self._console.print(line, soft_wrap=True)
 

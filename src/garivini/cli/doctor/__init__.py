@@ -63,7 +63,7 @@ def doctor(dbs: list[str], job_servers: tuple[str, ...], tls: ssl.SSLContext | N
 
 def _examine(dbs: list[str], addresses: Iterable[str], tls: ssl.SSLContext | None) -> Iterator[Finding]:
     stores, servers = survey(dbs, addresses, tls)
-    # What health answers by, so that the two agree.
+    # The faults that decide the status of health, so that the two agree.
     found: dict[str, list[Finding]] = {}
     for problem in problems(stores, servers, max_age=MAX_AGE):
         finding = Finding("fault", problem.subject, problem.says, problem.do)
@@ -84,7 +84,7 @@ def _or_ok(
     deeper: Iterator[Finding],
     words: Callable[[GariviniError], str] = str,
 ) -> Iterator[Finding]:
-    """Yield what was found and what is found deeper; if that is nothing, that all is well."""
+    """Yield the given findings and those of deeper checks; without any, one that all is well."""
     findings = found.get(subject, [])
     well = not findings
     yield from findings
