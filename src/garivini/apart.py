@@ -27,7 +27,7 @@ OUTAGES: Final = (UnreachableError, OutcomeUnknownError, SchemaError)
 _CAUTION: Final = 10.0
 #: Maximum seconds for splitting a group; the rest of it counts as failed.
 _TAKING_APART: Final = 1.0
-#: Seconds until a deferred item is retried: the first time, the maximum while locked, and otherwise.
+#: Seconds until a deferred item is retried: the first wait, the longest while it is locked, and otherwise.
 _FIRST: Final = 0.1
 _LOCKED: Final = 1.0
 _LONGEST: Final = 30.0

@@ -44,7 +44,7 @@ PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
 
 
 def check_word(what: str, word: object, known: Collection[str]) -> None:
-    """Make sure that a word is one of those that are known.
+    """Make sure that a word is one of the known ones.
 
     Raises:
         UsageError: it is not; it names those that are.
@@ -70,7 +70,7 @@ class State(IntEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> "State":
-        # A row of a foreign program with another number: nothing claims it. Others must still be read.
+        # A row of another program with an unknown number is never claimed. Other rows must still be readable.
         return cls.DEAD
 
 
@@ -126,7 +126,7 @@ class Inserted(msgspec.Struct, frozen=True, eq=False):
     new: bool = True
     #: Unix time by the database's clock at which it was stored; 0 where it is not new.
     created: int = 0
-    #: The state of the live job that has the key, as it was then; None for a new job. It is not compared.
+    #: The state of the live job with the key at that time; None for a new job. It is not compared.
     state: State | None = None
 
     def __eq__(self, other: object) -> bool:
@@ -141,7 +141,7 @@ class Inserted(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def dead(self) -> bool:
-        """Whether the job is a dead one, which has the unique key until an operator retries or deletes it."""
+        """Whether the job is dead; it has the unique key until an operator retries or deletes it."""
         return self.state is State.DEAD
 
     def __iter__(self) -> Iterator[int]:
@@ -154,7 +154,7 @@ class Inserted(msgspec.Struct, frozen=True, eq=False):
 
 
 class StartCounter:
-    """Counts the starts of jobs of one database. A job that is sent to another process goes without."""
+    """Counts the starts of jobs of one database. A job sent to another process does not have it."""
 
     __slots__ = ("_count", "in_thread")
 
@@ -202,13 +202,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     #: Seconds of this attempt's lease, and when it ends; 0 where unknown.
     lease: int = 0
     lease_end: int = 0
-    #: How many starts so far have asked for their number; see ``run``. In a function: 0 until it asks.
+    #: Number of starts that have read ``run``. In a function: 0 until it reads that.
     runs: int = 0
     #: Whether, while it runs, another attempt has taken the job over, or it was cancelled. Then only success
     #: still counts: a function that returns has completed the job all the same. Raise to leave it to the
     #: other attempt, or cancelled.
     lost: bool = False
-    #: Counts this start where ``run`` is read first; None outside of a function.
+    #: Counts this start when ``run`` is first read; None outside of a function.
     counter: "StartCounter | None" = None
 
     def __hash__(self) -> int:
@@ -248,7 +248,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def run(self) -> int:
-        """The number of this start of the job, from 1 on, whatever ended the starts before it.
+        """The number of this start of the job, from 1, however the earlier starts ended.
 
         ``attempt`` does not rise if a Gearman server gives the copy of a killed worker to another one; this
         does. A start is counted when its function first reads this, by one short write to the job's database.
@@ -268,7 +268,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return self.runs
 
     async def get_run(self) -> int:
-        """Return ``run``, counted in a thread so that other tasks go on."""
+        """Return ``run``, counted in a thread so that other tasks continue."""
         if self.counter is not None:
             await self.counter.in_thread(lambda: self.run)
         return self.runs
@@ -431,7 +431,7 @@ def parse_id(text: str) -> Handle:
     """Return the handle of an id such as ``1:42``: database 1, job 42.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is not an id.
 
     """
     if _ID.fullmatch(text):
@@ -535,7 +535,7 @@ def _check_funcname(funcname: str) -> None:
     size = len(_utf8(funcname, "function name"))
     if not 0 < size <= MAX_FUNCNAME:
         raise UsageError(f"a function name has 1 to {MAX_FUNCNAME} bytes, this one has {size}")
-    # A line break would forge lines of gearmand's status, and MariaDB takes no notice of a space at the end.
+    # A line break would forge lines of gearmand's status, and MariaDB ignores a space at the end.
     if "\0" in funcname or len(funcname.splitlines()) > 1 or funcname != funcname.strip():
         raise UsageError(
             f"function name {funcname!r} has a NUL, a line break, or white space at an end: leave it out"

@@ -41,15 +41,15 @@ _LOCKED_RENEWAL: Final = 1.0
 _TOGETHER: Final = 0.2
 #: Lines of running jobs that may wait for a database. More are dropped: a job must not fill the memory.
 _REPORTS: Final = 20_000
-#: Seconds that a write of many rows waits for a lock. Then what is locked is left out.
+#: Seconds that a write of many rows waits for a lock. Then the locked rows are left out.
 _LOCK_TIMEOUT: Final = 0.2
 #: Minimum seconds between two rounds while a step of them has failed.
 _FAILED_PAUSE: Final = 0.02
-#: Functions that are registered in one transaction.
+#: Functions registered per transaction.
 _FUNCTIONS: Final = 500
-#: Seconds after which a worker reads again what is set for functions.
+#: Seconds after which a worker refreshes the settings of functions.
 _FUNCTIONS_AGE: Final = 60.0
-#: Seconds within which outcomes are committed at the end, and for which the answer to the last is waited for.
+#: Maximum seconds for the commits at the end, and for the answer to the last one.
 STOP_TIMEOUT: Final = 10.0
 _LAST_ANSWER: Final = 0.5
 
@@ -94,7 +94,7 @@ class Keeper:
         self._on_given_back = on_given_back
         self._on_overdue = on_overdue
         self._functions = functions
-        #: What of that is still to be written; None before it is known what is set.
+        #: Settings still to be written; None before the stored ones are known.
         self._to_register: list[tuple[str, FunctionPolicy]] | None = None if functions else []
         self._child = child
         self._obituaries = Inbox(
@@ -124,7 +124,7 @@ class Keeper:
         self._wake = threading.Event()
         self._asleep_until = 0.0
         self._stop_by: float | None = None  # monotonic; None while not stopping
-        self._hastened = False  # once stopping, what is aside is tried at once, and then as before
+        self._hastened = False  # at the stop, deferred outcomes are retried once immediately, then as before
         # First renewals are in ``_holds``, in their order, for all are due after the same time. Here are
         # later ones, by their time. What has ended is passed over. And what is being renewed.
         self._renewals: list[tuple[float, int, Run]] = []
@@ -138,7 +138,7 @@ class Keeper:
         )
 
     def _all_steps(self) -> "list[_Step]":
-        """Return what is done in each round, in this order: what is registered is the least urgent."""
+        """Return the steps of each round in this order: registration is the least urgent."""
         return [
             _Step(self._record_deaths),
             _Step(self._read_functions),
@@ -212,9 +212,10 @@ class Keeper:
     def must_check(self, run: Run) -> bool:
         """Return whether a copy that has just arrived is checked before its start.
 
-        It may have been replaced or ended: one of a later attempt, one whose lease is over, and one that came
-        on a reopened connection and was claimed before, for the server may have given it to somebody on the
-        lost one. A copy without an attempt comes from a QueueRunner of the original and needs one of ours.
+        It may have been replaced or ended: a copy of a later attempt, one whose lease is over, and one that
+        came on a reopened connection and was claimed before that, because the server may have given it to
+        another worker when the connection was lost. A copy without an attempt comes from a QueueRunner of the
+        original and needs one of ours.
         """
         job = run.job
         if job.attempt is None or job.attempt > 1:
@@ -222,7 +223,7 @@ class Keeper:
         if not job.lease:
             return False
         offset = self._offset  # read once: another thread sets it
-        # A lease that has not begun is none that the database gave.
+        # A lease that has not begun was not set by the database.
         if offset is None or not 0 <= job.lease_end - time.monotonic() - offset <= job.lease + 2:
             return True
         reopened_at = run.held.reopened_at
@@ -233,8 +234,8 @@ class Keeper:
         """Commit what has ended and end the thread.
 
         Args:
-            timeout: maximum seconds for that, 10 by default. What could not be committed is left to the
-                leases: those jobs run again. The event ``keeper.abandoned`` reports how many there are.
+            timeout: maximum seconds for that, 10 by default. Jobs whose outcomes could not be committed run
+                again when their leases end. The event ``keeper.abandoned`` reports how many there are.
 
         """
         self._stop_by = time.monotonic() + timeout
@@ -263,9 +264,9 @@ class Keeper:
         return time.monotonic() >= self._stop_by or not (self._ended or self._ended.aside)
 
     def _round(self) -> None:
-        """Do each step that is due. One that fails keeps none of the others from being done.
+        """Run each step that is due. A failed step does not prevent the others.
 
-        Where the database cannot be reached, the round ends: nothing is dropped, and all is tried again.
+        If the database cannot be reached, the round ends: nothing is dropped, and all is retried.
         """
         if self._stop_by is not None and not self._hastened:
             self._hastened = True
@@ -339,7 +340,7 @@ class Keeper:
             # Who ends a run before that time leaves it to this thread to wake.
             first = min(first, self._crowd.until)
         if any(step.error is not None for step in self._steps):
-            first = max(first, now + _FAILED_PAUSE)  # a step that is left out for now may be due
+            first = max(first, now + _FAILED_PAUSE)  # a postponed step may be due
         # No longer than until the first renewal of a job that comes now: then it need not wake this thread,
         # which would compete with the job's start.
         self._asleep_until = min(first, now + _FIRST_RENEWAL)
@@ -389,7 +390,7 @@ class Keeper:
             self.policies = self._outcomes.policies = found
 
     def _register(self) -> None:
-        """Say what the functions set and that they renew: some of them, after all that is more urgent."""
+        """Store the settings of some functions and that they renew, after all more urgent steps."""
         if self._to_register:
             part = self._to_register[-_FUNCTIONS:]
             self._database.register_functions(dict(part))
@@ -401,13 +402,13 @@ class Keeper:
                 self._wake.set()
 
     def _set_lease(self, run: Run) -> None:
-        """Let a run have the lease that is set for its function, where that is known, not its payload's."""
+        """Give a run the lease set for its function, if that is known, instead of its payload's."""
         lease = self._leases.get(run.job.funcname)
         if lease is not None and run.job.lease and run.job.lease != lease:
             run.job = replace(run.job, lease=lease)
 
     def _due_of(self, job: Job) -> int:
-        """Return when a job that goes back is due: not later than now, whatever its payload says."""
+        """Return when a job that goes back is due: at most now, even if its payload has a later time."""
         if self._offset is None:
             return job.run_after
         return min(job.run_after, int(time.monotonic() + self._offset))
@@ -444,7 +445,7 @@ class Keeper:
 
     def _adopt(self, runs: Sequence[Run], left: set[int] | None) -> None:
         """Take attempts for copies that came without one."""
-        # Of two copies of one job the second finds it taken.
+        # If two copies of one job arrive, the second finds it taken.
         first = {run.job.jobid: run for run in reversed(runs)}
         leases: dict[int, list[int]] = {}
         for jobid, run in first.items():
@@ -468,7 +469,7 @@ class Keeper:
         self._empty(self._dropped, unstart)
 
     def _empty(self, inbox: Inbox[Run], write: Write[Run]) -> list[Run]:
-        """Write what is in an inbox; return the runs that were written. What does not fit is forgotten."""
+        """Write the contents of an inbox; return the runs that were written. Invalid items are dropped."""
         now = time.monotonic()
         runs = inbox.take_due(now, _GROUP) + inbox.take(_GROUP)
         if not runs:
@@ -616,22 +617,22 @@ class Keeper:
 
 
 class _Step:
-    """One of the things that a keeper does in each round."""
+    """One step of a keeper's round."""
 
     def __init__(self, run: Callable[[], None]) -> None:
         self.run = run
-        #: Why it failed the last time, and the monotonic time before which it is not tried again.
+        #: The last error, and the monotonic time before which it is not retried.
         self.error: Exception | None = None
         self.not_before = 0.0
         self._backoff = Backoff(first=0.05, longest=2.0)
 
     def failed(self, error: Exception) -> None:
-        """Leave it out for a while."""
+        """Postpone it for a while."""
         self.error = error
         self.not_before = time.monotonic() + self._backoff.failed()
 
     def succeeded(self) -> None:
-        """Do it in each round again."""
+        """Run it in each round again."""
         if self.error is not None:
             self.error = None
             self.not_before = 0.0
@@ -639,7 +640,7 @@ class _Step:
 
 
 def _adds(policy: FunctionPolicy, found: FunctionPolicy | None) -> bool:
-    """Return whether what a worker sets for a function changes what is set there."""
+    """Return whether a worker's settings for a function differ from the stored ones."""
     if found is None:
         return True
     return any(

@@ -1,7 +1,7 @@
-"""What jobs came to, on its way into one database: in groups, and apart from what cannot be written.
+"""Commits the outcomes of jobs to one database in groups, and defers those that cannot be written.
 
-A group is committed as one. What is locked or refused is put aside and tried again by itself, so that it
-holds up none of the others. An error text that a database does not take is stored in ASCII, or left out.
+A group is committed in one transaction. Locked or refused outcomes are deferred and retried separately, so
+that they do not delay the others. An error text that a database refuses is stored in ASCII, or left out.
 """
 
 import time
@@ -30,27 +30,27 @@ _TRIES: Final = 10
 
 
 class Run(msgspec.Struct, eq=False):
-    """A job in this process: the copy that Gearman gave, and what became of it."""
+    """A job in this process: the copy from Gearman, and its outcome."""
 
     job: Job
     held: Held
     #: Name of the worker, for the record.
     worker: str
-    #: The name of the copy, whatever attempt it is given later.
+    #: The name of the copy, also if it gets another attempt later.
     copy: Copy = (0, 0, None)
-    #: Its lease is renewed from now on, at this monotonic time for the next time.
+    #: The monotonic time of the next renewal of its lease.
     renews: bool = False
     renew_at: float = 0.0
-    #: How it ended, where that is not success.
+    #: How it ended, if not with success.
     setback: Setback | None = None
     #: It ended without an outcome of its own: the job waits again as it did before.
     returned: bool = False
-    #: What it answered, where it succeeded.
+    #: Its result, if it succeeded.
     result: bytes = b""
-    #: Monotonic time by which it must have ended, and the seconds it had; 0: any.
+    #: Monotonic time by which it must end, and its time limit in seconds; 0: no limit.
     deadline: float = 0.0
     limit: float = 0.0
-    #: Its copy came without an attempt, and has got one.
+    #: Its copy came without an attempt, and one was assigned.
     adopted: bool = False
     #: Its start check renewed the lease.
     checked: bool = False
@@ -77,17 +77,17 @@ class Outcomes:
         self._database = database
         self._writer = writer
         self._due_of = due_of
-        #: Those that have ended, and those that were put aside.
+        #: Runs that have ended, and deferred ones.
         self.inbox: Inbox[Run] = Inbox()
-        #: What is set for functions, where that decides whether a finished job is kept.
+        #: Settings of functions that decide whether a finished job is kept.
         self.policies: Mapping[str, FunctionPolicy] | None = None
-        #: Whether some were refused, and are aside.
+        #: Whether some were refused and deferred.
         self.refused = False
 
     def commit(self, runs: list[Run]) -> list[Run]:
-        """Write outcomes; return the runs that have come to an end by that.
+        """Write outcomes; return the runs that are over.
 
-        The rest is put aside.
+        The rest is deferred.
 
         Raises:
             GariviniError: one that concerns all; the runs are in the inbox again.
@@ -108,7 +108,7 @@ class Outcomes:
         return ended
 
     def settle(self, setback: Setback) -> bool:
-        """Record one setback, whatever of its text fits; return whether it is over.
+        """Record one setback, with as much of its text as fits; return whether it is over.
 
         Raises:
             GariviniError: it could not be recorded now.
@@ -142,7 +142,7 @@ class Outcomes:
             if run.setback is not None:
                 setbacks.append(run)
             elif run.returned:
-                # A copy of the original's QueueRunner that was not adopted is in nobody's hands.
+                # Nobody holds a copy of the original's QueueRunner that was not adopted.
                 if run.job.attempt is not None:
                     returned.append(run)
             elif self._finish(run) is not None:
@@ -200,7 +200,7 @@ class Outcomes:
     # ---- what could not be written
 
     def _put_aside(self, runs: Sequence[Run], errors: Mapping[int, Exception]) -> set[int]:
-        """Put runs aside; return the identities of those that are over all the same."""
+        """Defer runs; return the identities of those that are over anyway."""
         over = set()
         first_time: list[Exception] = []
         for run in runs:
@@ -228,7 +228,7 @@ class Outcomes:
         return over
 
     def _reduce(self, run: Run, error: Exception) -> bool:
-        """Write of an outcome what fits; return whether that could be done."""
+        """Write as much of an outcome as fits; return whether that succeeded."""
         try:
             if run.setback is not None:
                 return self.settle(run.setback)
@@ -259,7 +259,7 @@ def _leaving(left: set[int] | None) -> dict[str, Any]:
 
 
 def _variants(setback: Setback) -> Iterator[Setback]:
-    """Yield a setback with less and less of what may not fit."""
+    """Yield a setback with less and less text."""
     yield replace(
         setback,
         error=_ascii(setback.error),

@@ -18,7 +18,7 @@ MAX_CRASHES: Final = 3
 #: Seconds of a lease, unless told otherwise, and the shortest.
 LEASE: Final = 60
 MIN_LEASE: Final = 3
-#: Seconds that leases of other processes are taken to last at most; those of the original last as long.
+#: Assumed maximum seconds of other processes' leases; the original's leases are this long.
 OTHERS_LEASE: Final = 1000
 #: Seconds within which a claim is submitted or given back, and a third of the lease at most. Nobody may take
 #: an attempt that no server knows for lost before twice this time: its submit could be on the way.
@@ -123,7 +123,7 @@ class Policies:
     """The policy of each function: its own settings, and the database's default envelope.
 
     Args:
-        settings: what is set, by function name, and under ``DEFAULT`` for all others.
+        settings: the settings by function name, and under ``DEFAULT`` for all others.
 
     """
 

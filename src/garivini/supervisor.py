@@ -66,7 +66,8 @@ class Slot:
     def read(self) -> tuple[Handle | None, float, bool]:
         """Return the job, the time by which it must end, and whether the obituaries are recorded.
 
-        A job of the main thread comes before one of the loop: what ends a process is usually called there.
+        A job of the main thread comes before one of the loop, because a process usually dies in the main
+        thread.
         """
         jobid, dbid, attempt, deadline = self._JOB.unpack_from(self._memory)
         if not jobid:

@@ -1,4 +1,4 @@
-"""Bounds how many like events are emitted: the clock, lock and timer of ``events.Limiter``."""
+"""Bounds how many similar events are emitted: the clock, lock and timer of ``events.Limiter``."""
 
 import os
 import threading
@@ -48,7 +48,7 @@ _throttle: _Throttle | None = None
 
 
 def install() -> None:
-    """Limit events in this process from now on. It is called by what takes input of others."""
+    """Limit events in this process from now on. Called by components with untrusted input."""
     global _throttle
     if _throttle is None:
         _throttle = _Throttle()

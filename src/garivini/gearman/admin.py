@@ -17,13 +17,13 @@ _ESCAPED: Final = re.compile(rb"\\x([0-9a-f]{2})")
 def escape(name: bytes, *, word: bool = False) -> bytes:
     r"""Return a name as the embedded server shows it, with ``\x0a`` for each byte that would end a line.
 
-    ``word``: white space and control bytes too, where names stand side by side. gearmand shows them raw.
+    ``word``: also escape white space and control bytes, for names on one line. gearmand shows them raw.
     """
     return (_WORDS if word else _LINES).sub(lambda found: b"\\x%02x" % found[0][0], name)
 
 
 def unescape(name: bytes) -> bytes:
-    """Return the name that ``escape`` has shown so."""
+    """Return the name that ``escape`` was given."""
     return _ESCAPED.sub(lambda found: bytes((int(found[1], 16),)), name) if b"\\" in name else name
 
 
@@ -70,14 +70,14 @@ class ConnectedWorker(NamedTuple):
 
 
 def parse_status(lines: Iterable[bytes]) -> dict[bytes, FunctionStatus]:
-    """Read the lines of ``status``; what is none of them is left out."""
+    """Read the lines of ``status``; other lines are skipped."""
     return {
         name: FunctionStatus(total, running, workers) for name, (total, running, workers) in _counts(lines, 3)
     }
 
 
 def parse_priority_status(lines: Iterable[bytes]) -> dict[bytes, PriorityStatus]:
-    """Read the lines of ``prioritystatus``; what is none of them is left out."""
+    """Read the lines of ``prioritystatus``; other lines are skipped."""
     return {
         name: PriorityStatus(high, normal, low, workers)
         for name, (high, normal, low, workers) in _counts(lines, 4)
@@ -88,7 +88,7 @@ def _counts(lines: Iterable[bytes], count: int) -> Iterator[tuple[bytes, list[in
     """Yield names and the numbers behind them.
 
     A name may have tabs. gearmand shows one with a line break raw too, on two lines: they are put together.
-    One with a line of a single dot ends the list too early: no function of anybody may stop all others.
+    A name with a line of a single dot ends the list too early; one such function must not stop the others.
     """
     begun: list[bytes] = []
     for line in lines:
@@ -159,7 +159,7 @@ def parse_workers(lines: Iterable[bytes]) -> list[ConnectedWorker]:
             entries.append(line)
     workers = []
     for entry in entries:
-        # Ids may hold spaces and colons; names of functions mostly hold no space.
+        # Ids may hold spaces and colons; names of functions usually hold no space.
         head, _, functions = entry.rpartition(b" :")
         try:
             fd, address, client_id = head.split(b" ", 2)

@@ -25,7 +25,7 @@ from garivini.gearman.protocol import (
 from garivini.gearman.requests import Answers, Batch, Foreground, SubmitResult, checked, result_of
 from garivini.gearman.servers import Backoff, parse_address
 
-#: Ended jobs of a connection that a worker remembers: more than a server can have under way on it.
+#: Ended jobs of a connection that a worker remembers: more than a server can have in flight on it.
 _TOLD: Final = 8192
 
 
@@ -269,10 +269,10 @@ class Client:
             return connection
 
     def _lost(self, connection: _ClientConnection) -> None:
-        """Leave a server alone for a while that went away before it answered anything."""
+        """Avoid a server for a while if it closed the connection before it answered."""
         if connection.answered:
             self._backoff.succeeded()
-        elif connection is self._connection and not connection.silent:  # else it has taken its time already
+        elif connection is self._connection and not connection.silent:  # else the timeout was long enough
             self._leave_alone("went away before it answered")
 
     def _leave_alone(self, trouble: str) -> None:
@@ -344,7 +344,7 @@ class Held:
     def reopened_at(self) -> float | None:
         """The loop's time (monotonic) at which the connection replaced a lost one; None for the first.
 
-        A server gives the jobs of a lost connection again.
+        A server sends the jobs of a lost connection again.
         """
         return self._connection.reopened_at
 
@@ -380,10 +380,10 @@ class Held:
             self._ended()
 
     def refuse(self, reason: str) -> None:
-        """Say that it failed, with a reason that every client hears, as a WORK_WARNING before the failure.
+        """Report that it failed, with a reason for every client, as a WORK_WARNING before the failure.
 
-        Of a WORK_EXCEPTION gearmand makes a failure with a handle that libgearman does not know, for clients
-        that have not asked for exceptions: the ``gearman`` tool waits for ever, and Perl's client dies.
+        For clients that have not asked for exceptions, gearmand turns a WORK_EXCEPTION into a failure with a
+        handle that libgearman does not know: the ``gearman`` tool waits for ever, and Perl's client dies.
         """
         if not self.lost:
             # The tool prints it as it is.
@@ -452,7 +452,7 @@ class Worker:
 
     @property
     def slots(self) -> int:
-        """Jobs to hold at once; 0 asks for no more, and so it stays when it drains."""
+        """Jobs to hold at once; 0 requests no more, which a drain keeps."""
         return self._slots
 
     @slots.setter
@@ -519,7 +519,7 @@ class Worker:
             self._functions, slots=self._slots, client_id=self._client_id, eager=self._eager
         )
         if not core.waiting:
-            core.echo()  # without a free slot it asks for nothing else
+            core.echo()  # without a free slot it sends no other request
         connection = _WorkerConnection(self._timeout, core, self._on_job)
         if self._connection is not None:
             connection.reopened_at = asyncio.get_running_loop().time()

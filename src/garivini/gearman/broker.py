@@ -2,11 +2,11 @@
 
 It behaves as gearmand does, except where gearmand loses or doubles work: a background job outlives the
 foreground clients that share it, a unique that would be cut is refused, and CANT_DO leaves running jobs
-alone. Priority holds over all functions of a worker; within one priority its functions take turns, and each
-gives out its oldest job first.
+alone. Priority applies across all functions of a worker; within one priority its functions take turns, and
+the oldest job of a function comes first.
 
-No request costs more for what a server holds already: what visits all functions or all workers of a function
-is paid for by as many requests before it.
+The cost of a request does not grow with the contents of the server: a visit of all functions, or of all
+workers of a function, is amortised by as many earlier requests.
 """
 
 from collections import OrderedDict
@@ -49,7 +49,7 @@ class Broker:
         version: answer to the administrative command ``version``.
         pid: answer to ``getpid``.
         job_retries: deaths of workers after which a job is dropped; 0: it is never dropped.
-        first: number of the first job, at the end of its handle. Numbers must not come again after a restart.
+        first: number of the first job, at the end of its handle. Numbers must not repeat after a restart.
         limits: how much it may hold.
 
     """
@@ -75,13 +75,13 @@ class Broker:
         self._handles = count(first)
         self._sequence = count(1)
         self._touched: list[Connection] = []
-        #: Queued and running jobs that a submit can join; by function where several have one with this key.
+        #: Queued and running jobs that a submit can join; by function if several have a job with this key.
         self._live: dict[Key, Job | OrderedDict[Function, Job]] = {}
         self._max_unsent = limits.unread
         self._job_bytes = 0
         self._function_bytes = 0
         self._registration_bytes = 0
-        #: Functions that were idle when last looked at; where there are too many the first is forgotten.
+        #: Functions that were idle at the last check; if there are too many, the first is removed.
         self._idle: OrderedDict[bytes, None] = OrderedDict()
         # By the number of the type: a list is read faster than a dictionary of enum members.
         self._handlers: list[Handler] = [self._unexpected] * (max(Type) + 1)
@@ -170,7 +170,7 @@ class Broker:
         self.send(connection, encode(RESPONSE, Type.ERROR, code, text))
 
     def outgoing(self) -> Iterator[tuple[Connection, bytes]]:
-        """Yield what is to be written to each connection, once. Exhaust the iterator.
+        """Yield the pending output of each connection, once. Exhaust the iterator.
 
         A connection that has overflowed is yielded too: close it.
         """
@@ -219,7 +219,7 @@ class Broker:
     def drop(self, function: Function) -> bool:
         """Drop a function and the jobs that wait for it; not while it has workers or runs. Return whether.
 
-        gearmand does so too, but tells nothing to the clients that wait.
+        gearmand does so too, but does not notify the waiting clients.
         """
         if function.workers or function.running:
             return False
@@ -387,7 +387,7 @@ class Broker:
                 self._send_each(client, packet, submits)
 
     def _send_each(self, client: Connection, packet: bytes, submits: int) -> None:
-        """Send a packet once for each submit, or so often that the client is closed."""
+        """Send a packet once for each submit, until the client is closed."""
         self.send(client, packet * min(submits, 2 + self.limits.unread // len(packet)))
 
     def _progress(self, connection: Connection, fields: list[bytes]) -> None:
@@ -475,8 +475,8 @@ def _state(job: Job | None) -> tuple[bytes, bytes, bytes, bytes]:
 def _check_name(name: bytes) -> bytes:
     """Return the name if it can be a function's.
 
-    gearmand takes any bytes, and closes the connection where a name does not fit its buffer. With a NUL its
-    own lines would show only what is before it.
+    gearmand accepts any bytes, and closes the connection if a name does not fit its buffer. With a NUL its
+    own lines would show only the part before it.
     """
     if len(name) > MAX_FUNCTION:
         raise UsageError(f"a function name has at most {MAX_FUNCTION} bytes, this one has {len(name)}")

@@ -27,7 +27,7 @@ class Connection(asyncio.Protocol):
         self._heard: asyncio.Future[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self.transport: asyncio.Transport | None = None
-        #: Whether the peer has sent an answer. That it accepts proves little: a proxy does so too.
+        #: Whether the peer has sent an answer. Accepting a connection proves little: a proxy does so too.
         self.answered = False
         #: Whether it was given up because the peer was silent.
         self.silent = False

@@ -20,8 +20,8 @@ _INCOMPLETE: Final = b"ERR INVALID_ARGUMENTS an argument is missing or wrong\r\n
 def is_command(text: bytes) -> bool:
     """Whether a line is a command of Gearman's.
 
-    After any other the connection is to be closed: a web page can send a form or a text of its own to any
-    port of this machine, and what it cannot avoid is that the first line is one of HTTP.
+    After any other line the connection must be closed: a web page can send a form or text to any port of this
+    machine, but cannot avoid a first line of HTTP.
     """
     word = text[: text.find(b" ")] if b" " in text else text
     return word.rstrip().lower() in _COMMANDS and not _HTTP.search(text)

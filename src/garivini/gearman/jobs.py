@@ -1,4 +1,4 @@
-"""What a Gearman server holds, and how much of it: functions with their queues, jobs, connections. No I/O.
+"""The contents and limits of a Gearman server: functions with their queues, jobs, connections. No I/O.
 
 The records know how to keep themselves whole; who is told of a change is the broker's affair.
 """
@@ -15,7 +15,7 @@ NORMAL: Final = 1
 LOW: Final = 2
 
 MIB: Final = 1024 * 1024
-#: Bytes that a known function takes, and each registration of one, beside its name. Measured, rounded up.
+#: Bytes of a known function, and of each registration of one, besides its name. Measured, rounded up.
 RECORD: Final = 1024
 
 
@@ -35,11 +35,11 @@ class Limits:
     buffered: int = 256 * MIB
     #: Seconds for one request to arrive whole, and for output to be read at all.
     patience: float = 60.0
-    #: Connections; fewer where the process may not have so many file descriptors. More wait to be accepted.
+    #: Connections; fewer if the process has a lower limit of file descriptors. Others wait to be accepted.
     connections: int = 10_000
 
 
-#: What a server holds unless something else is said.
+#: The default limits.
 LIMITS: Final = Limits()
 
 
@@ -74,19 +74,19 @@ class Connection:
         self.exceptions = False  # whether it hears of a WORK_EXCEPTION as such
         self.asleep = False
         self.functions: dict[bytes, Function] = {}  # that it can do
-        # By priority: functions that may have jobs for it, the next in turn first. Each function that it can
-        # do is either here or has the connection among its watchers.
+        # By priority: functions that may have jobs for it, the next in turn first. Each of its functions is
+        # either here or has the connection among its watchers.
         self.ready: tuple[OrderedDict[Function, None], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
         self.held: dict[bytes, Job] = {}  # that it works on, by handle
         self.follows: set[Job] = set()  # whose end it waits for
         self.out: list[bytes] = []
         self.unsent = 0  # bytes in ``out``
-        self.overflowed = False  # whether it left too much unread: what is sent to it is dropped
+        self.overflowed = False  # whether its unread output exceeded the limit: further output is dropped
 
     def next_job(self) -> Job | None:
-        """Return the job to do next: of the most urgent priority, the oldest of the function in turn.
+        """Return the next job: in the most urgent priority, the oldest job of the function in turn.
 
-        A function without jobs is put aside until it has some, so that it is not visited twice in vain.
+        A function without jobs is removed until it has some, so that it is not visited twice in vain.
         """
         for priority in (HIGH, NORMAL, LOW):
             ready = self.ready[priority]
@@ -161,7 +161,7 @@ class Job:
         return self.background or bool(self.clients)
 
     def follow(self, client: Connection) -> None:
-        """Let a client hear of this job, once more for each submit."""
+        """Let a client receive the results of this job, once for each submit."""
         if not self.clients:
             self.clients = {}
         self.clients[client] = self.clients.get(client, 0) + 1
@@ -195,7 +195,7 @@ class Function:
         self.queues: tuple[OrderedDict[int, Job], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
         self.running = 0
         self.workers = 0
-        # By priority: workers that found no job here, to be told of the next one.
+        # By priority: workers that found no job here, to be notified of the next one.
         self.watchers: list[dict[Connection, None]] = [{}, {}, {}]
         self.limits = [0, 0, 0]  # by priority of a new job; 0 or less: none
 
@@ -211,7 +211,7 @@ class Function:
 
     @property
     def idle(self) -> bool:
-        """Whether it may be forgotten: nothing is known of it but its name."""
+        """Whether it may be removed: it has only a name."""
         return not (self.workers or self.total or any(self.limits))
 
     def full(self, priority: int) -> bool:

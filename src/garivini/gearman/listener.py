@@ -1,6 +1,7 @@
-"""The door of the embedded server: accepts connections as long as there may be more of them.
+"""The listening socket of the embedded server: accepts connections up to a limit.
 
-asyncio's own, where no file descriptor is left, tries as often as its backlog is long and logs each failure.
+Without a free file descriptor, asyncio's own listener tries once per entry of its backlog and logs each
+failure.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from typing import Final
 
 from garivini import events
 
-#: Connections accepted in one turn of the loop: those that are there have their turn too.
+#: Connections accepted per turn of the loop, so that existing ones have their turn too.
 _AT_ONCE: Final = 64
 #: Seconds until a server that could accept no more tries again.
 _PAUSE: Final = 1.0
@@ -30,7 +31,7 @@ class Listener:
     Args:
         make: makes the protocol of a connection.
         count: returns how many connections there are.
-        most: connections, at most. Fewer where the process may not have so many file descriptors.
+        most: maximum connections; fewer if the process has a lower limit of file descriptors.
 
     """
 

@@ -23,7 +23,7 @@ MAX_BODY: Final = 64 * 1024 * 1024
 MAX_LINE: Final = 8192
 #: gearmand cuts a unique of 64 bytes to 63 and corrupts the payload, so the last good length is this.
 MAX_UNIQUE: Final = 63
-#: gearmand closes the connection where a name does not fit its buffer of 8 KiB with header and unique.
+#: gearmand closes the connection if a name does not fit its buffer of 8 KiB with header and unique.
 MAX_FUNCTION: Final = 8000
 
 _HEADER = struct.Struct(">4sII")
@@ -132,8 +132,8 @@ def encode(magic: bytes, kind: Type, *fields: bytes) -> bytes:
 def check_function(name: bytes) -> bytes:
     """Return ``name`` if it can be a function's name on the wire.
 
-    A line break would forge lines of gearmand's administrative protocol, for everybody who asks for its
-    status; a NUL would shift the fields of a packet.
+    A line break would forge lines of gearmand's administrative protocol, for every reader of its status; a
+    NUL would shift the fields of a packet.
 
     Raises:
         UsageError: it is empty, too long or has such a byte.
@@ -168,7 +168,7 @@ class Decoder:
         lines: whether lines of the administrative protocol may come between packets.
         max_body: bytes of a body, at most. A longer one is refused when its header is read, before anything
             is allocated for it.
-        max_line: bytes of a line, at most.
+        max_line: maximum bytes of a line.
 
     """
 

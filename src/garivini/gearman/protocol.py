@@ -121,7 +121,7 @@ Event = Answer | Update | Finished
 #: What names a request: anything the caller likes, given back with the answer.
 Tag = TypeVar("Tag")
 
-#: Bytes of a line of a server, at most.
+#: Maximum bytes of a line of a server.
 _MAX_LINE: Final = 16 * 1024 * 1024
 #: Bytes of a job handle, at most. gearmand gives no answer at all to a longer one.
 MAX_HANDLE: Final = 63
@@ -135,7 +135,7 @@ class ClientProtocol(Generic[Tag]):
     """
 
     def __init__(self, *, max_body: int = MAX_BODY) -> None:
-        # A line of ``workers`` has the names of all functions of one.
+        # A line of ``workers`` has the names of all functions of a worker.
         self._decoder = Decoder(RESPONSE, lines=True, max_body=max_body, max_line=_MAX_LINE)
         self._out: list[bytes] = []
         self._pending: deque[tuple[Type | str, Tag, bool]] = deque()

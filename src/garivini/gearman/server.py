@@ -26,12 +26,12 @@ from garivini.gearman.packets import MAX_BODY, REQUEST, Decoder, Line, Packet
 
 #: Bytes of output that a connection may leave unread before no more of its requests are read.
 UNREAD: Final = 1024 * 1024
-#: Requests between two looks at the clock, and seconds for which one connection is served on without a pause.
+#: Requests between two checks of the clock, and seconds for which one connection is served without a pause.
 _REQUESTS: Final = 64
 _TURN: Final = 0.05
-#: Seconds between two looks at connections that do not read, or do not send on.
+#: Seconds between two checks for connections that do not read, or do not complete a request.
 _TICK: Final = 1.0
-#: Bytes that no text begins with: an encrypted connection does, for one.
+#: Bytes that no text begins with, but for example an encrypted connection.
 _BINARY: Final = frozenset({*range(1, 9), *range(14, 32), *range(127, 256)})
 
 
@@ -47,7 +47,7 @@ class Server:
         job_retries: deaths of workers after which a job is dropped; 0: it is never dropped.
         max_unread: bytes of output that a connection may leave unread before it is closed. What it asked
             for itself stops at about 1 MiB; results of other connections' work do not wait for it.
-        limits: what else it may hold; ``max_unread`` stands in it too.
+        limits: the other limits; they include ``max_unread``.
 
     Raises:
         UsageError: ``host`` is not of this machine alone, or a number is out of its range.
@@ -86,7 +86,7 @@ class Server:
             version=garivini.__version__.encode(),
             pid=os.getpid(),
             job_retries=job_retries,
-            # So that no number comes again after a restart: there are fewer jobs than microseconds.
+            # So that no number repeats after a restart: there are fewer jobs than microseconds.
             first=time.time_ns() // 1000,
             limits=self._limits,
         )
@@ -155,14 +155,14 @@ class Server:
         await self.close()
 
     def _tick(self) -> None:
-        """Close connections that make nobody any use of what is kept for them."""
-        # Ticks are counted, not seconds: while this loop did not run nobody could have sent or read anything.
+        """Close connections that do not read their output, or do not complete their request, in time."""
+        # Ticks are counted, not seconds: while this loop did not run, no client could be served.
         for link in list(self._loaded):
             link.tick()
         self._watch = asyncio.get_running_loop().call_later(_TICK, self._tick)
 
     def _weigh(self, link: "_Link") -> None:
-        """Count what is kept for a connection; where all is too much, close the largest."""
+        """Count the bytes kept for a connection; if the total is too large, close the largest."""
         self._count(link)
         if self._buffered <= self._limits.buffered:
             return
@@ -194,9 +194,9 @@ class _Link(asyncio.Protocol):
         self._decoder = Decoder(REQUEST, lines=True, max_body=server._max_body)
         self._requests: Iterator[Packet | Line] = iter(())
         self._begun = False  # whether anything has come
-        self._full = False  # so much is unread that no more of its requests are read
-        self._resting = False  # others have their turn before its next request
-        self._left = False  # the broker does not know it any more
+        self._full = False  # too much output is unread: its requests are not read
+        self._resting = False  # other connections have their turn before its next request
+        self._left = False  # removed from the broker
         self._aborted = False
         self._written = 0
         # For ``tick``: requests carried out and bytes read by the other end, ticks since these have changed.
@@ -278,7 +278,7 @@ class _Link(asyncio.Protocol):
             self.drop("silence")
 
     def _serve(self) -> None:
-        """Carry out the requests that have come, as far as the other end reads and its turn lasts."""
+        """Execute the received requests, while the peer reads and its turn lasts."""
         try:
             done = self._carry_out()
         except ProtocolError as error:
@@ -308,7 +308,7 @@ class _Link(asyncio.Protocol):
                 if not is_command(request.text):
                     self._close()
                     return True
-            # A short request can have a long answer: see that it is read before making the next one.
+            # A short request can have a long answer: make sure that it is read before making the next one.
             if connection.unsent > UNREAD:
                 return False
             left -= 1
@@ -330,16 +330,16 @@ class _Link(asyncio.Protocol):
                 self._transport.resume_reading()
 
     def _end(self, reason: str) -> None:
-        """Say what is wrong with what came, and close."""
+        """Report the error in the input, and close."""
         self._broker.refuse(self._connection, b"INVALID_PACKET", reason.encode())
         self._close()
 
     def _close(self) -> None:
-        """Write what there is, and close. What came behind is not read."""
+        """Write the pending output, and close. Later input is not read."""
         self._flush()
         self._requests = iter(())
         self._transport.close()
-        self._leave()  # now, and not when the other end has read its last answers
+        self._leave()  # now, not when the peer has read its last answers
 
     def _leave(self) -> None:
         if self._left:

@@ -250,9 +250,9 @@ class Dispatcher:
                 await self.call(self.database.end_early, handles, lease=lease, left=set())
 
     async def park(self, job: Job, error: str, reason: str) -> None:
-        """Put one job aside with its reason; the others go on.
+        """Park one job with its reason; the others continue.
 
-        Where its row is locked nothing is done: its lease ends, and then it comes here again.
+        If its row is locked, nothing is done: when its lease ends, it comes here again.
         """
         setback = Setback(handle=job.handle, kind="parked", error=error, message=reason)
         try:

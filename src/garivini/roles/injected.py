@@ -40,7 +40,7 @@ class _Answer(msgspec.Struct, omit_defaults=True):
     jobid: int
     dbid: int
     duplicate: bool
-    #: ``dead`` where the job that has the key is dead: nothing will run it. Left out elsewhere.
+    #: ``dead`` if the job with the key is dead, so that nothing will run it. Otherwise omitted.
     state: str | None = None
 
 
@@ -52,9 +52,9 @@ _ARRAY: Final = re.compile(rb"[ \t\r\n]*\[")
 _NUMBER: Final = re.compile(rb"-?[0-9]")
 #: The next bracket that is not in a text.
 _BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+([\[\]{}])', re.DOTALL)
-#: Bytes of a job beside its argument, of which a byte takes up to six.
+#: Bytes of a job besides its argument, each byte of which takes up to six.
 _BESIDE: Final = 64 * 1024
-#: Brackets of a call that are looked at. An array of as many jobs as may be has twenty for each.
+#: Maximum brackets of a call. In an array of the maximum number of jobs that is twenty per job.
 _MOST_BRACKETS: Final = 20 * MAX_JOBS
 
 
@@ -96,7 +96,7 @@ def read(payload: bytes, rules: Rules) -> tuple[list[NewJob], bool]:
 
 
 def _check_size(payload: bytes, rules: Rules, *, many: bool) -> None:
-    """Refuse before it is decoded what is larger than any call that may be stored."""
+    """Refuse a call that is larger than any valid one before it is decoded."""
     most = (6 * rules.max_arg + _BESIDE) * (MAX_JOBS if many else 1)
     if len(payload) > most:
         raise UsageError(
@@ -109,8 +109,8 @@ def _check_size(payload: bytes, rules: Rules, *, many: bool) -> None:
 def _check_length(payload: bytes) -> None:
     """Refuse an array of too many objects before it is decoded.
 
-    Nearly always the braces say that it has not. Otherwise the brackets are looked at one by one, up to the
-    first object too many; texts and all else between two brackets are passed over at once.
+    Usually the number of braces is low enough. Otherwise the brackets are checked one by one, up to the first
+    object too many; text between two brackets is skipped in one step.
     """
     if payload.count(b"{") <= MAX_JOBS:
         return
@@ -201,7 +201,7 @@ def _seconds(run_after: float | str | None) -> float | None:
 
 
 class Rate:
-    """The given number of jobs per second, and as many at once."""
+    """The given number of jobs per second, which is also the burst."""
 
     def __init__(self, per_second: float) -> None:
         self._per_second = per_second
@@ -210,7 +210,7 @@ class Rate:
         self._at = 0.0
 
     def take(self, jobs: int, now: float, *, taken: int = 0) -> None:
-        """Take so many jobs of a call, of which others have been taken; ``now``: a monotonic time.
+        """Count further jobs of a call, of which ``taken`` have been counted; ``now``: a monotonic time.
 
         Raises:
             UsageError: there are too many at this time.

@@ -60,8 +60,7 @@ class InjectorSettings:
     max_arg: int = MAX_ARG
     #: Whether an argument that is no text is stored as its JSON text.
     json_args: bool = False
-    #: Jobs per second that are taken, of all clients together; a call that is refused counts as one. 0: any
-    #: number.
+    #: Maximum jobs per second of all clients together; a refused call counts as one. 0: unlimited.
     rate: float = 0.0
     #: Calls to hold at once, of each Gearman server.
     calls: int = 1000
@@ -413,7 +412,7 @@ class Injector:
         self._let_go(group)
 
     def _fail(self, failed: Sequence[tuple[_Call, Exception]]) -> None:
-        """Tell calls why they failed; errors of one text are one event."""
+        """Report to calls why they failed; errors with the same text are one event."""
         texts: Counter[str] = Counter()
         for call, error in failed:
             known = isinstance(error, GariviniError)
@@ -447,7 +446,7 @@ def _reason(error: Exception) -> str:
 
 
 def _part(error: GariviniError) -> str:
-    """Say which part of an array is stored, in databases other than the one that failed."""
+    """Return which part of an array is stored, in databases other than the one that failed."""
     return (
         f"some of it may have been stored: {len(error.stored)} of its jobs are, in another database. All of "
         "them have a unique key, so the same call can be made again"

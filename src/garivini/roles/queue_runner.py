@@ -106,7 +106,7 @@ class QueueRunner:
         self._tidy_at: float | None = None  # loop time; None: before the first pass
         self._sent = 0  # before the last pass
         self._full_for = 0  # passes since then in which a function was full
-        #: What the database refused in this pass.
+        #: The refusals of the database in this pass.
         self._refused: list[GariviniError] = []
 
     async def look(self) -> float:
@@ -134,7 +134,7 @@ class QueueRunner:
                 report(setback, settled)
         await self._tidy()
         if self._refused:
-            raise self._refused[0]  # now that all else has had its turn
+            raise self._refused[0]  # after everything else has had its turn
         if more:
             return 0.0
         later = [lane.due - now for lane in lanes if lane.due > now]
@@ -148,7 +148,7 @@ class QueueRunner:
         elif now >= self._tidy_at:
             try:
                 deleted = await self._call(self._database.forget_finished, _TIDY_JOBS)
-            except ConflictError as error:  # somebody has locked a record: it can wait
+            except ConflictError as error:  # another transaction has locked a record: retry later
                 events.emit("dispatch.failed", dbid=self._database.dbid, error=str(error))
                 deleted = 0
             self._tidy_at = now if deleted == _TIDY_JOBS else now + _TIDY
@@ -232,7 +232,7 @@ class QueueRunner:
         return _Claim(lane, jobs, full, now)
 
     def _claim_apart(self, lane: Lane, limit: int, error: GariviniError) -> tuple[list[Job], bool]:
-        """Claim what stands before a row that cannot be claimed; if it is the first one, park it.
+        """Claim the rows before one that cannot be claimed; if that is the first, park it.
 
         Returns the jobs, and whether the lane may hold more. In the database's thread.
         """
@@ -250,7 +250,7 @@ class QueueRunner:
         return [], False
 
     def _park_row(self, jobid: int, error: UsageError) -> None:
-        """Put a row aside with a value that cannot go on, such as an attempt with no number after it."""
+        """Park a row with a value that cannot be increased, such as the largest attempt of its column."""
         handle = Handle(jobid, self._database.dbid)
         setback = Setback(handle=handle, kind="parked", error="BadRow", message=str(error))
         (settled,) = self._database.settle([setback], left=set())
@@ -275,7 +275,7 @@ class QueueRunner:
                 continue
             more |= len(lapsed) == self._settings.batch_max
             if put_off := [row.jobid for row in lapsed if row.put_off]:
-                # No lease ran out: the time has come that another program gave. The next pass claims them.
+                # No lease ran out: the time set by another program has come. The next pass claims them.
                 await self._call(self._database.requeue, put_off, left=set())
                 more = True
                 lapsed = [row for row in lapsed if not row.put_off]
@@ -319,7 +319,7 @@ class QueueRunner:
         return more
 
     def _bump(self, steps: Sequence[tuple[Lapsed, bool]], lease: int) -> list[Job]:
-        """Claim again; what cannot be claimed is parked, the rest goes on. In the database's thread."""
+        """Claim again, and park rows that cannot be claimed. In the database's thread."""
         try:
             return self._database.bump(steps, lease=lease, left=set())
         except (UsageError, RefusedError) as error:

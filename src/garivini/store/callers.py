@@ -101,6 +101,6 @@ def after_commit(connection: Any, call: Callable[[], None]) -> bool:
 
 
 def _is_session(connection: Any) -> "TypeGuard[Session]":
-    """Whether a connection is an ORM Session. Nobody has one who has not imported the ORM, which is slow."""
+    """Whether a connection is an ORM Session. The ORM, slow to import, is loaded if the caller has one."""
     orm = sys.modules.get("sqlalchemy.orm")
     return orm is not None and isinstance(connection, orm.Session)

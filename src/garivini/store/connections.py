@@ -86,7 +86,7 @@ class Connections:
         self.where = f"database {self.dbid} ({_shown(self._engine.url)})"
 
     def _connect(self) -> None:
-        """Make the engine and what differs by database. No I/O."""
+        """Make the engine and the dialect. No I/O."""
         if self._owned:
             url = _url(self.dbid, self._settings.target)
             _refuse_misread(url)
@@ -103,10 +103,10 @@ class Connections:
         return self._dialect.locks_rows
 
     def with_lock_timeout(self, seconds: float) -> Self:
-        """Return the same database by other connections, which wait for a row's lock no longer than that.
+        """Return the same database with other connections and this maximum wait for a row lock.
 
-        MariaDB and MySQL know whole seconds alone: a part of one is one. A database that has no locks of
-        rows is returned as it is.
+        MariaDB and MySQL accept only whole seconds, and get at least 1. A database without row locks is
+        returned as it is.
         """
         if not self.locks_rows:
             return self
@@ -246,7 +246,7 @@ class Connections:
                 if advice := self._dialect.engine_advice(error):
                     raise UsageError(f"{self.where}: {advice}") from error
                 raise
-            # A driver took a parameter of the URL for what it is not.
+            # A driver misinterpreted a parameter of the URL.
             raise UsageError(f"{self.where}: a parameter of its URL is none that the driver takes") from error
 
     @contextmanager
@@ -328,11 +328,11 @@ class Run:
         self._cursor = cursor
         self._dialect = dialect
         self._bound = dialect.bound
-        #: What ends a hurry, where there is one.
+        #: The setting that ``end_hurry`` restores, if locks are not waited for.
         self._hurried: list[Any] = []
 
     def hurry(self) -> None:
-        """Let this transaction wait for no lock from here on, or as short as possible."""
+        """Let this transaction not wait for locks from here on, or as briefly as possible."""
         if not self._hurried:
             self._hurried.append(self._dialect.hurry(self._cursor))
 
@@ -391,14 +391,14 @@ def _url(dbid: int, target: Any) -> URL:
 
 
 def _shown(url: URL) -> str:
-    """Return a URL for messages. Of an odd one, only the kind of database."""
+    """Return a URL for messages; for an invalid one, only the kind of database."""
     place = URL.create(url.drivername, url.username, None, url.host, url.port, url.database, url.query)
     shown = without_password(place.render_as_string())
     return url.get_backend_name() if "***" in shown else shown
 
 
 def _refuse_misread(url: URL) -> None:
-    """Refuse a URL in which a piece of the password has been taken for the host or the database.
+    """Refuse a URL in which part of the password is parsed as the host or the database.
 
     Drivers put these into their messages.
     """
@@ -441,7 +441,7 @@ def _engine(dialect: Dialect, url: URL) -> Engine:
 
 
 def _without_secrets(url: URL) -> tuple[URL, dict[str, Any]]:
-    """Take passwords out of a URL, for the driver alone: SQLAlchemy prints those of the query."""
+    """Move passwords from a URL to the arguments of the driver: SQLAlchemy prints those of the query."""
     secrets = {name: value for name, value in url.query.items() if is_secret(name)}
     if "passwd" in secrets:
         secrets["password"] = secrets.pop("passwd")  # PyMySQL's old name for it

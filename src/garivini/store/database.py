@@ -48,7 +48,7 @@ class Lanes(NamedTuple):
 
     now: float
     lanes: list[Lane]
-    #: Names of functions that are no text: jobs of them cannot be dispatched.
+    #: Names of functions that are not text: their jobs cannot be dispatched.
     broken: frozenset[bytes] = frozenset()
 
 
@@ -63,7 +63,7 @@ class Lapsed(NamedTuple):
     since: int
     age: int
     state: State
-    #: Somebody else has written ``run_after`` meanwhile. That time has come, and nobody holds the job.
+    #: Another program has written ``run_after`` meanwhile. That time has come, and nobody holds the job.
     put_off: bool = False
     #: Its own function: in a table of the original it may differ in case from the lane's.
     funcname: str = ""
@@ -153,7 +153,7 @@ class Count(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """How many jobs wait: due, put off until a time that was given, put off after a failure."""
+    """Numbers of waiting jobs: due, delayed until a given time, backed off after a failure."""
 
     due: int
     delayed: int
@@ -266,7 +266,7 @@ class Database(Records):
     def live(self, funcname: str, uniqkey: str, *, exact: bool = True) -> Inserted | None:
         """Return the live job of a key as an insert answers it, or None.
 
-        ``exact``: not of one that a table of the original only takes for the same.
+        ``exact``: not of a key that is equal only by the collation of a table of the original.
         """
         with self.reading() as run:
             rows = run("live", funcname=funcname, uniqkey=uniqkey)
@@ -292,7 +292,7 @@ class Database(Records):
         return Lanes(rows[0][4] if rows else 0.0, found, frozenset(broken))
 
     def park_broken(self, names: Collection[bytes]) -> list[tuple[Setback, Settled]]:
-        """Park jobs, at most 1,000 of each name, whose function's name is no text."""
+        """Park jobs, at most 1,000 of each name, whose function's name is not text."""
         setbacks = []
         with self.reading() as run:
             for name in names:
@@ -367,7 +367,7 @@ class Database(Records):
 
     @again
     def head(self, lane: Lane) -> int | None:
-        """Return the id of the job that a claim of one would take from a lane, or None."""
+        """Return the id of the next job that a claim would take from a lane, or None."""
         with self.transaction() as run:
             rows = run(
                 "due", funcname=lane.funcname, priority=PRIORITIES.index(lane.priority), limit=1, small=_SMALL
@@ -414,7 +414,7 @@ class Database(Records):
 
     @again
     def requeue(self, jobids: Collection[int], *, left: set[int] | None = None) -> None:
-        """Let jobs wait that somebody else had put off while they were leased, and that are due now."""
+        """Make jobs waiting that another program put off while they were leased and that are due now."""
         with self.transaction() as run:
             passed = pass_over(run, jobids, left)
             if free := sorted(set(jobids) - set(passed)):
@@ -474,8 +474,8 @@ class Database(Records):
     def adopt(self, jobids: Collection[int], *, lease: int, left: set[int] | None = None) -> list[Job]:
         """Take an attempt for each copy that came without one, from a QueueRunner of the original.
 
-        Returns the jobs without their arguments, which the copies have. Left out are jobs that somebody runs
-        already, and those that are dead or gone.
+        Returns the jobs without their arguments, which the copies have. Jobs that are already running, dead
+        or deleted are omitted.
         """
         jobs: list[Job] = []
         with self.transaction() as run:
@@ -510,9 +510,9 @@ class Database(Records):
 
     @again
     def leased(self, funcname: str, *, lease: int, limit: int) -> int:
-        """Return how many jobs of a function are handed out and not yet heard of, at most ``limit``.
+        """Return the number of jobs of a function that are in Gearman and not started yet, at most ``limit``.
 
-        ``lease``: seconds, as the caller gives them. A row that was put off for longer is not counted.
+        ``lease``: seconds of the caller's leases. A row that was put off for longer is not counted.
         """
         lease = max(lease, OTHERS_LEASE)
         with self.reading() as run:
@@ -539,7 +539,7 @@ class Database(Records):
     def _unlocked(
         self, handles: Collection[Handle], left: set[int] | None
     ) -> Iterator[tuple[Run, Collection[Handle]]]:
-        """Begin a transaction; return what runs its statements and the handles that it is to change."""
+        """Begin a transaction; return its statements and the handles that it is to change."""
         with self.transaction() as run:
             passed = pass_over(run, (handle.jobid for handle in handles), left)
             yield run, [handle for handle in handles if handle.jobid not in passed] if passed else handles
@@ -597,7 +597,7 @@ class Database(Records):
             self._record(run, setback, attempt)
         when = setback.when
         if setback.kind == "crashed":
-            if held:  # one that was put off is in nobody's hands
+            if held:  # nobody holds a job that was put off
                 run("crash", jobid=jobid, attempt=attempt)
             if crashes + 1 < MAX_CRASHES:
                 return Settled("applied", state, failcount)
@@ -620,7 +620,7 @@ class Database(Records):
         return Settled("applied", State.DEAD if when == Never() else State.WAITING, failcount, delay)
 
     def _record(self, run: Run, setback: Setback, attempt: int) -> None:
-        # A statement that is larger than the server takes ends the connection.
+        # A statement larger than the server accepts ends the connection.
         most = max(1000, min(_MAX_TEXT, self._dialect.statement_bytes // 16))
         run(
             "record_failure",
@@ -671,10 +671,9 @@ class Database(Records):
 
     @again
     def register_functions(self, policies: Mapping[str, FunctionPolicy]) -> None:
-        """Set what a starting worker gives for its functions; the rest stays as it is.
+        """Store the settings of a starting worker's functions; others stay as they are.
 
-        Whether a function's workers renew is set only where nothing is: an operator may know of others that
-        do not.
+        ``renews`` is set only if it is not set yet: an operator may know of workers that do not renew.
         """
         rows = [_function_row(funcname, policy) for funcname, policy in sorted(policies.items())]
         with self.transaction() as run:
@@ -683,7 +682,7 @@ class Database(Records):
 
     @again
     def set_function(self, funcname: str, policy: FunctionPolicy) -> None:
-        """Set what ``policy`` gives; the rest stays as it is."""
+        """Store the settings in ``policy``; others stay as they are."""
         with self.transaction() as run:
             run("set_function", **_function_row(funcname, policy))
 
@@ -721,19 +720,20 @@ class Database(Records):
     def failures(self, jobid: int) -> list[FailedAttempt]:
         """Return the record of a job's attempts that did not complete, oldest first.
 
-        Of a long one the first records and the newest; ``omitted_failures`` returns how many are left out.
+        A long record has only its first and newest entries; ``omitted_failures`` returns the number of
+        others.
         """
         return [record for record in self.record(jobid) if record.kind != OMITTED]
 
     @again
     def record(self, jobid: int) -> list[FailedAttempt]:
-        """Return the same with the row that counts what was left out."""
+        """Return the same with the row that counts the omitted records."""
         with self.reading() as run:
             return [FailedAttempt(*row) for row in run("failures", jobid=jobid)]
 
     @again
     def omitted_failures(self, jobid: int) -> int:
-        """Return how many records of a job were left out, between the first ones and the newest."""
+        """Return the number of omitted records of a job, between the first ones and the newest."""
         with self.reading() as run:
             rows = run("record_keys", jobid=jobid)
         return sum(int(message) for _, kind, message in rows if kind == OMITTED)
@@ -773,7 +773,7 @@ class Database(Records):
 
     @again
     def waiting(self) -> Waiting:
-        """Count the waiting jobs by what they wait for."""
+        """Count the waiting jobs by the reason of their wait."""
         with self.reading() as run:
             return Waiting(*run("waiting")[0])
 
@@ -859,7 +859,7 @@ class Database(Records):
 
 
 def _states(run: Run, jobids: Iterable[int]) -> dict[int, State]:
-    """Return the states of jobs. One that the original's clients parked is dead, whatever its row says."""
+    """Return the states of jobs. A job that the original's clients parked is dead in any state of its row."""
     wanted = sorted(set(jobids))
     return {
         jobid: State.DEAD if run_after == NEVER else _state(state)
@@ -868,7 +868,7 @@ def _states(run: Run, jobids: Iterable[int]) -> dict[int, State]:
 
 
 def _texts(jobs: Sequence[NewJob]) -> set[str]:
-    """Return the texts of jobs that not every character set has."""
+    """Return the texts of jobs that some character sets cannot represent."""
     texts = {text for job in jobs for text in (job.funcname, job.uniqkey, job.coalesce) if text}
     return {text for text in texts if not text.isascii()}
 
@@ -879,7 +879,7 @@ def _is_exact(live: Sequence[Any]) -> bool:
 
 
 def _state(number: int) -> State:
-    """Return the state of this number. A row with an unknown one is as good as dead: nobody claims it."""
+    """Return the state of this number. A row with an unknown one counts as dead: nobody claims it."""
     return State(number) if State.WAITING <= number <= State.DEAD else State.DEAD
 
 

@@ -40,15 +40,15 @@ class _Origin(msgspec.Struct, frozen=True):
 
     @property
     def attempts(self) -> int:
-        """The attempts at the job so far, which the copy keeps. The lease of the move is none."""
+        """The attempts at the job so far, which the copy keeps. The lease of the move does not count."""
         return self.attempt - (self.state is not State.DEAD)
 
 
 def drain(source: Database, target_of: Callable[[Job], Database]) -> Iterator[int]:
     """Move what waits and what is dead; yield how many have been moved, after each batch.
 
-    A job's attempts and its record of failures go with it. What its former attempts said while they ran does
-    not: it may be many megabytes, and nothing is decided by it. Finished jobs that are kept stay here.
+    A job's attempts and its record of failures move with it. The reports of its former attempts do not: they
+    may be many megabytes, and nothing depends on them. Finished jobs that are kept stay here.
 
     From the first step on the source takes no new jobs. What runs there is left to its end: call this again
     until the source is empty. Two must not drain one database at the same time.

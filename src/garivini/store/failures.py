@@ -1,24 +1,24 @@
-"""How much is kept of a job's attempts that did not complete: the first records and the newest ones."""
+"""Limits the record of a job's attempts that did not complete to the first and the newest entries."""
 
 from typing import Final
 
 from garivini.store.connections import Run
 
-#: Records that are kept: they show how it began and how it stands, and those between repeat both.
+#: Records that are kept: they show the first and the latest failures, which those between usually repeat.
 FIRST: Final = 10
 NEWEST: Final = 40
-#: Kind of the row that has, as its message, how many were left out behind its attempt.
+#: Kind of the row whose message is the number of records omitted after its attempt.
 OMITTED: Final = "omitted"
 
 
 def prune(run: Run, jobid: int, attempt: int) -> None:
-    """Leave out what lies between the first and the newest records of a job, in the caller's transaction.
+    """Delete the records between the first and the newest ones of a job, in the caller's transaction.
 
     An attempt has one record, or two if its process died, so a job of few attempts costs nothing.
 
     Args:
         run: runs the statements.
-        jobid: whose record has just got longer.
+        jobid: the job whose record has just got longer.
         attempt: its attempt.
 
     """

@@ -1,4 +1,4 @@
-"""Takes apart a group of inserts that failed as a whole, so that each caller gets his own answer. Pure."""
+"""Splits a group of inserts that failed as a whole, so that each caller gets its own answer. Pure."""
 
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -7,7 +7,7 @@ from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 from garivini.errors import ConflictError, GariviniError, RefusedError, UsageError
 from garivini.job import Inserted, NewJob
 
-#: Callers alone who may each wait in vain for a lock, until the rest of the group is given up.
+#: Maximum single callers that wait for a lock in vain before the rest of the group is given up.
 _CONFLICTS: Final = 3
 
 
@@ -16,7 +16,7 @@ class Inserting(Protocol):
 
     @property
     def jobs(self) -> Sequence[NewJob]:
-        """What is to be stored."""
+        """The jobs to store."""
 
 
 _C = TypeVar("_C", bound=Inserting)
@@ -32,9 +32,9 @@ class Ends(NamedTuple, Generic[_C]):
 class InsertGroups(Generic[_C]):
     """A group of inserts, and the smaller groups to try when it fails.
 
-    A value that a database does not take, or refuses, may be one caller's alone: the group is halved until he
-    is. A lock may be in the way of one key alone: each caller is tried by himself. If a database cannot be
-    reached, or nobody knows whether it has committed, that is so for the whole group.
+    A value that a database refuses may be only one caller's: the group is halved until that caller is found.
+    A lock may block only one key: each caller is tried separately. If a database cannot be reached, or the
+    outcome of its commit is unknown, that applies to the whole group.
     """
 
     def __init__(self, group: Sequence[_C]) -> None:
@@ -42,7 +42,7 @@ class InsertGroups(Generic[_C]):
         self._conflicts = 0
 
     def next_group(self) -> Sequence[_C]:
-        """Return what is to be inserted next, in one call; nothing at the end."""
+        """Return the callers to insert next in one call; none at the end."""
         return self._todo.pop() if self._todo else ()
 
     def failed(self, group: Sequence[_C], error: Exception) -> Ends[_C]:
@@ -89,7 +89,7 @@ class InsertGroups(Generic[_C]):
 
 
 def _own(error: Exception, call: Inserting, stored: Mapping[int, Inserted]) -> Exception:
-    """Return the error as one caller gets it."""
+    """Return the error for one caller."""
     if not isinstance(error, GariviniError):
         return error
     own = copy(error)

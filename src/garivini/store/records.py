@@ -33,7 +33,7 @@ class _Report(NamedTuple):
 
 
 class Report(_Report):
-    """What a running job said of itself.
+    """A report of a running job.
 
     Raises:
         UsageError: its kind is unknown.
@@ -94,11 +94,10 @@ class _Missing(Exception):
 
 
 class Records(Connections):
-    """The ends of jobs that succeeded, and what is kept of them.
+    """Records the ends of jobs that succeeded, and keeps their results.
 
-    Where a method takes ``left``, rows that another transaction has locked are not waited for: nothing is
-    done with them, and their ids are put there. Where something else is locked, it meets a ``ConflictError``
-    at once.
+    A method with ``left`` does not wait for rows that another transaction has locked: it skips them and adds
+    their ids to ``left``. If anything else is locked, it raises a ``ConflictError`` at once.
     """
 
     @again
@@ -181,7 +180,7 @@ class Records(Connections):
     def _finish_free(self, jobids: list[int], kept: Mapping[int, Finish], left: set[int]) -> set[int]:
         """Do the same, one by one, with rows that no other transaction has locked.
 
-        A list of ids may be looked for by a scan, which waits for rows that are not in it.
+        A list of ids may be searched by a scan, which waits for rows that are not in it.
         """
         gone: set[int] = set()
         with self.transaction() as run:
@@ -263,9 +262,9 @@ class Records(Connections):
 
 
 def pass_over(run: Run, jobids: Iterable[int], left: set[int] | None) -> Collection[int]:
-    """Lock rows; return the ids of those that another transaction has locked, which are put into ``left``.
+    """Lock rows; return the ids of those that another transaction has locked, also added to ``left``.
 
-    Where that is None nothing is done, and no row is passed over.
+    If ``left`` is None, nothing is done, and no row is skipped.
     """
     if left is None:
         return ()
@@ -274,7 +273,7 @@ def pass_over(run: Run, jobids: Iterable[int], left: set[int] | None) -> Collect
         free = {jobid for (jobid,) in run("lockable", jobids=part)}
         if missing := [jobid for jobid in part if jobid not in free]:
             left.update(jobid for (jobid,) in run("known", jobids=missing))
-    # Not before: MariaDB 10.11 fails where it passes over a row while it may not wait.
+    # Not before: MariaDB 10.11 fails if it skips a row while it may not wait.
     run.hurry()
     return left
 

@@ -1,7 +1,7 @@
-"""Rows as they are read: whatever another writer has stored, each value has the type that it should have.
+"""Reads rows: each value gets the type of its column, whatever another writer has stored.
 
-SQLite takes any value in any column, MariaDB may keep names in binary columns, and a PostgreSQL of encoding
-SQL_ASCII checks no text. One such row must stop no other.
+SQLite accepts any value in any column, MariaDB may keep names in binary columns, and a PostgreSQL of encoding
+SQL_ASCII checks no text. One such row must not stop others.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 
 class Undecodable(str):
-    """A text that is not UTF-8: its other bytes are written readably, in hexadecimal."""
+    """Text that is not UTF-8: invalid bytes are shown in hexadecimal."""
 
     __slots__ = ("raw",)
 
@@ -29,14 +29,14 @@ def decode(data: bytes) -> str:
 
 
 def readable(value: Any) -> str:
-    """Return a value as a text to be shown; it may not be the one that is stored."""
+    """Return a value as text to show, which may differ from the stored value."""
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value).decode("utf-8", "backslashreplace")
     return str(value)
 
 
 def _number(value: Any) -> int:
-    """Return a value as a whole number; 0 where it is none."""
+    """Return a value as a whole number; 0 if it is not one."""
     if isinstance(value, float | Decimal) and math.isfinite(value):
         return int(value)
     if isinstance(value, bytes):
@@ -53,7 +53,7 @@ def _blob(value: Any) -> bytes:
 
 
 _NONE: Final = type(None)
-#: By the letter of a column: the types that it should have, and how to read any other.
+#: By the letter of a column: its expected types, and the conversion of any other.
 _KINDS: Final[dict[str, tuple[tuple[type, ...], Callable[[Any], Any]]]] = {
     "n": ((int, bool), _number),
     "t": ((str,), readable),
@@ -77,7 +77,7 @@ class Columns:
 
     def __init__(self, letters: str) -> None:
         self._kinds = [_KINDS[letter] for letter in letters]
-        #: Types of rows that need no reading; there are few.
+        #: Types of rows that need no conversion; there are few.
         self._sound: set[tuple[type, ...]] = set()
 
     def read(self, rows: Iterable[Sequence[Any]]) -> list[Sequence[Any]]:
@@ -97,7 +97,7 @@ class Columns:
 
 
 _JOB: Final = Columns("ntBTTnTnnnnnnnn")
-#: The columns of the statements that read what others may have written, by name.
+#: By name of the statement: the columns of rows that other programs may have written.
 COLUMNS: Final[dict[str, Columns]] = {
     "due": Columns("nnBTTTnnnt"),
     "args": Columns("nB"),

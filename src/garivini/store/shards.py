@@ -150,7 +150,7 @@ class Shards:
         return answers
 
     def _after_drain(self, home: Database, job: NewJob, into: Insert) -> Inserted:
-        """Insert a job with a unique key whose home is being drained, where its key belongs without that."""
+        """Insert a job with a unique key whose home is being drained into the key's new home."""
         assert job.uniqkey is not None
         drained = [home.dbid]
         while True:

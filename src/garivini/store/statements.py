@@ -109,8 +109,8 @@ def load(name: str, placeholder: str, form: str = "", *, folding: bool = False) 
         name: of the dialect.
         placeholder: what the driver puts for a value: ``?`` or ``%s``.
         form: whose statements are taken instead, where there are any.
-        folding: whether those are taken instead, where there are any, that distinguish names by their bytes
-            although the table does not.
+        folding: whether to use the variants of statements that distinguish names by their bytes although the
+            table does not.
 
     """
     text = files("garivini.store").joinpath(f"sql/{name}.sql").read_text(encoding="utf-8")

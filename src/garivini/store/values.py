@@ -1,17 +1,17 @@
-"""Values on their way into statements. Without I/O."""
+"""Checks the values of statements. No I/O."""
 
 from collections.abc import Mapping
 from typing import Any, Final
 
 from garivini.errors import UsageError
 
-#: Parameters of statements that are texts or bytes; all others are whole numbers.
+#: Parameters of statements that are text or bytes; all others are whole numbers.
 _TEXTS: Final = frozenset(
     "funcname uniqkey coalesce arg flag kind error message trace worker body result envelope".split()
 )
-#: Those for which True is no number: it would be the first job.
+#: Those for which True is not a number: it would be the first job.
 _STRICT: Final = frozenset(("jobid", "first", "last", "dbid", "attempt", "after", "limit"))
-#: Those that may be left out, beside the texts.
+#: Those that may be omitted, besides the texts.
 _OPTIONAL: Final = frozenset(("state", "lease", "deadline", "renews", "max_failures", "retention"))
 _LARGEST: Final = 2**63 - 1
 
@@ -20,7 +20,7 @@ def check_values(values: Mapping[str, Any]) -> None:
     """Make sure that each value of a statement has the type of its parameter, on every database alike.
 
     Raises:
-        UsageError: one has not; it says which.
+        UsageError: one has not; the message names it.
 
     """
     for name, value in values.items():
@@ -46,7 +46,7 @@ def check_number(name: str, value: object, *, optional: bool = False, strict: bo
         name: of the parameter.
         value: the value.
         optional: whether it may be None.
-        strict: whether True and False are none.
+        strict: whether to refuse True and False.
 
     Raises:
         UsageError: it is not.

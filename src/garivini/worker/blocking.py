@@ -8,7 +8,7 @@ from typing import Final
 
 from garivini.keeper import Run
 
-#: Seconds of one batch, after which the loop is told how many jobs ran.
+#: Maximum seconds of one batch, after which the loop is notified of its jobs.
 _BATCH: Final = 0.005
 
 
@@ -28,7 +28,7 @@ class BlockingRunner:
         self._execute = execute
         self._on_batch = on_batch
         self._queue: deque[Run] = deque()
-        # What a thread waits on that is idle. An Event takes several times as long.
+        # An idle thread waits on this. An Event takes several times as long.
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._idle = False
         self._stopping = False
@@ -56,7 +56,7 @@ class BlockingRunner:
     def run(self) -> None:
         """Run jobs until ``stop`` is called."""
         while not self._stopping:
-            self._idle = True  # before the queue is read: who adds a job from now on wakes this thread
+            self._idle = True  # before the queue is read: adding a job from now on wakes this thread
             if not self._queue:
                 self._wake.get()
             self._idle = False

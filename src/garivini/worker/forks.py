@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-#: What returns the descriptors of the running worker's connections; None while there is none.
+#: Returns the descriptors of the running worker's connections; None if no worker runs.
 _descriptors: Callable[[], Iterable[int]] | None = None
 #: Whether this process was forked by a function of a worker.
 _forked = False
@@ -24,13 +24,13 @@ _HANDLERS: Final[dict[signal.Signals, Any]] = {
     signal.SIGTERM: signal.SIG_DFL,
     signal.SIGINT: signal.default_int_handler,
 }
-#: The signal mask of each thread that is forking just now.
+#: The signal mask of each thread that is forking now.
 _masks: Final = threading.local()
 
 
 @contextmanager
 def watched(descriptors: Callable[[], Iterable[int]]) -> Iterator[None]:
-    """Free the children that are forked meanwhile of the handlers and of these descriptors."""
+    """Make children that are forked meanwhile drop the handlers and these descriptors."""
     global _descriptors
     _descriptors = descriptors
     try:
@@ -41,7 +41,7 @@ def watched(descriptors: Callable[[], Iterable[int]]) -> Iterator[None]:
 
 def _before() -> None:
     if _descriptors is not None:
-        # A signal that comes to the child before it has its own handlers waits for them.
+        # A signal that reaches the child before it has its own handlers waits for them.
         _masks.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLERS)
 
 

@@ -1,4 +1,4 @@
-"""The functions that a worker runs: what can be registered, what they raise, and what they may return."""
+"""The functions of a worker: checks of registration and return values, and the exceptions they raise."""
 
 import inspect
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Function = Callable[[Job], Any]
 
 
 class Retry(Exception):
-    """Raise it in a function: the job runs again after so many seconds. It does not count as a failure."""
+    """Raise it in a function: the job runs again after the given seconds. It does not count as a failure."""
 
     def __init__(self, after: float | timedelta, reason: str = "") -> None:
         super().__init__(reason)
@@ -32,7 +32,7 @@ class Discard(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A function of a worker, and what was set for it."""
+    """A function of a worker, and its settings."""
 
     function: Function
     policy: FunctionPolicy
@@ -72,7 +72,7 @@ def _is_async(function: Function) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
-#: Return values that stand for work that has not been done.
+#: Types of return values whose code has not run.
 _UNDONE: Final = (
     (inspect.isgenerator, "a generator"),
     (inspect.isasyncgen, "an async generator"),
@@ -81,7 +81,7 @@ _UNDONE: Final = (
 
 
 def check_result(result: Any) -> None:
-    """Make sure that a function has done its work: that its return value is not a promise of it.
+    """Make sure that a function has done its work, and does not return a generator or an awaitable.
 
     Raises:
         UsageError: it returned a generator, a coroutine or another awaitable, whose code has not run.

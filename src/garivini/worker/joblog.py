@@ -1,6 +1,6 @@
-"""A line in the log for the start and the end of each job, for those who ask for it.
+"""Optional log lines for the start and the end of each job.
 
-A function is wrapped where this is on, so that it costs nothing where it is off.
+Functions are wrapped only if this is enabled, so that it costs nothing otherwise.
 """
 
 import functools
@@ -18,7 +18,7 @@ from garivini.worker.functions import Discard, Registered, Retry, check_result
 
 @dataclass(frozen=True, slots=True)
 class JobLog:
-    """What is logged of each job.
+    """The log options of jobs.
 
     Args:
         level: of the lines for start and end; None: there are none.
@@ -82,7 +82,7 @@ class JobLog:
                 events.log("job.ended", fields, self.level)
 
 
-#: What this process logs of its jobs.
+#: The log options of this process.
 _chosen: Final = [JobLog()]
 
 
@@ -92,5 +92,5 @@ def choose(job_log: JobLog) -> None:
 
 
 def wrap(entry: Registered) -> Registered:
-    """Return a function that logs its jobs as was chosen."""
+    """Return a function that logs its jobs by the options of this process."""
     return _chosen[0].wrap(entry)

@@ -1,7 +1,7 @@
 """A worker at work: copies of jobs arrive in the loop, run there or in the blocking thread, end in a keeper.
 
-The keepers commit outcomes in groups, each in a thread of its own, and Gearman hears of an end only after its
-commit.
+The keepers commit outcomes in groups, each in a thread of its own, and an end is reported to Gearman only
+after its commit.
 """
 
 import asyncio
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
     from garivini.copies import Copy
     from garivini.worker.worker import Worker
 
-#: Seconds to tell a Gearman server of the end of a job before the process ends.
+#: Seconds to report the end of a job to a Gearman server before the process ends.
 _LAST_WORD: Final = 1.0
 #: Seconds for the last commits after a drain that was not done in time.
 _LAST_COMMITS: Final = 1.0
-#: Jobs that are named when a drain leaves them unfinished.
+#: Maximum unfinished jobs that an incomplete drain names.
 _NAMED: Final = 10
 
 
 class Serving:
-    """What a worker holds, from the arrival of each copy until its end is committed and told.
+    """The copies that a worker holds, from their arrival until their end is committed and reported.
 
     Args:
         worker: its functions, client and servers.
         loop: where ``run`` is awaited.
-        child: what a supervised process was given.
+        child: the state shared with the supervisor.
         after_batch: called in the blocking thread after each batch of jobs.
 
     """
@@ -85,7 +85,7 @@ class Serving:
             for database in worker.client.shards
         }
         self.name = f"{socket.gethostname()}:{os.getpid()}"
-        #: What this process holds, until its end is committed.
+        #: The runs that this process holds, until their ends are committed.
         self._copies: dict[Copy, Run] = {}
         self._ended = EndedCopies()
         self._current: Run | None = None  # in the blocking thread
@@ -137,7 +137,7 @@ class Serving:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*running, *self._tasks, return_exceptions=True)
-            # After a drain that has taken its time the parent waits for no more than two seconds.
+            # After a drain that has used its time the parent waits for at most two seconds.
             stop_within = _LAST_COMMITS if unfinished else STOP_TIMEOUT
             stops = [partial(keeper.stop, stop_within) for keeper in self._keepers.values()]
             await asyncio.gather(*(self._loop.run_in_executor(None, stop) for stop in stops))
@@ -169,7 +169,7 @@ class Serving:
             if job.dbid not in self._keepers:
                 raise UsageError(f"database {job.dbid} is not one of this worker's")
         except UsageError as error:
-            # Without a handle there is no row to write to; if there is a row, its lease will bring it back.
+            # Without a handle there is no row to write to; if there is a row, it runs again after its lease.
             events.emit("job.dropped", function=held.job.function.decode(errors="replace"), error=str(error))
             held.fail()
             return
@@ -188,14 +188,14 @@ class Serving:
                 self._start(run, keeper)
 
     def _attach(self, run: Run, held: aio.Held) -> None:
-        """Take a second copy of what this process holds already: its end is told for both."""
+        """Accept a second copy of a job that this process holds: its end is reported for both."""
         if run.held.lost:
             run.held = held
         else:
             held.complete()
 
     def _checked(self, run: Run, mine: bool) -> None:
-        """Take the answer to a start check, in the keeper's thread.
+        """Receive the answer to a start check, in the keeper's thread.
 
         The lease is renewed from here on, also while the loop is busy.
         """
@@ -230,7 +230,7 @@ class Serving:
         self._note_task()
 
     def _give_up(self, run: Run) -> None:
-        """Do not start a job whose connection is lost: the server gives the copy again, perhaps to us."""
+        """Do not start a job whose connection is lost: the server sends the copy again, perhaps to us."""
         keeper = self._keepers[run.job.dbid]
         if run.held.lost:
             del self._copies[run.copy]
@@ -245,10 +245,10 @@ class Serving:
         for run in runs:
             del self._copies[run.copy]
             run.held.complete()
-        # They were too much for this process: it asks for no more until the function that blocks has ended,
-        # and then for no more than it can start.
+        # This process holds too many: it requests no more until the blocking function has ended, and then
+        # only as many as it can start.
         self._blocking_links.slots = 1
-        if self._current is not None:  # else no end is to come, after which it would ask again
+        if self._current is not None:  # otherwise no end would trigger the next request
             self._blocking_links.pause()
 
     # ---- in the blocking thread
@@ -261,7 +261,7 @@ class Serving:
             return False
         entry = self._functions[held.job.function]
         keeper = self._keepers[run.job.dbid]
-        # Current first: the keeper, woken for the limit, must find the run that it is of.
+        # Current first: the keeper, woken for the time limit, must find its run.
         self._current = keeper.current = run
         if entry.timeout is not None:
             keeper.limit(run, entry.timeout)
@@ -274,7 +274,7 @@ class Serving:
             forks.leave()
             if result is not None:
                 check_result(result)
-        except BaseException as error:  # SystemExit too: a job must not take the worker with it
+        except BaseException as error:  # SystemExit too: a job must not end the worker
             forks.leave(error)
             run.setback = self._setback(run, error)
         self._current = keeper.current = None
@@ -289,7 +289,7 @@ class Serving:
         self._after_batch()
         if ran:
             self._seconds = seconds / ran
-            if not self._offer_due:  # else the loop has not come to it yet
+            if not self._offer_due:  # otherwise the loop has not run it yet
                 self._offer_due = True
                 self._threadsafe(self._offer_after_batch)
 
@@ -302,7 +302,8 @@ class Serving:
     def _end_process(self, run: Run) -> None:
         """End this process, whose main thread is in a function that runs too long. In the keeper's thread.
 
-        The Gearman server is told first: it would give the copy to another worker at once.
+        The end is reported to the Gearman server first, which would otherwise give the copy to another worker
+        at once.
         """
         assert self._slot is not None
         self._slot.clear()
@@ -329,10 +330,10 @@ class Serving:
             forks.leave()
             if result is not None:
                 check_result(result)
-        except BaseException as error:  # whatever it is, the job ends and its slot is free
+        except BaseException as error:  # in any case the job ends and its slot is free
             forks.leave(error)
             if self._closing and isinstance(error, asyncio.CancelledError | GeneratorExit):
-                raise  # not the job's own: the server gives it to another worker
+                raise  # not raised by the job: the server gives it to another worker
             run.setback = self._setback(run, error)
             if limit.expired():
                 message = f"ran longer than {entry.timeout:g} s"
@@ -346,7 +347,7 @@ class Serving:
         self._note_task()
 
     def _note_task(self) -> None:
-        """Let the parent know the job, if it is the only one: of several none can be blamed for a death."""
+        """Report the job to the parent if it is the only one: of several, none can be blamed for a death."""
         if self._slot is not None:
             if len(self._tasks) == 1:
                 (run,) = self._tasks.values()
@@ -393,7 +394,7 @@ class _Links:
 
     Args:
         links: one per Gearman server.
-        slots: jobs that each may hold beside those that are being committed.
+        slots: jobs that each may hold besides those that are being committed.
 
     """
 
@@ -413,12 +414,12 @@ class _Links:
             self.offer()
 
     def offer(self) -> None:
-        """Let the servers know the free slots. A job that is only being committed takes none."""
+        """Offer the free slots to the servers. A job that is being committed does not take one."""
         self._paused = False
         self._set(self.slots + self.ran - self._settled)
 
     def pause(self) -> None:
-        """Ask for no more jobs until the next offer."""
+        """Request no more jobs until the next offer."""
         self._paused = True
         self._set(0)
 

@@ -71,8 +71,8 @@ class Worker:
         """Register the decorated ``def`` or ``async def`` under this name; it is called with a ``Job``.
 
         A ``def`` runs in the process's main thread, one at a time, as in any Python program; an ``async def``
-        is a task of the event loop, which has a thread of its own. The return value completes the job; an
-        exception fails it with backoff; ``Retry`` and ``Discard`` say otherwise.
+        is a task of the event loop, which has a thread of its own. The return value completes the job; any
+        other exception than ``Retry`` and ``Discard`` fails it with backoff.
 
         Args:
             funcname: the function's name in Gearman.
@@ -104,7 +104,7 @@ class Worker:
 
         Blocks the main thread, which runs the ``def`` functions and handles the signals.
 
-        ``child``: what ``garivini worker`` gives to each of its processes.
+        ``child``: the state that ``garivini worker`` shares with each of its processes.
 
         Raises:
             UsageError: no function is registered, or this is not the main thread.
@@ -132,7 +132,7 @@ class Worker:
 
 
 class _Process:
-    """The threads of a process that is a worker and nothing else."""
+    """The threads of a process that only runs a worker."""
 
     def __init__(self, worker: Worker, child: Child | None) -> None:
         self._child = child
@@ -179,7 +179,7 @@ class _Process:
             self._loop.call_soon_threadsafe(self._stop.set)
 
     def _keep_signals(self) -> None:
-        """Put the handlers back that a function has replaced and left so."""
+        """Restore the handlers that a function has replaced."""
         for number in self._numbers:
             if signal.getsignal(number) is not self._on_signal:
                 signal.signal(number, self._on_signal)
@@ -193,7 +193,7 @@ class _Process:
             self._failure = error
         finally:
             if self._serving.abandoned:
-                # The main thread is in a function that does not end: nothing else can end this process.
+                # The main thread is in a function that does not end: only this can end the process.
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(1)

@@ -46,9 +46,9 @@ def parse_timeout(name: str, given: Any) -> float:
 
 
 def unknown_parameter(names: Iterable[str], known: Collection[str], driver: str) -> str:
-    """Return what is wrong with the names of a URL's parameters, if anything is.
+    """Return the error in the names of a URL's parameters, if any.
 
-    An unknown name is not shown: it may be the piece of a password that has an & in it.
+    An unknown name is not shown: it may be part of a password that contains an &.
     """
     for name in names:
         if name not in known:
@@ -87,11 +87,11 @@ class Dialect:
     close_before_fork: ClassVar[bool] = False
     #: Which statements a server has of its own (see ``statements.load``); known once it has been met.
     form: str = ""
-    #: Seconds to wait for a row's lock, where they are not ``LOCK_TIMEOUT``.
+    #: Seconds to wait for a row lock, if not ``LOCK_TIMEOUT``.
     lock_timeout: float | None = None
-    #: What to install for each driver that a URL may name.
+    #: The package to install for each driver that a URL may name.
     packages: ClassVar[Mapping[str, str]] = {}
-    #: Whether the job table takes names for one that differ in their bytes; known once it has been met.
+    #: Whether the job table treats names that differ in their bytes as equal; known after the first check.
     folding: bool = False
     #: Bytes of arguments that fit one statement; known once a server has been met.
     statement_bytes: int = sys.maxsize
@@ -108,7 +108,7 @@ class Dialect:
         raise NotImplementedError
 
     def create(self, where: str) -> None:
-        """Make an empty database where there is none, if that is ours to do.
+        """Create an empty database if there is none and the dialect permits that.
 
         Raises:
             UnreachableError: it cannot be made.
@@ -116,15 +116,15 @@ class Dialect:
         """
 
     def parameters(self, driver: Any) -> frozenset[str] | None:
-        """Return the names of parameters that a URL may have for the driver, None where that is not known."""
+        """Return the names of parameters that a URL may have for the driver, None if they are not known."""
         return None
 
     def local_facts(self) -> dict[str, str]:
-        """Return what ``doctor`` should know that no statement tells."""
+        """Return facts for ``doctor`` that no statement returns."""
         return {}
 
     def engine_advice(self, error: Exception) -> str:
-        """Return what to change where a caller's engine cannot connect, and fails with no driver's error."""
+        """Return advice if a caller's engine cannot connect, without an error of the driver."""
         return ""
 
     def hook(self, engine: Engine) -> None:
@@ -147,11 +147,11 @@ class Dialect:
         return connection.cursor()
 
     def begin_transaction(self, cursor: Any) -> None:
-        """Begin one whose statements wait for locks as long as ``lock_timeout`` says. One round trip."""
+        """Begin a transaction with a lock timeout of ``lock_timeout``. One round trip."""
         cursor.execute(self.begin)
 
     def hurry(self, cursor: Any) -> Any:
-        """Let the transaction that has begun wait for no lock, or as short as possible.
+        """Let the current transaction not wait for locks, or as briefly as possible.
 
         Returns what ``end_hurry`` needs.
         """
@@ -197,9 +197,9 @@ class Dialect:
         return list(run("insert_keyed", rows=rows))
 
     def name_of(self, stored: Any) -> str | bytes:
-        """Return the name of a function that came as something else than plain text.
+        """Return the name of a function that was not read as plain text.
 
-        As bytes where a statement could not find its jobs by a text.
+        It is bytes if a statement could not find its jobs by a text.
         """
         return stored.raw if isinstance(stored, Undecodable) else bytes(stored)
 

@@ -39,7 +39,7 @@ from garivini.store.rows import decode
 WAIT_TIMEOUT: Final = 60
 #: Rows for which RETURNING, one round trip less, is quicker than reading the id of the first alone.
 _FEW: Final = 20
-#: Texts of a caller's insert that one statement tries.
+#: Texts of a caller's insert checked per statement.
 _CARRIED: Final = 100
 #: Places in the lane index that one statement looks at.
 DIVES: Final = 100
@@ -53,7 +53,7 @@ _SQL_MODE: Final = "STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBST
 _IN_TRANSACTION: Final = 1
 _DUPLICATE: Final = 1062
 _PRIMARY: Final = re.compile(r"for key '(job\.)?PRIMARY'")
-#: What a URL may say for TLS elsewhere.
+#: Parameters for TLS that URLs of other drivers have.
 _TLS_NAMES: Final = frozenset(
     "ssl ssl_mode tls sslmode usessl use_ssl requiressl require_ssl tls_mode".split()
 )
@@ -165,7 +165,7 @@ class MySQL(Dialect):
         for name in _TIMEOUTS:
             seconds = parse_timeout(name, query.pop(name, TIMEOUT))
             arguments[name] = seconds if driver == "pymysql" else max(1, round(seconds))
-        # Ours to choose: by another one some texts could not be stored.
+        # Fixed: with another one some texts could not be stored.
         query.pop("collation", None)
         query |= {"charset": "utf8mb4", "use_unicode": "1"}
         if wrong := _TLS_NAMES & {name.lower().replace("-", "_") for name in query if name != "ssl_mode"}:
@@ -248,7 +248,7 @@ class MySQL(Dialect):
     def hurry(self, cursor: Any) -> int:
         cursor.execute("SELECT @@SESSION.innodb_lock_wait_timeout")
         ((before,),) = cursor.fetchall()
-        # MySQL waits for a second at least.
+        # MySQL waits for at least a second.
         cursor.execute("SET SESSION innodb_lock_wait_timeout = %s", (0 if self._server == "MariaDB" else 1,))
         return int(before)
 
@@ -290,7 +290,7 @@ class MySQL(Dialect):
     def carrying(self, cursor: Any, texts: Collection[str]) -> Iterator[None]:
         mode, strict = "", True
         for part in _batched(texts, _CARRIED):
-            # What the server understands, whatever character sets driver and session have. No text has a NUL.
+            # The text as the server receives it, with any character sets. No text has a NUL.
             cursor.execute("SELECT @@SESSION.sql_mode, HEX(CONVERT(%s USING utf8mb4))", ("\0".join(part),))
             ((mode, found),) = cursor.fetchall()
             strict = "STRICT_" in mode or "TRADITIONAL" in mode
@@ -302,7 +302,7 @@ class MySQL(Dialect):
                         "and leave its character sets as they are"
                     )
         if not strict:
-            # Else a column that cannot store a text would store question marks for it.
+            # Otherwise a column that cannot store a text would store question marks instead.
             cursor.execute("SET SESSION sql_mode = %s", (f"{mode},STRICT_ALL_TABLES".strip(","),))
         try:
             yield
@@ -346,7 +346,7 @@ class MySQL(Dialect):
             stored = self._insert(run, "insert_keyed", rows)
         except Exception as error:
             original = getattr(error, "orig", None) or error
-            # The primary key is one only where ids have run out.
+            # A duplicate primary key means that ids have run out.
             if _code(original) != _DUPLICATE or _PRIMARY.search(str(original)):
                 raise
             if len(rows) == 1:
@@ -410,7 +410,7 @@ class MySQL(Dialect):
         connection.detach()
         if hasattr(driver, "_read_timeout"):
             driver._read_timeout = None  # an index takes as long as it takes
-        # Ours, but for the quotes that SQLAlchemy found this server to take: Alembic writes those.
+        # Our mode, except for the quotes that SQLAlchemy detected for this server: Alembic writes those.
         quotes = ",ANSI_QUOTES" if connection.dialect.identifier_preparer.initial_quote == '"' else ""
         connection.exec_driver_sql("SET SESSION sql_mode = %s", (_SQL_MODE + quotes,))
         # Who waits for a table makes all others wait behind.

@@ -62,9 +62,9 @@ _NOT_LET_IN: Final = (
 
 #: The encoding of a database that checks no text.
 _UNCHECKED: Final = "SQL_ASCII"
-#: What a URL may say for TLS elsewhere.
+#: Parameters for TLS that URLs of other drivers have.
 _TLS_NAMES: Final = frozenset("ssl tls ssl_mode usessl use_ssl require_ssl use_tls tls_mode".split())
-#: What libpq says of a parameter's value.
+#: libpq's errors about a parameter's value.
 _INVALID: Final = re.compile(r"invalid \w+ value: |bad value for |invalid integer value ")
 
 _POOLER: Final = "behind a pooler in transaction mode, put prepare_threshold=none into the URL"
@@ -135,7 +135,7 @@ class PostgreSQL(Dialect):
         arguments: dict[str, Any] = {
             "options": " ".join(options),
             "autocommit": True,
-            # Ours to choose, before PGCLIENTENCODING: by another one some texts could not be stored.
+            # Fixed, overriding PGCLIENTENCODING: with another one some texts could not be stored.
             "client_encoding": "utf8",
             "prepare_threshold": _threshold(query.pop("prepare_threshold", "5")),
             "read_timeout": seconds,
@@ -173,7 +173,7 @@ class PostgreSQL(Dialect):
         connection.autocommit = autocommit
 
     def _take_any_text(self, connection: Any) -> str | None:
-        """Let a server that checks no text send what is not UTF-8; return the session's encoding before."""
+        """Let a server that does not check text send any bytes; return the session's previous encoding."""
         status = connection.info.parameter_status
         if status("server_encoding") != _UNCHECKED:
             return None

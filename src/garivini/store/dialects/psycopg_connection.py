@@ -24,7 +24,7 @@ _READY: Final = {select.POLLIN: Ready.R, select.POLLOUT: Ready.W, select.POLLIN 
 
 
 class _AnyText(Loader):
-    """Reads a text of a database whose encoding is SQL_ASCII: it has checked none."""
+    """Reads text of a database of encoding SQL_ASCII, which does not check it."""
 
     def load(self, data: Buffer) -> str:
         """Return it."""

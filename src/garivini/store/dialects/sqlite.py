@@ -25,7 +25,7 @@ from garivini.errors import (
 from garivini.store.dialects.dialect import NO_IDS, SCHEMA_ADVICE, Dialect, Run, unknown_parameter
 from garivini.store.rows import decode
 
-#: What a URL may have after its ``?``: parameters of Python's driver, and with ``uri=true`` of SQLite too.
+#: Allowed parameters of a URL: parameters of Python's driver, and with ``uri=true`` of SQLite too.
 _DRIVERS: Final = frozenset(
     {"uri", "timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements"}
 )
@@ -48,7 +48,7 @@ class SQLite(Dialect):
     busy_timeout: Final = 5.0
 
     def __init__(self) -> None:
-        #: The file, where it is ours to open.
+        #: The file, if the dialect opens it.
         self._path: Path | None = None
 
     def engine(self, url: URL) -> tuple[URL, dict[str, Any]]:
@@ -70,7 +70,7 @@ class SQLite(Dialect):
         if self._path is None:
             return
         try:
-            # For nobody else to read: the arguments of jobs are other people's addresses and the like. SQLite
+            # Readable only by the owner: the arguments of jobs are often personal data. SQLite
             # makes the files beside it (-wal, -shm) with the same permissions.
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         except FileExistsError:
@@ -81,7 +81,7 @@ class SQLite(Dialect):
             ) from error
 
     def local_facts(self) -> dict[str, str]:
-        # A folder that others may not enter keeps them from what is in it.
+        # Users who may not enter the folder cannot read the files in it.
         if self._path is None or not all(parent.stat().st_mode & 0o001 for parent in self._path.parents):
             return {}
         modes = [
@@ -94,7 +94,7 @@ class SQLite(Dialect):
     def hook(self, engine: Engine) -> None:
         @event.listens_for(engine, "do_connect")
         def connect(_: object, __: object, arguments: list[Any], named: dict[str, Any]) -> sqlite3.Connection:
-            # Without a mode SQLite makes the file that it does not find, under a name with a slip of the pen.
+            # Without a mode SQLite creates a missing file, also for a mistyped name.
             (name,) = arguments
             if not named.get("uri"):
                 name = f"file:{quote(name)}?mode=rw"

@@ -38,7 +38,7 @@ _OURS = {"job": "attempt", "failure": "failed_at", "function": "max_failures", "
 
 
 def _is_original() -> bool:
-    """Whether the original made the job table. Its index on ``run_after`` shows it after an upgrade, too."""
+    """Whether the original created the job table. Its index on ``run_after`` remains after an upgrade."""
     if op.get_context().as_sql:
         return bool(context.config.attributes.get("existing"))
     tables = inspect(op.get_bind())

@@ -20,9 +20,9 @@ def _statements(name: str) -> list[str]:
 
 
 def upgrade() -> None:
-    """Add the columns, and fill in the leases that are going on.
+    """Add the columns, and fill in the current leases.
 
-    Each statement commits by itself on MySQL, so an upgrade that failed half way goes on from there.
+    On MySQL each statement commits by itself, so an interrupted upgrade continues from there.
     """
     for statement in _statements("up"):
         if "ADD COLUMN" in statement and _dialect() == "mysql" and _is_there():
