@@ -500,7 +500,7 @@ class Keeper:
                     self._reports.put_aside(one, error, now)
             rest = {id(one) for one, _ in failed}
             self._reports.forget(one for one in said if id(one) not in rest)
-            # They must not stand in the way of outcomes.
+            # They must not delay outcomes.
             if dropped := [error for _, error in failed if not isinstance(error, ConflictError)]:
                 events.emit(
                     "reports.dropped",

@@ -33,7 +33,7 @@ def parse_address(address: str) -> tuple[str, int]:
     if not _HOST.fullmatch(host) or (
         port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)
     ):
-        # What was meant for a database may have a password.
+        # A value meant for a database may have a password.
         shown = repr(address) if re.fullmatch(r"[\w.:%\[\] -]*", address) else "***"
         raise UsageError(f"{shown} is not the address of a Gearman server: write host or host:port")
     return host, int(port or DEFAULT_PORT)

@@ -7,7 +7,7 @@ from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 from garivini.errors import ConflictError, GariviniError, RefusedError, UsageError
 from garivini.job import Inserted, NewJob
 
-#: Maximum single callers that wait for a lock in vain before the rest of the group is given up.
+#: Maximum lock timeouts of single callers, after which the rest of the group is given up.
 _CONFLICTS: Final = 3
 
 

@@ -134,8 +134,8 @@ UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :leas
  WHERE jobid IN (:*jobids)
 
 -- name: expired (funcname, state, priority, limit) -> rows
--- Leases that ran out, of one lane, and whether another program has put the row off. What another transaction has
--- locked is left to it.
+-- Leases that ran out, of one lane, and whether another program has put the row off. Rows locked by another transaction
+-- are skipped.
 SELECT jobid, attempt, flag, crashes, since, CAST(UNIX_TIMESTAMP() AS SIGNED) - CAST(since AS SIGNED),
        lease_end NOT IN (0, run_after) AND run_after >= since, funcname
   FROM job FORCE INDEX (job_lane)

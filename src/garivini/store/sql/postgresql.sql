@@ -139,8 +139,8 @@ UPDATE job SET attempt = attempt + 1, state = 1, since = :now::bigint, run_after
  WHERE jobid = ANY (:jobids::bigint[])
 
 -- name: expired (funcname, state, priority, limit) -> rows
--- Leases that ran out, of one lane, and whether another program has put the row off. What another transaction has
--- locked is left to it.
+-- Leases that ran out, of one lane, and whether another program has put the row off. Rows locked by another transaction
+-- are skipped.
 SELECT jobid, attempt, flag, crashes, since, floor(extract(epoch FROM clock_timestamp()))::bigint - since,
        lease_end NOT IN (0, run_after) AND run_after >= since,
        funcname
