@@ -334,7 +334,9 @@ def wrongs(draw: st.DrawFn) -> Callable[[Run], Run]:
         bad = Run(job, run.held, run.worker, returned=kind == "returned")
         if kind not in ("success", "returned"):
             handle = Handle(job.jobid, job.dbid, job.attempt)
-            bad.setback = Setback(handle=handle, kind=cast(Any, kind), when=when, **cast(Any, texts))
+            bad.setback = Setback(handle=handle, kind=cast(Any, kind), when=when)
+            for name, text in texts.items():  # past the checks of the constructor
+                object.__setattr__(bad.setback, name, text)
         return bad
 
     return wrong

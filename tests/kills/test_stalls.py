@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from garivini import Handle
+from garivini import Handle, State
 from garivini.gearman import aio
 from garivini.job import decode_payload
 from tests.databases import sqlite_url
@@ -121,7 +121,8 @@ def test_a_worker_that_stood_still_past_its_lease_is_replaced_and_changes_nothin
 ) -> None:
     with queue.roles(), queue.worker(2) as worker:
         jobid, dbid = queue.client.insert_job("hold", "x")
-        until(queue.starts)
+        # Not before it has renewed: a process that is stopped inside a transaction locks all of SQLite.
+        until(lambda: (row := queue.client.get_job((jobid, dbid))) and row.state is State.RUNNING)
         stalled = queue.starts()[0].pid
         os.kill(stalled, signal.SIGSTOP)
         stopped = time.monotonic_ns()
