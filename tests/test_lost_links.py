@@ -11,6 +11,7 @@ import pytest
 
 from garivini import Client, Job, Worker
 from garivini.gearman import aio
+from garivini.gearman.protocol import Submission
 from tests.proxy import Proxy
 from tests.servers import embedded, gearmand
 from tests.system import System, system
@@ -171,6 +172,81 @@ def test_a_copy_that_comes_on_a_reopened_connection_is_checked_before_its_start(
                 await queue.seen.wait("job.stale")
                 await _no_copies(server, b"hold")
                 assert held.starts == {}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("kind", ["async", "def"])
+def test_stopping_finishes_and_commits_a_job_whose_connection_is_lost(
+    server: str, tmp_path: Path, kind: str
+) -> None:
+    async def scenario() -> None:
+        with Proxy(server) as proxy:
+            async with system(tmp_path, address=server) as queue:
+                held = Held()
+                worker = Worker(Client(queue.url), proxy.address)
+                worker.function("hold")(held.task if kind == "async" else held.blocking)
+                queue.start_queue_runner()
+                stop = queue.start_worker(worker)
+                await queue.call(queue.client.insert_job, "hold")
+                await held.started(1)
+                stop.set()
+                await queue.seen.wait("worker.draining")
+                assert proxy.reset() > 0
+                await asyncio.sleep(0.2)  # time in which a drain that does not wait would end
+                held.go_on.set()
+                await queue.seen.wait("worker.stopped")
+                assert await queue.call(queue.database.jobs) == []
+                await _remove_copies(server, b"hold")
+
+    asyncio.run(scenario())
+
+
+async def _remove_copies(address: str, function: bytes) -> None:
+    """Take what a server has of a function's jobs: nobody else will."""
+
+    def complete(held: aio.Held) -> None:
+        held.complete()
+
+    other = aio.Worker(address, [function], complete)
+    running = asyncio.create_task(other.run())
+    await _no_copies(address, function)
+    await other.drain()
+    await running
+
+
+def test_a_job_of_the_original_runs_again_after_it_has_failed_and_the_connection_was_lost(
+    server: str, tmp_path: Path
+) -> None:
+    """Its copies have no attempt: all have one name."""
+
+    async def scenario() -> None:
+        with Proxy(server) as proxy:
+            async with system(tmp_path, address=server) as queue:
+                runs: asyncio.Queue[Job] = asyncio.Queue()
+
+                async def fail(job: Job) -> None:
+                    runs.put_nowait(job)
+                    raise ValueError
+
+                worker = Worker(Client(queue.url), proxy.address)
+                worker.function("f")(fail)
+                queue.start_worker(worker)
+                await queue.call(queue.client.insert_job, "f", run_after=1000)
+                client = aio.Client(server)
+                copy = Submission(b"f", b'{"jobid": 1, "dbid": 1, "funcname": "f", "arg": ""}')
+                await client.submit([copy])
+                await runs.get()
+                await _no_copies(server, b"f")
+                assert proxy.reset() > 0
+                await _connected(queue, proxy, 2)
+                await client.submit([copy])  # may be what the server gives again
+                await queue.seen.wait("job.stale")
+                await client.submit([copy])
+                async with asyncio.timeout(20):
+                    await runs.get()
+                await _no_copies(server, b"f")
+                await client.close()
 
     asyncio.run(scenario())
 

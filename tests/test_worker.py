@@ -1,6 +1,7 @@
 import asyncio
 import pickle
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -310,6 +311,57 @@ def test_stopping_finishes_and_commits_what_has_begun(tmp_path: Path) -> None:
             go_on.set()
             await queue.seen.wait("worker.stopped")
             assert await queue.call(queue.database.get, jobid) is None
+
+    asyncio.run(scenario())
+
+
+def test_stopping_waits_for_no_connection_that_is_being_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            opening = asyncio.Event()
+
+            async def never(*arguments: object) -> None:
+                opening.set()
+                await asyncio.Event().wait()
+
+            monkeypatch.setattr(aio, "open_connection", never)
+            queue.worker.function("f")(lambda job: None)
+            stop = asyncio.Event()
+            serving = asyncio.create_task(queue.worker.serve(stop))
+            await opening.wait()
+            stop.set()
+            done, _ = await asyncio.wait([serving], timeout=5)
+            serving.cancel()
+            assert done
+
+    asyncio.run(scenario())
+
+
+def test_cancelling_serve_waits_for_no_thread_of_a_function(tmp_path: Path) -> None:
+    """Functions have filled the loop's own threads with calls that go on."""
+
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            go_on, started = threading.Event(), asyncio.Event()
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+
+            @queue.worker.function("long")
+            async def long(job: Job) -> None:
+                started.set()
+                await asyncio.to_thread(go_on.wait)
+
+            serving = asyncio.create_task(queue.worker.serve(asyncio.Event()))
+            client = aio.Client(queue.address)
+            job = Job(jobid=1, dbid=1, funcname="long", arg=b"", attempt=1)
+            await client.submit([Submission(b"long", encode_payload(job))])
+            await started.wait()
+            serving.cancel()
+            done, _ = await asyncio.wait([serving], timeout=5)
+            go_on.set()
+            assert done
+            await client.close()
 
     asyncio.run(scenario())
 

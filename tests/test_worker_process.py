@@ -118,6 +118,18 @@ def forks(job):
     note("forks", statuses)
 
 
+@worker.function("nested_forks")
+def nested_forks(job):
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        inner = os.fork()
+        if inner == 0:
+            os._exit(7 if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN else 0)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1]))
+    note("nested_forks", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+
 @worker.function("async_forks")
 async def async_forks(job):
     pid = os.fork()
@@ -154,6 +166,19 @@ async def quick(job):
 @worker.function("limited", timeout=0.2)
 async def limited(job):
     await asyncio.sleep(60)
+
+
+@worker.function("overruns", timeout=0.2)
+def overruns(job):
+    time.sleep(60)
+
+
+@worker.function("waits")
+async def waits(job):
+    with open("waits", "a") as starts:
+        starts.write("one ")
+    while not Path("go-on").exists():
+        await asyncio.sleep(0.01)
 
 
 @worker.function("handlers")
@@ -252,6 +277,13 @@ def test_a_forked_child_is_no_second_worker_and_heeds_signals(shop: Shop) -> Non
         assert "worker.stopped" in worker.output
 
 
+def test_a_child_that_a_forked_child_forks_keeps_its_handlers(shop: Shop) -> None:
+    with shop.worker():
+        shop.client.insert_job("nested_forks")
+        assert shop.noted("nested_forks") == 7
+        shop.until_empty()
+
+
 def test_job_run_is_the_number_of_a_start_after_a_crash_and_a_drain_that_gave_up(shop: Shop) -> None:
     inserted = shop.client.insert_job("counts", "dies")
     with shop.worker("--drain", "0.2"):
@@ -321,6 +353,20 @@ def test_an_async_def_runs_and_keeps_its_time_limit_beside_a_def_that_blocks(sho
         job = shop.client.get_job((blocking, dbid))
         assert job is not None
         assert job.state in (State.LEASED, State.RUNNING)
+        (shop.folder / "go-on").touch()
+
+
+def test_a_def_that_overruns_its_time_limit_is_no_crash_of_an_async_def_beside_it(shop: Shop) -> None:
+    starts = shop.folder / "waits"
+    with shop.worker():
+        waits = shop.client.insert_job("waits")
+        until(starts.exists)
+        overruns = shop.client.insert_job("overruns")
+        until(lambda: shop.client.failures(overruns))
+        until(lambda: starts.read_text().count("one") == 2)
+        quick = shop.client.insert_job("quick")
+        until(lambda: shop.client.get_job(quick) is None)  # deaths are recorded before that
+        assert shop.client.failures(waits) == []
         (shop.folder / "go-on").touch()
 
 

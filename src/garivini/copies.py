@@ -30,3 +30,14 @@ class EndedCopies(dict[Copy, None]):
         self.update(dict.fromkeys(copies))
         while len(self) > MAX_COPIES:
             del self[next(iter(self))]
+
+    def drops(self, copy: Copy) -> bool:
+        """Return whether a copy that has arrived is one of these.
+
+        Later copies without an attempt have the same name, so of those only one is dropped per end.
+        """
+        if copy not in self:
+            return False
+        if copy[2] is None:
+            del self[copy]
+        return True

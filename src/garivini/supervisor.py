@@ -37,6 +37,7 @@ class Slot:
     # Written by three threads of the child, so each has fields of its own: the main thread the job of a def
     # function, as jobid (0: nothing), dbid, attempt and the monotonic time by which it must end (0: any); the
     # loop's thread that of an async def in the same way; a keeper whether the obituaries are recorded.
+    # A keeper that ends the process makes the first jobid -1: the job of the loop is not to blame.
     _JOB: Final = struct.Struct("<qqqd")
     _TOLD: Final = struct.Struct("<q")
 
@@ -50,6 +51,10 @@ class Slot:
     def clear(self) -> None:
         """Note that no job is running in the main thread."""
         self._JOB.pack_into(self._memory, 0, 0, 0, 0, 0.0)
+
+    def acquit(self) -> None:
+        """Note that no job is to blame for the end of this process."""
+        self._JOB.pack_into(self._memory, 0, -1, 0, 0, 0.0)
 
     def set_task(self, handle: Handle) -> None:
         """Note that this job, and no other, is a task of the loop."""
@@ -73,7 +78,7 @@ class Slot:
         if not jobid:
             jobid, dbid, attempt, deadline = self._JOB.unpack_from(self._memory, self._JOB.size)
         (told,) = self._TOLD.unpack_from(self._memory, 2 * self._JOB.size)
-        return (Handle(jobid, dbid, attempt) if jobid else None), deadline, bool(told)
+        return (Handle(jobid, dbid, attempt) if jobid > 0 else None), deadline, bool(told)
 
 
 @dataclass(frozen=True, slots=True)

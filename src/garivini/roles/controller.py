@@ -227,7 +227,7 @@ class Controller:
             held.fail()
             return
         run = Run(job, held, self.name, copy_of(job))
-        if run.copy in self._ended:
+        if self._ended.drops(run.copy):
             events.emit("job.stale", jobid=job.jobid, dbid=job.dbid, attempt=job.attempt)
             held.complete()
         elif (call := self._calls.get((job.dbid, job.jobid))) is not None:

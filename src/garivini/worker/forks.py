@@ -51,7 +51,7 @@ def _in_parent() -> None:
 
 
 def _in_child() -> None:
-    global _forked
+    global _descriptors, _forked
     if _descriptors is None:
         return
     _forked = True
@@ -62,6 +62,7 @@ def _in_child() -> None:
     for descriptor in _descriptors():
         os.dup2(null, descriptor)  # not closed: the objects that own the number would close it again
     os.close(null)
+    _descriptors = None  # a child of this one keeps its handlers, and the numbers may be other files by then
 
 
 os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

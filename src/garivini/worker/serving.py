@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -87,6 +88,7 @@ class Serving:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         #: The runs that this process holds, until their ends are committed.
         self._copies: dict[Copy, Run] = {}
+        self._some_gone = asyncio.Event()
         self._ended = EndedCopies()
         self._current: Run | None = None  # in the blocking thread
         self._seconds = 0.0  # per job of the last batch there
@@ -127,6 +129,7 @@ class Serving:
             events.emit("worker.draining", worker=self.name)
             async with asyncio.timeout(self._child.drain if self._child is not None else None):
                 await asyncio.gather(*(link.drain() for link in self._links))
+                await self._until_empty()
         except TimeoutError:
             unfinished = True
             self._abandon()
@@ -134,15 +137,24 @@ class Serving:
             self._closing = True
             for link in self._links:
                 link.abort()
-            for task in self._tasks:
+            for task in (*running, *self._tasks):  # a link may be connecting, which no abort ends
                 task.cancel()
             await asyncio.gather(*running, *self._tasks, return_exceptions=True)
             # After a drain that has used its time the parent waits for at most two seconds.
             stop_within = _LAST_COMMITS if unfinished else STOP_TIMEOUT
             stops = [partial(keeper.stop, stop_within) for keeper in self._keepers.values()]
-            await asyncio.gather(*(self._loop.run_in_executor(None, stop) for stop in stops))
+            # The loop's own threads may all be in calls of functions that were cancelled.
+            threads = ThreadPoolExecutor(len(stops), "garivini-stop")
+            await asyncio.gather(*(self._loop.run_in_executor(threads, stop) for stop in stops))
+            threads.shutdown(wait=False)
             throttle.emit_held()
             events.emit("worker.stopped", worker=self.name)
+
+    async def _until_empty(self) -> None:
+        """Wait for jobs whose connection was lost: they are still running, and no link waits for them."""
+        while self._copies:
+            self._some_gone.clear()
+            await self._some_gone.wait()
 
     def _abandon(self) -> None:
         """Report the jobs that are still running. The server gives them to another worker."""
@@ -177,7 +189,7 @@ class Serving:
         run = Run(job, held, self.name, copy)
         if copy in self._copies:
             self._attach(self._copies[copy], held)
-        elif copy in self._ended:
+        elif self._ended.drops(copy):
             self._drop_stale(run)
         else:
             self._copies[copy] = run
@@ -211,6 +223,7 @@ class Serving:
     def _drop_stale(self, run: Run) -> None:
         events.emit("job.stale", jobid=run.job.jobid, dbid=run.job.dbid, attempt=run.job.attempt)
         self._copies.pop(run.copy, None)
+        self._some_gone.set()
         run.held.complete()
 
     def _start(self, run: Run, keeper: Keeper) -> None:
@@ -234,6 +247,7 @@ class Serving:
         keeper = self._keepers[run.job.dbid]
         if run.held.lost:
             del self._copies[run.copy]
+            self._some_gone.set()
             keeper.drop(run)
         else:
             self._start(run, keeper)  # the copy has come again meanwhile
@@ -245,6 +259,7 @@ class Serving:
         for run in runs:
             del self._copies[run.copy]
             run.held.complete()
+        self._some_gone.set()
         # This process holds too many: it requests no more until the blocking function has ended, and then
         # only as many as it can start.
         self._blocking_links.slots = 1
@@ -306,7 +321,7 @@ class Serving:
         at once.
         """
         assert self._slot is not None
-        self._slot.clear()
+        self._slot.acquit()
         told = threading.Event()
 
         def tell() -> None:
@@ -384,6 +399,7 @@ class Serving:
             told = held.complete(note=copy) if run.setback is None else held.fail(note=copy)
             if not told:
                 self._ended.add([copy])
+        self._some_gone.set()
         tasks = sum(self._registered(run).is_async for run in runs) if self._async_links.links else 0
         self._blocking_links.settle(len(runs) - tasks)
         self._async_links.settle(tasks)
