@@ -339,6 +339,18 @@ def test_stopping_waits_for_no_connection_that_is_being_opened(
     asyncio.run(scenario())
 
 
+def test_a_server_whose_name_cannot_be_looked_up_is_reported(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with system(tmp_path) as queue:
+            worker = Worker(Client(queue.url), "jobs..example:4730")
+            worker.function("f")(lambda job: None)
+            queue.start_worker(worker)
+            (unreachable,) = await queue.seen.wait("gearman.unreachable")
+            assert "not a host name" in unreachable["error"]
+
+    asyncio.run(scenario())
+
+
 def test_cancelling_serve_waits_for_no_thread_of_a_function(tmp_path: Path) -> None:
     """Functions have filled the loop's own threads with calls that go on."""
 

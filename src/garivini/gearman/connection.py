@@ -169,6 +169,8 @@ async def open_connection(
     try:
         async with asyncio.timeout(timeout):
             _, connection = await loop.create_connection(make, host, port, ssl=tls)
+    except UnicodeError as error:  # a part of the name is empty or too long
+        raise UnreachableError(f"Gearman server {host}:{port} cannot be reached: not a host name") from error
     except OSError as error:
         # asyncio words its own text around the number; a TimeoutError has none.
         if isinstance(error, ssl.SSLError):
