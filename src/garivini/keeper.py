@@ -191,10 +191,10 @@ class Keeper:
     def end(self, run: Run) -> None:
         """Commit the run's outcome: ``setback``, or success where there is none."""
         self._ended.put(run)
-        if self._crowd.waits(len(self._ended), time.monotonic()):
-            return  # the thread wakes by itself when that is over
-        if not self._wake.is_set():  # which takes no lock
-            self._wake.set()
+        if self._wake.is_set():  # which takes no lock
+            return
+        if not self._crowd.waits(len(self._ended), time.monotonic()):
+            self._wake.set()  # else the thread wakes by itself when that is over
 
     def report(self, said: Report) -> None:
         """Keep what a running job said of itself."""

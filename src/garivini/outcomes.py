@@ -102,7 +102,7 @@ class Outcomes:
         except Exception:
             self.inbox.put_back(runs)
             raise
-        ended = [run for run in runs if id(run) not in rest or id(run) in given_up]
+        ended = [run for run in runs if id(run) not in rest or id(run) in given_up] if failed else runs
         self.inbox.forget(ended)
         self.refused = self.refused and self.inbox.aside > 0
         return ended

@@ -18,7 +18,7 @@ from typing import Final, Literal
 
 from garivini import events
 from garivini.gearman.servers import Backoff
-from garivini.job import Handle
+from garivini.job import Handle, Job
 
 #: Exit status of a child that starting again cannot help: the parent ends too, with the same.
 CONFIGURATION_ERROR: Final = 78
@@ -44,7 +44,7 @@ class Slot:
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 2 * self._JOB.size + self._TOLD.size)  # shared with children, of no file
 
-    def set(self, handle: Handle, deadline: float = 0.0) -> None:
+    def set(self, handle: Handle | Job, deadline: float = 0.0) -> None:
         """Note that this job is running in the main thread."""
         self._JOB.pack_into(self._memory, 0, handle.jobid, handle.dbid, handle.attempt or 0, deadline)
 

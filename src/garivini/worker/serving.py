@@ -281,7 +281,7 @@ class Serving:
         if entry.timeout is not None:
             keeper.limit(run, entry.timeout)
         if self._slot is not None:
-            self._slot.set(run.job.handle, run.deadline)
+            self._slot.set(run.job, run.deadline)
         force_setattr(run.job, "counter", keeper.start_counter)
         try:
             set_current_job(run.job)
