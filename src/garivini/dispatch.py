@@ -65,9 +65,11 @@ def unfit(job: Job | NewJob, policy: FunctionPolicy) -> str | None:
     """Return why a job cannot be dispatched, or None."""
     if job.flag not in FLAGS:
         return f"flag {job.flag!r} is unknown: it is one of {', '.join(FLAGS)}"
-    if len(job.funcname.encode()) > MAX_FUNCNAME:
+    name, uniqkey, coalesce = job.funcname, job.uniqkey, job.coalesce
+    # A character has four bytes at most: few names need to be encoded.
+    if len(name) > MAX_FUNCNAME // 4 and len(name.encode()) > MAX_FUNCNAME:
         return f"the name of its function has more than {MAX_FUNCNAME} bytes"
-    if max(len(job.uniqkey or ""), len(job.coalesce or "")) > MAX_KEY:
+    if (uniqkey and len(uniqkey) > MAX_KEY) or (coalesce and len(coalesce) > MAX_KEY):
         return f"its unique key or coalesce key has more than {MAX_KEY} characters"
     if isinstance(job, Job) and not (0 <= job.run_after < 2**32 and 0 <= job.failcount < 2**32):
         return f"run_after {job.run_after} or failcount {job.failcount} is out of range"

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -119,29 +119,26 @@ NO_POLICY: Final = FunctionPolicy()
 DEFAULT: Final = ""
 
 
-class Policies:
-    """The policy of each function: its own settings, and the database's default envelope.
+class Policies(dict[str, FunctionPolicy]):
+    """The policy of each function by name: its own settings, and the database's default envelope.
 
     Args:
         settings: the settings by function name, and under ``DEFAULT`` for all others.
 
     """
 
-    __slots__ = ("_by_name", "_default")
+    __slots__ = ("_default",)
 
     def __init__(self, settings: Mapping[str, FunctionPolicy] = MappingProxyType({})) -> None:
         envelope = settings.get(DEFAULT, NO_POLICY).envelope
         self._default = FunctionPolicy(envelope=envelope)
-        self._by_name = {
-            name: policy if policy.envelope else replace(policy, envelope=envelope)
+        super().__init__(
+            (name, policy if policy.envelope else replace(policy, envelope=envelope))
             for name, policy in settings.items()
-        }
+        )
 
-    def __getitem__(self, funcname: str) -> FunctionPolicy:
-        return self._by_name.get(funcname, self._default)
-
-    def __iter__(self) -> Iterator[FunctionPolicy]:
-        return iter(self._by_name.values())
+    def __missing__(self, funcname: str) -> FunctionPolicy:
+        return self._default
 
 
 def backoff(failcount: int, *, spread: float | None = None) -> int:

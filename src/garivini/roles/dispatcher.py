@@ -194,7 +194,7 @@ class Dispatcher:
 
     def longest_lease(self) -> int:
         """Return the seconds of the longest lease of any function."""
-        return max([self._lease, *(policy.lease or 0 for policy in self._policies)])
+        return max([self._lease, *(policy.lease or 0 for policy in self._policies.values())])
 
     # ---- sending
 
