@@ -179,6 +179,14 @@ def test_a_rate_is_so_many_a_second_and_as_many_at_once() -> None:
     rate.take(10, 200.0)
 
 
+def test_take_refuses_a_call_that_is_larger_than_the_rate_whatever_time_its_reading_took() -> None:
+    rate = Rate(10)
+    rate.take(1, 100.0)
+    with pytest.raises(UsageError, match="never so many at once"):
+        rate.take(10, 101.0, taken=1)
+    rate.take(9, 101.0, taken=1)
+
+
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

@@ -218,7 +218,8 @@ class Rate:
         """
         self._left = min(self._most, self._left + (now - self._at) * self._per_second)
         self._at = now
-        if jobs > self._left:
-            when = "never so many at once" if taken + jobs > self._most else "try again later"
+        too_many = taken + jobs > self._most  # also if time has passed since the first were counted
+        if too_many or jobs > self._left:
+            when = "never so many at once" if too_many else "try again later"
             raise UsageError(f"at most {self._per_second:g} jobs a second are taken here: {when}")
         self._left -= jobs
