@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -43,6 +44,15 @@ class Crowd:
         if not held.lost:
             held.complete(b"done")
             self.answered[jobid] = time.monotonic()
+
+    async def in_flight(self, least: int, after: int) -> set[int]:
+        """Return the jobs in progress as soon as there are ``least``, after ``after`` have been answered."""
+        async with asyncio.timeout(120):
+            while True:
+                began = self.runs.keys() - self.answered.keys()
+                if len(self.answered) > after and len(began) >= least:
+                    return began
+                await asyncio.sleep(0.01)
 
     async def close(self) -> None:
         self._worker.abort()
@@ -121,13 +131,18 @@ def test_nothing_is_lost_by_a_kill_under_load(own_mariadb: MariaDB, tmp_path: Pa
         def start_controller() -> Command:
             return stack.enter_context(command(tmp_path, *words, **environment))
 
-        gearmand = start_gearmand(tmp_path, address)
+        def start_server() -> "subprocess.Popen[bytes]":
+            process = start_gearmand(tmp_path, address)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
+
+        gearmand = start_server()
         controller = start_controller()
         stack.enter_context(command(tmp_path, "run", "queue-runner", **environment))
         async with crowd(address, 0.5, 2 * in_flight) as worker:
             await asyncio.to_thread(client.insert_jobs, [["f", None, None, b"x"]] * jobs, flag="controller")
-            await until(lambda: len(worker.answered) > jobs // 4)
-            began = {jobid for jobid in worker.runs if jobid not in worker.answered}
+            began = await worker.in_flight(in_flight // 5, after=jobs // 4)
             killed = time.monotonic()
             if victim == "controller":
                 controller.process.send_signal(signal.SIGKILL)
@@ -136,7 +151,7 @@ def test_nothing_is_lost_by_a_kill_under_load(own_mariadb: MariaDB, tmp_path: Pa
             elif victim == "gearmand":
                 gearmand.kill()
                 gearmand.wait()
-                gearmand = start_gearmand(tmp_path, address)
+                start_server()
             else:
                 await asyncio.to_thread(own_mariadb.kill)
                 await asyncio.to_thread(own_mariadb.restart)
@@ -152,8 +167,6 @@ def test_nothing_is_lost_by_a_kill_under_load(own_mariadb: MariaDB, tmp_path: Pa
             assert len(worker.answered) == jobs
             assert p99 < 10
             assert doubles <= 2 * in_flight
-        gearmand.terminate()
-        gearmand.wait(PATIENCE)
 
     with ExitStack() as stack:
         url = stack.enter_context(own_mariadb.database())
