@@ -20,7 +20,9 @@ from garivini.gearman.broker import Broker
 from garivini.gearman.console import answer
 from garivini.gearman.packets import REQUEST, RESPONSE, Decoder, Packet, Type, encode
 from garivini.gearman.protocol import ClientProtocol, Submission, WorkerProtocol
-from garivini.job import Job, decode_payload, encode_payload, handle_of
+from garivini.model.handles import handle_of
+from garivini.model.job import Job
+from garivini.model.payload import decode_payload, encode_payload
 from garivini.roles import injected
 
 LIMIT: Final = 4096

@@ -17,7 +17,7 @@ import click
 
 from garivini import Client
 from garivini.gearman import aio
-from garivini.job import decode_payload
+from garivini.model.payload import decode_payload
 from tests.processes import command
 from tests.servers import free_port, start_gearmand
 from tests.sql_servers import MariaDB

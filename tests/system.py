@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from garivini import Client, Worker, events
 from garivini.gearman.server import Server
-from garivini.job import Inserted, NewJob
+from garivini.model.job import Inserted, NewJob
 from garivini.roles import controller, injector, queue_runner
 from garivini.roles.controller import ControllerSettings
 from garivini.roles.injector import InjectorSettings

@@ -20,7 +20,8 @@ from sqlalchemy import Engine, event
 from garivini import AsyncClient, Client, Handle, UsageError, events
 from garivini.cli import cli, main
 from garivini.gearman.server import Server
-from garivini.job import MAX_ARG, new_job
+from garivini.model.limits import MAX_ARG
+from garivini.model.new_jobs import new_job
 from garivini.roles import queue_runner
 from garivini.roles.queue_runner import QueueRunnerSettings
 from tests.databases import sqlite_url

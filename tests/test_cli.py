@@ -15,13 +15,13 @@ from click.testing import CliRunner, Result
 from garivini import Client, SchemaError, State, UsageError
 from garivini.cli import _COMMANDS, cli, main
 from garivini.cli.dev import python_files
-from garivini.client import failure
 from garivini.gearman.blocking import Client as GearmanClient
 from garivini.gearman.protocol import Submission
-from garivini.job import Handle
-from garivini.policy import Offset
-from garivini.store.database import Lane, Setback
-from garivini.store.records import MAX_RESULT, Finish, Report
+from garivini.model.job import Handle
+from garivini.model.outcome import Report, Setback, Success, failure
+from garivini.model.when import Offset
+from garivini.store.database import Lane
+from garivini.store.records import MAX_RESULT
 from tests.processes import alive, command, until
 from tests.servers import embedded, free_port
 
@@ -231,7 +231,7 @@ def test_what_a_job_said_and_its_result_are_shown(url: str) -> None:
     assert "attempt 1 data at 20" in shown
     assert ": line \\x1b[31mred attempt 1 warning at " in shown
     assert ": 2 bytes" in shown
-    database.finish([Finish(1, 1, b"gr\xc3\xbcn", "host:1", 60), Finish(2, 1, b"\xff\x00", "", 60)])
+    database.finish([Success(1, 1, b"gr\xc3\xbcn", "host:1", 60), Success(2, 1, b"\xff\x00", "", 60)])
     shown = " ".join(invoke("jobs", "show", "1", "--db", url).output.split())
     for words in ("state finished", "progress 3/10", "result grün", "worker host:1", ": line "):
         assert words in shown
@@ -259,7 +259,7 @@ def test_a_result_that_was_too_large_is_shown_as_that(url: str) -> None:
     client = Client(url)
     (database,) = client.shards
     client.insert_job("f")
-    database.finish([Finish(1, None, bytes(MAX_RESULT + 1), retention=60)])
+    database.finish([Success(1, None, bytes(MAX_RESULT + 1), retention=60)])
     shown = " ".join(invoke("jobs", "show", "1", "--db", url).output.split())
     assert "result too large to be kept" in shown
     assert "the result of 16777216 bytes was left out" in shown

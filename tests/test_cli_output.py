@@ -19,11 +19,10 @@ from hypothesis import strategies as st
 
 from garivini import Client, UsageError
 from garivini.cli.output import fit, number, visible, visible_bytes, visible_lines
-from garivini.client import failure
 from garivini.gearman.blocking import Client as GearmanClient
 from garivini.gearman.protocol import Submission
-from garivini.job import Handle
-from garivini.store.database import Setback
+from garivini.model.job import Handle
+from garivini.model.outcome import Setback, failure
 from garivini.store.records import storable
 from tests.databases import sqlite_url
 from tests.servers import embedded

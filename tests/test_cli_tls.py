@@ -10,7 +10,7 @@ import pytest
 from garivini import Client, UsageError
 from garivini.cli import tls
 from garivini.gearman import blocking
-from garivini.job import WAKE
+from garivini.submission import WAKE
 from garivini.tls import make_context
 from tests.processes import command, until
 from tests.servers import embedded, free_port

@@ -14,7 +14,10 @@ import pytest
 from garivini import events
 from garivini.client import Client
 from garivini.errors import UnreachableError, UsageError
-from garivini.job import NEVER, Handle, HandleLike, Inserted, Job, State, encode_payload
+from garivini.model.handles import HandleLike
+from garivini.model.job import Handle, Inserted, Job, State
+from garivini.model.limits import NEVER
+from garivini.model.payload import encode_payload
 from garivini.store.database import Lane
 from tests.databases import sqlite_url
 

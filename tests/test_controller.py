@@ -15,12 +15,14 @@ from garivini import Client, Job, State, UsageError
 from garivini.gearman import aio
 from garivini.gearman.packets import Type
 from garivini.gearman.protocol import Finished, Submission
-from garivini.job import decode_payload, encode_payload, new_job
 from garivini.keeper import Run
-from garivini.policy import Envelope, FunctionPolicy, Offset
+from garivini.model.new_jobs import new_job
+from garivini.model.payload import decode_payload, encode_payload
+from garivini.model.policy import Envelope, FunctionPolicy
+from garivini.model.when import Offset
 from garivini.roles import controller, queue_runner
+from garivini.roles.answers import setback_of, text_of
 from garivini.roles.controller import ControllerSettings
-from garivini.roles.outcome import setback_of, text_of
 from garivini.roles.parking import Parking
 from garivini.roles.queue_runner import QueueRunnerSettings
 from tests.processes import PATIENCE, command

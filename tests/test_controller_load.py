@@ -14,8 +14,8 @@ import pytest
 
 from garivini import Client, State
 from garivini.gearman import aio
-from garivini.job import decode_payload
-from garivini.policy import FunctionPolicy
+from garivini.model.payload import decode_payload
+from garivini.model.policy import FunctionPolicy
 from tests.processes import Command, command
 from tests.servers import PATIENCE, free_port, start_gearmand
 from tests.sql_servers import MariaDB

@@ -40,19 +40,18 @@ import garivini
 from garivini import AsyncClient, Client, Discard, Handle, Job, Retry, State, UsageError, Worker, events
 from garivini.cli import EXIT_STATUSES, cli
 from garivini.cli.options import DEFAULT_DATABASE, DEFAULT_SERVER
-from garivini.client import report
 from garivini.config import InjectorTable, parse_settings
 from garivini.gearman import console
 from garivini.gearman.broker import Broker
-from garivini.job import _Envelope
-from garivini.policy import ENVELOPES
+from garivini.model.outcome import Report, Setback, Success
+from garivini.model.payload import _Envelope
+from garivini.model.policy import ENVELOPES
+from garivini.outcome_events import emit_settled
 from garivini.roles import queue_runner
 from garivini.roles.controller import ControllerSettings
 from garivini.roles.injected import _Answer, _Request
 from garivini.roles.injector import InjectorSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
-from garivini.store.database import Setback
-from garivini.store.records import Finish, Report
 from garivini.supervisor import CONFIGURATION_ERROR
 from tests import processes
 from tests.databases import sqlite_url
@@ -596,7 +595,9 @@ def emitted() -> Iterator[tuple[str, set[str]]]:
                 yield str(name.value), {str(keyword.arg) for keyword in node.keywords}
             else:
                 # Its names are tried below.
-                assert path.name == "client.py", f"{path}:{node.lineno}: an event without a plain name"
+                assert path.name == "outcome_events.py", (
+                    f"{path}:{node.lineno}: an event without a plain name"
+                )
 
 
 def kinds() -> set[Any]:
@@ -617,7 +618,7 @@ def reported(url: str) -> dict[str, set[str]]:
 
     def settle(setback: Setback) -> None:
         (settled,) = database.settle([setback])
-        report(setback, settled)
+        emit_settled(setback, settled)
 
     unlisten = events.listen(lambda name, fields: seen.setdefault(name, set()).update(fields))
     with Client(url) as client:
@@ -762,7 +763,7 @@ def test_the_reference_of_commands_names_each_encoding_of_json(folder: Path) -> 
         (claimed,) = database.claim(lane, limit=1, lease=60)
         database.report([Report(claimed.handle, "data", b"x")])
         running = CliRunner().invoke(cli, ["jobs", "show", "1", "-o", "json"]).stdout
-        database.finish([Finish(1, 1, b"x", retention=60)])
+        database.finish([Success(1, 1, b"x", retention=60)])
         finished = CliRunner().invoke(cli, ["jobs", "show", "1", "-o", "json"]).stdout
     found = set(re.findall(r"\w+_encoding", running + finished))
     assert found == {"arg_encoding", "body_encoding", "result_encoding"}

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from garivini import Client, Job, State
-from garivini.job import new_job
+from garivini.model.new_jobs import new_job
 from garivini.store.database import Lane
 from tests.kills.load import ROOT
 from tests.processes import command, until

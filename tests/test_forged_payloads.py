@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from garivini import Client, GariviniError, Job
 from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
-from garivini.job import Handle, State, new_job
+from garivini.model.job import Handle, State
+from garivini.model.new_jobs import new_job
 from garivini.store.database import Lane
 from tests.sql_servers import SQLServer
 from tests.system import system, upgraded

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from garivini import UsageError
-from garivini.job import MAX_ARG, Inserted, State
+from garivini.model.job import Inserted, State
+from garivini.model.limits import MAX_ARG
 from garivini.roles.injected import MAX_JOBS, Rate, Rules, answer, read
 from garivini.roles.injector import InjectorSettings
 

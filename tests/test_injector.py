@@ -16,8 +16,10 @@ from garivini.errors import RefusedError
 from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
 from garivini.gearman.server import Server
-from garivini.job import Job, NewJob, decode_payload
-from garivini.policy import CROWD, Crowd, FunctionPolicy
+from garivini.model.job import Job, NewJob
+from garivini.model.pacing import CROWD, Crowd
+from garivini.model.payload import decode_payload
+from garivini.model.policy import FunctionPolicy
 from garivini.roles import injector
 from garivini.roles.injected import Rules, read
 from garivini.roles.injector import InjectorSettings

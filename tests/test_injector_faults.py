@@ -9,8 +9,8 @@ import pytest
 
 from garivini import Client, Worker, events
 from garivini.errors import GariviniError
-from garivini.job import Job
-from garivini.policy import LEASE
+from garivini.model.job import Job
+from garivini.model.lease import LEASE
 from garivini.roles import injector
 from garivini.roles.injector import InjectorSettings
 from tests.databases import sqlite_url

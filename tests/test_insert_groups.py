@@ -20,7 +20,8 @@ from garivini.errors import (
     UnreachableError,
     UsageError,
 )
-from garivini.job import NewJob, new_job
+from garivini.model.job import NewJob
+from garivini.model.new_jobs import new_job
 from garivini.store.dialects.sqlite import SQLite
 from garivini.store.insert_groups import InsertGroups
 from tests import servers

@@ -11,21 +11,11 @@ from hypothesis import strategies as st
 from msgspec.structs import force_setattr, replace
 
 from garivini.errors import UsageError
-from garivini.job import (
-    MAX_ARG,
-    MAX_DBID,
-    MAX_JOBID,
-    MAX_LEASE,
-    Handle,
-    Inserted,
-    Job,
-    State,
-    decode_payload,
-    encode_payload,
-    handle_of,
-    new_job,
-    unique_of,
-)
+from garivini.model.handles import handle_of
+from garivini.model.job import Handle, Inserted, Job, State, unique_of
+from garivini.model.limits import MAX_ARG, MAX_DBID, MAX_JOBID, MAX_LEASE
+from garivini.model.new_jobs import new_job
+from garivini.model.payload import decode_payload, encode_payload
 
 ALL_BYTES = bytes(range(256))
 

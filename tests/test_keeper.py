@@ -11,9 +11,10 @@ import pytest
 from msgspec.structs import replace
 
 from garivini import Client
-from garivini.job import Job, new_job
 from garivini.keeper import Keeper, Run
-from garivini.policy import CROWD
+from garivini.model.job import Job
+from garivini.model.new_jobs import new_job
+from garivini.model.pacing import CROWD
 from garivini.store.database import Database
 from tests.databases import sqlite_url
 

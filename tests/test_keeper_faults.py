@@ -14,10 +14,13 @@ from msgspec.structs import replace
 from sqlalchemy import Engine, create_engine
 
 from garivini import Client, events
-from garivini.job import Handle, Job, State, new_job
 from garivini.keeper import Keeper, Run
-from garivini.policy import At, FunctionPolicy, Never, Offset
-from garivini.store.database import Database, Setback
+from garivini.model.job import Handle, Job, State
+from garivini.model.new_jobs import new_job
+from garivini.model.outcome import Setback
+from garivini.model.policy import FunctionPolicy
+from garivini.model.when import At, Never, Offset
+from garivini.store.database import Database
 from garivini.supervisor import Child, Obituary, Slot
 from tests.databases import sqlite_url
 from tests.sql_servers import MariaDB, SQLServer

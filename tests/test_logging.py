@@ -14,7 +14,7 @@ import pytest
 
 from garivini import Client, Discard, Job, JobFilter, Retry, Worker, current_job
 from garivini.cli.logs import JsonFormatter, TextFormatter
-from garivini.policy import FunctionPolicy
+from garivini.model.policy import FunctionPolicy
 from garivini.worker.functions import registered
 from garivini.worker.joblog import JobLog
 from tests.databases import sqlite_url
@@ -197,7 +197,7 @@ def test_a_function_that_is_called_by_itself_has_no_job() -> None:
 
 
 def test_job_filter_adds_the_job_to_the_records_of_its_context() -> None:
-    from garivini.current import set_current_job
+    from garivini.model.current import set_current_job
 
     def record() -> logging.LogRecord:
         found = logging.LogRecord("shop", logging.INFO, "", 0, "hello", (), None)

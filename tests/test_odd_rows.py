@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 
 from garivini import Client
 from garivini.cli import cli
-from garivini.job import State
+from garivini.model.job import State
 from tests.databases import sqlite_url
 from tests.system import system
 

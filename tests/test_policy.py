@@ -9,23 +9,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from garivini.errors import UsageError
-from garivini.job import MAX_DELAY, NEVER
-from garivini.policy import (
+from garivini.model.limits import MAX_DELAY, NEVER
+from garivini.model.pacing import (
     BATCH_MAX,
     BATCH_START,
     CROWD,
     CROWD_PATIENCE,
-    At,
     Crowd,
+    next_batch,
+    next_prefetch,
+    room,
+)
+from garivini.model.when import (
+    At,
     Never,
     Offset,
     When,
     backoff,
-    next_batch,
-    next_prefetch,
     parse_delay,
     parse_when,
-    room,
 )
 
 DAY = 86400

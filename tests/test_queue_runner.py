@@ -10,14 +10,15 @@ from garivini import Client, Job, State, UnreachableError, UsageError, Worker
 from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
 from garivini.gearman.server import Server
-from garivini.job import decode_payload
-from garivini.lease import Found
-from garivini.policy import WATERMARK, Envelope, FunctionPolicy
+from garivini.model.lease import Found
+from garivini.model.outcome import Success
+from garivini.model.pacing import WATERMARK
+from garivini.model.payload import decode_payload
+from garivini.model.policy import Envelope, FunctionPolicy
 from garivini.roles import job_servers, lost
 from garivini.roles.dispatcher import Room
 from garivini.roles.job_servers import JobServers
 from garivini.roles.queue_runner import QueueRunner, QueueRunnerSettings
-from garivini.store.records import Finish
 from tests.system import System, Waking, system
 
 
@@ -64,7 +65,7 @@ def test_finished_jobs_that_are_kept_no_more_are_deleted_once_a_minute(tmp_path:
     async def scenario() -> None:
         async with system(tmp_path) as queue:
             await queue.call(queue.client.insert_jobs, [["f", None, None, b"x"]] * 502)
-            finishes = [Finish(job.jobid, 1, retention=60) for job in await claim(queue)]
+            finishes = [Success(job.jobid, 1, retention=60) for job in await claim(queue)]
             await queue.call(queue.database.finish, finishes)
             with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
 

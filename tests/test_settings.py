@@ -14,7 +14,8 @@ from sqlalchemy import make_url
 
 import garivini
 from garivini import AsyncClient, Client, RefusedError, UsageError, Worker
-from garivini.job import Handle, handle_of
+from garivini.model.handles import handle_of
+from garivini.model.job import Handle
 from garivini.settings import VARIABLES
 from tests.databases import sqlite_url
 from tests.processes import command, until

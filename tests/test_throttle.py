@@ -14,7 +14,9 @@ from garivini.errors import RefusedError
 from garivini.events import INTERVAL, Limiter
 from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
-from garivini.job import RUN_QUEUED_JOB, Job, encode_payload
+from garivini.model.job import Job
+from garivini.model.payload import encode_payload
+from garivini.submission import RUN_QUEUED_JOB
 from tests.system import system
 from tests.test_injected import call
 from tests.test_injector import Caller, counted

@@ -15,9 +15,11 @@ import pytest
 from garivini import Client, Discard, Job, RefusedError, Retry, State, UsageError, Worker
 from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
-from garivini.job import Handle, encode_payload, new_job
 from garivini.keeper import Keeper, Run
-from garivini.policy import FunctionPolicy
+from garivini.model.job import Handle
+from garivini.model.new_jobs import new_job
+from garivini.model.payload import encode_payload
+from garivini.model.policy import FunctionPolicy
 from tests.databases import sqlite_url
 from tests.servers import embedded
 from tests.system import System, system

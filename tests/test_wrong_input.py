@@ -23,7 +23,8 @@ from sqlalchemy.engine import make_url
 from garivini import Job, throttle
 from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
-from garivini.job import INJECT_JOBS, RUN_QUEUED_JOB, decode_payload
+from garivini.model.payload import decode_payload
+from garivini.submission import INJECT_JOBS, RUN_QUEUED_JOB
 from tests.servers import gearmand
 from tests.sql_servers import SERVERS, SQLServer
 from tests.system import system

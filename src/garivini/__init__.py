@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from garivini.aio import AsyncClient
     from garivini.client import Client
-    from garivini.current import JobFilter, current_job
     from garivini.errors import (
         ConflictError,
         GariviniError,
@@ -17,7 +16,8 @@ if TYPE_CHECKING:
         UnreachableError,
         UsageError,
     )
-    from garivini.job import Handle, Inserted, Job, State
+    from garivini.model.current import JobFilter, current_job
+    from garivini.model.job import Handle, Inserted, Job, State
     from garivini.worker import Discard, Retry, Worker
 
 __version__ = "0.1.0"
@@ -30,20 +30,20 @@ _HOMES: Final = {
     "ConflictError": "errors",
     "Discard": "worker",
     "GariviniError": "errors",
-    "Handle": "job",
-    "Inserted": "job",
-    "Job": "job",
-    "JobFilter": "current",
+    "Handle": "model.job",
+    "Inserted": "model.job",
+    "Job": "model.job",
+    "JobFilter": "model.current",
     "OutcomeUnknownError": "errors",
     "ProtocolError": "errors",
     "RefusedError": "errors",
     "Retry": "worker",
     "SchemaError": "errors",
-    "State": "job",
+    "State": "model.job",
     "UnreachableError": "errors",
     "UsageError": "errors",
     "Worker": "worker",
-    "current_job": "current",
+    "current_job": "model.current",
 }
 
 __all__ = [  # noqa: RUF022  # the order of the documentation

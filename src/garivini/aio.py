@@ -9,10 +9,12 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-from garivini.client import Client, JobLike, checked_job, checked_jobs
+from garivini.client import Client
 from garivini.config import DatabasesLike
-from garivini.job import HandleLike, Inserted, Job, NewJob
-from garivini.policy import WATERMARK
+from garivini.model.handles import HandleLike
+from garivini.model.job import Inserted, Job, NewJob
+from garivini.model.new_jobs import JobLike, checked_job, checked_jobs
+from garivini.model.pacing import WATERMARK
 from garivini.store.database import FailedAttempt
 from garivini.store.insert_groups import Ends, InsertGroups
 from garivini.store.records import Finished, Reported

@@ -1,27 +1,26 @@
 """The thin client: inserts, completes, reschedules and fails jobs. Blocking, without threads."""
 
 import ssl
-import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeAlias
+from typing import Any
 
-from garivini import events, settings
+from garivini import settings
 from garivini.config import DatabasesLike
 from garivini.dispatch import DirectDispatch
 from garivini.errors import UsageError
 from garivini.gearman.servers import parse_addresses
-from garivini.job import Handle, HandleLike, Inserted, Job, NewJob, State, handle_of, new_job
-from garivini.policy import WATERMARK, parse_delay, parse_when
+from garivini.model.handles import HandleLike, handle_of
+from garivini.model.job import Handle, Inserted, Job, NewJob, State, parse_state
+from garivini.model.new_jobs import JobLike, checked_job, checked_jobs
+from garivini.model.outcome import Setback, failure
+from garivini.model.pacing import WATERMARK
+from garivini.model.when import parse_when
+from garivini.outcome_events import emit_settled
 from garivini.store.callers import after_commit
-from garivini.store.database import FailedAttempt, Setback, Settled
+from garivini.store.database import FailedAttempt
 from garivini.store.records import Finished, Reported
 from garivini.store.shards import Shards
-
-#: A row of ``insert_jobs``: the original's list ``[funcname, uniqkey, coalesce, arg]``, or a mapping.
-JobLike: TypeAlias = Sequence[Any] | Mapping[str, Any]
-
-_ROW_KEYS: Final = frozenset({"funcname", "arg", "unique", "uniqkey", "coalesce", "priority"})
 
 
 class Client:
@@ -317,132 +316,5 @@ class Client:
 
     def _settle(self, setback: Setback) -> bool:
         (settled,) = self.shards[setback.handle.dbid].settle([setback])
-        report(setback, settled)
+        emit_settled(setback, settled)
         return settled.result in ("applied", "repeated")
-
-
-def checked_job(
-    funcname: str,
-    arg: bytes | str,
-    run_after: float | timedelta | None,
-    unique: str | None,
-    coalesce: str | None,
-    flag: str | None,
-    *,
-    uniqkey: str | None,
-    priority: str | None,
-    dispatch: bool,
-) -> NewJob:
-    """Return the job that the arguments of ``insert_job`` describe.
-
-    Raises:
-        UsageError: one of them cannot be stored.
-
-    """
-    return new_job(
-        funcname,
-        arg,
-        uniqkey=_one_key(unique, uniqkey),
-        coalesce=coalesce,
-        flag=flag,
-        priority=priority,
-        delay=parse_delay(run_after),
-        dispatch=dispatch,
-    )
-
-
-def checked_jobs(
-    jobs: Iterable[JobLike], run_after: float | timedelta | None, flag: str | None, *, dispatch: bool
-) -> list[NewJob]:
-    """Return the jobs that the arguments of ``insert_jobs`` describe.
-
-    Raises:
-        UsageError: one of them cannot be stored; it says which.
-
-    """
-    delay = parse_delay(run_after)
-    common = {"delay": delay, "flag": flag, "dispatch": dispatch}
-    return [_row(index, job, common) for index, job in enumerate(jobs)]
-
-
-def failure(handle: Handle, error: BaseException | str | None, worker: str = "") -> Setback:
-    """Return the setback that records ``error`` for an attempt."""
-    if isinstance(error, BaseException):
-        name, message = type(error).__qualname__, _message(error)
-        trace = "".join(traceback.format_exception(error))
-    else:
-        name, message, trace = "", error or "", ""
-    return Setback(handle=handle, kind="failed", error=name, message=message, trace=trace, worker=worker)
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as broken:
-        return f"its message cannot be had: {type(broken).__qualname__}"
-
-
-def report(setback: Setback, settled: Settled) -> None:
-    """Emit what became of a setback."""
-    name = {"applied": f"job.{setback.kind}", "repeated": "job.repeated"}.get(settled.result, "job.stale")
-    if settled.result == "applied" and settled.state is State.DEAD:
-        name = "job.dead"
-    events.emit(
-        name,
-        kind=setback.kind,
-        jobid=setback.handle.jobid,
-        dbid=setback.handle.dbid,
-        attempt=setback.handle.attempt,
-        error=setback.error,
-        message=setback.message[:200],
-        failcount=settled.failcount,
-        seconds=settled.delay,
-    )
-
-
-def parse_state(state: str) -> State:
-    """Return the state of this name.
-
-    Raises:
-        UsageError: there is none.
-
-    """
-    try:
-        return State[state.upper()]
-    except (KeyError, AttributeError):
-        names = ", ".join(member.name.lower() for member in State)
-        raise UsageError(f"state {state!r:.100} is unknown: it is one of {names}") from None
-
-
-def _one_key(unique: str | None, uniqkey: str | None) -> str | None:
-    """Take the key under either of its names."""
-    if unique is not None and uniqkey is not None and unique != uniqkey:
-        raise UsageError("unique and uniqkey are two names of one thing: give one")
-    return unique if unique is not None else uniqkey
-
-
-def _row(index: int, row: JobLike, common: Mapping[str, Any]) -> NewJob:
-    try:
-        if not isinstance(row, list | tuple) and isinstance(row, Mapping):
-            unknown = set(row) - _ROW_KEYS
-            if unknown:
-                known = ", ".join(sorted(_ROW_KEYS))
-                raise UsageError(f"{', '.join(sorted(map(repr, unknown)))} is not one of {known}")
-            fields = dict(row)
-            key = _one_key(fields.pop("unique", None), fields.pop("uniqkey", None))
-            if "funcname" not in fields:
-                raise UsageError("it has no funcname")
-            return new_job(
-                fields["funcname"],
-                fields.get("arg", b""),
-                uniqkey=key,
-                coalesce=fields.get("coalesce"),
-                priority=fields.get("priority"),
-                **common,
-            )
-        if not isinstance(row, list | tuple) or len(row) != 4:
-            raise UsageError("it is neither a mapping nor [funcname, uniqkey, coalesce, arg]")
-        funcname, uniqkey, coalesce, arg = row
-        return new_job(funcname, arg, uniqkey=uniqkey, coalesce=coalesce, **common)
-    except UsageError as error:
-        raise UsageError(f"job {index} of the list: {error}; nothing was inserted") from None

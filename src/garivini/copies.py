@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final, TypeAlias
 
-from garivini.job import Job
+from garivini.model.job import Job
 
 #: Names one copy: database, job and attempt.
 Copy: TypeAlias = tuple[int, int, int | None]

@@ -16,74 +16,26 @@ from typing import Final
 from msgspec.structs import replace
 
 from garivini import events
+from garivini.backoff import Backoff
 from garivini.errors import GariviniError
 from garivini.gearman import blocking
 from garivini.gearman.admin import FunctionStatus
-from garivini.gearman.protocol import Created, Priority, Refused, Submission, Unknown, Unsent
+from garivini.gearman.protocol import Created, Refused, Submission, Unknown, Unsent
 from garivini.gearman.requests import SubmitResult
-from garivini.gearman.servers import Backoff, Counts, queued, server_for
-from garivini.job import (
-    FLAGS,
-    MAX_FUNCNAME,
-    MAX_KEY,
-    RUN_QUEUED_JOB,
-    WAKE,
-    Inserted,
-    Job,
-    NewJob,
-    encode_payload,
-)
-from garivini.policy import BATCH_BYTES, LEASE, SUBMIT_WITHIN, FunctionPolicy, Policies
+from garivini.gearman.servers import Counts, queued
+from garivini.model.job import Inserted, Job, NewJob
+from garivini.model.lease import LEASE, SUBMIT_WITHIN
+from garivini.model.pacing import BATCH_BYTES
+from garivini.model.policy import Policies
 from garivini.store.database import Database
 from garivini.store.shards import Shards
+from garivini.submission import WAKE, reason_of, shares, submission, unfit
 
 #: Jobs of one insert; of a longer list none is submitted: it takes longer than a submit may wait.
 _MOST: Final = 4000
 #: Seconds for which the servers' counts are good, and what is set for functions.
 _COUNTS_AGE: Final = 1.0
 _POLICIES_AGE: Final = 5.0
-_CONTROLLER: Final = RUN_QUEUED_JOB.encode()
-#: A job's priority in Gearman. A dictionary is read faster than an enum is called.
-PRIORITY_OF: Final = {priority.name.lower(): priority for priority in Priority}
-
-
-def function_of(funcname: str, flag: str) -> bytes:
-    """Return the Gearman function under which jobs of a function and flag wait."""
-    return _CONTROLLER if flag == "controller" else funcname.encode()
-
-
-def submission(job: Job, policy: FunctionPolicy) -> Submission:
-    """Return what carries an attempt to a worker, or to a Controller.
-
-    A Controller gets the whole payload where a worker is to get the raw argument: it hands that on.
-    """
-    payload = encode_payload(job, latin1=policy.envelope == "latin-1")
-    return Submission(function_of(job.funcname, job.flag), payload, job.unique, PRIORITY_OF[job.priority])
-
-
-def unfit(job: Job | NewJob, policy: FunctionPolicy) -> str | None:
-    """Return why a job cannot be dispatched, or None."""
-    if job.flag not in FLAGS:
-        return f"flag {job.flag!r} is unknown: it is one of {', '.join(FLAGS)}"
-    name, uniqkey, coalesce = job.funcname, job.uniqkey, job.coalesce
-    # A character has four bytes at most: few names need to be encoded.
-    if len(name) > MAX_FUNCNAME // 4 and len(name.encode()) > MAX_FUNCNAME:
-        return f"the name of its function has more than {MAX_FUNCNAME} bytes"
-    if (uniqkey and len(uniqkey) > MAX_KEY) or (coalesce and len(coalesce) > MAX_KEY):
-        return f"its unique key or coalesce key has more than {MAX_KEY} characters"
-    if isinstance(job, Job) and not (0 <= job.run_after < 2**32 and 0 <= job.failcount < 2**32):
-        return f"run_after {job.run_after} or failcount {job.failcount} is out of range"
-    if job.flag == "shim" and policy.envelope == "raw":
-        return "a worker that gets the raw argument cannot complete the job: insert it with flag controller"
-    return None
-
-
-def reason_of(results: Sequence[SubmitResult]) -> str:
-    """Return why jobs were not sent, for a person."""
-    for result in results:
-        if isinstance(result, Refused):
-            return f"{result.code.decode(errors='replace')}: {result.text.decode(errors='replace')}"
-    return "the server went away, or it was too late"
 
 
 @dataclass(slots=True)
@@ -268,12 +220,8 @@ class DirectDispatch:
 
     def _submit(self, jobs: Sequence[Submission]) -> list[SubmitResult]:
         results: list[SubmitResult] = [Unsent()] * len(jobs)
-        counts = self._counts()
-        shares: dict[str, list[int]] = {}
-        for index, job in enumerate(jobs):
-            shares.setdefault(server_for(counts, job.function, job.unique), []).append(index)
         clients = self._borrow()
-        for address, indexes in shares.items():
+        for address, indexes in shares(self._counts(), jobs).items():
             try:
                 found = clients[address].submit([jobs[index] for index in indexes])
             except GariviniError as error:

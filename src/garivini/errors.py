@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from garivini.job import Inserted
+    from garivini.model.job import Inserted
 
 
 class GariviniError(Exception):

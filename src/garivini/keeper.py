@@ -21,15 +21,17 @@ from msgspec.structs import force_setattr, replace
 
 from garivini import events
 from garivini.apart import Inbox, Write, Writer, is_unfit
+from garivini.backoff import Backoff
 from garivini.errors import ConflictError, OutcomeUnknownError
-from garivini.gearman.servers import Backoff
-from garivini.job import Handle, Job, StartCounter
+from garivini.model.job import Handle, Job, StartCounter
+from garivini.model.lease import LEASE
+from garivini.model.outcome import Report, Setback
+from garivini.model.pacing import Crowd
+from garivini.model.policy import FunctionPolicy
 from garivini.outcomes import GROUP as _GROUP
 from garivini.outcomes import Outcomes, emit_dropped, jobid_of
 from garivini.outcomes import Run as Run
-from garivini.policy import LEASE, Crowd, FunctionPolicy
-from garivini.store.database import Database, Setback
-from garivini.store.records import Report
+from garivini.store.database import Database
 from garivini.supervisor import Child
 
 #: Seconds until the first renewal, and a third of the lease at most. It tells the database that the job runs:

@@ -14,14 +14,14 @@ from msgspec.structs import replace as replaced
 
 from garivini import events
 from garivini.apart import Inbox, Writer, is_unfit
-from garivini.client import report
 from garivini.copies import Copy
 from garivini.errors import ConflictError
 from garivini.gearman.aio import Held
-from garivini.job import Handle, Job
-from garivini.policy import FunctionPolicy
-from garivini.store.database import Database, Setback
-from garivini.store.records import Finish
+from garivini.model.job import Handle, Job
+from garivini.model.outcome import Setback, Success
+from garivini.model.policy import FunctionPolicy
+from garivini.outcome_events import emit_settled
+from garivini.store.database import Database
 
 #: Maximum outcomes in one commit.
 GROUP: Final = 1000
@@ -128,7 +128,7 @@ class Outcomes:
                 break
             if variant is not setback:
                 _emit_reduced(setback.handle, last)
-            report(variant, settled)
+            emit_settled(variant, settled)
             return True
         raise last
 
@@ -188,14 +188,14 @@ class Outcomes:
         setbacks = [run.setback for run in runs if run.setback is not None]
         for setback, settled in zip(setbacks, self._database.settle(setbacks, **_leaving(left)), strict=True):
             if settled.result != "locked":
-                report(setback, settled)
+                emit_settled(setback, settled)
 
-    def _finish(self, run: Run) -> Finish | None:
+    def _finish(self, run: Run) -> Success | None:
         """Return how a job that succeeded is kept, or None."""
         policy = self.policies.get(run.job.funcname) if self.policies else None
         if policy is None or policy.retention is None:
             return None
-        return Finish(run.job.jobid, run.job.attempt, run.result, run.worker, policy.retention)
+        return Success(run.job.jobid, run.job.attempt, run.result, run.worker, policy.retention)
 
     # ---- what could not be written
 

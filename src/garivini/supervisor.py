@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from garivini import events
-from garivini.gearman.servers import Backoff
-from garivini.job import Handle, Job
+from garivini.backoff import Backoff
+from garivini.model.job import Handle, Job
 
 #: Exit status of a child that starting again cannot help: the parent ends too, with the same.
 CONFIGURATION_ERROR: Final = 78

@@ -14,7 +14,7 @@ from typing import Final
 
 from garivini import State
 from garivini.gearman.blocking import Client as GearmanClient
-from garivini.job import unique_of
+from garivini.model.job import unique_of
 from tests.kills.history import (
     Acknowledged,
     AnyLine,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from garivini.gearman.aio import Held, Worker
-from garivini.job import decode_payload
+from garivini.model.payload import decode_payload
 from tests.kills.history import Ended, Recorder, Started
 
 #: Jobs at a time.

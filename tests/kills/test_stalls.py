@@ -14,7 +14,7 @@ import pytest
 
 from garivini import Handle, State
 from garivini.gearman import aio
-from garivini.job import decode_payload
+from garivini.model.payload import decode_payload
 from tests.databases import sqlite_url
 from tests.kills.history import History, Started
 from tests.kills.load import ROOT

@@ -13,7 +13,8 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from garivini import Client, Job, State
-from garivini.store.database import Database, Setback
+from garivini.model.outcome import Setback
+from garivini.store.database import Database
 from tests.peers.databases import Place
 
 PAGE: Final = Path(__file__).parents[2] / "docs/reference/contract.md"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from garivini import Client
-from garivini.policy import Envelope, FunctionPolicy
+from garivini.model.policy import Envelope, FunctionPolicy
 from garivini.store.database import Database, FailedAttempt
 from tests.peers import peer
 from tests.peers.databases import Place

@@ -16,19 +16,14 @@ from typing import Any, Final, TypeVar
 from msgspec import structs
 
 from garivini.errors import ConflictError, OutcomeUnknownError, UnreachableError
-from garivini.job import NEVER, PRIORITIES, Handle, Inserted, Job, NewJob, State
-from garivini.policy import (
-    BATCH_BYTES,
-    MAX_CRASHES,
-    MAX_FAILURES,
-    At,
-    FunctionPolicy,
-    Never,
-    Offset,
-    backoff,
-)
+from garivini.model.job import Handle, Inserted, Job, NewJob, State
+from garivini.model.limits import NEVER, PRIORITIES
+from garivini.model.outcome import Setback, Settled
+from garivini.model.pacing import BATCH_BYTES
+from garivini.model.policy import MAX_CRASHES, MAX_FAILURES, FunctionPolicy
+from garivini.model.when import At, Never, Offset, backoff
 from garivini.store.chunks import CHUNK
-from garivini.store.database import FailedAttempt, Lane, Lanes, Lapsed, Setback, Settled
+from garivini.store.database import FailedAttempt, Lane, Lanes, Lapsed
 from tests.simulation.loop import VirtualExecutor
 from tests.simulation.processes import Process, current_thread, settle
 

@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from garivini.gearman.protocol import Assigned, Refused, Submission
 from garivini.gearman.requests import SubmitResult
-from garivini.job import Handle, Job, State, decode_payload
-from garivini.lease import Found
-from garivini.policy import MAX_CRASHES, MAX_FAILURES
+from garivini.model.job import Handle, Job, State
+from garivini.model.lease import Found
+from garivini.model.payload import decode_payload
+from garivini.model.policy import MAX_CRASHES, MAX_FAILURES
 from tests.simulation.database import HELD, Model, Row
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.processes import Process

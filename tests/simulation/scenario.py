@@ -4,8 +4,8 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from garivini.job import PRIORITIES
-from garivini.policy import MIN_LEASE
+from garivini.model.lease import MIN_LEASE
+from garivini.model.limits import PRIORITIES
 
 #: What can go wrong, and how likely it is among other things.
 FAULTS: Final[dict[str, int]] = {

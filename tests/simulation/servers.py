@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+from garivini.backoff import Backoff
 from garivini.errors import UnreachableError
 from garivini.gearman.admin import FunctionStatus
 from garivini.gearman.packets import REQUEST, RESPONSE, Decoder, Packet, Type, encode
@@ -25,7 +26,6 @@ from garivini.gearman.protocol import (
     WorkerProtocol,
 )
 from garivini.gearman.requests import SubmitResult
-from garivini.gearman.servers import Backoff
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.processes import MainThread, Process, counter
 

@@ -11,12 +11,13 @@ from types import SimpleNamespace
 from typing import Any, Final, cast
 from unittest.mock import patch
 
-from garivini import apart, events, keeper, outcomes, policy
+from garivini import apart, backoff, events, keeper, outcomes
 from garivini.errors import GariviniError, OutcomeUnknownError
-from garivini.gearman import servers as gearman_servers
 from garivini.gearman.aio import Client
-from garivini.job import Job, new_job
-from garivini.policy import FunctionPolicy
+from garivini.model import when
+from garivini.model.job import Job
+from garivini.model.new_jobs import new_job
+from garivini.model.policy import FunctionPolicy
 from garivini.roles.job_servers import JobServers
 from garivini.roles.queue_runner import QueueRunner, QueueRunnerSettings
 from garivini.roles.runner import run_role
@@ -85,8 +86,8 @@ class Simulation:
                 (blocking, "time", time),
                 (blocking, "SimpleQueue", Queue),
                 (serving, "aio", SimpleNamespace(Worker=self._link)),
-                (gearman_servers, "random", self.source),
-                (policy, "random", self.source),
+                (backoff, "random", self.source),
+                (when, "random", self.source),
                 (events, "_listeners", [self.ledger.event]),
             ):
                 stack.enter_context(patch.object(module, name, stand_in))

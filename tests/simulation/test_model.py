@@ -21,11 +21,14 @@ from hypothesis.stateful import (
 from sqlalchemy import create_engine
 from sqlalchemy.pool import StaticPool
 
-from garivini import policy
 from garivini.config import DatabaseSettings
-from garivini.job import NEVER, PRIORITIES, Handle, Job, NewJob, State
-from garivini.policy import At, FunctionPolicy, Never, Offset
-from garivini.store.database import Database, Kind, Lane, Lapsed, Setback
+from garivini.model import when
+from garivini.model.job import Handle, Job, NewJob, State
+from garivini.model.limits import NEVER, PRIORITIES
+from garivini.model.outcome import Kind, Setback
+from garivini.model.policy import FunctionPolicy
+from garivini.model.when import At, Never, Offset
+from garivini.store.database import Database, Lane, Lapsed
 from tests.simulation.database import HELD, Model
 
 _R = TypeVar("_R")
@@ -121,7 +124,7 @@ class Both(RuleBasedStateMachine):
         return found
 
     def with_random(self, source: random.Random, call: Callable[[Any], _R], database: Any) -> _R:
-        with patch.object(policy, "random", source):
+        with patch.object(when, "random", source):
             return call(database)
 
     def handles(self, picked: list[int]) -> list[Handle]:

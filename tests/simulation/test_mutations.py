@@ -14,13 +14,15 @@ from garivini import keeper
 from garivini.copies import copy_of
 from garivini.gearman.protocol import Submission, Unknown
 from garivini.gearman.requests import SubmitResult
-from garivini.job import Handle, Job, State, decode_payload
 from garivini.keeper import Keeper, Run
-from garivini.lease import Bump, Extend, Found, Step, decide
+from garivini.model.job import Handle, Job, State
+from garivini.model.lease import Bump, Extend, Found, Step, decide
+from garivini.model.outcome import Setback, Settled
+from garivini.model.payload import decode_payload
 from garivini.roles import dispatcher, lost, queue_runner
 from garivini.roles.job_servers import JobServers
 from garivini.roles.lost import Lost
-from garivini.store.database import Lane, Lapsed, Setback, Settled
+from garivini.store.database import Lane, Lapsed
 from garivini.worker.serving import Serving
 from tests.simulation.database import HELD, Model, Row
 from tests.simulation.scenario import Fault, Plan, Scenario, draw, plain

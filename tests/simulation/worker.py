@@ -9,9 +9,10 @@ from garivini.client import Client
 from garivini.errors import GariviniError
 from garivini.gearman.aio import Held as RealHeld
 from garivini.gearman.protocol import Assigned
-from garivini.job import Job, decode_payload
 from garivini.keeper import Run
-from garivini.store.database import Setback
+from garivini.model.job import Job
+from garivini.model.outcome import Setback
+from garivini.model.payload import decode_payload
 from garivini.supervisor import Child, Obituary, Slot
 from garivini.worker import Registered, Worker
 from garivini.worker.serving import Serving

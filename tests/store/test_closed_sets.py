@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from garivini.errors import UsageError
-from garivini.job import Handle, NewJob
-from garivini.policy import FunctionPolicy
-from garivini.store.database import Database, Setback, Settled
-from garivini.store.records import Report
+from garivini.model.job import Handle, NewJob
+from garivini.model.outcome import Report, Setback, Settled
+from garivini.model.policy import FunctionPolicy
+from garivini.store.database import Database
 
 HANDLE = Handle(1, 1, 1)
 PLAIN: dict[str, Any] = {"funcname": "f", "arg": b"", "uniqkey": None, "coalesce": None, "delay": 0}

@@ -12,9 +12,13 @@ import pytest
 from msgspec.structs import replace
 
 from garivini.errors import ConflictError, UsageError
-from garivini.job import NEVER, Handle, Inserted, Job, NewJob, State, new_job
-from garivini.policy import MAX_CRASHES, At, FunctionPolicy, Never, Offset
-from garivini.store.database import Database, Kind, Lane, Lapsed, Setback, Settled
+from garivini.model.job import Handle, Inserted, Job, NewJob, State
+from garivini.model.limits import NEVER
+from garivini.model.new_jobs import new_job
+from garivini.model.outcome import Kind, Setback, Settled
+from garivini.model.policy import MAX_CRASHES, FunctionPolicy
+from garivini.model.when import At, Never, Offset
+from garivini.store.database import Database, Lane, Lapsed
 from garivini.store.failures import FIRST, NEWEST
 from tests.store.conftest import Backend, Clock
 

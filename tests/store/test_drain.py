@@ -10,11 +10,12 @@ import pytest
 
 from garivini import Client, State
 from garivini.errors import RefusedError
-from garivini.job import Job, NewJob, new_job
-from garivini.policy import Offset
+from garivini.model.job import Job, NewJob
+from garivini.model.new_jobs import new_job
+from garivini.model.outcome import Report, Setback
+from garivini.model.when import Offset
 from garivini.store import drain as drains
-from garivini.store.database import Lane, Setback
-from garivini.store.records import Report
+from garivini.store.database import Lane
 from garivini.store.shards import Shards
 from tests.databases import sqlite_url
 

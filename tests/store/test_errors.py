@@ -21,7 +21,8 @@ from garivini.errors import (
     UnreachableError,
     UsageError,
 )
-from garivini.job import Handle, new_job
+from garivini.model.job import Handle
+from garivini.model.new_jobs import new_job
 from garivini.store.database import Database
 from garivini.store.dialects.sqlite import SQLite
 from tests.databases import sqlite_url

@@ -10,9 +10,10 @@ from sqlalchemy import Engine, create_engine
 
 from garivini.config import DatabaseSettings
 from garivini.errors import ConflictError
-from garivini.job import Handle, Job, State, new_job
-from garivini.store.database import Database, Lane, Lapsed, Setback
-from garivini.store.records import Finish, Report
+from garivini.model.job import Handle, Job, State
+from garivini.model.new_jobs import new_job
+from garivini.model.outcome import Report, Setback, Success
+from garivini.store.database import Database, Lane, Lapsed
 from tests.databases import MySQLRoles, PostgreSQLRoles
 from tests.store.conftest import BACKENDS, Backend
 
@@ -72,7 +73,7 @@ def setbacks(jobs: list[Job]) -> list[Setback]:
 CALLS: Final[dict[str, tuple[Callable[[Database, list[Job], set[int]], Any], State | None]]] = {
     "complete": (lambda db, jobs, left: db.complete([job.jobid for job in jobs], left=left), None),
     "finish": (
-        lambda db, jobs, left: db.finish([Finish(job.jobid, 1, retention=60) for job in jobs], left=left),
+        lambda db, jobs, left: db.finish([Success(job.jobid, 1, retention=60) for job in jobs], left=left),
         None,
     ),
     "settle": (lambda db, jobs, left: db.settle(setbacks(jobs), left=left), State.WAITING),

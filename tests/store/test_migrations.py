@@ -9,11 +9,12 @@ from alembic import command
 from sqlalchemy import Engine, create_engine
 
 from garivini.config import DatabaseSettings
-from garivini.job import State, new_job
-from garivini.policy import FunctionPolicy
+from garivini.model.job import State
+from garivini.model.new_jobs import new_job
+from garivini.model.outcome import Report, Setback, Success
+from garivini.model.policy import FunctionPolicy
 from garivini.store import schema
-from garivini.store.database import Database, Lane, Setback
-from garivini.store.records import Finish, Report
+from garivini.store.database import Database, Lane
 
 DRIVERS = {"mysql": "mysql+pymysql", "postgresql": "postgresql+psycopg"}
 
@@ -70,7 +71,7 @@ def test_what_was_there_before_the_records_is_there_after(engine: Engine) -> Non
     database.set_function("f", FunctionPolicy(retention=60))
     for job in database.claim(Lane("f", State.WAITING, "normal", 0), limit=2, lease=60):
         database.report([Report(job.handle, "data", b"x")])
-        database.finish([Finish(job.jobid, 1, b"r", retention=60)])
+        database.finish([Success(job.jobid, 1, b"r", retention=60)])
     assert database.finished(2) is not None
 
 
@@ -82,7 +83,7 @@ def test_the_records_can_be_taken_back_and_come_again(engine: Engine) -> None:
     first, second = database.claim(Lane("f", State.WAITING, "normal", 0), limit=2, lease=60)
     database.report([Report(second.handle, "data", b"x")])
     database.settle([Setback(handle=second.handle, kind="failed")])
-    database.finish([Finish(first.jobid, 1, retention=60)])
+    database.finish([Success(first.jobid, 1, retention=60)])
     migrate(engine, command.downgrade, "0001")
     assert revision(engine) == "0001"
     assert execute(engine, "SELECT COUNT(*) FROM job") == [(1,)]

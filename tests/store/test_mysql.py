@@ -27,8 +27,11 @@ from garivini.errors import (
     UnreachableError,
     UsageError,
 )
-from garivini.job import NEVER, Handle, Inserted, NewJob, State, new_job
-from garivini.store.database import Database, Lane, Setback
+from garivini.model.job import Handle, Inserted, NewJob, State
+from garivini.model.limits import NEVER
+from garivini.model.new_jobs import new_job
+from garivini.model.outcome import Setback
+from garivini.store.database import Database, Lane
 from garivini.store.dialects import mysql
 from garivini.store.dialects.mysql import MySQL
 from garivini.store.dialects.pymysql_connection import Connection

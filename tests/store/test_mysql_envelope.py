@@ -10,11 +10,12 @@ from click.testing import CliRunner
 from garivini import Client
 from garivini.cli import cli
 from garivini.cli.doctor.sql import grade
-from garivini.dispatch import submission
-from garivini.job import State, decode_payload
-from garivini.policy import FunctionPolicy, Policies
+from garivini.model.job import State
+from garivini.model.payload import decode_payload
+from garivini.model.policy import FunctionPolicy, Policies
 from garivini.store.database import Database, Lane
 from garivini.store.schema import migration_sql
+from garivini.submission import submission
 from tests.store.test_errors import Opener
 from tests.store.test_mysql_upgrade import Place, original, place  # noqa: F401
 

@@ -32,8 +32,10 @@ from garivini.errors import (
     UnreachableError,
     UsageError,
 )
-from garivini.job import Handle, Inserted, State, new_job
-from garivini.store.database import Database, Lane, Setback
+from garivini.model.job import Handle, Inserted, State
+from garivini.model.new_jobs import new_job
+from garivini.model.outcome import Setback
+from garivini.store.database import Database, Lane
 from garivini.store.dialects import postgresql
 from garivini.store.schema import SCHEMA
 from tests.databases import PostgreSQLRoles

@@ -7,19 +7,19 @@ from typing import Any
 import pytest
 
 from garivini.errors import UsageError
-from garivini.job import Handle, Job, State, new_job
-from garivini.policy import FunctionPolicy, Offset
+from garivini.model.job import Handle, Job, State
+from garivini.model.new_jobs import new_job
+from garivini.model.outcome import Report, Said, Setback, Success
+from garivini.model.policy import FunctionPolicy
+from garivini.model.when import Offset
 from garivini.store.connections import Run
-from garivini.store.database import Database, Lane, Setback
+from garivini.store.database import Database, Lane
 from garivini.store.records import (
     MAX_LINE,
     MAX_LINES,
     MAX_RESULT,
-    Finish,
     Finished,
-    Report,
     Reported,
-    Said,
 )
 from tests.store.conftest import Backend, Clock
 
@@ -174,7 +174,7 @@ def test_a_job_that_said_nothing_completes_by_two_statements_that_read_no_row(
 
     monkeypatch.setattr(Run, "__call__", spy)
     database.complete([jobs[0].jobid])
-    database.finish([Finish(jobs[1].jobid, 1)])
+    database.finish([Success(jobs[1].jobid, 1)])
     assert ran == ["complete_run", "scars"] * 2
     database.complete([jobs[2].jobid])
     assert ran[4:] == ["complete_run", "scars", "scarred", "forget_failures", "forget_reports"]
@@ -204,7 +204,7 @@ def test_reports_of_others_stay(database: Database) -> None:
 def test_a_job_that_finishes_without_a_retention_is_deleted(database: Database, backend: Backend) -> None:
     (job,) = running(database)
     database.report(say(job, b"x"))
-    finishes = [Finish(job.jobid, 1, b"result", "w"), Finish(999_999, 1)]
+    finishes = [Success(job.jobid, 1, b"result", "w"), Success(999_999, 1)]
     assert database.finish(finishes) == {job.jobid}
     assert rows(backend) == NOTHING
     assert database.finished(job.jobid) is None
@@ -222,7 +222,7 @@ def test_a_finished_job_is_kept_with_all_that_is_known_of_it(
     (job,) = database.claim(Lane("f", State.WAITING, "normal", 0), limit=1, lease=60)
     database.report(say(job, b"2/2", kind="status"))
     clock.advance(10)
-    finish = Finish(job.jobid, job.attempt, b"\xff\0 result", "w\ud800", 3600)
+    finish = Success(job.jobid, job.attempt, b"\xff\0 result", "w\ud800", 3600)
     assert database.finish([finish]) == {job.jobid}
     assert database.finished(job.jobid) == Finished(
         jobid=job.jobid,
@@ -247,7 +247,7 @@ def test_a_finished_job_is_kept_with_all_that_is_known_of_it(
 def test_a_finish_is_a_success_by_id_alone(database: Database) -> None:
     first, second = running(database, 2)
     database.give_back([first.handle, second.handle])
-    database.finish([Finish(first.jobid, None, retention=60), Finish(second.jobid, 7, retention=60)])
+    database.finish([Success(first.jobid, None, retention=60), Success(second.jobid, 7, retention=60)])
     attempts = [kept.attempt for job in (first, second) if (kept := database.finished(job.jobid))]
     assert attempts == [1, 7]
 
@@ -255,18 +255,18 @@ def test_a_finish_is_a_success_by_id_alone(database: Database) -> None:
 def test_a_finish_reported_again_changes_nothing(database: Database, clock: Clock) -> None:
     clock.set(NOON)
     (job,) = running(database)
-    assert database.finish([Finish(job.jobid, 1, b"first", retention=60)]) == {job.jobid}
+    assert database.finish([Success(job.jobid, 1, b"first", retention=60)]) == {job.jobid}
     before = database.finished(job.jobid)
     clock.advance(1)
-    assert database.finish([Finish(job.jobid, 1, b"second", retention=60)]) == set()
-    assert database.finish([Finish(job.jobid, 1)]) == set()
+    assert database.finish([Success(job.jobid, 1, b"second", retention=60)]) == set()
+    assert database.finish([Success(job.jobid, 1)]) == set()
     assert database.finished(job.jobid) == before
 
 
 def test_many_finish_together_some_of_them_kept(database: Database, backend: Backend) -> None:
     jobs = running(database, 1000) + running(database, 500)
     database.report([report for job in jobs[:4] for report in say(job, b"x")])
-    finishes = [Finish(job.jobid, 1, b"r", retention=60 * (job.jobid % 2)) for job in jobs]
+    finishes = [Success(job.jobid, 1, b"r", retention=60 * (job.jobid % 2)) for job in jobs]
     assert database.finish(finishes) == {job.jobid for job in jobs}
     assert rows(backend) == {"job": 0, "failure": 0, "report": 2, "finished": 750}
 
@@ -276,10 +276,10 @@ def test_a_result_that_is_too_large_is_left_out_and_the_job_has_finished(databas
     database.report(say(large, *[b"x"] * MAX_LINES))
     database._dialect.statement_bytes = 1000
     database._dialect.statement_setting = "max_allowed_packet"  # type: ignore[misc]
-    database.finish([Finish(small.jobid, 1, b"x" * 1000, retention=60)])
-    database.finish([Finish(large.jobid, 1, b"x" * 1001, retention=60)])
+    database.finish([Success(small.jobid, 1, b"x" * 1000, retention=60)])
+    database.finish([Success(large.jobid, 1, b"x" * 1001, retention=60)])
     database._dialect.statement_bytes = MAX_RESULT + 1000
-    database.finish([Finish(largest.jobid, 1, bytes(MAX_RESULT + 1), retention=60)])
+    database.finish([Success(largest.jobid, 1, bytes(MAX_RESULT + 1), retention=60)])
     results = [kept.result for job in (small, large, largest) if (kept := database.finished(job.jobid))]
     assert results == [b"x" * 1000, None, None]
     assert database.reports(small.jobid) == []
@@ -299,7 +299,7 @@ def test_what_has_been_kept_for_long_enough_is_forgotten(
     jobs = running(database, 5)
     database.report([report for job in jobs for report in say(job, b"x")])
     for number, job in enumerate(jobs):
-        database.finish([Finish(job.jobid, 1, retention=10 + number // 3 * 10)])
+        database.finish([Success(job.jobid, 1, retention=10 + number // 3 * 10)])
     assert database.forget_finished() == 0
     clock.advance(10)
     assert [database.forget_finished(limit) for limit in (2, 2, 2)] == [2, 1, 0]
@@ -313,7 +313,7 @@ def test_the_record_of_a_job_is_forgotten_with_it(database: Database, backend: B
     clock.set(NOON)
     (job,) = running(database)
     database.settle([Setback(handle=job.handle, kind="failed")])
-    database.finish([Finish(job.jobid, 1, retention=1)])
+    database.finish([Success(job.jobid, 1, retention=1)])
     clock.advance(1)
     assert database.forget_finished() == 1
     assert rows(backend) == NOTHING

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from garivini.errors import OutcomeUnknownError, RefusedError, SchemaError, UnreachableError
-from garivini.job import State, new_job
+from garivini.model.job import State
+from garivini.model.new_jobs import new_job
+from garivini.model.outcome import Report
 from garivini.store.database import Database, Lane
-from garivini.store.records import Report
 from tests.databases import MySQLRoles, PostgreSQLRoles
 from tests.sql_servers import SERVERS, SQLServer
 from tests.store.test_errors import CALLS, Opener, insert

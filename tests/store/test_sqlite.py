@@ -12,7 +12,8 @@ from typing import Any, Final
 import pytest
 
 from garivini.config import DatabaseSettings
-from garivini.job import Job, State, new_job
+from garivini.model.job import Job, State
+from garivini.model.new_jobs import new_job
 from garivini.store.database import Database, Lane
 from garivini.store.statements import load
 from tests.databases import sqlite_url

@@ -9,8 +9,8 @@ import click
 from garivini.cli.options import databases, output
 from garivini.cli.output import Column, print_json, print_table, say, visible
 from garivini.errors import UsageError
-from garivini.job import new_job
-from garivini.policy import DEFAULT, ENVELOPES, Envelope, FunctionPolicy
+from garivini.model.new_jobs import new_job
+from garivini.model.policy import DEFAULT, ENVELOPES, Envelope, FunctionPolicy
 from garivini.store.shards import Shards
 
 

@@ -26,10 +26,12 @@ from garivini.cli.output import (
     visible,
     visible_bytes,
 )
-from garivini.client import Client, parse_state
+from garivini.client import Client
 from garivini.config import parse_databases
 from garivini.errors import UsageError
-from garivini.job import FLAGS, NEVER, PRIORITIES, Handle, Job, State, parse_id
+from garivini.model.handles import parse_id
+from garivini.model.job import Handle, Job, State, parse_state
+from garivini.model.limits import FLAGS, NEVER, PRIORITIES
 from garivini.store.database import FailedAttempt
 from garivini.store.failures import FIRST
 from garivini.store.records import Finished, Reported

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from garivini.current import JobFilter
+from garivini.model.current import JobFilter
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

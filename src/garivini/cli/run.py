@@ -10,14 +10,15 @@ from contextlib import closing
 
 import click
 
-from garivini import events, policy
+from garivini import events
 from garivini.cli import options
 from garivini.cli.output import note
 from garivini.cli.tls import warn_of_servers
 from garivini.errors import ConflictError, UnreachableError, UsageError
 from garivini.gearman.server import Server
 from garivini.gearman.servers import parse_address, parse_addresses
-from garivini.job import MAX_ARG
+from garivini.model import lease, pacing
+from garivini.model.limits import MAX_ARG
 from garivini.roles import controller, injector, queue_runner
 from garivini.roles.controller import ControllerSettings
 from garivini.roles.injector import InjectorSettings
@@ -43,22 +44,22 @@ _SWITCH = 0.0005
 @options.tls
 @click.option(
     "--lease",
-    default=policy.LEASE,
+    default=lease.LEASE,
     show_default=True,
     help="Seconds for which a dispatched job is a worker's without a sign of life.",
 )
 @click.option(
     "--watermark",
-    default=policy.WATERMARK,
+    default=pacing.WATERMARK,
     show_default=True,
     help="Jobs of one function that may wait in gearmand; the rest waits in SQL. 0: any number.",
 )
 @click.option(
-    "--batch-max", default=policy.BATCH_MAX, show_default=True, help="Jobs claimed at a time, at most."
+    "--batch-max", default=pacing.BATCH_MAX, show_default=True, help="Jobs claimed at a time, at most."
 )
 @click.option(
     "--poll",
-    default=policy.POLL,
+    default=pacing.POLL,
     show_default=True,
     help="Seconds between two looks for work, where nothing wakes the QueueRunner.",
 )

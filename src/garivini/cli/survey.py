@@ -12,9 +12,11 @@ from garivini.cli.tls import PATIENCE, explain
 from garivini.errors import GariviniError
 from garivini.gearman.blocking import Client
 from garivini.gearman.servers import parse_addresses
-from garivini.job import INJECT_JOBS, NEVER, RUN_QUEUED_JOB, WAKE, State
+from garivini.model.job import State
+from garivini.model.limits import NEVER
 from garivini.store.database import Database, Waiting
 from garivini.store.shards import Shards
+from garivini.submission import INJECT_JOBS, RUN_QUEUED_JOB, WAKE
 
 #: Seconds for which a due job may wait if there is no QueueRunner to take it.
 _WITHOUT_QUEUE_RUNNER: Final = 60

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, Protocol
 
 from garivini import events
+from garivini.backoff import Backoff
 from garivini.errors import UnreachableError
 from garivini.gearman.admin import ConnectedWorker, FunctionStatus, parse_status, parse_workers
 from garivini.gearman.connection import Connection, open_connection
@@ -23,7 +24,7 @@ from garivini.gearman.protocol import (
     WorkerProtocol,
 )
 from garivini.gearman.requests import Answers, Batch, Foreground, SubmitResult, checked, result_of
-from garivini.gearman.servers import Backoff, parse_address
+from garivini.gearman.servers import parse_address
 
 #: Ended jobs of a connection that a worker remembers: more than a server can have in flight on it.
 _TOLD: Final = 8192

@@ -28,7 +28,6 @@ from msgspec.structs import replace
 
 from garivini import events, throttle
 from garivini.copies import EndedCopies, copy_of
-from garivini.dispatch import PRIORITY_OF
 from garivini.errors import GariviniError, RefusedError, UnreachableError, UsageError
 from garivini.gearman.aio import Client, Held, Worker
 from garivini.gearman.packets import Type
@@ -42,15 +41,17 @@ from garivini.gearman.protocol import (
     Unknown,
     Update,
 )
-from garivini.job import RUN_QUEUED_JOB, decode_payload
 from garivini.keeper import Keeper, Run
-from garivini.lease import DEADLINE
-from garivini.policy import NO_POLICY
+from garivini.model.lease import DEADLINE
+from garivini.model.outcome import Report, Setback
+from garivini.model.payload import decode_payload
+from garivini.model.policy import NO_POLICY
+from garivini.roles.answers import setback_of
 from garivini.roles.job_servers import JobServers
-from garivini.roles.outcome import setback_of
 from garivini.roles.parking import Parking
-from garivini.store.database import Database, Setback
-from garivini.store.records import MAX_LINES, Report
+from garivini.store.database import Database
+from garivini.store.records import MAX_LINES
+from garivini.submission import PRIORITY_OF, RUN_QUEUED_JOB
 
 #: Foreground calls in flight, at most.
 MAX_CALLS: Final = 5000

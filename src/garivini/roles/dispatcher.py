@@ -8,14 +8,17 @@ from functools import partial
 from typing import Final, TypeVar
 
 from garivini import events
-from garivini.client import report
-from garivini.dispatch import reason_of, submission, unfit
 from garivini.errors import ConflictError
 from garivini.gearman.protocol import Created, Refused, Submission, Unknown
-from garivini.job import Job, unique_of
-from garivini.policy import LEASE, SUBMIT_WITHIN, WATERMARK, FunctionPolicy, Policies, room
+from garivini.model.job import Job, unique_of
+from garivini.model.lease import LEASE, SUBMIT_WITHIN
+from garivini.model.outcome import Setback
+from garivini.model.pacing import WATERMARK, room
+from garivini.model.policy import FunctionPolicy, Policies
+from garivini.outcome_events import emit_settled
 from garivini.roles.job_servers import JobServers
-from garivini.store.database import Database, Setback
+from garivini.store.database import Database
+from garivini.submission import reason_of, submission, unfit
 
 _R = TypeVar("_R")
 
@@ -261,7 +264,7 @@ class Dispatcher:
             events.emit("dispatch.failed", dbid=self.database.dbid, error=str(conflict))
         else:
             if settled.result != "locked":
-                report(setback, settled)
+                emit_settled(setback, settled)
 
     def unique(self, jobid: int, attempt: int) -> bytes:
         """Return Gearman's unique of an attempt at a job of this database."""

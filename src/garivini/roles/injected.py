@@ -9,9 +9,12 @@ from typing import Final, NamedTuple, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from garivini.client import checked_job
 from garivini.errors import UsageError
-from garivini.job import INJECT_JOBS, MAX_ARG, RUN_QUEUED_JOB, WAKE, Inserted, NewJob, decode_arg
+from garivini.model.job import Inserted, NewJob
+from garivini.model.limits import MAX_ARG
+from garivini.model.new_jobs import checked_job
+from garivini.model.payload import decode_arg
+from garivini.submission import INJECT_JOBS, RUN_QUEUED_JOB, WAKE
 
 #: Jobs of one call, at most.
 MAX_JOBS: Final = 10_000

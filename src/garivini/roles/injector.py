@@ -30,8 +30,10 @@ from garivini.errors import (
 )
 from garivini.gearman.aio import Client, Held, Worker
 from garivini.gearman.protocol import Submission
-from garivini.job import INJECT_JOBS, MAX_ARG, WAKE, Inserted, Job, NewJob, State
-from garivini.policy import BATCH_BYTES, LEASE, WATERMARK, Crowd, check_lease
+from garivini.model.job import Inserted, Job, NewJob, State
+from garivini.model.lease import LEASE, check_lease
+from garivini.model.limits import MAX_ARG
+from garivini.model.pacing import BATCH_BYTES, WATERMARK, Crowd
 from garivini.roles.dispatcher import Dispatcher, Room
 from garivini.roles.injected import Rate, Rules, answer, read
 from garivini.roles.job_servers import JobServers
@@ -40,6 +42,7 @@ from garivini.roles.runner import run_role
 from garivini.store.chunks import CHUNK
 from garivini.store.insert_groups import InsertGroups
 from garivini.store.shards import Shards
+from garivini.submission import INJECT_JOBS, WAKE
 
 #: Bytes of payloads held, from which on no more calls are asked for.
 _MAX_BYTES: Final = 64 * 1024 * 1024

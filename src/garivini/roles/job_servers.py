@@ -13,8 +13,9 @@ from garivini.gearman.aio import Client
 from garivini.gearman.protocol import Created, JobStatus, Submission, Unsent
 from garivini.gearman.requests import SubmitResult
 from garivini.gearman.servers import Counts, queued, server_for, workers
-from garivini.job import Job
-from garivini.lease import Found
+from garivini.model.job import Job
+from garivini.model.lease import Found
+from garivini.submission import shares
 
 
 @dataclass(slots=True)
@@ -136,18 +137,15 @@ class JobServers:
             return []
         if self._only is not None:
             return await self._submit(self._only, jobs)
-        counts = self._counts()
-        shares: dict[str, list[int]] = {}
-        for index, job in enumerate(jobs):
-            shares.setdefault(server_for(counts, job.function, job.unique), []).append(index)
+        by_server = shares(self._counts(), jobs)
         answers = await asyncio.gather(
             *(
                 self._submit(self._servers[address], [jobs[index] for index in indexes])
-                for address, indexes in shares.items()
+                for address, indexes in by_server.items()
             )
         )
         results: list[SubmitResult] = [Unsent()] * len(jobs)
-        for indexes, found in zip(shares.values(), answers, strict=True):
+        for indexes, found in zip(by_server.values(), answers, strict=True):
             for index, result in zip(indexes, found, strict=True):
                 results[index] = result
         return results

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from garivini import events
-from garivini.dispatch import function_of
-from garivini.job import FLAGS, Handle
-from garivini.lease import Found
-from garivini.policy import LEASE
+from garivini.model.job import Handle
+from garivini.model.lease import LEASE, Found
+from garivini.model.limits import FLAGS
 from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.job_servers import JobServers
 from garivini.store.chunks import CHUNK
 from garivini.store.database import Lane
+from garivini.submission import function_of
 
 #: Seconds for which a claim is left alone by sweeps: twice the time within which it is submitted.
 _SWEEP_AGE: Final = 6

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from garivini.keeper import Run
-from garivini.policy import LEASE
+from garivini.model.lease import LEASE
 
 
 class Parking:

@@ -15,27 +15,26 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from garivini import events, throttle
-from garivini.client import report
-from garivini.dispatch import function_of
 from garivini.errors import ConflictError, GariviniError, RefusedError, UsageError
 from garivini.gearman.aio import Client, Held, Worker
-from garivini.job import WAKE, Handle, Job, State
-from garivini.lease import DEADLINE, Bump, decide
-from garivini.policy import (
+from garivini.model.job import Handle, Job, State
+from garivini.model.lease import DEADLINE, LEASE, Bump, check_lease, decide
+from garivini.model.outcome import Setback
+from garivini.model.pacing import (
     BATCH_MAX,
     BATCH_START,
-    LEASE,
-    MAX_CRASHES,
     POLL,
     WATERMARK,
-    check_lease,
     next_batch,
 )
+from garivini.model.policy import MAX_CRASHES
+from garivini.outcome_events import emit_settled
 from garivini.roles.dispatcher import Dispatcher, Room
 from garivini.roles.job_servers import JobServers
 from garivini.roles.lost import Lost
 from garivini.roles.runner import run_role
-from garivini.store.database import Database, Lane, Lanes, Lapsed, Setback
+from garivini.store.database import Database, Lane, Lanes, Lapsed
+from garivini.submission import WAKE, function_of
 
 #: Batches of each lane in a pass, at most: then all lanes are looked at anew.
 _ROUNDS: Final = 4
@@ -131,7 +130,7 @@ class QueueRunner:
             more |= await self._dispatch([lane for lane in due if lane.state is State.WAITING])
         if broken:
             for setback, settled in await self._call(self._database.park_broken, broken):
-                report(setback, settled)
+                emit_settled(setback, settled)
         await self._tidy()
         if self._refused:
             raise self._refused[0]  # after everything else has had its turn
@@ -254,7 +253,7 @@ class QueueRunner:
         handle = Handle(jobid, self._database.dbid)
         setback = Setback(handle=handle, kind="parked", error="BadRow", message=str(error))
         (settled,) = self._database.settle([setback], left=set())
-        report(setback, settled)
+        emit_settled(setback, settled)
 
     def _use_room(self, jobs: Sequence[Job]) -> None:
         for funcname, count in Counter(job.funcname for job in jobs).items():

@@ -6,8 +6,8 @@ from contextlib import suppress
 from typing import Protocol
 
 from garivini import events
+from garivini.backoff import Backoff
 from garivini.errors import GariviniError
-from garivini.gearman.servers import Backoff
 
 
 class Role(Protocol):

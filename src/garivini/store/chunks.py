@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from garivini.job import Handle
-from garivini.policy import BATCH_BYTES
+from garivini.model.job import Handle
+from garivini.model.pacing import BATCH_BYTES
 from garivini.store.values import check_values
 
 #: Rows in one statement, at most. Above 1,000 MariaDB gives up the key for a list of ids.

@@ -3,28 +3,21 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, get_args
+from typing import Any, Final, NamedTuple
 
 from garivini.errors import ConflictError, RefusedError, UsageError
-from garivini.job import NEVER, PRIORITIES, Handle, Inserted, Job, NewJob, State, check_word, new_job
-from garivini.policy import (
-    BATCH_BYTES,
-    MAX_CRASHES,
-    MAX_FAILURES,
-    MIN_LEASE,
-    OTHERS_LEASE,
-    At,
-    FunctionPolicy,
-    Never,
-    Offset,
-    When,
-    backoff,
-)
+from garivini.model.job import Handle, Inserted, Job, NewJob, State
+from garivini.model.lease import MIN_LEASE, OTHERS_LEASE
+from garivini.model.limits import NEVER, PRIORITIES
+from garivini.model.new_jobs import new_job
+from garivini.model.outcome import Report, Setback, Settled, Success
+from garivini.model.pacing import BATCH_BYTES
+from garivini.model.policy import MAX_CRASHES, MAX_FAILURES, FunctionPolicy
+from garivini.model.when import At, Never, Offset, backoff
 from garivini.store.chunks import CHUNK, by_attempt, chunks
 from garivini.store.connections import Run, again
 from garivini.store.failures import OMITTED, prune
-from garivini.store.records import Finish, Records, Report, pass_over, storable
+from garivini.store.records import Records, pass_over, storable
 from garivini.store.rows import readable
 
 #: Bytes of an argument that is read with its row: 1,000 of them are less than a claim may have.
@@ -67,67 +60,6 @@ class Lapsed(NamedTuple):
     put_off: bool = False
     #: Its own function: in a table of the original it may differ in case from the lane's.
     funcname: str = ""
-
-
-Kind: TypeAlias = Literal["failed", "rescheduled", "discarded", "parked", "cancelled", "crashed"]
-Result: TypeAlias = Literal["applied", "repeated", "stale", "gone", "locked"]
-_KINDS: Final = get_args(Kind)
-_RESULTS: Final = get_args(Result)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setback:
-    """The end of an attempt without success.
-
-    Raises:
-        UsageError: its kind is unknown.
-
-    """
-
-    handle: Handle
-    #: ``failed`` (counts; backs off unless ``when`` is given), ``rescheduled`` (does not count),
-    #: ``discarded``, ``parked`` or ``cancelled`` (dead at once), ``crashed`` (the process died; the attempt
-    #: goes on in another, unless that was the last crash allowed).
-    kind: Kind
-    error: str = ""
-    message: str = ""
-    trace: str = ""
-    worker: str = ""
-    when: When | None = None
-
-    def __post_init__(self) -> None:
-        check_word("kind", self.kind, _KINDS)
-        for name in ("error", "message", "trace", "worker"):
-            if not isinstance(text := getattr(self, name), str):
-                raise UsageError(f"{name} is a text, not {text!r:.100}")
-
-
-class _Settled(NamedTuple):
-    #: ``applied``, ``repeated`` (this attempt had reported its end before), ``stale`` (another attempt
-    #: holds the job, or nobody), ``gone`` (there is no such job) or ``locked`` (nothing was done: another
-    #: transaction has its row, and this one was not to wait).
-    result: Result
-    #: Where it was applied: the job's new state, its failures, and seconds until it runs again (None: never,
-    #: or at a time that was given).
-    state: State = State.WAITING
-    failcount: int = 0
-    delay: int | None = None
-
-
-class Settled(_Settled):
-    """The result of a setback.
-
-    Raises:
-        UsageError: there is no such result.
-
-    """
-
-    __slots__ = ()
-
-    def __new__(cls, result: Result, *details: Any, **named: Any) -> Self:
-        """Check the result."""
-        check_word("result", result, _RESULTS)
-        return super().__new__(cls, result, *details, **named)
 
 
 class FailedAttempt(NamedTuple):
@@ -810,7 +742,7 @@ class Database(Records):
             handle = Handle(jobid, self.dbid, 1)
             self._report(run, [Report(handle, "status", b"1/1"), Report(handle, "data", b"")])
             self._settle(run, Setback(handle=handle, kind="failed"), MAX_FAILURES)
-            self._keep(run, Finish(jobid, handle.attempt), handle.attempt or 0)
+            self._keep(run, Success(jobid, handle.attempt), handle.attempt or 0)
             run("complete", jobids=[jobid])
             self._forget(run, [jobid])
             run("forget_finished", jobids=[jobid])

@@ -18,7 +18,8 @@ import msgspec
 from msgspec.structs import replace
 
 from garivini.errors import RefusedError
-from garivini.job import NEVER, PRIORITIES, Handle, Job, State
+from garivini.model.job import Handle, Job, State
+from garivini.model.limits import NEVER, PRIORITIES
 from garivini.store.database import Database
 
 #: Seconds for which a job is held while it is moved.

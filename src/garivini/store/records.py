@@ -1,9 +1,10 @@
 """What jobs said while they ran, and the finished ones that are kept. Blocking; safe for threads."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Final, Literal, NamedTuple, Self, TypeAlias, get_args
+from typing import Final, NamedTuple
 
-from garivini.job import MAX_ARG, Handle, check_word
+from garivini.model.limits import MAX_ARG
+from garivini.model.outcome import Report, Success
 from garivini.store.chunks import CHUNK, by_attempt, chunks
 from garivini.store.connections import Connections, Run, again
 from garivini.store.values import check_values
@@ -17,47 +18,6 @@ MAX_LINE: Final = 64 * 1024
 _NEAR: Final = 10_000
 #: Bytes of a result that are kept; a larger one is left out.
 MAX_RESULT: Final = MAX_ARG
-
-
-Said: TypeAlias = Literal["status", "data", "warning"]
-_SAID: Final = get_args(Said)
-
-
-class _Report(NamedTuple):
-    #: With the attempt that runs it.
-    handle: Handle
-    #: ``status`` (its progress, in place of what it said before), ``data`` or ``warning`` (a line).
-    kind: Said
-    #: Of a status: ``b"numerator/denominator"``.
-    body: bytes
-
-
-class Report(_Report):
-    """A report of a running job.
-
-    Raises:
-        UsageError: its kind is unknown.
-
-    """
-
-    __slots__ = ()
-
-    def __new__(cls, handle: Handle, kind: Said, body: bytes) -> Self:
-        """Check the kind."""
-        check_word("kind", kind, _SAID)
-        return super().__new__(cls, handle, kind, body)
-
-
-class Finish(NamedTuple):
-    """An attempt that succeeded."""
-
-    jobid: int
-    #: None: the one that the row has.
-    attempt: int | None
-    result: bytes = b""
-    worker: str = ""
-    #: Seconds for which the job, its result, its record and its reports are kept. 0: all is deleted.
-    retention: int = 0
 
 
 class Reported(NamedTuple):
@@ -141,7 +101,7 @@ class Records(Connections):
         return self._finish(sorted(set(jobids)), {}, left)
 
     @again
-    def finish(self, finishes: Sequence[Finish], *, left: set[int] | None = None) -> set[int]:
+    def finish(self, finishes: Sequence[Success], *, left: set[int] | None = None) -> set[int]:
         """Delete finished jobs as ``complete`` does, but keep those with a retention; return as it does.
 
         A result that is too large for the database is left out; the job has finished all the same.
@@ -150,7 +110,7 @@ class Records(Connections):
         return self._finish(sorted({finish.jobid for finish in finishes}), kept, left)
 
     def _finish(
-        self, jobids: list[int], kept: Mapping[int, Finish], left: set[int] | None, *, look: bool = False
+        self, jobids: list[int], kept: Mapping[int, Success], left: set[int] | None, *, look: bool = False
     ) -> set[int]:
         """Delete jobs in one transaction; return the ids that were there.
 
@@ -177,7 +137,7 @@ class Records(Connections):
             return self._finish(jobids, kept, left, look=True)
         return gone
 
-    def _finish_free(self, jobids: list[int], kept: Mapping[int, Finish], left: set[int]) -> set[int]:
+    def _finish_free(self, jobids: list[int], kept: Mapping[int, Success], left: set[int]) -> set[int]:
         """Do the same, one by one, with rows that no other transaction has locked.
 
         A list of ids may be searched by a scan, which waits for rows that are not in it.
@@ -206,7 +166,7 @@ class Records(Connections):
             run("forget_failures", jobids=scarred)
             run("forget_reports", jobids=scarred)
 
-    def _keep(self, run: Run, finish: Finish, attempt: int) -> None:
+    def _keep(self, run: Run, finish: Success, attempt: int) -> None:
         attempt = attempt if finish.attempt is None else finish.attempt
         size, most = len(finish.result), min(MAX_RESULT, self._dialect.statement_bytes)
         run(

@@ -15,7 +15,7 @@ from garivini.errors import (
     UnreachableError,
     UsageError,
 )
-from garivini.job import Inserted, Job, NewJob
+from garivini.model.job import Inserted, Job, NewJob
 from garivini.store.callers import cursor_of
 from garivini.store.database import Database
 

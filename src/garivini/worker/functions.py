@@ -7,8 +7,9 @@ from datetime import timedelta
 from typing import Any, Final
 
 from garivini.errors import UsageError
-from garivini.job import Job
-from garivini.policy import FunctionPolicy, parse_delay
+from garivini.model.job import Job
+from garivini.model.policy import FunctionPolicy
+from garivini.model.when import parse_delay
 
 Function = Callable[[Job], Any]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from garivini import events
-from garivini.job import Job
+from garivini.model.job import Job
 from garivini.worker.functions import Discard, Registered, Retry, check_result
 
 

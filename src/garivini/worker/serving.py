@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec.structs import force_setattr
 
 from garivini import events, throttle
-from garivini.client import failure
 from garivini.copies import EndedCopies, copy_of
-from garivini.current import set_current_job
 from garivini.errors import UsageError
 from garivini.gearman import aio
-from garivini.job import decode_payload
 from garivini.keeper import STOP_TIMEOUT, Keeper, Run
-from garivini.policy import Offset, next_prefetch
-from garivini.store.database import Setback
+from garivini.model.current import set_current_job
+from garivini.model.outcome import Setback, failure
+from garivini.model.pacing import next_prefetch
+from garivini.model.payload import decode_payload
+from garivini.model.when import Offset
 from garivini.supervisor import TIME_LIMIT, Child
 from garivini.worker import forks, joblog
 from garivini.worker.blocking import BlockingRunner

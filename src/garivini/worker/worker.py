@@ -14,8 +14,8 @@ from garivini import settings
 from garivini.client import Client
 from garivini.errors import UsageError
 from garivini.gearman.servers import parse_addresses
-from garivini.job import new_job
-from garivini.policy import FunctionPolicy
+from garivini.model.new_jobs import new_job
+from garivini.model.policy import FunctionPolicy
 from garivini.supervisor import Child
 from garivini.worker import forks
 from garivini.worker.functions import Function, Registered, registered

@@ -12,7 +12,7 @@ from garivini.cli.bench.runs import FLOOR, OURS, Reader, payload
 from garivini.client import Client
 from garivini.errors import UsageError
 from garivini.gearman.blocking import Client as GearmanClient
-from garivini.job import RUN_QUEUED_JOB
+from garivini.submission import RUN_QUEUED_JOB
 
 
 @dataclass(frozen=True, slots=True)

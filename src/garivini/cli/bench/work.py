@@ -8,7 +8,7 @@ from pathlib import Path
 
 from garivini.cli.bench.runs import OURS, Recorder
 from garivini.client import Client
-from garivini.job import Job
+from garivini.model.job import Job
 from garivini.worker import Worker
 
 worker = Worker(Client(os.environ["GARIVINI_DB"]), os.environ["GARIVINI_JOB_SERVERS"])

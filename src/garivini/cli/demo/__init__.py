@@ -27,7 +27,7 @@ from garivini.cli.signals import exit_on_sigterm
 from garivini.client import Client
 from garivini.errors import GariviniError
 from garivini.gearman.blocking import Client as GearmanClient
-from garivini.job import Job
+from garivini.model.job import Job
 from garivini.store.database import FailedAttempt
 
 #: Seconds. Short, so that a person need not wait a minute to see what a lease does.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from garivini.cli.demo.files import analyse
 from garivini.client import Client
-from garivini.job import Job
+from garivini.model.job import Job
 from garivini.worker import Worker
 
 FUNCTION = "demo.analyse"

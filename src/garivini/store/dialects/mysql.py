@@ -20,7 +20,8 @@ from garivini.errors import (
     UnreachableError,
     UsageError,
 )
-from garivini.job import NEVER, PRIORITIES, State
+from garivini.model.job import State
+from garivini.model.limits import NEVER, PRIORITIES
 from garivini.store.dialects.dialect import (
     IDLE_TIMEOUT,
     LOCK_TIMEOUT,

@@ -6,9 +6,10 @@ import msgspec
 
 from garivini.gearman.packets import Type
 from garivini.gearman.protocol import Finished
-from garivini.job import MAX_DELAY, Job
-from garivini.policy import Offset, parse_delay
-from garivini.store.database import Setback
+from garivini.model.job import Job
+from garivini.model.limits import MAX_DELAY
+from garivini.model.outcome import Setback
+from garivini.model.when import Offset, parse_delay
 
 #: Bytes of an answer that is looked at as one.
 _MAX_ANSWER: Final = 64 * 1024

@@ -4,7 +4,7 @@ import logging
 from contextvars import ContextVar
 from typing import Final
 
-from garivini.job import Job
+from garivini.model.job import Job
 
 _running: Final[ContextVar[Job | None]] = ContextVar("garivini_job", default=None)
 

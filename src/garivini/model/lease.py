@@ -1,4 +1,4 @@
-"""What happens to a lease that ran out: the decision, pure.
+"""Leases: how long they are, and the decision about one that ran out.
 
 The whole protocol is in ``docs/explanation/leases.md``.
 """
@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
 
-from garivini.job import State
+from garivini.errors import UsageError
+from garivini.model.job import State
+from garivini.model.limits import MAX_LEASE
+
+#: Seconds of a lease, unless told otherwise, and the shortest.
+LEASE: Final = 60
+MIN_LEASE: Final = 3
+#: Assumed maximum seconds of other processes' leases; the original's leases are this long.
+OTHERS_LEASE: Final = 1000
+#: Seconds within which a claim is submitted or given back, and a third of the lease at most. Nobody may take
+#: an attempt that no server knows for lost before twice this time: its submit could be on the way.
+SUBMIT_WITHIN: Final = 3.0
 
 #: Seconds for which a job may run under a worker that does not renew.
 DEADLINE: Final = 3600
@@ -94,3 +105,14 @@ def decide(
             # The first strike. One alone is wrong without any fault: a copy that waited is picked up just
             # before its lease ends and renews a third of a lease later.
             return Extend(State.SUSPECT, lease // 3 + 2)
+
+
+def check_lease(seconds: int) -> None:
+    """Make sure that a lease is long enough to be renewed in time, and ends.
+
+    Raises:
+        UsageError: it is shorter than ``MIN_LEASE`` or longer than a week.
+
+    """
+    if not MIN_LEASE <= seconds <= MAX_LEASE:
+        raise UsageError(f"a lease is {MIN_LEASE} s to a week, not {seconds}")

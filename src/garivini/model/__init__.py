@@ -1,0 +1,1 @@
+"""What a job is, and the decisions about it: no I/O, no clock."""

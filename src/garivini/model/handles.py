@@ -1,0 +1,76 @@
+"""The forms in which callers name a job, read into its handle."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
+
+from garivini.errors import UsageError
+from garivini.model.job import Handle, Inserted, Job
+from garivini.model.limits import MAX_DBID, MAX_JOBID
+from garivini.model.payload import decode_payload
+
+#: A job's id as text: database and job, as in ``1:42``.
+_ID: Final = re.compile(r"[0-9]{1,19}:[0-9]{1,19}")
+
+
+def parse_id(text: str) -> Handle:
+    """Return the handle of an id such as ``1:42``: database 1, job 42.
+
+    Raises:
+        UsageError: it is not an id.
+
+    """
+    if _ID.fullmatch(text):
+        dbid, jobid = map(int, text.split(":"))
+        if 0 < jobid <= MAX_JOBID and 0 < dbid <= MAX_DBID:
+            return Handle(jobid, dbid)
+    raise UsageError(f"{text!r:.80} is no job: write 1:42 for job 42 of database 1")
+
+
+#: What the calls of a client take for a job.
+HandleLike: TypeAlias = Job | Handle | tuple[int, int] | Inserted | Mapping[str, Any] | bytes | str
+
+
+def handle_of(handle: HandleLike) -> Handle:
+    """Return the handle in a Job, an id ``"1:42"``, a payload (mapping or JSON) or a pair ``(jobid, dbid)``.
+
+    Raises:
+        UsageError: it is none of these.
+
+    """
+    match handle:
+        case Job():
+            named: tuple[Any, ...] = handle.handle
+        case Handle():
+            named = handle
+        case Inserted():
+            named = (*handle, None)
+        case bytes() | str():
+            text = handle if isinstance(handle, str) else handle.decode("utf-8", "replace")
+            is_payload = text.lstrip().startswith("{")
+            named = decode_payload(handle).handle if is_payload else parse_id(text)
+        case Mapping():
+            named = tuple(handle.get(name) for name in Handle._fields)
+        case (int(), int()):
+            named = (*handle, None)
+        case _:
+            raise UsageError(
+                f"{type(handle).__name__} is not a job handle: give a Job, an id such as '1:42', a payload "
+                "or (jobid, dbid)"
+            )
+    jobid, dbid = map(_whole, named[:2])
+    attempt = None if named[2] is None else _whole(named[2])
+    if not (0 < jobid <= MAX_JOBID and 0 < dbid <= MAX_DBID):
+        raise UsageError(f"there is no job {jobid} in database {dbid}: ids are positive and not as large")
+    if attempt is not None and not 0 <= attempt < 2**32:
+        raise UsageError(f"job {jobid} has no attempt {attempt}")
+    return Handle(jobid, dbid, attempt)
+
+
+def _whole(number: Any) -> int:
+    """Take a whole number, or its decimal digits, as the original's JSON has them."""
+    if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) < 20:
+        return int(number)
+    if isinstance(number, int) and not isinstance(number, bool):
+        return number
+    raise UsageError(f"a job handle needs whole numbers jobid and dbid, not {number!r:.50}")

@@ -1,0 +1,268 @@
+"""A job: its row, its states, its handle, and how it is inserted."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec.structs import force_setattr
+
+from garivini.errors import UsageError
+from garivini.model.limits import FLAGS, PRIORITIES, check_word
+
+
+class State(IntEnum):
+    """Where a job is. The numbers are the row's."""
+
+    #: Due at ``run_after``.
+    WAITING = 0
+    #: Handed to Gearman; the lease ends at ``run_after``.
+    LEASED = 1
+    #: Its holder has renewed the lease.
+    RUNNING = 2
+    #: Its lease ended once and has not been renewed since.
+    SUSPECT = 3
+    #: Parked until a person decides.
+    DEAD = 4
+
+    @classmethod
+    def _missing_(cls, value: object) -> "State":
+        # A row of another program with an unknown number is never claimed. Other rows must still be readable.
+        return cls.DEAD
+
+
+class Handle(NamedTuple):
+    """What names a job to ``complete_job`` and the like.
+
+    ``attempt`` is the fence: without it (None: a payload of the original, a bare pair) a call applies
+    whoever holds the job.
+    """
+
+    jobid: int
+    dbid: int
+    attempt: int | None = None
+
+    @property
+    def id(self) -> str:
+        """The job's id as text, ``1:42`` for job 42 of database 1."""
+        return f"{self.dbid}:{self.jobid}"
+
+
+class NewJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A job to insert; the values have been checked.
+
+    Raises:
+        UsageError: the flag or the priority is unknown.
+
+    """
+
+    funcname: str
+    arg: bytes
+    uniqkey: str | None
+    coalesce: str | None
+    flag: str
+    priority: str
+    #: Seconds from now by the database's clock.
+    delay: int
+    #: Seconds of the lease that it is inserted with, as if claimed at once; 0: it waits until it is due.
+    lease: int = 0
+    #: Whether a client that knows Gearman servers may submit it at once.
+    dispatch: bool = True
+
+    def __post_init__(self) -> None:
+        check_word("flag", self.flag, FLAGS)
+        check_word("priority", self.priority, PRIORITIES)
+
+
+class Inserted(msgspec.Struct, frozen=True, eq=False):
+    """The answer to an insert. Unpacks as ``(jobid, dbid)``."""
+
+    jobid: int
+    dbid: int
+    #: False where a live job had the unique key already: then ``jobid`` is that job's.
+    new: bool = True
+    #: Unix time by the database's clock at which it was stored; 0 where it is not new.
+    created: int = 0
+    #: The state of the live job with the key at that time; None for a new job. It is not compared.
+    state: State | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Inserted) and self._compared == other._compared
+
+    def __hash__(self) -> int:
+        return hash(self._compared)
+
+    @property
+    def _compared(self) -> tuple[int, int, bool, int]:
+        return self.jobid, self.dbid, self.new, self.created
+
+    @property
+    def dead(self) -> bool:
+        """Whether the job is dead; it has the unique key until an operator retries or deletes it."""
+        return self.state is State.DEAD
+
+    def __iter__(self) -> Iterator[int]:
+        return iter((self.jobid, self.dbid))
+
+    @property
+    def id(self) -> str:
+        """The job's id as text, ``1:42`` for job 42 of database 1."""
+        return f"{self.dbid}:{self.jobid}"
+
+
+class StartCounter:
+    """Counts the starts of jobs of one database. A job sent to another process does not have it."""
+
+    __slots__ = ("_count", "in_thread")
+
+    def __init__(
+        self,
+        count: Callable[[Handle], int],
+        in_thread: Callable[[Callable[[], int]], Awaitable[int]],
+    ) -> None:
+        self._count = count
+        #: Calls something in a thread, to be awaited.
+        self.in_thread = in_thread
+
+    def __call__(self, handle: Handle) -> int:
+        """Count a start of this job; return its number."""
+        return self._count(handle)
+
+    def __repr__(self) -> str:
+        return "StartCounter()"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as read from its row or received by a worker. Times are unix seconds by the database's clock."""
+
+    jobid: int
+    dbid: int
+    funcname: str
+    arg: bytes
+    uniqkey: str | None = None
+    coalesce: str | None = None
+    #: When due while waiting, the end of the lease while leased; in a payload, when it was due.
+    run_after: int = 0
+    flag: str = "shim"
+    failcount: int = 0
+    #: Raised by each claim; None in a payload of the original.
+    attempt: int | None = None
+    priority: str = "normal"
+    state: State = State.WAITING
+    #: When it was claimed, or when a server last said that it is queued there.
+    since: int = 0
+    crashes: int = 0
+    created: int = 0
+    #: Seconds of this attempt's lease, and when it ends; 0 where unknown.
+    lease: int = 0
+    lease_end: int = 0
+    #: Number of starts that have read ``run``. In a function: 0 until it reads that.
+    runs: int = 0
+    #: Whether, while it runs, another attempt has taken the job over, or it was cancelled. Then only success
+    #: still counts: a function that returns has completed the job all the same. Raise to leave it to the
+    #: other attempt, or cancelled.
+    lost: bool = False
+    #: Counts this start when ``run`` is first read; None outside of a function.
+    counter: "StartCounter | None" = None
+
+    def __hash__(self) -> int:
+        # Not by all fields: the worker may set ``lost`` while it runs.
+        return hash(self.handle)
+
+    @classmethod
+    def taken(cls, job: NewJob, stored: Inserted) -> "Job":
+        """Return a job that was inserted with a lease, as a claim would have returned it."""
+        return cls(
+            jobid=stored.jobid,
+            dbid=stored.dbid,
+            funcname=job.funcname,
+            arg=job.arg,
+            uniqkey=job.uniqkey,
+            coalesce=job.coalesce,
+            run_after=stored.created,
+            flag=job.flag,
+            attempt=1,
+            priority=job.priority,
+            state=State.LEASED,
+            since=stored.created,
+            created=stored.created,
+            lease=job.lease,
+            lease_end=stored.created + job.lease + 1,
+        )
+
+    @property
+    def id(self) -> str:
+        """The job's id as text, ``1:42`` for job 42 of database 1."""
+        return f"{self.dbid}:{self.jobid}"
+
+    @property
+    def handle(self) -> Handle:
+        """The job's handle, fenced by its attempt."""
+        return Handle(self.jobid, self.dbid, self.attempt)
+
+    @property
+    def run(self) -> int:
+        """The number of this start of the job, from 1, however the earlier starts ended.
+
+        ``attempt`` does not rise if a Gearman server gives the copy of a killed worker to another one; this
+        does. A start is counted when its function first reads this, by one short write to the job's database.
+        Starts that do not read it are not counted, so read it at the beginning of each. In an ``async def``
+        the write delays the tasks beside it: ``await job.get_run()`` does not.
+
+        Outside of a function: the starts so far that were counted.
+
+        Raises:
+            ConflictError: the job is another attempt's by now.
+            GariviniError: the database does not answer.
+
+        """
+        if self.counter is not None:
+            force_setattr(self, "runs", self.counter(self.handle))
+            force_setattr(self, "counter", None)
+        return self.runs
+
+    async def get_run(self) -> int:
+        """Return ``run``, counted in a thread so that other tasks continue."""
+        if self.counter is not None:
+            await self.counter.in_thread(lambda: self.run)
+        return self.runs
+
+    @property
+    def json(self) -> Any:
+        """The argument, decoded from JSON.
+
+        Raises:
+            UsageError: it is not JSON.
+
+        """
+        try:
+            return msgspec.json.decode(self.arg)
+        except msgspec.DecodeError as error:
+            raise UsageError(f"the argument of job {self.jobid} is not JSON: {error}") from error
+
+    @property
+    def unique(self) -> bytes:
+        """Gearman's unique of this attempt, by which a server can be asked for it."""
+        return unique_of(self.dbid, self.jobid, self.attempt or 0)
+
+
+def unique_of(dbid: int, jobid: int, attempt: int) -> bytes:
+    """Return Gearman's unique of one attempt. It is short of 63 bytes, which is all a server keeps."""
+    return b"%d:%d:%d" % (dbid, jobid, attempt)
+
+
+def parse_state(state: str) -> State:
+    """Return the state of this name.
+
+    Raises:
+        UsageError: there is none.
+
+    """
+    try:
+        return State[state.upper()]
+    except (KeyError, AttributeError):
+        names = ", ".join(member.name.lower() for member in State)
+        raise UsageError(f"state {state!r:.100} is unknown: it is one of {names}") from None

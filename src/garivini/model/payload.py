@@ -1,0 +1,137 @@
+"""The payload of a job: its form on the Gearman wire.
+
+Arguments are bytes everywhere else; this is the one place where they become JSON text.
+"""
+
+from typing import Annotated, TypeAlias
+
+import msgspec
+
+from garivini.errors import UsageError
+from garivini.model.job import Job
+from garivini.model.limits import MAX_DBID, MAX_FUNCNAME, MAX_JOBID, MAX_KEY, MAX_LEASE, PRIORITIES
+
+_Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+_Key: TypeAlias = Annotated[str, msgspec.Meta(max_length=MAX_KEY)]
+
+
+class _Head(msgspec.Struct, kw_only=True):
+    """What a payload says beside the argument. Unknown keys are ignored, those of ours may be absent."""
+
+    jobid: Annotated[int, msgspec.Meta(gt=0, le=MAX_JOBID)]
+    dbid: Annotated[int, msgspec.Meta(gt=0, le=MAX_DBID)]
+    funcname: Annotated[str, msgspec.Meta(max_length=MAX_FUNCNAME)] = ""
+    uniqkey: _Key | None = None
+    coalesce: _Key | None = None
+    run_after: _Number | None = None
+    flag: str | None = None
+    failcount: _Number | None = None
+    attempt: _Number | None = None
+    priority: str | None = None
+    lease: Annotated[int, msgspec.Meta(ge=0, le=MAX_LEASE)] = 0
+    lease_end: _Number = 0
+
+
+class _Envelope(_Head, kw_only=True):
+    """The JSON object that a worker receives."""
+
+    arg: str | None = None
+    arg_encoding: str = "latin-1"
+
+
+_encoder = msgspec.json.Encoder()
+# Lax: the original's database driver hands numbers over as text, and its JSON keeps them so.
+_decoder = msgspec.json.Decoder(_Envelope, strict=False)
+_head_decoder = msgspec.json.Decoder(_Head, strict=False)
+
+
+def encode_payload(job: Job, *, latin1: bool = False) -> bytes:
+    """Return the payload that carries ``job`` to a worker.
+
+    Bytes that are UTF-8 travel as their text, others as base64; ``arg_encoding`` says which.
+    ``latin1`` chooses the original's form, each byte as the code point of the same number, for its workers.
+    """
+    if latin1:
+        arg, encoding = job.arg.decode("latin-1"), "latin-1"
+    else:
+        try:
+            arg, encoding = job.arg.decode(), "utf-8"
+        except UnicodeDecodeError:
+            arg, encoding = _base64(job.arg), "base64"
+    return _encoder.encode(
+        _Envelope(
+            jobid=job.jobid,
+            dbid=job.dbid,
+            funcname=job.funcname,
+            arg=arg,
+            uniqkey=job.uniqkey,
+            coalesce=job.coalesce,
+            run_after=job.run_after,
+            flag=job.flag,
+            failcount=job.failcount,
+            attempt=job.attempt,
+            priority=job.priority,
+            lease=job.lease,
+            lease_end=job.lease_end,
+            arg_encoding=encoding,
+        )
+    )
+
+
+def decode_payload(payload: bytes | str, *, with_arg: bool = True) -> Job:
+    """Return the job that a payload carries, the original's payloads included.
+
+    ``with_arg``: whether to read the argument, which may be large; else the job's is empty.
+
+    Raises:
+        UsageError: it is not such a payload.
+
+    """
+    arg = b""
+    try:
+        if with_arg:
+            envelope: _Head = _decoder.decode(payload)
+            assert isinstance(envelope, _Envelope)
+            arg = decode_arg(envelope.arg or "", envelope.arg_encoding)
+        else:
+            envelope = _head_decoder.decode(payload)
+    except (msgspec.DecodeError, UnicodeError, ValueError, RecursionError) as error:
+        raise UsageError(f"not the payload of a Garivini job: {error}") from error
+    return Job(
+        jobid=envelope.jobid,
+        dbid=envelope.dbid,
+        funcname=envelope.funcname,
+        arg=arg,
+        uniqkey=envelope.uniqkey,
+        coalesce=envelope.coalesce,
+        run_after=envelope.run_after or 0,
+        flag=envelope.flag or "shim",
+        failcount=envelope.failcount or 0,
+        attempt=envelope.attempt,
+        priority=envelope.priority if envelope.priority in PRIORITIES else "normal",
+        lease=envelope.lease,
+        lease_end=envelope.lease_end,
+    )
+
+
+def _base64(arg: bytes) -> str:
+    # msgspec writes bytes as base64 in C; the quotes around it are JSON's.
+    return _encoder.encode(arg)[1:-1].decode("ascii")
+
+
+def decode_arg(arg: str, encoding: str) -> bytes:
+    """Return the bytes that a text carries in one of the forms of ``arg_encoding``.
+
+    Raises:
+        ValueError: they are not in that form, or it is not known.
+
+    """
+    match encoding:
+        case "utf-8":
+            return arg.encode()
+        case "latin-1":
+            return arg.encode("latin-1")
+        case "base64":
+            return msgspec.json.decode(b'"%s"' % arg.encode("ascii"), type=bytes)
+        case _:
+            raise ValueError(f"arg_encoding {encoding!r} is not known here: update garivini")

@@ -1,0 +1,84 @@
+"""The settings of a function, and what holds where nothing is set."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Final, Literal, TypeAlias, get_args
+
+from garivini.errors import UsageError
+from garivini.model.lease import check_lease
+from garivini.model.limits import check_word
+
+#: Failures after which a job is dead.
+MAX_FAILURES: Final = 25
+#: Deaths of its process after which a job is dead.
+MAX_CRASHES: Final = 3
+_DAY: Final = 86400
+
+#: Forms of a payload: our JSON object, the same with the original's blobs, or the bare argument.
+Envelope: TypeAlias = Literal["json", "latin-1", "raw"]
+ENVELOPES: Final[tuple[Envelope, ...]] = get_args(Envelope)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionPolicy:
+    """What is set for one function; None where the default holds."""
+
+    #: Seconds.
+    lease: int | None = None
+    #: Seconds that a worker which does not renew may take.
+    deadline: int | None = None
+    #: Whether its workers renew: set by a starting Worker.
+    renews: bool | None = None
+    #: One of ``ENVELOPES``.
+    envelope: Envelope | None = None
+    #: Failures after which a job is dead.
+    max_failures: int | None = None
+    #: Seconds for which a finished job that a Controller ran is kept with its result; None: not at all.
+    retention: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("lease", "deadline", "max_failures", "retention"):
+            number = getattr(self, name)
+            if number is not None and type(number) is not int:
+                raise UsageError(f"{name} is a whole number, not {number!r:.100}")
+        if self.renews is not None and type(self.renews) is not bool:
+            raise UsageError(f"renews is True or False, not {self.renews!r:.100}")
+        if self.lease is not None:
+            check_lease(self.lease)
+        if self.deadline is not None and not 1 <= self.deadline <= 365 * _DAY:
+            raise UsageError(f"a deadline is 1 s to a year, not {self.deadline}")
+        if self.envelope is not None:
+            check_word("envelope", self.envelope, ENVELOPES)
+        if self.max_failures is not None and not 1 <= self.max_failures <= 255:
+            raise UsageError(f"max_failures is 1 to 255, not {self.max_failures}")
+        if self.retention is not None and not 1 <= self.retention <= 365 * _DAY:
+            raise UsageError(f"a retention is 1 s to a year, not {self.retention}")
+
+
+#: Where nothing is set for a function.
+NO_POLICY: Final = FunctionPolicy()
+#: The name under which the envelope of functions without one of their own is stored. No function has it.
+DEFAULT: Final = ""
+
+
+class Policies(dict[str, FunctionPolicy]):
+    """The policy of each function by name: its own settings, and the database's default envelope.
+
+    Args:
+        settings: the settings by function name, and under ``DEFAULT`` for all others.
+
+    """
+
+    __slots__ = ("_default",)
+
+    def __init__(self, settings: Mapping[str, FunctionPolicy] = MappingProxyType({})) -> None:
+        envelope = settings.get(DEFAULT, NO_POLICY).envelope
+        self._default = FunctionPolicy(envelope=envelope)
+        super().__init__(
+            (name, policy if policy.envelope else replace(policy, envelope=envelope))
+            for name, policy in settings.items()
+        )
+
+    def __missing__(self, funcname: str) -> FunctionPolicy:
+        return self._default
