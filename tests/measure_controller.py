@@ -6,7 +6,6 @@ start of a quick function, alone and beside 100,000 jobs of one that takes 10 s.
 
 import asyncio
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,8 +17,8 @@ import click
 from garivini import Client
 from garivini.gearman import aio
 from garivini.model.payload import decode_payload
-from tests.processes import command
-from tests.servers import free_port, start_gearmand
+from tests.processes import command, started
+from tests.servers import gearmand
 from tests.sql_servers import MariaDB
 
 _JOBS = 20_000
@@ -43,13 +42,11 @@ def work(address: str, function: str) -> None:
 def drain(client: Client, address: str) -> None:
     (database,) = client.shards
     client.insert_jobs([["drain", None, None, b"x" * 100]] * _JOBS, flag="controller")
-    worker = subprocess.Popen([sys.executable, "-m", "tests.measure_controller", "work", address, "drain"])
-    began = time.perf_counter()
-    while database.jobs(funcname="drain", limit=1):
-        time.sleep(0.01)
-    click.echo(f"drain: {_JOBS / (time.perf_counter() - began):,.0f} jobs/s")
-    worker.terminate()
-    worker.wait()
+    with started([sys.executable, "-m", "tests.measure_controller", "work", address, "drain"]):
+        began = time.perf_counter()
+        while database.jobs(funcname="drain", limit=1):
+            time.sleep(0.01)
+        click.echo(f"drain: {_JOBS / (time.perf_counter() - began):,.0f} jobs/s")
 
 
 def slow(client: Client, address: str) -> None:
@@ -108,9 +105,7 @@ def main(words: list[str]) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         mariadb = stack.enter_context(MariaDB("innodb-buffer-pool-size=1G"))
         url = stack.enter_context(mariadb.database())
-        address = f"127.0.0.1:{free_port()}"
-        gearmand = start_gearmand(folder, address)
-        stack.callback(gearmand.terminate)
+        address = stack.enter_context(gearmand(folder))
         client = stack.enter_context(Client(url, [address]))
         client.shards.__iter__().__next__().upgrade()
         environment = {"GARIVINI_DB": url, "GARIVINI_JOB_SERVERS": address}

@@ -1,32 +1,50 @@
-"""Real processes of the command, for tests that start, kill and stop them."""
+"""Real processes, for tests that start, kill and stop them."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-#: Seconds to wait for what must happen. Far more than it takes: a busy machine is no failure.
+#: Seconds to wait for what must happen. Far more than it takes: a busy machine is no failure. It is half a
+#: lease, so that what happens only at the end of one is a failure.
 PATIENCE = 30.0
+
+
+@contextmanager
+def started(words: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a program, without input unless told otherwise; end it by its pid, whatever has happened.
+
+    ``options`` are those of ``subprocess.Popen``.
+    """
+    process = subprocess.Popen(words, **{"stdin": subprocess.DEVNULL, **options})
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+def end(process: "subprocess.Popen[Any]") -> None:
+    """End a process that may have ended, in order if it can."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 class Command:
     """A running ``garivini`` and what it has written."""
 
-    def __init__(self, arguments: tuple[str, ...], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
+        self.process = process
         self._log = log
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "garivini", *arguments],
-                env={**os.environ, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=log.parent,
-            )
 
     @property
     def output(self) -> str:
@@ -45,18 +63,15 @@ class Command:
 
 @contextmanager
 def command(folder: Path, *arguments: str, **environment: str) -> Iterator[Command]:
-    """Start ``garivini``; end it by its pid at the end."""
-    running = Command(arguments, environment, folder / f"{'-'.join(arguments[:2])}-{time.monotonic_ns()}.log")
-    try:
-        yield running
-    finally:
-        if running.process.poll() is None:
-            running.process.terminate()
-            try:
-                running.process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                running.process.kill()
-                running.process.wait()
+    """Start ``garivini`` in a folder; end it by its pid at the end."""
+    log = folder / f"{'-'.join(arguments[:2])}-{time.monotonic_ns()}.log"
+    words = [sys.executable, "-m", "garivini", *arguments]
+    environment = {**os.environ, **environment}
+    with (
+        log.open("wb") as output,
+        started(words, env=environment, stdout=output, stderr=output, cwd=folder) as process,
+    ):
+        yield Command(process, log)
 
 
 def until(condition: object, what: object = "it") -> None:

@@ -6,7 +6,7 @@ import struct
 import threading
 from contextlib import suppress
 
-from tests.servers import PATIENCE
+from tests.processes import PATIENCE
 
 #: SO_LINGER on, for no seconds: what closes is reset.
 _RESET = struct.pack("ii", 1, 0)

@@ -1,6 +1,9 @@
 """Private Gearman servers on the loopback interface, for tests of every part."""
 
 import asyncio
+import itertools
+import os
+import random
 import secrets
 import shutil
 import socket
@@ -10,12 +13,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from garivini.gearman.server import Server
-
-#: Seconds that a server may take to start or stop. Far more than it needs: a busy machine is no failure.
-PATIENCE = 20.0
+from tests.processes import PATIENCE, started
 
 
 @contextmanager
@@ -49,31 +50,29 @@ def gearmand(directory: Path, *options: str, port: int = 0) -> Iterator[str]:
     A missing gearmand is an error and never a reason to skip.
     """
     address = f"127.0.0.1:{port or free_port()}"
-    process = start_gearmand(directory, address, *options)
-    try:
+    with gearmand_process(directory, address, *options):
         yield address
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
 
 
-def start_gearmand(directory: Path, address: str, *options: str) -> "subprocess.Popen[bytes]":
-    """Start gearmand and wait until it listens. The caller ends the process."""
+@contextmanager
+def gearmand_process(directory: Path, address: str, *options: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run gearmand at this address; yield its process, which the test may kill, as soon as it listens."""
     host, port = address.rsplit(":", 1)
     log = directory / f"gearmand-{port}.log"
-    command = gearmand_command(directory, address, *options)
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            socket.create_connection((host, int(port)), timeout=PATIENCE).close()
-        except ConnectionRefusedError:
-            time.sleep(0.005)  # it says nothing when it is ready
+    with started(gearmand_command(directory, address, *options), stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+            except ConnectionRefusedError:
+                time.sleep(0.005)  # it says nothing when it is ready
+            else:
+                break
         else:
-            return process
-    process.kill()
-    process.wait()
-    raise RuntimeError(f"gearmand does not listen on {address}: {log.read_text() if log.exists() else ''}")
+            raise RuntimeError(
+                f"gearmand does not listen on {address}: {log.read_text() if log.exists() else ''}"
+            )
+        yield process
 
 
 def gearmand_command(directory: Path, address: str, *options: str) -> list[str]:
@@ -89,6 +88,22 @@ def gearmand_command(directory: Path, address: str, *options: str) -> list[str]:
     return [*command, "--job-handle-prefix", f"H:{secrets.token_hex(4)}", *options]
 
 
+def _own_ports() -> Iterator[int]:
+    """Yield ports of this process' share in turn, so that none comes again soon.
+
+    The processes of a test run have a share each: a port that one has been given and not bound yet is not
+    given to another.
+    """
+    shares, first, last = 16, 20_000, 32_768
+    share = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % shares
+    ports = list(range(first + share, last, shares))
+    random.shuffle(ports)
+    return itertools.cycle(ports)
+
+
+_PORTS: Final = _own_ports()
+
+
 def free_port() -> int:
     """Return a port of the loopback interface that nothing listens on.
 
@@ -96,7 +111,7 @@ def free_port() -> int:
     starts again, and a client that tries it meanwhile is not connected to itself.
     """
     while True:
-        port = 20_000 + secrets.randbelow(12_768)
+        port = next(_PORTS)
         with socket.socket() as probe:
             # As servers do: a port is not taken by what is left of connections that ended.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

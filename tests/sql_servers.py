@@ -21,8 +21,8 @@ from typing import Any, Final, Self
 import psycopg
 import pymysql
 
-from tests.processes import alive
-from tests.servers import PATIENCE, free_port
+from tests.processes import PATIENCE, alive
+from tests.servers import free_port
 
 #: Who runs the servers where the tests run as root.
 UNPRIVILEGED: Final = "nobody"

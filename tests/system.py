@@ -17,9 +17,7 @@ from garivini.roles.controller import ControllerSettings
 from garivini.roles.injector import InjectorSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
 from garivini.store.database import Database
-
-#: Seconds to wait for what must happen. Far more than it takes: a busy machine is no failure.
-PATIENCE = 20.0
+from tests.processes import PATIENCE
 
 _R = TypeVar("_R")
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from garivini import AsyncClient, Client, Job, SchemaError, UsageError
 from garivini.client import Client as BlockingClient
 from garivini.store.dialects.sqlite import SQLite
+from tests.processes import PATIENCE
 from tests.system import system, upgraded
 
 
@@ -198,7 +199,7 @@ def test_a_sessions_commit_wakes_a_queue_runner(tmp_path: Path) -> None:
                 engine.dispose()
 
             await queue.call(insert)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 await ran.wait()
 
     asyncio.run(scenario())

@@ -22,7 +22,7 @@ from garivini.model.outcome import Report, Setback, Success, failure
 from garivini.model.when import Offset
 from garivini.store.database import Lane
 from garivini.store.records import MAX_RESULT
-from tests.processes import alive, command, until
+from tests.processes import PATIENCE, alive, command, until
 from tests.servers import embedded, free_port
 
 
@@ -588,7 +588,7 @@ class TestProcesses:
             until(lambda: list(tmp_path.glob("holding-*")))
             worker.process.send_signal(signal.SIGTERM)
             (tmp_path / "go-on").touch()
-            assert worker.process.wait(30) == 0
+            assert worker.process.wait(PATIENCE) == 0
             assert Client(url).list_jobs() == []
 
     def test_a_second_signal_ends_a_worker_in_the_middle_of_a_job(self, url: str, tmp_path: Path) -> None:
@@ -727,7 +727,7 @@ class TestProcesses:
             ("work:nobody", "no Worker named"),
         ):
             with command(tmp_path, "worker", module, **environment) as worker:
-                assert worker.process.wait(30) == 78
+                assert worker.process.wait(PATIENCE) == 78
                 assert message in worker.output
 
     def test_an_embedded_server_is_for_loopback_only(self, url: str, tmp_path: Path) -> None:

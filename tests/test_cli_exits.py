@@ -19,7 +19,7 @@ from garivini import Client, State
 from garivini.gearman.blocking import Client as GearmanClient
 from garivini.gearman.protocol import Submission
 from tests.databases import sqlite_url
-from tests.processes import PATIENCE, command, until
+from tests.processes import PATIENCE, command, started, until
 from tests.servers import embedded, free_port
 from tests.test_cli import invoke
 
@@ -252,14 +252,13 @@ def test_sigterm_ends_process_1_of_a_container(url: str, tmp_path: Path, name: s
         sqlite_url(tmp_path, "second.db")
         urls = f"{url} sqlite:///{tmp_path}/second.db"
     environment = {"GARIVINI_DB": urls, "GARIVINI_JOB_SERVERS": f"127.0.0.1:{free_port()}"}
-    process = subprocess.Popen(
+    with started(
         in_namespace(sys.executable, "-m", "garivini", *arguments),
         env={**os.environ, **environment},
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-    )
-    try:
+    ) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         until(lambda: children.read_text().split())
         first = int(children.read_text().split()[0])
@@ -271,10 +270,6 @@ def test_sigterm_ends_process_1_of_a_container(url: str, tmp_path: Path, name: s
         until(caught)
         os.kill(first, signal.SIGTERM)
         assert process.wait(PATIENCE) in (0, 143)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
 
 
 @pytest.mark.slow
@@ -288,26 +283,21 @@ def test_sigterm_at_any_moment_of_the_start_ends_the_command(url: str, tmp_path:
     arguments = [name, *(["work.py", "-p", "2"] if name == "worker" else [])]
     environment = {"GARIVINI_DB": url, "GARIVINI_JOB_SERVERS": f"127.0.0.1:{free_port()}"}
     for tenth in range(12):
-        process = subprocess.Popen(
+        with started(
             [sys.executable, "-m", "garivini", *arguments],
             env={**os.environ, **environment},
             cwd=tmp_path,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-        )
-        time.sleep(tenth / 10)  # the moment is the point
-        process.terminate()
-        try:
-            assert process.wait(15) in (0, -signal.SIGTERM), tenth
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+        ) as process:
+            time.sleep(tenth / 10)  # the moment is the point
+            process.terminate()
+            assert process.wait(PATIENCE) in (0, -signal.SIGTERM), tenth
 
 
 @pytest.mark.slow
 def test_demo_ends_what_it_has_started_when_it_is_told_to_end(tmp_path: Path) -> None:
-    with command(tmp_path, "demo", TMPDIR=str(tmp_path)) as demo:
+    with command(tmp_path, "demo", "--files", "300", TMPDIR=str(tmp_path)) as demo:
         until(lambda: list(tmp_path.glob("garivini-demo-*/worker.log")))
         children = Path(f"/proc/{demo.process.pid}/task/{demo.process.pid}/children").read_text().split()
         assert len(children) == 3

@@ -25,6 +25,7 @@ from garivini.model.job import Handle
 from garivini.model.outcome import Setback, failure
 from garivini.store.records import storable
 from tests.databases import sqlite_url
+from tests.processes import PATIENCE, started
 from tests.servers import embedded
 from tests.sql_servers import SQLServer
 from tests.test_cli import invoke
@@ -70,25 +71,25 @@ def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[byt
 def on_terminal(columns: int, *arguments: str, **environment: str) -> tuple[int, str]:
     """Run a command on a terminal; return its exit status and what it has written there."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
+    with started(
         [sys.executable, "-m", "garivini", *arguments],
         env={**os.environ, "COLUMNS": str(columns), "TERM": "xterm", **environment},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-    )
-    os.close(theirs)
-    written = b""
-    while True:
-        try:
-            part = os.read(ours, 65536)
-        except OSError:  # the other end is closed
-            break
-        if not part:
-            break
-        written += part
-    os.close(ours)
-    return process.wait(), written.decode().replace("\r\n", "\n")
+    ) as process:
+        os.close(theirs)
+        written = b""
+        while True:
+            try:
+                part = os.read(ours, 65536)
+            except OSError:  # the other end is closed
+                break
+            if not part:
+                break
+            written += part
+        os.close(ours)
+        return process.wait(), written.decode().replace("\r\n", "\n")
 
 
 @contextmanager
@@ -423,15 +424,15 @@ def test_json_is_one_document_and_the_same_as_before(tmp_path: Path) -> None:
 def test_a_pipe_that_is_closed_ends_a_list_without_a_word(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path)
     many(url, 20_000)
-    process = subprocess.Popen(
+    with started(
         [sys.executable, "-m", "garivini", "jobs", "list", "--limit", "20000", "--db", url],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.readline()
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    process.stderr.close()
-    assert process.wait(30) == 1
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        process.stderr.close()
+        assert process.wait(PATIENCE) == 1

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from garivini.cli import cli
 from garivini.cli.cores import usable_cores
 from garivini.cli.loading import BrokenModuleError, load, user_traceback
 from tests.databases import sqlite_url
-from tests.processes import command, until
+from tests.processes import PATIENCE, command, started, until
 from tests.servers import embedded
 from tests.test_cli import invoke
 from tests.test_docs import leaves
@@ -45,7 +46,7 @@ def test_worker_of_a_broken_module_reports_it_once_and_ends_with_78(kind: str, t
     (tmp_path / "jobs.py").write_text(text)
     (tmp_path / "inner.py").write_text("x = (\n")
     with command(tmp_path, "worker", "jobs.py", "-p", "4") as worker:
-        assert worker.process.wait(30) == 78
+        assert worker.process.wait(PATIENCE) == 78
         output = worker.output
     assert output.startswith("garivini: jobs.py cannot be imported\nTraceback (most recent call last):\n")
     assert output.count("garivini: ") == 1
@@ -75,7 +76,7 @@ def test_worker_of_a_module_without_a_worker_reports_it_once(tmp_path: Path) -> 
         ("no.such", "there is no module no.such"),
     ):
         with command(tmp_path, "worker", module, "-p", "4") as worker:
-            assert worker.process.wait(30) == 78
+            assert worker.process.wait(PATIENCE) == 78
             assert worker.output.startswith(f"garivini: {message}")
             assert len(worker.output.splitlines()) == 1
 
@@ -176,21 +177,22 @@ def test_worker_starts_one_process_per_usable_core(tmp_path: Path) -> None:
         "worker = Worker(Client('sqlite:///jobs.db'), os.environ['GARIVINI_JOB_SERVERS'])\n"
         "@worker.function('f')\ndef f(job): pass\n"
     )
-    with embedded() as server:
+    with ExitStack() as stack:
+        server = stack.enter_context(embedded())
         log = tmp_path / "log"
         with log.open("wb") as output:
-            process = subprocess.Popen(
-                ["taskset", "-c", "0", sys.executable, "-m", "garivini", "worker", "work.py", "-v"],
-                env={"GARIVINI_JOB_SERVERS": server, "PATH": "/usr/bin:/bin"},
-                cwd=tmp_path,
-                stdout=output,
-                stderr=output,
+            worker = stack.enter_context(
+                started(
+                    ["taskset", "-c", "0", sys.executable, "-m", "garivini", "worker", "work.py", "-v"],
+                    env={"GARIVINI_JOB_SERVERS": server, "PATH": "/usr/bin:/bin"},
+                    cwd=tmp_path,
+                    stdout=output,
+                    stderr=output,
+                )
             )
-        try:
-            until(lambda: "worker.started" in log.read_text(), log.read_text)
-        finally:
-            process.terminate()
-            assert process.wait(30) == 0
+        until(lambda: "worker.started" in log.read_text(), log.read_text)
+        worker.terminate()
+        assert worker.wait(PATIENCE) == 0
     assert log.read_text().count("worker.child_started") == 1
 
 

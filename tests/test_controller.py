@@ -46,7 +46,7 @@ class Stock:
 
     async def got(self, count: int = 1) -> list[aio.Held]:
         """Wait until it has got so many in all."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while len(self.held) < count:
                 self._arrived.clear()
                 await self._arrived.wait()
@@ -85,7 +85,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
 
 async def standing(queue: System, jobid: int, state: State | None = None) -> Job:
     """Wait until the job is in this state, and return it."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while True:
             job = await queue.call(queue.database.get, jobid)
             assert job is not None
@@ -152,7 +152,7 @@ def test_progress_is_seen_while_the_job_runs(made: Make) -> None:
             jobid, held = await called(queue, worker)
             for number in range(100):
                 held.report(Type.WORK_STATUS, b"%d" % number, b"100")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 while not (said := await queue.call(queue.database.reports, jobid)):
                     await asyncio.sleep(0.01)
             assert [(one.kind, one.body) for one in said] == [("status", b"99/100")]
@@ -383,7 +383,7 @@ def test_a_copy_that_comes_again_joins_the_call_that_runs(made: Make) -> None:
 
 async def done(client: aio.Client, function: bytes, total: int) -> None:
     """Wait until the server has no more than so many jobs of a function."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while (await client.functions())[function].total > total:
             await asyncio.sleep(0.01)
 
@@ -522,7 +522,7 @@ def test_a_drain_waits_for_calls_and_gives_back_the_rest(made: Make, finishes: b
             assert len(await queue.call(queue.database.jobs)) == (2 if finishes else 3)
             # The next one has them at once.
             queue.start_controller()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 await worker.got(3 if finishes else 4)
             for one in worker.held[1:]:
                 one.complete()
@@ -606,7 +606,7 @@ def test_a_frozen_database_does_not_hold_up_another(tmp_path: Path, monkeypatch:
             complete = first.complete
 
             def freeze(jobids: set[int]) -> set[int]:
-                assert thawed.wait(20)
+                assert thawed.wait(PATIENCE)
                 return complete(jobids)
 
             first.complete = freeze  # type: ignore[method-assign,assignment]

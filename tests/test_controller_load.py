@@ -17,7 +17,7 @@ from garivini.gearman import aio
 from garivini.model.payload import decode_payload
 from garivini.model.policy import FunctionPolicy
 from tests.processes import Command, command
-from tests.servers import PATIENCE, free_port, start_gearmand
+from tests.servers import free_port, gearmand, gearmand_process
 from tests.sql_servers import MariaDB
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
@@ -102,10 +102,7 @@ def test_one_process_holds_5000_calls_of_10_seconds(mariadb: MariaDB, tmp_path: 
 
     with ExitStack() as stack:
         url = stack.enter_context(mariadb.database())
-        address = f"127.0.0.1:{free_port()}"
-        gearmand = start_gearmand(tmp_path, address)
-        stack.callback(gearmand.wait, PATIENCE)
-        stack.callback(gearmand.terminate)
+        address = stack.enter_context(gearmand(tmp_path))
         client = stack.enter_context(Client(url))
         (database,) = client.shards
         database.upgrade()
@@ -132,12 +129,9 @@ def test_nothing_is_lost_by_a_kill_under_load(own_mariadb: MariaDB, tmp_path: Pa
             return stack.enter_context(command(tmp_path, *words, **environment))
 
         def start_server() -> "subprocess.Popen[bytes]":
-            process = start_gearmand(tmp_path, address)
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            return process
+            return stack.enter_context(gearmand_process(tmp_path, address))
 
-        gearmand = start_server()
+        server = start_server()
         controller = start_controller()
         stack.enter_context(command(tmp_path, "run", "queue-runner", **environment))
         async with crowd(address, 0.5, 2 * in_flight) as worker:
@@ -149,8 +143,8 @@ def test_nothing_is_lost_by_a_kill_under_load(own_mariadb: MariaDB, tmp_path: Pa
                 controller.process.wait()
                 start_controller()
             elif victim == "gearmand":
-                gearmand.kill()
-                gearmand.wait()
+                server.kill()
+                server.wait()
                 start_server()
             else:
                 await asyncio.to_thread(own_mariadb.kill)

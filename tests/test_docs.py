@@ -787,15 +787,14 @@ def test_the_synopsis_runs(folder: Path) -> None:
         with processes.command(folder, "run", "queue-runner", GARIVINI_JOB_SERVERS=server):
             log = folder / "synopsis.log"
             with log.open("wb") as output:
-                process = subprocess.Popen(
+                synopsis = processes.started(
                     [sys.executable, "-u", "synopsis.py"], cwd=folder, stdout=output, stderr=output
                 )
-            try:
-                until(lambda: "Hello world" in log.read_text(), log.read_text)
-                until(lambda: Client(DEFAULT_DATABASE).list_jobs() == [])
-            finally:
-                process.terminate()
-            assert process.wait(PATIENCE) == 0
+                with synopsis as process:
+                    until(lambda: "Hello world" in log.read_text(), log.read_text)
+                    until(lambda: Client(DEFAULT_DATABASE).list_jobs() == [])
+                    process.terminate()
+                    assert process.wait(PATIENCE) == 0
 
 
 @pytest.mark.slow
@@ -861,8 +860,7 @@ def test_the_tutorial_works_as_written(tmp_path: Path, monkeypatch: pytest.Monke
         until(lambda: Client(DEFAULT_DATABASE).list_jobs() == [])
         assert run(*step("garivini jobs list")) == "no job\n"
         step("python app.py")
-        process = subprocess.Popen([sys.executable, "app.py"], stderr=subprocess.DEVNULL)
-        try:
+        with processes.started([sys.executable, "app.py"], stderr=subprocess.DEVNULL):
             until(lambda: _listens(web))
             assert post(step("curl")) == "accepted as job 1:2\n"
             dev.wait_for("Welcome, Grace!")
@@ -870,9 +868,6 @@ def test_the_tutorial_works_as_written(tmp_path: Path, monkeypatch: pytest.Monke
             subprocess.run([sys.executable, "-c", here(snippet.text)], check=True)
             dev.wait_for("Welcome, Edsger!")
             assert post(step("curl")) == "accepted as job 1:4\n"
-        finally:
-            process.terminate()
-            process.wait(PATIENCE)
         dev.wait_for("job.failed")
         until(lambda: [job.jobid for job in Client(DEFAULT_DATABASE).failed_jobs()] == [4])
         assert "1:4" in run(*step("garivini jobs list --failed"))

@@ -22,6 +22,7 @@ from garivini.gearman.blocking import Client as GearmanClient
 from garivini.gearman.protocol import Submission
 from tests import servers
 from tests.databases import sqlite_url
+from tests.processes import PATIENCE
 from tests.servers import embedded, gearmand, gearmand_command
 from tests.sql_servers import MariaDB, PostgreSQL
 from tests.system import upgraded
@@ -247,7 +248,7 @@ def test_status_hides_functions_of_its_own_unless_asked(url: str, address: str) 
 def ability(address: str, function: bytes) -> Iterator[None]:
     """A worker of one function, which takes nothing."""
     host, _, port = address.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=20) as link:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as link:
         link.sendall(packets.encode(packets.REQUEST, packets.Type.CAN_DO, function))
         link.sendall(packets.encode(packets.REQUEST, packets.Type.ECHO_REQ, b"x"))
         assert link.recv(12)  # it has read the one before

@@ -11,7 +11,7 @@ from garivini import Client
 from tests.databases import sqlite_url
 from tests.kills.history import History
 from tests.kills.load import ROOT
-from tests.processes import command, until
+from tests.processes import PATIENCE, command, until
 from tests.servers import free_port
 
 MODULE = """
@@ -70,7 +70,7 @@ def test_each_job_runs_once_while_a_database_is_drained(tmp_path: Path) -> None:
         try:
             until(lambda: len(history.refresh().starts()) > 200)
             with command(tmp_path, "db", "drain", "2", **environment) as drain:
-                assert drain.process.wait(60) == 0, drain.output
+                assert drain.process.wait(PATIENCE) == 0, drain.output
             assert "is empty: take it out" in drain.output
             before = len(tokens)
             until(lambda: len(tokens) > before + 100)

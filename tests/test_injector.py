@@ -24,9 +24,9 @@ from garivini.roles import injector
 from garivini.roles.injected import Rules, read
 from garivini.roles.injector import InjectorSettings
 from tests.databases import sqlite_url
-from tests.processes import command
+from tests.processes import PATIENCE, command
 from tests.servers import free_port
-from tests.system import PATIENCE, System, system
+from tests.system import System, system
 from tests.test_injected import call
 
 

@@ -1,6 +1,7 @@
 """The Injector when a database or an Injector dies under load: nothing that was answered is lost."""
 
 import asyncio
+import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,8 @@ from garivini.model.lease import LEASE
 from garivini.roles import injector
 from garivini.roles.injector import InjectorSettings
 from tests.databases import sqlite_url
-from tests.processes import command
-from tests.servers import free_port, gearmand, start_gearmand
+from tests.processes import PATIENCE, command
+from tests.servers import free_port, gearmand, gearmand_process
 from tests.sql_servers import SERVERS, MariaDB, PostgreSQL
 from tests.system import Seen, upgraded
 from tests.test_injector import Caller
@@ -51,7 +52,7 @@ class Load:
                 self._number += 1
                 arg = str(self._number)
                 try:
-                    async with asyncio.timeout(60):
+                    async with asyncio.timeout(PATIENCE):
                         self.stored[arg], _, _ = await caller.inject("f", arg=arg, flag="shim")
                 except GariviniError as error:
                     if "nothing was stored" in str(error):
@@ -63,7 +64,7 @@ class Load:
     async def until(self, more: int) -> None:
         """Wait until so many more jobs are stored."""
         wanted = len(self.stored) + more
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while len(self.stored) < wanted:
                 await asyncio.sleep(0.01)
 
@@ -118,9 +119,8 @@ def test_a_gearmand_that_dies_under_load_loses_nothing_answered(tmp_path: Path) 
     """Its memory goes with it. What it had, and what it had not been told of, is sent again in seconds."""
     url = sqlite_url(tmp_path)
     address = f"127.0.0.1:{free_port()}"
-    first = start_gearmand(tmp_path, address)
 
-    async def scenario() -> None:
+    async def scenario(first: "subprocess.Popen[bytes]") -> None:
         environment = {"GARIVINI_DB": url, "GARIVINI_JOB_SERVERS": address}
         load = Load(address)
         with Client(url) as client, command(tmp_path, "run", "queue-runner", "injector", **environment):
@@ -128,14 +128,15 @@ def test_a_gearmand_that_dies_under_load_loses_nothing_answered(tmp_path: Path) 
             await load.until(500)
             first.kill()
             first.wait()
-            with gearmand(tmp_path, port=int(address.rpartition(":")[2])):
+            with gearmand_process(tmp_path, address):
                 await load.until(500)
                 load.end()
                 await running
                 load.check(await asyncio.to_thread(client.list_jobs, limit=100_000))
                 await all_run(client, address)
 
-    asyncio.run(scenario())
+    with gearmand_process(tmp_path, address) as first:
+        asyncio.run(scenario(first))
 
 
 async def all_run(client: Client, address: str) -> None:

@@ -26,6 +26,7 @@ from garivini.store.dialects.sqlite import SQLite
 from garivini.store.insert_groups import InsertGroups
 from tests import servers
 from tests.databases import sqlite_url
+from tests.processes import PATIENCE
 from tests.sql_servers import SERVERS, SQLServer
 from tests.system import System, system, upgraded
 from tests.test_injector import Caller, counted
@@ -264,7 +265,7 @@ def test_close_that_is_cancelled_leaves_the_inserts_to_their_callers(tmp_path: P
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):
                     await client.close()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             answers = await asyncio.gather(*tasks, return_exceptions=True)
         found = stored(url)
         for number, answer in enumerate(answers):

@@ -17,8 +17,7 @@ from garivini.model.new_jobs import new_job
 from garivini.model.pacing import CROWD
 from garivini.store.database import Database
 from tests.databases import sqlite_url
-
-PATIENCE = 20.0
+from tests.processes import PATIENCE
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 from garivini import Client, Job, Worker
 from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
+from tests.processes import PATIENCE
 from tests.proxy import Proxy
 from tests.servers import embedded, gearmand
 from tests.system import System, system
@@ -40,10 +41,10 @@ class Held:
 
     def blocking(self, job: Job) -> None:
         self.starts[job.arg] += 1
-        asyncio.run_coroutine_threadsafe(self.go_on.wait(), self.loop).result(30)
+        asyncio.run_coroutine_threadsafe(self.go_on.wait(), self.loop).result(PATIENCE)
 
     async def started(self, jobs: int) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while len(self.starts) < jobs:
                 await asyncio.sleep(0.01)  # a counter says nothing
 
@@ -58,7 +59,7 @@ async def _connected(queue: System, proxy: Proxy, times: int) -> None:
 async def _no_copies(address: str, function: bytes) -> None:
     """Wait until a server has none of a function's jobs."""
     client = aio.Client(address)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while (found := (await client.functions()).get(function)) and found.total:
             await asyncio.sleep(0.02)  # a server says nothing by itself
     await client.close()
@@ -243,7 +244,7 @@ def test_a_job_of_the_original_runs_again_after_it_has_failed_and_the_connection
                 await client.submit([copy])  # may be what the server gives again
                 await queue.seen.wait("job.stale")
                 await client.submit([copy])
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(PATIENCE):
                     await runs.get()
                 await _no_copies(server, b"f")
                 await client.close()

@@ -15,6 +15,7 @@ from garivini import Client
 from garivini.cli import cli
 from garivini.model.job import State
 from tests.databases import sqlite_url
+from tests.processes import PATIENCE
 from tests.system import system
 
 #: By what is wrong: columns and values in SQLite's SQL, and part of the reason for which it is parked; None
@@ -74,7 +75,7 @@ def test_an_odd_row_in_sqlite_is_parked_or_runs_and_others_go_on(
             ran: list[str] = []
 
             async def until(condition: Callable[[], bool]) -> None:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(PATIENCE):
                     while not condition():
                         await asyncio.sleep(0.01)  # a function that has run says nothing itself
 

@@ -19,6 +19,7 @@ from garivini.roles import job_servers, lost
 from garivini.roles.dispatcher import Room
 from garivini.roles.job_servers import JobServers
 from garivini.roles.queue_runner import QueueRunner, QueueRunnerSettings
+from tests.processes import PATIENCE
 from tests.system import System, Waking, system
 
 
@@ -488,7 +489,7 @@ def test_a_lost_connection_to_a_server_that_goes_on_changes_nothing(tmp_path: Pa
 
 
 async def _until_connected(servers: JobServers) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not servers.all_connected:
             try:
                 await servers.look()
@@ -542,7 +543,7 @@ def test_a_queue_runner_at_work_finds_what_others_leased_and_did_not_send(
             await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 3)
             claimed = await claim(queue)
             await queue.call(queue.client.insert_job, "g")  # and one that the QueueRunner sends
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 while await queued(queue, b"f") < 3:
                     await queue_runner.look()
                     await asyncio.sleep(0.05)
@@ -582,7 +583,7 @@ def test_a_function_has_its_own_lease_and_envelope(tmp_path: Path) -> None:
                 slots=3,
             )
             running = asyncio.create_task(worker.run())
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 while len(payloads) < 2:
                     await asyncio.sleep(0.01)
             assert b'"arg_encoding":"latin-1"' in payloads[b"perl"]
@@ -699,7 +700,7 @@ def test_two_databases_are_one_queue(tmp_path: Path) -> None:
             uniques: set[bytes] = set()
             worker = aio.Worker(server.address, [b"f"], lambda held: uniques.add(held.job.unique), slots=50)
             running = asyncio.create_task(worker.run())
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 while len(uniques) < 40:
                     await asyncio.sleep(0.01)
             assert uniques == {b"%d:%d:1" % (dbid, jobid) for jobid, dbid in answers}
@@ -744,7 +745,7 @@ def test_jobs_go_only_to_servers_where_the_function_has_a_worker(tmp_path: Path)
             running = asyncio.create_task(worker.run())
             await queue.seen.wait("gearman.connected")
             other = aio.Client(second.address)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 while b"f" not in await other.functions():
                     await asyncio.sleep(0.01)
             await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 100)
@@ -881,7 +882,7 @@ def test_the_room_of_controller_jobs_is_counted_by_their_leased_rows(tmp_path: P
             # A renewed one counts no more.
             handles = [decode_payload(job.job.data).handle for job in held]
             await queue.call(queue.database.renew, handles, lease=60)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 while len(held) == before:
                     await asyncio.sleep(await queue_runner.look())  # till the next count
             worker.abort()

@@ -14,8 +14,7 @@ import pymysql
 import pytest
 from sqlalchemy.engine import URL, make_url
 
-from tests.processes import alive, until
-from tests.servers import PATIENCE
+from tests.processes import PATIENCE, alive, until
 from tests.sql_servers import MariaDB, PostgreSQL, SQLServer, family
 
 pytestmark = pytest.mark.servers

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import PATIENCE, alive, until
+from tests.processes import PATIENCE, alive, started, until
 
 pytestmark = pytest.mark.slow
 
@@ -39,13 +39,10 @@ def supervised(folder: Path, child: str, processes: int = 2) -> Iterator["subpro
     program = folder / "program.py"
     body = textwrap.indent(textwrap.dedent(child).strip(), "    ")
     program.write_text(PROGRAM.replace("BODY", body).replace("PROCESSES", str(processes)))
-    process = subprocess.Popen([sys.executable, str(program)], cwd=folder)
     try:
-        yield process
+        with started([sys.executable, str(program)], cwd=folder) as process:
+            yield process
     finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
         for pid in pids(folder):
             if alive(pid):
                 os.kill(pid, signal.SIGKILL)

@@ -17,6 +17,7 @@ from garivini.gearman.protocol import Submission
 from garivini.model.job import Job
 from garivini.model.payload import encode_payload
 from garivini.submission import RUN_QUEUED_JOB
+from tests.processes import PATIENCE
 from tests.system import system
 from tests.test_injected import call
 from tests.test_injector import Caller, counted
@@ -126,7 +127,7 @@ def test_a_flood_of_payloads_that_are_none_is_some_events_and_jobs_go_on(
                 throttle.emit_held()
                 return total(queue.seen.of("job.dropped")) == 2000
 
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 while not all_dropped():
                     await asyncio.sleep(0.1)  # what is held says nothing
             assert len(queue.seen.of("job.dropped")) < 100

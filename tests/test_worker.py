@@ -21,6 +21,7 @@ from garivini.model.new_jobs import new_job
 from garivini.model.payload import encode_payload
 from garivini.model.policy import FunctionPolicy
 from tests.databases import sqlite_url
+from tests.processes import PATIENCE
 from tests.servers import embedded
 from tests.system import System, system
 
@@ -334,7 +335,7 @@ def test_stopping_waits_for_no_connection_that_is_being_opened(
             serving = asyncio.create_task(queue.worker.serve(stop))
             await opening.wait()
             stop.set()
-            done, _ = await asyncio.wait([serving], timeout=5)
+            done, _ = await asyncio.wait([serving], timeout=PATIENCE)
             serving.cancel()
             assert done
 
@@ -372,7 +373,7 @@ def test_cancelling_serve_waits_for_no_thread_of_a_function(tmp_path: Path) -> N
             await client.submit([Submission(b"long", encode_payload(job))])
             await started.wait()
             serving.cancel()
-            done, _ = await asyncio.wait([serving], timeout=5)
+            done, _ = await asyncio.wait([serving], timeout=PATIENCE)
             go_on.set()
             assert done
             await client.close()
@@ -772,7 +773,7 @@ def test_a_database_that_does_not_answer_holds_up_no_outcome_of_another(tmp_path
             server = aio.Client(address)
             stop = asyncio.Event()
             serving = asyncio.create_task(worker.serve(stop))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 await server.submit(dispatch(client, 1))
                 while client.list_jobs():
                     await asyncio.sleep(0.01)  # a deleted row says nothing

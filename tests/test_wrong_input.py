@@ -25,6 +25,7 @@ from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
 from garivini.model.payload import decode_payload
 from garivini.submission import INJECT_JOBS, RUN_QUEUED_JOB
+from tests.processes import PATIENCE
 from tests.servers import gearmand
 from tests.sql_servers import SERVERS, SQLServer
 from tests.system import system
@@ -33,6 +34,7 @@ pytestmark = pytest.mark.slow
 
 #: Seconds in which good jobs are to run: 2 on a machine that does nothing else.
 SOON: Final = 8.0
+
 
 _R = TypeVar("_R")
 
@@ -49,13 +51,13 @@ class Queue:
         self._number = 0
         self._ready = threading.Event()
         self._running = asyncio.run_coroutine_threadsafe(self._run(folder, url, address), self._loop)
-        self._ready.wait(20)
+        self._ready.wait(PATIENCE)
         if self._running.done():
             self._running.result()
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._running.result(60)
+        self._running.result(PATIENCE)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -81,7 +83,7 @@ class Queue:
             queue.start_queue_runner()
             queue.start_controller()
             queue.start_injector()
-            self.client = aio.Client(queue.address, timeout=20)
+            self.client = aio.Client(queue.address, timeout=PATIENCE)
             await queue.seen.wait("gearman.connected", 4)
             self._ready.set()
             await self._stop.wait()
@@ -90,7 +92,7 @@ class Queue:
             await asyncio.gather(linked, return_exceptions=True)
 
     def call(self, step: Coroutine[Any, Any, _R]) -> _R:
-        return asyncio.run_coroutine_threadsafe(step, self._loop).result(60)
+        return asyncio.run_coroutine_threadsafe(step, self._loop).result(PATIENCE)
 
     def submit(self, function: str, payloads: Sequence[bytes]) -> None:
         """Send background jobs."""

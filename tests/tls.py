@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from garivini.gearman.server import Server, _Link
-from tests.servers import PATIENCE
+from tests.processes import PATIENCE
 
 
 def certificate(folder: Path, name: str = "IP:127.0.0.1", *, passphrase: str = "") -> tuple[Path, Path]:

@@ -8,9 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from garivini.gearman.packets import REQUEST, RESPONSE, Decoder, Line, Packet, Type, encode
-
-#: Seconds to wait for what must come. Only a failing test waits as long.
-PATIENCE = 10.0
+from tests.processes import PATIENCE
 
 #: What a test compares with: name of the type, then the fields.
 Said = tuple[Any, ...]

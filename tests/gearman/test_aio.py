@@ -21,6 +21,7 @@ from garivini.gearman.protocol import (
 )
 from garivini.gearman.server import Server
 from tests.gearman.peer import Peer
+from tests.processes import PATIENCE
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -182,7 +183,7 @@ def test_an_idle_connection_is_asked_for_a_sign_of_life(monkeypatch: pytest.Monk
         async with lying_server(talk) as address:
             worker = aio.Worker(address, [b"f"], lambda held: None, timeout=0.05)
             running = asyncio.create_task(worker.run())
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 # Silent, given up, and connected to again.
                 while asked.count(Type.CAN_DO) < 2:
                     await asyncio.sleep(0.01)
@@ -307,7 +308,7 @@ def test_a_client_connects_again_after_the_server_has_been_restarted() -> None:
             await client.echo()
         host, port = server.address.split(":")
         async with Server(host, int(port)):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 while True:
                     try:
                         await client.echo()
@@ -408,7 +409,7 @@ def test_draining_waits_for_what_is_held_and_takes_no_more(gearman_server: str) 
         await draining
         await running
         assert held.empty()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             # What the worker wrote last the server may read after this question.
             while (status := (await client.functions())[b"f"]).total > 1:
                 await asyncio.sleep(0.01)
@@ -500,7 +501,7 @@ def test_progress_is_asked_for_by_handle(gearman_server: str) -> None:
         assert isinstance(created, Created)
         one = await held.get()
         one.report(Type.WORK_STATUS, b"2", b"5")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while (status := await client.status_of(created.handle)).denominator == 0:
                 await asyncio.sleep(0.01)  # the report travels on another connection
         assert status == JobStatus(True, True, 2, 5)

@@ -13,7 +13,8 @@ from garivini.gearman.broker import Broker
 from garivini.gearman.jobs import RECORD, Connection, Limits
 from garivini.gearman.packets import REQUEST, Packet, Type, encode
 from tests import servers
-from tests.gearman.peer import PATIENCE, Peer
+from tests.gearman.peer import Peer
+from tests.processes import PATIENCE
 
 MB = 1_000_000
 

@@ -11,6 +11,7 @@ from garivini.errors import UnreachableError
 from garivini.gearman import aio, blocking
 from garivini.gearman.protocol import Created, Submission
 from garivini.gearman.server import Server
+from tests.processes import PATIENCE
 from tests.servers import embedded
 
 
@@ -63,11 +64,11 @@ def encrypted(certificate: Path) -> Iterator[str]:
         await asyncio.gather(*rest, return_exceptions=True)
 
     with embedded() as address:
-        server = asyncio.run_coroutine_threadsafe(start(address), loop).result(10)
+        server = asyncio.run_coroutine_threadsafe(start(address), loop).result(PATIENCE)
         try:
             yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         finally:
-            asyncio.run_coroutine_threadsafe(stop(server), loop).result(10)
+            asyncio.run_coroutine_threadsafe(stop(server), loop).result(PATIENCE)
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()

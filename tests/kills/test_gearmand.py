@@ -4,7 +4,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,7 @@ from tests.kills.history import History, Started
 from tests.kills.load import ROOT
 from tests.processes import Command, command, until
 from tests.proxy import Proxy
-from tests.servers import free_port, start_gearmand
+from tests.servers import free_port, gearmand_process
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
@@ -96,23 +96,20 @@ def test_ten_thousand_dispatched_jobs_are_not_lost_with_their_gearmand(
     queue: Queue, record_property: Callable[[str, object], None]
 ) -> None:
     each = 3_400
-    gearmand = start_gearmand(queue.folder, queue.address)
-    try:
-        with queue.queue_runner(queue.address) as runner:
-            queue.insert(each)
-            until(lambda: dispatched(runner) == 3 * each, lambda: f"dispatched {dispatched(runner)}")
-            with queue.worker():
-                until(lambda: len(queue.starts()) > 500)
-                gearmand.kill()
-                gearmand.wait()
-                assert len(queue.starts()) < 2 * each
-                gearmand = start_gearmand(queue.folder, queue.address)
-                back = time.monotonic_ns()
-                until(lambda: any(run.time > back for run in queue.starts()))
-                queue.until_empty()
-    finally:
+    with ExitStack() as stack:
+        gearmand = stack.enter_context(gearmand_process(queue.folder, queue.address))
+        runner = stack.enter_context(queue.queue_runner(queue.address))
+        queue.insert(each)
+        until(lambda: dispatched(runner) == 3 * each, lambda: f"dispatched {dispatched(runner)}")
+        stack.enter_context(queue.worker())
+        until(lambda: len(queue.starts()) > 500)
         gearmand.kill()
         gearmand.wait()
+        assert len(queue.starts()) < 2 * each
+        stack.enter_context(gearmand_process(queue.folder, queue.address))
+        back = time.monotonic_ns()
+        until(lambda: any(run.time > back for run in queue.starts()))
+        queue.until_empty()
     starts = queue.starts()
     runs = Counter(run.token for run in starts)
     assert len(runs) == 3 * each
@@ -127,23 +124,22 @@ def test_ten_thousand_dispatched_jobs_are_not_lost_with_their_gearmand(
 @pytest.mark.timeout(300)
 def test_a_dispatcher_that_is_cut_off_from_gearmand_sends_nothing_twice(queue: Queue) -> None:
     each = 1_500
-    gearmand = start_gearmand(queue.folder, queue.address)
-    try:
-        with Proxy(queue.address) as way, queue.queue_runner(way.address) as runner:
-            queue.insert(each)
-            # What is cut off on its way never arrived, and goes out again under its next attempt.
-            until(lambda: dispatched(runner) == 3 * each, lambda: f"dispatched {dispatched(runner)}")
-            with queue.worker():
-                for share in (100, each, 2 * each):
-                    until(lambda share=share: len(queue.starts()) > share)
-                    opened = way.opened
-                    assert way.reset() > 0
-                    until(lambda opened=opened: way.opened > opened)
-                queue.until_empty()
-            runner.wait_for("gearman.lost")
-    finally:
-        gearmand.kill()
-        gearmand.wait()
+    with (
+        gearmand_process(queue.folder, queue.address),
+        Proxy(queue.address) as way,
+        queue.queue_runner(way.address) as runner,
+    ):
+        queue.insert(each)
+        # What is cut off on its way never arrived, and goes out again under its next attempt.
+        until(lambda: dispatched(runner) == 3 * each, lambda: f"dispatched {dispatched(runner)}")
+        with queue.worker():
+            for share in (100, each, 2 * each):
+                until(lambda share=share: len(queue.starts()) > share)
+                opened = way.opened
+                assert way.reset() > 0
+                until(lambda opened=opened: way.opened > opened)
+            queue.until_empty()
+        runner.wait_for("gearman.lost")
     assert Counter(run.token for run in queue.starts()).most_common(1)[0][1] == 1
     assert {run.attempt for run in queue.starts()} == {1}
     assert len(queue.starts()) == 3 * each

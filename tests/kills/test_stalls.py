@@ -18,7 +18,7 @@ from garivini.model.payload import decode_payload
 from tests.databases import sqlite_url
 from tests.kills.history import History, Started
 from tests.kills.load import ROOT
-from tests.processes import Command, command, until
+from tests.processes import PATIENCE, Command, command, until
 from tests.servers import free_port
 from tests.system import Waking
 
@@ -188,7 +188,7 @@ def test_a_foreign_worker_that_knows_no_leases_may_take_five_of_them(queue: Queu
         worker = aio.Worker(queue.address, [b"foreign"], run, slots=4)
         running = asyncio.create_task(worker.run())
         await asyncio.to_thread(queue.client.insert_job, "foreign", "x")
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             await done.wait()
             await worker.drain()
             await running

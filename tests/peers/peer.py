@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from tests.peers.databases import Place
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, end
 
 HERE: Final = Path(__file__).parent
 PAGE: Final = HERE.parents[1] / "docs/how-to/workers-in-other-languages.md"
@@ -75,8 +75,7 @@ class Peer:
 
     def close(self) -> None:
         """End it by its pid."""
-        self.process.terminate()
-        self.process.wait(PATIENCE)
+        end(self.process)
         self._reader.join(PATIENCE)
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None

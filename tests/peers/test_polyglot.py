@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from tests.peers.databases import Place
-from tests.processes import PATIENCE, until
+from tests.processes import PATIENCE, started, until
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
@@ -34,18 +34,10 @@ class Shell:
         """Run a line to its end, or start it where it ends in ``&``; return what it printed."""
         if line.endswith("&"):
             words = shlex.split(line.removesuffix("&"))
-            log = (self._folder / f"{Path(words[-1]).name}.log").open("wb")
-            process = subprocess.Popen(
-                words,
-                cwd=self._folder,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+            log = self._ends.enter_context((self._folder / f"{Path(words[-1]).name}.log").open("wb"))
+            self._ends.enter_context(
+                started(words, cwd=self._folder, env=self._environment, stdout=log, stderr=log)
             )
-            self._ends.callback(log.close)
-            self._ends.callback(process.wait)
-            self._ends.callback(process.kill)
             return ""
         done = subprocess.run(
             ["sh", "-ec", line],

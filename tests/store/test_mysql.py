@@ -36,6 +36,7 @@ from garivini.store.dialects import mysql
 from garivini.store.dialects.mysql import MySQL
 from garivini.store.dialects.pymysql_connection import Connection
 from tests.databases import MySQLRoles
+from tests.processes import PATIENCE
 from tests.sql_servers import MariaDB
 from tests.store.test_errors import CALLS, Opener, insert
 from tests.system import system
@@ -44,6 +45,7 @@ pytestmark = pytest.mark.servers
 
 #: What a call may take at most where the URL says that a second of silence is enough.
 BOUND = 8.0
+
 LANE = Lane("f", State.WAITING, "normal", 0)
 
 
@@ -317,7 +319,7 @@ def test_the_loser_of_a_deadlock_tries_again(
         mariadb.until_one_waits()
         run(other, f"UPDATE job SET priority = 0 WHERE jobid = {first}")
         other.commit()
-        assert done.result(20) == {first, second}
+        assert done.result(PATIENCE) == {first, second}
 
 
 def test_many_who_insert_the_same_keys_agree(roles: MySQLRoles, opened: Opener, form: str) -> None:
@@ -350,7 +352,7 @@ def test_a_process_that_is_frozen_within_a_transaction_loses_it(
     def freeze() -> None:
         with database.transaction() as work:
             assert work("due", funcname="f", priority=1, limit=1, small=10)
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + PATIENCE
             while not other.claim(LANE, limit=1, lease=60):
                 assert time.monotonic() < deadline
             work("functions")

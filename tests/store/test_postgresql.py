@@ -39,6 +39,7 @@ from garivini.store.database import Database, Lane
 from garivini.store.dialects import postgresql
 from garivini.store.schema import SCHEMA
 from tests.databases import PostgreSQLRoles
+from tests.processes import PATIENCE
 from tests.sql_servers import PostgreSQL
 from tests.store.test_errors import CALLS, Opener, insert
 from tests.system import system
@@ -356,7 +357,7 @@ def test_the_loser_of_a_deadlock_tries_again(
             other.rollback()
         except psycopg.errors.DeadlockDetected:
             other.rollback()  # it was this side's turn to give way
-        assert done.result(20) == {first, second}
+        assert done.result(PATIENCE) == {first, second}
 
 
 def test_many_who_insert_the_same_keys_in_other_orders_do_not_meet_in_a_deadlock(
@@ -400,7 +401,7 @@ def test_a_process_that_is_frozen_within_a_transaction_loses_it(
         with database.transaction() as work:
             work("due", funcname="f", priority=1, limit=1, small=10)
             other = opened(roles.runtime)
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + PATIENCE
             while not other.claim(Lane("f", State.WAITING, "normal", 0), limit=1, lease=60):
                 assert time.monotonic() < deadline
             work("functions")

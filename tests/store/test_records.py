@@ -21,6 +21,7 @@ from garivini.store.records import (
     Finished,
     Reported,
 )
+from tests.processes import PATIENCE
 from tests.store.conftest import Backend, Clock
 
 #: A time of day in 2023.
@@ -119,7 +120,7 @@ def test_lines_said_at_the_same_time_are_all_kept(database: Database) -> None:
     together = threading.Barrier(4)
 
     def report(name: int) -> None:
-        together.wait(10)
+        together.wait(PATIENCE)
         for number in range(10):
             database.report(say(job, b"%d %d" % (name, number)))
 

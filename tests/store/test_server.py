@@ -15,6 +15,7 @@ from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Report
 from garivini.store.database import Database, Lane
 from tests.databases import MySQLRoles, PostgreSQLRoles
+from tests.processes import PATIENCE
 from tests.sql_servers import SERVERS, SQLServer
 from tests.store.test_errors import CALLS, Opener, insert
 
@@ -133,7 +134,7 @@ def test_what_is_reported_while_a_completion_waits_goes_with_the_job(
             database._report(run, [Report(job.handle, "data", b"x")])
             done = threads.submit(database.complete, jobids)
             server.until_one_waits()
-        assert done.result(20) == set(jobids)
+        assert done.result(PATIENCE) == set(jobids)
     assert database.reports(job.jobid) == []
 
 
