@@ -15,7 +15,7 @@ from garivini import Client, Job, State, UsageError
 from garivini.gearman import aio
 from garivini.gearman.packets import Type
 from garivini.gearman.protocol import Finished, Submission
-from garivini.keeper import Run
+from garivini.keeper.execution import Run
 from garivini.model.new_jobs import new_job
 from garivini.model.payload import decode_payload, encode_payload
 from garivini.model.policy import Envelope, FunctionPolicy

@@ -43,6 +43,7 @@ from garivini.cli.options import DEFAULT_DATABASE, DEFAULT_SERVER
 from garivini.config import InjectorTable, parse_settings
 from garivini.gearman import console
 from garivini.gearman.broker import Broker
+from garivini.keeper.child import CONFIGURATION_ERROR
 from garivini.model.outcome import Report, Setback, Success
 from garivini.model.payload import _Envelope
 from garivini.model.policy import ENVELOPES
@@ -52,7 +53,6 @@ from garivini.roles.controller import ControllerSettings
 from garivini.roles.injected import _Answer, _Request
 from garivini.roles.injector import InjectorSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
-from garivini.supervisor import CONFIGURATION_ERROR
 from tests import processes
 from tests.databases import sqlite_url
 from tests.processes import PATIENCE, until

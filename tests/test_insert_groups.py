@@ -321,7 +321,7 @@ def test_insert_job_is_answered_whatever_happens_after_its_commit(
         raise RuntimeError("a defect")
 
     with servers.embedded() as address, Client(sqlite_url(tmp_path), address) as client:
-        monkeypatch.setattr("garivini.dispatch.submission", broken)
+        monkeypatch.setattr("garivini.client.direct.submission", broken)
         answer = client.insert_job("f")
         assert [job.jobid for job in client.list_jobs()] == [answer.jobid]
 

@@ -11,7 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 from garivini import Client
-from garivini.keeper import Keeper, Run
+from garivini.keeper.execution import Run
+from garivini.keeper.keeper import Keeper
 from garivini.model.job import Job
 from garivini.model.new_jobs import new_job
 from garivini.model.pacing import CROWD

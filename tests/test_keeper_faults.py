@@ -14,14 +14,15 @@ from msgspec.structs import replace
 from sqlalchemy import Engine, create_engine
 
 from garivini import Client, events
-from garivini.keeper import Keeper, Run
+from garivini.keeper.child import Child, Obituary, Slot
+from garivini.keeper.execution import Run
+from garivini.keeper.keeper import Keeper
 from garivini.model.job import Handle, Job, State
 from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Setback
 from garivini.model.policy import FunctionPolicy
 from garivini.model.when import At, Never, Offset
 from garivini.store.database import Database
-from garivini.supervisor import Child, Obituary, Slot
 from tests.databases import sqlite_url
 from tests.processes import PATIENCE
 from tests.sql_servers import MariaDB, SQLServer

@@ -5,15 +5,7 @@ from itertools import product
 import pytest
 
 from garivini.model.job import State
-from garivini.model.lease import (
-    ASK_AGAIN,
-    DEADLINE,
-    Bump,
-    Extend,
-    Found,
-    Step,
-    decide,
-)
+from garivini.model.lease import ASK_AGAIN, DEADLINE, Bump, Extend, Found, Step, decide
 
 LEASE = 60
 HELD = (State.LEASED, State.RUNNING, State.SUSPECT)

@@ -20,15 +20,7 @@ from garivini.model.pacing import (
     next_prefetch,
     room,
 )
-from garivini.model.when import (
-    At,
-    Never,
-    Offset,
-    When,
-    backoff,
-    parse_delay,
-    parse_when,
-)
+from garivini.model.when import At, Never, Offset, When, backoff, parse_delay, parse_when
 
 DAY = 86400
 

@@ -76,9 +76,13 @@ def refused_calls() -> Iterator[list[str]]:
             lines.append(record.getMessage())
 
     handler = Handler()
-    logging.getLogger("garivini").addHandler(handler)
+    logger = logging.getLogger("garivini")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)  # a command that ran in this process may have left another
     yield lines
-    logging.getLogger("garivini").removeHandler(handler)
+    logger.setLevel(level)
+    logger.removeHandler(handler)
 
 
 def test_a_flood_of_calls_that_are_refused_is_some_lines_of_log(

@@ -15,7 +15,8 @@ import pytest
 from garivini import Client, Discard, Job, RefusedError, Retry, State, UsageError, Worker
 from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
-from garivini.keeper import Keeper, Run
+from garivini.keeper.execution import Run
+from garivini.keeper.keeper import Keeper
 from garivini.model.job import Handle
 from garivini.model.new_jobs import new_job
 from garivini.model.payload import encode_payload

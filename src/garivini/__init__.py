@@ -4,8 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from garivini.aio import AsyncClient
     from garivini.client import Client
+    from garivini.client.aio import AsyncClient
     from garivini.errors import (
         ConflictError,
         GariviniError,
@@ -25,7 +25,7 @@ __version__ = "0.1.0"
 # Names are looked up when they are first used: importing SQLAlchemy takes a quarter of a second, which
 # `garivini --help` and a web application that only might insert a job need not pay.
 _HOMES: Final = {
-    "AsyncClient": "aio",
+    "AsyncClient": "client.aio",
     "Client": "client",
     "ConflictError": "errors",
     "Discard": "worker",

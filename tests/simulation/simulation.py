@@ -11,9 +11,11 @@ from types import SimpleNamespace
 from typing import Any, Final, cast
 from unittest.mock import patch
 
-from garivini import apart, backoff, events, keeper, outcomes
+from garivini import backoff, events
 from garivini.errors import GariviniError, OutcomeUnknownError
 from garivini.gearman.aio import Client
+from garivini.keeper import keeper, outcomes, writer
+from garivini.keeper.child import Obituary
 from garivini.model import when
 from garivini.model.job import Job
 from garivini.model.new_jobs import new_job
@@ -22,7 +24,6 @@ from garivini.roles.job_servers import JobServers
 from garivini.roles.queue_runner import QueueRunner, QueueRunnerSettings
 from garivini.roles.runner import run_role
 from garivini.store.database import Database
-from garivini.supervisor import Obituary
 from garivini.worker import Discard, Registered, Retry, blocking, serving
 from tests.simulation.database import HELD, Connection, DatabaseThread, Model, Trouble
 from tests.simulation.ledger import Ledger
@@ -81,7 +82,7 @@ class Simulation:
         )
         with ExitStack() as stack:
             for module, name, stand_in in (
-                *((module, "time", time) for module in (apart, outcomes, keeper)),
+                *((module, "time", time) for module in (writer, outcomes, keeper)),
                 (keeper, "threading", SimpleNamespace(Thread=Thread, Event=Event)),
                 (blocking, "time", time),
                 (blocking, "SimpleQueue", Queue),

@@ -10,11 +10,12 @@ from unittest.mock import patch
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
-from garivini import keeper
-from garivini.copies import copy_of
 from garivini.gearman.protocol import Submission, Unknown
 from garivini.gearman.requests import SubmitResult
-from garivini.keeper import Keeper, Run
+from garivini.keeper import keeper
+from garivini.keeper.copies import copy_of
+from garivini.keeper.execution import Run
+from garivini.keeper.keeper import Keeper
 from garivini.model.job import Handle, Job, State
 from garivini.model.lease import Bump, Extend, Found, Step, decide
 from garivini.model.outcome import Setback, Settled

@@ -9,11 +9,11 @@ from garivini.client import Client
 from garivini.errors import GariviniError
 from garivini.gearman.aio import Held as RealHeld
 from garivini.gearman.protocol import Assigned
-from garivini.keeper import Run
+from garivini.keeper.child import Child, Obituary, Slot
+from garivini.keeper.execution import Run
 from garivini.model.job import Job
 from garivini.model.outcome import Setback
 from garivini.model.payload import decode_payload
-from garivini.supervisor import Child, Obituary, Slot
 from garivini.worker import Registered, Worker
 from garivini.worker.serving import Serving
 from tests.simulation.database import Connection

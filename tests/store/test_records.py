@@ -14,13 +14,7 @@ from garivini.model.policy import FunctionPolicy
 from garivini.model.when import Offset
 from garivini.store.connections import Run
 from garivini.store.database import Database, Lane
-from garivini.store.records import (
-    MAX_LINE,
-    MAX_LINES,
-    MAX_RESULT,
-    Finished,
-    Reported,
-)
+from garivini.store.records import MAX_LINE, MAX_LINES, MAX_RESULT, Finished, Reported
 from tests.processes import PATIENCE
 from tests.store.conftest import Backend, Clock
 

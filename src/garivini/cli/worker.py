@@ -12,9 +12,10 @@ from garivini.cli.cores import usable_cores
 from garivini.cli.loading import BrokenModuleError, Speaker, load, user_traceback
 from garivini.cli.tls import warn_of_servers
 from garivini.errors import UsageError
-from garivini.supervisor import CONFIGURATION_ERROR, Child, Supervisor
+from garivini.keeper.child import CONFIGURATION_ERROR, Child
 from garivini.worker import joblog
 from garivini.worker.joblog import JobLog
+from garivini.worker.supervisor import Supervisor
 
 
 @click.command()

@@ -27,7 +27,6 @@ import msgspec
 from msgspec.structs import replace
 
 from garivini import events, throttle
-from garivini.copies import EndedCopies, copy_of
 from garivini.errors import GariviniError, RefusedError, UnreachableError, UsageError
 from garivini.gearman.aio import Client, Held, Worker
 from garivini.gearman.packets import Type
@@ -41,7 +40,9 @@ from garivini.gearman.protocol import (
     Unknown,
     Update,
 )
-from garivini.keeper import Keeper, Run
+from garivini.keeper.copies import EndedCopies, copy_of
+from garivini.keeper.execution import Run
+from garivini.keeper.keeper import Keeper
 from garivini.model.lease import DEADLINE
 from garivini.model.outcome import Report, Setback
 from garivini.model.payload import decode_payload

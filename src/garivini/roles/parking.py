@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from garivini.keeper import Run
+from garivini.keeper.execution import Run
 from garivini.model.lease import LEASE
 
 

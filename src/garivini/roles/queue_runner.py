@@ -20,13 +20,7 @@ from garivini.gearman.aio import Client, Held, Worker
 from garivini.model.job import Handle, Job, State
 from garivini.model.lease import DEADLINE, LEASE, Bump, check_lease, decide
 from garivini.model.outcome import Setback
-from garivini.model.pacing import (
-    BATCH_MAX,
-    BATCH_START,
-    POLL,
-    WATERMARK,
-    next_batch,
-)
+from garivini.model.pacing import BATCH_MAX, BATCH_START, POLL, WATERMARK, next_batch
 from garivini.model.policy import MAX_CRASHES
 from garivini.outcome_events import emit_settled
 from garivini.roles.dispatcher import Dispatcher, Room

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Final
 
-from garivini.keeper import Run
+from garivini.keeper.execution import Run
 
 #: Maximum seconds of one batch, after which the loop is notified of its jobs.
 _BATCH: Final = 0.005

@@ -17,22 +17,23 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec.structs import force_setattr
 
 from garivini import events, throttle
-from garivini.copies import EndedCopies, copy_of
 from garivini.errors import UsageError
 from garivini.gearman import aio
-from garivini.keeper import STOP_TIMEOUT, Keeper, Run
+from garivini.keeper.child import TIME_LIMIT, Child
+from garivini.keeper.copies import EndedCopies, copy_of
+from garivini.keeper.execution import Run
+from garivini.keeper.keeper import STOP_TIMEOUT, Keeper
 from garivini.model.current import set_current_job
 from garivini.model.outcome import Setback, failure
 from garivini.model.pacing import next_prefetch
 from garivini.model.payload import decode_payload
 from garivini.model.when import Offset
-from garivini.supervisor import TIME_LIMIT, Child
 from garivini.worker import forks, joblog
 from garivini.worker.blocking import BlockingRunner
 from garivini.worker.functions import Discard, Registered, Retry, check_result
 
 if TYPE_CHECKING:
-    from garivini.copies import Copy
+    from garivini.keeper.copies import Copy
     from garivini.worker.worker import Worker
 
 #: Seconds to report the end of a job to a Gearman server before the process ends.

@@ -14,9 +14,9 @@ from garivini import settings
 from garivini.client import Client
 from garivini.errors import UsageError
 from garivini.gearman.servers import parse_addresses
+from garivini.keeper.child import Child
 from garivini.model.new_jobs import new_job
 from garivini.model.policy import FunctionPolicy
-from garivini.supervisor import Child
 from garivini.worker import forks
 from garivini.worker.functions import Function, Registered, registered
 from garivini.worker.serving import Serving

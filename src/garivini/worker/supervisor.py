@@ -5,102 +5,25 @@ user's: a child does, after the fork. It knows what each child is running from a
 that it can end a job that runs too long, and say of which job a child died. The next child records that.
 """
 
-import mmap
 import os
 import select
 import signal
-import struct
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from garivini import events
 from garivini.backoff import Backoff
-from garivini.model.job import Handle, Job
+from garivini.keeper.child import CONFIGURATION_ERROR, TIME_LIMIT, Child, Obituary, Slot
+from garivini.model.job import Handle
 
-#: Exit status of a child that starting again cannot help: the parent ends too, with the same.
-CONFIGURATION_ERROR: Final = 78
-#: Exit status of a child that ended itself because a job ran too long.
-TIME_LIMIT: Final = 79
 #: Seconds beyond a job's time limit after which the parent ends a child that has not done so itself.
 TIME_LIMIT_GRACE: Final = 5.0
 #: A child that lived so many seconds is started again at once.
 _LONG_LIFE: Final = 10.0
 _WATCH: Final = 1.0
-
-
-class Slot:
-    """What a child is running: written by the child, read by the parent."""
-
-    # Written by three threads of the child, so each has fields of its own: the main thread the job of a def
-    # function, as jobid (0: nothing), dbid, attempt and the monotonic time by which it must end (0: any); the
-    # loop's thread that of an async def in the same way; a keeper whether the obituaries are recorded.
-    # A keeper that ends the process makes the first jobid -1: the job of the loop is not to blame.
-    _JOB: Final = struct.Struct("<qqqd")
-    _TOLD: Final = struct.Struct("<q")
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 2 * self._JOB.size + self._TOLD.size)  # shared with children, of no file
-
-    def set(self, handle: Handle | Job, deadline: float = 0.0) -> None:
-        """Note that this job is running in the main thread."""
-        self._JOB.pack_into(self._memory, 0, handle.jobid, handle.dbid, handle.attempt or 0, deadline)
-
-    def clear(self) -> None:
-        """Note that no job is running in the main thread."""
-        self._JOB.pack_into(self._memory, 0, 0, 0, 0, 0.0)
-
-    def acquit(self) -> None:
-        """Note that no job is to blame for the end of this process."""
-        self._JOB.pack_into(self._memory, 0, -1, 0, 0, 0.0)
-
-    def set_task(self, handle: Handle) -> None:
-        """Note that this job, and no other, is a task of the loop."""
-        self._JOB.pack_into(self._memory, self._JOB.size, handle.jobid, handle.dbid, handle.attempt or 0, 0.0)
-
-    def clear_task(self) -> None:
-        """Note that no job, or several, are tasks of the loop."""
-        self._JOB.pack_into(self._memory, self._JOB.size, 0, 0, 0, 0.0)
-
-    def tell(self) -> None:
-        """Note that the obituaries that this child was given are recorded."""
-        self._TOLD.pack_into(self._memory, 2 * self._JOB.size, 1)
-
-    def read(self) -> tuple[Handle | None, float, bool]:
-        """Return the job, the time by which it must end, and whether the obituaries are recorded.
-
-        A job of the main thread comes before one of the loop, because a process usually dies in the main
-        thread.
-        """
-        jobid, dbid, attempt, deadline = self._JOB.unpack_from(self._memory)
-        if not jobid:
-            jobid, dbid, attempt, deadline = self._JOB.unpack_from(self._memory, self._JOB.size)
-        (told,) = self._TOLD.unpack_from(self._memory, 2 * self._JOB.size)
-        return (Handle(jobid, dbid, attempt) if jobid > 0 else None), deadline, bool(told)
-
-
-@dataclass(frozen=True, slots=True)
-class Obituary:
-    """A job whose process died."""
-
-    handle: Handle
-    #: ``crashed``, or ``failed`` where the parent ended it for its time limit.
-    kind: Literal["crashed", "failed"]
-    message: str
-
-
-@dataclass(slots=True)
-class Child:
-    """What a child process is given."""
-
-    #: A file descriptor that reaches its end when the parent dies.
-    lifeline: int
-    slot: Slot
-    obituaries: list[Obituary]
-    #: Seconds that it has to finish what it holds after the first signal.
-    drain: float
 
 
 @dataclass(slots=True)

@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-import msgspec
 from msgspec.structs import replace as replaced
 
 from garivini import events
-from garivini.apart import Inbox, Writer, is_unfit
-from garivini.copies import Copy
 from garivini.errors import ConflictError
-from garivini.gearman.aio import Held
+from garivini.keeper.execution import Run, jobid_of
+from garivini.keeper.inbox import Inbox
+from garivini.keeper.writer import Writer, is_unfit
 from garivini.model.job import Handle, Job
 from garivini.model.outcome import Setback, Success
 from garivini.model.policy import FunctionPolicy
@@ -27,40 +26,6 @@ from garivini.store.database import Database
 GROUP: Final = 1000
 #: Tries after which an outcome that does not fit the database is given up.
 _TRIES: Final = 10
-
-
-class Run(msgspec.Struct, eq=False):
-    """A job in this process: the copy from Gearman, and its outcome."""
-
-    job: Job
-    held: Held
-    #: Name of the worker, for the record.
-    worker: str
-    #: The name of the copy, also if it gets another attempt later.
-    copy: Copy = (0, 0, None)
-    #: The monotonic time of the next renewal of its lease.
-    renews: bool = False
-    renew_at: float = 0.0
-    #: How it ended, if not with success.
-    setback: Setback | None = None
-    #: It ended without an outcome of its own: the job waits again as it did before.
-    returned: bool = False
-    #: Its result, if it succeeded.
-    result: bytes = b""
-    #: Monotonic time by which it must end, and its time limit in seconds; 0: no limit.
-    deadline: float = 0.0
-    limit: float = 0.0
-    #: Its copy came without an attempt, and one was assigned.
-    adopted: bool = False
-    #: Its start check renewed the lease.
-    checked: bool = False
-    #: Given up before it started: its lease is not ours to renew any more.
-    dropped: bool = False
-
-
-def jobid_of(run: Run) -> int:
-    """Return the id of a run's job."""
-    return run.job.jobid
 
 
 class Outcomes:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from garivini.apart import Inbox, Writer
 from garivini.errors import ConflictError, RefusedError, UnreachableError, UsageError
+from garivini.keeper.inbox import Inbox
+from garivini.keeper.writer import Writer
 
 
 class Table:
@@ -67,7 +68,7 @@ def test_write_waits_for_no_lock_for_a_while_after_a_conflict(monkeypatch: pytes
     write(table, [3, 4], writer)
     assert table.calls == 3
     now = time.monotonic()
-    monkeypatch.setattr("garivini.apart.time.monotonic", lambda: now + 60)
+    monkeypatch.setattr("garivini.keeper.writer.time.monotonic", lambda: now + 60)
     table.locked = set()
     write(table, [3], writer)
     assert table.calls == 4
@@ -90,7 +91,7 @@ def test_write_gives_up_in_time_where_all_is_refused(monkeypatch: pytest.MonkeyP
         now[0] += 0.1
         return now[0]
 
-    monkeypatch.setattr("garivini.apart.time.monotonic", monotonic)
+    monkeypatch.setattr("garivini.keeper.writer.time.monotonic", monotonic)
     table = Table(wrong=set(range(1000)))
     table.error = RefusedError("read-only")
     assert len(write(table, list(range(1000)))) == 1000

@@ -20,19 +20,20 @@ from typing import Final
 from msgspec.structs import force_setattr, replace
 
 from garivini import events
-from garivini.apart import Inbox, Write, Writer, is_unfit
 from garivini.backoff import Backoff
 from garivini.errors import ConflictError, OutcomeUnknownError
+from garivini.keeper.child import Child
+from garivini.keeper.execution import Run, jobid_of
+from garivini.keeper.inbox import Inbox
+from garivini.keeper.outcomes import GROUP as _GROUP
+from garivini.keeper.outcomes import Outcomes, emit_dropped
+from garivini.keeper.writer import Write, Writer, is_unfit
 from garivini.model.job import Handle, Job, StartCounter
 from garivini.model.lease import LEASE
 from garivini.model.outcome import Report, Setback
 from garivini.model.pacing import Crowd
 from garivini.model.policy import FunctionPolicy
-from garivini.outcomes import GROUP as _GROUP
-from garivini.outcomes import Outcomes, emit_dropped, jobid_of
-from garivini.outcomes import Run as Run
 from garivini.store.database import Database
-from garivini.supervisor import Child
 
 #: Seconds until the first renewal, and a third of the lease at most. It tells the database that the job runs:
 #: from then on a server that forgets it does not make it run twice.

@@ -1,0 +1,1 @@
+"""What a process holds of each database's jobs: leases are renewed, outcomes committed."""
