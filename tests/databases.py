@@ -11,7 +11,7 @@ import psycopg
 import pymysql
 from sqlalchemy import create_engine
 
-from garivini.config import DatabaseSettings
+from garivini.databases import DatabaseSettings
 from garivini.store.database import Database
 from tests.sql_servers import MariaDB, PostgreSQL
 

@@ -21,7 +21,7 @@ from garivini import Client
 from garivini.cli.bench import measures, processes
 from garivini.cli.bench.runs import OURS, Reader
 from garivini.cli.bench.setup import Setup
-from garivini.config import DatabaseSettings
+from garivini.databases import DatabaseSettings
 from garivini.model.job import Job, State
 from garivini.store.database import Database, Lane
 from tests.sql_servers import MariaDB, PostgreSQL

@@ -10,8 +10,8 @@ import pytest
 from garivini import Client, UsageError
 from garivini.cli import tls
 from garivini.gearman import blocking
+from garivini.settings.tls import make_context
 from garivini.submission import WAKE
-from garivini.tls import make_context
 from tests.processes import command, until
 from tests.servers import embedded, free_port
 from tests.test_cli import MODULE, invoke, run

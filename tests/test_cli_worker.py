@@ -105,7 +105,7 @@ def test_user_traceback_keeps_the_frames_of_groups_and_causes(
         load(str(tmp_path / "grouped_module.py"))
     report = user_traceback(raised.value.error)
     assert report.count("grouped_module.py") == 3
-    assert "garivini/config.py" not in report
+    assert "garivini/databases" not in report
     assert "importlib" not in report
 
 

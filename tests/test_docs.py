@@ -40,7 +40,6 @@ import garivini
 from garivini import AsyncClient, Client, Discard, Handle, Job, Retry, State, UsageError, Worker, events
 from garivini.cli import EXIT_STATUSES, cli
 from garivini.cli.options import DEFAULT_DATABASE, DEFAULT_SERVER
-from garivini.config import InjectorTable, parse_settings
 from garivini.gearman import console
 from garivini.gearman.broker import Broker
 from garivini.keeper.child import CONFIGURATION_ERROR
@@ -53,6 +52,7 @@ from garivini.roles.controller import ControllerSettings
 from garivini.roles.injected import _Answer, _Request
 from garivini.roles.injector import InjectorSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
+from garivini.settings.tables import InjectorTable, parse_settings
 from tests import processes
 from tests.databases import sqlite_url
 from tests.processes import PATIENCE, until

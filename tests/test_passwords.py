@@ -14,7 +14,8 @@ from sqlalchemy import create_engine
 
 from garivini import AsyncClient, Client, UsageError, Worker
 from garivini.cli import main
-from garivini.config import parse_databases, parse_settings
+from garivini.databases import parse_databases
+from garivini.settings.tables import parse_settings
 
 #: The pieces of the password: also one alone must not be seen.
 HEAD, TAIL = "Sesame7", "Tahini9"

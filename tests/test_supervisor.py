@@ -17,8 +17,8 @@ pytestmark = pytest.mark.slow
 PROGRAM = """
 import os, select, signal, sys, time
 from pathlib import Path
-from garivini.job import Handle
-from garivini.supervisor import Supervisor
+from garivini import Handle
+from garivini.worker.supervisor import Supervisor
 
 def run(child):
     lifeline = child.lifeline

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from garivini import events, throttle
+from garivini import events
 from garivini.errors import RefusedError
-from garivini.events import INTERVAL, Limiter
+from garivini.events import INTERVAL, Limiter, throttle
 from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
 from garivini.model.job import Job

@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 
-from garivini import Job, throttle
+from garivini import Job
+from garivini.events import throttle
 from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
 from garivini.model.payload import decode_payload

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 from sqlalchemy import create_engine
 from sqlalchemy.pool import StaticPool
 
-from garivini.config import DatabaseSettings
+from garivini.databases import DatabaseSettings
 from garivini.model import when
 from garivini.model.job import Handle, Job, NewJob, State
 from garivini.model.limits import NEVER, PRIORITIES

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import pytest
 from sqlalchemy import Engine, event
 
-from garivini.config import DatabaseSettings
+from garivini.databases import DatabaseSettings
 from garivini.store.database import Database
 from garivini.store.dialects.mysql import MySQL
 from garivini.store.dialects.postgresql import PostgreSQL

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, event
 
-from garivini.config import DatabaseSettings
+from garivini.databases import DatabaseSettings
 from garivini.errors import (
     ConflictError,
     GariviniError,

@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from garivini.config import DatabaseSettings
+from garivini.databases import DatabaseSettings
 from garivini.errors import ConflictError
 from garivini.model.job import Handle, Job, State
 from garivini.model.new_jobs import new_job

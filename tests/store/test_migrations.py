@@ -8,7 +8,7 @@ import pytest
 from alembic import command
 from sqlalchemy import Engine, create_engine
 
-from garivini.config import DatabaseSettings
+from garivini.databases import DatabaseSettings
 from garivini.model.job import State
 from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Report, Setback, Success

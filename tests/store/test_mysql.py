@@ -17,7 +17,7 @@ from sqlalchemy import create_engine, event, make_url
 from sqlalchemy.orm import Session
 
 from garivini import Client, Job, Worker
-from garivini.config import DatabaseSettings
+from garivini.databases import DatabaseSettings
 from garivini.errors import (
     ConflictError,
     GariviniError,

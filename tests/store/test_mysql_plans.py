@@ -7,7 +7,7 @@ from typing import Any, Final
 import pymysql
 import pytest
 
-from garivini.config import DatabaseSettings
+from garivini.databases import DatabaseSettings
 from garivini.model.job import State
 from garivini.store.database import Database, Lane
 from garivini.store.statements import Step, load

@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 
 from garivini import AsyncClient, Client, Worker
 from garivini.cli import cli
-from garivini.config import DatabaseSettings
+from garivini.databases import DatabaseSettings
 from garivini.errors import (
     ConflictError,
     GariviniError,

@@ -7,7 +7,7 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from garivini.config import DatabaseSettings
+from garivini.databases import DatabaseSettings
 from garivini.store.database import Database
 from garivini.store.dialects.postgresql import PostgreSQL as Dialect
 from garivini.store.statements import load

@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, event, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from garivini import AsyncClient, Client
-from garivini.config import DatabaseSettings
+from garivini.databases import DatabaseSettings
 from garivini.errors import GariviniError, OutcomeUnknownError, RefusedError, UnreachableError, UsageError
 from garivini.model.job import State
 from garivini.model.new_jobs import new_job

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from garivini.config import DatabaseSettings
+from garivini.databases import DatabaseSettings
 from garivini.model.job import Job, State
 from garivini.model.new_jobs import new_job
 from garivini.store.database import Database, Lane

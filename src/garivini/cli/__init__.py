@@ -121,7 +121,7 @@ def _report(message: str, status: int) -> int:
 
 def _hide(message: str, arguments: list[str]) -> str:
     """Return a message without the arguments and variables that it quotes, if they may have a password."""
-    from garivini.config import has_password  # not needed for --help
+    from garivini.databases.urls import has_password  # not needed for --help
 
     variables = [value for name, value in os.environ.items() if name.startswith("GARIVINI_")]
     for argument in (*arguments, *variables):

@@ -27,7 +27,7 @@ from garivini.cli.output import (
     visible_bytes,
 )
 from garivini.client import Client
-from garivini.config import parse_databases
+from garivini.databases import parse_databases
 from garivini.errors import UsageError
 from garivini.model.handles import parse_id
 from garivini.model.job import Handle, Job, State, parse_state

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from garivini.cli.logs import logs as logs
-from garivini.config import has_password, shown_name, without_password
+from garivini.databases.urls import has_password, shown_name, without_password
 from garivini.errors import UsageError
 from garivini.settings import DEFAULT_DATABASE as DEFAULT_DATABASE
 from garivini.settings import DEFAULT_SERVER as DEFAULT_SERVER

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from garivini.client.client import Client
-from garivini.config import DatabasesLike
+from garivini.databases import DatabasesLike
 from garivini.model.handles import HandleLike
 from garivini.model.job import Inserted, Job, NewJob
 from garivini.model.new_jobs import JobLike, checked_job, checked_jobs

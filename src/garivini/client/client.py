@@ -7,7 +7,7 @@ from typing import Any
 
 from garivini import settings
 from garivini.client.direct import DirectDispatch
-from garivini.config import DatabasesLike
+from garivini.databases import DatabasesLike
 from garivini.errors import UsageError
 from garivini.gearman.servers import parse_addresses
 from garivini.model.handles import HandleLike, handle_of

@@ -26,8 +26,9 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from garivini import events, throttle
+from garivini import events
 from garivini.errors import GariviniError, RefusedError, UnreachableError, UsageError
+from garivini.events import throttle
 from garivini.gearman.aio import Client, Held, Worker
 from garivini.gearman.packets import Type
 from garivini.gearman.protocol import (

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from garivini import events, throttle
+from garivini import events
 from garivini.errors import (
     ConflictError,
     GariviniError,
@@ -28,6 +28,7 @@ from garivini.errors import (
     UnreachableError,
     UsageError,
 )
+from garivini.events import throttle
 from garivini.gearman.aio import Client, Held, Worker
 from garivini.gearman.protocol import Submission
 from garivini.model.job import Inserted, Job, NewJob, State

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple
 
-from garivini import events, throttle
+from garivini import events
 from garivini.errors import ConflictError, GariviniError, RefusedError, UsageError
+from garivini.events import throttle
 from garivini.gearman.aio import Client, Held, Worker
 from garivini.model.job import Handle, Job, State
 from garivini.model.lease import DEADLINE, LEASE, Bump, check_lease, decide

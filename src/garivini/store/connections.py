@@ -12,7 +12,8 @@ from weakref import WeakSet
 
 from sqlalchemy import URL, Engine, create_engine, exc, make_url
 
-from garivini.config import DatabaseSettings, check_url, is_secret, shown_value, without_password
+from garivini.databases import DatabaseSettings
+from garivini.databases.urls import check_url, is_secret, shown_value, without_password
 from garivini.errors import (
     GariviniError,
     OutcomeUnknownError,

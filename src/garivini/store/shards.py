@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 from zlib import crc32
 
-from garivini.config import DatabasesLike, parse_databases
+from garivini.databases import DatabasesLike, parse_databases
 from garivini.errors import (
     ConflictError,
     GariviniError,

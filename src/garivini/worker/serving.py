@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import force_setattr
 
-from garivini import events, throttle
+from garivini import events
 from garivini.errors import UsageError
+from garivini.events import throttle
 from garivini.gearman import aio
 from garivini.keeper.child import TIME_LIMIT, Child
 from garivini.keeper.copies import EndedCopies, copy_of

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final, Protocol
 
 from sqlalchemy import URL, Connection, Engine
 
-from garivini.config import shown_value
+from garivini.databases.urls import shown_value
 from garivini.errors import GariviniError, UsageError
 from garivini.store.rows import Undecodable
 

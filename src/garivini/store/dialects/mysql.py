@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 
 from sqlalchemy import URL, Connection, Engine, event
 
-from garivini.config import shown_value
+from garivini.databases.urls import shown_value
 from garivini.errors import (
     ConflictError,
     GariviniError,

@@ -11,8 +11,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from garivini.config import Settings, has_password, parse_settings, shown_name, shown_value
+from garivini.databases.urls import has_password, shown_name, shown_value
 from garivini.errors import UsageError
+from garivini.settings.tables import Settings, parse_settings
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -68,7 +69,7 @@ class Configuration:
             UsageError: a file cannot be read, or the settings do not go together.
 
         """
-        from garivini.tls import make_context  # OpenSSL is slow to import
+        from garivini.settings.tls import make_context  # OpenSSL is slow to import
 
         verify = self._tls("verify_host")
         if isinstance(verify, str):

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, make_url
 
-from garivini.config import DatabaseSettings, parse_databases, without_password
-from garivini.dsn import parse_dsn
+from garivini.databases import DatabaseSettings, parse_databases
+from garivini.databases.dsn import parse_dsn
+from garivini.databases.urls import without_password
 from garivini.errors import UsageError
 
 

@@ -3,7 +3,7 @@
 import ssl
 from pathlib import Path
 
-from garivini.config import shown_name
+from garivini.databases.urls import shown_name
 from garivini.errors import UsageError
 
 

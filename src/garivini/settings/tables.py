@@ -1,0 +1,86 @@
+"""The tables of a settings file, ``garivini.toml``. No I/O."""
+
+from typing import Literal
+
+import msgspec
+
+from garivini.databases.urls import without_password
+from garivini.settings.decoding import decode_toml
+
+
+class QueueRunnerTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The table ``[queue_runner]`` of a settings file; None where it says nothing."""
+
+    lease: int | None = None
+    watermark: int | None = None
+    batch_max: int | None = None
+    poll: float | None = None
+
+
+class ControllerTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The table ``[controller]`` of a settings file."""
+
+    max_calls: int | None = None
+    drain: float | None = None
+
+
+class InjectorTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The table ``[injector]`` of a settings file."""
+
+    allow: list[str] | None = None
+    max_arg: int | None = None
+    rate: float | None = None
+    calls: int | None = None
+    json_args: bool | None = None
+
+
+class WorkerTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The table ``[worker]`` of a settings file."""
+
+    processes: int | None = None
+    drain: float | None = None
+
+
+class TlsTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The table ``[tls]`` of a settings file: how to talk to Gearman servers."""
+
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    verify_host: bool | None = None
+
+
+class LogTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The table ``[log]`` of a settings file."""
+
+    format: Literal["text", "json"] | None = None
+    verbose: bool | None = None
+
+
+class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A settings file, ``garivini.toml``."""
+
+    def __repr__(self) -> str:
+        """Return its values, with the databases as in messages."""
+        values = {name: getattr(self, name) for name in self.__struct_fields__}
+        values["databases"] = [without_password(url) for url in self.databases]
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+
+    databases: list[str] = []
+    job_servers: list[str] = []
+    queue_runner: QueueRunnerTable = msgspec.field(default_factory=QueueRunnerTable)
+    controller: ControllerTable = msgspec.field(default_factory=ControllerTable)
+    injector: InjectorTable = msgspec.field(default_factory=InjectorTable)
+    worker: WorkerTable = msgspec.field(default_factory=WorkerTable)
+    tls: TlsTable = msgspec.field(default_factory=TlsTable)
+    log: LogTable = msgspec.field(default_factory=LogTable)
+
+
+def parse_settings(text: bytes, name: str) -> Settings:
+    """Read the text of a settings file.
+
+    Raises:
+        UsageError: it is not TOML, or has a key or value that is not known; it says which.
+
+    """
+    return decode_toml(text, Settings, name)
