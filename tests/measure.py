@@ -22,7 +22,8 @@ from garivini.cli.bench import measures, processes
 from garivini.cli.bench.runs import OURS, Reader
 from garivini.cli.bench.setup import Setup
 from garivini.databases import DatabaseSettings
-from garivini.model.job import Job, State
+from garivini.model.job import Job
+from garivini.model.state import State
 from garivini.store.database import Database, Lane
 from tests.sql_servers import MariaDB, PostgreSQL
 from tests.store.test_mysql_upgrade import ORIGINAL, Perl

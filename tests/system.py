@@ -11,7 +11,8 @@ from msgspec.structs import replace
 
 from garivini import Client, Worker, events
 from garivini.gearman.server import Server
-from garivini.model.job import Inserted, NewJob
+from garivini.model.inserted import Inserted
+from garivini.model.job import NewJob
 from garivini.roles import controller, injector, queue_runner
 from garivini.roles.controller import ControllerSettings
 from garivini.roles.injector import InjectorSettings

@@ -15,9 +15,11 @@ from garivini import events
 from garivini.client import Client
 from garivini.errors import UnreachableError, UsageError
 from garivini.model.handles import HandleLike
-from garivini.model.job import Handle, Inserted, Job, State
+from garivini.model.inserted import Inserted
+from garivini.model.job import Handle, Job
 from garivini.model.limits import NEVER
 from garivini.model.payload import encode_payload
+from garivini.model.state import State
 from garivini.store.database import Lane
 from tests.databases import sqlite_url
 

@@ -16,9 +16,10 @@ from garivini import AsyncClient, Client, events
 from garivini.errors import UnreachableError, UsageError
 from garivini.gearman.blocking import Client as GearmanClient
 from garivini.gearman.packets import Type
-from garivini.model.job import Job, State
+from garivini.model.job import Job
 from garivini.model.payload import decode_payload
 from garivini.model.policy import FunctionPolicy
+from garivini.model.state import State
 from garivini.store.database import Database
 from tests import servers
 from tests.databases import sqlite_url

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from garivini import Client, GariviniError, Job
 from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
-from garivini.model.job import Handle, State
+from garivini.model.job import Handle
 from garivini.model.new_jobs import new_job
+from garivini.model.state import State
 from garivini.store.database import Lane
 from tests.sql_servers import SQLServer
 from tests.system import system, upgraded

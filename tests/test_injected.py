@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from garivini import UsageError
-from garivini.model.job import Inserted, State
+from garivini.model.inserted import Inserted
 from garivini.model.limits import MAX_ARG
+from garivini.model.state import State
 from garivini.roles.injected import MAX_JOBS, Rate, Rules, answer, read
 from garivini.roles.injector import InjectorSettings
 

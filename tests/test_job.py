@@ -12,10 +12,12 @@ from msgspec.structs import force_setattr, replace
 
 from garivini.errors import UsageError
 from garivini.model.handles import handle_of
-from garivini.model.job import Handle, Inserted, Job, State, unique_of
+from garivini.model.inserted import Inserted
+from garivini.model.job import Handle, Job, unique_of
 from garivini.model.limits import MAX_ARG, MAX_DBID, MAX_JOBID, MAX_LEASE
 from garivini.model.new_jobs import new_job
 from garivini.model.payload import decode_payload, encode_payload
+from garivini.model.state import State
 
 ALL_BYTES = bytes(range(256))
 

@@ -17,10 +17,11 @@ from garivini import Client, events
 from garivini.keeper.child import Child, Obituary, Slot
 from garivini.keeper.execution import Run
 from garivini.keeper.keeper import Keeper
-from garivini.model.job import Handle, Job, State
+from garivini.model.job import Handle, Job
 from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Setback
 from garivini.model.policy import FunctionPolicy
+from garivini.model.state import State
 from garivini.model.when import At, Never, Offset
 from garivini.store.database import Database
 from tests.databases import sqlite_url

@@ -4,8 +4,8 @@ from itertools import product
 
 import pytest
 
-from garivini.model.job import State
 from garivini.model.lease import ASK_AGAIN, DEADLINE, Bump, Extend, Found, Step, decide
+from garivini.model.state import State
 
 LEASE = 60
 HELD = (State.LEASED, State.RUNNING, State.SUSPECT)

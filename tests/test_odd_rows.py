@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 
 from garivini import Client
 from garivini.cli import cli
-from garivini.model.job import State
+from garivini.model.state import State
 from tests.databases import sqlite_url
 from tests.processes import PATIENCE
 from tests.system import system

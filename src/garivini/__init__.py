@@ -1,4 +1,18 @@
-"""Durable jobs for Gearman: a job is a row in a SQL database, Gearman carries it to a worker."""
+"""Durable jobs for Gearman: a job is a row in a SQL database, Gearman carries it to a worker.
+
+General layout, from the bottom up. No part imports one that is below it in this list:
+
+* ``errors``, ``backoff``, ``events``: used by all others.
+* ``model``: what a job is, and the decisions about it. No I/O, no clock.
+* ``databases``, ``settings``: how databases are named; the environment and ``garivini.toml``.
+* ``gearman``: the protocol, clients, workers and an embedded server.
+* ``store``: the rows of jobs: statements, one database, several databases.
+* ``submission``, ``outcome_events``: how a job is submitted; the events of its setbacks.
+* ``client``: ``Client``, ``AsyncClient`` and direct dispatch.
+* ``keeper``: renews leases and commits outcomes, for workers and Controllers.
+* ``worker``: ``Worker``, its functions and processes. ``roles``: QueueRunner, Controller, Injector.
+* ``cli``: the command ``garivini``.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +31,9 @@ if TYPE_CHECKING:
         UsageError,
     )
     from garivini.model.current import JobFilter, current_job
-    from garivini.model.job import Handle, Inserted, Job, State
+    from garivini.model.inserted import Inserted
+    from garivini.model.job import Handle, Job
+    from garivini.model.state import State
     from garivini.worker import Discard, Retry, Worker
 
 __version__ = "0.1.0"
@@ -31,7 +47,7 @@ _HOMES: Final = {
     "Discard": "worker",
     "GariviniError": "errors",
     "Handle": "model.job",
-    "Inserted": "model.job",
+    "Inserted": "model.inserted",
     "Job": "model.job",
     "JobFilter": "model.current",
     "OutcomeUnknownError": "errors",
@@ -39,7 +55,7 @@ _HOMES: Final = {
     "RefusedError": "errors",
     "Retry": "worker",
     "SchemaError": "errors",
-    "State": "model.job",
+    "State": "model.state",
     "UnreachableError": "errors",
     "UsageError": "errors",
     "Worker": "worker",

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from garivini.model.job import Inserted
+    from garivini.model.inserted import Inserted
 
 
 class GariviniError(Exception):

@@ -1,8 +1,8 @@
 """Emits the events of setbacks: ``job.failed``, ``job.dead``, ``job.stale`` and the like."""
 
 from garivini import events
-from garivini.model.job import State
 from garivini.model.outcome import Setback, Settled
+from garivini.model.state import State
 
 
 def emit_settled(setback: Setback, settled: Settled) -> None:

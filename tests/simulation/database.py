@@ -16,11 +16,13 @@ from typing import Any, Final, TypeVar
 from msgspec import structs
 
 from garivini.errors import ConflictError, OutcomeUnknownError, UnreachableError
-from garivini.model.job import Handle, Inserted, Job, NewJob, State
+from garivini.model.inserted import Inserted
+from garivini.model.job import Handle, Job, NewJob
 from garivini.model.limits import NEVER, PRIORITIES
 from garivini.model.outcome import Setback, Settled
 from garivini.model.pacing import BATCH_BYTES
 from garivini.model.policy import MAX_CRASHES, MAX_FAILURES, FunctionPolicy
+from garivini.model.state import State
 from garivini.model.when import At, Never, Offset, backoff
 from garivini.store.chunks import CHUNK
 from garivini.store.database import FailedAttempt, Lane, Lanes, Lapsed

@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from garivini.gearman.protocol import Assigned, Refused, Submission
 from garivini.gearman.requests import SubmitResult
-from garivini.model.job import Handle, Job, State
+from garivini.model.job import Handle, Job
 from garivini.model.lease import Found
 from garivini.model.payload import decode_payload
 from garivini.model.policy import MAX_CRASHES, MAX_FAILURES
+from garivini.model.state import State
 from tests.simulation.database import HELD, Model, Row
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.processes import Process

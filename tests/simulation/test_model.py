@@ -23,10 +23,11 @@ from sqlalchemy.pool import StaticPool
 
 from garivini.databases import DatabaseSettings
 from garivini.model import when
-from garivini.model.job import Handle, Job, NewJob, State
+from garivini.model.job import Handle, Job, NewJob
 from garivini.model.limits import NEVER, PRIORITIES
 from garivini.model.outcome import Kind, Setback
 from garivini.model.policy import FunctionPolicy
+from garivini.model.state import State
 from garivini.model.when import At, Never, Offset
 from garivini.store.database import Database, Lane, Lapsed
 from tests.simulation.database import HELD, Model

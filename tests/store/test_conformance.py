@@ -12,11 +12,13 @@ import pytest
 from msgspec.structs import replace
 
 from garivini.errors import ConflictError, UsageError
-from garivini.model.job import Handle, Inserted, Job, NewJob, State
+from garivini.model.inserted import Inserted
+from garivini.model.job import Handle, Job, NewJob
 from garivini.model.limits import NEVER
 from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Kind, Setback, Settled
 from garivini.model.policy import MAX_CRASHES, FunctionPolicy
+from garivini.model.state import State
 from garivini.model.when import At, Never, Offset
 from garivini.store.database import Database, Lane, Lapsed
 from garivini.store.failures import FIRST, NEWEST

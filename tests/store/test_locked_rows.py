@@ -10,9 +10,10 @@ from sqlalchemy import Engine, create_engine
 
 from garivini.databases import DatabaseSettings
 from garivini.errors import ConflictError
-from garivini.model.job import Handle, Job, State
+from garivini.model.job import Handle, Job
 from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Report, Setback, Success
+from garivini.model.state import State
 from garivini.store.database import Database, Lane, Lapsed
 from tests.databases import MySQLRoles, PostgreSQLRoles
 from tests.store.conftest import BACKENDS, Backend

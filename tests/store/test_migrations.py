@@ -9,10 +9,10 @@ from alembic import command
 from sqlalchemy import Engine, create_engine
 
 from garivini.databases import DatabaseSettings
-from garivini.model.job import State
 from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Report, Setback, Success
 from garivini.model.policy import FunctionPolicy
+from garivini.model.state import State
 from garivini.store import schema
 from garivini.store.database import Database, Lane
 

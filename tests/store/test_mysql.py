@@ -27,10 +27,12 @@ from garivini.errors import (
     UnreachableError,
     UsageError,
 )
-from garivini.model.job import Handle, Inserted, NewJob, State
+from garivini.model.inserted import Inserted
+from garivini.model.job import Handle, NewJob
 from garivini.model.limits import NEVER
 from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Setback
+from garivini.model.state import State
 from garivini.store.database import Database, Lane
 from garivini.store.dialects import mysql
 from garivini.store.dialects.mysql import MySQL

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from garivini import Client
 from garivini.cli import cli
 from garivini.cli.doctor.sql import grade
-from garivini.model.job import State
 from garivini.model.payload import decode_payload
 from garivini.model.policy import FunctionPolicy, Policies
+from garivini.model.state import State
 from garivini.store.database import Database, Lane
 from garivini.store.schema import migration_sql
 from garivini.submission import submission

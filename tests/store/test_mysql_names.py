@@ -9,9 +9,10 @@ import pytest
 
 from garivini import Client
 from garivini.errors import RefusedError
-from garivini.model.job import Inserted, State
+from garivini.model.inserted import Inserted
 from garivini.model.new_jobs import new_job
 from garivini.model.policy import FunctionPolicy
+from garivini.model.state import State
 from garivini.store.database import Database, Lane
 from garivini.store.dialects import mysql
 from tests.store.test_errors import Opener

@@ -8,7 +8,7 @@ import pymysql
 import pytest
 
 from garivini.databases import DatabaseSettings
-from garivini.model.job import State
+from garivini.model.state import State
 from garivini.store.database import Database, Lane
 from garivini.store.statements import Step, load
 from tests.sql_servers import MariaDB

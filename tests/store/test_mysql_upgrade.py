@@ -13,9 +13,11 @@ from sqlalchemy import create_engine, make_url
 
 from garivini.cli import cli
 from garivini.errors import ConflictError, RefusedError, SchemaError, UsageError
-from garivini.model.job import Handle, Inserted, State
+from garivini.model.inserted import Inserted
+from garivini.model.job import Handle
 from garivini.model.limits import NEVER
 from garivini.model.new_jobs import new_job
+from garivini.model.state import State
 from garivini.store.database import Database, Lane
 from garivini.store.dialects import mysql
 from garivini.store.schema import SCHEMA, migration_sql

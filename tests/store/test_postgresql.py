@@ -32,9 +32,11 @@ from garivini.errors import (
     UnreachableError,
     UsageError,
 )
-from garivini.model.job import Handle, Inserted, State
+from garivini.model.inserted import Inserted
+from garivini.model.job import Handle
 from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Setback
+from garivini.model.state import State
 from garivini.store.database import Database, Lane
 from garivini.store.dialects import postgresql
 from garivini.store.schema import SCHEMA

@@ -6,7 +6,7 @@ import pytest
 from pymysql import connections
 from pymysql.constants import SERVER_STATUS
 
-from garivini.model.job import State
+from garivini.model.state import State
 from garivini.store.dialects import pymysql_connection
 from garivini.store.dialects.pymysql_connection import Connection
 

@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from garivini import AsyncClient, Client
 from garivini.databases import DatabaseSettings
 from garivini.errors import GariviniError, OutcomeUnknownError, RefusedError, UnreachableError, UsageError
-from garivini.model.job import State
 from garivini.model.new_jobs import new_job
+from garivini.model.state import State
 from garivini.store.database import Database, Lane
 from garivini.store.dialects.postgresql import PostgreSQL as Dialect
 from tests.databases import MySQLRoles, PostgreSQLRoles, sqlite_url

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from garivini.errors import UsageError
-from garivini.model.job import Handle, Job, State
+from garivini.model.job import Handle, Job
 from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Report, Said, Setback, Success
 from garivini.model.policy import FunctionPolicy
+from garivini.model.state import State
 from garivini.model.when import Offset
 from garivini.store.connections import Run
 from garivini.store.database import Database, Lane

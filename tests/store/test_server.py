@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from garivini.errors import OutcomeUnknownError, RefusedError, SchemaError, UnreachableError
-from garivini.model.job import State
 from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Report
+from garivini.model.state import State
 from garivini.store.database import Database, Lane
 from tests.databases import MySQLRoles, PostgreSQLRoles
 from tests.processes import PATIENCE

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from garivini.errors import ConflictError, OutcomeUnknownError, SchemaError, UnreachableError, UsageError
-from garivini.model.job import Inserted, NewJob
+from garivini.model.inserted import Inserted
+from garivini.model.job import NewJob
 from garivini.model.new_jobs import new_job
 from garivini.store.shards import AVOID, Shards
 from tests.databases import sqlite_url

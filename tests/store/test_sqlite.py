@@ -12,8 +12,9 @@ from typing import Any, Final
 import pytest
 
 from garivini.databases import DatabaseSettings
-from garivini.model.job import Job, State
+from garivini.model.job import Job
 from garivini.model.new_jobs import new_job
+from garivini.model.state import State
 from garivini.store.database import Database, Lane
 from garivini.store.statements import load
 from tests.databases import sqlite_url

@@ -30,8 +30,9 @@ from garivini.client import Client
 from garivini.databases import parse_databases
 from garivini.errors import UsageError
 from garivini.model.handles import parse_id
-from garivini.model.job import Handle, Job, State, parse_state
+from garivini.model.job import Handle, Job, parse_state
 from garivini.model.limits import FLAGS, NEVER, PRIORITIES
+from garivini.model.state import State
 from garivini.store.database import FailedAttempt
 from garivini.store.failures import FIRST
 from garivini.store.records import Finished, Reported

@@ -9,7 +9,7 @@ import click
 from garivini.cli.options import databases, job_servers, output, tls
 from garivini.cli.output import Column, print_json, print_table, say, visible
 from garivini.cli.survey import MAX_AGE, ROLES, Server, Store, problems, survey
-from garivini.model.job import State
+from garivini.model.state import State
 
 
 @click.command()

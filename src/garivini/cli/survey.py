@@ -12,8 +12,8 @@ from garivini.cli.tls import PATIENCE, explain
 from garivini.errors import GariviniError
 from garivini.gearman.blocking import Client
 from garivini.gearman.servers import parse_addresses
-from garivini.model.job import State
 from garivini.model.limits import NEVER
+from garivini.model.state import State
 from garivini.store.database import Database, Waiting
 from garivini.store.shards import Shards
 from garivini.submission import INJECT_JOBS, RUN_QUEUED_JOB, WAKE

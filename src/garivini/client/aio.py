@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 from garivini.client.client import Client
 from garivini.databases import DatabasesLike
 from garivini.model.handles import HandleLike
-from garivini.model.job import Inserted, Job, NewJob
+from garivini.model.inserted import Inserted
+from garivini.model.job import Job, NewJob
 from garivini.model.new_jobs import JobLike, checked_job, checked_jobs
 from garivini.model.pacing import WATERMARK
 from garivini.store.database import FailedAttempt

@@ -11,10 +11,12 @@ from garivini.databases import DatabasesLike
 from garivini.errors import UsageError
 from garivini.gearman.servers import parse_addresses
 from garivini.model.handles import HandleLike, handle_of
-from garivini.model.job import Handle, Inserted, Job, NewJob, State, parse_state
+from garivini.model.inserted import Inserted
+from garivini.model.job import Handle, Job, NewJob, parse_state
 from garivini.model.new_jobs import JobLike, checked_job, checked_jobs
 from garivini.model.outcome import Setback, failure
 from garivini.model.pacing import WATERMARK
+from garivini.model.state import State
 from garivini.model.when import parse_when
 from garivini.outcome_events import emit_settled
 from garivini.store.callers import after_commit

@@ -23,7 +23,8 @@ from garivini.gearman.admin import FunctionStatus
 from garivini.gearman.protocol import Created, Refused, Submission, Unknown, Unsent
 from garivini.gearman.requests import SubmitResult
 from garivini.gearman.servers import Counts, queued
-from garivini.model.job import Inserted, Job, NewJob
+from garivini.model.inserted import Inserted
+from garivini.model.job import Job, NewJob
 from garivini.model.lease import LEASE, SUBMIT_WITHIN
 from garivini.model.pacing import BATCH_BYTES
 from garivini.model.policy import Policies

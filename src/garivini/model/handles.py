@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 from garivini.errors import UsageError
-from garivini.model.job import Handle, Inserted, Job
+from garivini.model.inserted import Inserted
+from garivini.model.job import Handle, Job
 from garivini.model.limits import MAX_DBID, MAX_JOBID
 from garivini.model.payload import decode_payload
 

@@ -1,34 +1,15 @@
-"""A job: its row, its states, its handle, and how it is inserted."""
+"""A job: its row, its handle, and how it is inserted."""
 
-from collections.abc import Awaitable, Callable, Iterator
-from enum import IntEnum
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import msgspec
 from msgspec.structs import force_setattr
 
 from garivini.errors import UsageError
+from garivini.model.inserted import Inserted
 from garivini.model.limits import FLAGS, PRIORITIES, check_word
-
-
-class State(IntEnum):
-    """Where a job is. The numbers are the row's."""
-
-    #: Due at ``run_after``.
-    WAITING = 0
-    #: Handed to Gearman; the lease ends at ``run_after``.
-    LEASED = 1
-    #: Its holder has renewed the lease.
-    RUNNING = 2
-    #: Its lease ended once and has not been renewed since.
-    SUSPECT = 3
-    #: Parked until a person decides.
-    DEAD = 4
-
-    @classmethod
-    def _missing_(cls, value: object) -> "State":
-        # A row of another program with an unknown number is never claimed. Other rows must still be readable.
-        return cls.DEAD
+from garivini.model.state import State
 
 
 class Handle(NamedTuple):
@@ -72,42 +53,6 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         check_word("flag", self.flag, FLAGS)
         check_word("priority", self.priority, PRIORITIES)
-
-
-class Inserted(msgspec.Struct, frozen=True, eq=False):
-    """The answer to an insert. Unpacks as ``(jobid, dbid)``."""
-
-    jobid: int
-    dbid: int
-    #: False where a live job had the unique key already: then ``jobid`` is that job's.
-    new: bool = True
-    #: Unix time by the database's clock at which it was stored; 0 where it is not new.
-    created: int = 0
-    #: The state of the live job with the key at that time; None for a new job. It is not compared.
-    state: State | None = None
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Inserted) and self._compared == other._compared
-
-    def __hash__(self) -> int:
-        return hash(self._compared)
-
-    @property
-    def _compared(self) -> tuple[int, int, bool, int]:
-        return self.jobid, self.dbid, self.new, self.created
-
-    @property
-    def dead(self) -> bool:
-        """Whether the job is dead; it has the unique key until an operator retries or deletes it."""
-        return self.state is State.DEAD
-
-    def __iter__(self) -> Iterator[int]:
-        return iter((self.jobid, self.dbid))
-
-    @property
-    def id(self) -> str:
-        """The job's id as text, ``1:42`` for job 42 of database 1."""
-        return f"{self.dbid}:{self.jobid}"
 
 
 class StartCounter:

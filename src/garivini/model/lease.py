@@ -8,8 +8,8 @@ from enum import Enum
 from typing import Final, TypeAlias
 
 from garivini.errors import UsageError
-from garivini.model.job import State
 from garivini.model.limits import MAX_LEASE
+from garivini.model.state import State
 
 #: Seconds of a lease, unless told otherwise, and the shortest.
 LEASE: Final = 60

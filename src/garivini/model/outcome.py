@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, get_args
 
 from garivini.errors import UsageError
-from garivini.model.job import Handle, State
+from garivini.model.job import Handle
 from garivini.model.limits import check_word
+from garivini.model.state import State
 from garivini.model.when import When
 
 Kind: TypeAlias = Literal["failed", "rescheduled", "discarded", "parked", "cancelled", "crashed"]

@@ -10,7 +10,8 @@ import msgspec
 from msgspec.structs import replace
 
 from garivini.errors import UsageError
-from garivini.model.job import Inserted, NewJob
+from garivini.model.inserted import Inserted
+from garivini.model.job import NewJob
 from garivini.model.limits import MAX_ARG
 from garivini.model.new_jobs import checked_job
 from garivini.model.payload import decode_arg

@@ -31,10 +31,12 @@ from garivini.errors import (
 from garivini.events import throttle
 from garivini.gearman.aio import Client, Held, Worker
 from garivini.gearman.protocol import Submission
-from garivini.model.job import Inserted, Job, NewJob, State
+from garivini.model.inserted import Inserted
+from garivini.model.job import Job, NewJob
 from garivini.model.lease import LEASE, check_lease
 from garivini.model.limits import MAX_ARG
 from garivini.model.pacing import BATCH_BYTES, WATERMARK, Crowd
+from garivini.model.state import State
 from garivini.roles.dispatcher import Dispatcher, Room
 from garivini.roles.injected import Rate, Rules, answer, read
 from garivini.roles.job_servers import JobServers

@@ -18,11 +18,12 @@ from garivini import events
 from garivini.errors import ConflictError, GariviniError, RefusedError, UsageError
 from garivini.events import throttle
 from garivini.gearman.aio import Client, Held, Worker
-from garivini.model.job import Handle, Job, State
+from garivini.model.job import Handle, Job
 from garivini.model.lease import DEADLINE, LEASE, Bump, check_lease, decide
 from garivini.model.outcome import Setback
 from garivini.model.pacing import BATCH_MAX, BATCH_START, POLL, WATERMARK, next_batch
 from garivini.model.policy import MAX_CRASHES
+from garivini.model.state import State
 from garivini.outcome_events import emit_settled
 from garivini.roles.dispatcher import Dispatcher, Room
 from garivini.roles.job_servers import JobServers

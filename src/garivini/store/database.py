@@ -6,13 +6,15 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
 from garivini.errors import ConflictError, RefusedError, UsageError
-from garivini.model.job import Handle, Inserted, Job, NewJob, State
+from garivini.model.inserted import Inserted
+from garivini.model.job import Handle, Job, NewJob
 from garivini.model.lease import MIN_LEASE, OTHERS_LEASE
 from garivini.model.limits import NEVER, PRIORITIES
 from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Report, Setback, Settled, Success
 from garivini.model.pacing import BATCH_BYTES
 from garivini.model.policy import MAX_CRASHES, MAX_FAILURES, FunctionPolicy
+from garivini.model.state import State
 from garivini.model.when import At, Never, Offset, backoff
 from garivini.store.chunks import CHUNK, by_attempt, chunks
 from garivini.store.connections import Run, again

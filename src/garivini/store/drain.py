@@ -18,8 +18,9 @@ import msgspec
 from msgspec.structs import replace
 
 from garivini.errors import RefusedError
-from garivini.model.job import Handle, Job, State
+from garivini.model.job import Handle, Job
 from garivini.model.limits import NEVER, PRIORITIES
+from garivini.model.state import State
 from garivini.store.database import Database
 
 #: Seconds for which a job is held while it is moved.

@@ -5,7 +5,8 @@ from copy import copy
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from garivini.errors import ConflictError, GariviniError, RefusedError, UsageError
-from garivini.model.job import Inserted, NewJob
+from garivini.model.inserted import Inserted
+from garivini.model.job import NewJob
 
 #: Maximum lock timeouts of single callers, after which the rest of the group is given up.
 _CONFLICTS: Final = 3

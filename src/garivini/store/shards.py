@@ -15,7 +15,8 @@ from garivini.errors import (
     UnreachableError,
     UsageError,
 )
-from garivini.model.job import Inserted, Job, NewJob
+from garivini.model.inserted import Inserted
+from garivini.model.job import Job, NewJob
 from garivini.store.callers import cursor_of
 from garivini.store.database import Database
 

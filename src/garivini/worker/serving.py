@@ -7,16 +7,18 @@ after its commit.
 import asyncio
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from msgspec.structs import force_setattr
 
 from garivini import events
+from garivini.client import Client
 from garivini.errors import UsageError
 from garivini.events import throttle
 from garivini.gearman import aio
@@ -35,7 +37,6 @@ from garivini.worker.functions import Discard, Registered, Retry, check_result
 
 if TYPE_CHECKING:
     from garivini.keeper.copies import Copy
-    from garivini.worker.worker import Worker
 
 #: Seconds to report the end of a job to a Gearman server before the process ends.
 _LAST_WORD: Final = 1.0
@@ -43,6 +44,16 @@ _LAST_WORD: Final = 1.0
 _LAST_COMMITS: Final = 1.0
 #: Maximum unfinished jobs that an incomplete drain names.
 _NAMED: Final = 10
+
+
+class Served(Protocol):
+    """A worker, as far as it is served: what runs its functions does not import it."""
+
+    functions: dict[str, Registered]
+    client: Client
+    job_servers: list[str]
+    tls: ssl.SSLContext | None
+    concurrency: int
 
 
 class Serving:
@@ -58,7 +69,7 @@ class Serving:
 
     def __init__(
         self,
-        worker: "Worker",
+        worker: Served,
         loop: asyncio.AbstractEventLoop,
         child: Child | None = None,
         *,
@@ -102,7 +113,7 @@ class Serving:
         self._async_links = _Links(self._link(worker, is_async=True), worker.concurrency)
         self._links = [*self._blocking_links.links, *self._async_links.links]
 
-    def _link(self, worker: "Worker", *, is_async: bool) -> list[aio.Worker]:
+    def _link(self, worker: Served, *, is_async: bool) -> list[aio.Worker]:
         names = [name for name, entry in self._functions.items() if entry.is_async is is_async]
         return [
             aio.Worker(

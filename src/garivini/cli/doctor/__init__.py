@@ -18,7 +18,7 @@ from garivini.cli.survey import MAX_AGE, problems, survey
 from garivini.cli.tls import PATIENCE, explain
 from garivini.errors import GariviniError, RefusedError
 from garivini.gearman.blocking import Client
-from garivini.model.job import State
+from garivini.model.state import State
 from garivini.store.database import Database
 from garivini.store.shards import Shards
 

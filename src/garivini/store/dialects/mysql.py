@@ -20,8 +20,8 @@ from garivini.errors import (
     UnreachableError,
     UsageError,
 )
-from garivini.model.job import State
 from garivini.model.limits import NEVER, PRIORITIES
+from garivini.model.state import State
 from garivini.store.dialects.dialect import (
     IDLE_TIMEOUT,
     LOCK_TIMEOUT,
