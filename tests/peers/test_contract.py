@@ -173,6 +173,18 @@ def test_an_attempt_that_is_over_changes_nothing(client: Client, run: Run) -> No
     assert now(client, job) == before
 
 
+def test_again_and_dead_ignore_a_job_that_was_put_off(client: Client, run: Run, database: Place) -> None:
+    job = claimed(client)
+    with closing(connect(database)) as connection, closing(connection.cursor()) as cursor:
+        cursor.execute(f"UPDATE job SET run_after = run_after + 600 WHERE jobid = {job.jobid}")
+        connection.commit()
+    before = now(client, job)
+    assert before.state is State.WAITING
+    assert run("again", jobid=job.jobid, attempt=1, failcount=7, delay=9) == 0
+    assert run("dead", jobid=job.jobid, attempt=1, failcount=7) == 0
+    assert now(client, job) == before
+
+
 def test_a_dead_job_is_never_claimed(client: Client, run: Run) -> None:
     job = claimed(client)
     assert run("dead", jobid=job.jobid, attempt=1, failcount=25) == 1
