@@ -1,7 +1,9 @@
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import hypothesis
 import pytest
+from pymysql.connections import Connection
 
 from tests.databases import sqlite_url
 from tests.sql_servers import MariaDB, PostgreSQL, SQLServer
@@ -20,6 +22,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and not _SERVERS.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.servers)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_tls_context() -> Iterator[None]:
+    """Let PyMySQL read the system's authorities once: it takes 20 ms, which each connection would spend."""
+    create = Connection._create_ssl_ctx  # type: ignore[attr-defined]
+    usual = cache(lambda: create(None, {}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Connection, "_create_ssl_ctx", lambda self, given: create(self, given) if given else usual()
+        )
+        yield
 
 
 @pytest.fixture(scope="session")

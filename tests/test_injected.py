@@ -153,14 +153,14 @@ def test_a_call_beyond_the_limits_is_refused_at_once_and_without_memory(
     payload: bytes, rules: Rules, reason: str
 ) -> None:
     tracemalloc.start()
-    began = time.monotonic()
+    began = time.thread_time()
     try:
         with pytest.raises(UsageError, match=reason):
             read(payload, rules)
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
-    assert time.monotonic() - began < 2
+    assert time.thread_time() - began < 2
 
 
 def test_an_array_whose_arguments_have_many_braces_is_no_longer_than_it_is() -> None:
