@@ -2,9 +2,12 @@
 PYTHON ?= python3
 PIP := $(PYTHON) -m pip --python .venv/bin/python --quiet --disable-pip-version-check
 BIN := .venv/bin
+# Bytecode is kept, whatever the environment says: the tests start hundreds of processes.
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check format test fuzz servers kills pins clean
+.PHONY: help demo check format test soak fuzz servers kills pins clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*##\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -22,12 +25,18 @@ format: .venv/.dev  ## Format the code and fix what the linter can
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
 
-test: .venv/.dev servers  ## All tests, real servers included
+test: .venv/.dev servers  ## All tests, real servers included: minutes
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/pytest -q -n 2 --dist worksteal -m "not slow"
-	@$(BIN)/pytest -m slow  # loads, kills and stalls: one at a time
+	@$(BIN)/pytest -q -n 3 --dist worksteal -m "not alone and not soak"
+	@$(BIN)/pytest -q -m "alone and not soak" --durations=10
+
+soak: .venv/.dev servers  ## The long runs of kills, loads, plans, seeds and hostile inputs: an hour
+	@$(BIN)/pytest -q -n 2 --dist worksteal -m "soak and not alone"
+	@$(BIN)/pytest -q -m "soak and alone" --durations=10
+	@$(BIN)/python -m tests.fuzz
+	@$(BIN)/python -m tests.kills
 
 fuzz: .venv/.dev  ## Feed a million hostile inputs to everything that reads bytes from outside
 	@$(BIN)/python -m tests.fuzz

@@ -20,7 +20,7 @@ from tests.processes import Command, command
 from tests.servers import free_port, gearmand, gearmand_process
 from tests.sql_servers import MariaDB
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow]
+pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.alone]
 
 
 class Crowd:

@@ -41,7 +41,7 @@ def f(job):
         raise ValueError("one in ten fails")
 """
 #: Seconds of a window in which starts are counted, and how many windows pass before and during the lock.
-WINDOW: Final = 5.0
+WINDOW: Final = 3.0
 BEFORE: Final = 2
 DURING: Final = 3
 JOBS: Final = 16_000
@@ -95,6 +95,7 @@ def _steps(counts: Sequence[int]) -> list[int]:
     return [after - before for before, after in pairwise(counts)]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", ["mariadb", "postgresql"])
 def test_a_foreign_lock_on_four_leased_rows_slows_nothing_else(
     request: pytest.FixtureRequest, tmp_path: Path, name: str

@@ -167,6 +167,7 @@ def test_the_cost_of_a_request_does_not_grow_with_what_is_there(load: Callable[[
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "data",
     [

@@ -18,10 +18,12 @@ from tests.kills.load import load
 from tests.sql_servers import SERVERS, MariaDB, PostgreSQL, SQLServer
 from tests.system import upgraded
 
-pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(400)]
 
 Kind = Callable[[], SQLServer]
 Start = Callable[[Kind], SQLServer]
+#: How often each role is killed, and each fault happens.
+KILLS: Final = pytest.mark.parametrize("kills", [1, pytest.param(2, marks=pytest.mark.soak)])
 #: Seconds within which an insert returns or raises: the time-out of a call, and one more to connect.
 PATIENCE: Final = 25.0
 
@@ -37,18 +39,20 @@ def start() -> Iterator[Start]:
         yield lambda kind: stack.enter_context(kind())
 
 
+@KILLS
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_database_that_goes_away_under_load_loses_nothing(
     tmp_path: Path,
     kind: Kind,
     fault: str,
+    kills: int,
     start: Start,
     record_property: Callable[[str, object], None],
 ) -> None:
-    outcome = run(tmp_path, [fault], 2, 1, servers=[start(kind)], gearmand=True)
+    outcome = run(tmp_path, [fault], kills, 1, servers=[start(kind)], gearmand=True)
     assert outcome.verdict.sound, outcome
     assert outcome.verdict.started_again == {}
-    assert outcome.verdict.acknowledged > 100
+    assert outcome.verdict.acknowledged > 50 * kills
     assert outcome.longest_insert < PATIENCE
     (report,) = outcome.reports
     record_property("seconds until the first job", report.first)
@@ -56,19 +60,23 @@ def test_a_database_that_goes_away_under_load_loses_nothing(
     assert max(report.first) < 30.0
 
 
-def test_nothing_is_lost_whichever_role_is_killed(tmp_path: Path, kind: Kind, start: Start) -> None:
-    outcome = run(tmp_path, ROLES, kills=2, seed=1, servers=[start(kind)], gearmand=True)
+@KILLS
+def test_nothing_is_lost_whichever_role_is_killed(
+    tmp_path: Path, kind: Kind, start: Start, kills: int
+) -> None:
+    outcome = run(tmp_path, ROLES, kills, seed=1, servers=[start(kind)], gearmand=True)
     assert outcome.verdict.sound, outcome
     for part in outcome.reports:
         assert max(part.all, default=0.0) < 30.0, part
 
 
+@KILLS
 def test_nothing_is_lost_in_pure_mode_whichever_role_is_killed(
-    tmp_path: Path, kind: Kind, start: Start
+    tmp_path: Path, kind: Kind, start: Start, kills: int
 ) -> None:
-    outcome = run(tmp_path, PURE_ROLES, kills=2, seed=1, servers=[start(kind)], gearmand=True, pure=True)
+    outcome = run(tmp_path, PURE_ROLES, kills, seed=1, servers=[start(kind)], gearmand=True, pure=True)
     assert outcome.verdict.sound, outcome
-    assert outcome.verdict.acknowledged > 100
+    assert outcome.verdict.acknowledged > 50 * kills
     for part in outcome.reports:
         # What is found only when its lease ends takes a minute.
         assert max(part.all, default=0.0) < 30.0, part

@@ -116,6 +116,7 @@ def logged(process: Command, event: str) -> list[dict[str, Any]]:
     return [entry for entry in entries if entry["event"] == event]
 
 
+@pytest.mark.alone
 def test_a_worker_that_stood_still_past_its_lease_is_replaced_and_changes_nothing_when_it_goes_on(
     queue: Queue,
 ) -> None:

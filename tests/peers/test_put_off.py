@@ -57,7 +57,7 @@ def start(folder: Path, place: Place, server: str, lease: int) -> ExitStack:
     return stack
 
 
-@pytest.mark.parametrize("lease", [60, 1000])
+@pytest.mark.parametrize("lease", [60, pytest.param(1000, marks=pytest.mark.soak)])
 def test_reschedule_job_of_a_perl_worker_is_never_early(
     tmp_path: Path, server: str, database: Place, client: Client, lease: int
 ) -> None:

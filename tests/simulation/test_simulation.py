@@ -20,6 +20,8 @@ CHUNK: Final = 200
 _one: Final = os.environ.get("SEED")
 FEW: Final = [int(_one)] if _one else list(range(15))
 MANY: Final = [] if _one else [range(start, start + CHUNK) for start in range(0, 2000, CHUNK)]
+#: All but the first ones are for a soak.
+PARTS: Final = [*MANY[:2], *(pytest.param(seeds, marks=pytest.mark.soak) for seeds in MANY[2:])]
 
 
 def check(scenario: Scenario) -> Ledger:
@@ -43,7 +45,7 @@ def test_the_protocol_holds_for_some_seeds() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", MANY, ids=lambda seeds: f"{seeds.start}-{seeds.stop - 1}")
+@pytest.mark.parametrize("seeds", PARTS, ids=lambda seeds: f"{seeds.start}-{seeds.stop - 1}")
 def test_the_protocol_holds(seeds: range) -> None:
     faults = duplicates = 0
     for seed in seeds:
