@@ -1,4 +1,4 @@
-"""A worker with our library: it completes its jobs in the database by itself."""
+"""A worker that uses our library and completes its jobs in the database itself."""
 
 import os
 
@@ -12,5 +12,5 @@ worker = Worker(
 
 @worker.function("mail")
 def mail(job):
-    """Send it; here, say to whom."""
+    """Send a mail; this example only prints the recipient."""
     print("to", job.json["to"], flush=True)  # noqa: T201

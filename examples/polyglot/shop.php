@@ -1,5 +1,5 @@
 <?php
-// The shop: it knows a Gearman server and nothing else. One call stores both jobs, or none.
+// The shop needs a Gearman server only. One call stores both jobs, or none.
 $client = new GearmanClient();
 $client->addServers(getenv('GARIVINI_JOB_SERVERS') ?: '127.0.0.1:4730');
 

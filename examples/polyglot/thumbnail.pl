@@ -1,4 +1,4 @@
-# A stock Gearman worker: no library of ours, no database. The Controller calls it.
+# A stock Gearman worker, called by the Controller. It uses neither our library nor the database.
 use strict;
 use warnings;
 use Gearman::Worker;
@@ -9,7 +9,7 @@ my %calls;
 $worker->register_function(thumbnail => sub {
     my ($job) = @_;
     my $file = $job->arg;
-    # The disk is full at first. Not die: for that Gearman::Worker ends itself.
+    # The first two calls fail. Do not use die: Gearman::Worker ends itself after it.
     return $worker->send_work_exception($job, 'no space left') if ++$calls{$file} <= 2;
     for my $size (1 .. 3) {
         $worker->send_work_data($job, "made size $size of $file");
