@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from garivini import Client, SchemaError, State, UsageError
 from garivini.cli import _COMMANDS, cli, main
@@ -22,30 +22,16 @@ from garivini.model.outcome import Report, Setback, Success, failure
 from garivini.model.when import Offset
 from garivini.store.database import Lane
 from garivini.store.records import MAX_RESULT
+from tests.commands import invoke, run
+from tests.databases import sqlite_url
 from tests.processes import PATIENCE, alive, command, until
 from tests.servers import embedded, free_port
-
-
-def invoke(*arguments: str, **environment: str) -> Result:
-    return CliRunner().invoke(cli, arguments, env={"GARIVINI_DB": None, **environment}, catch_exceptions=True)
-
-
-def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "garivini", *arguments],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     """A database with its tables."""
-    url = f"sqlite:///{tmp_path}/jobs.db"
-    assert invoke("db", "upgrade", "--db", url).exit_code == 0
-    return url
+    return sqlite_url(tmp_path)
 
 
 def test_every_command_teaches_with_an_example() -> None:
@@ -74,38 +60,32 @@ def test_the_overview_lists_every_command_without_importing_them() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("command", "unused"),
-    [
-        (["insert", "f"], "sqlalchemy.orm,alembic,rich"),
-        (["jobs", "list"], "sqlalchemy.orm,alembic,rich"),
-        (["jobs", "show", "1"], "sqlalchemy.orm,alembic,rich"),
-        (["jobs", "retry", "1"], "sqlalchemy.orm,alembic,rich"),
-        (["functions", "list"], "sqlalchemy.orm,alembic,rich"),
-        (["functions", "set", "f"], "sqlalchemy.orm,alembic,rich"),
-        (["status"], "sqlalchemy.orm,alembic,rich"),
-        (["health"], "sqlalchemy.orm,alembic,rich"),
-        (["doctor"], "sqlalchemy.orm,alembic,rich"),
-        (["db", "check"], "sqlalchemy.orm,alembic,rich"),
-        (["db", "upgrade"], "sqlalchemy.orm,rich"),
-        (["db", "sql", "sqlite"], "sqlalchemy.orm,rich"),
-        (["run", "queue-runner", "--poll", "0"], "sqlalchemy.orm,alembic,rich"),
-        (["worker", "none.py"], "sqlalchemy.orm,alembic,rich"),
-    ],
-)
-def test_a_command_imports_what_it_uses(url: str, command: list[str], unused: str) -> None:
-    code = "import contextlib, sys; from garivini.cli import main\n"
-    code += "with contextlib.suppress(SystemExit): main(sys.argv[2:])\n"
-    code += "print([name for name in sys.argv[1].split(',') if name in sys.modules], file=sys.stderr)"
-    environment = {**os.environ, "GARIVINI_DB": url, "GARIVINI_JOB_SERVERS": "127.0.0.1:1"}
+def test_a_command_imports_what_it_uses(url: str) -> None:
+    """Each is run after those that need less, in one process."""
+    commands = [
+        *("insert f", "jobs list", "jobs show 1", "jobs retry 1", "functions list", "functions set f"),
+        *("status", "health", "doctor", "db check", "run queue-runner --poll 0", "worker none.py"),
+    ]
+    migrations = ["db upgrade", "db sql sqlite"]
+    code = """
+import contextlib, sys
+from garivini.cli import main
+for command in sys.argv[1:]:
+    with contextlib.suppress(SystemExit):
+        main(command.split())
+    found = {"sqlalchemy.orm", "alembic", "rich"} & sys.modules.keys()
+    print("IMPORTS", command, *sorted(found), file=sys.stderr)
+"""
     done = subprocess.run(
-        [sys.executable, "-c", code, unused, *command],
+        [sys.executable, "-c", code, *commands, *migrations],
         capture_output=True,
         text=True,
         check=True,
-        env=environment,
+        env={**os.environ, "GARIVINI_DB": url, "GARIVINI_JOB_SERVERS": "127.0.0.1:1"},
     )
-    assert done.stderr.splitlines()[-1] == "[]"
+    found = [line for line in done.stderr.splitlines() if line.startswith("IMPORTS ")]
+    expected = [*commands, *(f"{command} alembic" for command in migrations)]
+    assert found == [f"IMPORTS {line}" for line in expected]
 
 
 def test_dev_watches_the_files_of_the_project_and_nothing_that_is_installed(tmp_path: Path) -> None:

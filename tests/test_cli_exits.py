@@ -18,22 +18,10 @@ import pytest
 from garivini import Client, State
 from garivini.gearman.blocking import Client as GearmanClient
 from garivini.gearman.protocol import Submission
+from tests.commands import invoke, run
 from tests.databases import sqlite_url
 from tests.processes import PATIENCE, command, started, until
 from tests.servers import embedded, free_port
-from tests.test_cli import invoke
-
-
-def run(*arguments: str, cwd: Path | None = None, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "garivini", *arguments],
-        env={**os.environ, **environment},
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        check=False,
-        cwd=cwd,
-    )
 
 
 @pytest.fixture
@@ -160,7 +148,13 @@ def test_an_address_that_is_taken_is_status_1(url: str, tmp_path: Path, name: st
     with embedded() as address, socket.create_server(("127.0.0.1", 0)) as other:
         if taken_by == "something else":
             address = f"127.0.0.1:{other.getsockname()[1]}"
-        result = run(name, "--db", url, "--job-server", address, cwd=tmp_path)
+        result = subprocess.run(
+            [sys.executable, "-m", "garivini", name, "--db", url, "--job-server", address],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+        )
     assert result.returncode == 1
     assert f"garivini: cannot listen on {address}: another program listens there" in result.stderr
     assert result.stderr.count("garivini: ") == 1

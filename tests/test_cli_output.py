@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -24,11 +23,11 @@ from garivini.gearman.protocol import Submission
 from garivini.model.job import Handle
 from garivini.model.outcome import Setback, failure
 from garivini.store.records import storable
+from tests.commands import invoke, on_terminal, run
 from tests.databases import sqlite_url
 from tests.processes import PATIENCE, started
 from tests.servers import embedded
 from tests.sql_servers import SQLServer
-from tests.test_cli import invoke
 
 #: Texts that a terminal or a library for terminals might obey.
 HOSTILE: Final = (
@@ -57,39 +56,6 @@ OBEYED: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a
 
 texts = st.text(st.characters(codec="utf-8"), max_size=40) | st.sampled_from(HOSTILE)
 names = texts.map(lambda text: "".join(text.split()).replace("\0", "")[:40]).filter(bool)
-
-
-def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[bytes]":
-    return subprocess.run(
-        [sys.executable, "-m", "garivini", *arguments],
-        env={**os.environ, **environment},
-        capture_output=True,
-        check=False,
-    )
-
-
-def on_terminal(columns: int, *arguments: str, **environment: str) -> tuple[int, str]:
-    """Run a command on a terminal; return its exit status and what it has written there."""
-    ours, theirs = pty.openpty()
-    with started(
-        [sys.executable, "-m", "garivini", *arguments],
-        env={**os.environ, "COLUMNS": str(columns), "TERM": "xterm", **environment},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    ) as process:
-        os.close(theirs)
-        written = b""
-        while True:
-            try:
-                part = os.read(ours, 65536)
-            except OSError:  # the other end is closed
-                break
-            if not part:
-                break
-            written += part
-        os.close(ours)
-        return process.wait(), written.decode().replace("\r\n", "\n")
 
 
 @contextmanager
@@ -216,7 +182,6 @@ def test_status_shows_a_function_of_the_gearman_server_whatever_its_name(tmp_pat
         assert invoke("doctor", "--db", url, "--job-server", server).exit_code == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE)
 def test_no_text_is_obeyed_on_a_terminal(text: str) -> None:
     with database(text) as (url, _):
@@ -230,7 +195,12 @@ def test_no_text_is_obeyed_on_a_terminal(text: str) -> None:
 def test_output_that_the_locale_cannot_carry_is_escaped(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path)
     Client(url).insert_job("f", "Grüße")
-    result = run("jobs", "list", "--db", url, PYTHONIOENCODING="ascii")
+    result = subprocess.run(
+        [sys.executable, "-m", "garivini", "jobs", "list", "--db", url],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+    )
     assert result.returncode == 0, result.stderr
     assert rb"Gr\xfc\xdfe" in result.stdout
 
@@ -239,8 +209,8 @@ def test_errors_show_text_and_do_not_obey_it(tmp_path: Path) -> None:
     for arguments in (["insert", "a\nb\x1b[31m"], ["jobs", "show", "\x1b[31m"], ["\x1b[31m"]):
         result = run(*arguments, "--db", sqlite_url(tmp_path, f"{len(arguments)}-{len(arguments[0])}.db"))
         assert result.returncode == 2
-        assert b"\x1b" not in result.stderr
-        assert b"garivini: " in result.stderr
+        assert "\x1b" not in result.stderr
+        assert "garivini: " in result.stderr
 
 
 @pytest.mark.servers
@@ -279,14 +249,17 @@ def test_jobs_functions_and_status_show_any_text_of_other_databases(
 def test_a_library_for_terminals_is_not_imported_for_a_pipe(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path)
     failed(url)
-    for arguments in (["jobs", "list"], ["jobs", "show", "1"], ["functions", "list"], ["status"]):
-        code = (
-            "import sys; from garivini.cli import main\n"
-            f"try: main({[*arguments, '--db', url]})\n"
-            "finally: sys.stderr.write(str('rich' in sys.modules))"
-        )
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-        assert result.stderr.endswith(b"False"), arguments
+    commands = (["jobs", "list"], ["jobs", "show", "1"], ["functions", "list"], ["status"])
+    code = f"""
+import contextlib, sys
+from garivini.cli import main
+for arguments in {commands}:
+    with contextlib.suppress(SystemExit):
+        main([*arguments, "--db", {url!r}])
+    sys.stderr.write(f"{{'rich' in sys.modules}} ")
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert result.stderr.endswith(b"False " * 4)
 
 
 def failed(url: str, message: str = "m") -> None:
@@ -305,7 +278,7 @@ def test_jobs_list_is_whole_lines_with_tabs_in_a_pipe(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path)
     failed(url)
     result = run("jobs", "list", "--db", url, COLUMNS="40")
-    heading, row = result.stdout.decode().splitlines()
+    heading, row = result.stdout.splitlines()
     assert heading.split("\t")[:3] == ["job", "function", "state"]
     cells = row.split("\t")
     assert cells[:3] == ["1:1", "report.monthly", "waiting"]
@@ -318,7 +291,7 @@ def test_jobs_show_does_not_wrap_a_traceback(tmp_path: Path) -> None:
     with Client(url) as client:
         (record,) = client.failures((1, 1))
     for written in (
-        run("jobs", "show", "1", "--db", url, COLUMNS="40").stdout.decode(),
+        run("jobs", "show", "1", "--db", url, COLUMNS="40").stdout,
         on_terminal(40, "jobs", "show", "1", "--db", url, TERM="dumb")[1],
     ):
         assert set(record.trace.rstrip().splitlines()) <= set(written.splitlines())

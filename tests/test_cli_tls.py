@@ -12,9 +12,10 @@ from garivini.cli import tls
 from garivini.gearman import blocking
 from garivini.settings.tls import make_context
 from garivini.submission import WAKE
+from tests.commands import invoke, run
 from tests.processes import command, until
 from tests.servers import embedded, free_port
-from tests.test_cli import MODULE, invoke, run
+from tests.test_cli import MODULE
 from tests.tls import certificate, encrypted
 
 

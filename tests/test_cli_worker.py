@@ -13,10 +13,10 @@ from garivini import UsageError
 from garivini.cli import cli
 from garivini.cli.cores import usable_cores
 from garivini.cli.loading import BrokenModuleError, load, user_traceback
+from tests.commands import invoke
 from tests.databases import sqlite_url
 from tests.processes import PATIENCE, command, started, until
 from tests.servers import embedded
-from tests.test_cli import invoke
 from tests.test_docs import leaves
 
 # ---- a module that cannot be used

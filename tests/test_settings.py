@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import ssl
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from garivini import AsyncClient, Client, RefusedError, UsageError, Worker
 from garivini.model.handles import handle_of
 from garivini.model.job import Handle
 from garivini.settings import VARIABLES
+from tests.commands import run
 from tests.databases import sqlite_url
 from tests.processes import command, until
 from tests.servers import embedded
@@ -38,13 +38,7 @@ def where(client: Client) -> tuple[list[str], list[str]]:
 
 def seen_by_command(**environment: str) -> tuple[list[str], list[str]]:
     """Return the databases and servers of ``garivini status``."""
-    done = subprocess.run(
-        [sys.executable, "-m", "garivini", "status", "-o", "json"],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run("status", "-o", "json", **environment)
     entries = json.loads(done.stdout)
     return (
         [entry["database"] for entry in entries if "database" in entry],
