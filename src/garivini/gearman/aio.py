@@ -360,7 +360,8 @@ class Held:
         connection.core.complete(self.job.handle, data)
         if note is not None:
             connection.told.append(note)
-        connection.flush()
+        if not connection.flush_due:  # usually many jobs end in one turn of the loop
+            connection.flush()
         connection.wake()
         return True
 

@@ -23,7 +23,8 @@ class Connection(asyncio.Protocol):
         self._silence_ticks = max(2, round(silence / _TICK))
         self._quiet_ticks = 0
         self._loop = asyncio.get_running_loop()
-        self._flush_due = False
+        #: Whether ``flush`` has been called in this turn of the loop.
+        self.flush_due = False
         self._heard: asyncio.Future[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self.transport: asyncio.Transport | None = None
@@ -86,12 +87,12 @@ class Connection(asyncio.Protocol):
 
     def flush(self) -> None:
         """Write what is to be sent at the end of this turn of the loop, in one piece."""
-        if not self._flush_due and self.transport is not None:
-            self._flush_due = True
+        if not self.flush_due and self.transport is not None:
+            self.flush_due = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._flush_due = False
+        self.flush_due = False
         data = self.take()
         if data and self.transport is not None:
             self.transport.write(data)
@@ -99,7 +100,7 @@ class Connection(asyncio.Protocol):
     @property
     def unsent(self) -> bool:
         """Whether there is something that the system has not taken yet."""
-        return self._flush_due or bool(self.transport and self.transport.get_write_buffer_size())
+        return self.flush_due or bool(self.transport and self.transport.get_write_buffer_size())
 
     def abort(self) -> None:
         """Close at once; what is buffered is dropped."""

@@ -26,7 +26,7 @@ MAX_UNIQUE: Final = 63
 #: gearmand closes the connection if a name does not fit its buffer of 8 KiB with header and unique.
 MAX_FUNCTION: Final = 8000
 
-_HEADER = struct.Struct(">4sII")
+HEADER = struct.Struct(">4sII")
 #: The same, for a reader: magic and type in one, then the length.
 _LENGTH = struct.Struct(">8sI")
 #: Ends of lines.
@@ -125,7 +125,7 @@ def encode(magic: bytes, kind: Type, *fields: bytes) -> bytes:
     """
     body = b"\0".join(fields)
     # Its value as a plain number is packed in half the time.
-    return _HEADER.pack(magic, kind._value_, len(body)) + body
+    return HEADER.pack(magic, kind._value_, len(body)) + body
 
 
 @lru_cache(1024)

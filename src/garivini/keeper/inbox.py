@@ -1,7 +1,7 @@
 """Items that wait to be written, and those that are deferred, each with its own backoff."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
 from typing import Final, Generic, TypeVar
 
@@ -28,12 +28,10 @@ class Inbox(Generic[T]):
 
     def __init__(self, items: Iterable[T] = ()) -> None:
         self._items = deque(items)
+        #: Adds an item. The method of the deque itself: it is called once per job.
+        self.put: Callable[[T], None] = self._items.append
         self._aside: list[tuple[float, int, T]] = []
         self._tries: dict[int, int] = {}  # by the item's identity
-
-    def put(self, item: T) -> None:
-        """Add an item."""
-        self._items.append(item)
 
     def __len__(self) -> int:
         """Count the items that are not deferred."""

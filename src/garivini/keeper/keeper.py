@@ -163,10 +163,11 @@ class Keeper:
 
     def hold(self, run: Run) -> None:
         """Renew this run's lease from now on, until it has ended."""
-        self._set_lease(run)
-        if run.job.lease:
+        if self._leases:
+            self._set_lease(run)
+        if lease := run.job.lease:
             run.renews = True
-            run.renew_at = time.monotonic() + min(run.job.lease / 3, _FIRST_RENEWAL)
+            run.renew_at = time.monotonic() + (_FIRST_RENEWAL if lease > 3 * _FIRST_RENEWAL else lease / 3)
             self._holds.append(run)
             if run.renew_at < self._asleep_until:
                 self._wake.set()

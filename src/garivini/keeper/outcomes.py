@@ -103,6 +103,7 @@ class Outcomes:
         self, runs: list[Run]
     ) -> Iterator[tuple[Callable[[list[Run], set[int] | None], None], list[Run]]]:
         done, kept, returned, setbacks = [], [], [], []
+        policies = self.policies or {}
         for run in runs:
             if run.setback is not None:
                 setbacks.append(run)
@@ -110,7 +111,7 @@ class Outcomes:
                 # Nobody holds a copy of the original's QueueRunner that was not adopted.
                 if run.job.attempt is not None:
                     returned.append(run)
-            elif self._finish(run) is not None:
+            elif (policy := policies.get(run.job.funcname)) is not None and policy.retention is not None:
                 kept.append(run)
             else:
                 done.append(run)

@@ -80,7 +80,7 @@ class StartCounter:
         return type(None), ()
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A job as read from its row or received by a worker. Times are unix seconds by the database's clock."""
 
     jobid: int

@@ -15,7 +15,7 @@ _Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 _Key: TypeAlias = Annotated[str, msgspec.Meta(max_length=MAX_KEY)]
 
 
-class _Head(msgspec.Struct, kw_only=True):
+class _Head(msgspec.Struct, kw_only=True, gc=False):
     """What a payload says beside the argument. Unknown keys are ignored, those of ours may be absent."""
 
     jobid: Annotated[int, msgspec.Meta(gt=0, le=MAX_JOBID)]
@@ -32,7 +32,7 @@ class _Head(msgspec.Struct, kw_only=True):
     lease_end: _Number = 0
 
 
-class _Envelope(_Head, kw_only=True):
+class _Envelope(_Head, kw_only=True, gc=False):
     """The JSON object that a worker receives."""
 
     arg: str | None = None

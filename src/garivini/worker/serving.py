@@ -191,7 +191,8 @@ class Serving:
     def _arrived(self, held: aio.Held) -> None:
         try:
             job = decode_payload(held.job.data)
-            if job.dbid not in self._keepers:
+            keeper = self._keepers.get(job.dbid)
+            if keeper is None:
                 raise UsageError(f"database {job.dbid} is not one of this worker's")
         except UsageError as error:
             # Without a handle there is no row to write to; if there is a row, it runs again after its lease.
@@ -202,11 +203,10 @@ class Serving:
         run = Run(job, held, self.name, copy)
         if copy in self._copies:
             self._attach(self._copies[copy], held)
-        elif self._ended.drops(copy):
+        elif copy in self._ended and self._ended.drops(copy):
             self._drop_stale(run)
         else:
             self._copies[copy] = run
-            keeper = self._keepers[job.dbid]
             if keeper.must_check(run):
                 keeper.check(run)
             else:
