@@ -147,6 +147,8 @@ def test_no_command_tells_a_password(
     @given(url=wrong_urls(), command=st.sampled_from(COMMANDS))
     @example(url=f"mysql://u:{HEAD}@127.0.0.1:1/d,mysql://u:{TAIL}@127.0.0.1:1/d", command=["jobs", "list"])
     @example(url=f"mysql://u:{HEAD}{TAIL}@127.0.0.1:1/d", command=["jobs", "list", "--help"])
+    @example(url=f"u:{HEAD} {TAIL}@127.0.0.1/d", command=["status"])
+    @example(url=f"mysql://u@127.0.0.1:1/d?password={HEAD} {TAIL}", command=["run", "queue-runner", "--help"])
     def check(url: str, command: list[str]) -> None:
         arguments = ["--job-server", "127.0.0.1:1"] if command[0] in ("status", "doctor", "insert") else []
         with monkeypatch.context() as patch:

@@ -110,10 +110,10 @@ class _PlaceOption(_SettingsOption):
         found = configuration(ctx)
         if self.name == "dbs":
             values = [without_password(url) for url in found.databases()]
-            if "***" in values:
-                values = ["***"]  # a password with white space may have been taken for several URLs
         else:
             values = [shown_name(server) for server in found.job_servers()]
+        if "***" in values:
+            values = ["***"]  # a password with white space may have been taken for several values
         return {**super().get_help_extra(ctx), "default": ", ".join(values)}
 
 

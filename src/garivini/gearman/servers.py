@@ -15,6 +15,9 @@ _HOST: Final = re.compile(r"[\w.-]+|[0-9a-fA-F:.]+(?:%[\w.-]+)?")
 #: By address what a server says of the functions that it knows; None where it does not answer.
 Counts: TypeAlias = Mapping[str, Mapping[bytes, FunctionStatus] | None]
 
+#: Addresses that errors may show. Any other value may be meant for a database and have a password.
+_READABLE: Final = re.compile(r"[\w.:%\[\] -]*")
+
 
 def parse_address(address: str) -> tuple[str, int]:
     """Return host and port of ``host``, ``host:port``, ``[::1]`` or ``[::1]:port``.
@@ -32,8 +35,7 @@ def parse_address(address: str) -> tuple[str, int]:
     if not _HOST.fullmatch(host) or (
         port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)
     ):
-        # A value meant for a database may have a password.
-        shown = repr(address) if re.fullmatch(r"[\w.:%\[\] -]*", address) else "***"
+        shown = repr(address) if _READABLE.fullmatch(address) else "***"
         raise UsageError(f"{shown} is not the address of a Gearman server: write host or host:port")
     return host, int(port or DEFAULT_PORT)
 
@@ -45,8 +47,11 @@ def parse_addresses(addresses: str | Iterable[str]) -> list[str]:
         UsageError: one of them is no address, or there is none.
 
     """
-    parts = addresses.replace(",", " ").split() if isinstance(addresses, str) else addresses
-    parsed = (parse_address(part) for part in parts)
+    parts = addresses.replace(",", " ").split() if isinstance(addresses, str) else list(addresses)
+    if not all(map(_READABLE.fullmatch, parts)):
+        # One value, meant for a database, may have been taken for several: show nothing of any.
+        raise UsageError("*** is not the address of a Gearman server: write host or host:port")
+    parsed = map(parse_address, parts)
     found = list(
         dict.fromkeys(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in parsed)
     )
