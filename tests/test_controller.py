@@ -23,8 +23,8 @@ from garivini.model.when import Offset
 from garivini.roles import controller, queue_runner
 from garivini.roles.answers import setback_of, text_of
 from garivini.roles.controller import ControllerSettings
-from garivini.roles.parking import Parking
 from garivini.roles.queue_runner import QueueRunnerSettings
+from garivini.roles.waiting_room import WaitingRoom
 from tests.processes import PATIENCE, command
 from tests.servers import gearmand
 from tests.sql_servers import SQLServer
@@ -494,16 +494,16 @@ def run_of(funcname: str, lease: int = 60) -> Run:
     return Run(job, None, "w")  # type: ignore[arg-type]
 
 
-def test_parking_shares_its_places_among_functions() -> None:
-    parking = Parking(12)
-    assert [parking.put(run_of("a"), 0.0) for _ in range(8)].count(True) == 6
-    assert [parking.put(run_of("b"), 0.0) for _ in range(8)].count(True) == 3
-    assert parking.put(run_of("c"), 0.0)
-    assert len(list(parking.take_overdue(19.9))) == 0
-    assert len(list(parking.take_overdue(20.0))) == 10
-    assert "a" not in parking
-    assert [parking.put(run_of("a"), 0.0) for _ in range(8)].count(True) == 6
-    assert len(list(parking.take_all())) == 6
+def test_waiting_room_shares_its_places_among_functions() -> None:
+    room = WaitingRoom(12)
+    assert [room.add(run_of("a"), 0.0) for _ in range(8)].count(True) == 6
+    assert [room.add(run_of("b"), 0.0) for _ in range(8)].count(True) == 3
+    assert room.add(run_of("c"), 0.0)
+    assert len(list(room.remove_overdue(19.9))) == 0
+    assert len(list(room.remove_overdue(20.0))) == 10
+    assert "a" not in room
+    assert [room.add(run_of("a"), 0.0) for _ in range(8)].count(True) == 6
+    assert len(list(room.remove_all())) == 6
 
 
 @pytest.mark.parametrize("finishes", [True, False])
@@ -584,7 +584,7 @@ def test_what_a_job_says_cannot_keep_its_outcome_from_being_committed(tmp_path: 
 
 
 def test_a_frozen_database_does_not_hold_up_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controller, "_PARKING", 0)
+    monkeypatch.setattr(controller, "_WAITING_PLACES", 0)
 
     async def scenario() -> None:
         async with system(tmp_path) as queue, stock(queue.address) as worker:
@@ -630,7 +630,7 @@ def test_what_is_too_much_even_to_wait_stays_leased_for_a_while(
     made: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given back at once, the QueueRunner would send it again and again."""
-    monkeypatch.setattr(controller, "_PARKING", 4)
+    monkeypatch.setattr(controller, "_WAITING_PLACES", 4)
 
     async def scenario() -> None:
         async with made() as queue, stock(queue.address) as worker:

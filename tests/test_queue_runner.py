@@ -15,10 +15,10 @@ from garivini.model.outcome import Success
 from garivini.model.pacing import WATERMARK
 from garivini.model.payload import decode_payload
 from garivini.model.policy import Envelope, FunctionPolicy
-from garivini.roles import job_servers, lost
-from garivini.roles.dispatcher import Room
+from garivini.roles import job_servers, orphans
 from garivini.roles.job_servers import JobServers
 from garivini.roles.queue_runner import QueueRunner, QueueRunnerSettings
+from garivini.roles.room import Room
 from tests.processes import PATIENCE
 from tests.system import System, Waking, system
 
@@ -49,7 +49,7 @@ def test_due_jobs_are_dispatched_and_later_ones_wait(tmp_path: Path) -> None:
             await queue.call(queue.client.insert_jobs, [["f", None, None, b"x"]] * 7)
             later, _ = await queue.call(queue.client.insert_job, "f", run_after=3600)
             queue_runner, servers = runner(queue)
-            delay = await queue_runner.look()
+            delay = await queue_runner.run_pass()
             assert 0 < delay <= 1
             assert await queued(queue, b"f") == 7
             states = [job.state for job in await queue.call(queue.database.jobs)]
@@ -83,19 +83,19 @@ def test_finished_jobs_that_are_kept_no_more_are_deleted_once_a_minute(tmp_path:
 
                 queue_runner, servers = runner(queue)
                 expire("<> 7")
-                await queue_runner.look()
+                await queue_runner.run_pass()
                 assert len(left()) == 502
                 minute_later()
-                await queue_runner.look()
+                await queue_runner.run_pass()
                 assert len(left()) == 2
                 # There may be more: the next pass does not wait.
-                await queue_runner.look()
+                await queue_runner.run_pass()
                 assert left() == [7]
                 expire("= 7")
-                await queue_runner.look()
+                await queue_runner.run_pass()
                 assert left() == [7]
                 minute_later()
-                await queue_runner.look()
+                await queue_runner.run_pass()
                 assert left() == []
             await servers.close()
 
@@ -106,17 +106,17 @@ def test_a_job_just_inserted_waits_for_no_count_of_the_servers(tmp_path: Path) -
     async def scenario() -> None:
         async with system(tmp_path) as queue:
             queue_runner, servers = runner(queue)
-            await queue_runner.look()
-            counts = servers.look
+            await queue_runner.run_pass()
+            counts = servers.refresh_counts
 
             async def never() -> None:
                 raise AssertionError("the servers were asked")
 
-            servers.look = never  # type: ignore[method-assign]
+            servers.refresh_counts = never  # type: ignore[method-assign]
             await queue.call(queue.client.insert_job, "f")
-            await queue_runner.look()
+            await queue_runner.run_pass()
             assert await queued(queue, b"f") == 1
-            servers.look = counts  # type: ignore[method-assign]
+            servers.refresh_counts = counts  # type: ignore[method-assign]
             await servers.close()
 
     asyncio.run(scenario())
@@ -126,10 +126,10 @@ def test_what_is_claimed_before_a_count_keeps_below_the_watermark(tmp_path: Path
     async def scenario() -> None:
         async with system(tmp_path) as queue:
             queue_runner, servers = runner(queue, watermark=5)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             for _ in range(4):
                 await queue.call(queue.client.insert_jobs, [["f", None, None, b"x"]] * 2)
-                await queue_runner.look()
+                await queue_runner.run_pass()
             assert await queued(queue, b"f") == 5
             await servers.close()
 
@@ -140,12 +140,12 @@ def test_nothing_is_claimed_before_a_count_once_the_server_is_known_to_be_gone(t
     async def scenario() -> None:
         async with system(tmp_path) as queue:
             queue_runner, servers = runner(queue)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             await queue.server.close()
             jobid, _ = await queue.call(queue.client.insert_job, "f")
             for _ in range(3):
                 with suppress(UnreachableError):
-                    await queue_runner.look()
+                    await queue_runner.run_pass()
             job = await queue.call(queue.database.get, jobid)
             assert job is not None
             assert (job.state, job.attempt) == (State.WAITING, 1)
@@ -160,7 +160,7 @@ def test_jobs_arrive_in_the_order_in_which_they_were_due_and_by_priority(tmp_pat
             for arg, priority in (("1", "low"), ("2", "normal"), ("3", "high"), ("4", "normal")):
                 await queue.call(queue.client.insert_job, "f", arg, priority=priority)
             queue_runner, servers = runner(queue)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             order: list[bytes] = []
 
             @queue.worker.function("f")
@@ -180,10 +180,10 @@ def test_no_function_gets_more_than_the_watermark_and_a_full_one_stops_no_other(
         async with system(tmp_path) as queue:
             await queue.call(queue.client.insert_jobs, [["full", None, None, b""]] * 50)
             queue_runner, servers = runner(queue, watermark=10)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             await queue.call(queue.client.insert_jobs, [["other", None, None, b""]] * 3)
             for _ in range(3):
-                assert await queue_runner.look() > 0
+                assert await queue_runner.run_pass() > 0
             assert await queued(queue, b"full") == 10
             assert await queued(queue, b"other") == 3
             attempts = [job.attempt for job in await queue.call(queue.database.jobs, funcname="full")]
@@ -198,7 +198,7 @@ def test_a_watermark_of_zero_is_none(tmp_path: Path) -> None:
         async with system(tmp_path) as queue:
             await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 4200)
             queue_runner, servers = runner(queue, watermark=0)
-            while await queue_runner.look() == 0.0:
+            while await queue_runner.run_pass() == 0.0:
                 pass
             assert await queued(queue, b"f") == 4200
             await servers.close()
@@ -211,7 +211,7 @@ def test_controller_jobs_go_to_run_queued_job(tmp_path: Path) -> None:
         async with system(tmp_path) as queue:
             await queue.call(queue.client.insert_job, "f", flag="controller")
             queue_runner, servers = runner(queue)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             assert await queued(queue, b"f") == 0
             assert await queued(queue, b"run_queued_job") == 1
             await servers.close()
@@ -254,7 +254,7 @@ def test_what_the_server_refuses_is_due_again_at_once(tmp_path: Path) -> None:
             await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 5)
             before = [job.run_after for job in await queue.call(queue.database.jobs)]
             queue_runner, servers = runner(queue)
-            assert await queue_runner.look() > 0
+            assert await queue_runner.run_pass() > 0
             jobs = await queue.call(queue.database.jobs)
             assert [job.state for job in jobs] == [State.LEASED] * 2 + [State.WAITING] * 3
             assert [job.run_after for job in jobs[2:]] == before[2:]
@@ -274,7 +274,7 @@ def test_a_function_name_that_gearmand_takes_is_dispatched_up_to_its_watermark(
                 await queue.call(queue.client.insert_job, funcname)
             queue_runner, servers = runner(queue, watermark=3)
             for _ in range(3):
-                await queue_runner.look()
+                await queue_runner.run_pass()
                 assert await queued(queue, funcname.encode()) == 3
             assert await queue.call(queue.database.jobs, state=State.DEAD) == []
             assert servers.queued(funcname.encode()) == 3
@@ -298,7 +298,7 @@ def test_a_bad_row_is_parked_with_its_reason_and_the_others_go_on(tmp_path: Path
 
             await queue.call(spoil)
             queue_runner, servers = runner(queue)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             assert await queued(queue, b"f") == 1
             dead = await queue.call(queue.database.jobs, state=State.DEAD)
             assert [job.jobid for job in dead] == [1, 3]
@@ -337,11 +337,11 @@ def test_a_copy_that_still_waits_in_the_server_is_not_submitted_again(tmp_path: 
         async with system(tmp_path) as queue:
             await queue.call(queue.client.insert_job, "f")
             queue_runner, servers = runner(queue)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             (job,) = await queue.call(queue.database.jobs)
             for _ in range(3):
                 await queue.call(queue.database.end_early, [job.handle], lease=60)
-                await queue_runner.look()
+                await queue_runner.run_pass()
             (after,) = await queue.call(queue.database.jobs)
             assert (after.state, after.attempt) == (State.LEASED, 1)
             assert after.run_after > await queue.call(queue.database.clock)
@@ -359,16 +359,16 @@ def test_a_hung_worker_is_suspected_first_and_replaced_after_its_second_strike(t
             running = asyncio.create_task(hung.run())
             await queue.call(queue.client.insert_job, "f")
             queue_runner, servers = runner(queue)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             await held.get()
             (job,) = await queue.call(queue.database.jobs)
             await queue.call(queue.database.renew, [job.handle], lease=3)
             await queue.call(_end_lease, queue)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             (suspect,) = await queue.call(queue.database.jobs)
             assert (suspect.state, suspect.attempt) == (State.SUSPECT, 1)
             await queue.call(_end_lease, queue)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             (bumped,) = await queue.call(queue.database.jobs)
             assert (bumped.state, bumped.attempt, bumped.crashes) == (State.LEASED, 2, 1)
             # What the stale one does afterwards changes nothing.
@@ -395,14 +395,14 @@ def test_a_job_whose_worker_is_lost_each_time_is_dead_after_three(tmp_path: Path
             running = asyncio.create_task(hung.run())
             await queue.call(queue.client.insert_job, "f")
             queue_runner, servers = runner(queue)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             for _ in range(3):
                 # Somebody has it, renews once, and is never heard of again.
                 copy = decode_payload((await held.get()).job.data)
                 assert await queue.call(queue.database.renew, [copy.handle], lease=3)
                 for _ in range(2):
                     await queue.call(_end_lease, queue)
-                    await queue_runner.look()
+                    await queue_runner.run_pass()
             (job,) = await queue.call(queue.database.jobs)
             assert (job.state, job.crashes) == (State.DEAD, 3)
             (failure,) = await queue.call(queue.database.failures, job.jobid)
@@ -431,7 +431,7 @@ def test_a_lost_answer_to_a_submit_is_asked_about_and_not_taken_for_success(tmp_
             broken = await asyncio.start_server(take_and_die, "127.0.0.1", 0)
             port = broken.sockets[0].getsockname()[1]
             servers = JobServers([f"127.0.0.1:{port}"])
-            await QueueRunner(queue.database, servers, QueueRunnerSettings()).look()
+            await QueueRunner(queue.database, servers, QueueRunnerSettings()).run_pass()
             jobs = await queue.call(queue.database.jobs)
             assert [job.state for job in jobs] == [State.LEASED] * 3
             assert max(job.run_after for job in jobs) <= await queue.call(queue.database.clock)
@@ -439,7 +439,7 @@ def test_a_lost_answer_to_a_submit_is_asked_about_and_not_taken_for_success(tmp_
             await servers.close()
             # The next QueueRunner asks a server that has none of them.
             queue_runner, servers = runner(queue)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             assert await queued(queue, b"f") == 3
             assert {job.attempt for job in await queue.call(queue.database.jobs)} == {2}
             await servers.close()
@@ -454,14 +454,14 @@ def test_what_a_restarted_server_has_forgotten_is_sent_again_at_once(tmp_path: P
         async with system(tmp_path) as queue:
             await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 300)
             queue_runner, servers = runner(queue)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             assert await queued(queue, b"f") == 300
             host, port = queue.address.split(":")
             await queue.server.close()
             async with Server(host, int(port)) as server:
                 queue.address = server.address
                 await _until_connected(servers)
-                while await queue_runner.look() == 0.0:
+                while await queue_runner.run_pass() == 0.0:
                     pass
                 assert await queued(queue, b"f") == 300
                 assert {job.attempt for job in await queue.call(queue.database.jobs, limit=1000)} == {2}
@@ -475,11 +475,11 @@ def test_a_lost_connection_to_a_server_that_goes_on_changes_nothing(tmp_path: Pa
         async with system(tmp_path) as queue:
             await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 300)
             queue_runner, servers = runner(queue)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             await servers.close()
             await _until_connected(servers)
             for _ in range(3):
-                await queue_runner.look()
+                await queue_runner.run_pass()
             assert await queued(queue, b"f") == 300
             jobs = await queue.call(queue.database.jobs, limit=1000)
             assert {(job.state, job.attempt) for job in jobs} == {(State.LEASED, 1)}
@@ -492,7 +492,7 @@ async def _until_connected(servers: JobServers) -> None:
     async with asyncio.timeout(PATIENCE):
         while not servers.all_connected:
             try:
-                await servers.look()
+                await servers.refresh_counts()
             except UnreachableError:
                 await asyncio.sleep(0.02)  # its back-off
 
@@ -503,13 +503,13 @@ def test_a_new_queue_runner_finds_what_its_predecessor_claimed_and_did_not_send(
             await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 3)
             await claim(queue)
             queue_runner, servers = runner(queue)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             # Too young: its submit could be on the way.
             assert await queued(queue, b"f") == 0
             await servers.close()
             await queue.call(_age_claims, queue, 10)
             queue_runner, servers = runner(queue)
-            while await queue_runner.look() == 0.0:
+            while await queue_runner.run_pass() == 0.0:
                 pass
             assert await queued(queue, b"f") == 3
             await servers.close()
@@ -520,8 +520,8 @@ def test_a_new_queue_runner_finds_what_its_predecessor_claimed_and_did_not_send(
 def test_a_queue_runner_at_work_finds_what_others_leased_and_did_not_send(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lost, "_SWEEP_AGE", 1)
-    monkeypatch.setattr(lost, "_WATCH", 1)
+    monkeypatch.setattr(orphans, "_SWEEP_AGE", 1)
+    monkeypatch.setattr(orphans, "_SWEEP_INTERVAL", 1)
     asked: list[bytes] = []
     ask = JobServers.ask
 
@@ -534,10 +534,10 @@ def test_a_queue_runner_at_work_finds_what_others_leased_and_did_not_send(
     async def scenario() -> None:
         async with system(tmp_path) as queue:
             queue_runner, servers = runner(queue)
-            await queue_runner.look()
-            while queue_runner._lost.until_sweep():
+            await queue_runner.run_pass()
+            while queue_runner._orphans.until_sweep():
                 await asyncio.sleep(0.05)
-                await queue_runner.look()
+                await queue_runner.run_pass()
             monkeypatch.setattr(JobServers, "ask", note)
             # As a client that has died between its commit and its submit.
             await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 3)
@@ -545,12 +545,12 @@ def test_a_queue_runner_at_work_finds_what_others_leased_and_did_not_send(
             await queue.call(queue.client.insert_job, "g")  # and one that the QueueRunner sends
             async with asyncio.timeout(PATIENCE):
                 while await queued(queue, b"f") < 3:
-                    await queue_runner.look()
+                    await queue_runner.run_pass()
                     await asyncio.sleep(0.05)
             # Each is asked about when it is found and when its lease has ended, and then never again.
             until = asyncio.get_running_loop().time() + 3.5
             while asyncio.get_running_loop().time() < until:
-                await queue_runner.look()
+                await queue_runner.run_pass()
                 await asyncio.sleep(0.05)
             assert sorted(asked) == sorted(2 * [job.unique for job in claimed])
             await servers.close()
@@ -573,7 +573,7 @@ def test_a_function_has_its_own_lease_and_envelope(tmp_path: Path) -> None:
                 await queue.call(queue.database.set_function, funcname, policy)
                 await queue.call(queue.client.insert_job, funcname, arg)
             queue_runner, servers = runner(queue)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             payloads: dict[bytes, bytes] = {}
             names = [b"perl", b"ours"]
             worker = aio.Worker(
@@ -607,7 +607,7 @@ def test_a_raw_argument_is_not_sent_to_a_worker_that_must_complete_the_job(tmp_p
             await queue.call(queue.client.insert_job, "f")
             await queue.call(queue.client.insert_job, "f", flag="controller")
             queue_runner, servers = runner(queue)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             shim, controlled = await queue.call(queue.database.jobs)
             assert (shim.state, controlled.state) == (State.DEAD, State.LEASED)
             (failure,) = await queue.call(queue.database.failures, shim.jobid)
@@ -627,7 +627,7 @@ def test_a_resubmit_that_fails_is_due_again_at_once(tmp_path: Path) -> None:
             await client.command(b"maxqueue f 1", block=False)
             await client.submit([Submission(b"f", b"")])
             queue_runner, servers = runner(queue)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             (job,) = await queue.call(queue.database.jobs)
             assert (job.state, job.attempt) == (State.WAITING, 2)
             assert job.run_after <= await queue.call(queue.database.clock)
@@ -645,7 +645,7 @@ def test_a_job_lost_with_its_worker_counts_as_a_crash_where_workers_renew(tmp_pa
             await queue.call(queue.database.set_function, "f", FunctionPolicy(renews=True))
             await queue.call(queue.client.insert_job, "f")
             queue_runner, servers = runner(queue)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             for _ in range(3):  # the server drops it after the third death
                 held = asyncio.Queue[aio.Held]()
                 worker = aio.Worker(queue.address, [b"f"], held.put_nowait)
@@ -655,7 +655,7 @@ def test_a_job_lost_with_its_worker_counts_as_a_crash_where_workers_renew(tmp_pa
                 await running
             assert await queued(queue, b"f") == 0
             await queue.call(_end_lease, queue)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             (job,) = await queue.call(queue.database.jobs)
             assert (job.attempt, job.crashes) == (2, 1)
             await servers.close()
@@ -696,7 +696,7 @@ def test_two_databases_are_one_queue(tmp_path: Path) -> None:
             assert {dbid for _, dbid in answers} == {1, 2}
             servers = JobServers([server.address])
             for database in client.shards:
-                await QueueRunner(database, servers).look()
+                await QueueRunner(database, servers).run_pass()
             uniques: set[bytes] = set()
             worker = aio.Worker(server.address, [b"f"], lambda held: uniques.add(held.job.unique), slots=50)
             running = asyncio.create_task(worker.run())
@@ -719,7 +719,7 @@ def test_several_servers_share_the_jobs_and_a_worker_serves_them_all(tmp_path: P
             await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 200)
             servers = JobServers(both)
             queue_runner = QueueRunner(queue.database, servers)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             counts = [await queued(queue, b"f")]
             queue.address = second.address
             counts.append(await queued(queue, b"f"))
@@ -750,7 +750,7 @@ def test_jobs_go_only_to_servers_where_the_function_has_a_worker(tmp_path: Path)
                     await asyncio.sleep(0.01)
             await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 100)
             servers = JobServers([queue.address, second.address])
-            await QueueRunner(queue.database, servers).look()
+            await QueueRunner(queue.database, servers).run_pass()
             assert await queued(queue, b"f") == 0
             assert (await other.functions())[b"f"].total == 100
             worker.abort()
@@ -768,7 +768,7 @@ def test_a_server_that_is_down_holds_up_nothing(tmp_path: Path) -> None:
                 dead = gone.address
             await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 100)
             servers = JobServers([dead, queue.address])
-            await QueueRunner(queue.database, servers).look()
+            await QueueRunner(queue.database, servers).run_pass()
             assert await queued(queue, b"f") == 100
             await servers.close()
 
@@ -782,7 +782,7 @@ def test_a_job_that_waits_where_no_worker_comes_goes_where_there_is_one(
         async with system(tmp_path) as queue, Server(port=0) as second:
             await queue.call(queue.client.insert_job, "f")
             queue_runner, servers = runner(queue)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             await servers.close()
             held = asyncio.Queue[aio.Held]()
             worker = aio.Worker(second.address, [b"f"], held.put_nowait)
@@ -790,14 +790,14 @@ def test_a_job_that_waits_where_no_worker_comes_goes_where_there_is_one(
             servers = JobServers([queue.address, second.address])
             queue_runner = QueueRunner(queue.database, servers, QueueRunnerSettings(lease=3))
             await queue.call(_end_lease, queue)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             (job,) = await queue.call(queue.database.jobs)
             assert job.attempt == 1
             # Five leases later, as far as the loop's clock goes.
             now = job_servers._now()
             monkeypatch.setattr(job_servers, "_now", lambda: now + 16)
             await queue.call(_end_lease, queue)
-            while await queue_runner.look() == 0.0:
+            while await queue_runner.run_pass() == 0.0:
                 pass
             assert decode_payload((await held.get()).job.data).attempt == 2
             worker.abort()
@@ -826,7 +826,7 @@ def test_two_functions_with_one_key_do_not_merge_in_the_server(tmp_path: Path) -
             for function in ("f", "g"):
                 await queue.call(queue.client.insert_job, function, unique="same")
             queue_runner, servers = runner(queue)
-            await queue_runner.look()
+            await queue_runner.run_pass()
             assert await queued(queue, b"f") == 1
             assert await queued(queue, b"g") == 1
             await servers.close()
@@ -840,11 +840,11 @@ def test_a_pile_of_controller_jobs_takes_the_room_of_no_other_function(tmp_path:
             queue_runner, servers = runner(queue, watermark=5)
             await queue.call(queue.client.insert_jobs, [["slow", None, None, b""]] * 20, flag="controller")
             for _ in range(3):
-                await queue_runner.look()
+                await queue_runner.run_pass()
             await queue.call(queue.client.insert_job, "shim")
             await queue.call(queue.client.insert_job, "other", flag="controller")
             for _ in range(3):
-                await queue_runner.look()
+                await queue_runner.run_pass()
             assert await queued(queue, b"shim") == 1
             leased = [job.funcname for job in await queue.call(queue.database.jobs, state=State.LEASED)]
             # Only the first claim could not know what kind of jobs it would get.
@@ -860,7 +860,7 @@ def test_the_room_of_controller_jobs_is_counted_by_their_leased_rows(tmp_path: P
         async with system(tmp_path) as queue:
             queue_runner, servers = runner(queue, watermark=5)
             await queue.call(queue.client.insert_jobs, [["slow", None, None, b""]] * 20, flag="controller")
-            await queue_runner.look()
+            await queue_runner.run_pass()
             held: list[aio.Held] = []
             arrived = asyncio.Event()
 
@@ -876,7 +876,7 @@ def test_the_room_of_controller_jobs_is_counted_by_their_leased_rows(tmp_path: P
                 arrived.clear()
             before = len(held)
             for _ in range(3):
-                await queue_runner.look()
+                await queue_runner.run_pass()
             assert await queued(queue, b"run_queued_job") == 0
             assert len(held) == before
             # A renewed one counts no more.
@@ -884,7 +884,7 @@ def test_the_room_of_controller_jobs_is_counted_by_their_leased_rows(tmp_path: P
             await queue.call(queue.database.renew, handles, lease=60)
             async with asyncio.timeout(PATIENCE):
                 while len(held) == before:
-                    await asyncio.sleep(await queue_runner.look())  # till the next count
+                    await asyncio.sleep(await queue_runner.run_pass())  # till the next count
             worker.abort()
             running.cancel()
             await servers.close()
@@ -898,13 +898,13 @@ def test_a_full_function_without_due_jobs_lets_the_queue_runner_rest(tmp_path: P
             queue_runner, servers = runner(queue, watermark=5)
             await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 10, flag="controller")
             for _ in range(3):
-                await queue_runner.look()
+                await queue_runner.run_pass()
             await queue.call(
                 queue.database.complete, [job.jobid for job in await queue.call(queue.database.jobs)]
             )
             await asyncio.sleep(0.3)  # beyond the age of a count
-            await queue_runner.look()
-            assert await queue_runner.look() > 0.5
+            await queue_runner.run_pass()
+            assert await queue_runner.run_pass() > 0.5
             await servers.close()
 
     asyncio.run(scenario())
@@ -914,7 +914,7 @@ def test_leased_rows_of_a_quick_function_are_counted_sooner_when_half_of_its_roo
     room = Room(JobServers(["127.0.0.1:1"]), WATERMARK)
     room.note_controlled("f")
     assert room.uncounted(1, ["f"], 10.0) == ["f"]
-    room.count_leased(1, "f", 100, 10.0)
+    room.record_leased(1, "f", 100, 10.0)
     assert room.left("f") == WATERMARK - 100
     assert [room.uncounted(1, ["f"], now) for now in (10.1, 10.3)] == [[], ["f"]]
     room.use("f", WATERMARK // 2)
@@ -924,6 +924,6 @@ def test_leased_rows_of_a_quick_function_are_counted_sooner_when_half_of_its_roo
 def test_leased_rows_of_a_function_that_stays_full_are_counted_no_sooner() -> None:
     room = Room(JobServers(["127.0.0.1:1"]), WATERMARK)
     room.note_controlled("f")
-    room.count_leased(1, "f", WATERMARK, 10.0)
+    room.record_leased(1, "f", WATERMARK, 10.0)
     assert room.left("f") == 0
     assert [room.uncounted(1, ["f"], now) for now in (10.03, 10.3)] == [[], ["f"]]

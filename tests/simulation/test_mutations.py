@@ -21,9 +21,9 @@ from garivini.model.lease import Bump, Extend, Found, Step, decide
 from garivini.model.outcome import Setback, Settled
 from garivini.model.payload import decode_payload
 from garivini.model.state import State
-from garivini.roles import dispatcher, lost, queue_runner
+from garivini.roles import dispatcher, orphans, queue_runner
 from garivini.roles.job_servers import JobServers
-from garivini.roles.lost import Lost
+from garivini.roles.orphans import Orphans
 from garivini.store.database import Lane, Lapsed
 from garivini.worker.serving import Serving
 from tests.simulation.database import HELD, Model, Row
@@ -156,7 +156,7 @@ def starts_whatever_comes(self: Serving, held: Any) -> None:
         self._start(run, self._keepers[job.dbid])
 
 
-def sweeps_at_once(self: Lost) -> list[float]:
+def sweeps_at_once(self: Orphans) -> list[float]:
     return [max(0.0, when - asyncio.get_running_loop().time()) for when in (self._sweeps or [])[:1]]
 
 
@@ -266,14 +266,14 @@ BROKEN: Final = {
     ),
     "a claim that does not raise the attempt": Broken(Model, "_lease", keeps_the_attempt, [0, 2]),
     "a claim that is not released": Broken(Model, "release", releases_nothing, [47, 73]),
-    "a sweep that takes the youngest": Broken(lost, "_SWEEP_AGE", 0, [STOPPED]),
+    "a sweep that takes the youngest": Broken(orphans, "_SWEEP_AGE", 0, [STOPPED]),
     "a submit of what was claimed long ago": Broken(dispatcher, "SUBMIT_WITHIN", 1e9, [STOPPED_LONG]),
     "an attempt submitted again": Broken(JobServers, "submit", submits_again, [0, 16]),
     "a server told before the commit": Broken(Keeper, "_commit", tells_first, [0]),
     "no start check": Broken(Keeper, "check", checks_nothing, [0, 2]),
     "a copy that comes again": Broken(Serving, "_arrived", starts_whatever_comes, [0, 8]),
     "a start after the loss of the connection": Broken(Held, "lost", never_lost, [23, 33]),
-    "a QueueRunner that waits for nobody": Broken(Lost, "until_sweep", sweeps_at_once, [ONE_AWAY]),
+    "a QueueRunner that waits for nobody": Broken(Orphans, "until_sweep", sweeps_at_once, [ONE_AWAY]),
     "a clock read before its time": Broken(Keeper, "_read_clock", reads_its_clock_late, [LATE_CLOCK]),
     "room that deserted servers use up": Broken(JobServers, "queued", counts_deserted_servers, [8076]),
     "a death that is counted again": Broken(Keeper, "_record_deaths", records_again, [LOST_ANSWERS]),

@@ -50,7 +50,7 @@ from garivini.model.payload import decode_payload
 from garivini.model.policy import NO_POLICY
 from garivini.roles.answers import setback_of
 from garivini.roles.job_servers import JobServers
-from garivini.roles.parking import Parking
+from garivini.roles.waiting_room import WaitingRoom
 from garivini.store.database import Database
 from garivini.store.records import MAX_LINES
 from garivini.submission import PRIORITY_OF, RUN_QUEUED_JOB
@@ -59,7 +59,7 @@ from garivini.submission import PRIORITY_OF, RUN_QUEUED_JOB
 MAX_CALLS: Final = 5000
 #: Jobs that may wait here, at least. Half of them, one function's share, is above the default watermark: what
 #: is too much even to wait keeps its function's room for a while.
-_PARKING: Final = 10_000
+_WAITING_PLACES: Final = 10_000
 #: Bytes of a payload that may stay here until its call has ended.
 _SMALL: Final = 1024
 #: Seconds that a drain waits for calls.
@@ -139,8 +139,8 @@ class Controller:
         #: How many of them are under way, by function and in all.
         self._active: Counter[str] = Counter()
         self._in_flight = 0
-        places = max(_PARKING, 2 * settings.max_calls)
-        self._parking = Parking(places)
+        places = max(_WAITING_PLACES, 2 * settings.max_calls)
+        self._waiting_room = WaitingRoom(places)
         #: What goes back to the database at a monotonic time.
         self._later: deque[tuple[float, Run]] = deque()
         self._ended = EndedCopies()
@@ -259,9 +259,9 @@ class Controller:
         """Start the job, or let it wait here."""
         if self._draining:
             self._end(run, returned=True)
-        elif run.job.funcname not in self._parking and self._may_start(run):
+        elif run.job.funcname not in self._waiting_room and self._may_start(run):
             self._start(run)
-        elif not self._parking.put(run, time.monotonic()):
+        elif not self._waiting_room.add(run, time.monotonic()):
             # Too much for this process. The row stays leased for a while, which keeps the QueueRunner from
             # sending the function's next one in its place.
             run.held.complete()
@@ -277,8 +277,8 @@ class Controller:
             and self._servers.client_for(job).connected
         )
 
-    def _start_parked(self) -> None:
-        for run in self._parking.take(self._may_start):
+    def _start_waiting(self) -> None:
+        for run in self._waiting_room.remove_startable(self._may_start):
             call = self._calls.get((run.job.dbid, run.job.jobid))
             if call is not None:
                 self._attach(call, run)
@@ -287,7 +287,7 @@ class Controller:
 
     def _return_all(self) -> None:
         """Give back what has not been started."""
-        for run in self._parking.take_all():
+        for run in self._waiting_room.remove_all():
             self._give_up(run)
         for _, run in self._later:
             self._end(run, returned=True)
@@ -425,7 +425,7 @@ class Controller:
         """Forget a call that was not made."""
         self._over(call)
         self._remove(call)
-        self._loop.call_soon(self._start_parked)
+        self._loop.call_soon(self._start_waiting)
 
     def _end(self, run: Run, *, returned: bool = False) -> None:
         run.returned = returned
@@ -450,7 +450,7 @@ class Controller:
             call = self._calls.get((run.job.dbid, run.job.jobid))
             if call is not None and call.run is run:
                 self._remove(call)
-        self._start_parked()
+        self._start_waiting()
         self._offer()
 
     def _remove(self, call: _Call) -> None:
@@ -483,18 +483,18 @@ class Controller:
             for (funcname, reason), calls in self._failed.items():
                 events.emit("calls.lost", function=funcname, calls=calls, reason=reason)
             self._failed.clear()
-            for run in self._parking.take_overdue(now):
+            for run in self._waiting_room.remove_overdue(now):
                 self._give_up(run)
             while self._later and self._later[0][0] <= now:
                 self._end(self._later.popleft()[1], returned=True)
-            self._start_parked()
+            self._start_waiting()
 
     async def _ask_forever(self) -> None:
         """Count workers, connect again, and ask about calls, apart from what must not wait for servers."""
         while True:
             with suppress(UnreachableError):  # which is said by events
-                await self._servers.look()
-            self._start_parked()
+                await self._servers.refresh_counts()
+            self._start_waiting()
             now = time.monotonic()
             due: dict[Client, list[_Call]] = {}
             for call in self._calls.values():

@@ -37,10 +37,11 @@ from garivini.model.lease import LEASE, check_lease
 from garivini.model.limits import MAX_ARG
 from garivini.model.pacing import BATCH_BYTES, WATERMARK, Crowd
 from garivini.model.state import State
-from garivini.roles.dispatcher import Dispatcher, Room
+from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.injected import Rate, Rules, answer, read
 from garivini.roles.job_servers import JobServers
-from garivini.roles.lost import Lost
+from garivini.roles.orphans import Orphans
+from garivini.roles.room import Room
 from garivini.roles.runner import run_role
 from garivini.store.chunks import CHUNK
 from garivini.store.insert_groups import InsertGroups
@@ -150,15 +151,15 @@ class _Recovery:
         self._dispatcher = dispatcher
         self._room = room
         self._servers = job_servers
-        self._lost = Lost(dispatcher, job_servers)
+        self._orphans = Orphans(dispatcher, job_servers)
 
-    async def look(self) -> float:
+    async def run_pass(self) -> float:
         if not self._servers.answered:
             return _COUNT_EVERY
         await self._dispatcher.call(self._dispatcher.count_leased, self._room.controlled, _now())
         now, lanes, _ = await self._dispatcher.call(self._dispatcher.database.lanes)
-        await self._lost.find([lane for lane in lanes if lane.state is State.LEASED], now)
-        return min([_COUNT_EVERY, *self._lost.until_sweep()])
+        await self._orphans.find([lane for lane in lanes if lane.state is State.LEASED], now)
+        return min([_COUNT_EVERY, *self._orphans.until_sweep()])
 
 
 class Injector:
@@ -210,12 +211,12 @@ class Injector:
         self._count = asyncio.Event()
         self._counts = {dbid: asyncio.Event() for dbid in self._dispatchers}
 
-    async def look(self) -> float:
+    async def run_pass(self) -> float:
         """Count what waits in the servers; return the seconds until the next count."""
         try:
-            await self._servers.look()
+            await self._servers.refresh_counts()
         finally:
-            self._room.count_anew(_now())
+            self._room.counts_refreshed(_now())
         return _COUNT_EVERY
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -223,7 +224,7 @@ class Injector:
         throttle.install()
         # So that the first call can be dispatched. What is away now is looked at again.
         policies = (dispatcher.refresh() for dispatcher in self._dispatchers.values())
-        await asyncio.gather(*policies, self.look(), return_exceptions=True)
+        await asyncio.gather(*policies, self.run_pass(), return_exceptions=True)
         stopped = asyncio.Event()
         looking = [asyncio.create_task(run_role(self, stop=stopped, wake=self._count))]
         for dbid, dispatcher in self._dispatchers.items():

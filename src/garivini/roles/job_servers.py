@@ -1,4 +1,4 @@
-"""The Gearman servers as a dispatcher sees them: room for a function, submits, questions about attempts."""
+"""The Gearman servers of a dispatcher: it submits jobs to them, and asks for counts and about attempts."""
 
 import asyncio
 import math
@@ -21,14 +21,14 @@ from garivini.submission import shares
 @dataclass(slots=True)
 class _Server:
     client: Client
-    #: Counts of each function at the last look; None while the server does not answer.
+    #: Last counts of each function; None while the server does not answer.
     functions: dict[bytes, FunctionStatus] | None = None
     #: Loop time of its last answer; None before the first question.
-    heard: float | None = None
-    #: What was submitted on the connection of this generation, by function: the newest of each.
+    answered_at: float | None = None
+    #: Newest uniques that were delivered on the connection of this generation, by function.
     sent: dict[bytes, OrderedDict[bytes, None]] = field(default_factory=dict)
     generation: int = 0
-    #: Loop time since when a function that it knows has had no worker here.
+    #: Loop time since when a function that it knows has had no worker there.
     deserted: dict[bytes, float] = field(default_factory=dict)
 
 
@@ -38,83 +38,83 @@ class JobServers:
     def __init__(
         self, addresses: Sequence[str], *, remember: int = 8000, connect: Callable[[str], Client] = Client
     ) -> None:
-        """Do no I/O.
+        """Create the clients; this does no I/O.
 
         Args:
-            addresses: of the servers, ``host:port``.
-            remember: submits of each function and server to remember, the newest.
-            connect: makes the client of an address.
+            addresses: ``host:port`` of each server.
+            remember: number of delivered jobs to remember per function and server.
+            connect: makes the client for an address.
 
         """
         self._servers = {address: _Server(connect(address)) for address in addresses}
-        #: The server where there is one alone: then nothing is to be chosen.
+        #: The server, if there is only one: then there is nothing to choose.
         self._only = next(iter(self._servers.values())) if len(self._servers) == 1 else None
         self._remember = remember
-        self._lost: set[bytes] = set()
+        self._disconnected: set[bytes] = set()
         #: How often a connection has been opened again after a loss.
         self.reconnects = 0
-        self._looked = -math.inf  # loop time
+        self._refreshed_at = -math.inf  # loop time
 
     @property
     def all_connected(self) -> bool:
-        """Whether each server has a connection now."""
+        """Return whether each server is connected."""
         return all(server.client.connected for server in self._servers.values())
 
     @property
     def answered(self) -> bool:
-        """Whether a server answered at the last look."""
+        """Return whether a server answered at the last refresh."""
         return any(server.functions is not None for server in self._servers.values())
 
     @property
     def age(self) -> float:
-        """Seconds since the last look."""
-        return _now() - self._looked
+        """Return the seconds since the last refresh began."""
+        return _now() - self._refreshed_at
 
-    async def look(self) -> None:
-        """Read every server's counts.
+    async def refresh_counts(self) -> None:
+        """Read the counts of every server.
 
         Raises:
-            UnreachableError: none of them answers.
+            UnreachableError: no server answers.
 
         """
-        self._looked = _now()
-        await asyncio.gather(*map(self._look, self._servers.values()))
+        self._refreshed_at = _now()
+        await asyncio.gather(*map(self._refresh, self._servers.values()))
         if not self.answered:
             raise UnreachableError(f"no Gearman server answers: {', '.join(self._servers)}")
 
-    async def _look(self, server: _Server) -> None:
+    async def _refresh(self, server: _Server) -> None:
         try:
             server.functions = await server.client.functions()
-            server.heard = _now()
-            self._notice(server)
+            server.answered_at = _now()
+            self._check_connection(server)
             for function, status in server.functions.items():
                 if status.workers:
                     server.deserted.pop(function, None)
                 else:
-                    server.deserted.setdefault(function, server.heard)
+                    server.deserted.setdefault(function, server.answered_at)
         except GariviniError as error:
             if server.functions is not None:
                 events.emit("gearman.unreachable", server=server.client.address, error=str(error))
             server.functions = None
 
-    def _notice(self, server: _Server) -> None:
-        """See whether the connection is a new one: then what was sent on the old may be gone."""
+    def _check_connection(self, server: _Server) -> None:
+        """Detect a new connection: the server may have forgotten jobs that were delivered on the old one."""
         if server.client.generation == server.generation:
             return
         if server.generation:
             self.reconnects += 1
-            self._lost.update(*server.sent.values())
+            self._disconnected.update(*server.sent.values())
         server.sent.clear()
         server.generation = server.client.generation
 
-    def take_lost(self, prefix: bytes) -> list[bytes]:
-        """Return, once, the uniques with this prefix that were sent on connections which have been lost."""
-        mine = [unique for unique in self._lost if unique.startswith(prefix)]
-        self._lost.difference_update(mine)
+    def pop_disconnected(self, prefix: bytes) -> list[bytes]:
+        """Return the uniques with this prefix that were delivered on connections since lost, each once."""
+        mine = [unique for unique in self._disconnected if unique.startswith(prefix)]
+        self._disconnected.difference_update(mine)
         return mine
 
     def delivered(self, function: bytes, unique: bytes) -> bool:
-        """Whether this was submitted from here on a connection that has held since."""
+        """Return whether this process has delivered the job on a connection that is still open."""
         return any(
             unique in server.sent.get(function, ())
             for server in self._servers.values()
@@ -122,16 +122,16 @@ class JobServers:
         )
 
     def queued(self, function: bytes) -> int:
-        """Return how many jobs of the function waited for a worker at the last look."""
+        """Return how many jobs of the function waited for a worker at the last refresh."""
         return queued(self._counts(), function)
 
     def _counts(self) -> Counts:
         return {address: server.functions for address, server in self._servers.items()}
 
     async def submit(self, jobs: Sequence[Submission]) -> list[SubmitResult]:
-        """Submit background jobs, each to the server that its unique prefers; one result each, in order.
+        """Submit background jobs, each to the server that its unique prefers; return their results, in order.
 
-        A server where the function has a worker comes before one where it has none.
+        A server on which the function has a worker is preferred to one on which it has none.
         """
         if not jobs:
             return []
@@ -157,7 +157,7 @@ class JobServers:
             events.emit("gearman.unreachable", server=server.client.address, error=str(error))
             server.functions = None
             return [Unsent()] * len(jobs)
-        self._notice(server)
+        self._check_connection(server)
         sent: dict[bytes, list[bytes]] = {}
         for job, result in zip(jobs, results, strict=True):
             if isinstance(result, Created):
@@ -170,24 +170,24 @@ class JobServers:
         sent = server.sent.setdefault(function, OrderedDict())
         sent.update(dict.fromkeys(uniques))
         while len(sent) > self._remember:
-            # Ordered: a plain dictionary looks for its first item among all that were deleted before it.
+            # An OrderedDict, because a plain dictionary searches for its first item among all deleted ones.
             sent.popitem(last=False)
 
     def client_for(self, job: Job) -> Client:
-        """Return the client of the server that ``submit`` would choose for a job under its own function."""
+        """Return the client of the server that ``submit`` would choose for a job of its own function."""
         server = self._only or self._servers[server_for(self._counts(), job.funcname.encode(), job.unique)]
         return server.client
 
     async def ask(
         self, function: bytes, uniques: Sequence[bytes], *, silence: float, patience: float = math.inf
     ) -> list[Found]:
-        """Ask every server for attempts by their uniques.
+        """Ask every server about attempts; return the combined answer for each, in order.
 
         Args:
-            function: of the attempts.
-            uniques: of the attempts.
-            silence: seconds after which a server that does not answer counts as one that has nothing.
-            patience: seconds without a worker after which a server counts as deserted.
+            function: the attempts' function; empty if it does not matter whether they are stranded.
+            uniques: the attempts' uniques.
+            silence: seconds after which a server that does not answer counts as one that knows no job.
+            patience: seconds without a worker of the function after which its jobs on a server are stranded.
 
         """
         servers = list(self._servers.values())
@@ -197,19 +197,19 @@ class JobServers:
             not here and _now() - server.deserted.get(function, math.inf) > patience
             for server, here in zip(servers, served, strict=True)
         ]
-        return [_found(said, deserted, any(served)) for said in zip(*answers, strict=True)]
+        return [_combined(each, deserted, any(served)) for each in zip(*answers, strict=True)]
 
     async def _ask(
         self, server: _Server, uniques: Sequence[bytes], silence: float
     ) -> Sequence[JobStatus | Found]:
-        if server.heard is None:
-            server.heard = _now()
+        if server.answered_at is None:
+            server.answered_at = _now()
         try:
             statuses = await server.client.status(uniques)
         except GariviniError:
-            gone = _now() - server.heard > silence
+            gone = _now() - server.answered_at > silence
             return [Found.UNKNOWN if gone else Found.UNDECIDED] * len(uniques)
-        server.heard = _now()
+        server.answered_at = _now()
         return statuses
 
     async def close(self) -> None:
@@ -222,22 +222,22 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _found(said: Sequence[JobStatus | Found], deserted: Sequence[bool], served: bool) -> Found:
-    """Put together what all servers say of one attempt.
+def _combined(answers: Sequence[JobStatus | Found], deserted: Sequence[bool], served: bool) -> Found:
+    """Combine the answers of all servers about one attempt.
 
     Args:
-        said: by each server.
-        deserted: whether each has had no worker of the function for too long.
-        served: whether any has one.
+        answers: one per server.
+        deserted: for each server, whether it has had no worker of the function for too long.
+        served: whether any server has one.
 
     """
     known = [
         (status, alone)
-        for status, alone in zip(said, deserted, strict=True)
+        for status, alone in zip(answers, deserted, strict=True)
         if isinstance(status, JobStatus) and status.known
     ]
     if any(status.running for status, _ in known):
         return Found.RUNNING
     if known:
         return Found.STRANDED if served and all(alone for _, alone in known) else Found.QUEUED
-    return Found.UNDECIDED if Found.UNDECIDED in said else Found.UNKNOWN
+    return Found.UNDECIDED if Found.UNDECIDED in answers else Found.UNKNOWN

@@ -25,9 +25,10 @@ from garivini.model.pacing import BATCH_MAX, BATCH_START, POLL, WATERMARK, next_
 from garivini.model.policy import MAX_CRASHES
 from garivini.model.state import State
 from garivini.outcome_events import emit_settled
-from garivini.roles.dispatcher import Dispatcher, Room
+from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.job_servers import JobServers
-from garivini.roles.lost import Lost
+from garivini.roles.orphans import Orphans
+from garivini.roles.room import Room
 from garivini.roles.runner import run_role
 from garivini.store.database import Database, Lane, Lanes, Lapsed
 from garivini.submission import WAKE, function_of
@@ -97,14 +98,14 @@ class QueueRunner:
         self._room = Room(job_servers, settings.watermark)
         self._dispatcher = Dispatcher(database, job_servers, self._room, lease=settings.lease, thread=thread)
         self._call = self._dispatcher.call
-        self._lost = Lost(self._dispatcher, job_servers, watch=True)
+        self._orphans = Orphans(self._dispatcher, job_servers, watch=True)
         self._tidy_at: float | None = None  # loop time; None: before the first pass
         self._sent = 0  # before the last pass
         self._full_for = 0  # passes since then in which a function was full
         #: The refusals of the database in this pass.
         self._refused: list[GariviniError] = []
 
-    async def look(self) -> float:
+    async def run_pass(self) -> float:
         """Settle what ran out, dispatch what is due; return the seconds until the next pass."""
         self._sent = self._dispatcher.sent
         self._refused = []
@@ -117,9 +118,9 @@ class QueueRunner:
                 due.remove(first.lane)
         if due or first is None or self._servers.age > _COUNTS_AGE:
             # Raises where no server answers: then no more is claimed.
-            await self._servers.look()
-            self._room.count_anew(_now())
-        more = await self._lost.find([lane for lane in lanes if lane.state is State.LEASED], now)
+            await self._servers.refresh_counts()
+            self._room.counts_refreshed(_now())
+        more = await self._orphans.find([lane for lane in lanes if lane.state is State.LEASED], now)
         if due:
             await self._call(self._dispatcher.count_leased, [lane.funcname for lane in due], _now())
             more |= await self._recover([lane for lane in due if lane.state is not State.WAITING])
@@ -133,7 +134,7 @@ class QueueRunner:
         if more:
             return 0.0
         later = [lane.due - now for lane in lanes if lane.due > now]
-        return min([self._settings.poll, *later, *self._lost.until_sweep(), *self._until_room()])
+        return min([self._settings.poll, *later, *self._orphans.until_sweep(), *self._until_room()])
 
     async def _tidy(self) -> None:
         """Delete finished jobs that have been kept for long enough: one statement a minute where none are."""

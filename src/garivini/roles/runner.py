@@ -17,7 +17,7 @@ class Role(Protocol):
     def name(self) -> str:
         """For logs."""
 
-    async def look(self) -> float:
+    async def run_pass(self) -> float:
         """Do one pass; return the seconds until the next is due."""
 
 
@@ -47,7 +47,7 @@ async def _passes(role: Role, stop: asyncio.Event, wake: asyncio.Event) -> None:
         wake.clear()
         began = loop.time()
         try:
-            delay = await role.look()
+            delay = await role.run_pass()
         except Exception as error:
             delay = backoff.failed()
             # Said once for each kind of trouble, not at every try of an outage.

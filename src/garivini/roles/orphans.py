@@ -1,4 +1,4 @@
-"""Leased jobs that no Gearman server has any more: their leases end at once, so that they go out again."""
+"""Finds orphans, which are leased jobs that no Gearman server knows, and ends their leases early."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,57 +14,67 @@ from garivini.store.chunks import CHUNK
 from garivini.store.database import Lane
 from garivini.submission import function_of
 
-#: Seconds for which a claim is left alone by sweeps: twice the time within which it is submitted.
+#: Minimum age in seconds of a lease that a sweep asks about: twice the time within which it is submitted.
 _SWEEP_AGE: Final = 6
-#: Seconds between two looks for what others have leased since, and not sent.
-_WATCH: Final = 3
+#: Seconds between two sweeps for rows that others have leased since the last one.
+_SWEEP_INTERVAL: Final = 3
 
 
-class Lost:
-    """Finds what servers have forgotten of one database's jobs, and what was never sent."""
+class Orphans:
+    """Finds the orphans of one database.
+
+    A server may have forgotten a job that this process submitted, or a client, an Injector or another process
+    may have died before it submitted one.
+    """
 
     def __init__(self, dispatcher: Dispatcher, job_servers: JobServers, *, watch: bool = False) -> None:
-        """Do no I/O. ``watch``: whether it looks all the time for what others leased and did not send."""
+        """Start with no sweep; this does no I/O. ``watch``: whether sweeps go on after those of the start."""
         self._dispatcher = dispatcher
         self._database = dispatcher.database
         self._servers = job_servers
-        # Loop times of the sweeps to come; None: before the first pass.
+        # Loop times of the next full sweeps; None: before the first pass.
         self._sweeps: list[float] | None = None
         self._reconnects = 0
         self._watch = watch
-        #: Up to when rows were leased that have been asked about; the database's unix time.
+        #: Unix time by the database's clock: rows that were leased before it have been asked about.
         self._seen = 0
 
     def until_sweep(self) -> list[float]:
-        """When to look again for the next sweep. While a server is away there is none."""
+        """Return the seconds until the next full sweep, in a list that is empty if none is planned.
+
+        While a server is disconnected, none is.
+        """
         if not self._sweeps or not self._servers.all_connected:
             return []
         return [max(0.0, self._sweeps[0] - _now())]
 
     async def find(self, lanes: Sequence[Lane], clock: float) -> bool:
-        """End the leases of what no server has any more; return whether there are any.
+        """End the leases of orphans; return whether there are any.
 
-        What this process sent on a connection that was lost is known, and asked about once there is a new
-        one. What others sent, or an earlier process, is found by a sweep over the leased rows: at the start
-        and after a reconnect, and second by second while rows that were too young then come of age. From
-        then on it looks for the rows that have come of age since: each is asked about once. A client or an
-        Injector that died between its commit and its submit has left them.
+        A job whose lease has ended is submitted again. This process knows which jobs it delivered on a
+        connection that was lost, and asks about them once there is a new connection. Jobs of other processes
+        are found by sweeps over all leased rows: at the start, after a reconnect, and then second by second
+        until the rows that were too young at first have been asked about. After that, with ``watch``, a sweep
+        every few seconds asks once about each row that was leased since the last one.
 
-        ``clock``: the database's unix time.
+        Args:
+            lanes: lanes of leased rows.
+            clock: unix time by the database's clock.
+
         """
         now = _now()
         if self._sweeps is None or self._reconnects != self._servers.reconnects:
             self._sweeps = [now, *(now + age for age in range(_SWEEP_AGE // 2, _SWEEP_AGE + 2))]
             self._reconnects = self._servers.reconnects
         dbid = b"%d:" % self._database.dbid
-        lost = [_handle(unique) for unique in self._servers.take_lost(dbid)]
-        found = await self._end_unknown(lost, self._dispatcher.longest_lease())
+        doubtful = [_handle(unique) for unique in self._servers.pop_disconnected(dbid)]
+        found = await self._end_unknown(doubtful, self._dispatcher.longest_lease())
         if self._sweeps and self._sweeps[0] <= now and self._servers.all_connected:
             del self._sweeps[0]
             for lane in lanes:
                 found |= await self._sweep(lane, 0)
             self._seen = int(clock) - _SWEEP_AGE
-        elif self._watch and not self._sweeps and clock >= self._seen + _SWEEP_AGE + _WATCH:
+        elif self._watch and not self._sweeps and clock >= self._seen + _SWEEP_AGE + _SWEEP_INTERVAL:
             for lane in lanes:
                 found |= await self._sweep(lane, self._seen)
             self._seen = int(clock) - _SWEEP_AGE
@@ -73,33 +83,36 @@ class Lost:
     async def _sweep(self, lane: Lane, since: int) -> bool:
         """Ask about a lane's rows that are old enough and were leased after ``since``; 0: about all."""
         found = False
-        # No lease that was given since ends before. The index then spares the rows that have waited for long.
+        # No lease given after ``since`` ends before this. So the index skips rows that were leased long ago.
         after = since and since + min(self._dispatcher.lease(lane.funcname), LEASE)
         while True:
             page = await self._dispatcher.call(
                 self._database.dispatched, lane, age=_SWEEP_AGE, since=since, after=after
             )
-            handles = [handle for handle, _ in page if not since or not self._sent(lane, handle)]
+            handles = [handle for handle, _ in page if not since or not self._is_delivered(lane, handle)]
             found |= await self._end_unknown(handles, self._dispatcher.longest_lease())
-            # Rows that end in the same second as the last may be on both pages: asked twice, no harm. A page
-            # of one second alone is as far as a sweep goes.
+            # Rows whose leases end in the same second as the last one may be on both pages: asking twice does
+            # no harm. A sweep ends at a page whose leases all end in the same second.
             if len(page) < CHUNK or page[-1][1] == after:
                 return found
             after = page[-1][1]
 
-    def _sent(self, lane: Lane, handle: Handle) -> bool:
-        """Whether this was sent from here, on a connection that has held: then its server has had it."""
+    def _is_delivered(self, lane: Lane, handle: Handle) -> bool:
+        """Return whether this process has delivered the job on a connection that is still open."""
         unique = self._dispatcher.unique(handle.jobid, handle.attempt or 0)
         functions = {function_of(lane.funcname, flag) for flag in FLAGS}
         return any(self._servers.delivered(function, unique) for function in functions)
 
     async def _end_unknown(self, handles: Sequence[Handle], lease: int) -> bool:
-        """Ask about attempts; end the leases of those that all servers answered not to have."""
+        """Ask about attempts, and end the leases of those that no server knows; return whether any was ended.
+
+        ``lease``: the seconds of the longest lease.
+        """
         if not handles:
             return False
         uniques = [self._dispatcher.unique(jobid, attempt or 0) for jobid, _, attempt in handles]
-        said = await self._servers.ask(b"", uniques, silence=lease)
-        unknown = [handle for handle, found in zip(handles, said, strict=True) if found is Found.UNKNOWN]
+        answers = await self._servers.ask(b"", uniques, silence=lease)
+        unknown = [handle for handle, found in zip(handles, answers, strict=True) if found is Found.UNKNOWN]
         if unknown:
             events.emit("jobs.lost", dbid=self._database.dbid, jobs=len(unknown))
             await self._dispatcher.call(self._database.end_early, unknown, lease=lease, left=set())

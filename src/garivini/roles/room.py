@@ -1,0 +1,103 @@
+"""The room of functions: how many more jobs of each may be submitted before its watermark is reached."""
+
+import math
+from collections.abc import Iterable
+from typing import Final
+
+from garivini.model.pacing import WATERMARK, room
+from garivini.roles.job_servers import JobServers
+
+#: Maximum and minimum seconds between two counts of a function's leased rows.
+_LEASED_AGE: Final = 0.25
+_LEASED_AGE_MIN: Final = 0.02
+
+
+class Room:
+    """The room of each function, from the last counts of the Gearman servers.
+
+    Jobs of flag controller wait in the servers under one name for all functions, and then in a Controller. So
+    for functions with such jobs the leased rows are counted as well. The watermark applies per dispatcher:
+    another one may fill the same room between our count and our claim.
+    """
+
+    def __init__(self, job_servers: JobServers, watermark: int) -> None:
+        self._servers = job_servers
+        self.watermark = watermark
+        self._room: dict[str, int | None] = {}
+        self._controlled: set[str] = set()
+        #: Leased rows by database and function, and the loop's time of that count.
+        self._leased: dict[tuple[int, str], tuple[int, float]] = {}
+        # A low watermark is used up sooner.
+        self._leased_age = min(_LEASED_AGE, max(_LEASED_AGE_MIN, watermark / WATERMARK * _LEASED_AGE))
+
+    def left(self, funcname: str) -> int | None:
+        """Return the room of a function; None: unlimited."""
+        if funcname not in self._room:
+            leased = sum(jobs for (_, name), (jobs, _) in self._leased.items() if name == funcname)
+            self._room[funcname] = room(self.watermark, max(self._servers.queued(funcname.encode()), leased))
+        return self._room[funcname]
+
+    def use(self, funcname: str, jobs: int) -> None:
+        """Subtract a number of jobs from the room of a function."""
+        left = self.left(funcname)
+        if left is not None:
+            self._room[funcname] = max(0, left - jobs)
+
+    def fill(self, funcname: str) -> None:
+        """Leave no room until the next count, because a server has refused a job."""
+        self._room[funcname] = 0
+
+    def counts_refreshed(self, now: float) -> None:
+        """Use the servers' new counts. If leased rows count too, the room stays until they are counted."""
+        for funcname in list(self._room):
+            if not self._until_count(funcname, now) > 0:
+                del self._room[funcname]
+
+    # ---- leased rows
+
+    @property
+    def controlled(self) -> frozenset[str]:
+        """Functions that are known to have jobs of flag controller."""
+        return frozenset(self._controlled)
+
+    def note_controlled(self, funcname: str) -> None:
+        """Note that a function has jobs of flag controller."""
+        self._controlled.add(funcname)
+
+    def uncounted(self, dbid: int, funcnames: Iterable[str], now: float) -> list[str]:
+        """Return those of the functions whose leased rows are to be counted in a database.
+
+        A count is due sooner if half of the room has been used since a count that left more than half: such a
+        function is fast. A slow one stays full, and frequent counts would delay the others.
+        """
+        if not self.watermark:
+            return []
+        found = []
+        for funcname in self._controlled.intersection(funcnames):
+            jobs, counted = self._leased.get((dbid, funcname), (0, -math.inf))
+            left = self._room.get(funcname)
+            fast = left is not None and max(left, jobs) <= self.watermark // 2
+            if now - counted >= (_LEASED_AGE_MIN if fast else self._leased_age):
+                found.append(funcname)
+        return found
+
+    def record_leased(self, dbid: int, funcname: str, jobs: int, now: float) -> None:
+        """Record a count of a function's leased rows in a database."""
+        self._leased[dbid, funcname] = jobs, now
+        self._room.pop(funcname, None)
+
+    def _until_count(self, funcname: str, now: float) -> float:
+        """Return the seconds until leased rows are to be counted again; 0 if they never were."""
+        counted = [time for (_, name), (_, time) in self._leased.items() if name == funcname]
+        return max(0.0, min(counted, default=-math.inf) + self._leased_age - now)
+
+    def until_room(self, now: float) -> tuple[list[float], bool]:
+        """Return when full functions may have room again.
+
+        Returns:
+            Seconds until leased rows are counted again, and whether the servers have to be asked sooner.
+
+        """
+        full = [funcname for funcname, left in self._room.items() if left == 0]
+        waits = [self._until_count(funcname, now) for funcname in full if funcname in self._controlled]
+        return waits, len(waits) < len(full)
