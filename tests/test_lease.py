@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from garivini.model.lease import ASK_AGAIN, DEADLINE, Bump, Extend, Found, Step, decide
+from garivini.model.lease import ASK_AGAIN, DEADLINE, Extend, Found, Reclaim, Step, decide
 from garivini.model.state import State
 
 LEASE = 60
@@ -35,9 +35,9 @@ def test_what_is_undecided_is_asked_again_soon_and_keeps_its_state(state: State,
     [
         (State.RUNNING, Found.RUNNING, FIRST_STRIKE),
         (State.RUNNING, Found.UNKNOWN, FIRST_STRIKE),
-        (State.SUSPECT, Found.RUNNING, Bump(crashed=True)),
-        (State.SUSPECT, Found.UNKNOWN, Bump(crashed=True)),
-        (State.LEASED, Found.UNKNOWN, Bump()),
+        (State.SUSPECT, Found.RUNNING, Reclaim(crashed=True)),
+        (State.SUSPECT, Found.UNKNOWN, Reclaim(crashed=True)),
+        (State.LEASED, Found.UNKNOWN, Reclaim()),
     ],
 )
 def test_a_holder_that_has_renewed_gets_a_second_strike_and_one_that_has_not_does_not(
@@ -54,7 +54,7 @@ def test_what_a_server_got_and_lost_counts_as_a_crash_where_workers_renew(
     renews: bool, delivered: bool, crashed: bool
 ) -> None:
     step = decide(State.LEASED, Found.UNKNOWN, age=0, lease=LEASE, renews=renews, delivered=delivered)
-    assert step == Bump(crashed=crashed)
+    assert step == Reclaim(crashed=crashed)
 
 
 def test_a_worker_that_does_not_renew_may_run_until_the_deadline() -> None:
@@ -63,13 +63,13 @@ def test_a_worker_that_does_not_renew_may_run_until_the_deadline() -> None:
 
     assert step(0) == ON
     assert step(499) == ON
-    assert step(500) == Bump()
-    assert step(501) == Bump()
+    assert step(500) == Reclaim()
+    assert step(501) == Reclaim()
 
 
 def test_the_deadline_is_an_hour_unless_told_otherwise() -> None:
     assert decide(State.LEASED, Found.RUNNING, age=3599, lease=LEASE) == ON
-    assert decide(State.LEASED, Found.RUNNING, age=3600, lease=LEASE) == Bump()
+    assert decide(State.LEASED, Found.RUNNING, age=3600, lease=LEASE) == Reclaim()
 
 
 @pytest.mark.parametrize("age", [0, 10 * DEADLINE])
@@ -89,18 +89,18 @@ def test_every_lease_that_ran_out_ends_or_goes_on_for_a_while_in_a_held_state(
     state: State, found: Found, age: int, renews: bool
 ) -> None:
     step = decide(state, found, age=age, lease=3, renews=renews)
-    assert isinstance(step, Bump) or (step.state in HELD and step.seconds >= ASK_AGAIN)
+    assert isinstance(step, Reclaim) or (step.state in HELD and step.seconds >= ASK_AGAIN)
 
 
 @pytest.mark.parametrize("state", HELD)
 @pytest.mark.parametrize("found", [Found.UNKNOWN, Found.RUNNING])
-def test_a_job_that_nobody_renews_and_no_server_has_queued_is_bumped_in_the_end(
+def test_a_job_that_nobody_renews_and_no_server_has_queued_is_reclaimed_in_the_end(
     state: State, found: Found
 ) -> None:
     age = 0
     for _ in range(DEADLINE // LEASE + 2):
         step = decide(state, found, age=age, lease=LEASE)
-        if isinstance(step, Bump):
+        if isinstance(step, Reclaim):
             return
         state, age = step.state, age + step.seconds
     pytest.fail("it goes on for ever")
@@ -108,4 +108,4 @@ def test_a_job_that_nobody_renews_and_no_server_has_queued_is_bumped_in_the_end(
 
 @pytest.mark.parametrize("state", [State.LEASED, State.RUNNING, State.SUSPECT])
 def test_a_copy_that_is_stranded_is_replaced_and_nobody_is_blamed(state: State) -> None:
-    assert decide(state, Found.STRANDED, age=1, lease=LEASE, renews=True, delivered=True) == Bump()
+    assert decide(state, Found.STRANDED, age=1, lease=LEASE, renews=True, delivered=True) == Reclaim()

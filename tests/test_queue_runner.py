@@ -369,12 +369,12 @@ def test_a_hung_worker_is_suspected_first_and_replaced_after_its_second_strike(t
             assert (suspect.state, suspect.attempt) == (State.SUSPECT, 1)
             await queue.call(_end_lease, queue)
             await queue_runner.run_pass()
-            (bumped,) = await queue.call(queue.database.jobs)
-            assert (bumped.state, bumped.attempt, bumped.crashes) == (State.LEASED, 2, 1)
+            (reclaimed,) = await queue.call(queue.database.jobs)
+            assert (reclaimed.state, reclaimed.attempt, reclaimed.crashes) == (State.LEASED, 2, 1)
             # What the stale one does afterwards changes nothing.
             assert await queue.call(queue.database.renew, [job.handle], lease=3) == set()
             assert not await queue.call(queue.client.failed_job, job)
-            assert await queue.call(queue.database.get, job.jobid) == bumped
+            assert await queue.call(queue.database.get, job.jobid) == reclaimed
             hung.abort()
             await running
             await servers.close()

@@ -24,13 +24,18 @@ class GariviniError(Exception):
 
     #: Whether the same call may be made again at once: nothing was done, and what was in the way is gone (a
     #: connection that had been closed, the other side of a deadlock).
-    passing: bool = False
+    transient: bool = False
     #: From an insert of several jobs, by position in the list: the answers of those that are stored anyway,
     #: in another database than the one that failed.
     stored: "Mapping[int, Inserted]" = MappingProxyType({})
     #: The positions of the jobs that this error concerns; with ``OutcomeUnknownError`` they may be stored.
     #: All other positions are either in ``stored`` or were not attempted.
     failed: Sequence[int] = ()
+
+    @property
+    def passing(self) -> bool:
+        """Alias of ``transient``."""
+        return self.transient
 
 
 class UsageError(GariviniError, ValueError):

@@ -166,7 +166,7 @@ def test_jobs_that_wait_in_the_server_for_five_leases_run_once_and_are_sent_once
         assert sum(entry["jobs"] for entry in logged(roles, "jobs.dispatched")) == count
         # Leases did run out, and that was all.
         assert logged(roles, "lease.expired")
-        assert not [entry for entry in logged(roles, "lease.expired") if "Bump" in entry["step"]]
+        assert not [entry for entry in logged(roles, "lease.expired") if "Reclaim" in entry["step"]]
 
 
 def test_a_foreign_worker_that_knows_no_leases_may_take_five_of_them(queue: Queue) -> None:

@@ -160,12 +160,12 @@ class Model:
             jobs.append(structs.replace(job, created=0, crashes=0))
         return jobs
 
-    def release(self, jobs: Iterable[Job], *, left: Any = None) -> None:
+    def release(self, jobs: Iterable[Job], *, locked: Any = None) -> None:
         for job in jobs:
             for row in self._of([job.jobid], job.attempt, (State.LEASED,)):
                 self._change("release", row, state=State.WAITING, run_after=job.run_after, lease_end=0)
 
-    def end_early(self, handles: Iterable[Handle], *, lease: int, left: Any = None) -> None:
+    def end_early(self, handles: Iterable[Handle], *, lease: int, locked: Any = None) -> None:
         for jobid, _, attempt in handles:
             for row in self._of([jobid], attempt, (State.LEASED,)):
                 if row.run_after <= self._now() + lease + 2:
@@ -184,28 +184,28 @@ class Model:
             if row.run_after <= now and row.run_after != NEVER
         ][:limit]
 
-    def requeue(self, jobids: Iterable[int], *, left: Any = None) -> None:
+    def requeue(self, jobids: Iterable[int], *, locked: Any = None) -> None:
         for jobid in jobids:
             row = self.rows.get(jobid)
             if row is not None and row.put_off and row.run_after <= self._now():
                 self._change("requeue", row, state=State.WAITING, lease_end=0)
 
-    def extend(self, steps: Sequence[tuple[Lapsed, State, int, bool]], *, left: Any = None) -> None:
+    def extend(self, steps: Sequence[tuple[Lapsed, State, int, bool]], *, locked: Any = None) -> None:
         for lapsed, state, seconds, queued in steps:
             for row in self._unchanged(lapsed):
                 since = self._now() if queued else row.since
                 end = self._now() + seconds
                 self._change("extend", row, state=state, run_after=end, lease_end=end, since=since)
 
-    def bump(self, steps: Sequence[tuple[Lapsed, bool]], *, lease: int, left: Any = None) -> list[Job]:
+    def reclaim(self, steps: Sequence[tuple[Lapsed, bool]], *, lease: int, locked: Any = None) -> list[Job]:
         jobs = []
         for lapsed, crashed in steps:
             for row in self._unchanged(lapsed):
-                self._lease("bump", row, lease, crashed=int(crashed))
+                self._lease("reclaim", row, lease, crashed=int(crashed))
                 jobs.append(self._job(row, lease=lease, due=lapsed.since))
         return jobs
 
-    def adopt(self, jobids: Iterable[int], *, lease: int, left: Any = None) -> list[Job]:
+    def adopt(self, jobids: Iterable[int], *, lease: int, locked: Any = None) -> list[Job]:
         jobs = []
         for jobid in sorted(set(jobids)):
             row = self.rows.get(jobid)
@@ -227,22 +227,22 @@ class Model:
             if not row.put_off
         ][:limit]
 
-    def give_back(self, handles: Iterable[Handle], *, left: Any = None) -> None:
+    def give_back(self, handles: Iterable[Handle], *, locked: Any = None) -> None:
         for jobid, _, attempt in handles:
             for row in self._of([jobid], attempt, HELD):
                 self._change("give_back", row, state=State.WAITING, run_after=self._now(), lease_end=0)
 
-    def unstart(self, handles: Iterable[Handle], *, left: Any = None) -> None:
+    def mark_leased(self, handles: Iterable[Handle], *, locked: Any = None) -> None:
         for jobid, _, attempt in handles:
             for row in self._of([jobid], attempt, (State.RUNNING,)):
-                self._change("unstart", row, state=State.LEASED)
+                self._change("mark_leased", row, state=State.LEASED)
 
     def forget_finished(self, limit: int = CHUNK) -> int:
         return 0
 
     # ---- the ends of attempts
 
-    def renew(self, handles: Iterable[Handle], *, lease: int, left: Any = None) -> set[Handle]:
+    def renew(self, handles: Iterable[Handle], *, lease: int, locked: Any = None) -> set[Handle]:
         kept = set()
         for jobid, _, attempt in handles:
             for row in self._of([jobid], attempt, HELD):
@@ -251,7 +251,7 @@ class Model:
                 kept.add(Handle(jobid, self.dbid, row.attempt))
         return kept
 
-    def complete(self, jobids: Iterable[int], *, left: Any = None) -> set[int]:
+    def complete(self, jobids: Iterable[int], *, locked: Any = None) -> set[int]:
         gone = set(jobids) & set(self.rows)
         for jobid in sorted(gone):
             row = self.rows.pop(jobid)
@@ -260,7 +260,7 @@ class Model:
         return gone
 
     def settle(
-        self, setbacks: Sequence[Setback], *, max_failures: int = MAX_FAILURES, left: Any = None
+        self, setbacks: Sequence[Setback], *, max_failures: int = MAX_FAILURES, locked: Any = None
     ) -> list[Settled]:
         return [self._settle(setback, max_failures) for setback in setbacks]
 

@@ -130,7 +130,7 @@ class Ledger:
             self._in_flight(jobid)
         else:
             self.held.discard(jobid)
-        if step in ("claim", "bump"):
+        if step in ("claim", "reclaim"):
             self._claims[jobid, after.attempt] = (self.loop.time(), after.run_after - after.since - 1)
         if step == "release":
             self._refused.discard((jobid, after.attempt))
@@ -144,7 +144,7 @@ class Ledger:
         if step == "put_off":
             self._put_off[jobid] = after.run_after
             return
-        if before.put_off and step in ("bump", "extend"):
+        if before.put_off and step in ("reclaim", "extend"):
             self.wrong("what was put off was taken for a lease", step, before, after)
         if int(self.model.clock()) >= self._put_off.get(jobid, 0):
             self._put_off.pop(jobid, None)
@@ -158,9 +158,9 @@ class Ledger:
     def _compare(self, step: str, before: Row, after: Row) -> None:
         """Look at what a step has made of a row."""
         jobid = after.jobid
-        if after.attempt - before.attempt != (1 if step in ("claim", "bump") else 0):
+        if after.attempt - before.attempt != (1 if step in ("claim", "reclaim") else 0):
             self.wrong("an attempt is not raised by one claim each", step, before, after)
-        if step == "bump" and not self.faults:
+        if step == "reclaim" and not self.faults:
             if (jobid, before.attempt) in self._refused:
                 self.wrong("a refused attempt waited for the end of its lease", jobid, before.attempt)
             self._given_up(jobid, before.attempt)
@@ -385,7 +385,7 @@ _TOLD_EVENTS: Final = frozenset(
 def _handles(name: str, arguments: Sequence[Any]) -> list[Handle]:
     """Return whose rows a call may change because they hold them."""
     match name:
-        case "renew" | "give_back" | "unstart" | "end_early":
+        case "renew" | "give_back" | "mark_leased" | "end_early":
             return list(arguments[0])
         case "release":
             return [job.handle for job in arguments[0]]

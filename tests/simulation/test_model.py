@@ -203,7 +203,7 @@ class Both(RuleBasedStateMachine):
                 lapsed = self.both(lambda database: database.expired(lane, limit=10))  # noqa: B023
                 self.lapsed += lapsed
                 steps = [(it, False) for it in lapsed]
-                self.claimed += self.both(lambda database: database.bump(steps, lease=lease))  # noqa: B023
+                self.claimed += self.both(lambda database: database.reclaim(steps, lease=lease))  # noqa: B023
 
     @rule(limit=st.integers(1, 5))
     def expired(self, limit: int) -> None:
@@ -225,10 +225,10 @@ class Both(RuleBasedStateMachine):
 
     @precondition(lambda self: self.lapsed)
     @rule(picked=picks, crashed=st.booleans(), lease=leases)
-    def bump(self, picked: list[int], crashed: bool, lease: int) -> None:
+    def reclaim(self, picked: list[int], crashed: bool, lease: int) -> None:
         newest = self.lapsed[::-1]
         steps = [(newest[index % len(newest)], crashed) for index in picked]
-        self.claimed += self.both(lambda database: database.bump(steps, lease=lease))
+        self.claimed += self.both(lambda database: database.reclaim(steps, lease=lease))
 
     @rule(jobids=st.lists(st.integers(1, 12), max_size=3), lease=leases)
     def adopt(self, jobids: list[int], lease: int) -> None:
@@ -273,8 +273,8 @@ class Both(RuleBasedStateMachine):
 
     @precondition(lambda self: self.claimed)
     @rule(picked=picks)
-    def unstart(self, picked: list[int]) -> None:
-        self.both(lambda database: database.unstart(self.handles(picked)))
+    def mark_leased(self, picked: list[int]) -> None:
+        self.both(lambda database: database.mark_leased(self.handles(picked)))
 
     @rule(jobids=st.lists(st.integers(1, 12), min_size=1, max_size=3))
     def complete(self, jobids: list[int]) -> None:

@@ -17,7 +17,7 @@ from garivini.keeper.copies import copy_of
 from garivini.keeper.execution import Run
 from garivini.keeper.keeper import Keeper
 from garivini.model.job import Handle, Job
-from garivini.model.lease import Bump, Extend, Found, Step, decide
+from garivini.model.lease import Extend, Found, Reclaim, Step, decide
 from garivini.model.outcome import Setback, Settled
 from garivini.model.payload import decode_payload
 from garivini.model.state import State
@@ -33,17 +33,17 @@ from tests.simulation.simulation import simulate
 from tests.simulation.test_model import Both, comparison
 
 
-def bumps_what_is_queued(state: State, found: Found, **facts: Any) -> Step:
-    return Bump() if found is Found.QUEUED else decide(state, found, **facts)
+def reclaims_what_is_queued(state: State, found: Found, **facts: Any) -> Step:
+    return Reclaim() if found is Found.QUEUED else decide(state, found, **facts)
 
 
-def bumps_at_the_first_strike(state: State, found: Found, **facts: Any) -> Step:
+def reclaims_at_the_first_strike(state: State, found: Found, **facts: Any) -> Step:
     step = decide(state, found, **facts)
-    return Bump(crashed=True) if isinstance(step, Extend) and step.state is State.SUSPECT else step
+    return Reclaim(crashed=True) if isinstance(step, Extend) and step.state is State.SUSPECT else step
 
 
 def renews_whatever_attempt(
-    self: Model, handles: Iterable[Handle], *, lease: int, left: Any = None
+    self: Model, handles: Iterable[Handle], *, lease: int, locked: Any = None
 ) -> set[Handle]:
     kept = set()
     for handle in handles:
@@ -54,14 +54,14 @@ def renews_whatever_attempt(
     return kept
 
 
-def ends_whatever_lease(self: Model, handles: Iterable[Handle], *, lease: int, left: Any = None) -> None:
+def ends_whatever_lease(self: Model, handles: Iterable[Handle], *, lease: int, locked: Any = None) -> None:
     for handle in handles:
         row = self.rows.get(handle.jobid)
         if row is not None and row.state in HELD:
             self._change("end_early", row, run_after=self._now())
 
 
-def releases_nothing(self: Model, jobs: Iterable[Job], *, left: Any = None) -> None:
+def releases_nothing(self: Model, jobs: Iterable[Job], *, locked: Any = None) -> None:
     pass
 
 
@@ -72,7 +72,7 @@ def takes_what_has_changed(self: Model, lapsed: Lapsed) -> Iterator[Row]:
 
 
 def settles_without_fence(
-    self: Model, setbacks: Sequence[Setback], *, max_failures: int = 25, left: Any = None
+    self: Model, setbacks: Sequence[Setback], *, max_failures: int = 25, locked: Any = None
 ) -> list[Settled]:
     return [
         self._settle(
@@ -114,7 +114,7 @@ def renews_nothing(self: Keeper, runs: Sequence[Run], kept: set[Handle]) -> list
     return []
 
 
-def gives_back_whatever_attempt(self: Model, handles: Iterable[Handle], *, left: Any = None) -> None:
+def gives_back_whatever_attempt(self: Model, handles: Iterable[Handle], *, locked: Any = None) -> None:
     for handle in handles:
         row = self.rows.get(handle.jobid)
         if row is not None and row.state in HELD:
@@ -246,8 +246,8 @@ LOST_ANSWERS: Final = replace(
 )
 
 BROKEN: Final = {
-    "what is queued is bumped": Broken(queue_runner, "decide", bumps_what_is_queued, [8, 18]),
-    "one strike is enough": Broken(queue_runner, "decide", bumps_at_the_first_strike, [89, 127]),
+    "what is queued is reclaimed": Broken(queue_runner, "decide", reclaims_what_is_queued, [8, 18]),
+    "one strike is enough": Broken(queue_runner, "decide", reclaims_at_the_first_strike, [89, 127]),
     "a renewal without its fence": Broken(Model, "renew", renews_whatever_attempt, [509, 564]),
     "a renewal that never comes": Broken(Keeper, "_renewed", renews_nothing, [0, 2]),
     "a setback without its fence": Broken(Model, "settle", settles_without_fence, [2, 93]),

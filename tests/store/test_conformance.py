@@ -663,7 +663,7 @@ def test_what_a_holder_renewed_and_will_not_start_is_leased_as_before(
     claimed = claim_one(database)
     clock.set(NOON + 10)
     database.renew([claimed.handle], lease=LEASE)
-    database.unstart([claimed.handle])
+    database.mark_leased([claimed.handle])
     row = look(database, claimed.jobid)
     assert (row.state, row.run_after, row.attempt) == (State.LEASED, NOON + 10 + LEASE + 1, 1)
     database.end_early([claimed.handle], lease=LEASE)
@@ -687,7 +687,7 @@ def test_what_has_changed_hands_is_not_made_leased(
     claimed = claim_one(database)
     backend.execute(f"UPDATE job SET {change}")
     before = look(database, claimed.jobid)
-    database.unstart([claimed.handle])
+    database.mark_leased([claimed.handle])
     assert look(database, claimed.jobid) == before
 
 
@@ -819,16 +819,16 @@ def test_a_lease_that_goes_on_has_its_new_state_and_end(
 
 @pytest.mark.parametrize("state", HELD)
 @pytest.mark.parametrize("crashed", [False, True])
-def test_a_bump_is_a_claim_of_the_next_attempt_and_counts_a_crash(
+def test_a_reclaim_is_a_claim_of_the_next_attempt_and_counts_a_crash(
     database: Database, clock: Clock, state: State, crashed: bool
 ) -> None:
     clock.set(NOON)
     lapsed = leased_until(database, clock, state)
     clock.advance(4)
-    (bumped,) = database.bump([(lapsed, crashed)], lease=30)
+    (reclaimed,) = database.reclaim([(lapsed, crashed)], lease=30)
     now = NOON + LEASE + 1 + 4
-    assert (bumped.jobid, bumped.attempt, bumped.state) == (lapsed.jobid, 2, State.LEASED)
-    assert (bumped.lease, bumped.lease_end, bumped.crashes) == (30, now + 31, int(crashed))
+    assert (reclaimed.jobid, reclaimed.attempt, reclaimed.state) == (lapsed.jobid, 2, State.LEASED)
+    assert (reclaimed.lease, reclaimed.lease_end, reclaimed.crashes) == (30, now + 31, int(crashed))
     row = look(database, lapsed.jobid)
     assert (row.attempt, row.state, row.since, row.run_after) == (2, State.LEASED, now, now + 31)
 
@@ -849,7 +849,7 @@ def change(backend: Backend, how: str | None) -> None:
 
 @pytest.mark.parametrize("state", HELD)
 @pytest.mark.parametrize("how", CHANGES.values(), ids=CHANGES)
-def test_a_lease_that_changed_since_it_was_read_neither_goes_on_nor_is_bumped(
+def test_a_lease_that_changed_since_it_was_read_neither_goes_on_nor_is_reclaimed(
     database: Database, backend: Backend, clock: Clock, state: State, how: str | None
 ) -> None:
     clock.set(NOON)
@@ -857,26 +857,26 @@ def test_a_lease_that_changed_since_it_was_read_neither_goes_on_nor_is_bumped(
     change(backend, how)
     before = database.get(lapsed.jobid)
     database.extend([(lapsed, State.LEASED, 22, True)])
-    assert database.bump([(lapsed, True)], lease=30) == []
+    assert database.reclaim([(lapsed, True)], lease=30) == []
     assert database.get(lapsed.jobid) == before
 
 
-def test_of_several_bumps_those_that_still_apply_are_done(database: Database, clock: Clock) -> None:
+def test_of_several_reclaims_those_that_still_apply_are_done(database: Database, clock: Clock) -> None:
     clock.set(NOON)
     database.insert([job() for _ in range(3)])
     claim(database)
     clock.advance(LEASE + 1)
     lapsed = database.expired(lane(state=State.LEASED), limit=10)
     database.complete([lapsed[1].jobid])
-    bumped = database.bump([(found, False) for found in lapsed], lease=LEASE)
-    assert [found.jobid for found in bumped] == [lapsed[0].jobid, lapsed[2].jobid]
+    reclaimed = database.reclaim([(found, False) for found in lapsed], lease=LEASE)
+    assert [found.jobid for found in reclaimed] == [lapsed[0].jobid, lapsed[2].jobid]
 
 
-def test_two_who_read_the_same_lease_bump_it_once(database: Database, clock: Clock) -> None:
+def test_two_who_read_the_same_lease_reclaim_it_once(database: Database, clock: Clock) -> None:
     clock.set(NOON)
     lapsed = leased_until(database, clock, State.LEASED)
-    assert len(database.bump([(lapsed, False)], lease=LEASE)) == 1
-    assert database.bump([(lapsed, False)], lease=LEASE) == []
+    assert len(database.reclaim([(lapsed, False)], lease=LEASE)) == 1
+    assert database.reclaim([(lapsed, False)], lease=LEASE) == []
     assert look(database, lapsed.jobid).attempt == 2
 
 
@@ -912,8 +912,8 @@ STEPS: dict[str, Callable[[Database, Job], object]] = {
     "release": lambda database, taken: database.release([taken]),
     "give_back": lambda database, taken: database.give_back([taken.handle]),
     "renew": lambda database, taken: database.renew([taken.handle], lease=LEASE),
-    "unstart and end_early": lambda database, taken: (
-        database.unstart([taken.handle]),
+    "mark_leased and end_early": lambda database, taken: (
+        database.mark_leased([taken.handle]),
         database.end_early([taken.handle], lease=10_000),
     ),
     "failed": lambda database, taken: settle(database, taken, "failed", when=Offset(0)),
@@ -953,7 +953,7 @@ def test_a_lease_is_not_taken_for_put_off(database: Database, clock: Clock, stat
     assert not lapsed.put_off
     database.requeue([lapsed.jobid])
     assert look(database, lapsed.jobid).state is state
-    assert len(database.bump([(lapsed, False)], lease=LEASE)) == 1
+    assert len(database.reclaim([(lapsed, False)], lease=LEASE)) == 1
 
 
 @pytest.mark.parametrize("state", HELD)
@@ -966,7 +966,7 @@ def test_a_time_before_its_claim_ends_a_lease_and_puts_nothing_off(
     (lapsed,) = expired_in(database, *HELD)
     assert not lapsed.put_off
     assert look(database, taken.jobid).state is state
-    assert len(database.bump([(lapsed, True)], lease=LEASE)) == 1
+    assert len(database.reclaim([(lapsed, True)], lease=LEASE)) == 1
 
 
 @pytest.mark.parametrize("state", HELD)
@@ -1318,7 +1318,7 @@ def test_an_end_of_an_attempt_that_lost_its_job_is_stale(
 ) -> None:
     clock.set(NOON)
     lapsed = leased_until(database, clock, State.SUSPECT)
-    database.bump([(lapsed, True)], lease=LEASE)
+    database.reclaim([(lapsed, True)], lease=LEASE)
     before = look(database, lapsed.jobid)
     assert settle(database, Handle(lapsed.jobid, 1, 1), kind).result == "stale"
     assert settle(database, Handle(lapsed.jobid, 1, 3), kind).result == "stale"

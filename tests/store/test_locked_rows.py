@@ -72,31 +72,33 @@ def setbacks(jobs: list[Job]) -> list[Setback]:
 
 #: Each call, with the state of the jobs that it has changed (None: they are gone).
 CALLS: Final[dict[str, tuple[Callable[[Database, list[Job], set[int]], Any], State | None]]] = {
-    "complete": (lambda db, jobs, left: db.complete([job.jobid for job in jobs], left=left), None),
+    "complete": (lambda db, jobs, left: db.complete([job.jobid for job in jobs], locked=left), None),
     "finish": (
-        lambda db, jobs, left: db.finish([Success(job.jobid, 1, retention=60) for job in jobs], left=left),
+        lambda db, jobs, left: db.finish([Success(job.jobid, 1, retention=60) for job in jobs], locked=left),
         None,
     ),
-    "settle": (lambda db, jobs, left: db.settle(setbacks(jobs), left=left), State.WAITING),
+    "settle": (lambda db, jobs, left: db.settle(setbacks(jobs), locked=left), State.WAITING),
     "renew": (
-        lambda db, jobs, left: db.renew([job.handle for job in jobs], lease=9, left=left),
+        lambda db, jobs, left: db.renew([job.handle for job in jobs], lease=9, locked=left),
         State.RUNNING,
     ),
     "give_back": (
-        lambda db, jobs, left: db.give_back([job.handle for job in jobs], left=left),
+        lambda db, jobs, left: db.give_back([job.handle for job in jobs], locked=left),
         State.WAITING,
     ),
-    "release": (lambda db, jobs, left: db.release(jobs, left=left), State.WAITING),
+    "release": (lambda db, jobs, left: db.release(jobs, locked=left), State.WAITING),
     "adopt": (
-        lambda db, jobs, left: db.adopt([job.jobid for job in jobs], lease=9, left=left),
+        lambda db, jobs, left: db.adopt([job.jobid for job in jobs], lease=9, locked=left),
         State.RUNNING,
     ),
     "extend": (
-        lambda db, jobs, left: db.extend([(lapsed(job), State.SUSPECT, 9, False) for job in jobs], left=left),
+        lambda db, jobs, left: db.extend(
+            [(lapsed(job), State.SUSPECT, 9, False) for job in jobs], locked=left
+        ),
         State.SUSPECT,
     ),
-    "bump": (
-        lambda db, jobs, left: db.bump([(lapsed(job), False) for job in jobs], lease=9, left=left),
+    "reclaim": (
+        lambda db, jobs, left: db.reclaim([(lapsed(job), False) for job in jobs], lease=9, locked=left),
         State.LEASED,
     ),
 }
@@ -130,24 +132,24 @@ def test_a_call_leaves_what_another_has_locked_and_does_the_rest(
     assert left == set()
 
 
-def test_unstart_end_early_and_report_leave_what_another_has_locked(
+def test_mark_leased_end_early_and_report_leave_what_another_has_locked(
     database: Database, engine: Engine, jobs: list[Job]
 ) -> None:
     handles = [job.handle for job in jobs]
     left: set[int] = set()
     with locked(engine, [jobs[0].jobid]):
-        database.end_early(handles, lease=60, left=left)
+        database.end_early(handles, lease=60, locked=left)
         assert left == {jobs[0].jobid}
         lane = Lane("f", State.LEASED, "normal", 0)
         assert sorted(row.jobid for row in database.expired(lane, limit=10)) == [
             job.jobid for job in jobs[1:]
         ]
-        database.report([Report(handle, "data", b"a line") for handle in handles], left=left)
+        database.report([Report(handle, "data", b"a line") for handle in handles], locked=left)
         assert left == {jobs[0].jobid}
     assert [bool(database.reports(job.jobid)) for job in jobs] == [False] + [True] * 5
     database.renew(handles, lease=60)
     with locked(engine, [jobs[0].jobid]):
-        database.unstart(handles, left=left)
+        database.mark_leased(handles, locked=left)
         assert left == {jobs[0].jobid}
     assert [job.state for job in database.jobs()] == [State.RUNNING] + [State.LEASED] * 5
 
@@ -164,7 +166,7 @@ def test_expired_passes_over_what_another_has_locked(
 def test_settle_tells_which_it_has_left(database: Database, engine: Engine, jobs: list[Job]) -> None:
     gone = Setback(handle=Handle(10**9, 1, 1), kind="failed")
     with locked(engine, [jobs[0].jobid]):
-        found = database.settle([*setbacks(jobs[:2]), gone], left=set())
+        found = database.settle([*setbacks(jobs[:2]), gone], locked=set())
     assert [settled.result for settled in found] == ["locked", "applied", "gone"]
 
 
@@ -176,7 +178,7 @@ def test_what_waits_for_no_lock_meets_a_conflict_where_another_table_has_one(
     with locked(engine, [jobs[0].jobid], "failure"):
         began = time.monotonic()
         with pytest.raises(ConflictError):
-            database.complete([job.jobid for job in jobs], left=set())
+            database.complete([job.jobid for job in jobs], locked=set())
         assert time.monotonic() - began < AT_ONCE
     assert len(database.jobs()) == 6
     # The session waits for locks again.

@@ -136,7 +136,7 @@ def test_who_is_not_let_in_is_told_why_and_not_the_password(
         insert(opened(url.render_as_string(hide_password=False)))
     assert str(url.password) not in str(caught.value)
     assert "database 1 (mysql+pymysql://" in str(caught.value)
-    assert not caught.value.passing
+    assert not caught.value.transient
 
 
 def test_a_database_of_ours_is_reached_by_the_connection_that_is_quick_with_numbers(
@@ -713,7 +713,7 @@ def test_several_queue_runners_and_workers_run_each_job_once(
 
 
 @pytest.mark.parametrize(
-    ("code", "committing", "expected", "passing"),
+    ("code", "committing", "expected", "transient"),
     [
         (1213, False, ConflictError, True),
         (1213, True, ConflictError, True),
@@ -734,12 +734,12 @@ def test_several_queue_runners_and_workers_run_each_job_once(
     ],
 )
 def test_each_code_of_the_driver_has_its_error(
-    code: int, committing: bool, expected: type[GariviniError], passing: bool
+    code: int, committing: bool, expected: type[GariviniError], transient: bool
 ) -> None:
     error = pymysql.err.OperationalError(code, "the driver's words")
     translated = MySQL().translate(error, "database 1 (x)", committing=committing)
     assert type(translated) is expected
-    assert translated.passing is passing
+    assert translated.transient is transient
     assert str(translated).startswith("database 1 (x)")
     assert "the driver's words" in str(translated)
 

@@ -66,7 +66,9 @@ def test_expired_tells_the_function_of_each_row(folding: Database, place: Place)
     place.execute("UPDATE job SET run_after = 1")
     lapsed = folding.expired(lane("Mail", State.LEASED), limit=10)
     assert [row.funcname for row in lapsed] == list(NAMES)
-    assert [job.funcname for job in folding.bump([(row, False) for row in lapsed], lease=60)] == list(NAMES)
+    assert [job.funcname for job in folding.reclaim([(row, False) for row in lapsed], lease=60)] == list(
+        NAMES
+    )
 
 
 def test_a_setting_of_a_function_is_of_its_own_name_alone(folding: Database) -> None:

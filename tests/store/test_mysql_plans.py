@@ -128,8 +128,8 @@ def test_counts_are_read_off_the_lane_index_alone(filled: tuple[Database, Any]) 
         ("claim", {"jobids": JOBIDS, "now": 1, "lease_end": 60}),
         ("release", {"jobid": 1, "attempt": 1, "run_after": 1}),
         ("give_back", {"jobids": JOBIDS, "attempt": 1}),
-        ("unstart", {"jobids": JOBIDS, "attempt": 1}),
-        ("bump", {"jobid": 1, "attempt": 1, "state": 1, "lease": 60, "crashed": False}),
+        ("mark_leased", {"jobids": JOBIDS, "attempt": 1}),
+        ("reclaim", {"jobid": 1, "attempt": 1, "state": 1, "lease": 60, "crashed": False}),
         ("extend", {"jobid": 1, "attempt": 1, "state": 1, "new_state": 1, "seconds": 1, "queued": False}),
         ("end_early", {"jobids": JOBIDS, "attempt": 1, "lease": 60}),
         ("renew", {"jobids": JOBIDS, "attempt": 1, "lease": 60}),
@@ -174,12 +174,15 @@ def test_the_live_job_of_a_key_and_a_page_of_jobs_are_found_by_their_keys(
 
 def test_reports_are_found_by_their_job(filled: tuple[Database, Any]) -> None:
     _, connection = filled
-    scarred = plan(connection, steps("scarred")[0], jobids=JOBIDS)
-    assert [(table, key) for table, _, key, _ in scarred] == [("failure", "PRIMARY"), ("report", "PRIMARY")]
-    assert scarred[1][1] == "range"  # the other table is empty: a list of ids is more than its index
-    assert all("Using index" in extra for *_, extra in scarred)
-    scars = plan(connection, steps("scars")[0], first=JOBIDS[0], last=JOBIDS[-1])
-    assert {(access, key) for table, access, key, _ in scars if table} == {("range", "PRIMARY")}
+    with_records = plan(connection, steps("with_records")[0], jobids=JOBIDS)
+    assert [(table, key) for table, _, key, _ in with_records] == [
+        ("failure", "PRIMARY"),
+        ("report", "PRIMARY"),
+    ]
+    assert with_records[1][1] == "range"  # the other table is empty: a list of ids is more than its index
+    assert all("Using index" in extra for *_, extra in with_records)
+    any_records = plan(connection, steps("any_records")[0], first=JOBIDS[0], last=JOBIDS[-1])
+    assert {(access, key) for table, access, key, _ in any_records if table} == {("range", "PRIMARY")}
     for name, values in (
         ("forget_reports", {"jobids": JOBIDS}),
         ("forget_finished", {"jobids": JOBIDS}),
@@ -206,7 +209,7 @@ def test_a_completion_touches_no_more_reports_than_it_has_jobs(
         cursor.execute("BEGIN")
         before = reads(connection)
         values = {"jobids": jobids, "first": jobids[0], "last": jobids[-1]}
-        for step in steps(name, form) + steps("scars", form) + steps("scarred", form):
+        for step in steps(name, form) + steps("any_records", form) + steps("with_records", form):
             cursor.execute(*step.bind(values))
         touched = reads(connection) - before
         cursor.execute("ROLLBACK")

@@ -104,7 +104,7 @@ def test_who_is_not_let_in_is_told_why_and_not_the_password(
         insert(opened(url.render_as_string(hide_password=False)))
     assert str(url.password) not in str(caught.value)
     assert "database 1 (postgresql+psycopg://" in str(caught.value)
-    assert not caught.value.passing
+    assert not caught.value.transient
 
 
 def test_too_many_connections_are_refused(

@@ -15,7 +15,7 @@ from garivini.model.state import State
 from garivini.model.when import Offset
 from garivini.store.connections import Run
 from garivini.store.database import Database, Lane
-from garivini.store.records import MAX_LINE, MAX_LINES, MAX_RESULT, Finished, Reported
+from garivini.store.records import MAX_LINE, MAX_LINES, MAX_RESULT, KeptJob, Reported
 from tests.processes import PATIENCE
 from tests.store.conftest import Backend, Clock
 
@@ -171,9 +171,9 @@ def test_a_job_that_said_nothing_completes_by_two_statements_that_read_no_row(
     monkeypatch.setattr(Run, "__call__", spy)
     database.complete([jobs[0].jobid])
     database.finish([Success(jobs[1].jobid, 1)])
-    assert ran == ["complete_run", "scars"] * 2
+    assert ran == ["complete_run", "any_records"] * 2
     database.complete([jobs[2].jobid])
-    assert ran[4:] == ["complete_run", "scars", "scarred", "forget_failures", "forget_reports"]
+    assert ran[4:] == ["complete_run", "any_records", "with_records", "forget_failures", "forget_reports"]
     ran.clear()
     assert database.complete([jobs[2].jobid]) == set()
     assert ran == ["complete_run", "present"]  # which are gone is asked only where some are
@@ -220,7 +220,7 @@ def test_a_finished_job_is_kept_with_all_that_is_known_of_it(
     clock.advance(10)
     finish = Success(job.jobid, job.attempt, b"\xff\0 result", "w\ud800", 3600)
     assert database.finish([finish]) == {job.jobid}
-    assert database.finished(job.jobid) == Finished(
+    assert database.finished(job.jobid) == KeptJob(
         jobid=job.jobid,
         funcname="f",
         uniqkey="k",

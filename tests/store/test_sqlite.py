@@ -110,8 +110,8 @@ def test_lanes_are_found_by_dives_and_never_by_reading_the_table(
         ("claim", {"jobids": [1, 2, 3], "now": 1, "lease_end": 60}),
         ("release", {"jobid": 1, "attempt": 1, "run_after": 1}),
         ("give_back", {"jobids": [1, 2, 3], "attempt": 1}),
-        ("unstart", {"jobids": [1, 2, 3], "attempt": 1}),
-        ("bump", {"jobid": 1, "attempt": 1, "state": 1, "lease": 60, "crashed": False}),
+        ("mark_leased", {"jobids": [1, 2, 3], "attempt": 1}),
+        ("reclaim", {"jobid": 1, "attempt": 1, "state": 1, "lease": 60, "crashed": False}),
         (
             "extend",
             {"jobid": 1, "attempt": 1, "state": 1, "new_state": 1, "seconds": 1, "queued": False},

@@ -35,7 +35,7 @@ from garivini.model.limits import FLAGS, NEVER, PRIORITIES
 from garivini.model.state import State
 from garivini.store.database import FailedAttempt
 from garivini.store.failures import FIRST
-from garivini.store.records import Finished, Reported
+from garivini.store.records import KeptJob, Reported
 from garivini.store.shards import Shards
 
 #: Jobs per page: few at first, so that they appear immediately.
@@ -387,7 +387,7 @@ def _details(job: Job) -> dict[str, str]:
     }
 
 
-def _finished_details(finished: Finished, dbid: int) -> dict[str, str]:
+def _finished_details(finished: KeptJob, dbid: int) -> dict[str, str]:
     return {
         "job": f"{dbid}:{finished.jobid}",
         "function": finished.funcname,
@@ -403,7 +403,7 @@ def _finished_details(finished: Finished, dbid: int) -> dict[str, str]:
     }
 
 
-def _finished_as_json(finished: Finished, dbid: int) -> dict[str, Any]:
+def _finished_as_json(finished: KeptJob, dbid: int) -> dict[str, Any]:
     return {**finished._asdict(), "dbid": dbid, "state": "finished", **_blob("result", finished.result)}
 
 

@@ -18,7 +18,7 @@ from garivini.model.new_jobs import JobLike, checked_job, checked_jobs
 from garivini.model.pacing import WATERMARK
 from garivini.store.database import FailedAttempt
 from garivini.store.insert_groups import Ends, InsertGroups
-from garivini.store.records import Finished, Reported
+from garivini.store.records import KeptJob, Reported
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -153,7 +153,7 @@ class AsyncClient:
         """See ``Client.failures``."""
         return await self._call(self._client.failures, handle)
 
-    async def result(self, handle: HandleLike) -> Finished | None:
+    async def result(self, handle: HandleLike) -> KeptJob | None:
         """See ``Client.result``."""
         return await self._call(self._client.result, handle)
 

@@ -21,7 +21,7 @@ from garivini.model.when import parse_when
 from garivini.outcome_events import emit_settled
 from garivini.store.callers import after_commit
 from garivini.store.database import FailedAttempt
-from garivini.store.records import Finished, Reported
+from garivini.store.records import KeptJob, Reported
 from garivini.store.shards import Shards
 
 
@@ -242,7 +242,7 @@ class Client:
         jobid, dbid, _ = handle_of(handle)
         return self.shards[dbid].failures(jobid)
 
-    def result(self, handle: HandleLike) -> Finished | None:
+    def result(self, handle: HandleLike) -> KeptJob | None:
         """Return a finished job that is kept, with its result, or None.
 
         Jobs of flag ``controller`` are kept whose function has a retention, for so many seconds. None: there

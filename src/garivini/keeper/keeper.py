@@ -149,7 +149,7 @@ class Keeper:
             _Step(self._start_checks),
             _Step(self._report),
             _Step(self._commit),
-            _Step(self._unstart),
+            _Step(self._mark_leased),
             _Step(self._renew),
             _Step(self._give_back),
             _Step(self._end_overdue),
@@ -456,7 +456,7 @@ class Keeper:
             leases.setdefault(self._leases.get(run.job.funcname, LEASE), []).append(jobid)
         locked: set[int] = set()
         for lease, jobids in leases.items():
-            for job in self._database.adopt(jobids, lease=lease, left=left):
+            for job in self._database.adopt(jobids, lease=lease, locked=left):
                 run = first[job.jobid]
                 run.job = replace(job, run_after=run.job.run_after, arg=run.job.arg)
                 run.adopted = True
@@ -464,13 +464,13 @@ class Keeper:
         if left is not None:
             left |= locked
 
-    def _unstart(self) -> None:
+    def _mark_leased(self) -> None:
         """Take back what the start checks of dropped runs wrote: nobody runs them, so leases may end."""
 
-        def unstart(runs: list[Run], left: set[int] | None) -> None:
-            self._database.unstart([run.job.handle for run in runs], left=left)
+        def mark_leased(runs: list[Run], left: set[int] | None) -> None:
+            self._database.mark_leased([run.job.handle for run in runs], locked=left)
 
-        self._empty(self._dropped, unstart)
+        self._empty(self._dropped, mark_leased)
 
     def _empty(self, inbox: Inbox[Run], write: Write[Run]) -> list[Run]:
         """Write the contents of an inbox; return the runs that were written. Invalid items are dropped."""
@@ -514,7 +514,7 @@ class Keeper:
                 )
 
     def _write_reports(self, said: list[Report], left: set[int] | None) -> None:
-        self._database.report(said, left=left)
+        self._database.report(said, locked=left)
 
     def _commit(self) -> None:
         now = time.monotonic()
@@ -573,7 +573,7 @@ class Keeper:
 
     def _give_back(self) -> None:
         def give_back(runs: list[Run], left: set[int] | None) -> None:
-            self._database.give_back([run.job.handle for run in runs], left=left)
+            self._database.give_back([run.job.handle for run in runs], locked=left)
 
         if runs := self._empty(self._to_give_back, give_back):
             events.emit("jobs.given_back", jobs=len(runs))
@@ -614,7 +614,7 @@ class Keeper:
 
             def renew(runs: list[Run], left: set[int] | None, lease: int = lease) -> None:
                 handles = [run.job.handle for run in runs]
-                kept.update(self._database.renew(handles, lease=lease, left=left))
+                kept.update(self._database.renew(handles, lease=lease, locked=left))
 
             failed += self._writer.write(part, renew, jobid_of)
         return failed

@@ -83,7 +83,7 @@ class Outcomes:
         last: Exception = ConflictError("another transaction has locked its row")
         for variant in (setback, *_variants(setback)):
             try:
-                (settled,) = self._database.settle([variant], left=left)
+                (settled,) = self._database.settle([variant], locked=left)
             except Exception as error:
                 if self._writer.concerns_all(error) or isinstance(error, ConflictError):
                     raise
@@ -142,7 +142,7 @@ class Outcomes:
 
     def _return(self, runs: list[Run], left: set[int] | None) -> None:
         jobs = [replaced(run.job, run_after=self._due_of(run.job)) for run in runs]
-        self._database.unstart([job.handle for job in jobs], **_leaving(left))
+        self._database.mark_leased([job.handle for job in jobs], **_leaving(left))
         locked = set(left or ())
         self._database.release([job for job in jobs if job.jobid not in locked], **_leaving(left))
         if left is not None:
@@ -199,7 +199,7 @@ class Outcomes:
             if run.setback is not None:
                 return self.settle(run.setback)
             if not run.returned and self._finish(run) is not None:
-                self._database.complete([run.job.jobid], left=(left := set[int]()))
+                self._database.complete([run.job.jobid], locked=(left := set[int]()))
                 if not left:
                     _emit_reduced(run.job.handle, error)
                 return not left
@@ -221,7 +221,7 @@ def _emit_reduced(handle: Handle, error: Exception) -> None:
 
 
 def _leaving(left: set[int] | None) -> dict[str, Any]:
-    return {} if left is None else {"left": left}
+    return {} if left is None else {"locked": left}
 
 
 def _variants(setback: Setback) -> Iterator[Setback]:

@@ -50,14 +50,14 @@ class Extend:
 
 
 @dataclass(frozen=True, slots=True)
-class Bump:
+class Reclaim:
     """The attempt is over: claim the job again under the next one and submit it."""
 
     #: Its holder had renewed, so it died with the job.
     crashed: bool = False
 
 
-Step: TypeAlias = Extend | Bump
+Step: TypeAlias = Extend | Reclaim
 
 
 def decide(
@@ -87,20 +87,20 @@ def decide(
         case Found.UNDECIDED, _:
             return Extend(state, ASK_AGAIN)
         case Found.QUEUED, _:
-            # Bumping would let a slow queue chase its own tail.
+            # Reclaiming would let a slow queue chase its own tail.
             return Extend(State.LEASED, lease + 1, queued=True)
         case Found.STRANDED, _:
             # The old copy, should a worker come after all, is past its lease and asks before it starts.
-            return Bump()
+            return Reclaim()
         case Found.UNKNOWN, State.LEASED:
-            return Bump(crashed=renews and delivered)
+            return Reclaim(crashed=renews and delivered)
         case Found.UNKNOWN, State.SUSPECT:
-            return Bump(crashed=True)
+            return Reclaim(crashed=True)
         case Found.RUNNING, State.LEASED if not renews:
             # A worker that knows nothing of leases, or a mixed crowd: it may take its time.
-            return Extend(State.LEASED, lease + 1) if age < deadline else Bump()
+            return Extend(State.LEASED, lease + 1) if age < deadline else Reclaim()
         case Found.RUNNING, State.SUSPECT:
-            return Bump(crashed=True)
+            return Reclaim(crashed=True)
         case _:
             # The first strike. One alone is wrong without any fault: a copy that waited is picked up just
             # before its lease ends and renews a third of a lease later.

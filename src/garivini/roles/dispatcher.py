@@ -130,7 +130,7 @@ class Dispatcher:
     ) -> None:
         if good and _now() - claimed > min(SUBMIT_WITHIN, min(job.lease for job in good) / 3):
             # This process stood still. Somebody may take the attempts for lost by now.
-            await self.call(self.database.release, good, left=set())
+            await self.call(self.database.release, good, locked=set())
             return
         results = await self._servers.submit(submissions)
         unsent, unknown = [], []
@@ -151,13 +151,13 @@ class Dispatcher:
             for funcname in {job.funcname for job in unsent}:
                 self._room.fill(funcname)
             events.emit("jobs.released", dbid=self.database.dbid, jobs=len(unsent), reason=reason_of(results))
-            await self.call(self.database.release, unsent, left=set())
+            await self.call(self.database.release, unsent, locked=set())
         if unknown:
             # The next pass of a QueueRunner asks the server whether it has them.
             events.emit("jobs.unknown", dbid=self.database.dbid, jobs=len(unknown))
             for lease in {job.lease for job in unknown}:
                 handles = [job.handle for job in unknown if job.lease == lease]
-                await self.call(self.database.end_early, handles, lease=lease, left=set())
+                await self.call(self.database.end_early, handles, lease=lease, locked=set())
 
     async def park(self, job: Job, error: str, reason: str) -> None:
         """Park one job with its reason; the others continue.
@@ -166,7 +166,7 @@ class Dispatcher:
         """
         setback = Setback(handle=job.handle, kind="parked", error=error, message=reason)
         try:
-            (settled,) = await self.call(self.database.settle, [setback], left=set())
+            (settled,) = await self.call(self.database.settle, [setback], locked=set())
         except ConflictError as conflict:
             events.emit("dispatch.failed", dbid=self.database.dbid, error=str(conflict))
         else:

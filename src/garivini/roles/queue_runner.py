@@ -19,7 +19,7 @@ from garivini.errors import ConflictError, GariviniError, RefusedError, UsageErr
 from garivini.events import throttle
 from garivini.gearman.aio import Client, Held, Worker
 from garivini.model.job import Handle, Job
-from garivini.model.lease import DEADLINE, LEASE, Bump, check_lease, decide
+from garivini.model.lease import DEADLINE, LEASE, Reclaim, check_lease, decide
 from garivini.model.outcome import Setback
 from garivini.model.pacing import BATCH_MAX, BATCH_START, POLL, WATERMARK, next_batch
 from garivini.model.policy import MAX_CRASHES
@@ -249,7 +249,7 @@ class QueueRunner:
         """Park a row with a value that cannot be increased, such as the largest attempt of its column."""
         handle = Handle(jobid, self._database.dbid)
         setback = Setback(handle=handle, kind="parked", error="BadRow", message=str(error))
-        (settled,) = self._database.settle([setback], left=set())
+        (settled,) = self._database.settle([setback], locked=set())
         emit_settled(setback, settled)
 
     def _use_room(self, jobs: Sequence[Job]) -> None:
@@ -272,7 +272,7 @@ class QueueRunner:
             more |= len(lapsed) == self._settings.batch_max
             if put_off := [row.jobid for row in lapsed if row.put_off]:
                 # No lease ran out: the time set by another program has come. The next pass claims them.
-                await self._call(self._database.requeue, put_off, left=set())
+                await self._call(self._database.requeue, put_off, locked=set())
                 more = True
                 lapsed = [row for row in lapsed if not row.put_off]
             if not lapsed:
@@ -287,7 +287,7 @@ class QueueRunner:
                 silence=lease,
                 patience=5 * lease,
             )
-            extensions, bumps = [], []
+            extensions, reclaims = [], []
             for row, said in zip(lapsed, found, strict=True):
                 function = function_of(lane.funcname, row.flag)
                 step = decide(
@@ -304,24 +304,24 @@ class QueueRunner:
                 events.emit(
                     "lease.expired", jobid=row.jobid, attempt=row.attempt, found=said.value, step=repr(step)
                 )
-                if isinstance(step, Bump):
-                    bumps.append((row, step.crashed))
+                if isinstance(step, Reclaim):
+                    reclaims.append((row, step.crashed))
                 else:
                     extensions.append((row, step.state, step.seconds, step.queued))
             if extensions:
-                await self._call(self._database.extend, extensions, left=set())
-            if bumps:
-                await self._resubmit(await self._call(self._bump, bumps, lease), asked)
+                await self._call(self._database.extend, extensions, locked=set())
+            if reclaims:
+                await self._resubmit(await self._call(self._reclaim, reclaims, lease), asked)
         return more
 
-    def _bump(self, steps: Sequence[tuple[Lapsed, bool]], lease: int) -> list[Job]:
+    def _reclaim(self, steps: Sequence[tuple[Lapsed, bool]], lease: int) -> list[Job]:
         """Claim again, and park rows that cannot be claimed. In the database's thread."""
         try:
-            return self._database.bump(steps, lease=lease, left=set())
+            return self._database.reclaim(steps, lease=lease, locked=set())
         except (UsageError, RefusedError) as error:
             if len(steps) > 1:
                 half = len(steps) // 2
-                return [*self._bump(steps[:half], lease), *self._bump(steps[half:], lease)]
+                return [*self._reclaim(steps[:half], lease), *self._reclaim(steps[half:], lease)]
             if isinstance(error, UsageError):
                 self._park_row(steps[0][0].jobid, error)
             else:

@@ -42,7 +42,7 @@ _R = TypeVar("_R")
 
 
 def again(method: Callable[Concatenate[_C, _P], _R]) -> Callable[Concatenate[_C, _P], _R]:
-    """Call a method again where nothing was done and the reason is gone: see ``GariviniError.passing``."""
+    """Call a method again where nothing was done and the reason is gone: see ``GariviniError.transient``."""
 
     @wraps(method)
     def call(self: _C, /, *arguments: _P.args, **named: _P.kwargs) -> _R:
@@ -51,7 +51,7 @@ def again(method: Callable[Concatenate[_C, _P], _R]) -> Callable[Concatenate[_C,
                 return method(self, *arguments, **named)
             except GariviniError as error:
                 # A caller's transaction is gone as a whole: only the caller can begin it again.
-                if not error.passing or named.get("connection") is not None:
+                if not error.transient or named.get("connection") is not None:
                     raise
             time.sleep(pause * random.uniform(0.5, 1.5))
         return method(self, *arguments, **named)
@@ -315,7 +315,7 @@ class Connections:
         # Lost while it was in use, not in the making: another will do, unless the database is gone.
         lost = isinstance(found, UnreachableError) and connection is not None
         if lost and not self._dialect.silent(original):
-            found.passing = True
+            found.transient = True
         return found
 
 

@@ -318,18 +318,18 @@ class Database(Records):
         return rows, dict(run("args", jobids=jobids)) if jobids else {}
 
     @again
-    def release(self, jobs: Collection[Job], *, left: set[int] | None = None) -> None:
+    def release(self, jobs: Collection[Job], *, locked: set[int] | None = None) -> None:
         """Give back claims that were not sent: waiting at their old time."""
         with self.transaction() as run:
-            passed = pass_over(run, (job.jobid for job in jobs), left)
+            passed = pass_over(run, (job.jobid for job in jobs), locked)
             for job in sorted(jobs, key=lambda job: job.jobid):
                 if job.jobid not in passed:
                     run("release", jobid=job.jobid, attempt=job.attempt, run_after=job.run_after)
 
     @again
-    def end_early(self, handles: Collection[Handle], *, lease: int, left: set[int] | None = None) -> None:
+    def end_early(self, handles: Collection[Handle], *, lease: int, locked: set[int] | None = None) -> None:
         """End the leases, of so many seconds, of attempts that may have got lost on their way."""
-        with self._unlocked(handles, left) as (run, free):
+        with self._unlocked(handles, locked) as (run, free):
             for attempt, jobids in by_attempt(free):
                 run("end_early", jobids=jobids, attempt=attempt, lease=lease)
 
@@ -347,16 +347,16 @@ class Database(Records):
         return [Lapsed._make((*row[:6], lane.state, bool(row[6]), row[7])) for row in rows]
 
     @again
-    def requeue(self, jobids: Collection[int], *, left: set[int] | None = None) -> None:
+    def requeue(self, jobids: Collection[int], *, locked: set[int] | None = None) -> None:
         """Make jobs waiting that another program put off while they were leased and that are due now."""
         with self.transaction() as run:
-            passed = pass_over(run, jobids, left)
+            passed = pass_over(run, jobids, locked)
             if free := sorted(set(jobids) - set(passed)):
                 run("requeue", jobids=free)
 
     @again
     def extend(
-        self, steps: Sequence[tuple[Lapsed, State, int, bool]], *, left: set[int] | None = None
+        self, steps: Sequence[tuple[Lapsed, State, int, bool]], *, locked: set[int] | None = None
     ) -> None:
         """Let leases that ran out go on.
 
@@ -364,7 +364,7 @@ class Database(Records):
         anything has changed since it was read, nothing happens.
         """
         with self.transaction() as run:
-            passed = pass_over(run, (step[0].jobid for step in steps), left)
+            passed = pass_over(run, (step[0].jobid for step in steps), locked)
             for lapsed, state, seconds, queued in steps:
                 if lapsed.jobid in passed:
                     continue
@@ -379,8 +379,8 @@ class Database(Records):
                 )
 
     @again
-    def bump(
-        self, steps: Sequence[tuple[Lapsed, bool]], *, lease: int, left: set[int] | None = None
+    def reclaim(
+        self, steps: Sequence[tuple[Lapsed, bool]], *, lease: int, locked: set[int] | None = None
     ) -> list[Job]:
         """Claim again what ran out for good: each with whether its holder is known to have crashed.
 
@@ -389,12 +389,12 @@ class Database(Records):
         """
         jobs = []
         with self.transaction() as run:
-            passed = pass_over(run, (step[0].jobid for step in steps), left)
+            passed = pass_over(run, (step[0].jobid for step in steps), locked)
             for lapsed, crashed in steps:
                 if lapsed.jobid in passed:
                     continue
                 rows = run(
-                    "bump",
+                    "reclaim",
                     jobid=lapsed.jobid,
                     attempt=lapsed.attempt,
                     state=lapsed.state,
@@ -405,7 +405,7 @@ class Database(Records):
         return jobs
 
     @again
-    def adopt(self, jobids: Collection[int], *, lease: int, left: set[int] | None = None) -> list[Job]:
+    def adopt(self, jobids: Collection[int], *, lease: int, locked: set[int] | None = None) -> list[Job]:
         """Take an attempt for each copy that came without one, from a QueueRunner of the original.
 
         Returns the jobs without their arguments, which the copies have. Jobs that are already running, dead
@@ -413,7 +413,7 @@ class Database(Records):
         """
         jobs: list[Job] = []
         with self.transaction() as run:
-            passed = pass_over(run, jobids, left)
+            passed = pass_over(run, jobids, locked)
             for part in chunks(sorted(set(jobids).difference(passed))):
                 free = sorted(jobid for (jobid,) in run("adoptable", jobids=part))
                 rows = run("adopt", jobids=free, lease=lease) if free else ()
@@ -453,38 +453,40 @@ class Database(Records):
             return int(run("leased", funcname=funcname, lease=lease, limit=limit)[0][0])
 
     @again
-    def give_back(self, handles: Collection[Handle], *, left: set[int] | None = None) -> None:
+    def give_back(self, handles: Collection[Handle], *, locked: set[int] | None = None) -> None:
         """Let jobs wait again that a worker holds and has not started."""
-        with self._unlocked(handles, left) as (run, free):
+        with self._unlocked(handles, locked) as (run, free):
             for attempt, jobids in by_attempt(free):
                 run("give_back", jobids=jobids, attempt=attempt)
 
     @again
-    def unstart(self, handles: Collection[Handle], *, left: set[int] | None = None) -> None:
+    def mark_leased(self, handles: Collection[Handle], *, locked: set[int] | None = None) -> None:
         """Let jobs count as handed out, and not as running, that a holder renewed and will not start.
 
         Their leases go on, for the server may have given the copies to another worker.
         """
-        with self._unlocked(handles, left) as (run, free):
+        with self._unlocked(handles, locked) as (run, free):
             for attempt, jobids in by_attempt(free):
-                run("unstart", jobids=jobids, attempt=attempt)
+                run("mark_leased", jobids=jobids, attempt=attempt)
 
     @contextmanager
     def _unlocked(
-        self, handles: Collection[Handle], left: set[int] | None
+        self, handles: Collection[Handle], locked: set[int] | None
     ) -> Iterator[tuple[Run, Collection[Handle]]]:
         """Begin a transaction; return its statements and the handles that it is to change."""
         with self.transaction() as run:
-            passed = pass_over(run, (handle.jobid for handle in handles), left)
+            passed = pass_over(run, (handle.jobid for handle in handles), locked)
             yield run, [handle for handle in handles if handle.jobid not in passed] if passed else handles
 
     # ---- the ends of attempts
 
     @again
-    def renew(self, handles: Collection[Handle], *, lease: int, left: set[int] | None = None) -> set[Handle]:
+    def renew(
+        self, handles: Collection[Handle], *, lease: int, locked: set[int] | None = None
+    ) -> set[Handle]:
         """Prolong the leases of what these attempts hold; return the handles that still hold their job."""
         kept: set[Handle] = set()
-        with self._unlocked(handles, left) as (run, free):
+        with self._unlocked(handles, locked) as (run, free):
             for attempt, jobids in by_attempt(free):
                 run("renew", jobids=jobids, attempt=attempt, lease=lease)
                 rows = run("mine", jobids=jobids, attempt=attempt)
@@ -497,7 +499,7 @@ class Database(Records):
         setbacks: Sequence[Setback],
         *,
         max_failures: int = MAX_FAILURES,
-        left: set[int] | None = None,
+        locked: set[int] | None = None,
     ) -> list[Settled]:
         """Record the ends of attempts without success; return what became of each, in order.
 
@@ -506,11 +508,11 @@ class Database(Records):
         Args:
             setbacks: what ended.
             max_failures: after so many a job is dead, where its function has no number of its own.
-            left: see ``Records``.
+            locked: see ``Records``.
 
         """
         with self.transaction() as run:
-            passed = pass_over(run, (setback.handle.jobid for setback in setbacks), left)
+            passed = pass_over(run, (setback.handle.jobid for setback in setbacks), locked)
             return [
                 Settled("locked")
                 if setback.handle.jobid in passed

@@ -1,7 +1,7 @@
 """What jobs said while they ran, and the finished ones that are kept. Blocking; safe for threads."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from garivini.model.limits import MAX_ARG
 from garivini.model.outcome import Report, Success
@@ -31,7 +31,7 @@ class Reported(NamedTuple):
     body: bytes
 
 
-class Finished(NamedTuple):
+class KeptJob(NamedTuple):
     """A finished job that is kept. Times are unix seconds by the database's clock."""
 
     jobid: int
@@ -49,6 +49,10 @@ class Finished(NamedTuple):
     result: bytes | None
 
 
+#: Alias of ``KeptJob``.
+Finished: TypeAlias = KeptJob
+
+
 class _Missing(Exception):
     """Of the jobs to delete some are gone: ends the transaction without a trace."""
 
@@ -56,19 +60,19 @@ class _Missing(Exception):
 class Records(Connections):
     """Records the ends of jobs that succeeded, and keeps their results.
 
-    A method with ``left`` does not wait for rows that another transaction has locked: it skips them and adds
-    their ids to ``left``. If anything else is locked, it raises a ``ConflictError`` at once.
+    A method with ``locked`` does not wait for rows that another transaction has locked: it skips them and
+    adds their ids to ``locked``. If anything else is locked, it raises a ``ConflictError`` at once.
     """
 
     @again
-    def report(self, reports: Sequence[Report], *, left: set[int] | None = None) -> None:
+    def report(self, reports: Sequence[Report], *, locked: set[int] | None = None) -> None:
         """Keep what running jobs said, in one transaction.
 
         A status takes the place of the attempt's last one. Of lines the first ``MAX_LINES`` of an attempt are
         kept, each cut to ``MAX_LINE`` bytes. What an attempt says that does not hold its job is passed over.
         """
         with self.transaction() as run:
-            passed = pass_over(run, (report.handle.jobid for report in reports), left)
+            passed = pass_over(run, (report.handle.jobid for report in reports), locked)
             self._report(run, [report for report in reports if report.handle.jobid not in passed])
 
     def _report(self, run: Run, reports: Sequence[Report]) -> None:
@@ -95,30 +99,30 @@ class Records(Connections):
             run("set_status", jobid=jobid, attempt=attempt, body=body[:MAX_LINE])
 
     @again
-    def complete(self, jobids: Collection[int], *, left: set[int] | None = None) -> set[int]:
+    def complete(self, jobids: Collection[int], *, locked: set[int] | None = None) -> set[int]:
         """Delete finished jobs, their record and reports; return the ids that were there."""
         check_values({"jobids": jobids})
-        return self._finish(sorted(set(jobids)), {}, left)
+        return self._finish(sorted(set(jobids)), {}, locked)
 
     @again
-    def finish(self, finishes: Sequence[Success], *, left: set[int] | None = None) -> set[int]:
+    def finish(self, finishes: Sequence[Success], *, locked: set[int] | None = None) -> set[int]:
         """Delete finished jobs as ``complete`` does, but keep those with a retention; return as it does.
 
         A result that is too large for the database is left out; the job has finished all the same.
         """
         kept = {finish.jobid: finish for finish in finishes if finish.retention}
-        return self._finish(sorted({finish.jobid for finish in finishes}), kept, left)
+        return self._finish(sorted({finish.jobid for finish in finishes}), kept, locked)
 
     def _finish(
-        self, jobids: list[int], kept: Mapping[int, Success], left: set[int] | None, *, look: bool = False
+        self, jobids: list[int], kept: Mapping[int, Success], locked: set[int] | None, *, look: bool = False
     ) -> set[int]:
         """Delete jobs in one transaction; return the ids that were there.
 
         ``look``: see first which are there. To read them costs more than to delete them, and nearly always
         all are: so that is done only where their count was wrong.
         """
-        if left is not None:
-            return self._finish_free(jobids, kept, left)
+        if locked is not None:
+            return self._finish_free(jobids, kept, locked)
         gone: set[int] = set()
         try:
             with self.transaction() as run:
@@ -134,17 +138,17 @@ class Records(Connections):
                     self._forget(run, there, keep)
                     gone.update(there)
         except _Missing:
-            return self._finish(jobids, kept, left, look=True)
+            return self._finish(jobids, kept, locked, look=True)
         return gone
 
-    def _finish_free(self, jobids: list[int], kept: Mapping[int, Success], left: set[int]) -> set[int]:
+    def _finish_free(self, jobids: list[int], kept: Mapping[int, Success], locked: set[int]) -> set[int]:
         """Do the same, one by one, with rows that no other transaction has locked.
 
         A list of ids may be searched by a scan, which waits for rows that are not in it.
         """
         gone: set[int] = set()
         with self.transaction() as run:
-            passed = pass_over(run, jobids, left)
+            passed = pass_over(run, jobids, locked)
             for jobid in jobids:
                 if jobid in passed:
                     continue
@@ -159,12 +163,12 @@ class Records(Connections):
     def _forget(self, run: Run, jobids: Sequence[int], kept: Collection[int] = ()) -> None:
         """Delete the record and the reports of jobs that are gone."""
         first, last = min(jobids), max(jobids)
-        if last - first < _NEAR and not run("scars", first=first, last=last)[0][0]:
+        if last - first < _NEAR and not run("any_records", first=first, last=last)[0][0]:
             return
-        scarred = sorted(jobid for (jobid,) in run("scarred", jobids=jobids) if jobid not in kept)
-        if scarred:
-            run("forget_failures", jobids=scarred)
-            run("forget_reports", jobids=scarred)
+        with_records = sorted(jobid for (jobid,) in run("with_records", jobids=jobids) if jobid not in kept)
+        if with_records:
+            run("forget_failures", jobids=with_records)
+            run("forget_reports", jobids=with_records)
 
     def _keep(self, run: Run, finish: Success, attempt: int) -> None:
         attempt = attempt if finish.attempt is None else finish.attempt
@@ -200,11 +204,11 @@ class Records(Connections):
             return [Reported(*row) for row in run("reports", jobid=jobid)]
 
     @again
-    def finished(self, jobid: int) -> Finished | None:
+    def finished(self, jobid: int) -> KeptJob | None:
         """Return a finished job that is kept, or None."""
         with self.reading() as run:
             rows = run("finished", jobid=jobid)
-        return Finished(*rows[0]) if rows else None
+        return KeptJob(*rows[0]) if rows else None
 
     @again
     def forget_finished(self, limit: int = CHUNK) -> int:
@@ -221,21 +225,21 @@ class Records(Connections):
         return len(jobids)
 
 
-def pass_over(run: Run, jobids: Iterable[int], left: set[int] | None) -> Collection[int]:
-    """Lock rows; return the ids of those that another transaction has locked, also added to ``left``.
+def pass_over(run: Run, jobids: Iterable[int], locked: set[int] | None) -> Collection[int]:
+    """Lock rows; return the ids of those that another transaction has locked, also added to ``locked``.
 
-    If ``left`` is None, nothing is done, and no row is skipped.
+    If ``locked`` is None, nothing is done, and no row is skipped.
     """
-    if left is None:
+    if locked is None:
         return ()
-    left.clear()  # of an earlier try
+    locked.clear()  # of an earlier try
     for part in chunks(sorted(set(jobids))):
         free = {jobid for (jobid,) in run("lockable", jobids=part)}
         if missing := [jobid for jobid in part if jobid not in free]:
-            left.update(jobid for (jobid,) in run("known", jobids=missing))
+            locked.update(jobid for (jobid,) in run("known", jobids=missing))
     # Not before: MariaDB 10.11 fails if it skips a row while it may not wait.
     run.hurry()
-    return left
+    return locked
 
 
 def _delete(run: Run, jobids: Sequence[int]) -> int:

@@ -99,7 +99,7 @@ COLUMNS: Final[dict[str, Columns]] = {
     "due": Columns("nnBTTTnnnt"),
     "args": Columns("nB"),
     "expired": Columns("nnTnnnnt"),
-    "bump": _JOB,
+    "reclaim": _JOB,
     "adopt": _JOB,
     "get": _JOB,
     "jobs": _JOB,

@@ -109,7 +109,7 @@ _ERRORS: Final[dict[int, tuple[type[GariviniError], str]]] = {
     3024: (ConflictError, "ended a statement that took longer than max_execution_time"),
 }
 #: Where the other side has gone on, and the same call may be made again at once.
-_PASSING: Final = (1020, 1213)
+_TRANSIENT: Final = (1020, 1213)
 #: Connections that could not be made, or are gone.
 _LOST: Final = (
     1053,
@@ -445,7 +445,7 @@ class MySQL(Dialect):
         if code in _ERRORS:
             kind, text = _ERRORS[code]
             found = kind(f"{where} {text} ({words})")
-            found.passing = code in _PASSING
+            found.transient = code in _TRANSIENT
             return found
         return RefusedError(f"{where} refused: {words}")
 

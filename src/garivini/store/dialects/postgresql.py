@@ -92,7 +92,7 @@ _ERRORS: Final[dict[str, tuple[type[GariviniError], str]]] = {
     "57014": (ConflictError, "ended a statement that took too long"),
 }
 #: Where the other side has gone on, and the same call may be made again at once.
-_PASSING: Final = ("40001", "40P01")
+_TRANSIENT: Final = ("40001", "40P01")
 
 
 class PostgreSQL(Dialect):
@@ -236,7 +236,7 @@ class PostgreSQL(Dialect):
         if code in _ERRORS:
             kind, text = _ERRORS[code]
             found = kind(f"{where} {text} ({words})")
-            found.passing = code in _PASSING
+            found.transient = code in _TRANSIENT
             return found
         # 22: data exceptions. psycopg finds some before they are sent: no code then.
         if code.startswith("22") or (not code and "DataError" in _kinds(error)):

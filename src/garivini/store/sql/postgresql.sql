@@ -167,7 +167,7 @@ UPDATE job
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND (lease_end IN (0, run_after) OR run_after < since)
 
--- name: bump (jobid, attempt, state, lease, crashed) -> rows
+-- name: reclaim (jobid, attempt, state, lease, crashed) -> rows
 -- A lease that ran out for good: the claim's write with the next attempt.
 UPDATE job
    SET attempt = attempt + 1, state = 1, since = floor(extract(epoch FROM clock_timestamp()))::bigint,
@@ -229,14 +229,14 @@ DELETE FROM job WHERE jobid = :jobid::bigint
 -- The same for ids without a gap between them: a fifth less of the server's work than to look for each.
 DELETE FROM job WHERE jobid BETWEEN :first AND :last
 
--- name: scars (first, last) -> rows
+-- name: any_records (first, last) -> rows
 -- Whether any job from the first id to the last has a record of failures, or reports. Mostly none has, which costs
 -- less to see than to look for each id. Asked after they are deleted: what was written while that waited for a job is
 -- there by now, and no more can come.
 SELECT EXISTS (SELECT 1 FROM failure WHERE jobid BETWEEN :first AND :last)
     OR EXISTS (SELECT 1 FROM report WHERE jobid BETWEEN :first AND :last)
 
--- name: scarred (jobids) -> rows
+-- name: with_records (jobids) -> rows
 -- Which of these have a record of failures, or reports. Asked after they are deleted, as above.
 SELECT jobid FROM failure WHERE jobid = ANY (:jobids::bigint[])
 UNION SELECT jobid FROM report WHERE jobid = ANY (:jobids::bigint[])
@@ -478,7 +478,7 @@ UPDATE job SET state = 0, run_after = floor(extract(epoch FROM clock_timestamp()
  WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
    AND (lease_end IN (0, run_after) OR run_after < since)
 
--- name: unstart (jobids, attempt) -> none
+-- name: mark_leased (jobids, attempt) -> none
 -- What a worker had asked about and will not start, its server being lost: leased and not running, so that the
 -- lease may end early. Should that server be there, whoever has the copy now renews it.
 UPDATE job SET state = 1 WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state = 2
