@@ -1,5 +1,6 @@
 """Whatever one connection sends, right or wrong: the others are served as if it were not there."""
 
+import time
 from contextlib import suppress
 
 import pytest
@@ -11,8 +12,8 @@ from garivini.gearman.packets import REQUEST, RESPONSE, Type, encode
 from tests import servers
 from tests.gearman.peer import Peer
 
-#: Seconds within which all others must have their answers.
-PATIENCE = 2.0
+#: Seconds of processor time within which all others must have their answers, whatever else the machine does.
+PROMPT = 2.0
 #: So small that a few requests come up against them.
 LIMITS = Limits(
     jobs=40, job_bytes=200_000, function_bytes=60_000, registration_bytes=60_000, buffered=400_000
@@ -73,11 +74,10 @@ def check_others(client: Peer, worker: Peer) -> None:
 
 
 def run(stream: list[bytes], end: str) -> None:
+    began = time.process_time()
     # A job of the others has its place: bounds are shared, and that of jobs is no matter of one packet.
     with servers.embedded(max_body=300_000, limits=LIMITS) as address:
         with Peer(address) as client, Peer(address) as worker, Peer(address) as bad:
-            for peer in (client, worker):
-                peer.socket.settimeout(PATIENCE)
             worker.can_do(b"good", b"good\ttoo")
             with suppress(ConnectionError):
                 bad.raw(b"".join(stream))
@@ -90,6 +90,7 @@ def run(stream: list[bytes], end: str) -> None:
             check_others(client, worker)
         with Peer(address) as client, Peer(address) as worker:
             check_others(client, worker)
+    assert time.process_time() - began < PROMPT
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
