@@ -23,7 +23,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
         "gearman": "errors backoff events",
         "store": "errors model databases",
         "submission": "model gearman",
-        "outcome_events": "events model",
+        "outcome_events": "events model submission",
         "client": "errors backoff events model databases settings gearman store submission outcome_events",
         "keeper": "errors backoff events model gearman store outcome_events",
         "worker": "errors backoff events model settings gearman client keeper",

@@ -7,7 +7,7 @@ General layout, from the bottom up. No part imports one that is below it in this
 * ``databases``, ``settings``: how databases are named; the environment and ``garivini.toml``.
 * ``gearman``: the protocol, clients, workers and an embedded server.
 * ``store``: the rows of jobs: statements, one database, several databases.
-* ``submission``, ``outcome_events``: how a job is submitted; the events of its setbacks.
+* ``submission``, ``outcome_events``: how a job is submitted; the events of deliveries and setbacks.
 * ``client``: ``Client``, ``AsyncClient`` and direct dispatch.
 * ``keeper``: renews leases and commits outcomes, for workers and Controllers.
 * ``worker``: ``Worker``, its functions and processes. ``roles``: QueueRunner, Controller, Injector.

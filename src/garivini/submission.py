@@ -1,24 +1,25 @@
-"""How jobs are submitted to Gearman: the function, the payload and the server of each."""
+"""How jobs are submitted to Gearman: function, payload and server, and the steps after a submit. Pure."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple, assert_never
 
-from garivini.gearman.protocol import Priority, Refused, Submission
+from garivini.gearman.protocol import Created, Priority, Refused, Submission, Unknown, Unsent
 from garivini.gearman.requests import SubmitResult
 from garivini.gearman.servers import Counts, server_for
-from garivini.model.job import Job, NewJob
+from garivini.model.job import Handle, Job, NewJob
+from garivini.model.lease import SUBMIT_WITHIN
 from garivini.model.limits import FLAGS, MAX_FUNCNAME, MAX_KEY
 from garivini.model.payload import encode_payload
 from garivini.model.policy import FunctionPolicy
 
-#: The Gearman function under which a Controller takes jobs of flag ``controller``.
+#: The Gearman function of Controllers, for jobs of flag ``controller``.
 RUN_QUEUED_JOB: Final = "run_queued_job"
-#: The Gearman function under which an Injector takes jobs to store.
+#: The Gearman function of Injectors, for jobs to insert.
 INJECT_JOBS: Final = "inject_jobs"
-#: The Gearman function that lets a QueueRunner look for work at once.
+#: The Gearman function that starts the next pass of a QueueRunner immediately.
 WAKE: Final = "garivini_wake"
 _CONTROLLER: Final = RUN_QUEUED_JOB.encode()
-#: A job's priority in Gearman. A dictionary is read faster than an enum is called.
+#: Gearman priorities by name. A dictionary is read faster than an enum is called.
 PRIORITY_OF: Final = {priority.name.lower(): priority for priority in Priority}
 
 
@@ -28,20 +29,20 @@ def function_of(funcname: str, flag: str) -> bytes:
 
 
 def submission(job: Job, policy: FunctionPolicy) -> Submission:
-    """Return what carries an attempt to a worker, or to a Controller.
+    """Return the Gearman job that carries an attempt to a worker or a Controller.
 
-    A Controller gets the whole payload where a worker is to get the raw argument: it hands that on.
+    With envelope ``raw`` a Controller still gets the whole payload; it passes on only the argument.
     """
     payload = encode_payload(job, latin1=policy.envelope == "latin-1")
     return Submission(function_of(job.funcname, job.flag), payload, job.unique, PRIORITY_OF[job.priority])
 
 
 def unfit(job: Job | NewJob, policy: FunctionPolicy) -> str | None:
-    """Return why a job cannot be dispatched, or None."""
+    """Return why a job cannot be dispatched, or None if it can."""
     if job.flag not in FLAGS:
         return f"flag {job.flag!r} is unknown: it is one of {', '.join(FLAGS)}"
     name, uniqkey, coalesce = job.funcname, job.uniqkey, job.coalesce
-    # A character has four bytes at most: few names need to be encoded.
+    # A character has at most four bytes, so few names need to be encoded.
     if len(name) > MAX_FUNCNAME // 4 and len(name.encode()) > MAX_FUNCNAME:
         return f"the name of its function has more than {MAX_FUNCNAME} bytes"
     if (uniqkey and len(uniqkey) > MAX_KEY) or (coalesce and len(coalesce) > MAX_KEY):
@@ -53,17 +54,74 @@ def unfit(job: Job | NewJob, policy: FunctionPolicy) -> str | None:
     return None
 
 
-def reason_of(results: Sequence[SubmitResult]) -> str:
-    """Return why jobs were not sent, for a person."""
-    for result in results:
-        if isinstance(result, Refused):
-            return f"{result.code.decode(errors='replace')}: {result.text.decode(errors='replace')}"
-    return "the server went away, or it was too late"
-
-
 def shares(counts: Counts, jobs: Sequence[Submission]) -> dict[str, list[int]]:
-    """Return by address of a server the indexes of the jobs that it gets."""
+    """Return the indexes of the jobs that each server gets, by its address."""
     found: dict[str, list[int]] = {}
     for index, job in enumerate(jobs):
         found.setdefault(server_for(counts, job.function, job.unique), []).append(index)
     return found
+
+
+# ---- after the submit
+
+
+def is_late(jobs: Sequence[Job], seconds: float) -> bool:
+    """Return whether it is too late to submit jobs that were leased the given number of seconds ago.
+
+    Others may reclaim a leased job that no server knows, so a batch is submitted soon or not at all.
+    """
+    return bool(jobs) and seconds > min(SUBMIT_WITHIN, min(job.lease for job in jobs) / 3)
+
+
+class Delivery(NamedTuple):
+    """What is left to do for a batch of leased jobs: each was delivered or is in one of the lists."""
+
+    #: Number of jobs that a server has acknowledged.
+    delivered: int
+    #: Jobs that no server has, to be released.
+    unsent: Sequence[Job] = ()
+    #: Jobs that a server may have. To end their leases early lets a QueueRunner ask about them.
+    unknown: Sequence[Job] = ()
+    #: Jobs that no server can be sent, each with the reason, to be parked.
+    unfit: Sequence[tuple[Job, str]] = ()
+    #: Why some are unsent, for an operator.
+    reason: str = ""
+
+    @classmethod
+    def of(cls, jobs: Sequence[Job], results: Sequence[SubmitResult]) -> "Delivery":
+        """Return the delivery of jobs that were submitted. ``results``: one per job."""
+        failed = [
+            (job, result)
+            for job, result in zip(jobs, results, strict=True)
+            if not isinstance(result, Created)
+        ]
+        if not failed:
+            return cls(len(jobs))
+        unsent, unknown, unfit = [], [], []
+        reason = ""
+        for job, result in failed:
+            match result:
+                case Refused(b"USAGE", text):
+                    unfit.append((job, text.decode()))
+                case Refused(code, text):
+                    unsent.append(job)
+                    reason = reason or f"{code.decode(errors='replace')}: {text.decode(errors='replace')}"
+                case Unsent():
+                    unsent.append(job)
+                case Unknown():
+                    unknown.append(job)
+                case _:
+                    assert_never(result)
+        return cls(len(jobs) - len(failed), unsent, unknown, unfit, reason or "the server went away")
+
+    @classmethod
+    def too_late(cls, jobs: Sequence[Job]) -> "Delivery":
+        """Return the delivery of jobs that were not submitted because it ``is_late``."""
+        return cls(0, unsent=jobs, reason="this process stood still between claim and submit")
+
+    def unknown_by_lease(self) -> dict[int, list[Handle]]:
+        """Return the handles of the unknown jobs by the seconds of their lease."""
+        leases: dict[int, list[Handle]] = {}
+        for job in self.unknown:
+            leases.setdefault(job.lease, []).append(job.handle)
+        return leases

@@ -10,6 +10,7 @@ from unittest.mock import patch
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
+from garivini import submission
 from garivini.gearman.protocol import Submission, Unknown
 from garivini.gearman.requests import SubmitResult
 from garivini.keeper import keeper
@@ -21,7 +22,7 @@ from garivini.model.lease import Extend, Found, Reclaim, Step, decide
 from garivini.model.outcome import Setback, Settled
 from garivini.model.payload import decode_payload
 from garivini.model.state import State
-from garivini.roles import dispatcher, orphans, queue_runner
+from garivini.roles import orphans, queue_runner
 from garivini.roles.job_servers import JobServers
 from garivini.roles.orphans import Orphans
 from garivini.store.database import Lane, Lapsed
@@ -267,7 +268,7 @@ BROKEN: Final = {
     "a claim that does not raise the attempt": Broken(Model, "_lease", keeps_the_attempt, [0, 2]),
     "a claim that is not released": Broken(Model, "release", releases_nothing, [47, 73]),
     "a sweep that takes the youngest": Broken(orphans, "_SWEEP_AGE", 0, [STOPPED]),
-    "a submit of what was claimed long ago": Broken(dispatcher, "SUBMIT_WITHIN", 1e9, [STOPPED_LONG]),
+    "a submit of what was claimed long ago": Broken(submission, "SUBMIT_WITHIN", 1e9, [STOPPED_LONG]),
     "an attempt submitted again": Broken(JobServers, "submit", submits_again, [0, 16]),
     "a server told before the commit": Broken(Keeper, "_commit", tells_first, [0]),
     "no start check": Broken(Keeper, "check", checks_nothing, [0, 2]),

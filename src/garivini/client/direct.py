@@ -1,8 +1,8 @@
-"""Direct dispatch: a client submits what it has just inserted, and wakes a QueueRunner for the rest.
+"""Direct dispatch: a client submits the jobs that it has just inserted, or wakes a QueueRunner for them.
 
-Blocking. The row is inserted with its first lease, so no QueueRunner claims it meanwhile, and the job is
-submitted after the commit. What cannot be submitted is given back at once, and a QueueRunner carries it.
-What fails after the commit raises nothing: the jobs are stored, and it costs time alone.
+Blocking. A row is inserted with its first lease, so that no QueueRunner claims it meanwhile, and its job is
+submitted after the commit. Jobs that cannot be submitted are released immediately, for a QueueRunner. An
+error after the commit is not raised: the jobs are stored, and it only delays them.
 """
 
 import ssl
@@ -25,23 +25,24 @@ from garivini.gearman.requests import SubmitResult
 from garivini.gearman.servers import Counts, queued
 from garivini.model.inserted import Inserted
 from garivini.model.job import Job, NewJob
-from garivini.model.lease import LEASE, SUBMIT_WITHIN
+from garivini.model.lease import LEASE
 from garivini.model.pacing import BATCH_BYTES
 from garivini.model.policy import Policies
+from garivini.outcome_events import emit_delivery
 from garivini.store.database import Database
 from garivini.store.shards import Shards
-from garivini.submission import WAKE, reason_of, shares, submission, unfit
+from garivini.submission import WAKE, Delivery, is_late, shares, submission, unfit
 
-#: Jobs of one insert; of a longer list none is submitted: it takes longer than a submit may wait.
-_MOST: Final = 4000
-#: Seconds for which the servers' counts are good, and what is set for functions.
+#: Maximum jobs of an insert that are submitted. Inserting a longer list takes longer than a submit may wait.
+_MAX_JOBS: Final = 4000
+#: Seconds after which the counts of the servers and the settings of functions are read again.
 _COUNTS_AGE: Final = 1.0
 _POLICIES_AGE: Final = 5.0
 
 
 @dataclass(slots=True)
 class _Server:
-    """What is known of a server, by all threads."""
+    """What all threads share about one server."""
 
     functions: dict[bytes, FunctionStatus] | None = None
     retry_at: float = 0.0  # monotonic
@@ -49,21 +50,21 @@ class _Server:
 
 
 class DirectDispatch:
-    """The way from a client to the Gearman servers. Safe for threads, and after a fork.
+    """Submits a client's jobs to the Gearman servers. Safe for threads, and after a fork.
 
-    A call takes a set of connections out of a pool, or makes one, and puts it back: so each thread has its
-    own without a lock, which a fork could leave locked. What threads know together may be a little wrong:
-    then a function gets a little more or less than its room.
+    Each call removes a set of connections from a pool, or creates one, and puts it back. So each thread has
+    connections of its own without a lock, which a fork could leave locked. Counts shared between threads may
+    be slightly stale, so a function may briefly exceed or underuse its watermark.
 
     Args:
-        shards: where the jobs are.
+        shards: the databases of the jobs.
         job_servers: as ``host:port``.
-        watermark: jobs of a function that may wait in gearmand; 0: any number.
-        tls: how to encrypt the connections.
+        watermark: maximum jobs of a function that wait in gearmand; 0: unlimited.
+        tls: encrypts the connections, if given.
 
     """
 
-    #: Seconds that a call may wait for a server that does not answer.
+    #: Maximum seconds that a call waits for a server that does not answer.
     TIMEOUT: Final = 1.0
 
     def __init__(
@@ -75,60 +76,60 @@ class DirectDispatch:
         self._tls = tls
         self._idle: deque[dict[str, blocking.Client]] = deque()
         self._counted = -_COUNTS_AGE  # monotonic
-        #: What may still be submitted until the next count, by function and flag.
+        #: Jobs that may be submitted before the next count, by function and flag.
         self._room: dict[tuple[str, str], int] = {}
-        #: By database: when it was read, and what is set there.
+        #: Settings of functions by database, and the monotonic time when they were read.
         self._policies: dict[int, tuple[float, Policies]] = {}
 
     def insert(self, jobs: Sequence[NewJob], wake: Callable[[], None]) -> list[Inserted]:
-        """Insert jobs and submit those that have room; return one answer each, as ``Shards.insert``.
+        """Insert jobs and submit those that have room; return one result each, as ``Shards.insert``.
 
-        ``wake`` is called if jobs are left for a QueueRunner, also if another database has failed.
+        ``wake`` is called if jobs are left to a QueueRunner, even if another database has failed.
         """
-        left = False
+        must_wake = False
 
         def into(database: Database, part: Sequence[NewJob]) -> list[Inserted]:
-            nonlocal left
-            part = self._taken(database, part)
+            nonlocal must_wake
+            part = self._lease(database, part)
             began = time.monotonic()
             answers = database.insert(part)
             try:
-                left |= self._send(database, part, answers, began)
+                must_wake |= self._dispatch(database, part, answers, began)
             except Exception:
                 # A defect. The jobs are stored, and the caller must get that result.
                 events.emit("dispatch.failed", dbid=database.dbid, error=traceback.format_exc())
-                left = True
+                must_wake = True
             return answers
 
         try:
             return self._shards.insert(jobs, into=into)
         finally:
-            if left:
+            if must_wake:
                 wake()
 
     # ---- before the insert
 
-    def _taken(self, database: Database, jobs: Sequence[NewJob]) -> Sequence[NewJob]:
-        """Return the jobs, with a lease for those that there is room for."""
-        if len(jobs) > _MOST or not any(job.dispatch and not job.delay for job in jobs):
+    def _lease(self, database: Database, jobs: Sequence[NewJob]) -> Sequence[NewJob]:
+        """Return the jobs; those that are due and have room get their first lease."""
+        if len(jobs) > _MAX_JOBS or not any(job.dispatch and not job.delay for job in jobs):
             return jobs
         if not self._count():
             return jobs
         policies = self._read_policies(database)
-        left = BATCH_BYTES
-        taken = []
+        bytes_left = BATCH_BYTES
+        leased = []
         for job in jobs:
             policy = policies[job.funcname]
-            left -= len(job.arg)
-            wanted = job.dispatch and not job.delay and left >= 0 and not unfit(job, policy)
+            bytes_left -= len(job.arg)
+            wanted = job.dispatch and not job.delay and bytes_left >= 0 and not unfit(job, policy)
             lease = policy.lease or LEASE
             if wanted and self._use_room(database, job, lease):
                 job = replace(job, lease=lease)
-            taken.append(job)
-        return taken
+            leased.append(job)
+        return leased
 
     def _read_policies(self, database: Database) -> Policies:
-        """Return what is set for functions, as it was some seconds ago at most."""
+        """Return the settings of functions, at most some seconds old."""
         now = time.monotonic()
         read, policies = self._policies.get(database.dbid, (0.0, None))
         if policies is None or now - read >= _POLICIES_AGE:
@@ -137,7 +138,7 @@ class DirectDispatch:
         return policies
 
     def _count(self) -> bool:
-        """Read how much each function has waiting, unless that is known; return whether a server answers."""
+        """Read how many jobs wait in the servers, if that is due; return whether a server answers."""
         now = time.monotonic()
         if now - self._counted >= _COUNTS_AGE:
             clients = self._borrow()
@@ -154,13 +155,14 @@ class DirectDispatch:
         return any(server.functions is not None for server in self._servers.values())
 
     def _use_room(self, database: Database, job: NewJob, lease: int) -> bool:
+        """Subtract a job from the room of its function; return whether there was any."""
         if not self._watermark:
             return True
         rooms, key = self._room, (job.funcname, job.flag)
         if key not in rooms:
             waiting = queued(self._counts(), job.funcname.encode())
             if job.flag == "controller":
-                # They wait under one name with those of all functions, and then in a Controller.
+                # These wait in the servers under one name for all functions, and then in a Controller.
                 leased = database.leased(job.funcname, lease=lease, limit=self._watermark)
                 waiting = max(waiting, leased)
             rooms[key] = self._watermark - waiting
@@ -169,55 +171,45 @@ class DirectDispatch:
 
     # ---- after the commit
 
-    def _send(
+    def _dispatch(
         self, database: Database, jobs: Sequence[NewJob], answers: Sequence[Inserted], began: float
     ) -> bool:
-        """Submit what was taken and is new; return whether there is something left for a QueueRunner.
+        """Submit the jobs that are leased and new; return whether others are left to a QueueRunner.
 
         ``began``: monotonic time before the insert.
         """
-        taken = []
-        left = False
+        leased = []
+        rest = False
         for job, answer in zip(jobs, answers, strict=True):
             if answer.new and job.lease:
-                taken.append(Job.taken(job, answer))
+                leased.append(Job.taken(job, answer))
             elif answer.new and not job.delay:
-                left = True
-        if not taken:
-            return left
-        _, policies = self._policies[database.dbid]
-        results: list[SubmitResult] = [Unsent()] * len(taken)
-        # After a longer time somebody may take the attempts for lost.
-        if time.monotonic() - began <= min(SUBMIT_WITHIN, *(job.lease / 3 for job in taken)):
-            results = self._submit([submission(job, policies[job.funcname]) for job in taken])
-        unsent, unknown = [], []
-        for held, result in zip(taken, results, strict=True):
-            if isinstance(result, Unknown):
-                unknown.append(held)
-            elif not isinstance(result, Created):
-                unsent.append(held)
-        events.emit("jobs.dispatched", dbid=database.dbid, jobs=len(taken) - len(unsent) - len(unknown))
+                rest = True
+        if not leased:
+            return rest
+        if is_late(leased, time.monotonic() - began):
+            delivery = Delivery.too_late(leased)
+        else:
+            _, policies = self._policies[database.dbid]
+            delivery = Delivery.of(
+                leased, self._submit([submission(job, policies[job.funcname]) for job in leased])
+            )
+            for unsent in delivery.unsent:
+                self._room[unsent.funcname, unsent.flag] = 0
+        emit_delivery(database.dbid, delivery)
+        self._give_up(database, delivery)
+        return rest or delivery.delivered < len(leased)
+
+    def _give_up(self, database: Database, delivery: Delivery) -> None:
+        """Leave the jobs that were not delivered to a QueueRunner, which also parks the unfit ones."""
         try:
-            if unsent:
-                self._release(database, unsent, results)
-            if unknown:
-                self._end_early(database, unknown)
+            if unsent := [*delivery.unsent, *(job for job, _ in delivery.unfit)]:
+                database.release(unsent)
+            for lease, handles in delivery.unknown_by_lease().items():
+                database.end_early(handles, lease=lease)
         except GariviniError as error:
-            # The leases bring them back.
+            # When their leases expire, a QueueRunner finds the jobs.
             events.emit("dispatch.failed", dbid=database.dbid, error=str(error))
-        return left or bool(unsent or unknown)
-
-    def _release(self, database: Database, jobs: Sequence[Job], results: Sequence[SubmitResult]) -> None:
-        for job in jobs:
-            self._room[job.funcname, job.flag] = 0
-        events.emit("jobs.released", dbid=database.dbid, jobs=len(jobs), reason=reason_of(results))
-        database.release(jobs)
-
-    def _end_early(self, database: Database, jobs: Sequence[Job]) -> None:
-        """Let a QueueRunner ask the servers whether they have these."""
-        events.emit("jobs.unknown", dbid=database.dbid, jobs=len(jobs))
-        for lease in {job.lease for job in jobs}:
-            database.end_early([job.handle for job in jobs if job.lease == lease], lease=lease)
 
     def _submit(self, jobs: Sequence[Submission]) -> list[SubmitResult]:
         results: list[SubmitResult] = [Unsent()] * len(jobs)
@@ -235,11 +227,11 @@ class DirectDispatch:
         self._idle.append(clients)
         return results
 
-    # ---- a QueueRunner
+    # ---- QueueRunners
 
     def wake(self) -> None:
-        """Let a QueueRunner look for work at once, through whichever server answers."""
-        # One unique: a wake-up that waits already is enough.
+        """Start the next pass of a QueueRunner immediately, through any server that answers."""
+        # With one unique, because one waiting wake-up is enough.
         job = Submission(WAKE.encode(), b"", unique=b"wake")
         clients = self._borrow()
         for address, server in self._servers.items():
@@ -256,13 +248,13 @@ class DirectDispatch:
             self._failed(address, None)
         self._idle.append(clients)
 
-    # ---- the servers
+    # ---- servers
 
     def _counts(self) -> Counts:
         return {address: server.functions for address, server in self._servers.items()}
 
     def _failed(self, address: str, error: GariviniError | None) -> None:
-        """Leave a server alone for a while."""
+        """Do not use a server for a while."""
         server = self._servers[address]
         server.functions = None
         server.retry_at = time.monotonic() + server.backoff.failed()

@@ -8,16 +8,15 @@ from typing import Final, TypeVar
 
 from garivini import events
 from garivini.errors import ConflictError
-from garivini.gearman.protocol import Created, Refused, Submission, Unknown
 from garivini.model.job import Job, unique_of
-from garivini.model.lease import LEASE, SUBMIT_WITHIN
+from garivini.model.lease import LEASE
 from garivini.model.outcome import Setback
 from garivini.model.policy import FunctionPolicy, Policies
-from garivini.outcome_events import emit_settled
+from garivini.outcome_events import emit_delivery, emit_settled
 from garivini.roles.job_servers import JobServers
 from garivini.roles.room import Room
 from garivini.store.database import Database
-from garivini.submission import reason_of, submission, unfit
+from garivini.submission import Delivery, is_late, submission, unfit
 
 _R = TypeVar("_R")
 
@@ -106,10 +105,10 @@ class Dispatcher:
         """Return the seconds of the longest lease of any function."""
         return max([self._lease, *(policy.lease or 0 for policy in self._policies.values())])
 
-    # ---- sending
+    # ---- submitting
 
     async def send(self, jobs: Sequence[Job], claimed: float) -> None:
-        """Submit claimed jobs, each attempt once, and give back at once what did not arrive.
+        """Submit claimed jobs, each attempt once, and release those that no server has.
 
         ``claimed``: the loop's time just before the claim.
         """
@@ -121,48 +120,25 @@ class Dispatcher:
                 submissions.append(submission(job, policy))
             else:
                 bad.append((job, reason))
-        await self._send_good(good, submissions, claimed)
-        for job, reason in bad:  # after the others, which must not wait for them
-            await self.park(job, "BadRow", reason)
-
-    async def _send_good(
-        self, good: Sequence[Job], submissions: Sequence[Submission], claimed: float
-    ) -> None:
-        if good and _now() - claimed > min(SUBMIT_WITHIN, min(job.lease for job in good) / 3):
-            # This process stood still. Somebody may take the attempts for lost by now.
-            await self.call(self.database.release, good, locked=set())
-            return
-        results = await self._servers.submit(submissions)
-        unsent, unknown = [], []
-        for job, result in zip(good, results, strict=True):
-            match result:
-                case Created():
-                    pass
-                case Refused(b"USAGE", text):
-                    await self.park(job, "BadRow", text.decode())
-                case Unknown():
-                    unknown.append(job)
-                case _:
-                    unsent.append(job)
-        created = len(good) - len(unsent) - len(unknown)
-        self.sent += created
-        events.emit("jobs.dispatched", dbid=self.database.dbid, jobs=created)
-        if unsent:
-            for funcname in {job.funcname for job in unsent}:
+        if is_late(good, _now() - claimed):
+            delivery = Delivery.too_late(good)
+        else:
+            delivery = Delivery.of(good, await self._servers.submit(submissions))
+            for funcname in {job.funcname for job in delivery.unsent}:
                 self._room.fill(funcname)
-            events.emit("jobs.released", dbid=self.database.dbid, jobs=len(unsent), reason=reason_of(results))
-            await self.call(self.database.release, unsent, locked=set())
-        if unknown:
-            # The next pass of a QueueRunner asks the server whether it has them.
-            events.emit("jobs.unknown", dbid=self.database.dbid, jobs=len(unknown))
-            for lease in {job.lease for job in unknown}:
-                handles = [job.handle for job in unknown if job.lease == lease]
-                await self.call(self.database.end_early, handles, lease=lease, locked=set())
+        self.sent += delivery.delivered
+        emit_delivery(self.database.dbid, delivery)
+        if delivery.unsent:
+            await self.call(self.database.release, delivery.unsent, locked=set())
+        for lease, handles in delivery.unknown_by_lease().items():
+            await self.call(self.database.end_early, handles, lease=lease, locked=set())
+        for job, reason in [*delivery.unfit, *bad]:  # after the others, which must not wait for them
+            await self.park(job, "BadRow", reason)
 
     async def park(self, job: Job, error: str, reason: str) -> None:
         """Park one job with its reason; the others continue.
 
-        If its row is locked, nothing is done: when its lease ends, it comes here again.
+        If its row is locked, nothing is done. When its lease ends, the job is submitted or parked again.
         """
         setback = Setback(handle=job.handle, kind="parked", error=error, message=reason)
         try:
