@@ -19,7 +19,7 @@ check: .venv/.dev  ## Format, lint, types, unit and SQLite tests: seconds, no se
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/pytest -q -n 2 --dist worksteal -m "not servers and not slow"
+	@$(BIN)/pytest -q -n 3 --dist worksteal -m "not servers and not slow"
 
 format: .venv/.dev  ## Format the code and fix what the linter can
 	@$(BIN)/ruff format --quiet .

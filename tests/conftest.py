@@ -1,3 +1,4 @@
+import gc
 from collections.abc import Callable, Iterator
 from functools import cache
 
@@ -8,6 +9,10 @@ from pymysql.connections import Connection
 from tests.databases import sqlite_url
 from tests.sql_servers import MariaDB, PostgreSQL, SQLServer
 from tests.system import upgraded
+
+# Collecting the tests makes a million objects that stay. To look through them again and again takes longer
+# than all else at the start of a run, and goes on through it.
+gc.disable()
 
 # An example that takes long on a busy machine is no failure.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -22,6 +27,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and not _SERVERS.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.servers)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

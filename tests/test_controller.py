@@ -285,6 +285,7 @@ def test_the_text_of_an_exception_is_read_as_php_and_perl_send_it() -> None:
     assert text_of(b"\x05") == "\x05"
 
 
+@pytest.mark.slow
 def test_a_lost_connection_is_no_failure_and_the_job_runs_again(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with system(tmp_path) as queue, stock(queue.address) as worker:

@@ -517,6 +517,7 @@ def test_a_new_queue_runner_finds_what_its_predecessor_claimed_and_did_not_send(
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_queue_runner_at_work_finds_what_others_leased_and_did_not_send(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,6 +106,7 @@ def test_retry_runs_it_again_at_its_time_without_counting_a_failure(tmp_path: Pa
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_job_run_counts_starts_in_def_and_async_def_alike(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with system(tmp_path) as queue:
