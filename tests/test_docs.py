@@ -14,7 +14,6 @@ working directory with a new ``garivini.db``, and an embedded server whose addre
 127.0.0.1:4730.
 """
 
-import ast
 import asyncio
 import inspect
 import logging
@@ -30,23 +29,22 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import click
 import pytest
 from click.testing import CliRunner
 
 import garivini
-from garivini import AsyncClient, Client, Discard, Handle, Job, Retry, State, UsageError, Worker, events
+from garivini import AsyncClient, Client, Discard, Handle, Job, Retry, State, UsageError, Worker
 from garivini.cli import EXIT_STATUSES, cli
 from garivini.cli.options import DEFAULT_DATABASE, DEFAULT_SERVER
 from garivini.gearman import console
 from garivini.gearman.broker import Broker
 from garivini.keeper.child import CONFIGURATION_ERROR
-from garivini.model.outcome import Report, Setback, Success
+from garivini.model.outcome import Kind, Report, Success
 from garivini.model.payload import _Envelope
 from garivini.model.policy import ENVELOPES
-from garivini.outcome_events import emit_settled
 from garivini.roles import queue_runner
 from garivini.roles.controller import ControllerSettings
 from garivini.roles.injected import _Answer, _Request
@@ -577,82 +575,6 @@ def test_the_reference_of_calls_has_each_attribute_and_name() -> None:
         assert re.search(rf"\b{name}\b", text), f"{name} is not mentioned"
 
 
-# ---- events
-
-
-def emitted() -> Iterator[tuple[str, set[str]]]:
-    """Yield each event that the source emits by a name of its own, with its fields."""
-    for path in SOURCE.rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.Call) or not node.args:
-                continue
-            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if called != "emit":
-                continue
-            name = node.args[0]
-            if isinstance(name, ast.Constant):
-                yield str(name.value), {str(keyword.arg) for keyword in node.keywords}
-            else:
-                # Its names are tried below.
-                assert path.name == "outcome_events.py", (
-                    f"{path}:{node.lineno}: an event without a plain name"
-                )
-
-
-def kinds() -> set[Any]:
-    """Return the kinds of setback that the source knows."""
-    found = set()
-    for path in SOURCE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("Setback", "Obituary"):
-                values = [keyword.value for keyword in node.keywords if keyword.arg == "kind"]
-                values += node.args[1:2]
-                found |= {str(value.value) for value in values if isinstance(value, ast.Constant)}
-    return found
-
-
-def reported(url: str) -> dict[str, set[str]]:
-    """Return the events of setbacks, by trying each kind as it applies, again, and too late."""
-    seen: dict[str, set[str]] = {}
-
-    def settle(setback: Setback) -> None:
-        (settled,) = database.settle([setback])
-        emit_settled(setback, settled)
-
-    unlisten = events.listen(lambda name, fields: seen.setdefault(name, set()).update(fields))
-    with Client(url) as client:
-        (database,) = client.shards
-        for kind in kinds():
-            client.insert_job("f")
-            (lane,) = [lane for lane in database.lanes().lanes if lane.state is State.WAITING][:1]
-            (job,) = database.claim(lane, limit=1, lease=60)
-            for _ in range(2):
-                settle(Setback(handle=job.handle, kind=kind))
-            settle(Setback(handle=Handle(job.jobid, 1, 9), kind=kind))
-            client.delete_jobs([job])
-    unlisten()
-    return seen
-
-
-def test_the_reference_of_events_has_each_event(folder: Path) -> None:
-    text = page("reference/events.md")
-    real: dict[str, set[str]] = reported(DEFAULT_DATABASE)
-    common = real["job.failed"]
-    for name, fields in emitted():
-        real.setdefault(name, set()).update(fields)
-    said = {}
-    for heading in ("## Jobs", "## Dispatch", "## Injector", "## Gearman", "## Processes"):
-        for name, level, named, _ in rows(text, heading)[1:]:
-            said[name.strip("`")] = level, set(names(named))
-    assert set(said) == set(real)
-    for name, (level, fields_said) in said.items():
-        warning, info = name in events._WARNINGS, name in events._INFOS
-        assert level == ("warning" if warning else "info" if info else "debug"), name
-        assert (fields_said or common) == real[name], name
-    assert set(names(text)) >= common
-
-
 # ---- the row and the wire
 
 
@@ -690,7 +612,7 @@ def test_the_reference_of_the_row_has_each_state_and_kind() -> None:
     said = {int(cells[0]): cells[1] for cells in rows(text, "## job") if cells[0].isdigit()}
     assert said == {int(state): state.name.lower() for state in State}
     kind = next(cells[1] for cells in rows(text, "## failure") if cells[0] == "`kind`")
-    assert set(names(kind)) == kinds()
+    assert set(names(kind)) == set(get_args(Kind))
 
 
 def test_the_reference_of_the_wire_has_each_key_packet_and_command() -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from garivini import events
 from garivini.errors import RefusedError
-from garivini.events import INTERVAL, Limiter, throttle
+from garivini.events import throttle
+from garivini.events.limiter import INTERVAL, Limiter
 from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
 from garivini.model.job import Job

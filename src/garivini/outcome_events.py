@@ -1,5 +1,7 @@
 """Emits the events of deliveries and setbacks, such as ``jobs.dispatched`` and ``job.failed``."""
 
+from typing import assert_never
+
 from garivini import events
 from garivini.model.outcome import Setback, Settled
 from garivini.model.state import State
@@ -8,11 +10,8 @@ from garivini.submission import Delivery
 
 def emit_settled(setback: Setback, settled: Settled) -> None:
     """Emit the event of a setback, according to the result of settling it."""
-    name = {"applied": f"job.{setback.kind}", "repeated": "job.repeated"}.get(settled.result, "job.stale")
-    if settled.result == "applied" and settled.state is State.DEAD:
-        name = "job.dead"
     events.emit(
-        name,
+        _event_of(setback, settled),
         kind=setback.kind,
         jobid=setback.handle.jobid,
         dbid=setback.handle.dbid,
@@ -32,3 +31,28 @@ def emit_delivery(dbid: int, delivery: Delivery) -> None:
         events.emit("jobs.released", dbid=dbid, jobs=len(delivery.unsent), reason=delivery.reason)
     if delivery.unknown:
         events.emit("jobs.unknown", dbid=dbid, jobs=len(delivery.unknown))
+
+
+def _event_of(setback: Setback, settled: Settled) -> str:
+    """Return the name of the event."""
+    match settled.result:
+        case "applied":
+            if settled.state is State.DEAD:
+                return "job.dead"
+        case "repeated":
+            return "job.repeated"
+        case "stale" | "gone" | "locked":
+            return "job.stale"
+        case _:
+            assert_never(settled.result)
+    match setback.kind:
+        case "failed":
+            return "job.failed"
+        case "rescheduled":
+            return "job.rescheduled"
+        case "crashed":
+            return "job.crashed"
+        case "discarded" | "parked" | "cancelled":
+            return "job.dead"
+        case _:
+            assert_never(setback.kind)

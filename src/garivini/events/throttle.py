@@ -1,4 +1,4 @@
-"""Bounds how many similar events are emitted: the clock, lock and timer of ``events.Limiter``."""
+"""Limits how many similar events a process emits: the clock, lock and timer of ``events.limiter``."""
 
 import os
 import threading
@@ -6,16 +6,16 @@ import time
 from typing import Any
 
 from garivini import events
-from garivini.events import INTERVAL, Limiter
+from garivini.events.limiter import INTERVAL, Limiter
 
 
 class _Throttle:
-    """The gate of this process. Safe for threads."""
+    """The gate of this process. Thread-safe."""
 
     def __init__(self) -> None:
         self._limiter = Limiter()
         self._lock = threading.Lock()
-        #: Emits what is held; there is one while something is.
+        #: Emits the held events; it exists while there are any.
         self._timer: threading.Timer | None = None
 
     def admit(self, name: str, fields: dict[str, Any]) -> bool:
@@ -29,14 +29,14 @@ class _Throttle:
             return False
 
     def emit_held(self) -> None:
-        """Emit now what is held back."""
+        """Emit the held events now."""
         with self._lock:
             held = self._limiter.take_held(time.monotonic())
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
         for name, fields in held:
-            events.tell(name, fields)
+            events.emit_unlimited(name, fields)
 
     def restart(self) -> None:
         self.emit_held()
@@ -48,7 +48,7 @@ _throttle: _Throttle | None = None
 
 
 def install() -> None:
-    """Limit events in this process from now on. Called by components with untrusted input."""
+    """Limit events in this process from now on. Components with untrusted input call this."""
     global _throttle
     if _throttle is None:
         _throttle = _Throttle()
@@ -56,13 +56,13 @@ def install() -> None:
 
 
 def emit_held() -> None:
-    """Emit now what is held back."""
+    """Emit the held events now."""
     if _throttle is not None:
         _throttle.emit_held()
 
 
 def _after_fork() -> None:
-    # The timer and what is held are the parent's.
+    # The timer and the held events belong to the parent.
     global _throttle
     if _throttle is not None:
         _throttle = None

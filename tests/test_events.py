@@ -1,0 +1,88 @@
+"""Events: the table of them, the source that emits them, and their reference."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, get_args
+
+import pytest
+
+from garivini import events
+from garivini.events.table import EVENTS, SECTIONS, SETBACK_FIELDS, EventType
+from garivini.model.job import Handle
+from garivini.model.outcome import Kind, Result, Setback, Settled
+from garivini.model.state import State
+from garivini.outcome_events import emit_settled
+
+ROOT: Final = Path(__file__).parents[1]
+SOURCE: Final = ROOT / "src" / "garivini"
+LEVELS: Final = {10: "debug", 20: "info", 30: "warning"}
+
+
+def emitted(source: str) -> Iterator[tuple[str | None, tuple[str | None, ...]]]:
+    """Yield the name (None: it is computed) and the fields of each ``emit`` in a source text."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("events.emit", "emit"):
+            name = node.args[0] if node.args else None
+            fields = tuple(keyword.arg for keyword in node.keywords)
+            yield (str(name.value) if isinstance(name, ast.Constant) else None), fields
+
+
+def wrong(source: str) -> list[str]:
+    """Return what a source text emits that is not in the table."""
+    found = []
+    for name, fields in emitted(source):
+        known = EVENTS.get(name or "")
+        if known is None or set(fields) not in [set(form) for form in (known.fields, known.short) if form]:
+            found.append(f"{name} {' '.join(map(str, fields))}")
+    return found
+
+
+def row(name: str, event: EventType) -> str:
+    """Return the row of the reference for an event."""
+    fields = "see below" if event.fields == SETBACK_FIELDS else " ".join(f"`{name}`" for name in event.fields)
+    return f"| `{name}` | {LEVELS[event.level]} | {fields} | {event.meaning} |"
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_emit_in_the_source_is_in_the_table(path: Path) -> None:
+    found = wrong(path.read_text(encoding="utf-8"))
+    if path.name == "outcome_events.py":  # its names are tried below
+        found.remove(f"None {' '.join(SETBACK_FIELDS)}")
+    assert found == []
+
+
+def test_emit_of_an_unknown_event_or_field_is_found() -> None:
+    assert wrong("events.emit('job.losst', jobid=1)") == ["job.losst jobid"]
+    assert wrong("events.emit('role.started')") == ["role.started "]
+    assert wrong("events.emit('role.started', role=1, extra=2)") == ["role.started role extra"]
+    assert wrong("events.emit(name, role=1)") == ["None role"]
+    assert wrong("events.emit('job.stale', jobid=1, dbid=1, attempt=1)") == []
+
+
+def test_emit_is_in_the_source_for_each_event_of_the_table() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py") if path.name != "table.py"]
+    assert [name for name in EVENTS if not any(f'"{name}"' in source for source in sources)] == []
+
+
+def test_emit_settled_emits_events_of_the_table() -> None:
+    seen: dict[str, tuple[str, ...]] = {}
+    unlisten = events.listen(lambda name, fields: seen.update({name: tuple(fields)}))
+    for kind in get_args(Kind):
+        setback = Setback(handle=Handle(1, 1, 1), kind=kind)
+        for result in get_args(Result):
+            for state in (State.WAITING, State.DEAD):
+                emit_settled(setback, Settled(result, state=state))
+    unlisten()
+    assert seen == {name: SETBACK_FIELDS for name, event in EVENTS.items() if event.fields == SETBACK_FIELDS}
+
+
+def test_the_reference_of_events_has_the_rows_of_the_table() -> None:
+    text = (ROOT / "docs" / "reference" / "events.md").read_text(encoding="utf-8")
+    for section, table in SECTIONS.items():
+        part = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+        rows = [line for line in part.splitlines() if line.startswith("| `")]
+        assert rows == [row(name, event) for name, event in table.items()], section
+    assert " ".join(f"`{name}`" for name in SETBACK_FIELDS) in text
+    limited = text[: text.index("\n## ")]
+    assert [name for name, event in EVENTS.items() if event.limit and f"`{name}`" not in limited] == []
