@@ -15,7 +15,7 @@ from garivini import Client, Job, State, UsageError
 from garivini.gearman import aio
 from garivini.gearman.packets import Type
 from garivini.gearman.protocol import Finished, Submission
-from garivini.keeper.execution import Run
+from garivini.keeper.execution import Execution
 from garivini.model.new_jobs import new_job
 from garivini.model.payload import decode_payload, encode_payload
 from garivini.model.policy import Envelope, FunctionPolicy
@@ -490,9 +490,9 @@ def test_what_waits_for_a_third_of_its_lease_goes_back_as_it_was(made: Make) -> 
     asyncio.run(scenario())
 
 
-def run_of(funcname: str, lease: int = 60) -> Run:
+def run_of(funcname: str, lease: int = 60) -> Execution:
     job = Job(jobid=1, dbid=1, funcname=funcname, arg=b"", lease=lease)
-    return Run(job, None, "w")  # type: ignore[arg-type]
+    return Execution(job, None, "w")  # type: ignore[arg-type]
 
 
 def test_waiting_room_shares_its_places_among_functions() -> None:

@@ -41,7 +41,7 @@ class Crowd:
         self._loop.call_later(self._seconds, self._answer, held, jobid)
 
     def _answer(self, held: aio.Held, jobid: int) -> None:
-        if not held.lost:
+        if not held.disconnected:
             held.complete(b"done")
             self.answered[jobid] = time.monotonic()
 

@@ -17,7 +17,7 @@ from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
 from garivini.gearman.server import Server
 from garivini.model.job import Job, NewJob
-from garivini.model.pacing import CROWD, Crowd
+from garivini.model.pacing import GATE_SIZE, BatchGate
 from garivini.model.payload import decode_payload
 from garivini.model.policy import FunctionPolicy
 from garivini.roles import injector
@@ -299,9 +299,9 @@ def test_a_group_waits_until_the_callers_of_a_crowd_have_called_again() -> None:
     async def scenario() -> None:
         stream = injector._Stream(ThreadPoolExecutor(1))
         now = asyncio.get_running_loop().time()
-        stream.crowd.stored(CROWD, now, now)
+        stream.crowd.stored(GATE_SIZE, now, now)
         stream.crowd.until = now + 3600
-        for _ in range(CROWD - 1):
+        for _ in range(GATE_SIZE - 1):
             stream.add(cast(injector._Call, object()))
         gathering = asyncio.create_task(stream.gather())
         await asyncio.sleep(0)
@@ -317,13 +317,13 @@ def test_a_group_waits_until_the_callers_of_a_crowd_have_called_again() -> None:
 
 
 def test_callers_in_turns_grow_together_to_one_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = Crowd.stored
+    plain = BatchGate.stored
 
-    def stored(crowd: Crowd, size: int, began: float, now: float) -> None:
+    def stored(crowd: BatchGate, size: int, began: float, now: float) -> None:
         plain(crowd, size, began, now)
         crowd.until = now + 1  # so that a busy machine makes no difference
 
-    monkeypatch.setattr(Crowd, "stored", stored)
+    monkeypatch.setattr(BatchGate, "stored", stored)
 
     async def scenario() -> None:
         async with system(tmp_path) as queue:

@@ -498,11 +498,12 @@ def test_the_numbers_of_the_states_are_those_of_the_row() -> None:
     ]
 
 
-def test_a_job_keeps_its_hash_when_it_is_lost() -> None:
+def test_hash_of_a_job_is_the_same_when_it_is_superseded() -> None:
     job = Job(jobid=1, dbid=1, funcname="f", arg=b"")
     before = hash(job)
-    force_setattr(job, "lost", True)
+    force_setattr(job, "superseded", True)
     assert hash(job) == before
+    assert job.superseded
     assert job.lost
     with pytest.raises(AttributeError):
-        job.lost = False  # type: ignore[misc]
+        job.superseded = False  # type: ignore[misc]

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, create_engine
 
 from garivini import Client, events
 from garivini.keeper.child import Child, Obituary, Slot
-from garivini.keeper.execution import Run
+from garivini.keeper.execution import Execution
 from garivini.keeper.keeper import Keeper
 from garivini.model.job import Handle, Job
 from garivini.model.new_jobs import new_job
@@ -50,8 +50,8 @@ class Kept:
     def __init__(self, target: Any, **options: Any) -> None:
         self.client = Client(target)
         (self.database,) = self.client.shards
-        self.committed: Queue[Run] = Queue()
-        self.checked: Queue[tuple[Run, bool]] = Queue()
+        self.committed: Queue[Execution] = Queue()
+        self.checked: Queue[tuple[Execution, bool]] = Queue()
         self.keeper = Keeper(
             self.database,
             on_committed=self._take,
@@ -61,17 +61,17 @@ class Kept:
             **options,
         )
 
-    def _take(self, runs: list[Run]) -> None:
+    def _take(self, runs: list[Execution]) -> None:
         for run in runs:
             self.committed.put(run)
 
-    def runs(self, count: int, lease: int = 60) -> list[Run]:
+    def runs(self, count: int, lease: int = 60) -> list[Execution]:
         """Insert so many jobs that are leased, and return their runs."""
         new = replace(new_job("f", b""), lease=lease)
         answers = self.database.insert([new] * count)
-        return [Run(Job.taken(new, answer), cast(Any, None), "me") for answer in answers]
+        return [Execution(Job.taken(new, answer), cast(Any, None), "me") for answer in answers]
 
-    def get(self, count: int, within: float = SOON) -> list[Run]:
+    def get(self, count: int, within: float = SOON) -> list[Execution]:
         """Wait for so many committed runs."""
         deadline = time.monotonic() + within
         return [self.committed.get(timeout=max(0.001, deadline - time.monotonic())) for _ in range(count)]
@@ -113,11 +113,11 @@ def locked(url: str, jobids: list[int], table: str = "job") -> Iterator[None]:
     engine.dispose()
 
 
-def fail(run: Run, **fields: Any) -> None:
+def fail(run: Execution, **fields: Any) -> None:
     run.setback = Setback(**{"handle": run.job.handle, "kind": "failed", "message": "no", **fields})
 
 
-def give_back(run: Run) -> None:
+def give_back(run: Execution) -> None:
     run.returned = True
 
 
@@ -127,7 +127,7 @@ def give_back(run: Run) -> None:
 @pytest.mark.parametrize("name", SERVERS, indirect=True)
 @pytest.mark.parametrize("end", [lambda run: None, fail, give_back], ids=["success", "failure", "return"])
 def test_a_locked_row_delays_its_own_outcome_alone(
-    kept: Kept, urls: Callable[[str], str], name: str, end: Callable[[Run], None]
+    kept: Kept, urls: Callable[[str], str], name: str, end: Callable[[Execution], None]
 ) -> None:
     runs = kept.runs(20)
     for run in runs:
@@ -183,7 +183,7 @@ def test_a_locked_row_delays_its_own_renewal_and_start_check_alone(
     while (job := kept.database.get(held[0].job.jobid)) is None or job.state is not State.RUNNING:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert not any(run.job.lost for run in runs)
+    assert not any(run.job.superseded for run in runs)
     for run in runs:
         kept.keeper.end(run)
 
@@ -321,7 +321,7 @@ WHENS: Final = st.sampled_from(
 
 
 @st.composite
-def wrongs(draw: st.DrawFn) -> Callable[[Run], Run]:
+def wrongs(draw: st.DrawFn) -> Callable[[Execution], Execution]:
     """Make an outcome wrong in some way."""
     fields = draw(
         st.fixed_dictionaries(
@@ -334,9 +334,9 @@ def wrongs(draw: st.DrawFn) -> Callable[[Run], Run]:
     )
     when = draw(WHENS)
 
-    def wrong(run: Run) -> Run:
+    def wrong(run: Execution) -> Execution:
         job = replace(run.job, **fields)
-        bad = Run(job, run.held, run.worker, returned=kind == "returned")
+        bad = Execution(job, run.held, run.worker, returned=kind == "returned")
         if kind not in ("success", "returned"):
             handle = Handle(job.jobid, job.dbid, job.attempt)
             bad.setback = Setback(handle=handle, kind=cast(Any, kind), when=when)
@@ -361,10 +361,10 @@ def running(request: pytest.FixtureRequest, urls: Callable[[str], str]) -> Itera
 @settings(max_examples=60)
 @given(wrong=wrongs(), place=st.integers(0, 5))
 def test_one_outcome_that_is_wrong_in_any_way_leaves_all_others_going_on(
-    running: Kept, wrong: Callable[[Run], Run], place: int
+    running: Kept, wrong: Callable[[Execution], Execution], place: int
 ) -> None:
     good, (victim,), (asked,) = running.runs(5), running.runs(1), running.runs(1)
-    runs: list[Run] = [*good]
+    runs: list[Execution] = [*good]
     runs.insert(place, wrong(victim))
     for run in runs:
         running.keeper.end(run)

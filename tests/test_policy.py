@@ -13,9 +13,9 @@ from garivini.model.limits import MAX_DELAY, NEVER
 from garivini.model.pacing import (
     BATCH_MAX,
     BATCH_START,
-    CROWD,
-    CROWD_PATIENCE,
-    Crowd,
+    GATE_PATIENCE,
+    GATE_SIZE,
+    BatchGate,
     next_batch,
     next_prefetch,
     room,
@@ -234,24 +234,24 @@ def test_without_a_watermark_there_is_any_room() -> None:
 
 
 def test_who_come_as_a_crowd_wait_for_as_many_as_came_the_last_time() -> None:
-    crowd = Crowd()
+    crowd = BatchGate()
     assert not crowd.waits(1, now=5.0)
-    crowd.stored(CROWD, began=5.0, now=5.004)
-    assert [crowd.waits(size, now=5.005) for size in (1, CROWD - 1, CROWD)] == [True, True, False]
+    crowd.stored(GATE_SIZE, began=5.0, now=5.004)
+    assert [crowd.waits(size, now=5.005) for size in (1, GATE_SIZE - 1, GATE_SIZE)] == [True, True, False]
 
 
-@pytest.mark.parametrize(("took", "patience"), [(0.004, 0.004), (60.0, CROWD_PATIENCE)])
+@pytest.mark.parametrize(("took", "patience"), [(0.004, 0.004), (60.0, GATE_PATIENCE)])
 def test_a_crowd_is_waited_for_no_longer_than_the_last_took_nor_than_the_patience(
     took: float, patience: float
 ) -> None:
-    crowd = Crowd()
-    crowd.stored(CROWD, began=100.0, now=100.0 + took)
+    crowd = BatchGate()
+    crowd.stored(GATE_SIZE, began=100.0, now=100.0 + took)
     assert crowd.until == pytest.approx(100.0 + took + patience)
     assert not crowd.waits(1, now=crowd.until)
 
 
 def test_after_few_nobody_waits() -> None:
-    crowd = Crowd()
-    crowd.stored(CROWD, began=5.0, now=5.004)
-    crowd.stored(CROWD - 1, began=5.0, now=5.004)
+    crowd = BatchGate()
+    crowd.stored(GATE_SIZE, began=5.0, now=5.004)
+    crowd.stored(GATE_SIZE - 1, began=5.0, now=5.004)
     assert not crowd.waits(1, now=5.005)

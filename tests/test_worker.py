@@ -15,7 +15,7 @@ import pytest
 from garivini import Client, Discard, Job, RefusedError, Retry, State, UsageError, Worker
 from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
-from garivini.keeper.execution import Run
+from garivini.keeper.execution import Execution
 from garivini.keeper.keeper import Keeper
 from garivini.model.job import Handle
 from garivini.model.new_jobs import new_job
@@ -480,7 +480,7 @@ def test_a_time_limit_is_of_the_run_that_the_keeper_finds(
     found: list[bool] = []
     limit = Keeper.limit
 
-    def watched(keeper: Keeper, run: Run, seconds: float) -> None:
+    def watched(keeper: Keeper, run: Execution, seconds: float) -> None:
         found.append(keeper.current is run)
         limit(keeper, run, seconds)
 
@@ -565,9 +565,9 @@ def test_a_job_is_told_when_another_attempt_has_taken_it_over(tmp_path: Path) ->
             @queue.worker.function("long")
             async def long(job: Job) -> None:
                 begun.set()
-                while not job.lost:
+                while not job.superseded:
                     await asyncio.sleep(0.02)
-                lost.append(job.lost)
+                lost.append(job.superseded)
                 raise ValueError("a stale failure changes nothing")
 
             queue.start_worker()

@@ -437,7 +437,7 @@ def test_a_worker_comes_back_after_a_restart_and_says_nothing_of_old_jobs() -> N
             client = aio.Client(server.address)
             await client.submit([job(2)])
             new = await held.get()
-            assert old.lost
+            assert old.disconnected
             old.complete(b"nobody hears this")
             old.fail()
             assert (await client.functions())[b"f"].running == 1

@@ -46,7 +46,7 @@ def hold(job):
     while not Path(f"go-on-{job.attempt}").exists():
         time.sleep(0.01)
     if job.attempt == 1:
-        Path("lost").write_text(str(job.lost))
+        Path("lost").write_text(str(job.superseded))
         raise RuntimeError("too late")
 
 @worker.function("slow")

@@ -537,7 +537,7 @@ class Held:
         self._attached = attached
 
     @property
-    def lost(self) -> bool:
+    def disconnected(self) -> bool:
         return not self._attached.open
 
     def complete(self, data: bytes = b"", *, note: Any = None) -> bool:
@@ -547,7 +547,7 @@ class Held:
         return self._end(lambda core: core.fail(self.job.handle), note)
 
     def _end(self, write: Callable[[WorkerProtocol], None], note: Any) -> bool:
-        if self.lost:
+        if self.disconnected:
             return False
         write(self._link.core)
         self._link.noted.append(note)

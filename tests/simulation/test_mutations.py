@@ -15,7 +15,7 @@ from garivini.gearman.protocol import Submission, Unknown
 from garivini.gearman.requests import SubmitResult
 from garivini.keeper import keeper
 from garivini.keeper.copies import copy_of
-from garivini.keeper.execution import Run
+from garivini.keeper.execution import Execution
 from garivini.keeper.keeper import Keeper
 from garivini.model.job import Handle, Job
 from garivini.model.lease import Extend, Found, Reclaim, Step, decide
@@ -106,11 +106,13 @@ def tells_first(self: Keeper) -> None:
 commit: Final = Keeper._commit
 
 
-def checks_nothing(self: Keeper, run: Run) -> None:
+def checks_nothing(self: Keeper, run: Execution) -> None:
     self._on_checked(run, True)
 
 
-def renews_nothing(self: Keeper, runs: Sequence[Run], kept: set[Handle]) -> list[tuple[Run, Exception]]:
+def renews_nothing(
+    self: Keeper, runs: Sequence[Execution], kept: set[Handle]
+) -> list[tuple[Execution, Exception]]:
     kept.update(run.job.handle for run in runs)
     return []
 
@@ -150,7 +152,7 @@ expired: Final = Model.expired
 
 def starts_whatever_comes(self: Serving, held: Any) -> None:
     job = decode_payload(held.job.data)
-    run = self._copies[copy_of(job)] = Run(job, held, self.name, copy_of(job))
+    run = self._copies[copy_of(job)] = Execution(job, held, self.name, copy_of(job))
     if (job.attempt or 0) > 1:
         self._keepers[job.dbid].check(run)
     else:
@@ -190,7 +192,7 @@ def records_again(self: Keeper) -> None:
 
 
 #: Stands for a property.
-never_lost: Final = property(lambda self: False)
+never_disconnected: Final = property(lambda self: False)
 submit: Final = JobServers.submit
 
 
@@ -273,7 +275,7 @@ BROKEN: Final = {
     "a server told before the commit": Broken(Keeper, "_commit", tells_first, [0]),
     "no start check": Broken(Keeper, "check", checks_nothing, [0, 2]),
     "a copy that comes again": Broken(Serving, "_arrived", starts_whatever_comes, [0, 8]),
-    "a start after the loss of the connection": Broken(Held, "lost", never_lost, [23, 33]),
+    "a start after the loss of the connection": Broken(Held, "disconnected", never_disconnected, [23, 33]),
     "a QueueRunner that waits for nobody": Broken(Orphans, "until_sweep", sweeps_at_once, [ONE_AWAY]),
     "a clock read before its time": Broken(Keeper, "_read_clock", reads_its_clock_late, [LATE_CLOCK]),
     "room that deserted servers use up": Broken(JobServers, "queued", counts_deserted_servers, [8076]),

@@ -10,7 +10,7 @@ from garivini.errors import GariviniError
 from garivini.gearman.aio import Held as RealHeld
 from garivini.gearman.protocol import Assigned
 from garivini.keeper.child import Child, Obituary, Slot
-from garivini.keeper.execution import Run
+from garivini.keeper.execution import Execution
 from garivini.model.job import Job
 from garivini.model.outcome import Setback
 from garivini.model.payload import decode_payload
@@ -39,7 +39,7 @@ class Databases:
 class _Serving(Serving):
     """The death of a process is no failure of its job."""
 
-    def _setback(self, run: Run, error: BaseException) -> Setback:
+    def _setback(self, run: Execution, error: BaseException) -> Setback:
         if isinstance(error, KilledError):
             raise error
         return super()._setback(run, error)
@@ -124,7 +124,7 @@ class WorkerProcess(Process):
 
     def lost(self, unique: bytes) -> bool:
         """Whether the connection is gone over which this copy came last."""
-        return self._came[unique].lost
+        return self._came[unique].disconnected
 
     def left(self, message: str) -> list[Obituary]:
         """Return what its parent reads of it after its death."""

@@ -270,9 +270,9 @@ class Client:
     def cancel_job(self, handle: HandleLike, reason: str = "") -> bool:
         """Park a job dead, whatever its state; return whether it was there and not dead.
 
-        A worker that runs it is told at its next renewal and finds ``job.lost`` true. If it completes all
-        the same the job is gone; what else it comes to changes nothing. A copy that lies in Gearman and has
-        not started may still start.
+        A worker that is running it learns of that at its next renewal, from which on ``job.superseded`` is
+        true. If the job succeeds anyway, it is complete; other outcomes change nothing. A copy that waits in
+        a Gearman server may still start.
         """
         jobid, dbid, _ = handle_of(handle)
         job = self.shards[dbid].get(jobid)

@@ -337,7 +337,7 @@ class Held:
         self.job = job
 
     @property
-    def lost(self) -> bool:
+    def disconnected(self) -> bool:
         """Whether the connection is gone."""
         return self._connection.transport is None
 
@@ -367,7 +367,7 @@ class Held:
 
     def fail(self, *, note: Any = None) -> bool:
         """Report that it failed; return whether the connection was there. ``note``: as for ``complete``."""
-        if self.lost:
+        if self.disconnected:
             return False
         self._connection.core.fail(self.job.handle)
         if note is not None:
@@ -377,7 +377,7 @@ class Held:
 
     def exception(self, data: bytes) -> None:
         """Say that it failed, with a text for the client that asked for it. Nothing may follow."""
-        if not self.lost:
+        if not self.disconnected:
             self._connection.core.exception(self.job.handle, data)
             self._ended()
 
@@ -387,7 +387,7 @@ class Held:
         For clients that have not asked for exceptions, gearmand turns a WORK_EXCEPTION into a failure with a
         handle that libgearman does not know: the ``gearman`` tool waits for ever, and Perl's client dies.
         """
-        if not self.lost:
+        if not self.disconnected:
             # The tool prints it as it is.
             self._connection.core.report(
                 self.job.handle, Type.WORK_WARNING, f"{reason}\n".encode(errors="replace")
@@ -396,7 +396,7 @@ class Held:
 
     def report(self, kind: Type, *fields: bytes) -> None:
         """Send WORK_STATUS (numerator, denominator), WORK_DATA or WORK_WARNING (data)."""
-        if not self.lost:
+        if not self.disconnected:
             self._connection.core.report(self.job.handle, kind, *fields)
             self._connection.flush()
 

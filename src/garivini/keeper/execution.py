@@ -8,7 +8,7 @@ from garivini.model.job import Job
 from garivini.model.outcome import Setback
 
 
-class Run(msgspec.Struct, eq=False):
+class Execution(msgspec.Struct, eq=False):
     """A job in this process: the copy from Gearman, and its outcome."""
 
     job: Job
@@ -37,6 +37,6 @@ class Run(msgspec.Struct, eq=False):
     dropped: bool = False
 
 
-def jobid_of(run: Run) -> int:
+def jobid_of(run: Execution) -> int:
     """Return the id of a run's job."""
     return run.job.jobid

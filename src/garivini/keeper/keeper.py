@@ -23,7 +23,7 @@ from garivini import events
 from garivini.backoff import Backoff
 from garivini.errors import ConflictError, OutcomeUnknownError
 from garivini.keeper.child import Child
-from garivini.keeper.execution import Run, jobid_of
+from garivini.keeper.execution import Execution, jobid_of
 from garivini.keeper.inbox import Inbox
 from garivini.keeper.outcomes import GROUP as _GROUP
 from garivini.keeper.outcomes import Outcomes, emit_dropped
@@ -31,7 +31,7 @@ from garivini.keeper.writer import Write, Writer, is_unfit
 from garivini.model.job import Handle, Job, StartCounter
 from garivini.model.lease import LEASE
 from garivini.model.outcome import Report, Setback
-from garivini.model.pacing import Crowd
+from garivini.model.pacing import BatchGate
 from garivini.model.policy import FunctionPolicy
 from garivini.store.database import Database
 
@@ -79,11 +79,11 @@ class Keeper:
         self,
         database: Database,
         *,
-        on_committed: Callable[[list[Run]], None],
-        on_checked: Callable[[Run, bool], None],
-        take_back: Callable[[Run], bool],
-        on_given_back: Callable[[list[Run]], None],
-        on_overdue: Callable[[Run], None] = lambda run: None,
+        on_committed: Callable[[list[Execution]], None],
+        on_checked: Callable[[Execution, bool], None],
+        take_back: Callable[[Execution], bool],
+        on_given_back: Callable[[list[Execution]], None],
+        on_overdue: Callable[[Execution], None] = lambda run: None,
         functions: Mapping[str, FunctionPolicy] = {},  # not changed
         child: Child | None = None,
     ) -> None:
@@ -108,30 +108,30 @@ class Keeper:
         #: What is set for each function, as read last; None before the first ``read_functions``.
         self.policies: Mapping[str, FunctionPolicy] | None = None
         #: What the worker's main thread is running just now.
-        self.current: Run | None = None
+        self.current: Execution | None = None
         self._writer = Writer(locks_rows=database.locks_rows)
         self._outcomes = Outcomes(self._database, self._writer, self._due_of)
         # Filled by the worker's thread, emptied by the keeper's.
         self._ended = self._outcomes.inbox
-        self._holds: deque[Run] = deque()
-        self._checks: Inbox[Run] = Inbox()
-        self._dropped: Inbox[Run] = Inbox()
+        self._holds: deque[Execution] = deque()
+        self._checks: Inbox[Execution] = Inbox()
+        self._dropped: Inbox[Execution] = Inbox()
         self._reports: Inbox[Report] = Inbox()
-        self._to_give_back: Inbox[Run] = Inbox()
+        self._to_give_back: Inbox[Execution] = Inbox()
         self._to_read = bool(functions)
         self._publishes = False
         self._read_at = 0.0
         #: Seconds of the leases that are set, by function.
         self._leases = {name: policy.lease for name, policy in functions.items() if policy.lease}
-        self._crowd = Crowd()
+        self._crowd = BatchGate()
         self._wake = threading.Event()
         self._asleep_until = 0.0
         self._stop_by: float | None = None  # monotonic; None while not stopping
         self._hastened = False  # at the stop, deferred outcomes are retried once immediately, then as before
         # First renewals are in ``_holds``, in their order, for all are due after the same time. Here are
         # later ones, by their time. What has ended is passed over. And what is being renewed.
-        self._renewals: list[tuple[float, int, Run]] = []
-        self._due: list[Run] = []
+        self._renewals: list[tuple[float, int, Execution]] = []
+        self._due: list[Execution] = []
         self._steps = self._all_steps()
         self._backoff = Backoff(first=0.05, longest=2.0)
         self._offset: float | None = None  # of the database's clock to the monotonic one
@@ -161,7 +161,7 @@ class Keeper:
         self._wake.set()  # for what is to be registered and recorded at the start
         self._thread.start()
 
-    def hold(self, run: Run) -> None:
+    def hold(self, run: Execution) -> None:
         """Renew this run's lease from now on, until it has ended."""
         if self._leases:
             self._set_lease(run)
@@ -172,27 +172,27 @@ class Keeper:
             if run.renew_at < self._asleep_until:
                 self._wake.set()
 
-    def limit(self, run: Run, seconds: float) -> None:
+    def limit(self, run: Execution, seconds: float) -> None:
         """End this process if the run, which starts now in the main thread, takes longer."""
         run.limit = seconds
         run.deadline = time.monotonic() + seconds
         if run.deadline < self._asleep_until:
             self._wake.set()
 
-    def check(self, run: Run) -> None:
+    def check(self, run: Execution) -> None:
         """Ask the database whether this run's attempt still holds the job; ``on_checked`` gets the answer."""
         self._set_lease(run)
         self._checks.put(run)
         self._wake.set()
 
-    def drop(self, run: Run) -> None:
+    def drop(self, run: Execution) -> None:
         """Give up a run that has not started and whose connection is lost."""
         run.dropped = True
         if run.checked:
             self._dropped.put(run)
             self._wake.set()
 
-    def end(self, run: Run) -> None:
+    def end(self, run: Execution) -> None:
         """Commit the run's outcome: ``setback``, or success where there is none."""
         self._ended.put(run)
         if self._wake.is_set():  # which takes no lock
@@ -213,7 +213,7 @@ class Keeper:
         self._publishes = self._to_read = True
         self._wake.set()
 
-    def must_check(self, run: Run) -> bool:
+    def must_check(self, run: Execution) -> bool:
         """Return whether a copy that has just arrived is checked before its start.
 
         It may have been replaced or ended: a copy of a later attempt, one whose lease is over, and one that
@@ -405,7 +405,7 @@ class Keeper:
             if self._to_register:
                 self._wake.set()
 
-    def _set_lease(self, run: Run) -> None:
+    def _set_lease(self, run: Execution) -> None:
         """Give a run the lease set for its function, if that is known, instead of its payload's."""
         lease = self._leases.get(run.job.funcname)
         if lease is not None and run.job.lease and run.job.lease != lease:
@@ -447,7 +447,7 @@ class Keeper:
                 run.checked = run.job.attempt is not None and (run.adopted or run.job.handle in kept)
                 self._on_checked(run, run.checked)
 
-    def _adopt(self, runs: Sequence[Run], left: set[int] | None) -> None:
+    def _adopt(self, runs: Sequence[Execution], left: set[int] | None) -> None:
         """Take attempts for copies that came without one."""
         # If two copies of one job arrive, the second finds it taken.
         first = {run.job.jobid: run for run in reversed(runs)}
@@ -467,12 +467,12 @@ class Keeper:
     def _mark_leased(self) -> None:
         """Take back what the start checks of dropped runs wrote: nobody runs them, so leases may end."""
 
-        def mark_leased(runs: list[Run], left: set[int] | None) -> None:
+        def mark_leased(runs: list[Execution], left: set[int] | None) -> None:
             self._database.mark_leased([run.job.handle for run in runs], locked=left)
 
         self._empty(self._dropped, mark_leased)
 
-    def _empty(self, inbox: Inbox[Run], write: Write[Run]) -> list[Run]:
+    def _empty(self, inbox: Inbox[Execution], write: Write[Execution]) -> list[Execution]:
         """Write the contents of an inbox; return the runs that were written. Invalid items are dropped."""
         now = time.monotonic()
         runs = inbox.take_due(now, _GROUP) + inbox.take(_GROUP)
@@ -530,7 +530,7 @@ class Keeper:
             self._crowd.stored(len(group) + len(self._ended), began, time.monotonic())
             self._end_runs(ended)
 
-    def _end_runs(self, runs: list[Run]) -> None:
+    def _end_runs(self, runs: list[Execution]) -> None:
         for run in runs:
             run.renews = False
         if runs:
@@ -564,7 +564,7 @@ class Keeper:
             else:
                 # Another attempt has it. Success still counts; what else it comes to, the fence refuses.
                 run.renews = False
-                force_setattr(run.job, "lost", True)
+                force_setattr(run.job, "superseded", True)
                 events.emit("job.stale", jobid=run.job.jobid, dbid=run.job.dbid, attempt=run.job.attempt)
         if now - self._read_at > _FUNCTIONS_AGE and self._functions:
             self._to_read = True
@@ -572,7 +572,7 @@ class Keeper:
         self._read_clock()
 
     def _give_back(self) -> None:
-        def give_back(runs: list[Run], left: set[int] | None) -> None:
+        def give_back(runs: list[Execution], left: set[int] | None) -> None:
             self._database.give_back([run.job.handle for run in runs], locked=left)
 
         if runs := self._empty(self._to_give_back, give_back):
@@ -601,18 +601,18 @@ class Keeper:
         if self.current is run:
             self._on_overdue(run)
 
-    def _renewed(self, runs: Sequence[Run], kept: set[Handle]) -> list[tuple[Run, Exception]]:
+    def _renewed(self, runs: Sequence[Execution], kept: set[Handle]) -> list[tuple[Execution, Exception]]:
         """Renew the leases of these; return the runs for which that could not be done, with the reason.
 
         The handles that still hold their job are put into ``kept``.
         """
-        leases: dict[int, list[Run]] = {}
+        leases: dict[int, list[Execution]] = {}
         for run in runs:
             leases.setdefault(run.job.lease, []).append(run)
-        failed: list[tuple[Run, Exception]] = []
+        failed: list[tuple[Execution, Exception]] = []
         for lease, part in leases.items():
 
-            def renew(runs: list[Run], left: set[int] | None, lease: int = lease) -> None:
+            def renew(runs: list[Execution], left: set[int] | None, lease: int = lease) -> None:
                 handles = [run.job.handle for run in runs]
                 kept.update(self._database.renew(handles, lease=lease, locked=left))
 

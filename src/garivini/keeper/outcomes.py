@@ -13,7 +13,7 @@ from msgspec.structs import replace as replaced
 
 from garivini import events
 from garivini.errors import ConflictError
-from garivini.keeper.execution import Run, jobid_of
+from garivini.keeper.execution import Execution, jobid_of
 from garivini.keeper.inbox import Inbox
 from garivini.keeper.writer import Writer, is_unfit
 from garivini.model.job import Handle, Job
@@ -43,13 +43,13 @@ class Outcomes:
         self._writer = writer
         self._due_of = due_of
         #: Runs that have ended, and deferred ones.
-        self.inbox: Inbox[Run] = Inbox()
+        self.inbox: Inbox[Execution] = Inbox()
         #: Settings of functions that decide whether a finished job is kept.
         self.policies: Mapping[str, FunctionPolicy] | None = None
         #: Whether some were refused and deferred.
         self.refused = False
 
-    def commit(self, runs: list[Run]) -> list[Run]:
+    def commit(self, runs: list[Execution]) -> list[Execution]:
         """Write outcomes; return the runs that are over.
 
         The rest is deferred.
@@ -58,7 +58,7 @@ class Outcomes:
             GariviniError: one that concerns all; the runs are in the inbox again.
 
         """
-        failed: list[tuple[Run, Exception]] = []
+        failed: list[tuple[Execution, Exception]] = []
         try:
             for write, part in self._kinds(runs):
                 failed += self._writer.write(part, write, jobid_of)
@@ -100,8 +100,8 @@ class Outcomes:
     # ---- the kinds of outcomes
 
     def _kinds(
-        self, runs: list[Run]
-    ) -> Iterator[tuple[Callable[[list[Run], set[int] | None], None], list[Run]]]:
+        self, runs: list[Execution]
+    ) -> Iterator[tuple[Callable[[list[Execution], set[int] | None], None], list[Execution]]]:
         done, kept, returned, setbacks = [], [], [], []
         policies = self.policies or {}
         for run in runs:
@@ -126,12 +126,12 @@ class Outcomes:
             if part
         )
 
-    def _complete(self, runs: list[Run], left: set[int] | None) -> None:
+    def _complete(self, runs: list[Execution], left: set[int] | None) -> None:
         jobids = {run.job.jobid for run in runs}
         gone = self._database.complete(jobids, **_leaving(left))
         self._note_missing(jobids - gone, left)
 
-    def _keep(self, runs: list[Run], left: set[int] | None) -> None:
+    def _keep(self, runs: list[Execution], left: set[int] | None) -> None:
         kept = {run.job.jobid: finish for run in runs if (finish := self._finish(run)) is not None}
         gone = self._database.finish(list(kept.values()), **_leaving(left))
         self._note_missing(kept.keys() - gone, left)
@@ -140,7 +140,7 @@ class Outcomes:
         for jobid in jobids - (left or set()):
             events.emit("job.completed_before", jobid=jobid, dbid=self._database.dbid)
 
-    def _return(self, runs: list[Run], left: set[int] | None) -> None:
+    def _return(self, runs: list[Execution], left: set[int] | None) -> None:
         jobs = [replaced(run.job, run_after=self._due_of(run.job)) for run in runs]
         self._database.mark_leased([job.handle for job in jobs], **_leaving(left))
         locked = set(left or ())
@@ -150,13 +150,13 @@ class Outcomes:
         if written := len(jobs) - len(left or ()):
             events.emit("jobs.returned", dbid=self._database.dbid, jobs=written)
 
-    def _settle(self, runs: list[Run], left: set[int] | None) -> None:
+    def _settle(self, runs: list[Execution], left: set[int] | None) -> None:
         setbacks = [run.setback for run in runs if run.setback is not None]
         for setback, settled in zip(setbacks, self._database.settle(setbacks, **_leaving(left)), strict=True):
             if settled.result != "locked":
                 emit_settled(setback, settled)
 
-    def _finish(self, run: Run) -> Success | None:
+    def _finish(self, run: Execution) -> Success | None:
         """Return how a job that succeeded is kept, or None."""
         policy = self.policies.get(run.job.funcname) if self.policies else None
         if policy is None or policy.retention is None:
@@ -165,7 +165,7 @@ class Outcomes:
 
     # ---- what could not be written
 
-    def _put_aside(self, runs: Sequence[Run], errors: Mapping[int, Exception]) -> set[int]:
+    def _put_aside(self, runs: Sequence[Execution], errors: Mapping[int, Exception]) -> set[int]:
         """Defer runs; return the identities of those that are over anyway."""
         over = set()
         first_time: list[Exception] = []
@@ -193,7 +193,7 @@ class Outcomes:
             )
         return over
 
-    def _reduce(self, run: Run, error: Exception) -> bool:
+    def _reduce(self, run: Execution, error: Exception) -> bool:
         """Write as much of an outcome as fits; return whether that succeeded."""
         try:
             if run.setback is not None:

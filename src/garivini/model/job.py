@@ -106,15 +106,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     lease_end: int = 0
     #: Number of starts that have read ``run``. In a function: 0 until it reads that.
     runs: int = 0
-    #: Whether, while it runs, another attempt has taken the job over, or it was cancelled. Then only success
-    #: still counts: a function that returns has completed the job all the same. Raise to leave it to the
-    #: other attempt, or cancelled.
-    lost: bool = False
+    #: Whether this attempt no longer holds the job while it runs: another attempt has it, or it was cancelled
+    #: or put off. Then only success counts: if the function returns, the job is complete anyway. To leave the
+    #: job as it is, raise an exception.
+    superseded: bool = False
     #: Counts this start when ``run`` is first read; None outside of a function.
     counter: "StartCounter | None" = None
 
     def __hash__(self) -> int:
-        # Not by all fields: the worker may set ``lost`` while it runs.
+        # Not by all fields: the worker may set ``superseded`` while it runs.
         return hash(self.handle)
 
     @classmethod
@@ -147,6 +147,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def handle(self) -> Handle:
         """The job's handle, fenced by its attempt."""
         return Handle(self.jobid, self.dbid, self.attempt)
+
+    @property
+    def lost(self) -> bool:
+        """Alias of ``superseded``."""
+        return self.superseded
 
     @property
     def run(self) -> int:

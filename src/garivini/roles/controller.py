@@ -42,7 +42,7 @@ from garivini.gearman.protocol import (
     Update,
 )
 from garivini.keeper.copies import EndedCopies, copy_of
-from garivini.keeper.execution import Run
+from garivini.keeper.execution import Execution
 from garivini.keeper.keeper import Keeper
 from garivini.model.lease import DEADLINE
 from garivini.model.outcome import Report, Setback
@@ -91,7 +91,7 @@ class ControllerSettings:
 class _Call(msgspec.Struct, eq=False):
     """A job from its start here until its outcome is committed."""
 
-    run: Run
+    run: Execution
     #: The server's client and the handle there, once it is submitted and created.
     client: Client | None = None
     handle: bytes = b""
@@ -105,7 +105,7 @@ class _Call(msgspec.Struct, eq=False):
     lines: int = 0
     ended: bool = False
     #: A copy of a later attempt, which came before this one was submitted or committed.
-    newer: Run | None = None
+    newer: Execution | None = None
 
 
 class Controller:
@@ -142,7 +142,7 @@ class Controller:
         places = max(_WAITING_PLACES, 2 * settings.max_calls)
         self._waiting_room = WaitingRoom(places)
         #: What goes back to the database at a monotonic time.
-        self._later: deque[tuple[float, Run]] = deque()
+        self._later: deque[tuple[float, Execution]] = deque()
         self._ended = EndedCopies()
         #: Outcomes that are not committed.
         self._ending = 0
@@ -229,7 +229,7 @@ class Controller:
             events.emit("job.dropped", function=RUN_QUEUED_JOB, error=str(error))
             held.fail()
             return
-        run = Run(job, held, self.name, copy_of(job))
+        run = Execution(job, held, self.name, copy_of(job))
         if self._ended.drops(run.copy):
             events.emit("job.stale", jobid=job.jobid, dbid=job.dbid, attempt=job.attempt)
             held.complete()
@@ -238,12 +238,12 @@ class Controller:
         else:
             self._take(run)
 
-    def _attach(self, call: _Call, run: Run) -> None:
+    def _attach(self, call: _Call, run: Execution) -> None:
         """Take a second copy of a job that is being run here: one call is enough for both."""
         old = call.run
         if (run.job.attempt or 0) <= (old.job.attempt or 0):
             # The server gave it out again, mostly because the connection was lost.
-            if old.held.lost:
+            if old.held.disconnected:
                 old.held = run.held
             else:
                 run.held.complete()
@@ -255,7 +255,7 @@ class Controller:
             self._keeper_of(run).hold(run)
             old.held.complete()
 
-    def _take(self, run: Run) -> None:
+    def _take(self, run: Execution) -> None:
         """Start the job, or let it wait here."""
         if self._draining:
             self._end(run, returned=True)
@@ -269,7 +269,7 @@ class Controller:
             self._forget_argument(run)
             self._later.append((time.monotonic() + _LATER, run))
 
-    def _may_start(self, run: Run) -> bool:
+    def _may_start(self, run: Execution) -> bool:
         job = run.job
         return (
             self._active[job.funcname] < self._settings.max_calls - self._in_flight
@@ -282,7 +282,7 @@ class Controller:
             call = self._calls.get((run.job.dbid, run.job.jobid))
             if call is not None:
                 self._attach(call, run)
-            elif not run.held.lost:  # else the server gives the copy to somebody, perhaps to us
+            elif not run.held.disconnected:  # else the server gives the copy to somebody, perhaps to us
                 self._start(run)
 
     def _return_all(self) -> None:
@@ -293,14 +293,14 @@ class Controller:
             self._end(run, returned=True)
         self._later.clear()
 
-    def _give_up(self, run: Run) -> None:
+    def _give_up(self, run: Execution) -> None:
         """Let a job that was not started wait in the database again, if its copy is still ours."""
-        if not run.held.lost:
+        if not run.held.disconnected:
             self._end(run, returned=True)
 
     # ---- a call's way
 
-    def _start(self, run: Run) -> None:
+    def _start(self, run: Execution) -> None:
         job = run.job
         call = self._calls[job.dbid, job.jobid] = _Call(run)
         self._active[job.funcname] += 1
@@ -311,7 +311,7 @@ class Controller:
         else:
             self._submit(call)
 
-    def _checked(self, run: Run, mine: bool) -> None:
+    def _checked(self, run: Execution, mine: bool) -> None:
         call = self._calls.get((run.job.dbid, run.job.jobid))
         if call is None or call.run is not run or call.ended:
             return  # given back by a drain
@@ -326,7 +326,7 @@ class Controller:
         run = call.run
         job = run.job
         keeper = self._keepers[job.dbid]
-        if run.held.lost:
+        if run.held.disconnected:
             # It has not started: the server gives the copy to somebody, perhaps to us.
             keeper.drop(run)
             self._leave(call)
@@ -427,7 +427,7 @@ class Controller:
         self._remove(call)
         self._loop.call_soon(self._start_waiting)
 
-    def _end(self, run: Run, *, returned: bool = False) -> None:
+    def _end(self, run: Execution, *, returned: bool = False) -> None:
         run.returned = returned
         self._ending += 1
         self._keeper_of(run).end(run)
@@ -442,7 +442,7 @@ class Controller:
             if link.slots:  # none while it drains
                 link.slots = self._slots + self._ending
 
-    def _committed(self, runs: list[Run]) -> None:
+    def _committed(self, runs: list[Execution]) -> None:
         for run in runs:
             self._ending -= 1
             if not run.dropped and not run.held.complete(note=run.copy):
@@ -462,10 +462,10 @@ class Controller:
         else:
             self._take(call.newer)
 
-    def _keeper_of(self, run: Run) -> Keeper:
+    def _keeper_of(self, run: Execution) -> Keeper:
         return self._keepers[run.job.dbid]
 
-    def _forget_argument(self, run: Run) -> None:
+    def _forget_argument(self, run: Execution) -> None:
         """Let go of what may be megabytes: only gearmand needs it from now on."""
         run.held.job = replace(run.held.job, data=b"")
 

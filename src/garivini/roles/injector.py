@@ -35,7 +35,7 @@ from garivini.model.inserted import Inserted
 from garivini.model.job import Job, NewJob
 from garivini.model.lease import LEASE, check_lease
 from garivini.model.limits import MAX_ARG
-from garivini.model.pacing import BATCH_BYTES, WATERMARK, Crowd
+from garivini.model.pacing import BATCH_BYTES, WATERMARK, BatchGate
 from garivini.model.state import State
 from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.injected import Rate, Rules, answer, read
@@ -107,7 +107,7 @@ class _Stream:
     calls: deque[_Call] = field(default_factory=deque)
     #: Stores them, while there are any.
     storing: asyncio.Task[None] | None = None
-    crowd: Crowd = field(default_factory=Crowd)
+    crowd: BatchGate = field(default_factory=BatchGate)
     #: Set when enough calls wait.
     enough: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -309,10 +309,10 @@ class Injector:
                 await stream.gather()
                 group = stream.next_group()
                 # Their server has given them to another Injector, or has forgotten them with their callers.
-                lost = [call for call in group if call.held.lost]
+                lost = [call for call in group if call.held.disconnected]
                 if lost:
                     self._let_go(lost)
-                    group = [call for call in group if not call.held.lost]
+                    group = [call for call in group if not call.held.disconnected]
                 if group:
                     await self._insert(stream, group)
         finally:
@@ -406,7 +406,7 @@ class Injector:
             jobs=len(stored),
             duplicates=sum(not at.new for at in stored),
         )
-        unheard = [call for call in group if call.held.lost]
+        unheard = [call for call in group if call.held.disconnected]
         if unheard:
             jobs = [job for call in unheard for job in call.jobs]
             keyless = sum(job.uniqkey is None for job in jobs)

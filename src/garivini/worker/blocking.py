@@ -6,7 +6,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Final
 
-from garivini.keeper.execution import Run
+from garivini.keeper.execution import Execution
 
 #: Maximum seconds of one batch, after which the loop is notified of its jobs.
 _BATCH: Final = 0.005
@@ -24,23 +24,23 @@ class BlockingRunner:
 
     """
 
-    def __init__(self, execute: Callable[[Run], bool], on_batch: Callable[[int, float], None]) -> None:
+    def __init__(self, execute: Callable[[Execution], bool], on_batch: Callable[[int, float], None]) -> None:
         self._execute = execute
         self._on_batch = on_batch
-        self._queue: deque[Run] = deque()
+        self._queue: deque[Execution] = deque()
         # An idle thread waits on this. An Event takes several times as long.
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._idle = False
         self._stopping = False
 
-    def put(self, run: Run) -> None:
+    def put(self, run: Execution) -> None:
         """Add a job."""
         self._queue.append(run)
         if self._idle:
             self._idle = False
             self._wake.put(None)
 
-    def take_back(self, run: Run) -> bool:
+    def take_back(self, run: Execution) -> bool:
         """Remove a job that has not started; return whether it was still there."""
         try:
             self._queue.remove(run)

@@ -24,7 +24,7 @@ from garivini.events import throttle
 from garivini.gearman import aio
 from garivini.keeper.child import TIME_LIMIT, Child
 from garivini.keeper.copies import EndedCopies, copy_of
-from garivini.keeper.execution import Run
+from garivini.keeper.execution import Execution
 from garivini.keeper.keeper import STOP_TIMEOUT, Keeper
 from garivini.model.current import set_current_job
 from garivini.model.outcome import Setback, failure
@@ -100,13 +100,13 @@ class Serving:
         }
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         #: The runs that this process holds, until their ends are committed.
-        self._copies: dict[Copy, Run] = {}
+        self._copies: dict[Copy, Execution] = {}
         self._some_gone = asyncio.Event()
         self._ended = EndedCopies()
-        self._current: Run | None = None  # in the blocking thread
+        self._current: Execution | None = None  # in the blocking thread
         self._seconds = 0.0  # per job of the last batch there
         self._offer_due = False
-        self._tasks: dict[asyncio.Task[None], Run] = {}
+        self._tasks: dict[asyncio.Task[None], Execution] = {}
         self._closing = False
         # Each kind of function has connections of its own: a def that blocks keeps no async def waiting.
         self._blocking_links = _Links(self._link(worker, is_async=False), 1)
@@ -200,7 +200,7 @@ class Serving:
             held.fail()
             return
         copy = copy_of(job)
-        run = Run(job, held, self.name, copy)
+        run = Execution(job, held, self.name, copy)
         if copy in self._copies:
             self._attach(self._copies[copy], held)
         elif copy in self._ended and self._ended.drops(copy):
@@ -212,14 +212,14 @@ class Serving:
             else:
                 self._start(run, keeper)
 
-    def _attach(self, run: Run, held: aio.Held) -> None:
+    def _attach(self, run: Execution, held: aio.Held) -> None:
         """Accept a second copy of a job that this process holds: its end is reported for both."""
-        if run.held.lost:
+        if run.held.disconnected:
             run.held = held
         else:
             held.complete()
 
-    def _checked(self, run: Run, mine: bool) -> None:
+    def _checked(self, run: Execution, mine: bool) -> None:
         """Receive the answer to a start check, in the keeper's thread.
 
         The lease is renewed from here on, also while the loop is busy.
@@ -233,21 +233,21 @@ class Serving:
         else:
             self.blocking.put(run)
 
-    def _drop_stale(self, run: Run) -> None:
+    def _drop_stale(self, run: Execution) -> None:
         events.emit("job.stale", jobid=run.job.jobid, dbid=run.job.dbid, attempt=run.job.attempt)
         self._copies.pop(run.copy, None)
         self._some_gone.set()
         run.held.complete()
 
-    def _start(self, run: Run, keeper: Keeper) -> None:
+    def _start(self, run: Execution, keeper: Keeper) -> None:
         keeper.hold(run)
         if self._registered(run).is_async:
             self._start_task(run)
         else:
             self.blocking.put(run)
 
-    def _start_task(self, run: Run) -> None:
-        if run.held.lost:  # since it was checked
+    def _start_task(self, run: Execution) -> None:
+        if run.held.disconnected:  # since it was checked
             self._give_up(run)
             return
         task = self._loop.create_task(self._run_async(run))
@@ -255,20 +255,20 @@ class Serving:
         task.add_done_callback(self._task_done)
         self._note_task()
 
-    def _give_up(self, run: Run) -> None:
+    def _give_up(self, run: Execution) -> None:
         """Do not start a job whose connection is lost: the server sends the copy again, perhaps to us."""
         keeper = self._keepers[run.job.dbid]
-        if run.held.lost:
+        if run.held.disconnected:
             del self._copies[run.copy]
             self._some_gone.set()
             keeper.drop(run)
         else:
             self._start(run, keeper)  # the copy has come again meanwhile
 
-    def _registered(self, run: Run) -> Registered:
+    def _registered(self, run: Execution) -> Registered:
         return self._functions[run.held.job.function]
 
-    def _given_back(self, runs: list[Run]) -> None:
+    def _given_back(self, runs: list[Execution]) -> None:
         for run in runs:
             del self._copies[run.copy]
             run.held.complete()
@@ -281,10 +281,10 @@ class Serving:
 
     # ---- in the blocking thread
 
-    def _run_blocking(self, run: Run) -> bool:
+    def _run_blocking(self, run: Execution) -> bool:
         """Run a job; return whether it ran."""
         held = run.held
-        if held.lost:
+        if held.disconnected:
             self._threadsafe(self._give_up, run)
             return False
         entry = self._functions[held.job.function]
@@ -327,7 +327,7 @@ class Serving:
         links.slots = next_prefetch(links.slots, self._seconds)
         links.offer()
 
-    def _end_process(self, run: Run) -> None:
+    def _end_process(self, run: Execution) -> None:
         """End this process, whose main thread is in a function that runs too long. In the keeper's thread.
 
         The end is reported to the Gearman server first, which would otherwise give the copy to another worker
@@ -347,7 +347,7 @@ class Serving:
 
     # ---- tasks of the loop
 
-    async def _run_async(self, run: Run) -> None:
+    async def _run_async(self, run: Execution) -> None:
         entry = self._registered(run)
         limit = asyncio.timeout(entry.timeout)
         force_setattr(run.job, "counter", self._keepers[run.job.dbid].start_counter)
@@ -385,7 +385,7 @@ class Serving:
 
     # ---- ends
 
-    def _setback(self, run: Run, error: BaseException) -> Setback:
+    def _setback(self, run: Execution, error: BaseException) -> Setback:
         handle = run.job.handle
         match error:
             case Retry():
@@ -404,7 +404,7 @@ class Serving:
             case _:
                 return failure(handle, error, self.name)
 
-    def _committed(self, runs: list[Run]) -> None:
+    def _committed(self, runs: list[Execution]) -> None:
         for run in runs:
             copy = run.copy
             del self._copies[copy]
