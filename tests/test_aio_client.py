@@ -28,44 +28,41 @@ def test_the_async_client_has_every_call_of_the_client() -> None:
     assert calls == {name for name in vars(AsyncClient) if not name.startswith("_")}
 
 
-def test_every_call_does_what_the_clients_does(url: str) -> None:
-    async def scenario() -> None:
-        async with AsyncClient(url) as client:
-            first = await client.insert_job("f", "x", run_after=60, unique="k", priority="high")
-            again = await client.insert_job("f", "y", uniqkey="k")
-            assert (first.new, again.new) == (True, False)
-            assert tuple(first) == tuple(again)
-            rest = await client.insert_jobs([["f", None, None, str(n)] for n in range(5)], run_after=5)
-            ids = [jobid for jobid, _ in rest]
-            assert ids == sorted(set(ids))
-            job = await client.get_job(first)
-            assert job is not None
-            assert (job.arg, job.priority) == (b"x", "high")
-            assert await client.reschedule_job(first, "+5")
-            assert await client.failed_job(rest[0], ValueError("no"))
-            assert [job.jobid for job in await client.failed_jobs()] == ids[:1]
-            assert [record.error for record in await client.failures(rest[0])] == ["ValueError"]
-            assert await client.result(rest[0]) is None
-            assert await client.reports(rest[0]) == []
-            assert await client.retry_job(rest[0])
-            assert await client.cancel_job(rest[1], "why not")
-            assert [job.jobid for job in await client.list_jobs("f", "dead")] == ids[1:2]
-            dead = await client.insert_job("f", unique="dead")
-            assert await client.cancel_job(dead)
-            assert (await client.insert_job("f", unique="dead")).dead
-            (many,) = await client.insert_jobs([["f", "dead", None, ""]])
-            assert many.dead
-            assert await client.delete_jobs([dead]) == 1
-            assert await client.complete_job(rest[2])
-            assert await client.complete_jobs(rest[2:4]) == 1
-            assert await client.delete_jobs([first, rest[0]]) == 2
-            await client.wake()
-            assert [job.jobid for job in await client.list_jobs()] == [ids[1], ids[4]]
-
-    asyncio.run(scenario())
+async def test_every_call_does_what_the_clients_does(url: str) -> None:
+    async with AsyncClient(url) as client:
+        first = await client.insert_job("f", "x", run_after=60, unique="k", priority="high")
+        again = await client.insert_job("f", "y", uniqkey="k")
+        assert (first.new, again.new) == (True, False)
+        assert tuple(first) == tuple(again)
+        rest = await client.insert_jobs([["f", None, None, str(n)] for n in range(5)], run_after=5)
+        ids = [jobid for jobid, _ in rest]
+        assert ids == sorted(set(ids))
+        job = await client.get_job(first)
+        assert job is not None
+        assert (job.arg, job.priority) == (b"x", "high")
+        assert await client.reschedule_job(first, "+5")
+        assert await client.failed_job(rest[0], ValueError("no"))
+        assert [job.jobid for job in await client.failed_jobs()] == ids[:1]
+        assert [record.error for record in await client.failures(rest[0])] == ["ValueError"]
+        assert await client.result(rest[0]) is None
+        assert await client.reports(rest[0]) == []
+        assert await client.retry_job(rest[0])
+        assert await client.cancel_job(rest[1], "why not")
+        assert [job.jobid for job in await client.list_jobs("f", "dead")] == ids[1:2]
+        dead = await client.insert_job("f", unique="dead")
+        assert await client.cancel_job(dead)
+        assert (await client.insert_job("f", unique="dead")).dead
+        (many,) = await client.insert_jobs([["f", "dead", None, ""]])
+        assert many.dead
+        assert await client.delete_jobs([dead]) == 1
+        assert await client.complete_job(rest[2])
+        assert await client.complete_jobs(rest[2:4]) == 1
+        assert await client.delete_jobs([first, rest[0]]) == 2
+        await client.wake()
+        assert [job.jobid for job in await client.list_jobs()] == [ids[1], ids[4]]
 
 
-def test_concurrent_inserts_share_commits_and_each_has_its_own_answer(
+async def test_concurrent_inserts_share_commits_and_each_has_its_own_answer(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups: list[int] = []
@@ -77,50 +74,39 @@ def test_concurrent_inserts_share_commits_and_each_has_its_own_answer(
 
     monkeypatch.setattr(SQLite, "insert", counted)
 
-    async def scenario() -> None:
-        async with AsyncClient(url) as client:
-            answers = await asyncio.gather(*(client.insert_job("f", str(number)) for number in range(500)))
-            assert sum(groups) == 500
-            assert len(groups) <= 5
-            for number, answer in enumerate(answers):
-                job = await client.get_job(answer)
-                assert job is not None
-                assert job.arg == b"%d" % number
-
-    asyncio.run(scenario())
+    async with AsyncClient(url) as client:
+        answers = await asyncio.gather(*(client.insert_job("f", str(number)) for number in range(500)))
+        assert sum(groups) == 500
+        assert len(groups) <= 5
+        for number, answer in enumerate(answers):
+            job = await client.get_job(answer)
+            assert job is not None
+            assert job.arg == b"%d" % number
 
 
-def test_a_bad_insert_fails_alone_and_a_failing_database_fails_all(url: str, tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with AsyncClient(url) as client:
-            results = await asyncio.gather(
-                client.insert_job("f"),
-                client.insert_job("two\nlines"),
-                client.insert_job("g"),
-                return_exceptions=True,
-            )
-            assert isinstance(results[1], UsageError)
-            assert not isinstance(results[0], BaseException)
-            assert not isinstance(results[2], BaseException)
-        async with AsyncClient(f"sqlite:///{tmp_path}/new.db") as client:
-            both = await asyncio.gather(
-                client.insert_job("f"), client.insert_job("g"), return_exceptions=True
-            )
-            assert [type(result) for result in both] == [SchemaError, SchemaError]
-
-    asyncio.run(scenario())
+async def test_a_bad_insert_fails_alone_and_a_failing_database_fails_all(url: str, tmp_path: Path) -> None:
+    async with AsyncClient(url) as client:
+        results = await asyncio.gather(
+            client.insert_job("f"),
+            client.insert_job("two\nlines"),
+            client.insert_job("g"),
+            return_exceptions=True,
+        )
+        assert isinstance(results[1], UsageError)
+        assert not isinstance(results[0], BaseException)
+        assert not isinstance(results[2], BaseException)
+    async with AsyncClient(f"sqlite:///{tmp_path}/new.db") as client:
+        both = await asyncio.gather(client.insert_job("f"), client.insert_job("g"), return_exceptions=True)
+        assert [type(result) for result in both] == [SchemaError, SchemaError]
 
 
-def test_a_cancelled_insert_does_not_disturb_the_others(url: str) -> None:
-    async def scenario() -> None:
-        async with AsyncClient(url) as client:
-            tasks = [asyncio.create_task(client.insert_job("f", str(number))) for number in range(20)]
-            await asyncio.sleep(0)
-            tasks[3].cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-            assert sum(isinstance(result, BaseException) for result in results) == 1
-
-    asyncio.run(scenario())
+async def test_a_cancelled_insert_does_not_disturb_the_others(url: str) -> None:
+    async with AsyncClient(url) as client:
+        tasks = [asyncio.create_task(client.insert_job("f", str(number))) for number in range(20)]
+        await asyncio.sleep(0)
+        tasks[3].cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert sum(isinstance(result, BaseException) for result in results) == 1
 
 
 @pytest.mark.parametrize("kind", ["connection", "session", "driver"])
@@ -159,50 +145,44 @@ def test_a_job_is_there_with_the_callers_commit_and_gone_with_its_rollback(
     client.close()
 
 
-def test_a_job_joins_an_async_connection_or_session(url: str) -> None:
-    async def scenario() -> None:
-        engine = create_async_engine(url.replace("sqlite:", "sqlite+aiosqlite:"))
-        async with AsyncClient(url) as client:
-            async with engine.connect() as connection:
-                await client.insert_job("f", "lost", connection=connection)
-                await connection.rollback()
-            async with engine.begin() as connection:
-                await client.insert_job("f", "1", connection=connection)
-            async with AsyncSession(engine) as session:
-                await client.insert_jobs([["f", None, None, "2"]], connection=session)
-                assert len(await client.list_jobs()) == 1
-                await session.commit()
-            assert [job.arg for job in await client.list_jobs()] == [b"1", b"2"]
-        await engine.dispose()
-
-    asyncio.run(scenario())
+async def test_a_job_joins_an_async_connection_or_session(url: str) -> None:
+    engine = create_async_engine(url.replace("sqlite:", "sqlite+aiosqlite:"))
+    async with AsyncClient(url) as client:
+        async with engine.connect() as connection:
+            await client.insert_job("f", "lost", connection=connection)
+            await connection.rollback()
+        async with engine.begin() as connection:
+            await client.insert_job("f", "1", connection=connection)
+        async with AsyncSession(engine) as session:
+            await client.insert_jobs([["f", None, None, "2"]], connection=session)
+            assert len(await client.list_jobs()) == 1
+            await session.commit()
+        assert [job.arg for job in await client.list_jobs()] == [b"1", b"2"]
+    await engine.dispose()
 
 
-def test_a_sessions_commit_wakes_a_queue_runner(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with system(tmp_path) as queue:
-            ran = asyncio.Event()
+async def test_a_sessions_commit_wakes_a_queue_runner(tmp_path: Path) -> None:
+    async with system(tmp_path) as queue:
+        ran = asyncio.Event()
 
-            @queue.worker.function("f")
-            async def f(job: Job) -> None:
-                ran.set()
+        @queue.worker.function("f")
+        async def f(job: Job) -> None:
+            ran.set()
 
-            queue.start_queue_runner(poll=60)
-            queue.start_worker()
-            await queue.seen.wait("gearman.connected", 2)
+        queue.start_queue_runner(poll=60)
+        queue.start_worker()
+        await queue.seen.wait("gearman.connected", 2)
 
-            def insert() -> None:
-                engine = create_engine(queue.url)
-                with Session(engine) as session:
-                    queue.client.insert_job("f", connection=session)
-                    session.commit()
-                engine.dispose()
+        def insert() -> None:
+            engine = create_engine(queue.url)
+            with Session(engine) as session:
+                queue.client.insert_job("f", connection=session)
+                session.commit()
+            engine.dispose()
 
-            await queue.call(insert)
-            async with asyncio.timeout(PATIENCE):
-                await ran.wait()
-
-    asyncio.run(scenario())
+        await queue.call(insert)
+        async with asyncio.timeout(PATIENCE):
+            await ran.wait()
 
 
 def test_what_cannot_be_joined_is_said(url: str, tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def read_only(file: str) -> Iterator[None]:
     event.remove(Engine, "connect", connected)
 
 
-def test_a_database_that_cannot_be_written_holds_up_no_other_and_its_jobs_run_afterwards(
+async def test_a_database_that_cannot_be_written_holds_up_no_other_and_its_jobs_run_afterwards(
     tmp_path: Path,
 ) -> None:
     async def scenario(seen: Seen) -> None:
@@ -206,12 +206,9 @@ def test_a_database_that_cannot_be_written_holds_up_no_other_and_its_jobs_run_af
             stop.set()
             await serving
 
-    async def listening() -> None:
-        seen = Seen()
-        unlisten = events.listen(seen)
-        try:
-            await scenario(seen)
-        finally:
-            unlisten()
-
-    asyncio.run(listening())
+    seen = Seen()
+    unlisten = events.listen(seen)
+    try:
+        await scenario(seen)
+    finally:
+        unlisten()

@@ -103,30 +103,27 @@ async def together(client: AsyncClient, *jobs: dict[str, Any]) -> list[Any]:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_insert_job_without_a_key_is_answered_while_another_database_is_locked(tmp_path: Path) -> None:
+async def test_insert_job_without_a_key_is_answered_while_another_database_is_locked(tmp_path: Path) -> None:
     urls = [sqlite_url(tmp_path, "1.db"), sqlite_url(tmp_path, "2.db")]
 
-    async def scenario() -> None:
-        with Client(urls) as client:
-            client.list_jobs()  # gives each database its id
-            keys = [key_of(client, 1), key_of(client, 2)]
-            client.insert_jobs([["f", f"{key} x", None, ""] for key in keys])
-        async with AsyncClient(urls) as client:
-            with locked(urls[1]):
-                answers = await together(
-                    client, {}, {"unique": keys[1]}, {}, {"unique": keys[0]}, *({} for _ in range(20))
-                )
-        found = stored(urls)
-        for number, answer in enumerate(answers):
-            if number == 1:
-                assert isinstance(answer, ConflictError)
-            else:
-                assert found[tuple(answer)] == b"%d" % number
-        assert sorted(arg for arg in found.values() if arg) == sorted(
-            b"%d" % number for number in range(len(answers)) if number != 1
-        )
-
-    asyncio.run(scenario())
+    with Client(urls) as client:
+        client.list_jobs()  # gives each database its id
+        keys = [key_of(client, 1), key_of(client, 2)]
+        client.insert_jobs([["f", f"{key} x", None, ""] for key in keys])
+    async with AsyncClient(urls) as client:
+        with locked(urls[1]):
+            answers = await together(
+                client, {}, {"unique": keys[1]}, {}, {"unique": keys[0]}, *({} for _ in range(20))
+            )
+    found = stored(urls)
+    for number, answer in enumerate(answers):
+        if number == 1:
+            assert isinstance(answer, ConflictError)
+        else:
+            assert found[tuple(answer)] == b"%d" % number
+    assert sorted(arg for arg in found.values() if arg) == sorted(
+        b"%d" % number for number in range(len(answers)) if number != 1
+    )
 
 
 @pytest.mark.parametrize("keyed", [False, True], ids=["keyless", "keyed"])
@@ -157,31 +154,28 @@ def test_insert_job_of_a_row_that_the_database_refuses_fails_alone(url: str, *, 
     assert len(found) == 47
 
 
-def test_insert_job_of_an_argument_that_is_too_large_fails_alone_with_an_error_of_its_own(
+async def test_insert_job_of_an_argument_that_is_too_large_fails_alone_with_an_error_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = sqlite_url(tmp_path)
     monkeypatch.setattr(SQLite, "statement_bytes", 1000)
     monkeypatch.setattr(SQLite, "statement_setting", "limit")
 
-    async def scenario() -> None:
-        async with AsyncClient(url) as client:
-            answers = await together(
-                client,
-                {},
-                {"funcname": "large", "arg": "x" * 2000},
-                {},
-                {"funcname": "huge", "arg": "x" * 3000},
-            )
-            for answer, text in (
-                (answers[1], "one for large has 2000"),
-                (answers[3], "one for huge has 3000"),
-            ):
-                assert isinstance(answer, UsageError)
-                assert text in str(answer)
-            assert stored(url) == {tuple(answers[0]): b"0", tuple(answers[2]): b"2"}
-
-    asyncio.run(scenario())
+    async with AsyncClient(url) as client:
+        answers = await together(
+            client,
+            {},
+            {"funcname": "large", "arg": "x" * 2000},
+            {},
+            {"funcname": "huge", "arg": "x" * 3000},
+        )
+        for answer, text in (
+            (answers[1], "one for large has 2000"),
+            (answers[3], "one for huge has 3000"),
+        ):
+            assert isinstance(answer, UsageError)
+            assert text in str(answer)
+        assert stored(url) == {tuple(answers[0]): b"0", tuple(answers[2]): b"2"}
 
 
 @pytest.mark.slow
@@ -234,49 +228,43 @@ def test_insert_job_of_a_taken_key_does_not_wait_for_a_lock_on_its_row(
         engine.dispose()
 
 
-def test_insert_job_that_is_cancelled_before_its_group_is_not_stored_and_the_others_are(
+async def test_insert_job_that_is_cancelled_before_its_group_is_not_stored_and_the_others_are(
     tmp_path: Path,
 ) -> None:
     url = sqlite_url(tmp_path)
 
-    async def scenario() -> None:
-        async with AsyncClient(url) as client:
-            tasks = [asyncio.create_task(client.insert_job("f", str(number))) for number in range(20)]
-            await asyncio.sleep(0)
-            tasks[3].cancel()
-            tasks[0].cancel()
-            await asyncio.wait(tasks)
-            assert [task.cancelled() for task in tasks] == [number in (0, 3) for number in range(20)]
-        assert set(stored(url).values()) == {b"%d" % number for number in range(20) if number not in (0, 3)}
-
-    asyncio.run(scenario())
+    async with AsyncClient(url) as client:
+        tasks = [asyncio.create_task(client.insert_job("f", str(number))) for number in range(20)]
+        await asyncio.sleep(0)
+        tasks[3].cancel()
+        tasks[0].cancel()
+        await asyncio.wait(tasks)
+        assert [task.cancelled() for task in tasks] == [number in (0, 3) for number in range(20)]
+    assert set(stored(url).values()) == {b"%d" % number for number in range(20) if number not in (0, 3)}
 
 
 @pytest.mark.usefixtures("impatient")
-def test_close_that_is_cancelled_leaves_the_inserts_to_their_callers(tmp_path: Path) -> None:
+async def test_close_that_is_cancelled_leaves_the_inserts_to_their_callers(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path)
 
-    async def scenario() -> None:
-        client = AsyncClient(url)
-        await client.list_jobs()
-        with locked(url):
-            tasks = [asyncio.create_task(client.insert_job("f", str(number))) for number in range(3)]
-            await asyncio.sleep(0)
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.05):
-                    await client.close()
-        async with asyncio.timeout(PATIENCE):
-            answers = await asyncio.gather(*tasks, return_exceptions=True)
-        found = stored(url)
-        for number, answer in enumerate(answers):
-            if isinstance(answer, Inserted):
-                assert found.pop((answer.jobid, answer.dbid)) == b"%d" % number
-            else:
-                assert isinstance(answer, ConflictError)
-        assert not found
-        await client.close()
-
-    asyncio.run(scenario())
+    client = AsyncClient(url)
+    await client.list_jobs()
+    with locked(url):
+        tasks = [asyncio.create_task(client.insert_job("f", str(number))) for number in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await client.close()
+    async with asyncio.timeout(PATIENCE):
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+    found = stored(url)
+    for number, answer in enumerate(answers):
+        if isinstance(answer, Inserted):
+            assert found.pop((answer.jobid, answer.dbid)) == b"%d" % number
+        else:
+            assert isinstance(answer, ConflictError)
+    assert not found
+    await client.close()
 
 
 # ---- many jobs of one caller
@@ -329,26 +317,20 @@ def test_insert_job_is_answered_whatever_happens_after_its_commit(
 # ---- calls of an Injector
 
 
-def test_a_call_with_a_row_that_the_database_refuses_fails_alone(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with system(tmp_path) as queue:
-            await queue.call(refuse, queue.url)
-            queue.start_injector()
-            await counted(queue)
-            async with Caller(queue.address) as caller:
-                answers = await asyncio.gather(
-                    *(
-                        caller.inject("f", coalesce="wrong" if number == 9 else "right")
-                        for number in range(100)
-                    ),
-                    return_exceptions=True,
-                )
-            failed = [number for number, said in enumerate(answers) if isinstance(said, Exception)]
-            assert failed == [9]
-            assert "nothing was stored" in str(answers[9])
-            assert len(await queue.call(queue.database.jobs, limit=1000)) == 99
-
-    asyncio.run(scenario())
+async def test_a_call_with_a_row_that_the_database_refuses_fails_alone(tmp_path: Path) -> None:
+    async with system(tmp_path) as queue:
+        await queue.call(refuse, queue.url)
+        queue.start_injector()
+        await counted(queue)
+        async with Caller(queue.address) as caller:
+            answers = await asyncio.gather(
+                *(caller.inject("f", coalesce="wrong" if number == 9 else "right") for number in range(100)),
+                return_exceptions=True,
+            )
+        failed = [number for number, said in enumerate(answers) if isinstance(said, Exception)]
+        assert failed == [9]
+        assert "nothing was stored" in str(answers[9])
+        assert len(await queue.call(queue.database.jobs, limit=1000)) == 99
 
 
 @pytest.mark.slow

@@ -67,53 +67,50 @@ def put(path: str, columns: dict[str, str]) -> int:
 
 
 @pytest.mark.parametrize(("columns", "reason"), ROWS.values(), ids=ROWS)
-def test_an_odd_row_in_sqlite_is_parked_or_runs_and_others_go_on(
+async def test_an_odd_row_in_sqlite_is_parked_or_runs_and_others_go_on(
     tmp_path: Path, columns: dict[str, str], reason: str | None
 ) -> None:
-    async def scenario() -> None:
-        async with system(tmp_path) as queue:
-            ran: list[str] = []
+    async with system(tmp_path) as queue:
+        ran: list[str] = []
 
-            async def until(condition: Callable[[], bool]) -> None:
-                async with asyncio.timeout(PATIENCE):
-                    while not condition():
-                        await asyncio.sleep(0.01)  # a function that has run says nothing itself
+        async def until(condition: Callable[[], bool]) -> None:
+            async with asyncio.timeout(PATIENCE):
+                while not condition():
+                    await asyncio.sleep(0.01)  # a function that has run says nothing itself
 
-            async def run(job: Any) -> None:
-                ran.append(job.funcname)
+        async def run(job: Any) -> None:
+            ran.append(job.funcname)
 
-            for funcname in ("odd", "sound"):
-                queue.worker.function(funcname)(run)
-            path = make_url(queue.url).database or ""
-            jobid = await queue.call(put, path, columns)
-            await queue.call(queue.client.insert_jobs, [["sound", None, None, b""]] * 3)
-            for words in (
-                ["jobs", "list"],
-                ["jobs", "show", f"1:{jobid}"],
-                ["status"],
-                ["functions", "list"],
-            ):
-                at = ["--job-server", queue.address] if words == ["status"] else []
-                result = await queue.call(CliRunner().invoke, cli, [*words, *at, "--db", queue.url])
-                assert result.exit_code == 0, (words, result.output, result.exception)
-            doctor = ["doctor", "--job-server", queue.address, "--db", queue.url]
-            assert "Traceback" not in (await queue.call(CliRunner().invoke, cli, doctor)).output
-            queue.start_worker()
-            queue.start_queue_runner()
-            await until(lambda: ran.count("sound") == 3)
-            if reason:
-                await queue.seen.wait("job.dead")
-                job = await queue.call(queue.database.get, jobid)
-                assert job is not None
-                assert job.state is State.DEAD
-                (failed,) = await queue.call(queue.database.failures, jobid)
-                assert (failed.error, reason in failed.message) == ("BadRow", True), failed
-            elif reason is None:
-                await until(lambda: ran.count("odd") == 1)
-            await queue.call(queue.client.insert_job, "sound")
-            await until(lambda: ran.count("sound") == 4)
-
-    asyncio.run(scenario())
+        for funcname in ("odd", "sound"):
+            queue.worker.function(funcname)(run)
+        path = make_url(queue.url).database or ""
+        jobid = await queue.call(put, path, columns)
+        await queue.call(queue.client.insert_jobs, [["sound", None, None, b""]] * 3)
+        for words in (
+            ["jobs", "list"],
+            ["jobs", "show", f"1:{jobid}"],
+            ["status"],
+            ["functions", "list"],
+        ):
+            at = ["--job-server", queue.address] if words == ["status"] else []
+            result = await queue.call(CliRunner().invoke, cli, [*words, *at, "--db", queue.url])
+            assert result.exit_code == 0, (words, result.output, result.exception)
+        doctor = ["doctor", "--job-server", queue.address, "--db", queue.url]
+        assert "Traceback" not in (await queue.call(CliRunner().invoke, cli, doctor)).output
+        queue.start_worker()
+        queue.start_queue_runner()
+        await until(lambda: ran.count("sound") == 3)
+        if reason:
+            await queue.seen.wait("job.dead")
+            job = await queue.call(queue.database.get, jobid)
+            assert job is not None
+            assert job.state is State.DEAD
+            (failed,) = await queue.call(queue.database.failures, jobid)
+            assert (failed.error, reason in failed.message) == ("BadRow", True), failed
+        elif reason is None:
+            await until(lambda: ran.count("odd") == 1)
+        await queue.call(queue.client.insert_job, "sound")
+        await until(lambda: ran.count("sound") == 4)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Where a client, a worker and a command get their settings: the same places, in the same order."""
 
-import asyncio
 import json
 import ssl
 import subprocess
@@ -170,7 +169,7 @@ def test_what_is_no_id_is_refused(wrong: Any) -> None:
         handle_of(wrong)
 
 
-def test_each_call_takes_the_id_that_an_insert_returns(folder: Path) -> None:
+async def test_each_call_takes_the_id_that_an_insert_returns(folder: Path) -> None:
     url = sqlite_url(folder)
     with Client(url) as client:
         inserted = client.insert_job("f")
@@ -190,13 +189,10 @@ def test_each_call_takes_the_id_that_an_insert_returns(folder: Path) -> None:
         assert client.complete_jobs(["1:2"]) == 1
         assert client.delete_jobs(["1:3"]) == 1
 
-    async def scenario() -> None:
-        async with AsyncClient(url) as client:
-            inserted = await client.insert_job("f")
-            assert await client.retry_job(inserted.id)
-            assert await client.complete_jobs([inserted.id]) == 1
-
-    asyncio.run(scenario())
+    async with AsyncClient(url) as client:
+        inserted = await client.insert_job("f")
+        assert await client.retry_job(inserted.id)
+        assert await client.complete_jobs([inserted.id]) == 1
 
 
 def test_dir_lists_the_public_names() -> None:

@@ -108,52 +108,46 @@ def test_a_flood_of_calls_that_are_refused_is_some_lines_of_log(
 
 
 @pytest.mark.parametrize("function", ["f", RUN_QUEUED_JOB], ids=["worker", "controller"])
-def test_a_flood_of_payloads_that_are_none_is_some_events_and_jobs_go_on(
+async def test_a_flood_of_payloads_that_are_none_is_some_events_and_jobs_go_on(
     tmp_path: Path, function: str
 ) -> None:
-    async def scenario() -> None:
-        async with system(tmp_path) as queue:
-            ran = asyncio.Event()
+    async with system(tmp_path) as queue:
+        ran = asyncio.Event()
 
-            @queue.worker.function("f")
-            async def f(job: Job) -> None:
-                ran.set()
+        @queue.worker.function("f")
+        async def f(job: Job) -> None:
+            ran.set()
 
-            queue.start_queue_runner()
-            queue.start_worker()
-            queue.start_controller()
-            client = aio.Client(queue.address)
-            wrong = [b"x", b"{}", encode_payload(Job(jobid=1, dbid=9, funcname="f", arg=b""))]
-            await client.submit([Submission(function.encode(), wrong[n % 3]) for n in range(2000)])
-            await queue.call(queue.client.insert_job, "f")
-            await ran.wait()
+        queue.start_queue_runner()
+        queue.start_worker()
+        queue.start_controller()
+        client = aio.Client(queue.address)
+        wrong = [b"x", b"{}", encode_payload(Job(jobid=1, dbid=9, funcname="f", arg=b""))]
+        await client.submit([Submission(function.encode(), wrong[n % 3]) for n in range(2000)])
+        await queue.call(queue.client.insert_job, "f")
+        await ran.wait()
 
-            def all_dropped() -> bool:
-                throttle.emit_held()
-                return total(queue.seen.of("job.dropped")) == 2000
+        def all_dropped() -> bool:
+            throttle.emit_held()
+            return total(queue.seen.of("job.dropped")) == 2000
 
-            async with asyncio.timeout(PATIENCE):
-                while not all_dropped():
-                    await asyncio.sleep(0.1)  # what is held says nothing
-            assert len(queue.seen.of("job.dropped")) < 100
-            await client.close()
-
-    asyncio.run(scenario())
+        async with asyncio.timeout(PATIENCE):
+            while not all_dropped():
+                await asyncio.sleep(0.1)  # what is held says nothing
+        assert len(queue.seen.of("job.dropped")) < 100
+        await client.close()
 
 
-def test_calls_that_are_refused_count_as_jobs_of_the_rate(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with system(tmp_path) as queue:
-            queue.start_injector(rate=0.01)  # one at once, and the next after 100 s
-            await counted(queue)
-            async with Caller(queue.address) as caller:
-                said = await asyncio.gather(*(caller.send(b"{") for _ in range(30)), return_exceptions=True)
-                assert all(isinstance(each, RefusedError) for each in said)
-                assert sum("not a job in JSON" in str(each) for each in said) == 1
-                with pytest.raises(RefusedError, match="try again later"):
-                    await caller.inject("f")
-
-    asyncio.run(scenario())
+async def test_calls_that_are_refused_count_as_jobs_of_the_rate(tmp_path: Path) -> None:
+    async with system(tmp_path) as queue:
+        queue.start_injector(rate=0.01)  # one at once, and the next after 100 s
+        await counted(queue)
+        async with Caller(queue.address) as caller:
+            said = await asyncio.gather(*(caller.send(b"{") for _ in range(30)), return_exceptions=True)
+            assert all(isinstance(each, RefusedError) for each in said)
+            assert sum("not a job in JSON" in str(each) for each in said) == 1
+            with pytest.raises(RefusedError, match="try again later"):
+                await caller.inject("f")
 
 
 def test_a_forked_process_holds_nothing_of_its_parents() -> None:

@@ -94,26 +94,23 @@ def test_client_and_worker_talk_through_tls(encrypted: str, certificate: Path) -
         assert isinstance(client.submit([Submission(b"f", b"")])[0], Created)
 
 
-def test_a_server_without_tls_or_with_a_strange_certificate_is_refused(
+async def test_a_server_without_tls_or_with_a_strange_certificate_is_refused(
     encrypted: str, certificate: Path
 ) -> None:
-    async def scenario() -> None:
-        async with Server(port=0) as plain:
-            for address, context in (
-                (plain.address, trusting(certificate)),
-                (encrypted, ssl.create_default_context()),
-            ):
-                with pytest.raises(UnreachableError):
-                    await aio.Client(address, tls=context, timeout=2).echo()
+    async with Server(port=0) as plain:
+        for address, context in (
+            (plain.address, trusting(certificate)),
+            (encrypted, ssl.create_default_context()),
+        ):
+            with pytest.raises(UnreachableError):
+                await aio.Client(address, tls=context, timeout=2).echo()
 
-                def blocked(address: str = address, context: ssl.SSLContext = context) -> None:
-                    with blocking.Client(address, tls=context, timeout=2) as client:
-                        client.echo()
+            def blocked(address: str = address, context: ssl.SSLContext = context) -> None:
+                with blocking.Client(address, tls=context, timeout=2) as client:
+                    client.echo()
 
-                with pytest.raises(UnreachableError):
-                    await asyncio.to_thread(blocked)
-
-    asyncio.run(scenario())
+            with pytest.raises(UnreachableError):
+                await asyncio.to_thread(blocked)
 
 
 def test_a_worker_backs_off_from_what_shakes_hands_and_closes(certificate: Path) -> None:

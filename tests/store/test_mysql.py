@@ -1,6 +1,5 @@
 """What is MariaDB's and MySQL's alone: faults, sessions, ids, the walk along lanes, callers' connections."""
 
-import asyncio
 import random
 import threading
 import time
@@ -647,66 +646,60 @@ def test_a_connection_to_another_kind_of_database_is_refused(database: Database)
 # ---- the whole
 
 
-def test_jobs_go_all_the_way(roles: MySQLRoles, tmp_path: Path, form: str) -> None:
-    async def main() -> None:
-        ran: list[bytes] = []
-        async with system(tmp_path, roles.runtime) as queue:
+async def test_jobs_go_all_the_way(roles: MySQLRoles, tmp_path: Path, form: str) -> None:
+    ran: list[bytes] = []
+    async with system(tmp_path, roles.runtime) as queue:
 
-            @queue.worker.function("good")
-            def good(job: Job) -> None:
-                ran.append(job.arg)
+        @queue.worker.function("good")
+        def good(job: Job) -> None:
+            ran.append(job.arg)
 
-            @queue.worker.function("bad")
-            async def bad(job: Job) -> None:
-                raise ValueError("no luck")
+        @queue.worker.function("bad")
+        async def bad(job: Job) -> None:
+            raise ValueError("no luck")
 
-            queue.start_worker()
-            queue.start_queue_runner()
-            first = await queue.call(queue.client.insert_job, "good", "1", unique="k")
-            await queue.gone()
-            again = await queue.call(queue.client.insert_job, "good", "2", unique="k")
-            assert again.new
-            assert again.jobid > first.jobid
-            await queue.gone()
-            failing = await queue.call(queue.client.insert_job, "bad", unique="k")
-            await queue.seen.wait("job.failed")
-            twice = await queue.call(queue.client.insert_job, "bad", unique="k")
-            assert (twice.new, twice.jobid) == (False, failing.jobid)
-            row = await queue.call(queue.client.get_job, failing)
-            assert row is not None
-            assert (row.state, row.failcount) == (State.WAITING, 1)
-            assert 100 < row.run_after - await queue.call(queue.database.clock) < 140
-            (record,) = await queue.call(queue.database.failures, failing.jobid)
-            assert (record.error, record.message) == ("ValueError", "no luck")
-            await queue.call(queue.client.insert_jobs, [["good", None, None, b"%d" % n] for n in range(500)])
-            await queue.gone(1)
-        assert ran[:2] == [b"1", b"2"]
-        assert sorted(ran[2:]) == sorted(b"%d" % n for n in range(500))
-
-    asyncio.run(main())
+        queue.start_worker()
+        queue.start_queue_runner()
+        first = await queue.call(queue.client.insert_job, "good", "1", unique="k")
+        await queue.gone()
+        again = await queue.call(queue.client.insert_job, "good", "2", unique="k")
+        assert again.new
+        assert again.jobid > first.jobid
+        await queue.gone()
+        failing = await queue.call(queue.client.insert_job, "bad", unique="k")
+        await queue.seen.wait("job.failed")
+        twice = await queue.call(queue.client.insert_job, "bad", unique="k")
+        assert (twice.new, twice.jobid) == (False, failing.jobid)
+        row = await queue.call(queue.client.get_job, failing)
+        assert row is not None
+        assert (row.state, row.failcount) == (State.WAITING, 1)
+        assert 100 < row.run_after - await queue.call(queue.database.clock) < 140
+        (record,) = await queue.call(queue.database.failures, failing.jobid)
+        assert (record.error, record.message) == ("ValueError", "no luck")
+        await queue.call(queue.client.insert_jobs, [["good", None, None, b"%d" % n] for n in range(500)])
+        await queue.gone(1)
+    assert ran[:2] == [b"1", b"2"]
+    assert sorted(ran[2:]) == sorted(b"%d" % n for n in range(500))
 
 
 @pytest.mark.parametrize("form", ["mariadb"], indirect=True)
-def test_several_queue_runners_and_workers_run_each_job_once(
+async def test_several_queue_runners_and_workers_run_each_job_once(
     roles: MySQLRoles, tmp_path: Path, form: str
 ) -> None:
-    async def main() -> None:
-        ran: list[int] = []
-        async with system(tmp_path, roles.runtime) as queue:
-            for _ in range(3):
-                worker = Worker(Client(roles.runtime), [queue.address])
-                worker.function("f")(lambda job: ran.append(job.jobid))
-                queue.start_worker(worker)
-            for _ in range(3):
-                queue.start_queue_runner()
-            jobids = set()
-            for _ in range(10):
-                answers = await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 200)
-                jobids |= {answer.jobid for answer in answers}
-            await queue.gone()
-        assert sorted(ran) == sorted(jobids)
-
-    asyncio.run(main())
+    ran: list[int] = []
+    async with system(tmp_path, roles.runtime) as queue:
+        for _ in range(3):
+            worker = Worker(Client(roles.runtime), [queue.address])
+            worker.function("f")(lambda job: ran.append(job.jobid))
+            queue.start_worker(worker)
+        for _ in range(3):
+            queue.start_queue_runner()
+        jobids = set()
+        for _ in range(10):
+            answers = await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 200)
+            jobids |= {answer.jobid for answer in answers}
+        await queue.gone()
+    assert sorted(ran) == sorted(jobids)
 
 
 # ---- the driver's codes

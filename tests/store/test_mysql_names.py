@@ -1,7 +1,6 @@
 """Names in a table of the Perl system, whose collation takes some for one: each row goes by its own."""
 # ruff: noqa: F811
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -110,28 +109,25 @@ def test_names_are_distinguished_once_the_columns_compare_bytes(
     assert [job.funcname for job in database.claim(lane("mail"), limit=9, lease=60)] == ["mail"]
 
 
-def test_jobs_of_names_in_other_cases_run_each_in_its_own_function(
+async def test_jobs_of_names_in_other_cases_run_each_in_its_own_function(
     tmp_path: Path, folding: Database, place: Place
 ) -> None:
-    async def scenario() -> None:
-        async with system(tmp_path, place.url) as queue:
-            ran: list[tuple[str, str]] = []
+    async with system(tmp_path, place.url) as queue:
+        ran: list[tuple[str, str]] = []
 
-            def register(name: str) -> None:
-                @queue.worker.function(name)
-                async def run(job: Any) -> None:
-                    ran.append((name, job.arg.decode()))
+        def register(name: str) -> None:
+            @queue.worker.function(name)
+            async def run(job: Any) -> None:
+                ran.append((name, job.arg.decode()))
 
-            for name in NAMES:
-                register(name)
-            rows = [[name, None, None, name.encode()] for name in NAMES * 20]
-            await queue.call(queue.client.insert_jobs, rows)
-            queue.start_worker()
-            queue.start_queue_runner()
-            await queue.gone()
-            assert sorted(ran) == sorted((name, name) for name in NAMES * 20)
-
-    asyncio.run(scenario())
+        for name in NAMES:
+            register(name)
+        rows = [[name, None, None, name.encode()] for name in NAMES * 20]
+        await queue.call(queue.client.insert_jobs, rows)
+        queue.start_worker()
+        queue.start_queue_runner()
+        await queue.gone()
+        assert sorted(ran) == sorted((name, name) for name in NAMES * 20)
 
 
 def test_the_plan_of_a_claim_by_a_names_bytes_is_that_of_the_lane_index(folding: Database) -> None:

@@ -641,36 +641,33 @@ def test_a_transaction_of_a_caller_that_has_failed_says_so(roles: PostgreSQLRole
 # ---- the whole
 
 
-def test_jobs_go_all_the_way(roles: PostgreSQLRoles, client: Client, tmp_path: Path) -> None:
-    async def main() -> None:
-        ran = []
-        async with system(tmp_path, roles.owner) as queue:
-            worker = Worker(client, [queue.address])
+async def test_jobs_go_all_the_way(roles: PostgreSQLRoles, client: Client, tmp_path: Path) -> None:
+    ran = []
+    async with system(tmp_path, roles.owner) as queue:
+        worker = Worker(client, [queue.address])
 
-            @worker.function("good")
-            def good(job: Any) -> None:
-                ran.append(job.arg)
+        @worker.function("good")
+        def good(job: Any) -> None:
+            ran.append(job.arg)
 
-            @worker.function("bad")
-            def bad(job: Any) -> None:
-                raise ValueError("no luck")
+        @worker.function("bad")
+        def bad(job: Any) -> None:
+            raise ValueError("no luck")
 
-            queue.start_worker(worker)
-            queue.start_queue_runner()
-            first = await queue.call(queue.client.insert_job, "good", "1", unique="k")
-            await queue.gone()
-            again = await queue.call(queue.client.insert_job, "good", "2", unique="k")
-            assert again.new
-            assert again.jobid > first.jobid
-            await queue.gone()
-            failing = await queue.call(queue.client.insert_job, "bad")
-            await queue.seen.wait("job.failed")
-            row = await queue.call(queue.client.get_job, (failing.jobid, 1))
-            assert row is not None
-            assert (row.state, row.failcount) == (State.WAITING, 1)
-            assert 100 < row.run_after - await queue.call(queue.database.clock) < 140
-            (record,) = await queue.call(queue.client.failures, (failing.jobid, 1))
-            assert (record.error, record.message) == ("ValueError", "no luck")
-        assert ran == [b"1", b"2"]
-
-    asyncio.run(main())
+        queue.start_worker(worker)
+        queue.start_queue_runner()
+        first = await queue.call(queue.client.insert_job, "good", "1", unique="k")
+        await queue.gone()
+        again = await queue.call(queue.client.insert_job, "good", "2", unique="k")
+        assert again.new
+        assert again.jobid > first.jobid
+        await queue.gone()
+        failing = await queue.call(queue.client.insert_job, "bad")
+        await queue.seen.wait("job.failed")
+        row = await queue.call(queue.client.get_job, (failing.jobid, 1))
+        assert row is not None
+        assert (row.state, row.failcount) == (State.WAITING, 1)
+        assert 100 < row.run_after - await queue.call(queue.database.clock) < 140
+        (record,) = await queue.call(queue.client.failures, (failing.jobid, 1))
+        assert (record.error, record.message) == ("ValueError", "no luck")
+    assert ran == [b"1", b"2"]
