@@ -59,8 +59,8 @@ class Seen:
 class Waking(Client):
     """A client that leaves what it inserts to a QueueRunner, and wakes it."""
 
-    def insert_checked(self, jobs: Sequence[NewJob], *rest: Any, **named: Any) -> list[Inserted]:
-        return super().insert_checked([replace(job, dispatch=False) for job in jobs], *rest, **named)
+    def _insert_checked(self, jobs: Sequence[NewJob], *rest: Any, **named: Any) -> list[Inserted]:
+        return super()._insert_checked([replace(job, dispatch=False) for job in jobs], *rest, **named)
 
 
 class System:

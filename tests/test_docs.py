@@ -36,7 +36,20 @@ import pytest
 from click.testing import CliRunner
 
 import garivini
-from garivini import AsyncClient, Client, Discard, Handle, Job, Retry, State, UsageError, Worker
+from garivini import (
+    AsyncClient,
+    Client,
+    Discard,
+    FailedAttempt,
+    Handle,
+    Job,
+    KeptJob,
+    Reported,
+    Retry,
+    State,
+    UsageError,
+    Worker,
+)
 from garivini.cli import EXIT_STATUSES, cli
 from garivini.cli.options import DEFAULT_DATABASE, DEFAULT_SERVER
 from garivini.gearman import console
@@ -518,16 +531,8 @@ def section(text: str, name: str) -> str:
     return re.split(rf"^## {name}$", text, flags=re.M)[1].partition("\n## ")[0]
 
 
-#: Names of Client that other parts of the package use, and no user.
-INTERNAL: Final = {"insert_checked"}
-
-
 def calls(kind: type) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in vars(kind).items()
-        if not name.startswith("_") and name not in INTERNAL and callable(value)
-    }
+    return {name: value for name, value in vars(kind).items() if not name.startswith("_") and callable(value)}
 
 
 def test_the_reference_of_calls_has_each_call_with_its_signature() -> None:
@@ -561,8 +566,14 @@ def test_the_reference_of_calls_has_each_attribute_and_name() -> None:
     properties = {name for name, value in vars(Job).items() if isinstance(value, property)}
     assert said == {*Job.__struct_fields__, *properties}
     assert set(names(section(text, "Job"))) >= {state.name for state in State}
-    attributes = set(vars(Worker(Client("sqlite:///jobs.db"))))
-    assert attributes <= set(names(section(text, "Worker")))
+    client = Client("sqlite:///jobs.db")
+    for made in (client, Worker(client)):
+        attributes = {name for name in vars(made) if not name.startswith("_")}
+        assert attributes <= set(names(section(text, type(made).__name__)))
+    for kind in (FailedAttempt, Reported, KeptJob):
+        table = section(text, "Records").partition(f"`{kind.__name__}`")[2].split("\n\n")[1]
+        cells = [line.split(" | ")[0] for line in table.splitlines()[2:]]
+        assert {name for cell in cells for name in names(cell)} == set(kind._fields)
     errors = {names(cells[0])[0] for cells in rows(text, "## Errors")[1:]}
     real = {
         name

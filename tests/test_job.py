@@ -462,10 +462,13 @@ def test_an_unknown_priority_is_refused(priority: Any) -> None:
 # ---- small things
 
 
-def test_the_answer_to_an_insert_unpacks_as_jobid_and_dbid() -> None:
-    answer = Inserted(7, 2, new=False)
-    jobid, dbid = answer
-    assert (jobid, dbid, answer.new) == (7, 2, False)
+def test_inserted_unpacks_and_indexes_as_jobid_and_dbid() -> None:
+    inserted = Inserted(7, 2, new=False)
+    jobid, dbid = inserted
+    assert (jobid, dbid, inserted.new) == (7, 2, False)
+    assert (inserted[0], inserted[1], inserted[-1], inserted[:], len(inserted)) == (7, 2, 2, (7, 2), 2)
+    with pytest.raises(IndexError):
+        inserted[2]
 
 
 def test_the_unique_of_the_largest_ids_fits_what_a_gearman_server_keeps() -> None:

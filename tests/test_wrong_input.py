@@ -24,6 +24,7 @@ from garivini import Job
 from garivini.events import throttle
 from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
+from garivini.model.limits import Flag
 from garivini.model.payload import decode_payload
 from garivini.submission import INJECT_JOBS, RUN_QUEUED_JOB
 from tests.processes import PATIENCE
@@ -105,7 +106,11 @@ class Queue:
         self.call(self._goes_on())
 
     async def _goes_on(self) -> None:
-        kinds = [("good", "shim", False), ("called", "controller", False), ("good", "shim", True)]
+        kinds: list[tuple[str, Flag, bool]] = [
+            ("good", "shim", False),
+            ("called", "controller", False),
+            ("good", "shim", True),
+        ]
         ran = []
         for funcname, flag, injected in kinds:
             self._number += 1

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from garivini.client import Client
     from garivini.client.aio import AsyncClient
+    from garivini.databases import DatabasesLike
     from garivini.errors import (
         ConflictError,
         GariviniError,
@@ -31,28 +32,43 @@ if TYPE_CHECKING:
         UsageError,
     )
     from garivini.model.current import JobFilter, current_job
+    from garivini.model.handles import HandleLike
     from garivini.model.inserted import Inserted
     from garivini.model.job import Handle, Job
+    from garivini.model.limits import Flag, Priority
+    from garivini.model.new_jobs import JobLike
+    from garivini.model.records import FailedAttempt, KeptJob, Reported
     from garivini.model.state import State
+    from garivini.store.callers import AsyncJoinable, Joinable
     from garivini.worker import Discard, Retry, Worker
 
 __version__ = "0.1.0"
 
 # Names are looked up when they are first used: importing SQLAlchemy takes a quarter of a second, which
-# `garivini --help` and a web application that only might insert a job need not pay.
-_HOMES: Final = {
+# `garivini --help` and a web application that may never insert a job need not pay.
+_MODULES: Final = {
     "AsyncClient": "client.aio",
+    "AsyncJoinable": "store.callers",
     "Client": "client",
     "ConflictError": "errors",
+    "DatabasesLike": "databases",
     "Discard": "worker",
+    "FailedAttempt": "model.records",
+    "Flag": "model.limits",
     "GariviniError": "errors",
     "Handle": "model.job",
+    "HandleLike": "model.handles",
     "Inserted": "model.inserted",
     "Job": "model.job",
     "JobFilter": "model.current",
+    "JobLike": "model.new_jobs",
+    "Joinable": "store.callers",
+    "KeptJob": "model.records",
     "OutcomeUnknownError": "errors",
+    "Priority": "model.limits",
     "ProtocolError": "errors",
     "RefusedError": "errors",
+    "Reported": "model.records",
     "Retry": "worker",
     "SchemaError": "errors",
     "State": "model.state",
@@ -69,11 +85,21 @@ __all__ = [  # noqa: RUF022  # the order of the documentation
     "Retry",
     "Discard",
     "Job",
-    "current_job",
-    "JobFilter",
+    "State",
     "Handle",
     "Inserted",
-    "State",
+    "FailedAttempt",
+    "Reported",
+    "KeptJob",
+    "current_job",
+    "JobFilter",
+    "DatabasesLike",
+    "JobLike",
+    "HandleLike",
+    "Joinable",
+    "AsyncJoinable",
+    "Flag",
+    "Priority",
     "GariviniError",
     "UsageError",
     "SchemaError",
@@ -86,12 +112,12 @@ __all__ = [  # noqa: RUF022  # the order of the documentation
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'garivini' has no attribute {name!r}")
-    value = getattr(import_module(f"garivini.{_HOMES[name]}"), name)
+    value = getattr(import_module(f"garivini.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

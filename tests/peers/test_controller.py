@@ -7,7 +7,8 @@ import pytest
 
 from garivini import Client
 from garivini.model.policy import Envelope, FunctionPolicy
-from garivini.store.database import Database, FailedAttempt
+from garivini.model.records import FailedAttempt
+from garivini.store.database import Database
 from tests.peers import peer
 from tests.peers.databases import Place
 from tests.peers.peer import PROGRAMS, SUFFIXES, Peer

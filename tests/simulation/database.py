@@ -22,10 +22,11 @@ from garivini.model.limits import NEVER, PRIORITIES
 from garivini.model.outcome import Setback, Settled
 from garivini.model.pacing import BATCH_BYTES
 from garivini.model.policy import MAX_CRASHES, MAX_FAILURES, FunctionPolicy
+from garivini.model.records import FailedAttempt
 from garivini.model.state import State
 from garivini.model.when import At, Never, Offset, backoff
 from garivini.store.chunks import CHUNK
-from garivini.store.database import FailedAttempt, Lane, Lanes, Lapsed
+from garivini.store.database import Lane, Lanes, Lapsed
 from tests.simulation.loop import VirtualExecutor
 from tests.simulation.processes import Process, current_thread, settle
 

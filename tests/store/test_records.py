@@ -11,11 +11,12 @@ from garivini.model.job import Handle, Job
 from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Report, Said, Setback, Success
 from garivini.model.policy import FunctionPolicy
+from garivini.model.records import KeptJob, Reported
 from garivini.model.state import State
 from garivini.model.when import Offset
 from garivini.store.connections import Run
 from garivini.store.database import Database, Lane
-from garivini.store.records import MAX_LINE, MAX_LINES, MAX_RESULT, KeptJob, Reported
+from garivini.store.records import MAX_LINE, MAX_LINES, MAX_RESULT
 from tests.processes import PATIENCE
 from tests.store.conftest import Backend, Clock
 

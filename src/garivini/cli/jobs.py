@@ -31,11 +31,10 @@ from garivini.databases import parse_databases
 from garivini.errors import UsageError
 from garivini.model.handles import parse_id
 from garivini.model.job import Handle, Job, parse_state
-from garivini.model.limits import FLAGS, NEVER, PRIORITIES
+from garivini.model.limits import FLAGS, NEVER, PRIORITIES, Flag, Priority
+from garivini.model.records import FailedAttempt, KeptJob, Reported
 from garivini.model.state import State
-from garivini.store.database import FailedAttempt
 from garivini.store.failures import FIRST
-from garivini.store.records import KeptJob, Reported
 from garivini.store.shards import Shards
 
 #: Jobs per page: few at first, so that they appear immediately.
@@ -83,8 +82,8 @@ def insert(
     tls: ssl.SSLContext | None,
     run_after: float | None,
     unique: str | None,
-    priority: str,
-    flag: str,
+    priority: Priority,
+    flag: Flag,
 ) -> None:
     """Insert a job for the function FUNCNAME with the argument ARG, and print its id.
 

@@ -1,4 +1,4 @@
-"""The client for asyncio: the calls of ``Client``, awaitable."""
+"""The client for asyncio: the calls of ``Client``, to be awaited."""
 
 import asyncio
 import ssl
@@ -14,18 +14,19 @@ from garivini.databases import DatabasesLike
 from garivini.model.handles import HandleLike
 from garivini.model.inserted import Inserted
 from garivini.model.job import Job, NewJob
+from garivini.model.limits import Flag, Priority
 from garivini.model.new_jobs import JobLike, checked_job, checked_jobs
 from garivini.model.pacing import WATERMARK
-from garivini.store.database import FailedAttempt
+from garivini.model.records import FailedAttempt, KeptJob, Reported
+from garivini.store.callers import AsyncJoinable
 from garivini.store.insert_groups import Ends, InsertGroups
-from garivini.store.records import KeptJob, Reported
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
 class _Caller(NamedTuple):
-    """A single insert that waits for its answer."""
+    """A single insert that waits for its result."""
 
     jobs: list[NewJob]
     answer: asyncio.Future[Inserted]
@@ -33,26 +34,39 @@ class _Caller(NamedTuple):
 
 @dataclass(slots=True)
 class _Stream:
-    """Single inserts that wait to be stored in the same place."""
+    """Single inserts that wait for the same database."""
 
     callers: list[_Caller] = field(default_factory=list)
-    #: The task that stores them, while there are any.
+    #: The task that inserts them, while there are any.
     inserting: asyncio.Task[None] | None = None
 
 
 class AsyncClient:
-    """A ``Client`` whose calls are awaited. Their meaning, arguments and errors are those of ``Client``.
+    """Inserts jobs into a queue, reports their outcomes and reads them, in an event loop.
+
+    Construction opens no connection. It is an asynchronous context manager that closes itself, for one event
+    loop only. Arguments, results and errors are those of ``Client``.
 
     Database calls run in threads: one per database, and one for jobs without a unique key. Single inserts
-    that arrive while another is being committed are committed together, so many concurrent ones cost few
-    commits; if that fails they are retried in smaller groups, and each caller gets the answer or the error of
-    its own job. A cancelled call may have been executed. Use an instance in one event loop only.
+    that arrive during another commit are committed together, so many concurrent ones need few commits. If a
+    batch fails, it is retried in smaller batches, and each caller gets the result or error of its own job. A
+    call that is cancelled may have been executed.
+
+    Every call that reaches a database can raise ``UnreachableError``, ``RefusedError``, ``ConflictError`` and
+    ``SchemaError``, after which nothing was done, and ``OutcomeUnknownError``, after which it may be done. A
+    call that is given a handle raises ``UsageError`` if that is not a handle, or names an unknown database.
 
     Args:
-        dbs: as for ``Client``.
-        job_servers: as for ``Client``.
-        watermark: as for ``Client``.
-        tls: as for ``Client``.
+        dbs: a database URL (``sqlite:///jobs.db``), a SQLAlchemy Engine, a list of these, in which the
+            position from 1 is the id of a database, or the original's mapping
+            ``{id: {"id", "dsn", "user", "pass"}}``. By default, the settings of the commands.
+        job_servers: Gearman servers as ``host:port``. With them, an insert submits jobs that are due right
+            after the commit. Without them, a QueueRunner finds the jobs within a second.
+        watermark: maximum jobs of a function that wait in the Gearman servers. 0: no limit.
+        tls: encrypts the connections to Gearman servers, which are plain without it.
+
+    Raises:
+        UsageError: a URL, an address, the watermark or the settings are wrong.
 
     """
 
@@ -66,7 +80,7 @@ class AsyncClient:
     ) -> None:
         self._client = Client(dbs, job_servers, watermark=watermark, tls=tls)
         # Each key has a home. An unreachable home, or one with a locked key, delays no other stream.
-        homes = [database.dbid for database in self._client.shards]
+        homes = [database.dbid for database in self._client._shards]
         self._streams = {home: _Stream() for home in (None, *homes)}
         self._threads = ThreadPoolExecutor(len(self._streams), thread_name_prefix="garivini-client")
 
@@ -77,14 +91,41 @@ class AsyncClient:
         run_after: float | timedelta | None = None,
         unique: str | None = None,
         coalesce: str | None = None,
-        flag: str | None = None,
+        flag: Flag | None = None,
         *,
         uniqkey: str | None = None,
-        priority: str | None = None,
+        priority: Priority | None = None,
         dispatch: bool = True,
-        connection: Any = None,
+        connection: AsyncJoinable | None = None,
     ) -> Inserted:
-        """See ``Client.insert_job``; ``connection`` may be an AsyncConnection or AsyncSession too."""
+        """Insert a job in one transaction, which is committed when the call returns.
+
+        Cancelled before its batch is started, the call inserts nothing; cancelled later, it may have.
+
+        Args:
+            funcname: the worker's function: 1 to 200 bytes of UTF-8, without line breaks.
+            arg: the argument, up to 16 MB. A str is stored as UTF-8.
+            run_after: seconds from now by the database's clock, or a timedelta; by default now.
+            unique: unique key, up to 255 characters. At most one job of the function has it: a second insert
+                returns that job.
+            coalesce: stored with the job for the worker, up to 255 characters.
+            flag: ``shim`` (default): the worker reports the outcome. ``controller``: a Controller does.
+            uniqkey: another name for ``unique``.
+            priority: ``high``, ``normal`` (default) or ``low``.
+            dispatch: False leaves the job to a QueueRunner, even if the client knows Gearman servers.
+            connection: inserts the job in the transaction of this connection, also of an AsyncConnection or
+                AsyncSession. The job exists when the caller commits. A QueueRunner is woken after the commit
+                of a session or Django connection; with any other connection, call ``wake``.
+
+        Returns:
+            The id of the job. ``new`` is False if a job with the unique key already exists.
+
+        Raises:
+            UsageError: a value cannot be stored, or the connection cannot be joined. Nothing was inserted.
+            UnreachableError, RefusedError, ConflictError, SchemaError: nothing was inserted.
+            OutcomeUnknownError: the connection was lost at the commit. With a unique key, repeat the call.
+
+        """
         job = checked_job(
             *(funcname, arg, run_after, unique, coalesce, flag),
             uniqkey=uniqkey,
@@ -94,7 +135,7 @@ class AsyncClient:
         if connection is not None:
             (inserted,) = await self._join(connection, [job])
             return inserted
-        home = None if job.uniqkey is None else self._client.shards.home(funcname, job.uniqkey).dbid
+        home = None if job.uniqkey is None else self._client._shards.home(funcname, job.uniqkey).dbid
         stream = self._streams[home]
         answer: asyncio.Future[Inserted] = asyncio.get_running_loop().create_future()
         stream.callers.append(_Caller([job], answer))
@@ -106,86 +147,182 @@ class AsyncClient:
         self,
         jobs: Iterable[JobLike],
         run_after: float | timedelta | None = None,
-        flag: str | None = None,
+        flag: Flag | None = None,
         *,
         dispatch: bool = True,
-        connection: Any = None,
+        connection: AsyncJoinable | None = None,
     ) -> list[Inserted]:
-        """Insert many jobs. See ``Client.insert_jobs``."""
+        """Insert many jobs, in one transaction per database.
+
+        Args:
+            jobs: each a list ``[funcname, uniqkey, coalesce, arg]`` or a mapping with the keys ``funcname``,
+                ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``.
+            run_after: as for ``insert_job``, for all jobs.
+            flag: as for ``insert_job``, for all jobs.
+            dispatch: as for ``insert_job``. A list of more than 4,000 jobs is left to a QueueRunner.
+            connection: as for ``insert_job``.
+
+        Returns:
+            One result per job, in the same order.
+
+        Raises:
+            UsageError: a job cannot be stored; the message says which. Nothing was inserted.
+            GariviniError: as for ``insert_job``. With several databases, others may have stored their part:
+                ``stored`` of the error has the results of these jobs by position in the list, ``failed`` the
+                positions of the jobs that it concerns. All other jobs were not tried.
+
+        """
         checked = checked_jobs(jobs, run_after, flag, dispatch=dispatch)
         if connection is not None:
             return await self._join(connection, checked)
-        return await self._call(self._client.insert_checked, checked)
+        return await self._call(self._client._insert_checked, checked)
 
     async def complete_job(self, handle: HandleLike) -> bool:
-        """See ``Client.complete_job``."""
+        """Delete a job that has succeeded. This is not fenced: finished work is finished, whoever did it.
+
+        Args:
+            handle: names the job: a Job, a Handle, the result of an insert, an id such as ``"1:42"``, the
+                payload that a worker received (a mapping or JSON), or a pair ``(jobid, dbid)``.
+
+        Returns:
+            Whether the job existed.
+
+        """
         return await self._call(self._client.complete_job, handle)
 
     async def complete_jobs(self, handles: Iterable[HandleLike]) -> int:
-        """See ``Client.complete_jobs``."""
+        """Delete jobs that have succeeded, in one transaction per database; return how many existed."""
         return await self._call(self._client.complete_jobs, handles)
 
     async def reschedule_job(self, handle: HandleLike, when: str | int | timedelta | datetime) -> bool:
-        """See ``Client.reschedule_job``."""
+        """Let a job run again at another time, without counting a failure.
+
+        Args:
+            handle: as for ``complete_job``. With an attempt, the call has an effect only while that attempt
+                holds the job.
+            when: ``"never"`` makes the job dead. ``"+360"`` (seconds) or a timedelta counts from now.
+                ``"1313572984"``, an int or a datetime with a time zone is a unix time.
+
+        Returns:
+            Whether the job was rescheduled, now or by an earlier call for the same attempt. False: the job
+            does not exist, or another attempt holds it.
+
+        Raises:
+            UsageError: ``when`` is none of these, or out of range.
+
+        """
         return await self._call(self._client.reschedule_job, handle, when)
 
     async def failed_job(self, handle: HandleLike, error: BaseException | str | None = None) -> bool:
-        """See ``Client.failed_job``."""
+        """Count a failure and let the job run again after 2^failcount minutes, at most a day.
+
+        At the maximum of failures, by default 25, the job is dead until an operator retries it.
+
+        Args:
+            handle: as for ``complete_job``. With an attempt, the call has an effect only while that attempt
+                holds the job.
+            error: stored as the job's failure.
+
+        Returns:
+            Whether the failure is recorded, now or by an earlier call for the same attempt. False: the job
+            does not exist, or another attempt holds it.
+
+        """
         return await self._call(self._client.failed_job, handle, error)
 
     async def list_jobs(
         self, funcname: str | None = None, state: str | None = None, *, after: int = 0, limit: int = 100
     ) -> list[Job]:
-        """See ``Client.list_jobs``."""
+        """Return jobs in the order of their ids, from one database after the other.
+
+        Args:
+            funcname: only jobs of this function.
+            state: only jobs in this state: ``waiting``, ``leased``, ``running``, ``suspect`` or ``dead``.
+            after: only ids above this one.
+            limit: maximum jobs per database.
+
+        Raises:
+            UsageError: the state is unknown.
+
+        """
         return await self._call(self._client.list_jobs, funcname, state, after=after, limit=limit)
 
     async def failed_jobs(
         self, funcname: str | None = None, *, after: int = 0, limit: int = 100
     ) -> list[Job]:
-        """See ``Client.failed_jobs``."""
+        """Return jobs that have failed, whose process has died, or that are dead, as ``list_jobs`` does."""
         return await self._call(self._client.failed_jobs, funcname, after=after, limit=limit)
 
     async def get_job(self, handle: HandleLike) -> Job | None:
-        """See ``Client.get_job``."""
+        """Return a job in its current state, or None if it does not exist."""
         return await self._call(self._client.get_job, handle)
 
     async def failures(self, handle: HandleLike) -> list[FailedAttempt]:
-        """See ``Client.failures``."""
+        """Return the failures of a job, oldest first: one per attempt that did not succeed.
+
+        The first 10 and the newest 40 are kept.
+        """
         return await self._call(self._client.failures, handle)
 
     async def result(self, handle: HandleLike) -> KeptJob | None:
-        """See ``Client.result``."""
+        """Return a kept job with its result, or None.
+
+        A job of flag ``controller`` that has succeeded is kept for the retention of its function, in seconds.
+        None: there is no such job, it has not succeeded, or it is not kept, or no longer.
+        """
         return await self._call(self._client.result, handle)
 
     async def reports(self, handle: HandleLike) -> list[Reported]:
-        """See ``Client.reports``."""
+        """Return what a worker reported while it ran a job, oldest attempt first.
+
+        Of each attempt, the last progress comes first, then the lines. A Controller stores the reports of
+        jobs of flag ``controller``. They are returned for a kept job too.
+        """
         return await self._call(self._client.reports, handle)
 
     async def retry_job(self, handle: HandleLike) -> bool:
-        """See ``Client.retry_job``."""
+        """Make a waiting or dead job due now and reset its counts of failures and crashes.
+
+        Returns:
+            Whether the job was waiting or dead.
+
+        """
         return await self._call(self._client.retry_job, handle)
 
     async def cancel_job(self, handle: HandleLike, reason: str = "") -> bool:
-        """See ``Client.cancel_job``."""
+        """Make a job dead, whatever its state. It reads and writes in two transactions.
+
+        If a worker is running the job, ``job.superseded`` is true after its next renewal. If the job succeeds
+        anyway, it is complete; any other outcome has no effect. A copy that waits in a Gearman server may
+        still start.
+
+        Args:
+            handle: as for ``complete_job``. An attempt in it is ignored.
+            reason: stored as the job's failure.
+
+        Returns:
+            Whether the job existed and was not dead.
+
+        """
         return await self._call(self._client.cancel_job, handle, reason)
 
     async def delete_jobs(self, handles: Iterable[HandleLike]) -> int:
-        """See ``Client.delete_jobs``."""
+        """Delete jobs and their records, whatever their state; return how many existed."""
         return await self._call(self._client.delete_jobs, handles)
 
     async def wake(self) -> None:
-        """See ``Client.wake``."""
+        """Let a QueueRunner start a pass immediately. Never fails: without it, a pass starts every second."""
         await self._call(self._client.wake)
 
     async def close(self) -> None:
-        """Wait for what is under way and close the connections that are ours."""
+        """Wait for the calls in progress and close the client's own connections. No call may follow."""
         inserting = [stream.inserting for stream in self._streams.values() if stream.inserting]
         if inserting:
-            await asyncio.wait(inserting)  # which, when it is cancelled, does not cancel them
+            await asyncio.wait(inserting)  # a cancelled wait does not cancel them
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
     def _close(self) -> None:
-        # A call that is still in a thread would put its connection back after the others are closed.
+        # A call that still runs in a thread would put its connection back after the others are closed.
         self._threads.shutdown()
         self._client.close()
 
@@ -196,27 +333,27 @@ class AsyncClient:
         await self.close()
 
     async def _insert_waiting(self, stream: _Stream) -> None:
-        """Insert in groups: what has arrived while one group was committed makes the next."""
-        group: list[_Caller] = []
+        """Insert in batches: the inserts that arrive during one commit are the next batch."""
+        batch: list[_Caller] = []
         try:
             while stream.callers:
                 # No caller waits for cancelled inserts.
-                group = [caller for caller in stream.callers if not caller.answer.done()]
+                batch = [caller for caller in stream.callers if not caller.answer.done()]
                 stream.callers = []
-                if group:
-                    await self._insert_group(group)
+                if batch:
+                    await self._insert_batch(batch)
         finally:
             stream.inserting = None
-            for caller in (*group, *stream.callers):
+            for caller in (*batch, *stream.callers):
                 caller.answer.cancel()  # only if this task was cancelled: otherwise all have been answered
 
-    async def _insert_group(self, group: list[_Caller]) -> None:
-        apart = InsertGroups(group)
-        while part := apart.next_group():
+    async def _insert_batch(self, batch: list[_Caller]) -> None:
+        split = InsertGroups(batch)
+        while part := split.next_group():
             try:
-                answers = await self._call(self._client.insert_checked, [caller.jobs[0] for caller in part])
+                answers = await self._call(self._client._insert_checked, [caller.jobs[0] for caller in part])
             except Exception as error:
-                ends = apart.failed(part, error)
+                ends = split.failed(part, error)
             else:
                 ends = Ends([(caller, [at]) for caller, at in zip(part, answers, strict=True)], [])
             for caller, (answer,) in ends.stored:
@@ -226,18 +363,19 @@ class AsyncClient:
                 if not caller.answer.done():
                     caller.answer.set_exception(own)
 
-    async def _join(self, connection: Any, jobs: list[NewJob]) -> list[Inserted]:
-        """Insert in the caller's transaction, through ``run_sync`` where the connection is an async one."""
+    async def _join(self, connection: AsyncJoinable, jobs: list[NewJob]) -> list[Inserted]:
+        """Insert in the caller's transaction, through ``run_sync`` of an asynchronous connection."""
         loop = asyncio.get_running_loop()
 
         def wake() -> None:
             loop.call_soon_threadsafe(lambda: loop.run_in_executor(self._threads, self._client.wake))
 
         def insert(joined: Any) -> list[Inserted]:
-            return self._client.insert_checked(jobs, joined, wake=wake)
+            return self._client._insert_checked(jobs, joined, wake=wake)
 
-        if hasattr(connection, "run_sync"):
-            answers: list[Inserted] = await connection.run_sync(insert)
+        run_sync: Any = getattr(connection, "run_sync", None)
+        if run_sync is not None:
+            answers: list[Inserted] = await run_sync(insert)
             return answers
         return insert(connection)
 

@@ -1,9 +1,8 @@
-"""The thin client: inserts, completes, reschedules and fails jobs. Blocking, without threads."""
+"""The client: inserts, completes, reschedules, fails and reads jobs. It blocks, and starts no threads."""
 
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from garivini import settings
 from garivini.client.direct import DirectDispatch
@@ -13,35 +12,45 @@ from garivini.gearman.servers import parse_addresses
 from garivini.model.handles import HandleLike, handle_of
 from garivini.model.inserted import Inserted
 from garivini.model.job import Handle, Job, NewJob, parse_state
+from garivini.model.limits import Flag, Priority
 from garivini.model.new_jobs import JobLike, checked_job, checked_jobs
 from garivini.model.outcome import Setback, failure
 from garivini.model.pacing import WATERMARK
+from garivini.model.records import FailedAttempt, KeptJob, Reported
 from garivini.model.state import State
 from garivini.model.when import parse_when
 from garivini.outcome_events import emit_settled
-from garivini.store.callers import after_commit
-from garivini.store.database import FailedAttempt
-from garivini.store.records import KeptJob, Reported
+from garivini.store.callers import Joinable, after_commit
 from garivini.store.shards import Shards
 
 
 class Client:
-    """Inserts jobs into a queue and says how they ended.
+    """Inserts jobs into a queue, reports their outcomes and reads them.
 
-    Constructing it connects to nothing. It may be used by several threads and after a fork.
+    Construction opens no connection. Several threads may share a client, and a child process may use it
+    after a fork. It is a context manager that closes itself.
 
-    Without ``dbs`` the databases come from the settings of the commands: the environment, then the file
-    ``garivini.toml`` in the working folder or the one that ``GARIVINI_CONFIG`` names, then the default. If
-    ``job_servers`` are not given either, the Gearman servers and TLS to them come from there too.
+    Without ``dbs``, the databases come from the settings of the commands: the environment, then the file
+    ``garivini.toml`` in the working directory or the file that ``GARIVINI_CONFIG`` names, then the default.
+    If ``job_servers`` is not given either, the Gearman servers and TLS come from there too.
+
+    Every call that reaches a database can raise ``UnreachableError``, ``RefusedError``, ``ConflictError`` and
+    ``SchemaError``, after which nothing was done, and ``OutcomeUnknownError``, after which it may be done. A
+    call that is given a handle raises ``UsageError`` if that is not a handle, or names an unknown database.
 
     Args:
-        dbs: a database URL (``sqlite:///jobs.db``), an SQLAlchemy Engine, a list of these (a database's
-            position, from 1, is its id) or the original's mapping ``{id: {"id", "dsn", "user", "pass"}}``.
-        job_servers: Gearman servers as ``host:port``. With them a job that is due is submitted to them by the
-            insert itself, as soon as it is committed, or else a QueueRunner is woken; without, a QueueRunner
-            finds the job within a second.
-        watermark: jobs of a function that may wait in gearmand; what is above waits in SQL. 0: any number.
-        tls: how to encrypt the connections to Gearman servers; they are plain without it.
+        dbs: a database URL (``sqlite:///jobs.db``), a SQLAlchemy Engine, a list of these, in which the
+            position from 1 is the id of a database, or the original's mapping
+            ``{id: {"id", "dsn", "user", "pass"}}``.
+        job_servers: Gearman servers as ``host:port``. With them, an insert submits jobs that are due right
+            after the commit, and wakes a QueueRunner for the others. Without them, a QueueRunner finds the
+            jobs within a second.
+        watermark: maximum jobs of a function that wait in the Gearman servers. Jobs above it stay in the
+            database for a QueueRunner. 0: no limit.
+        tls: encrypts the connections to Gearman servers, which are plain without it.
+
+    Raises:
+        UsageError: a URL, an address, the watermark or the settings are wrong.
 
     """
 
@@ -60,16 +69,21 @@ class Client:
             dbs = found.databases()
             if job_servers is None:
                 job_servers, tls = found.job_servers(), tls or found.tls()
-        self.shards = Shards(dbs)
-        #: The Gearman servers as ``host:port``; none if a QueueRunner finds the jobs by itself.
-        self.job_servers = parse_addresses(job_servers) if job_servers else []
-        #: How the connections to them are encrypted.
-        self.tls = tls
+        self._shards = Shards(dbs)
+        #: The Gearman servers as ``host:port``; empty if a QueueRunner finds the jobs by itself.
+        self.job_servers: list[str] = parse_addresses(job_servers) if job_servers else []
+        #: Encrypts the connections to them; None: they are plain.
+        self.tls: ssl.SSLContext | None = tls
         self._direct = (
-            DirectDispatch(self.shards, self.job_servers, watermark=watermark, tls=tls)
+            DirectDispatch(self._shards, self.job_servers, watermark=watermark, tls=tls)
             if self.job_servers
             else None
         )
+
+    @property
+    def shards(self) -> Shards:
+        """The databases of the jobs, for tests and tools that run roles themselves."""
+        return self._shards
 
     # ---- the calls of the original
 
@@ -80,36 +94,37 @@ class Client:
         run_after: float | timedelta | None = None,
         unique: str | None = None,
         coalesce: str | None = None,
-        flag: str | None = None,
+        flag: Flag | None = None,
         *,
         uniqkey: str | None = None,
-        priority: str | None = None,
+        priority: Priority | None = None,
         dispatch: bool = True,
-        connection: Any = None,
+        connection: Joinable | None = None,
     ) -> Inserted:
-        """Insert a job. It is committed when this returns.
+        """Insert a job in one transaction, which is committed when the call returns.
 
         Args:
-            funcname: the worker's function: 1 to 200 bytes, without line breaks.
-            arg: up to 16 MB; a str travels as UTF-8.
-            run_after: seconds from now by the database's clock, or a timedelta; now where not given.
-            unique: at most one live job of this function has this key; a second insert answers the first.
-            coalesce: kept with the job, for the worker.
-            flag: ``shim`` (the worker completes the job through a client; the default) or ``controller``.
+            funcname: the worker's function: 1 to 200 bytes of UTF-8, without line breaks.
+            arg: the argument, up to 16 MB. A str is stored as UTF-8.
+            run_after: seconds from now by the database's clock, or a timedelta; by default now.
+            unique: unique key, up to 255 characters. At most one job of the function has it: a second insert
+                returns that job.
+            coalesce: stored with the job for the worker, up to 255 characters.
+            flag: ``shim`` (default): the worker reports the outcome. ``controller``: a Controller does.
             uniqkey: another name for ``unique``.
-            priority: ``high``, ``normal`` or ``low``.
-            dispatch: False leaves it to a QueueRunner, even where this client knows Gearman servers.
-            connection: a SQLAlchemy Connection or Session, or a driver's connection: the job is inserted in
-                its transaction, and is there when that is committed. After the commit of a Session a
-                QueueRunner is woken; otherwise call ``wake``.
+            priority: ``high``, ``normal`` (default) or ``low``.
+            dispatch: False leaves the job to a QueueRunner, even if the client knows Gearman servers.
+            connection: inserts the job in the transaction of this connection. The job exists when the caller
+                commits. A QueueRunner is woken after the commit of a Session or Django connection; with any
+                other connection, call ``wake``.
 
         Returns:
-            What unpacks as ``(jobid, dbid)``, with ``new`` telling it from the duplicate of a live job.
+            The id of the job. ``new`` is False if a job with the unique key already exists.
 
         Raises:
-            UsageError: a value cannot be stored; nothing was inserted.
+            UsageError: a value cannot be stored, or the connection cannot be joined. Nothing was inserted.
             UnreachableError, RefusedError, ConflictError, SchemaError: nothing was inserted.
-            OutcomeUnknownError: the connection was lost at the commit; a unique key makes trying again safe.
+            OutcomeUnknownError: the connection was lost at the commit. With a unique key, repeat the call.
 
         """
         job = checked_job(
@@ -118,82 +133,94 @@ class Client:
             priority=priority,
             dispatch=dispatch,
         )
-        return self.insert_checked([job], connection)[0]
+        return self._insert_checked([job], connection)[0]
 
     def insert_jobs(
         self,
         jobs: Iterable[JobLike],
         run_after: float | timedelta | None = None,
-        flag: str | None = None,
+        flag: Flag | None = None,
         *,
         dispatch: bool = True,
-        connection: Any = None,
+        connection: Joinable | None = None,
     ) -> list[Inserted]:
-        """Insert many jobs, in one transaction for each database touched.
+        """Insert many jobs, in one transaction per database.
 
         Args:
-            jobs: lists ``[funcname, uniqkey, coalesce, arg]``, or mappings with the names of
-                ``insert_job``'s arguments.
-            run_after: one delay for all.
-            flag: one flag for all.
-            dispatch: as for ``insert_job``. Of a list of more than 4,000 jobs all are left to a QueueRunner.
+            jobs: each a list ``[funcname, uniqkey, coalesce, arg]`` or a mapping with the keys ``funcname``,
+                ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``.
+            run_after: as for ``insert_job``, for all jobs.
+            flag: as for ``insert_job``, for all jobs.
+            dispatch: as for ``insert_job``. A list of more than 4,000 jobs is left to a QueueRunner.
             connection: as for ``insert_job``.
 
         Returns:
-            One answer a job, in order.
+            One result per job, in the same order.
 
         Raises:
-            UsageError: a job cannot be stored; it says which. Nothing was inserted.
-            GariviniError: as ``insert_job``. With several databases, others may have taken their part: the
-                error's ``stored`` has their answers by position in the list, ``failed`` the positions that
-                it is about; the rest was not tried. Jobs without a unique key are stored last and together,
-                so the same list may be inserted again after any error but ``OutcomeUnknownError``.
+            UsageError: a job cannot be stored; the message says which. Nothing was inserted.
+            GariviniError: as for ``insert_job``. With several databases, others may have stored their part:
+                ``stored`` of the error has the results of these jobs by position in the list, ``failed`` the
+                positions of the jobs that it concerns. All other jobs were not tried. Jobs without a unique
+                key are inserted last, together, so after any error but ``OutcomeUnknownError`` the same list
+                can be inserted again.
 
         """
-        return self.insert_checked(checked_jobs(jobs, run_after, flag, dispatch=dispatch), connection)
+        return self._insert_checked(checked_jobs(jobs, run_after, flag, dispatch=dispatch), connection)
 
     def complete_job(self, handle: HandleLike) -> bool:
-        """Delete a finished job, whoever finished it; return whether it was still there.
+        """Delete a job that has succeeded. This is not fenced: finished work is finished, whoever did it.
 
         Args:
-            handle: a Job, the payload a worker received (mapping or JSON), or ``(jobid, dbid)``.
+            handle: names the job: a Job, a Handle, the result of an insert, an id such as ``"1:42"``, the
+                payload that a worker received (a mapping or JSON), or a pair ``(jobid, dbid)``.
+
+        Returns:
+            Whether the job existed.
 
         """
         return self.complete_jobs([handle]) == 1
 
     def complete_jobs(self, handles: Iterable[HandleLike]) -> int:
-        """Delete many finished jobs, in one transaction a database; return how many were still there."""
+        """Delete jobs that have succeeded, in one transaction per database; return how many existed."""
         jobids: dict[int, list[int]] = {}
         for handle in map(handle_of, handles):
             jobids.setdefault(handle.dbid, []).append(handle.jobid)
-        parts = [(self.shards[dbid], part) for dbid, part in jobids.items()]
+        parts = [(self._shards[dbid], part) for dbid, part in jobids.items()]
         return sum(len(database.complete(part)) for database, part in parts)
 
     def reschedule_job(self, handle: HandleLike, when: str | int | timedelta | datetime) -> bool:
-        """Let a job run at another time. For a failure call ``failed_job``, which counts it.
+        """Let a job run again at another time, without counting a failure.
 
         Args:
-            handle: as for ``complete_job``. With an attempt it applies only while that attempt holds the job.
-            when: ``"never"`` parks it for inspection; ``"+360"`` or a timedelta is from now;
-                ``"1313572984"``, an int or an aware datetime is a time.
+            handle: as for ``complete_job``. With an attempt, the call has an effect only while that attempt
+                holds the job.
+            when: ``"never"`` makes the job dead. ``"+360"`` (seconds) or a timedelta counts from now.
+                ``"1313572984"``, an int or a datetime with a time zone is a unix time.
 
         Returns:
-            Whether it applies, now or from an earlier call. False: the job is gone or another attempt's.
+            Whether the job was rescheduled, now or by an earlier call for the same attempt. False: the job
+            does not exist, or another attempt holds it.
+
+        Raises:
+            UsageError: ``when`` is none of these, or out of range.
 
         """
         return self._settle(Setback(handle=handle_of(handle), kind="rescheduled", when=parse_when(when)))
 
     def failed_job(self, handle: HandleLike, error: BaseException | str | None = None) -> bool:
-        """Count a failure and let the job run again after 2^failcount minutes, a day at most.
+        """Count a failure and let the job run again after 2^failcount minutes, at most a day.
 
-        After 25 failures the job is dead: parked until a person retries it.
+        At the maximum of failures, by default 25, the job is dead until an operator retries it.
 
         Args:
-            handle: as for ``complete_job``. With an attempt it applies only while that attempt holds the job.
-            error: kept in the job's record.
+            handle: as for ``complete_job``. With an attempt, the call has an effect only while that attempt
+                holds the job.
+            error: stored as the job's failure.
 
         Returns:
-            Whether it applies, now or from an earlier call. False: the job is gone or another attempt's.
+            Whether the failure is recorded, now or by an earlier call for the same attempt. False: the job
+            does not exist, or another attempt holds it.
 
         """
         return self._settle(failure(handle_of(handle), error))
@@ -206,92 +233,112 @@ class Client:
         after: int = 0,
         limit: int = 100,
     ) -> list[Job]:
-        """Return jobs by id, of every database.
+        """Return jobs in the order of their ids, from one database after the other.
 
         Args:
-            funcname: of this function only.
-            state: ``waiting``, ``leased``, ``running``, ``suspect`` or ``dead`` only.
-            after: with ids above this one.
-            limit: at most, of each database.
+            funcname: only jobs of this function.
+            state: only jobs in this state: ``waiting``, ``leased``, ``running``, ``suspect`` or ``dead``.
+            after: only ids above this one.
+            limit: maximum jobs per database.
+
+        Raises:
+            UsageError: the state is unknown.
 
         """
         chosen = None if state is None else parse_state(state)
         return [
             job
-            for database in self.shards
+            for database in self._shards
             for job in database.jobs(funcname=funcname, state=chosen, after=after, limit=limit)
         ]
 
     def failed_jobs(self, funcname: str | None = None, *, after: int = 0, limit: int = 100) -> list[Job]:
-        """Return the jobs that have failed at least once or are dead, as ``list_jobs`` does."""
+        """Return jobs that have failed, whose process has died, or that are dead, as ``list_jobs`` does."""
         return [
             job
-            for database in self.shards
+            for database in self._shards
             for job in database.jobs(funcname=funcname, failed=True, after=after, limit=limit)
         ]
 
     # ---- beyond the original
 
     def get_job(self, handle: HandleLike) -> Job | None:
-        """Return a job as it stands, or None where there is none."""
+        """Return a job in its current state, or None if it does not exist."""
         jobid, dbid, _ = handle_of(handle)
-        return self.shards[dbid].get(jobid)
+        return self._shards[dbid].get(jobid)
 
     def failures(self, handle: HandleLike) -> list[FailedAttempt]:
-        """Return the record of a job's attempts that did not complete, oldest first."""
+        """Return the failures of a job, oldest first: one per attempt that did not succeed.
+
+        The first 10 and the newest 40 are kept.
+        """
         jobid, dbid, _ = handle_of(handle)
-        return self.shards[dbid].failures(jobid)
+        return self._shards[dbid].failures(jobid)
 
     def result(self, handle: HandleLike) -> KeptJob | None:
-        """Return a finished job that is kept, with its result, or None.
+        """Return a kept job with its result, or None.
 
-        Jobs of flag ``controller`` are kept whose function has a retention, for so many seconds. None: there
-        is no such job, it has not finished, it is not kept or no longer.
+        A job of flag ``controller`` that has succeeded is kept for the retention of its function, in seconds.
+        None: there is no such job, it has not succeeded, or it is not kept, or no longer.
         """
         jobid, dbid, _ = handle_of(handle)
-        return self.shards[dbid].finished(jobid)
+        return self._shards[dbid].finished(jobid)
 
     def reports(self, handle: HandleLike) -> list[Reported]:
-        """Return what a job said while it ran, oldest attempt first; of each its last status, then its lines.
+        """Return what a worker reported while it ran a job, oldest attempt first.
 
-        Also of a finished job that is kept. A Controller takes them down, of jobs of flag ``controller``.
+        Of each attempt, the last progress comes first, then the lines. A Controller stores the reports of
+        jobs of flag ``controller``. They are returned for a kept job too.
         """
         jobid, dbid, _ = handle_of(handle)
-        return self.shards[dbid].reports(jobid)
+        return self._shards[dbid].reports(jobid)
 
     def retry_job(self, handle: HandleLike) -> bool:
-        """Let a waiting or dead job run now, its failures forgiven; return whether it was one."""
+        """Make a waiting or dead job due now and reset its counts of failures and crashes.
+
+        Returns:
+            Whether the job was waiting or dead.
+
+        """
         jobid, dbid, _ = handle_of(handle)
-        retried = self.shards[dbid].retry(jobid)
+        retried = self._shards[dbid].retry(jobid)
         if retried:
             self.wake()
         return retried
 
     def cancel_job(self, handle: HandleLike, reason: str = "") -> bool:
-        """Park a job dead, whatever its state; return whether it was there and not dead.
+        """Make a job dead, whatever its state. It reads and writes in two transactions.
 
-        A worker that is running it learns of that at its next renewal, from which on ``job.superseded`` is
-        true. If the job succeeds anyway, it is complete; other outcomes change nothing. A copy that waits in
-        a Gearman server may still start.
+        If a worker is running the job, ``job.superseded`` is true after its next renewal. If the job succeeds
+        anyway, it is complete; any other outcome has no effect. A copy that waits in a Gearman server may
+        still start.
+
+        Args:
+            handle: as for ``complete_job``. An attempt in it is ignored.
+            reason: stored as the job's failure.
+
+        Returns:
+            Whether the job existed and was not dead.
+
         """
         jobid, dbid, _ = handle_of(handle)
-        job = self.shards[dbid].get(jobid)
+        job = self._shards[dbid].get(jobid)
         if job is None or job.state is State.DEAD:
             return False
         return self._settle(Setback(handle=Handle(jobid, dbid), kind="cancelled", message=reason))
 
     def delete_jobs(self, handles: Iterable[HandleLike]) -> int:
-        """Delete jobs and their records, whatever their state; return how many were there."""
+        """Delete jobs and their records, whatever their state; return how many existed."""
         return self.complete_jobs(handles)
 
     def wake(self) -> None:
-        """Let a QueueRunner look for work at once. Never fails: without it the job is found in a second."""
+        """Let a QueueRunner start a pass immediately. Never fails: without it, a pass starts every second."""
         if self._direct is not None:
             self._direct.wake()
 
     def close(self) -> None:
-        """Close the connections that are ours. A later call opens new ones."""
-        self.shards.close()
+        """Close the client's own connections. A later call opens new ones."""
+        self._shards.close()
         if self._direct is not None:
             self._direct.close()
 
@@ -301,22 +348,26 @@ class Client:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def insert_checked(
-        self, jobs: Sequence[NewJob], connection: Any = None, *, wake: Callable[[], None] | None = None
+    def _insert_checked(
+        self,
+        jobs: Sequence[NewJob],
+        connection: Joinable | None = None,
+        *,
+        wake: Callable[[], None] | None = None,
     ) -> list[Inserted]:
-        """Insert what ``checked_job`` has made; when it is committed, submit it or ``wake`` a QueueRunner."""
+        """Insert jobs from ``checked_job``; after the commit, submit them or ``wake`` a QueueRunner."""
         wake = wake or self.wake
         if connection is not None:
-            answers = self.shards.insert(jobs, connection=connection) if jobs else []
+            answers = self._shards.insert(jobs, connection=connection) if jobs else []
             if any(answer.new and not job.delay for job, answer in zip(jobs, answers, strict=True)):
                 after_commit(connection, wake)
         elif self._direct is None:
-            answers = self.shards.insert(jobs) if jobs else []
+            answers = self._shards.insert(jobs) if jobs else []
         else:
             answers = self._direct.insert(jobs, wake) if jobs else []
         return answers
 
     def _settle(self, setback: Setback) -> bool:
-        (settled,) = self.shards[setback.handle.dbid].settle([setback])
+        (settled,) = self._shards[setback.handle.dbid].settle([setback])
         emit_settled(setback, settled)
         return settled.result in ("applied", "repeated")

@@ -1,6 +1,7 @@
-"""The answer to an insert."""
+"""The result of an insert."""
 
 from collections.abc import Iterator
+from typing import SupportsIndex, overload
 
 import msgspec
 
@@ -8,15 +9,15 @@ from garivini.model.state import State
 
 
 class Inserted(msgspec.Struct, frozen=True, eq=False):
-    """The answer to an insert. Unpacks as ``(jobid, dbid)``."""
+    """The result of an insert. It unpacks and indexes like the pair ``(jobid, dbid)``."""
 
     jobid: int
     dbid: int
-    #: False where a live job had the unique key already: then ``jobid`` is that job's.
+    #: False if a job with the unique key already exists. Then ``jobid`` is that of the existing job.
     new: bool = True
-    #: Unix time by the database's clock at which it was stored; 0 where it is not new.
+    #: Unix time by the database's clock at which a new job was stored; otherwise 0.
     created: int = 0
-    #: The state of the live job with the key at that time; None for a new job. It is not compared.
+    #: The state of the existing job; None for a new job. It is not compared.
     state: State | None = None
 
     def __eq__(self, other: object) -> bool:
@@ -31,11 +32,21 @@ class Inserted(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def dead(self) -> bool:
-        """Whether the job is dead; it has the unique key until an operator retries or deletes it."""
+        """Whether the existing job is dead. Then nothing runs until that job is retried or deleted."""
         return self.state is State.DEAD
 
     def __iter__(self) -> Iterator[int]:
         return iter((self.jobid, self.dbid))
+
+    def __len__(self) -> int:
+        return 2
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[int, ...]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> int | tuple[int, ...]:
+        return (self.jobid, self.dbid)[index]
 
     @property
     def id(self) -> str:

@@ -8,7 +8,7 @@ from msgspec.structs import force_setattr
 
 from garivini.errors import UsageError
 from garivini.model.inserted import Inserted
-from garivini.model.limits import FLAGS, PRIORITIES, check_word
+from garivini.model.limits import FLAGS, PRIORITIES, Flag, Priority, check_word
 from garivini.model.state import State
 
 
@@ -41,8 +41,8 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     arg: bytes
     uniqkey: str | None
     coalesce: str | None
-    flag: str
-    priority: str
+    flag: Flag
+    priority: Priority
     #: Seconds from now by the database's clock.
     delay: int
     #: Seconds of the lease that it is inserted with, as if claimed at once; 0: it waits until it is due.
@@ -67,7 +67,7 @@ class StartCounter:
     ) -> None:
         self._count = count
         #: Calls something in a thread, to be awaited.
-        self.in_thread = in_thread
+        self.in_thread: Callable[[Callable[[], int]], Awaitable[int]] = in_thread
 
     def __call__(self, handle: Handle) -> int:
         """Count a start of this job; return its number."""

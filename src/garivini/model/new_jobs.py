@@ -88,13 +88,16 @@ def new_job(
         )
     if len(arg) > MAX_ARG:
         raise UsageError(f"an argument has at most {MAX_ARG} bytes, this one {len(arg)}: store it elsewhere")
+    # NewJob checks them.
+    checked_flag: Any = flag or "shim"
+    checked_priority: Any = priority or "normal"
     return NewJob(
         funcname=funcname,
         arg=arg,
         uniqkey=_key(uniqkey, "unique key"),
         coalesce=_key(coalesce, "coalesce key"),
-        flag=flag or "shim",
-        priority=priority or "normal",
+        flag=checked_flag,
+        priority=checked_priority,
         delay=delay,
         dispatch=dispatch,
     )

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, Union
 
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import CursorResult
@@ -10,7 +10,25 @@ from sqlalchemy.engine import CursorResult
 from garivini.errors import UsageError
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
     from sqlalchemy.orm import Session
+
+
+class DriverConnection(Protocol):
+    """A connection of a database driver (DB-API), or Django's."""
+
+    def cursor(self) -> Any:
+        """Return a new cursor."""
+
+    def commit(self) -> Any:
+        """Commit the transaction."""
+
+
+# The ORM and asyncio are slow to import: the types are named only.
+#: A connection in whose transaction a job can be inserted.
+Joinable: TypeAlias = Union[Connection, "Session", DriverConnection]
+#: The same for ``AsyncClient``.
+AsyncJoinable: TypeAlias = Union[Joinable, "AsyncConnection", "AsyncSession"]
 
 
 class Cursor(Protocol):

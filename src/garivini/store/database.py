@@ -14,6 +14,7 @@ from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Report, Setback, Settled, Success
 from garivini.model.pacing import BATCH_BYTES
 from garivini.model.policy import MAX_CRASHES, MAX_FAILURES, FunctionPolicy
+from garivini.model.records import FailedAttempt
 from garivini.model.state import State
 from garivini.model.when import At, Never, Offset, backoff
 from garivini.store.chunks import CHUNK, by_attempt, chunks
@@ -62,19 +63,6 @@ class Lapsed(NamedTuple):
     put_off: bool = False
     #: Its own function: in a table of the original it may differ in case from the lane's.
     funcname: str = ""
-
-
-class FailedAttempt(NamedTuple):
-    """One row of a job's record of attempts that did not complete."""
-
-    attempt: int
-    #: Unix time.
-    failed_at: int
-    kind: str
-    error: str
-    message: str
-    trace: str
-    worker: str
 
 
 class Count(NamedTuple):

@@ -1,10 +1,11 @@
 """What jobs said while they ran, and the finished ones that are kept. Blocking; safe for threads."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 from garivini.model.limits import MAX_ARG
 from garivini.model.outcome import Report, Success
+from garivini.model.records import KeptJob, Reported
 from garivini.store.chunks import CHUNK, by_attempt, chunks
 from garivini.store.connections import Connections, Run, again
 from garivini.store.values import check_values
@@ -18,35 +19,6 @@ MAX_LINE: Final = 64 * 1024
 _NEAR: Final = 10_000
 #: Bytes of a result that are kept; a larger one is left out.
 MAX_RESULT: Final = MAX_ARG
-
-
-class Reported(NamedTuple):
-    """What a job said of itself, as it was kept."""
-
-    attempt: int
-    #: ``status``, ``data`` or ``warning``, as in ``Report``.
-    kind: str
-    #: Unix time; of a status that of the last one.
-    reported_at: int
-    body: bytes
-
-
-class KeptJob(NamedTuple):
-    """A finished job that is kept. Times are unix seconds by the database's clock."""
-
-    jobid: int
-    funcname: str
-    uniqkey: str | None
-    attempt: int
-    failcount: int
-    created: int
-    finished_at: int
-    #: When it is deleted.
-    expires: int
-    #: Who ran it; empty where that is not known.
-    worker: str
-    #: None where it was too large to be kept; then a report of kind ``warning`` says so.
-    result: bytes | None
 
 
 #: Alias of ``KeptJob``.

@@ -28,7 +28,7 @@ from garivini.client import Client
 from garivini.errors import GariviniError
 from garivini.gearman.blocking import Client as GearmanClient
 from garivini.model.job import Job
-from garivini.store.database import FailedAttempt
+from garivini.model.records import FailedAttempt
 
 #: Seconds. Short, so that a person need not wait a minute to see what a lease does.
 LEASE: Final = 5

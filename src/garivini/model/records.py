@@ -1,0 +1,53 @@
+"""What is recorded of a job beside its row: failures, reports, and the kept job after its success."""
+
+from typing import Literal, NamedTuple
+
+from garivini.model.outcome import Kind, Said
+
+
+class FailedAttempt(NamedTuple):
+    """The failure of one attempt: a row of the table ``failure``."""
+
+    attempt: int
+    #: Unix time by the database's clock.
+    failed_at: int
+    #: The kind of setback. ``omitted``: a row that counts omitted failures, which no client returns.
+    kind: Kind | Literal["omitted"]
+    #: The name of the exception's class, or empty.
+    error: str
+    message: str
+    #: The traceback, or empty.
+    trace: str
+    #: The name of the worker or Controller that ran the attempt, or empty.
+    worker: str
+
+
+class Reported(NamedTuple):
+    """A report of a running job: a row of the table ``report``."""
+
+    attempt: int
+    #: ``status`` (progress), ``data`` or ``warning`` (a line).
+    kind: Said
+    #: Unix time by the database's clock. Of a status, that of the last one.
+    reported_at: int
+    #: Of a status, ``b"numerator/denominator"``.
+    body: bytes
+
+
+class KeptJob(NamedTuple):
+    """A job that has succeeded and is kept. Times are unix seconds by the database's clock."""
+
+    jobid: int
+    funcname: str
+    uniqkey: str | None
+    attempt: int
+    #: Failures before the success.
+    failcount: int
+    created: int
+    finished_at: int
+    #: When it is deleted.
+    expires: int
+    #: The worker that ran it; empty if unknown.
+    worker: str
+    #: None if it was too large to be kept. Then a report of kind ``warning`` says so.
+    result: bytes | None
