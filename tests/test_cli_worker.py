@@ -15,9 +15,9 @@ from garivini.cli.cores import usable_cores
 from garivini.cli.loading import BrokenModuleError, load, user_traceback
 from tests.commands import invoke
 from tests.databases import sqlite_url
+from tests.docs.commands import leaves
 from tests.processes import PATIENCE, command, started, until
 from tests.servers import embedded
-from tests.test_docs import leaves
 
 # ---- a module that cannot be used
 

@@ -19,10 +19,10 @@ from sqlalchemy.engine import URL
 
 from garivini import Client
 from garivini.cli.options import DEFAULT_SERVER
+from tests.docs.pages import DOCS, blocks
 from tests.processes import command, until
 from tests.servers import embedded, free_port
 from tests.sql_servers import SQLServer
-from tests.test_docs import DOCS, blocks
 
 pytestmark = pytest.mark.servers
 
