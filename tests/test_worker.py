@@ -297,7 +297,7 @@ async def test_stopping_waits_for_no_connection_that_is_being_opened(
             opening.set()
             await asyncio.Event().wait()
 
-        monkeypatch.setattr(aio, "open_connection", never)
+        monkeypatch.setattr("garivini.gearman.aio.worker.open_connection", never)
         queue.worker.function("f")(lambda job: None)
         stop = asyncio.Event()
         serving = asyncio.create_task(queue.worker.serve(stop))

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from garivini.errors import OutcomeUnknownError, RefusedError, UnreachableError, UsageError
 from garivini.gearman import admin, aio, connection
+from garivini.gearman.aio.client import _ClientConnection
 from garivini.gearman.packets import REQUEST, RESPONSE, Type, encode
 from garivini.gearman.protocol import (
     Created,
@@ -65,7 +66,7 @@ class ForeignTransport(asyncio.BaseTransport):
 
 
 async def test_a_connection_comes_up_on_the_transport_of_another_loop() -> None:
-    found = aio._ClientConnection(10.0)
+    found = _ClientConnection(10.0)
     found.echo()
     transport = ForeignTransport()
     found.connection_made(transport)
@@ -141,7 +142,7 @@ async def test_a_server_that_falls_silent_is_given_up(monkeypatch: pytest.Monkey
     async with lying_server(talk) as address:
         client = aio.Client(address, timeout=0.05)
         assert await client.submit([job(1)]) == [Unknown()]
-        with pytest.raises(UnreachableError, match="went away"):
+        with pytest.raises(UnreachableError, match="connection was lost"):
             await client.functions()
         with pytest.raises(OutcomeUnknownError):
             await client.run(job(1))

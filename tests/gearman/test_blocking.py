@@ -99,7 +99,7 @@ def test_a_server_that_does_not_answer_in_time_is_given_up() -> None:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         with Client(address, timeout=0.05) as client:
             assert client.submit([job(1)]) == [Unknown()]
-            with pytest.raises(UnreachableError, match="went away"):
+            with pytest.raises(UnreachableError, match="connection was lost"):
                 client.functions()
 
 

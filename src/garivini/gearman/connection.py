@@ -1,4 +1,4 @@
-"""One connection of the asyncio shell: a socket, and the core of the protocol that it feeds."""
+"""A connection of the asyncio shell: a socket, and the protocol core that receives its data."""
 
 import asyncio
 import os
@@ -10,74 +10,79 @@ from typing import Final, TypeVar, cast
 from garivini import events
 from garivini.errors import ProtocolError, UnreachableError
 
-#: Seconds between two looks at a connection that may have gone silent.
+#: Seconds between two checks of a connection for silence.
 _TICK: Final = 1.0
-#: Ticks of idleness after which an echo asks whether the peer is still there.
+#: Idle ticks after which an echo checks whether the peer still answers.
 _HEARTBEAT_TICKS: Final = 15
 
 
 class Connection(asyncio.Protocol):
-    """One socket: writes what its core has to send, feeds it what arrives, watches for silence."""
+    """A socket: it sends the output of its core, passes received data to it, and detects silence.
+
+    Args:
+        silence: seconds without an answer after which it is closed.
+
+    """
 
     def __init__(self, silence: float) -> None:
         self._silence_ticks = max(2, round(silence / _TICK))
         self._quiet_ticks = 0
         self._loop = asyncio.get_running_loop()
         #: Whether ``flush`` has been called in this turn of the loop.
-        self.flush_due = False
-        self._heard: asyncio.Future[None] | None = None
+        self.flush_due: bool = False
+        self._received: asyncio.Future[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self.transport: asyncio.Transport | None = None
-        #: Whether the peer has sent an answer. Accepting a connection proves little: a proxy does so too.
-        self.answered = False
-        #: Whether it was given up because the peer was silent.
-        self.silent = False
-        self.closed = asyncio.Event()
+        #: Whether the peer has sent an answer. An accepted connection proves little: a proxy accepts it too.
+        self.answered: bool = False
+        #: Whether it was closed because the peer was silent.
+        self.silent: bool = False
+        self.closed: asyncio.Event = asyncio.Event()
 
     def take(self) -> bytes:
-        """Return what the core has to send."""
+        """Return the output of the core."""
         raise NotImplementedError
 
     def receive(self, data: bytes) -> bool:
-        """Feed the core; return whether something began that is to go before what there is to write."""
+        """Pass data to the core; return whether to write at the end of the loop's turn, not immediately."""
         raise NotImplementedError
 
     def due(self) -> int:
-        """Return how many answers the core waits for."""
+        """Return the number of answers that the core waits for."""
         raise NotImplementedError
 
     def echo(self) -> None:
-        """Ask the peer for a sign of life."""
+        """Send a request that the peer answers immediately."""
         raise NotImplementedError
 
     def lose(self) -> None:
-        """Tell the core that the connection is gone."""
+        """Report to the core that the connection was lost."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start: send what there is to say."""
+        """Start: send the first output of the core."""
         self.transport = cast(asyncio.Transport, transport)  # other loops have classes of their own
-        # Without it small packets wait up to 40 ms for the peer's delayed ACK.
+        # Without this option small packets wait up to 40 ms for the peer's delayed ACK.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._watch = self._loop.call_later(_TICK, self._tick)
         self.flush()
 
     def data_received(self, data: bytes) -> None:
-        """Feed the core and send its answer."""
+        """Pass data to the core and send its answer."""
         self._quiet_ticks = 0
         try:
-            began = self.receive(data)
+            later = self.receive(data)
         except ProtocolError as error:
             events.emit("gearman.protocol_error", error=str(error))
             self.abort()
             return
-        if began:
+        if later:
             self.flush()
         else:
-            self._flush()  # at once: the answer to what has come waits for nothing else in this turn
+            self._flush()  # nothing else in this turn of the loop adds output
         self.wake()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Tell the core and those who wait."""
+        """Report the loss to the core and to waiting coroutines."""
         if self._watch is not None:
             self._watch.cancel()
         self.transport = None
@@ -86,7 +91,7 @@ class Connection(asyncio.Protocol):
         self.wake()
 
     def flush(self) -> None:
-        """Write what is to be sent at the end of this turn of the loop, in one piece."""
+        """Write all output at the end of this turn of the loop, in one piece."""
         if not self.flush_due and self.transport is not None:
             self.flush_due = True
             self._loop.call_soon(self._flush)
@@ -99,40 +104,40 @@ class Connection(asyncio.Protocol):
 
     @property
     def unsent(self) -> bool:
-        """Whether there is something that the system has not taken yet."""
+        """Whether there is output that the operating system has not accepted yet."""
         return self.flush_due or bool(self.transport and self.transport.get_write_buffer_size())
 
     def abort(self) -> None:
-        """Close at once; what is buffered is dropped."""
+        """Close immediately. Buffered output is dropped."""
         if self.transport is not None:
             self.transport.abort()
 
     async def close(self) -> None:
-        """Write what is buffered and close."""
+        """Write buffered output and close."""
         self._flush()
         if self.transport is not None:
             self.transport.close()
             await self.closed.wait()
 
-    async def heard(self) -> None:
-        """Wait until something has arrived or the connection is lost."""
-        if self._heard is None:
-            self._heard = self._loop.create_future()
-        await asyncio.shield(self._heard)
+    async def received(self) -> None:
+        """Wait until data has arrived or the connection is lost."""
+        if self._received is None:
+            self._received = self._loop.create_future()
+        await asyncio.shield(self._received)
 
     async def first_answer(self) -> None:
-        """Wait until the peer has answered something, or the connection is lost."""
+        """Wait until the peer has sent an answer, or the connection is lost."""
         while not self.answered and self.transport is not None:
-            await self.heard()
+            await self.received()
 
     def wake(self) -> None:
-        """Let those go on who wait in ``heard``."""
-        if self._heard is not None:
-            self._heard.set_result(None)
-            self._heard = None
+        """Continue the coroutines that wait in ``received``."""
+        if self._received is not None:
+            self._received.set_result(None)
+            self._received = None
 
     def _tick(self) -> None:
-        # Ticks are counted, not seconds: while this loop did not run the peer's silence proves nothing.
+        # Ticks are counted, not seconds: while this loop did not run, the silence of the peer proves nothing.
         self._quiet_ticks += 1
         if self.due():
             if self._quiet_ticks >= self._silence_ticks:
@@ -156,14 +161,14 @@ async def open_connection(
     """Open a connection.
 
     Args:
-        make: makes it; called when the socket is there.
+        make: makes the connection; called when the socket is connected.
         host: of the server.
         port: of the server.
-        timeout: seconds.
-        tls: how to encrypt; None: not at all.
+        timeout: maximum seconds to connect.
+        tls: encrypts the connection; None: it is plain.
 
     Raises:
-        UnreachableError: there is none in time.
+        UnreachableError: the server did not accept the connection in time.
 
     """
     loop = asyncio.get_running_loop()
@@ -173,7 +178,7 @@ async def open_connection(
     except UnicodeError as error:  # a part of the name is empty or too long
         raise UnreachableError(f"Gearman server {host}:{port} cannot be reached: not a host name") from error
     except OSError as error:
-        # asyncio words its own text around the number; a TimeoutError has none.
+        # asyncio adds its own words to the text of the error number. A TimeoutError has no number.
         if isinstance(error, ssl.SSLError):
             reason = f"no TLS with it: {error.reason or error}"
         else:

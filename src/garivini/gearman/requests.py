@@ -1,8 +1,8 @@
-"""What a shell keeps of its requests while they are under way. No I/O: shells feed it with answers."""
+"""The requests of a shell that wait for answers. No I/O: the shell passes the answers in."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, cast
+from typing import Final, TypeAlias, cast
 
 from garivini.errors import OutcomeUnknownError, RefusedError, UnreachableError, UsageError
 from garivini.gearman.packets import Type
@@ -18,15 +18,15 @@ from garivini.gearman.protocol import (
     Update,
 )
 
-#: What became of one job of a pipelined submit.
-SubmitResult = Created | Refused | Unknown | Unsent
+#: The result of one job of a pipelined submit.
+SubmitResult: TypeAlias = Created | Refused | Unknown | Unsent
 
 
 class Batch:
-    """Background submits on their way through one connection, and what became of each.
+    """Background submits through one connection, and their results.
 
-    A server takes requests and buffers answers without limit, so the bound is here: no more is written
-    while a window of jobs or bytes waits for its answers.
+    A server accepts requests and buffers answers without limit. So the limit is here: nothing is written
+    while a window of jobs or bytes waits for answers.
     """
 
     WINDOW_JOBS: Final = 2000
@@ -37,23 +37,23 @@ class Batch:
     def __init__(self, jobs: Sequence[Submission]) -> None:
         self._jobs = jobs
         self._next = 0
-        self._waiting: deque[tuple[int, int]] = deque()  # index and size of what has no answer yet
+        self._waiting: deque[tuple[int, int]] = deque()  # indexes and sizes of jobs without an answer
         self._bytes = 0
-        #: One a job, in order; ``Unsent`` until more is known.
+        #: One per job, in order; ``Unsent`` until its result is known.
         self.results: list[SubmitResult] = [Unsent()] * len(jobs)
 
     @property
     def done(self) -> bool:
-        """Whether every job has its answer, or will get none because writing has stopped."""
+        """Whether no job waits for an answer and none is to be written."""
         return not self._waiting and self._next == len(self._jobs)
 
     def write(self, protocol: ClientProtocol[Callable[[Event], None]]) -> None:
-        """Add the next jobs that fit the window.
+        """Submit the next jobs that fit the window.
 
-        A job that cannot travel is ``Refused`` with the code ``USAGE``; the others go on.
+        A job that a packet cannot carry is ``Refused`` with the code ``USAGE``; the others are submitted.
         """
         stop = min(self._next + self.CHUNK, len(self._jobs))
-        # Half a window is left open before the next write, so that writes stay large.
+        # Half the window must be free before the next write, so that writes stay large.
         if len(self._waiting) > self.WINDOW_JOBS // 2 or self._bytes > self.WINDOW_BYTES // 2:
             return
         while self._next < stop and self._bytes < self.WINDOW_BYTES:
@@ -68,7 +68,7 @@ class Batch:
                 self._bytes += size
 
     def answer(self, event: Event) -> None:
-        """Take the answer to the oldest job that has none: a connection keeps the order."""
+        """Receive the answer to the oldest job without one. A connection keeps the order."""
         index, size = self._waiting.popleft()
         self._bytes -= size
         self.results[index] = cast(SubmitResult, event)
@@ -81,7 +81,7 @@ class Answers:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        #: What has come so far.
+        #: The answers so far.
         self.events: list[Event] = []
 
     @property
@@ -90,27 +90,27 @@ class Answers:
         return len(self.events) == self._count
 
     def answer(self, event: Event) -> None:
-        """Take the answer to the oldest request that has none."""
+        """Receive the answer to the oldest request without one."""
         self.events.append(event)
 
 
 class Foreground:
-    """A foreground job on its way: its reports, and its end."""
+    """A foreground job that was submitted: its reports, and its end."""
 
     def __init__(self, on_update: Callable[[Update], None] | None = None) -> None:
         self._on_update = on_update
-        #: The last WORK_WARNING. Before a WORK_FAIL, which carries nothing, it is the reason.
-        self.warning = b""
-        #: ``Finished``, or ``Refused`` or ``Unknown`` where it came to nothing.
+        #: The last WORK_WARNING. If a WORK_FAIL follows, which has no data, this is the reason.
+        self.warning: bytes = b""
+        #: ``Finished``, or ``Refused`` or ``Unknown`` if it did not run to its end.
         self.end: Finished | Refused | Unknown | None = None
 
     @property
     def done(self) -> bool:
-        """Whether the end has come."""
+        """Whether it has ended."""
         return self.end is not None
 
     def answer(self, event: Event) -> None:
-        """Take what the server says of the job."""
+        """Receive an event of the job."""
         if isinstance(event, Finished | Refused | Unknown):
             self.end = event
         elif isinstance(event, Update):
@@ -121,11 +121,11 @@ class Foreground:
 
 
 def checked(answers: list[Event], address: str) -> list[Event]:
-    """Return the answers to questions if all are answers.
+    """Return the answers to requests that change nothing, if all were answered.
 
     Raises:
-        RefusedError: one is a refusal.
-        UnreachableError: one is missing; a question can be asked again.
+        RefusedError: one was refused.
+        UnreachableError: one was not answered. The request can be repeated.
 
     """
     for answer in answers:
@@ -133,7 +133,9 @@ def checked(answers: list[Event], address: str) -> list[Event]:
             code, text = answer.code.decode("utf-8", "replace"), answer.text.decode("utf-8", "replace")
             raise RefusedError(f"Gearman server {address} refused: {code} {text}")
         if isinstance(answer, Unknown):
-            raise UnreachableError(f"Gearman server {address} went away before it answered")
+            raise UnreachableError(
+                f"Gearman server {address}: the connection was lost before the answer arrived"
+            )
     return answers
 
 
@@ -142,7 +144,7 @@ def result_of(foreground: Foreground, address: str) -> bytes:
 
     Raises:
         RefusedError: the server refused it or the worker failed it.
-        OutcomeUnknownError: the connection was lost meanwhile.
+        OutcomeUnknownError: the connection was lost before the end.
 
     """
     match foreground.end:
@@ -153,4 +155,4 @@ def result_of(foreground: Foreground, address: str) -> bytes:
             raise RefusedError(f"the worker failed the job: {reason}")
         case Refused() as refused:
             checked([refused], address)
-    raise OutcomeUnknownError(f"Gearman server {address} went away while the job was on its way")
+    raise OutcomeUnknownError(f"Gearman server {address}: the connection was lost before the job ended")
