@@ -13,6 +13,9 @@ from typing import Any
 #: Seconds to wait for what must happen. Far more than it takes: a busy machine is no failure. It is half a
 #: lease, so that what happens only at the end of one is a failure.
 PATIENCE = 30.0
+#: Seconds within which everything else continues beside something that fails. Two are promised, and `make
+#: soak` asks for them; beside other tests it may take longer.
+SOON = float(os.environ.get("GARIVINI_TESTS_SOON", "8"))
 
 
 @contextmanager

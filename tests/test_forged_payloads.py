@@ -18,13 +18,12 @@ from garivini.model.job import Handle
 from garivini.model.new_jobs import new_job
 from garivini.model.state import State
 from garivini.store.database import Lane
+from tests.processes import SOON
 from tests.sql_servers import SQLServer
 from tests.system import system, upgraded
 from tests.test_controller import stock
 from tests.test_keeper_faults import IDS, SERVERS
 
-#: Seconds in which a job runs beside what is forged. Two are promised; a busy machine gets more.
-SOON: Final = 5.0
 #: What has wedged a keeper; the id is that of a job which somebody else runs.
 FORGED: Final[list[dict[str, Any]]] = [
     {"lease": 4294967295, "lease_end": 1},

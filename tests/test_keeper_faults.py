@@ -25,12 +25,9 @@ from garivini.model.state import State
 from garivini.model.when import At, Never, Offset
 from garivini.store.database import Database
 from tests.databases import sqlite_url
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, SOON
 from tests.sql_servers import MariaDB, SQLServer
 from tests.system import upgraded
-
-#: Seconds in which all else goes on. Two are promised; a busy machine gets more.
-SOON: Final = 5.0
 
 SERVERS: Final = [pytest.param(name, marks=pytest.mark.servers) for name in ("mariadb", "postgresql")]
 DRIVERS: Final = {"mysql": "mysql+pymysql", "postgresql": "postgresql+psycopg"}

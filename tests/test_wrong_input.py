@@ -27,15 +27,12 @@ from garivini.gearman.protocol import Submission
 from garivini.model.limits import Flag
 from garivini.model.payload import decode_payload
 from garivini.submission import INJECT_JOBS, RUN_QUEUED_JOB
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, SOON
 from tests.servers import gearmand
 from tests.sql_servers import SERVERS, SQLServer
 from tests.system import system
 
 pytestmark = pytest.mark.slow
-
-#: Seconds in which good jobs are to run: 2 on a machine that does nothing else.
-SOON: Final = 8.0
 
 
 _R = TypeVar("_R")
