@@ -32,7 +32,7 @@ def new(flag: Any, priority: Any) -> NewJob:
     ],
 )
 @pytest.mark.parametrize("word", ["failled", "", "FAILED", None, 1, b"failed", ["failed"]])
-def test_a_word_outside_its_closed_set_is_refused_at_construction(
+def test_construction_refuses_a_word_outside_its_closed_set(
     make: Callable[[Any], object], known: str, word: Any
 ) -> None:
     if word is None and make(word) == FunctionPolicy() if "json" in known else False:
@@ -53,12 +53,14 @@ def test_a_word_outside_its_closed_set_is_refused_at_construction(
         {"renews": 1},
     ],
 )
-def test_a_function_policy_of_another_type_is_refused(wrong: dict[str, Any]) -> None:
+def test_set_function_refuses_a_policy_of_another_type(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         FunctionPolicy(**wrong)
 
 
-def test_a_list_of_values_that_are_no_numbers_is_refused_and_deletes_nothing(database: Database) -> None:
+def test_complete_refuses_a_list_of_values_that_are_no_numbers_and_deletes_nothing(
+    database: Database,
+) -> None:
     (first, *_) = database.insert([new("shim", "normal") for _ in range(3)])
     wrong: list[Any] = [True, "1 OR 1=1", None, 1.5, b"1", [1]]
     for value in wrong:

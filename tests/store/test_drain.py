@@ -59,7 +59,7 @@ def keyed(client: Client, dbid: int, count: int = 1) -> list[str]:
     return [next(mine) for _ in range(count)]
 
 
-def test_what_waits_moves_as_it_is(client: Client) -> None:
+def test_drain_moves_a_waiting_job_as_it_is(client: Client) -> None:
     (key,) = keyed(client, 2)
     at = client.insert_job("f", b"\xff\x00", 3600, key, "c", "controller", priority="high")
     assert at.dbid == 2
@@ -73,7 +73,7 @@ def test_what_waits_moves_as_it_is(client: Client) -> None:
     assert client.shards.home("f", key, without=[2]).dbid == after.dbid
 
 
-def test_what_a_moved_job_said_is_left_behind_and_deleted(client: Client) -> None:
+def test_drain_deletes_the_reports_of_a_moved_job(client: Client) -> None:
     source = client.shards[2]
     ((jobid, _),) = source.insert([new_job("f", b"")])
     (taken,) = source.claim(Lane("f", State.WAITING, "normal", 0), limit=1, lease=60)
@@ -86,7 +86,7 @@ def test_what_a_moved_job_said_is_left_behind_and_deleted(client: Client) -> Non
     assert [record.kind for record in client.failures(after)] == ["failed"]
 
 
-def test_a_failure_after_a_move_is_recorded_beside_those_before(client: Client) -> None:
+def test_settle_after_a_drain_records_a_failure_beside_those_before(client: Client) -> None:
     source = client.shards[2]
     source.insert([new_job("f", b"")])
     lane = Lane("f", State.WAITING, "normal", 0)
@@ -109,7 +109,7 @@ def test_a_failure_after_a_move_is_recorded_beside_those_before(client: Client) 
     assert record == [(1, "before 1"), (2, "before 2"), (3, "before 3"), (4, "after")]
 
 
-def test_what_was_left_out_of_a_record_moves_with_it(client: Client) -> None:
+def test_drain_moves_what_was_left_out_of_a_record_with_it(client: Client) -> None:
     source = client.shards[2]
     (inserted,) = source.insert([new_job("f", b"")])
     for _ in range(60):
@@ -123,7 +123,7 @@ def test_what_was_left_out_of_a_record_moves_with_it(client: Client) -> None:
     assert shard.omitted_failures(moved.jobid) == 10
 
 
-def test_a_job_that_somebody_put_off_moves_with_its_time(client: Client) -> None:
+def test_drain_moves_a_job_that_was_put_off_with_its_time(client: Client) -> None:
     source = client.shards[2]
     source.insert(_new(2))
     source.claim(Lane("f", State.WAITING, "normal", 0), limit=2, lease=60)
@@ -136,7 +136,7 @@ def test_a_job_that_somebody_put_off_moves_with_its_time(client: Client) -> None
     assert found == {(b"0", State.WAITING, 2_000_000_000, 1), (b"1", State.DEAD, 2_147_483_647, 1)}
 
 
-def test_many_jobs_move_and_spread(client: Client) -> None:
+def test_drain_moves_and_spreads_many_jobs(client: Client) -> None:
     client.shards[2].insert(_new(1000))
     assert drain(client.shards) == 1000
     assert of(client, 2) == []
@@ -148,7 +148,7 @@ def _new(count: int) -> list[NewJob]:
     return [new_job("f", b"%d" % number) for number in range(count)]
 
 
-def test_a_dead_job_moves_with_its_record_and_stays_dead(client: Client) -> None:
+def test_drain_moves_a_dead_job_with_its_record(client: Client) -> None:
     source = client.shards[2]
     (inserted,) = source.insert(_new(1))
     client.cancel_job((inserted.jobid, 2), "no more")
@@ -160,7 +160,7 @@ def test_a_dead_job_moves_with_its_record_and_stays_dead(client: Client) -> None
     assert client.retry_job((after.jobid, after.dbid))
 
 
-def test_failures_move_with_a_job_that_backs_off(client: Client) -> None:
+def test_drain_moves_the_failures_of_a_job_that_backs_off(client: Client) -> None:
     (inserted,) = client.shards[2].insert(_new(1))
     client.failed_job((inserted.jobid, 2), "broken pipe")
     (before,) = of(client, 2)
@@ -170,7 +170,7 @@ def test_failures_move_with_a_job_that_backs_off(client: Client) -> None:
     assert [one.message for one in client.failures((after.jobid, after.dbid))] == ["broken pipe"]
 
 
-def test_what_is_handed_out_is_left_to_its_end(client: Client) -> None:
+def test_drain_leaves_a_leased_job_to_its_end(client: Client) -> None:
     source = client.shards[2]
     source.insert(_new(1))
     (lane,) = source.lanes().lanes
@@ -181,7 +181,7 @@ def test_what_is_handed_out_is_left_to_its_end(client: Client) -> None:
     assert of(client, 1, 2, 3) == []
 
 
-def test_a_database_that_is_drained_takes_no_jobs_until_that_is_stopped(client: Client) -> None:
+def test_insert_avoids_a_database_until_its_drain_is_stopped(client: Client) -> None:
     drain(client.shards)
     with pytest.raises(RefusedError, match="takes no jobs: it is being drained"):
         client.shards[2].insert(_new(1))
@@ -192,7 +192,7 @@ def test_a_database_that_is_drained_takes_no_jobs_until_that_is_stopped(client: 
     assert client.shards[2].insert(_new(1))[0].dbid == 2
 
 
-def test_a_key_that_is_still_live_in_the_drained_database_answers_that_job(client: Client) -> None:
+def test_insert_of_a_key_that_is_live_in_the_drained_database_answers_that_job(client: Client) -> None:
     (key,) = keyed(client, 2)
     first = client.insert_job("f", unique=key)
     source = client.shards[2]
@@ -205,7 +205,7 @@ def test_a_key_that_is_still_live_in_the_drained_database_answers_that_job(clien
 
 @pytest.mark.parametrize("step", ["_hold", "_park", "_leave", "_settle"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_drain_that_died_at_any_step_is_finished_by_the_next(
+def test_drain_finishes_one_that_died_at_any_step(
     client: Client, monkeypatch: pytest.MonkeyPatch, step: str, when: str
 ) -> None:
     client.shards[2].insert(_new(20))
@@ -229,7 +229,7 @@ def test_a_drain_that_died_at_any_step_is_finished_by_the_next(
     assert {job.state for job in of(client, 2)} <= {State.LEASED}
 
 
-def test_a_job_that_was_taken_between_the_steps_is_not_moved_as_well(
+def test_drain_does_not_move_a_job_that_was_claimed_between_its_steps(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = client.shards[2]
@@ -251,9 +251,7 @@ def test_a_job_that_was_taken_between_the_steps_is_not_moved_as_well(
     assert len(of(client, 2)) == 1
 
 
-def test_keys_stay_unique_while_threads_insert_and_the_database_is_drained(
-    client: Client, open_client: Opener
-) -> None:
+def test_insert_keeps_keys_unique_while_a_database_is_drained(client: Client, open_client: Opener) -> None:
     keys = [f"key-{number}" for number in range(60)]
     stop = threading.Event()
     errors: list[BaseException] = []

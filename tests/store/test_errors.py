@@ -75,7 +75,7 @@ CALLS: dict[str, Callable[[Database], object]] = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_database_without_tables_says_to_upgrade(
+def test_check_of_a_database_without_tables_says_to_upgrade(
     tmp_path: Path, opened: Opener, call: Callable[[Database], object]
 ) -> None:
     with pytest.raises(SchemaError, match=r"database 1 \(.*empty.db\) has no tables.*garivini db upgrade"):
@@ -83,7 +83,7 @@ def test_a_database_without_tables_says_to_upgrade(
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_newer_schema_says_to_update_the_program(
+def test_check_of_a_newer_schema_says_to_update_the_program(
     tmp_path: Path, url: str, opened: Opener, call: Callable[[Database], object]
 ) -> None:
     execute(tmp_path, "UPDATE garivini_version SET version_num = '9999'")
@@ -91,7 +91,7 @@ def test_a_newer_schema_says_to_update_the_program(
         call(opened(url))
 
 
-def test_upgrading_a_newer_schema_says_to_update_the_program(
+def test_upgrade_of_a_newer_schema_says_to_update_the_program(
     tmp_path: Path, url: str, opened: Opener
 ) -> None:
     execute(tmp_path, "UPDATE garivini_version SET version_num = '9999'")
@@ -103,7 +103,7 @@ def test_upgrading_a_newer_schema_says_to_update_the_program(
     ("change", "found"),
     [("UPDATE garivini_version SET version_num = '0000'", "0000"), ("DELETE FROM garivini_version", "none")],
 )
-def test_an_older_schema_says_to_upgrade(
+def test_check_of_an_older_schema_says_to_upgrade(
     tmp_path: Path, url: str, opened: Opener, change: str, found: str
 ) -> None:
     execute(tmp_path, change)
@@ -111,7 +111,7 @@ def test_an_older_schema_says_to_upgrade(
         insert(opened(url))
 
 
-def test_a_table_that_went_missing_is_an_error_of_the_schema(
+def test_calls_report_a_missing_table_as_an_error_of_the_schema(
     tmp_path: Path, url: str, opened: Opener
 ) -> None:
     database = opened(url)
@@ -121,7 +121,7 @@ def test_a_table_that_went_missing_is_an_error_of_the_schema(
         insert(database)
 
 
-def test_an_upgrade_that_is_there_already_changes_nothing(url: str, opened: Opener) -> None:
+def test_upgrade_that_is_there_already_changes_nothing(url: str, opened: Opener) -> None:
     database = opened(url)
     insert(database)
     database.upgrade()
@@ -129,7 +129,7 @@ def test_an_upgrade_that_is_there_already_changes_nothing(url: str, opened: Open
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["url", "engine"])
-def test_an_upgrade_that_fails_half_way_leaves_nothing_and_can_be_repeated(
+def test_upgrade_that_fails_half_way_leaves_nothing_and_can_be_repeated(
     tmp_path: Path, opened: Opener, own: bool
 ) -> None:
     url = f"sqlite:///{tmp_path / 'jobs.db'}"
@@ -151,15 +151,13 @@ def test_an_upgrade_that_fails_half_way_leaves_nothing_and_can_be_repeated(
 # ---- which database
 
 
-def test_the_first_user_gives_a_database_its_id(url: str, opened: Opener) -> None:
+def test_check_by_the_first_user_gives_a_database_its_id(url: str, opened: Opener) -> None:
     insert(opened(url, 7))
     with pytest.raises(SchemaError, match=r"database 1 \(.*\) calls itself database 7"):
         insert(opened(url, 1))
 
 
-def test_two_databases_that_were_swapped_are_refused_before_anything_is_deleted(
-    tmp_path: Path, opened: Opener
-) -> None:
+def test_calls_refuse_swapped_databases_before_anything_is_deleted(tmp_path: Path, opened: Opener) -> None:
     urls = [sqlite_url(tmp_path, "a.db"), sqlite_url(tmp_path, "b.db")]
     for dbid, right in enumerate(urls, 1):
         insert(opened(right, dbid))
@@ -172,7 +170,7 @@ def test_two_databases_that_were_swapped_are_refused_before_anything_is_deleted(
 # ---- the file
 
 
-def test_a_folder_that_is_missing_is_unreachable(tmp_path: Path, opened: Opener) -> None:
+def test_calls_report_a_missing_folder_as_unreachable(tmp_path: Path, opened: Opener) -> None:
     database = opened(f"sqlite:///{tmp_path / 'none' / 'jobs.db'}")
     with pytest.raises(UnreachableError, match="check that its folder exists"):
         insert(database)
@@ -181,7 +179,7 @@ def test_a_folder_that_is_missing_is_unreachable(tmp_path: Path, opened: Opener)
 
 
 @pytest.mark.parametrize("call", [insert, Database.upgrade, Database.check])
-def test_a_file_that_is_no_database_is_refused(
+def test_calls_refuse_a_file_that_is_no_database(
     tmp_path: Path, opened: Opener, call: Callable[[Database], object]
 ) -> None:
     path = tmp_path / "jobs.db"
@@ -191,7 +189,7 @@ def test_a_file_that_is_no_database_is_refused(
     assert path.read_bytes() == b"Dear diary, " * 1000
 
 
-def test_a_damaged_database_is_refused(tmp_path: Path, url: str, opened: Opener) -> None:
+def test_calls_refuse_a_damaged_database(tmp_path: Path, url: str, opened: Opener) -> None:
     path = tmp_path / "jobs.db"
     with path.open("r+b") as file:
         file.seek(4096)
@@ -201,7 +199,7 @@ def test_a_damaged_database_is_refused(tmp_path: Path, url: str, opened: Opener)
 
 
 @pytest.mark.parametrize("call", [insert, lambda database: database.complete([1])])
-def test_a_database_that_is_read_only_refuses_writes(
+def test_insert_into_a_read_only_database_is_refused(
     tmp_path: Path, url: str, opened: Opener, call: Callable[[Database], object]
 ) -> None:
     insert(opened(url))
@@ -213,7 +211,7 @@ def test_a_database_that_is_read_only_refuses_writes(
         assert len(database.jobs()) == 1
 
 
-def test_a_file_that_is_opened_read_only_refuses_writes(tmp_path: Path, url: str, opened: Opener) -> None:
+def test_insert_into_a_file_opened_read_only_is_refused(tmp_path: Path, url: str, opened: Opener) -> None:
     with closing(sqlite3.connect(tmp_path / "jobs.db")) as keeps_the_log_in_place:
         insert(opened(url))
         keeps_the_log_in_place.execute("SELECT count(*) FROM job")
@@ -222,9 +220,7 @@ def test_a_file_that_is_opened_read_only_refuses_writes(tmp_path: Path, url: str
             insert(database)
 
 
-def test_a_full_disk_is_refused_nothing_is_stored_and_it_goes_on_when_there_is_room(
-    url: str, opened: Opener
-) -> None:
+def test_insert_on_a_full_disk_is_refused_and_goes_on_when_there_is_room(url: str, opened: Opener) -> None:
     insert(opened(url))
     with on_connect("PRAGMA max_page_count = 30"):
         database = opened(url)
@@ -252,7 +248,7 @@ def locked(tmp_path: Path, url: str) -> Iterator[sqlite3.Connection]:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_writer_that_is_in_the_way_for_too_long_is_a_conflict(
+def test_insert_behind_a_writer_that_takes_too_long_is_a_conflict(
     url: str, opened: Opener, locked: sqlite3.Connection
 ) -> None:
     database = opened(url)
@@ -265,7 +261,7 @@ def test_a_writer_that_is_in_the_way_for_too_long_is_a_conflict(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_readers_do_not_wait_for_a_writer(url: str, opened: Opener, locked: sqlite3.Connection) -> None:
+def test_jobs_does_not_wait_for_a_writer(url: str, opened: Opener, locked: sqlite3.Connection) -> None:
     locked.execute("ROLLBACK")
     database = opened(url)
     insert(database)
@@ -274,7 +270,7 @@ def test_readers_do_not_wait_for_a_writer(url: str, opened: Opener, locked: sqli
 
 
 @pytest.mark.usefixtures("impatient")
-def test_an_upgrade_during_another_write_is_a_conflict(
+def test_upgrade_during_another_write_is_a_conflict(
     url: str, opened: Opener, locked: sqlite3.Connection
 ) -> None:
     with pytest.raises(ConflictError):
@@ -293,7 +289,7 @@ def test_an_upgrade_during_another_write_is_a_conflict(
         lambda database: database.renew([Handle(1, 1, 2**70)], lease=60),
     ],
 )
-def test_a_value_that_no_column_takes_is_refused_and_the_connection_goes_on(
+def test_insert_refuses_a_value_that_no_column_takes_and_the_connection_goes_on(
     url: str, opened: Opener, call: Callable[[Database], object]
 ) -> None:
     database = opened(url)
@@ -320,9 +316,7 @@ def test_a_value_that_no_column_takes_is_refused_and_the_connection_goes_on(
         ("sqlite://job:secret@h/jobs.db", "cannot be used"),
     ],
 )
-def test_a_target_that_is_no_database_is_refused_without_telling_its_password(
-    target: Any, reason: str
-) -> None:
+def test_database_refuses_another_target_without_telling_its_password(target: Any, reason: str) -> None:
     with pytest.raises(UsageError, match=reason) as caught:
         Database(DatabaseSettings(1, target))
     assert "secret" not in str(caught.value)
@@ -348,7 +342,7 @@ def test_a_target_that_is_no_database_is_refused_without_telling_its_password(
         ),
     ],
 )
-def test_a_missing_driver_is_named_with_what_to_install(
+def test_database_names_a_missing_driver_and_what_to_install(
     url: str, module: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == module]:
@@ -369,7 +363,7 @@ def test_a_missing_driver_is_named_with_what_to_install(
         ("mysql://u:p@h@i/d", "more than one @"),
     ],
 )
-def test_a_url_that_the_driver_would_refuse_is_refused_at_once(url: str, words: str) -> None:
+def test_database_refuses_at_once_a_url_that_the_driver_would_refuse(url: str, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
         Database(DatabaseSettings(1, url))
     assert "secret" not in str(caught.value)
@@ -393,14 +387,14 @@ def test_upgrade_makes_a_file_that_others_cannot_read_and_leaves_one_as_it_is(
         os.umask(before)
 
 
-def test_an_engine_of_another_kind_of_database_is_refused() -> None:
+def test_database_refuses_an_engine_of_another_kind() -> None:
     engine = create_engine("sqlite://")
     engine.dialect.name = "other"
     with pytest.raises(UsageError, match="other is not supported"):
         Database(DatabaseSettings(1, engine))
 
 
-def test_making_a_database_does_no_io(tmp_path: Path) -> None:
+def test_database_does_no_io_at_construction(tmp_path: Path) -> None:
     Database(DatabaseSettings(1, f"sqlite:///{tmp_path / 'none' / 'jobs.db'}"))
     Database(DatabaseSettings(1, f"sqlite:///{tmp_path / 'jobs.db'}"))
     assert list(tmp_path.iterdir()) == []
@@ -441,7 +435,7 @@ def test_each_code_of_the_driver_has_its_error(
 
 
 @pytest.mark.parametrize("level", ["DEFERRED", "IMMEDIATE", None])
-def test_the_connections_of_a_callers_engine_keep_their_isolation_level(
+def test_calls_leave_the_isolation_level_of_a_callers_engine(
     tmp_path: Path, opened: Opener, level: str | None
 ) -> None:
     engine = create_engine(f"sqlite:///{tmp_path / 'jobs.db'}", connect_args={"isolation_level": level})
@@ -458,9 +452,7 @@ def test_the_connections_of_a_callers_engine_keep_their_isolation_level(
     engine.dispose()
 
 
-def test_a_call_that_fails_leaves_no_transaction_open_in_a_callers_connection(
-    url: str, opened: Opener
-) -> None:
+def test_calls_that_fail_leave_no_transaction_open_in_a_callers_connection(url: str, opened: Opener) -> None:
     engine = create_engine(url, pool_reset_on_return=None)
     with pytest.raises(UsageError):
         opened(engine).complete([2**70])
@@ -471,7 +463,7 @@ def test_a_call_that_fails_leaves_no_transaction_open_in_a_callers_connection(
     engine.dispose()
 
 
-def test_closing_leaves_a_callers_engine_open(tmp_path: Path, url: str, opened: Opener) -> None:
+def test_close_leaves_a_callers_engine_open(tmp_path: Path, url: str, opened: Opener) -> None:
     opening = []
     engine = create_engine(url)
     event.listen(engine, "connect", lambda *_: opening.append(1))
@@ -483,7 +475,7 @@ def test_closing_leaves_a_callers_engine_open(tmp_path: Path, url: str, opened: 
     engine.dispose()
 
 
-def test_a_database_goes_on_after_it_was_closed(url: str, opened: Opener) -> None:
+def test_close_lets_a_database_go_on(url: str, opened: Opener) -> None:
     database = opened(url)
     insert(database)
     database.close()

@@ -105,7 +105,7 @@ CALLS: Final[dict[str, tuple[Callable[[Database, list[Job], set[int]], Any], Sta
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_call_leaves_what_another_has_locked_and_does_the_rest(
+def test_calls_leave_what_another_has_locked_and_do_the_rest(
     backend: Backend, database: Database, engine: Engine, jobs: list[Job], name: str
 ) -> None:
     backend.execute("UPDATE job SET run_after = 5")  # so that those leases have run out
@@ -163,14 +163,14 @@ def test_expired_passes_over_what_another_has_locked(
         assert sorted(row.jobid for row in database.expired(lane, limit=2)) == [job.jobid for job in jobs[4:]]
 
 
-def test_settle_tells_which_it_has_left(database: Database, engine: Engine, jobs: list[Job]) -> None:
+def test_settle_returns_which_it_has_left(database: Database, engine: Engine, jobs: list[Job]) -> None:
     gone = Setback(handle=Handle(10**9, 1, 1), kind="failed")
     with locked(engine, [jobs[0].jobid]):
         found = database.settle([*setbacks(jobs[:2]), gone], locked=set())
     assert [settled.result for settled in found] == ["locked", "applied", "gone"]
 
 
-def test_what_waits_for_no_lock_meets_a_conflict_where_another_table_has_one(
+def test_complete_that_waits_for_no_lock_meets_a_conflict_if_another_table_has_one(
     database: Database, engine: Engine, jobs: list[Job]
 ) -> None:
     """A record that another transaction has locked, as one that cleans up would."""
@@ -191,7 +191,7 @@ def test_what_waits_for_no_lock_meets_a_conflict_where_another_table_has_one(
 
 
 @pytest.mark.parametrize("owned", [True, False])
-def test_a_lock_timeout_is_of_those_connections_alone(
+def test_with_lock_timeout_sets_it_for_those_connections_alone(
     request: pytest.FixtureRequest, backend: Backend, engine: Engine, jobs: list[Job], owned: bool
 ) -> None:
     patient = Database(DatabaseSettings(1, roles_of(request, backend).runtime if owned else engine))

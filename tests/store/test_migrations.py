@@ -55,7 +55,7 @@ def revision(engine: Engine) -> str:
     return str(number)
 
 
-def test_what_was_there_before_the_records_is_there_after(engine: Engine) -> None:
+def test_upgrade_keeps_what_was_there_before_the_records(engine: Engine) -> None:
     migrate(engine, command.upgrade, "0001")
     assert revision(engine) == "0001"
     quoted = engine.dialect.identifier_preparer.quote("function")
@@ -75,7 +75,7 @@ def test_what_was_there_before_the_records_is_there_after(engine: Engine) -> Non
     assert database.finished(2) is not None
 
 
-def test_the_records_can_be_taken_back_and_come_again(engine: Engine) -> None:
+def test_downgrade_takes_back_the_records_and_upgrade_makes_them_again(engine: Engine) -> None:
     database = Database(DatabaseSettings(1, engine))
     database.upgrade()
     database.insert([new_job("f", b"")] * 2)
@@ -97,7 +97,7 @@ def test_the_records_can_be_taken_back_and_come_again(engine: Engine) -> None:
     assert database.jobs() == []
 
 
-def test_the_leases_that_go_on_at_an_upgrade_are_leases_after_it(engine: Engine) -> None:
+def test_upgrade_keeps_the_leases_that_go_on(engine: Engine) -> None:
     migrate(engine, command.upgrade, "0002")
     rows = [(funcname, state) for funcname in ("f", "g", "h") for state in range(5)]
     values = ", ".join(f"('{name}', {state}, {1_700_000_000 + state})" for name, state in rows)
@@ -115,7 +115,7 @@ def test_the_leases_that_go_on_at_an_upgrade_are_leases_after_it(engine: Engine)
 
 @pytest.mark.servers
 @pytest.mark.slow
-def test_the_end_of_leases_is_added_to_a_large_table_at_once(request: pytest.FixtureRequest) -> None:
+def test_upgrade_adds_the_end_of_leases_to_a_large_table_at_once(request: pytest.FixtureRequest) -> None:
     with request.getfixturevalue("mariadb").database() as url:
         engine = create_engine(url.replace("mysql", "mysql+pymysql", 1))
         migrate(engine, command.upgrade, "0002")
@@ -135,7 +135,7 @@ def test_the_end_of_leases_is_added_to_a_large_table_at_once(request: pytest.Fix
 
 @pytest.mark.servers
 @pytest.mark.parametrize(("step", "done"), [(2, 1), (2, 2), (2, 3), (3, 1), (3, 2)])
-def test_an_upgrade_that_failed_half_way_goes_on_from_there(
+def test_upgrade_that_failed_half_way_goes_on_from_there(
     request: pytest.FixtureRequest, step: int, done: int
 ) -> None:
     """Only MySQL commits each statement by itself."""
@@ -155,7 +155,7 @@ def test_an_upgrade_that_failed_half_way_goes_on_from_there(
 
 
 @pytest.mark.parametrize("dialect", ["sqlite", "mysql", "postgresql"])
-def test_what_is_printed_has_every_revision(dialect: str) -> None:
+def test_sql_has_every_revision(dialect: str) -> None:
     printed = schema.migration_sql(dialect)
     for words in (
         *("CREATE TABLE job", "CREATE TABLE report", "CREATE TABLE finished", "ADD COLUMN retention"),

@@ -127,7 +127,7 @@ def run(connection: Any, sql: str) -> Sequence[Any]:
     ],
     ids=["password", "user", "database", "port", "TLS", "certificate", "file"],
 )
-def test_who_is_not_let_in_is_told_why_and_not_the_password(
+def test_calls_report_why_a_user_is_not_let_in_without_the_password(
     roles: MySQLRoles, opened: Opener, change: Any, error: type[GariviniError], words: str
 ) -> None:
     url = make_url(roles.runtime).set(**change)
@@ -138,14 +138,14 @@ def test_who_is_not_let_in_is_told_why_and_not_the_password(
     assert not caught.value.transient
 
 
-def test_a_database_of_ours_is_reached_by_the_connection_that_is_quick_with_numbers(
+def test_connect_gives_the_connection_that_is_quick_with_numbers(
     database: Database,
 ) -> None:
     with database._connection() as connection:
         assert type(connection) is Connection
 
 
-def test_a_host_that_nobody_knows_is_unreachable_and_named(roles: MySQLRoles, opened: Opener) -> None:
+def test_calls_report_an_unknown_host_as_unreachable(roles: MySQLRoles, opened: Opener) -> None:
     url = make_url(roles.runtime).set(host="nowhere.invalid")
     with pytest.raises(UnreachableError, match=r"nowhere\.invalid"):
         insert(opened(url.render_as_string(hide_password=False)))
@@ -163,7 +163,7 @@ def test_a_host_that_nobody_knows_is_unreachable_and_named(roles: MySQLRoles, op
         ("mysql://job:secret@h/jobs?ssl_mode=VERIFY_IDENTITY", "needs ssl_ca"),
     ],
 )
-def test_a_url_that_cannot_work_is_refused_without_telling_its_password(url: str, reason: str) -> None:
+def test_database_refuses_a_url_that_cannot_work_without_telling_its_password(url: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason) as caught:
         Database(DatabaseSettings(1, url))
     assert "secret" not in str(caught.value)
@@ -189,7 +189,7 @@ def test_each_name_of_the_scheme_means_the_same(roles: MySQLRoles, opened: Opene
         ("9.1.0-commercial", False),
     ],
 )
-def test_a_server_that_is_too_old_is_refused(version: str, refused: bool) -> None:
+def test_check_refuses_a_server_that_is_too_old(version: str, refused: bool) -> None:
     class Cursor:
         def execute(self, sql: str) -> None:
             assert sql == "SELECT VERSION(), @@max_allowed_packet"
@@ -211,14 +211,14 @@ def test_a_server_that_is_too_old_is_refused(version: str, refused: bool) -> Non
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_database_without_tables_says_to_upgrade(
+def test_check_of_a_database_without_tables_says_to_upgrade(
     mariadb: MariaDB, opened: Opener, call: Callable[[Database], object]
 ) -> None:
     with mariadb.database() as url, pytest.raises(SchemaError, match=r"has no tables.*garivini db upgrade"):
         call(opened(url))
 
 
-def test_a_table_or_an_index_that_went_missing_is_an_error_of_the_schema(
+def test_calls_report_a_missing_table_or_index_as_an_error_of_the_schema(
     mariadb: MariaDB, opened: Opener
 ) -> None:
     with mariadb.database() as url:
@@ -233,7 +233,7 @@ def test_a_table_or_an_index_that_went_missing_is_an_error_of_the_schema(
             insert(database)
 
 
-def test_runtime_may_not_change_the_tables(roles: MySQLRoles) -> None:
+def test_upgrade_by_the_runtime_role_is_refused(roles: MySQLRoles) -> None:
     with raw(roles.runtime, autocommit=True) as connection:
         for statement in (
             "ALTER TABLE job ADD COLUMN x int",
@@ -250,7 +250,7 @@ def test_runtime_may_not_change_the_tables(roles: MySQLRoles) -> None:
 # ---- a server that goes
 
 
-def test_a_lost_connection_is_replaced_also_where_the_driver_does_not_know_of_it(
+def test_calls_replace_a_lost_connection_of_which_the_driver_does_not_know(
     mariadb: MariaDB, roles: MySQLRoles, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MySQL, "usable", lambda *_: True)  # as mysqlclient's
@@ -279,14 +279,14 @@ def test_a_driver_that_goes_on_without_tls_is_not_believed(database: Database) -
         ("postgresql+psycopg://job@db:3306/jobs", False),
     ],
 )
-def test_a_database_is_known_by_its_place_whoever_connects(url: str, same: bool) -> None:
+def test_place_of_a_database_is_the_same_whoever_connects(url: str, same: bool) -> None:
     assert Database(DatabaseSettings(1, "mysql://job@db/jobs")).is_at(url) is same
 
 
 # ---- others in the way
 
 
-def test_a_row_that_another_holds_for_too_long_is_a_conflict(
+def test_calls_that_wait_too_long_for_a_row_are_a_conflict(
     roles: MySQLRoles, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mysql, "LOCK_TIMEOUT", 1)
@@ -301,7 +301,7 @@ def test_a_row_that_another_holds_for_too_long_is_a_conflict(
     assert database.complete([job.jobid]) == {job.jobid}
 
 
-def test_a_claim_passes_over_what_another_holds(roles: MySQLRoles, database: Database) -> None:
+def test_claim_passes_over_what_another_holds(roles: MySQLRoles, database: Database) -> None:
     first, second = database.insert([new_job("f", b"") for _ in range(2)])
     with raw(roles.runtime) as other:
         run(other, f"SELECT 1 FROM job WHERE jobid = {first.jobid} FOR UPDATE")
@@ -323,7 +323,7 @@ def test_the_loser_of_a_deadlock_tries_again(
         assert done.result(PATIENCE) == {first, second}
 
 
-def test_many_who_insert_the_same_keys_agree(roles: MySQLRoles, opened: Opener, form: str) -> None:
+def test_insert_of_the_same_keys_by_many_agrees(roles: MySQLRoles, opened: Opener, form: str) -> None:
     keys = [f"k{number}" for number in range(60)]
     start = threading.Barrier(6)
 
@@ -366,7 +366,7 @@ def test_a_process_that_is_frozen_within_a_transaction_loses_it(
 
 
 @pytest.mark.slow
-def test_what_is_larger_than_half_a_packet_is_refused_and_what_is_more_goes_in_parts(
+def test_insert_refuses_more_than_half_a_packet_in_one_job_and_sends_many_in_parts(
     opened: Opener, form: str
 ) -> None:
     with MariaDB("max-allowed-packet=1M") as server, server.database() as url:
@@ -398,7 +398,7 @@ def test_what_is_larger_than_half_a_packet_is_refused_and_what_is_more_goes_in_p
         lambda database: database.insert([odd(delay=2**32)]),
     ],
 )
-def test_a_value_that_no_column_takes_is_refused_and_the_connection_goes_on(
+def test_insert_refuses_a_value_that_no_column_takes_and_the_connection_goes_on(
     database: Database, call: Callable[[Database], object]
 ) -> None:
     with pytest.raises(UsageError, match=r"does not fit the database|does not take a value"):
@@ -407,7 +407,7 @@ def test_a_value_that_no_column_takes_is_refused_and_the_connection_goes_on(
     assert len(database.jobs()) == 1
 
 
-def test_no_other_error_of_a_keyed_row_is_taken_for_a_duplicate(database: Database, form: str) -> None:
+def test_insert_takes_no_other_error_of_a_keyed_row_for_a_duplicate(database: Database, form: str) -> None:
     jobs = [new_job("f", b"", uniqkey=str(number)) for number in range(5)]
     with pytest.raises(GariviniError, match="coalesce"):
         database.insert([*jobs, odd(uniqkey="k", coalesce="c" * 256)])
@@ -417,7 +417,7 @@ def test_no_other_error_of_a_keyed_row_is_taken_for_a_duplicate(database: Databa
 # ---- ids
 
 
-def test_ids_match_their_jobs_whatever_the_step(roles: MySQLRoles, opened: Opener, form: str) -> None:
+def test_insert_matches_ids_to_jobs_whatever_the_step(roles: MySQLRoles, opened: Opener, form: str) -> None:
     database = opened(roles.runtime)
 
     @event.listens_for(database._engine, "connect")
@@ -433,7 +433,7 @@ def test_ids_match_their_jobs_whatever_the_step(roles: MySQLRoles, opened: Opene
         assert answer.jobid % 7 == 3
 
 
-def test_ids_match_their_jobs_where_some_keys_are_taken(database: Database, form: str) -> None:
+def test_insert_matches_ids_to_jobs_if_some_keys_are_taken(database: Database, form: str) -> None:
     for taken in (0, 7, 8, 63, 99):
         database.insert([new_job("f", b"old", uniqkey=f"k{taken}")])
     jobs = [new_job("f", b"%d" % n, uniqkey=f"k{n}") for n in range(100)]
@@ -445,7 +445,7 @@ def test_ids_match_their_jobs_where_some_keys_are_taken(database: Database, form
         assert found.arg == (b"old" if old else b"%d" % (number if number < 100 else 50))
 
 
-def test_no_id_is_given_again_after_a_restart(own_mariadb: MariaDB, own: Database) -> None:
+def test_insert_gives_no_id_again_after_a_restart(own_mariadb: MariaDB, own: Database) -> None:
     (job,) = own.jobs()
     own.complete([job.jobid])
     own_mariadb.restart()
@@ -482,7 +482,7 @@ class Index:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_lane_is_found_whatever_has_changed_since_the_last_walk(seed: int) -> None:
+def test_lanes_are_all_found_whatever_has_changed_since_the_last_walk(seed: int) -> None:
     chance = random.Random(seed)
     index, dialect = Index(), MySQL()
     for _ in range(40):
@@ -502,7 +502,7 @@ def test_every_lane_is_found_whatever_has_changed_since_the_last_walk(seed: int)
         assert [lane[2:4] for lane in found] == sorted(lane[2:4] for lane in found)
 
 
-def test_where_nothing_new_has_come_lanes_are_found_by_one_statement() -> None:
+def test_lanes_are_found_by_one_statement_if_nothing_new_has_come() -> None:
     index, dialect = Index(), MySQL()
     index.rows = {(name, state, 1, 9) for name in "abcde" for state in range(5)}
     dialect.lanes(index)
@@ -517,7 +517,7 @@ def test_where_nothing_new_has_come_lanes_are_found_by_one_statement() -> None:
     assert index.statements == 30
 
 
-def test_many_lanes_are_found_by_statements_of_bounded_size() -> None:
+def test_lanes_are_found_by_statements_of_bounded_size() -> None:
     index, dialect = Index(), MySQL()
     index.rows = {(f"f{number}", 0, 1, 9) for number in range(1000)}
     assert len(dialect.lanes(index)) == 1000
@@ -568,7 +568,7 @@ def test_settle_stores_any_character_whatever_the_url_says(
 
 @pytest.mark.parametrize("autocommit", [0, 1])
 @pytest.mark.parametrize("scheme", ["mysql+pymysql", "mariadb+pymysql"])
-def test_the_connections_of_a_callers_engine_keep_their_settings(
+def test_calls_leave_the_settings_of_a_callers_engine(
     roles: MySQLRoles, opened: Opener, autocommit: int, scheme: str
 ) -> None:
     engine = create_engine(roles.runtime.replace("mysql", scheme, 1), pool_size=1)
@@ -595,7 +595,7 @@ def test_the_connections_of_a_callers_engine_keep_their_settings(
 
 @pytest.mark.parametrize("kind", ["pymysql", "mappings", "connection", "session"])
 @pytest.mark.parametrize("commit", [False, True])
-def test_jobs_are_part_of_a_callers_transaction(
+def test_insert_is_part_of_a_callers_transaction(
     roles: MySQLRoles, database: Database, kind: str, commit: bool, form: str
 ) -> None:
     (live,) = database.insert([new_job("f", b"", uniqkey="live")])
@@ -624,7 +624,7 @@ def test_jobs_are_part_of_a_callers_transaction(
     assert len(database.jobs()) == (3 if commit else 1)
 
 
-def test_a_key_that_came_after_the_callers_snapshot_answers_its_job(
+def test_insert_of_a_key_that_came_after_the_callers_snapshot_answers_its_job(
     roles: MySQLRoles, database: Database, form: str
 ) -> None:
     with raw(roles.runtime) as connection:
@@ -636,7 +636,7 @@ def test_a_key_that_came_after_the_callers_snapshot_answers_its_job(
         connection.commit()
 
 
-def test_a_connection_to_another_kind_of_database_is_refused(database: Database) -> None:
+def test_insert_by_a_connection_to_another_kind_of_database_is_refused(database: Database) -> None:
     engine = create_engine("sqlite://")
     with engine.connect() as connection, pytest.raises(UsageError, match="is not one to database 1"):
         database.insert([new_job("f", b"")], connection=connection)
@@ -737,7 +737,7 @@ def test_each_code_of_the_driver_has_its_error(
     assert "the driver's words" in str(translated)
 
 
-def test_a_failure_recorded_twice_changes_nothing(database: Database) -> None:
+def test_settle_twice_records_a_failure_once(database: Database) -> None:
     insert(database)
     (taken,) = database.claim(LANE, limit=1, lease=60)
     for _ in range(2):

@@ -70,7 +70,7 @@ def test_expired_tells_the_function_of_each_row(folding: Database, place: Place)
     )
 
 
-def test_a_setting_of_a_function_is_of_its_own_name_alone(folding: Database) -> None:
+def test_set_function_sets_its_own_name_alone(folding: Database) -> None:
     folding.set_function("Mail", FunctionPolicy(max_failures=1))
     folding.set_function("mail", FunctionPolicy(max_failures=7))
     assert {name: policy.max_failures for name, policy in folding.functions().items() if name} == {
@@ -130,7 +130,7 @@ async def test_jobs_of_names_in_other_cases_run_each_in_its_own_function(
         assert sorted(ran) == sorted((name, name) for name in NAMES * 20)
 
 
-def test_the_plan_of_a_claim_by_a_names_bytes_is_that_of_the_lane_index(folding: Database) -> None:
+def test_claim_by_the_bytes_of_a_name_reads_the_lane_index(folding: Database) -> None:
     folding.insert([new_job("f", b"") for _ in range(100)])
     with folding._connection() as connection, connection.cursor() as cursor:
         for name, values in (

@@ -92,7 +92,7 @@ def steps(name: str, form: str = "") -> tuple[Step, ...]:
         ("dispatched", LANE | {"age": 1, "since": 0, "after": 0}),
     ],
 )
-def test_the_head_of_a_lane_is_read_off_the_lane_index_without_a_sort(
+def test_claim_reads_the_head_of_a_lane_off_the_lane_index_without_a_sort(
     filled: tuple[Database, Any], name: str, values: dict[str, Any]
 ) -> None:
     ((table, access, key, extra),) = plan(filled[1], steps(name)[0], **values)
@@ -101,7 +101,7 @@ def test_the_head_of_a_lane_is_read_off_the_lane_index_without_a_sort(
     assert "temporary" not in extra
 
 
-def test_a_place_in_the_lanes_is_a_dive_into_the_lane_index(filled: tuple[Database, Any]) -> None:
+def test_lanes_take_a_place_by_a_dive_into_the_lane_index(filled: tuple[Database, Any]) -> None:
     places = [
         {"funcname": name, "state": state, "priority": 1, "run_after": 2**32}
         for name in ("", "f3", "f9")
@@ -115,7 +115,7 @@ def test_a_place_in_the_lanes_is_a_dive_into_the_lane_index(filled: tuple[Databa
         assert "filesort" not in extra
 
 
-def test_counts_are_read_off_the_lane_index_alone(filled: tuple[Database, Any]) -> None:
+def test_counts_read_the_lane_index_alone(filled: tuple[Database, Any]) -> None:
     ((_, access, key, extra),) = plan(filled[1], steps("counts")[0])
     assert (access, key) == ("index", "job_lane")
     assert extra == "Using index"
@@ -200,7 +200,7 @@ def test_reports_are_found_by_their_job(filled: tuple[Database, Any]) -> None:
 
 @FORMS
 @pytest.mark.parametrize("name", ["complete", "complete_run"])
-def test_a_completion_touches_no_more_reports_than_it_has_jobs(
+def test_complete_touches_no_more_reports_than_it_has_jobs(
     filled: tuple[Database, Any], form: str, name: str
 ) -> None:
     _, connection = filled

@@ -140,7 +140,7 @@ class Perl:
 # ---- new tables
 
 
-def test_an_upgrade_that_is_there_already_changes_nothing(place: Place, opened: Opener) -> None:
+def test_upgrade_that_is_there_already_changes_nothing(place: Place, opened: Opener) -> None:
     database = opened(place.url)
     database.upgrade()
     insert(database)
@@ -150,7 +150,7 @@ def test_an_upgrade_that_is_there_already_changes_nothing(place: Place, opened: 
     assert len(database.jobs()) == 1
 
 
-def test_upgrades_at_the_same_time_make_one_schema(place: Place, opened: Opener) -> None:
+def test_upgrade_by_several_at_once_makes_one_schema(place: Place, opened: Opener) -> None:
     databases = [opened(place.url) for _ in range(4)]
     start = threading.Barrier(4)
 
@@ -165,7 +165,7 @@ def test_upgrades_at_the_same_time_make_one_schema(place: Place, opened: Opener)
     assert place.execute("SELECT version_num FROM garivini_version") == [(SCHEMA,)]
 
 
-def test_an_upgrade_waits_for_another_and_then_says_so(
+def test_upgrade_waits_for_another_and_then_says_so(
     place: Place, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mysql, "UPGRADE_TIMEOUT", 1)
@@ -177,7 +177,7 @@ def test_an_upgrade_waits_for_another_and_then_says_so(
 
 
 @pytest.mark.parametrize("table", ["failure", "function", "garivini_database", "report", "finished"])
-def test_an_upgrade_that_fails_half_way_goes_on_from_there(place: Place, opened: Opener, table: str) -> None:
+def test_upgrade_that_fails_half_way_goes_on_from_there(place: Place, opened: Opener, table: str) -> None:
     place.execute(f"CREATE TABLE `{table}` (x INT)")  # another program's
     database = opened(place.url)
     with pytest.raises(RefusedError, match=f"'{table}' already exists"):
@@ -188,7 +188,7 @@ def test_an_upgrade_that_fails_half_way_goes_on_from_there(place: Place, opened:
     assert database.functions() == {}
 
 
-def test_a_table_of_another_program_is_left_alone(place: Place, opened: Opener) -> None:
+def test_upgrade_leaves_a_table_of_another_program_alone(place: Place, opened: Opener) -> None:
     place.execute("CREATE TABLE job (id INT, title TEXT)")
     before = place.shape()
     with pytest.raises(SchemaError, match="a table job that is another program's"):
@@ -196,7 +196,7 @@ def test_a_table_of_another_program_is_left_alone(place: Place, opened: Opener) 
     assert place.shape() == before
 
 
-def test_an_engine_of_the_caller_may_upgrade(place: Place, opened: Opener) -> None:
+def test_upgrade_by_an_engine_of_the_caller_works(place: Place, opened: Opener) -> None:
     engine = create_engine(place.url.replace("mysql", "mariadb+pymysql", 1))
     database = opened(engine)
     database.upgrade()
@@ -221,7 +221,7 @@ def test_what_db_sql_prints_makes_the_same_tables_and_takes_them_back(place: Pla
 
 
 @pytest.mark.parametrize("original", ["latin1", "utf8mb3", "utf8mb4"], indirect=True)
-def test_its_rows_stay_and_go_on(original: Place, opened: Opener) -> None:
+def test_upgrade_of_the_perl_table_keeps_its_rows(original: Place, opened: Opener) -> None:
     before = original.execute("SELECT jobid, funcname, uniqkey, run_after, arg, flag, failcount FROM job")
     database = opened(original.url)
     with pytest.raises(SchemaError, match="run `garivini db upgrade`"):
@@ -241,7 +241,7 @@ def test_its_rows_stay_and_go_on(original: Place, opened: Opener) -> None:
 
 
 @pytest.mark.parametrize("original", ["latin1", "utf8mb3", "utf8mb4"], indirect=True)
-def test_its_collation_and_its_index_stay(original: Place, opened: Opener) -> None:
+def test_upgrade_of_the_perl_table_keeps_its_collation_and_index(original: Place, opened: Opener) -> None:
     before = original.shape()
     opened(original.url).upgrade()
     after = original.shape()
@@ -252,7 +252,9 @@ def test_its_collation_and_its_index_stay(original: Place, opened: Opener) -> No
 
 
 @pytest.mark.parametrize("original", ["latin1", "utf8mb3", "utf8mb4"], indirect=True)
-def test_its_programs_and_ours_go_on_together(original: Place, opened: Opener) -> None:
+def test_upgrade_of_the_perl_table_lets_its_programs_and_ours_go_on_together(
+    original: Place, opened: Opener
+) -> None:
     database = opened(original.url)
     perl = Perl(original.url)
     database.upgrade()
@@ -275,7 +277,7 @@ def test_its_programs_and_ours_go_on_together(original: Place, opened: Opener) -
 
 
 @pytest.mark.slow
-def test_its_programs_work_on_while_it_is_upgraded(place: Place, opened: Opener) -> None:
+def test_upgrade_of_the_perl_table_lets_its_programs_work_on(place: Place, opened: Opener) -> None:
     place.execute(ORIGINAL.format(engine="InnoDB", charset="latin1"))
     place.execute("INSERT INTO job (funcname, run_after, arg) SELECT 'f', 0, 'x' FROM seq_1_to_100000")
     stop = threading.Event()
@@ -308,7 +310,9 @@ def test_its_programs_work_on_while_it_is_upgraded(place: Place, opened: Opener)
     assert len({job.jobid for job in claimed}) == 1000
 
 
-def test_an_upgrade_of_it_that_failed_half_way_goes_on_from_there(original: Place, opened: Opener) -> None:
+def test_upgrade_of_the_perl_table_that_failed_half_way_goes_on_from_there(
+    original: Place, opened: Opener
+) -> None:
     rows = original.execute("SELECT jobid, funcname, uniqkey, run_after, arg, flag, failcount FROM job")
     columns = migration_sql("mysql", existing=True).split(";\n")[1]
     assert "ADD COLUMN attempt" in columns
@@ -321,7 +325,7 @@ def test_an_upgrade_of_it_that_failed_half_way_goes_on_from_there(original: Plac
     assert len(database.claim(LANE, limit=10, lease=60)) == 2
 
 
-def test_a_table_that_is_in_use_is_left_alone_soon(
+def test_upgrade_gives_up_soon_on_a_table_in_use(
     original: Place, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mysql, "LOCK_TIMEOUT", 1)
@@ -339,7 +343,7 @@ def test_a_table_that_is_in_use_is_left_alone_soon(
     perl.connection.close()
 
 
-def test_a_table_that_forgets_in_a_crash_is_refused(place: Place, opened: Opener) -> None:
+def test_upgrade_refuses_a_table_that_forgets_in_a_crash(place: Place, opened: Opener) -> None:
     place.execute(ORIGINAL.format(engine="MyISAM", charset="latin1"))
     with pytest.raises(SchemaError, match=r"MyISAM.*ALTER TABLE job ENGINE=InnoDB"):
         opened(place.url).upgrade()
@@ -347,7 +351,7 @@ def test_a_table_that_forgets_in_a_crash_is_refused(place: Place, opened: Opener
 
 
 @pytest.mark.parametrize("how", ["upgrade", "sql"])
-def test_what_is_added_can_be_taken_back(original: Place, opened: Opener, how: str) -> None:
+def test_downgrade_takes_back_what_was_added(original: Place, opened: Opener, how: str) -> None:
     before = original.shape()
     rows = original.execute("SELECT * FROM job")
     if how == "upgrade":

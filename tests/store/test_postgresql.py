@@ -96,7 +96,7 @@ def connect(url: str, **options: Any) -> Any:
     ],
     ids=["password", "user", "database", "host", "port", "TLS", "certificate"],
 )
-def test_who_is_not_let_in_is_told_why_and_not_the_password(
+def test_calls_report_why_a_user_is_not_let_in_without_the_password(
     roles: PostgreSQLRoles, opened: Opener, change: Any, error: type[GariviniError], words: str
 ) -> None:
     url = make_url(roles.runtime).set(**change)
@@ -107,7 +107,7 @@ def test_who_is_not_let_in_is_told_why_and_not_the_password(
     assert not caught.value.transient
 
 
-def test_too_many_connections_are_refused(
+def test_calls_report_too_many_connections_as_refused(
     postgresql: PostgreSQL, roles: PostgreSQLRoles, opened: Opener
 ) -> None:
     role = f"{roles.name}_runtime"
@@ -123,7 +123,7 @@ def test_too_many_connections_are_refused(
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_database_without_tables_says_to_upgrade(
+def test_check_of_a_database_without_tables_says_to_upgrade(
     postgresql: PostgreSQL, opened: Opener, call: Callable[[Database], object]
 ) -> None:
     with (
@@ -133,7 +133,9 @@ def test_a_database_without_tables_says_to_upgrade(
         call(opened(url))
 
 
-def test_a_table_that_went_missing_is_an_error_of_the_schema(postgresql: PostgreSQL, opened: Opener) -> None:
+def test_calls_report_a_missing_table_as_an_error_of_the_schema(
+    postgresql: PostgreSQL, opened: Opener
+) -> None:
     with postgresql.database() as url:
         database = opened(url)
         database.upgrade()
@@ -144,7 +146,7 @@ def test_a_table_that_went_missing_is_an_error_of_the_schema(postgresql: Postgre
         database.close()
 
 
-def test_runtime_may_not_change_the_tables(roles: PostgreSQLRoles) -> None:
+def test_upgrade_by_the_runtime_role_is_refused(roles: PostgreSQLRoles) -> None:
     with connect(roles.runtime, autocommit=True) as connection:
         for statement in (
             "ALTER TABLE job ADD COLUMN x int",
@@ -158,7 +160,7 @@ def test_runtime_may_not_change_the_tables(roles: PostgreSQLRoles) -> None:
                 connection.execute(statement)
 
 
-def test_upgrades_at_the_same_time_make_one_schema(postgresql: PostgreSQL, opened: Opener) -> None:
+def test_upgrade_by_several_at_once_makes_one_schema(postgresql: PostgreSQL, opened: Opener) -> None:
     with postgresql.database() as url:
         databases = [opened(url) for _ in range(4)]
         start = threading.Barrier(4)
@@ -221,7 +223,7 @@ def test_the_sql_that_is_printed_makes_the_same_tables(postgresql: PostgreSQL, o
     assert len(shapes[0]) > 30
 
 
-def test_an_upgrade_that_fails_half_way_leaves_nothing_and_can_be_repeated(
+def test_upgrade_that_fails_half_way_leaves_nothing_and_can_be_repeated(
     postgresql: PostgreSQL, opened: Opener
 ) -> None:
     with postgresql.database() as url:
@@ -250,7 +252,9 @@ def within(seconds: float) -> Iterator[None]:
     assert time.monotonic() - start < seconds
 
 
-def test_a_frozen_server_takes_no_large_insert_for_ever(own_postgresql: PostgreSQL, own: Database) -> None:
+def test_insert_of_much_into_a_frozen_server_ends_in_bounded_time(
+    own_postgresql: PostgreSQL, own: Database
+) -> None:
     own_postgresql.freeze()
     with within(BOUND), pytest.raises(OutcomeUnknownError, match="no answer for 1 s"):
         own.insert([new_job("f", bytes(16_000_000))])  # more than the sockets hold
@@ -258,7 +262,7 @@ def test_a_frozen_server_takes_no_large_insert_for_ever(own_postgresql: PostgreS
     assert len(own.jobs()) == 1
 
 
-def test_a_statement_that_takes_longer_than_its_first_answer_is_waited_for(
+def test_calls_wait_for_a_statement_that_takes_longer_than_its_first_answer(
     own_postgresql: PostgreSQL, own: Database
 ) -> None:
     with own._connection() as connection:
@@ -322,7 +326,7 @@ def test_settle_stores_any_character_whatever_encoding_is_given(
 # ---- others in the way
 
 
-def test_a_row_that_another_holds_for_too_long_is_a_conflict(roles: PostgreSQLRoles, opened: Opener) -> None:
+def test_calls_that_wait_too_long_for_a_row_are_a_conflict(roles: PostgreSQLRoles, opened: Opener) -> None:
     database = opened(with_query(roles.runtime, options="-c lock_timeout=50"))
     insert(database)
     (job,) = database.jobs()
@@ -335,7 +339,7 @@ def test_a_row_that_another_holds_for_too_long_is_a_conflict(roles: PostgreSQLRo
     assert database.complete([job.jobid]) == {job.jobid}
 
 
-def test_a_claim_passes_over_what_another_holds(roles: PostgreSQLRoles, database: Database) -> None:
+def test_claim_passes_over_what_another_holds(roles: PostgreSQLRoles, database: Database) -> None:
     first, second = database.insert([new_job("f", b"") for _ in range(2)])
     lane = Lane("f", State.WAITING, "normal", 0)
     with connect(roles.owner) as other:
@@ -362,7 +366,7 @@ def test_the_loser_of_a_deadlock_tries_again(
         assert done.result(PATIENCE) == {first, second}
 
 
-def test_many_who_insert_the_same_keys_in_other_orders_do_not_meet_in_a_deadlock(
+def test_insert_of_the_same_keys_in_other_orders_does_not_deadlock(
     roles: PostgreSQLRoles, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, errors = postgresql.PostgreSQL.translate, []
@@ -427,7 +431,7 @@ def test_a_process_that_is_frozen_within_a_transaction_loses_it(
         lambda database: database.insert([replace(new_job("f", b""), funcname="f" * 201)]),
     ],
 )
-def test_a_value_that_no_column_takes_is_refused_and_the_connection_goes_on(
+def test_insert_refuses_a_value_that_no_column_takes_and_the_connection_goes_on(
     database: Database, call: Callable[[Database], object]
 ) -> None:
     with pytest.raises(UsageError, match=r"does not fit the database|does not take a value"):
@@ -436,12 +440,12 @@ def test_a_value_that_no_column_takes_is_refused_and_the_connection_goes_on(
     assert len(database.jobs()) == 1
 
 
-def test_an_id_cannot_be_given_by_another_writer(roles: PostgreSQLRoles) -> None:
+def test_insert_by_another_writer_cannot_give_an_id(roles: PostgreSQLRoles) -> None:
     with pytest.raises(psycopg.errors.GeneratedAlways):
         roles.execute("INSERT INTO job (jobid, funcname, run_after) VALUES (1, 'f', 0)")
 
 
-def test_a_key_whose_live_job_has_gone_meanwhile_is_inserted_after_all(
+def test_insert_of_a_key_whose_live_job_has_gone_meanwhile_is_new(
     roles: PostgreSQLRoles, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (first,) = database.insert([new_job("f", b"", uniqkey="k")])
@@ -461,7 +465,7 @@ def test_a_key_whose_live_job_has_gone_meanwhile_is_inserted_after_all(
     assert again.jobid == twice.jobid != first.jobid
 
 
-def test_a_key_that_comes_and_goes_for_ever_is_a_conflict(
+def test_insert_of_a_key_that_comes_and_goes_for_ever_is_a_conflict(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database._dialect, "insert_keyed", lambda run, rows: [])
@@ -499,7 +503,7 @@ def test_what_is_acknowledged_is_on_the_disk_also_where_the_server_would_not_wai
     assert setting(database, "synchronous_commit") == after
 
 
-def test_a_claim_is_read_committed_whatever_the_default(roles: PostgreSQLRoles, opened: Opener) -> None:
+def test_claim_is_read_committed_whatever_the_default(roles: PostgreSQLRoles, opened: Opener) -> None:
     database = opened(with_query(roles.runtime, options="-c default_transaction_isolation=serializable"))
     with database._connection() as connection:
         connection.execute(database._dialect.begin)
@@ -514,13 +518,13 @@ def test_each_scheme_of_the_url_means_psycopg(roles: PostgreSQLRoles, opened: Op
     assert len(database.jobs()) == 1
 
 
-def test_another_driver_is_refused() -> None:
+def test_database_refuses_another_driver() -> None:
     with pytest.raises(UsageError, match="psycopg here") as caught:
         Database(DatabaseSettings(1, "postgresql+asyncpg://job:secret@h/jobs"))
     assert "secret" not in str(caught.value)
 
 
-def test_an_engine_of_the_callers_keeps_its_autocommit(roles: PostgreSQLRoles, opened: Opener) -> None:
+def test_calls_leave_the_autocommit_of_a_callers_engine(roles: PostgreSQLRoles, opened: Opener) -> None:
     engine = create_engine(make_url(roles.runtime).set(drivername="postgresql+psycopg"))
     database = opened(engine)
     insert(database)
@@ -580,7 +584,7 @@ def args(client: Client) -> list[bytes]:
     ],
     ids=["plain", "mappings", "client cursor", "both"],
 )
-def test_a_job_joins_the_transaction_of_a_psycopg_connection(
+def test_insert_joins_the_transaction_of_a_psycopg_connection(
     roles: PostgreSQLRoles, client: Client, options: dict[str, Any]
 ) -> None:
     arg = bytes(range(256))
@@ -598,7 +602,7 @@ def test_a_job_joins_the_transaction_of_a_psycopg_connection(
     assert args(client) == [arg, arg]
 
 
-def test_a_job_joins_the_transaction_of_sqlalchemy(roles: PostgreSQLRoles, client: Client) -> None:
+def test_insert_joins_the_transaction_of_sqlalchemy(roles: PostgreSQLRoles, client: Client) -> None:
     engine = create_engine(make_url(roles.runtime).set(drivername="postgresql+psycopg"))
     with engine.begin() as connection:
         client.insert_job("f", "connection", connection=connection)
@@ -613,7 +617,7 @@ def test_a_job_joins_the_transaction_of_sqlalchemy(roles: PostgreSQLRoles, clien
     engine.dispose()
 
 
-def test_a_job_joins_the_transaction_of_an_async_session(roles: PostgreSQLRoles, client: Client) -> None:
+def test_insert_joins_the_transaction_of_an_async_session(roles: PostgreSQLRoles, client: Client) -> None:
     async def main() -> None:
         engine = create_async_engine(make_url(roles.runtime).set(drivername="postgresql+psycopg"))
         async with AsyncClient(roles.runtime) as joined:
@@ -630,7 +634,7 @@ def test_a_job_joins_the_transaction_of_an_async_session(roles: PostgreSQLRoles,
     assert args(client) == [b"session", b"connection"]
 
 
-def test_a_transaction_of_a_caller_that_has_failed_says_so(roles: PostgreSQLRoles, client: Client) -> None:
+def test_insert_into_a_transaction_that_has_failed_says_so(roles: PostgreSQLRoles, client: Client) -> None:
     with connect(roles.runtime) as connection:
         with pytest.raises(psycopg.errors.DivisionByZero):
             connection.execute("SELECT 1 / 0")

@@ -127,7 +127,7 @@ def read(steps: list[dict[str, Any]]) -> float:
         ("dispatched", LANE | {"age": 1, "since": -1, "after": 0}),
     ],
 )
-def test_the_head_of_a_lane_is_read_off_the_lane_index(
+def test_claim_reads_the_head_of_a_lane_off_the_lane_index(
     connection: Any, name: str, values: dict[str, Any]
 ) -> None:
     (step,) = analysed(connection, name, **values)
@@ -137,7 +137,7 @@ def test_the_head_of_a_lane_is_read_off_the_lane_index(
     assert read([step]) == 1000
 
 
-def test_a_lane_with_nothing_due_is_left_at_once(connection: Any) -> None:
+def test_claim_leaves_a_lane_with_nothing_due_at_once(connection: Any) -> None:
     connection.execute("UPDATE job SET run_after = 4000000000 WHERE jobid <= 1000")
     connection.execute(
         "INSERT INTO job (funcname, run_after) SELECT 'later', 4e9 FROM generate_series(1, 2000)"
@@ -181,7 +181,7 @@ def test_jobs_are_found_by_their_ids(connection: Any, name: str, values: dict[st
     assert read([step]) <= 1000
 
 
-def test_the_live_job_of_a_key_is_found_by_the_key(connection: Any) -> None:
+def test_insert_finds_the_live_job_of_a_key_by_the_key(connection: Any) -> None:
     (step,) = analysed(connection, "live", funcname="f0", uniqkey="6")
     assert step["Index Name"] == "job_uniqkey"
     assert read([step]) == 1
@@ -225,7 +225,7 @@ def test_what_has_been_kept_for_long_enough_is_found_by_its_time(connection: Any
     assert read([step]) == 100
 
 
-def test_jobs_are_counted_off_the_lane_index(connection: Any) -> None:
+def test_counts_read_the_lane_index(connection: Any) -> None:
     (step,) = analysed(connection, "counts")
     assert (step["Node Type"], step["Index Name"]) == ("Index Only Scan", "job_lane")
 
@@ -258,7 +258,7 @@ def cost_of_a_claim(database: Database, rows: int) -> int:
 
 
 @pytest.mark.parametrize("backlog", [200_000, pytest.param(2_000_000, marks=pytest.mark.soak)])
-def test_the_cost_of_a_claim_does_not_grow_with_the_backlog(postgresql: PostgreSQL, backlog: int) -> None:
+def test_claim_costs_no_more_with_a_larger_backlog(postgresql: PostgreSQL, backlog: int) -> None:
     with postgresql.database() as url:
         database = Database(DatabaseSettings(1, f"{url}?read_timeout=200"))
         database.upgrade()

@@ -48,9 +48,7 @@ NOTHING = {"job": 0, "failure": 0, "report": 0, "finished": 0}
 # ---- reports
 
 
-def test_a_job_s_progress_is_written_over_and_its_lines_are_kept_in_order(
-    database: Database, clock: Clock
-) -> None:
+def test_report_writes_over_progress_and_keeps_lines_in_order(database: Database, clock: Clock) -> None:
     clock.set(NOON)
     (job,) = running(database)
     database.report([*say(job, b"1/10", kind="status"), *say(job, b"\xff\0 first")])
@@ -71,12 +69,12 @@ def test_a_job_s_progress_is_written_over_and_its_lines_are_kept_in_order(
     ]
 
 
-def test_a_job_that_said_nothing_has_no_reports(database: Database) -> None:
+def test_reports_of_a_job_without_any_are_none(database: Database) -> None:
     database.report([])
     assert database.reports(1) == []
 
 
-def test_each_attempt_has_reports_of_its_own(database: Database) -> None:
+def test_reports_are_of_each_attempt(database: Database) -> None:
     (job,) = running(database)
     database.report(say(job, b"one"))
     database.settle([Setback(handle=job.handle, kind="failed", when=Offset(0))])
@@ -85,7 +83,7 @@ def test_each_attempt_has_reports_of_its_own(database: Database) -> None:
     assert [(said.attempt, said.body) for said in database.reports(job.jobid)] == [(1, b"one"), (2, b"two")]
 
 
-def test_what_is_said_by_who_does_not_hold_the_job_is_passed_over(database: Database) -> None:
+def test_report_ignores_who_does_not_hold_the_job(database: Database) -> None:
     first, second, third = running(database, 3)
     database.give_back([first.handle])
     database.complete([second.jobid])
@@ -101,7 +99,7 @@ def test_what_is_said_by_who_does_not_hold_the_job_is_passed_over(database: Data
     assert [said.body for said in database.reports(third.jobid)] == [b"kept"]
 
 
-def test_a_line_is_cut_and_the_first_of_too_many_are_kept(database: Database) -> None:
+def test_report_cuts_a_line_and_keeps_the_first_of_too_many(database: Database) -> None:
     (job,) = running(database)
     database.report(say(job, b"x" * (MAX_LINE + 1)))
     database.report(say(job, *(b"%d" % number for number in range(2, MAX_LINES + 20))))
@@ -111,7 +109,7 @@ def test_a_line_is_cut_and_the_first_of_too_many_are_kept(database: Database) ->
     assert [line.body for line in said[1:]] == [b"%d" % number for number in range(2, MAX_LINES + 1)]
 
 
-def test_lines_said_at_the_same_time_are_all_kept(database: Database) -> None:
+def test_report_keeps_all_lines_of_the_same_time(database: Database) -> None:
     (job,) = running(database)
     together = threading.Barrier(4)
 
@@ -129,9 +127,7 @@ def test_lines_said_at_the_same_time_are_all_kept(database: Database) -> None:
 # ---- what is gone leaves nothing
 
 
-def test_a_job_that_completes_takes_its_record_and_its_reports_along(
-    database: Database, backend: Backend
-) -> None:
+def test_complete_deletes_the_record_and_the_reports_of_its_job(database: Database, backend: Backend) -> None:
     jobs = running(database, 4)
     database.report([*say(jobs[1], b"1/2", kind="status"), *say(jobs[2], b"x"), *say(jobs[3], b"x")])
     database.settle([Setback(handle=jobs[3].handle, kind="failed")])
@@ -139,7 +135,7 @@ def test_a_job_that_completes_takes_its_record_and_its_reports_along(
     assert rows(backend) == NOTHING
 
 
-def test_a_completion_leaves_the_reports_of_jobs_whose_ids_lie_between_its_own(database: Database) -> None:
+def test_complete_leaves_the_reports_of_jobs_whose_ids_lie_between_its_own(database: Database) -> None:
     before, between, after = running(database, 3)
     database.report(say(between, b"x"))
     assert before.jobid < between.jobid < after.jobid
@@ -147,7 +143,7 @@ def test_a_completion_leaves_the_reports_of_jobs_whose_ids_lie_between_its_own(d
     assert [said.body for said in database.reports(between.jobid)] == [b"x"]
 
 
-def test_records_are_forgotten_of_jobs_whose_ids_lie_far_apart(
+def test_complete_deletes_records_of_jobs_whose_ids_lie_far_apart(
     database: Database, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("garivini.store.records._NEAR", 2)
@@ -157,7 +153,7 @@ def test_records_are_forgotten_of_jobs_whose_ids_lie_far_apart(
     assert rows(backend) == NOTHING
 
 
-def test_a_job_that_said_nothing_completes_by_two_statements_that_read_no_row(
+def test_complete_of_a_job_without_reports_is_two_statements_that_read_no_row(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = running(database, 3)
@@ -181,7 +177,7 @@ def test_a_job_that_said_nothing_completes_by_two_statements_that_read_no_row(
 
 
 @pytest.mark.parametrize("chosen", [[0], [1, 2, 3], [3, 1, 2, 1], [0, 2], [0, 1, 2, 4], [0, 1, 2, 3, 4]])
-def test_jobs_complete_and_no_others_with_and_without_a_gap_between_their_ids(
+def test_complete_deletes_its_jobs_alone_with_and_without_a_gap_between_their_ids(
     database: Database, chosen: list[int]
 ) -> None:
     jobs = running(database, 5)
@@ -191,14 +187,14 @@ def test_jobs_complete_and_no_others_with_and_without_a_gap_between_their_ids(
     assert database.complete([job.jobid for job in jobs]) == {job.jobid for job in jobs} - set(jobids)
 
 
-def test_reports_of_others_stay(database: Database) -> None:
+def test_complete_leaves_the_reports_of_others(database: Database) -> None:
     one, other = running(database, 2)
     database.report([*say(one, b"x"), *say(other, b"y")])
     database.complete([one.jobid])
     assert [said.body for said in database.reports(other.jobid)] == [b"y"]
 
 
-def test_a_job_that_finishes_without_a_retention_is_deleted(database: Database, backend: Backend) -> None:
+def test_finish_without_a_retention_deletes_the_job(database: Database, backend: Backend) -> None:
     (job,) = running(database)
     database.report(say(job, b"x"))
     finishes = [Success(job.jobid, 1, b"result", "w"), Success(999_999, 1)]
@@ -210,7 +206,7 @@ def test_a_job_that_finishes_without_a_retention_is_deleted(database: Database, 
 # ---- finished jobs that are kept
 
 
-def test_a_finished_job_is_kept_with_all_that_is_known_of_it(
+def test_finish_keeps_a_job_with_all_that_is_known_of_it(
     database: Database, backend: Backend, clock: Clock
 ) -> None:
     clock.set(NOON)
@@ -241,7 +237,7 @@ def test_a_finished_job_is_kept_with_all_that_is_known_of_it(
     assert database.insert([new_job("f", b"", uniqkey="k")])[0].new
 
 
-def test_a_finish_is_a_success_by_id_alone(database: Database) -> None:
+def test_finish_goes_by_the_id_alone(database: Database) -> None:
     first, second = running(database, 2)
     database.give_back([first.handle, second.handle])
     database.finish([Success(first.jobid, None, retention=60), Success(second.jobid, 7, retention=60)])
@@ -249,7 +245,7 @@ def test_a_finish_is_a_success_by_id_alone(database: Database) -> None:
     assert attempts == [1, 7]
 
 
-def test_a_finish_reported_again_changes_nothing(database: Database, clock: Clock) -> None:
+def test_finish_again_changes_nothing(database: Database, clock: Clock) -> None:
     clock.set(NOON)
     (job,) = running(database)
     assert database.finish([Success(job.jobid, 1, b"first", retention=60)]) == {job.jobid}
@@ -260,7 +256,7 @@ def test_a_finish_reported_again_changes_nothing(database: Database, clock: Cloc
     assert database.finished(job.jobid) == before
 
 
-def test_many_finish_together_some_of_them_kept(database: Database, backend: Backend) -> None:
+def test_finish_of_many_keeps_some_of_them(database: Database, backend: Backend) -> None:
     jobs = running(database, 1000) + running(database, 500)
     database.report([report for job in jobs[:4] for report in say(job, b"x")])
     finishes = [Success(job.jobid, 1, b"r", retention=60 * (job.jobid % 2)) for job in jobs]
@@ -268,7 +264,7 @@ def test_many_finish_together_some_of_them_kept(database: Database, backend: Bac
     assert rows(backend) == {"job": 0, "failure": 0, "report": 2, "finished": 750}
 
 
-def test_a_result_that_is_too_large_is_left_out_and_the_job_has_finished(database: Database) -> None:
+def test_finish_leaves_out_a_result_that_is_too_large(database: Database) -> None:
     small, large, largest = running(database, 3)
     database.report(say(large, *[b"x"] * MAX_LINES))
     database._dialect.statement_bytes = 1000
@@ -289,7 +285,7 @@ def test_a_result_that_is_too_large_is_left_out_and_the_job_has_finished(databas
     assert database.get(large.jobid) is None
 
 
-def test_what_has_been_kept_for_long_enough_is_forgotten(
+def test_forget_finished_deletes_what_has_been_kept_for_long_enough(
     database: Database, backend: Backend, clock: Clock
 ) -> None:
     clock.set(NOON)
@@ -306,7 +302,9 @@ def test_what_has_been_kept_for_long_enough_is_forgotten(
     assert rows(backend) == NOTHING
 
 
-def test_the_record_of_a_job_is_forgotten_with_it(database: Database, backend: Backend, clock: Clock) -> None:
+def test_forget_finished_deletes_the_record_of_a_job_with_it(
+    database: Database, backend: Backend, clock: Clock
+) -> None:
     clock.set(NOON)
     (job,) = running(database)
     database.settle([Setback(handle=job.handle, kind="failed")])
@@ -319,7 +317,7 @@ def test_the_record_of_a_job_is_forgotten_with_it(database: Database, backend: B
 # ---- beside
 
 
-def test_a_function_has_a_retention(database: Database) -> None:
+def test_set_function_keeps_a_retention(database: Database) -> None:
     database.set_function("f", FunctionPolicy(retention=3600))
     database.set_function("f", FunctionPolicy(lease=60))
     database.register_functions({"f": FunctionPolicy(renews=True)})
@@ -330,11 +328,11 @@ def test_a_function_has_a_retention(database: Database) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0, 31_536_001])
-def test_the_database_takes_no_other_retention(backend: Backend, seconds: int) -> None:
+def test_set_function_refuses_another_retention(backend: Backend, seconds: int) -> None:
     with pytest.raises(Exception, match=r"(?i)constraint"):
         backend.execute(f"INSERT INTO function (funcname, retention) VALUES ('f', {seconds})")
 
 
-def test_a_probe_leaves_nothing(database: Database, backend: Backend) -> None:
+def test_probe_leaves_nothing(database: Database, backend: Backend) -> None:
     database.probe()
     assert rows(backend) == NOTHING

@@ -76,7 +76,7 @@ def within(seconds: float) -> Iterator[None]:
 # ---- roles
 
 
-def test_a_viewer_reads_and_may_not_write(roles: Roles, database: Database, opened: Opener) -> None:
+def test_calls_of_a_viewer_read_and_may_not_write(roles: Roles, database: Database, opened: Opener) -> None:
     insert(database)
     viewer = opened(roles.viewer)
     (found,) = viewer.jobs()
@@ -94,7 +94,7 @@ def test_a_viewer_reads_and_may_not_write(roles: Roles, database: Database, open
     assert viewer.jobs() == [found]
 
 
-def test_the_first_user_gives_a_database_its_id_and_several_at_once_agree(
+def test_insert_by_the_first_user_gives_a_database_its_id_and_several_at_once_agree(
     roles: Roles, opened: Opener
 ) -> None:
     start = threading.Barrier(6)
@@ -115,7 +115,7 @@ def test_the_first_user_gives_a_database_its_id_and_several_at_once_agree(
 # ---- a server that goes
 
 
-def test_a_session_that_the_server_ended_is_replaced_by_another(
+def test_insert_replaces_a_session_that_the_server_ended(
     server: SQLServer, roles: Roles, database: Database
 ) -> None:
     insert(database)
@@ -124,7 +124,7 @@ def test_a_session_that_the_server_ended_is_replaced_by_another(
     assert len(database.jobs()) == 2
 
 
-def test_what_is_reported_while_a_completion_waits_goes_with_the_job(
+def test_complete_deletes_what_is_reported_while_it_waits(
     server: SQLServer, roles: Roles, database: Database, opened: Opener
 ) -> None:
     jobids = [answer.jobid for answer in database.insert([new_job("f", b"", flag="controller")] * 3)]
@@ -139,9 +139,7 @@ def test_what_is_reported_while_a_completion_waits_goes_with_the_job(
 
 
 @pytest.mark.slow
-def test_a_server_that_is_gone_is_unreachable_and_found_again_when_it_is_back(
-    own_server: SQLServer, own: Database
-) -> None:
+def test_calls_report_a_server_that_is_gone_and_find_it_again(own_server: SQLServer, own: Database) -> None:
     own_server.kill()
     for call in CALLS.values():
         with pytest.raises(UnreachableError, match="cannot be reached"):
@@ -152,7 +150,7 @@ def test_a_server_that_is_gone_is_unreachable_and_found_again_when_it_is_back(
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_at_a_commit_leaves_the_outcome_unknown(
+def test_transaction_whose_server_dies_at_the_commit_has_an_unknown_outcome(
     own_server: SQLServer, own: Database
 ) -> None:
     with pytest.raises(OutcomeUnknownError, match="lost at the commit"), own.transaction():
@@ -161,7 +159,9 @@ def test_a_server_that_dies_at_a_commit_leaves_the_outcome_unknown(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_frozen_server_ends_a_call_in_bounded_time(own_server: SQLServer, own: Database, call: Any) -> None:
+def test_calls_to_a_frozen_server_end_in_bounded_time(
+    own_server: SQLServer, own: Database, call: Any
+) -> None:
     own_server.freeze()
     # An insert is one statement and its own commit: the server may do it when it goes on.
     error = OutcomeUnknownError if call is CALLS["insert"] else UnreachableError
@@ -176,7 +176,7 @@ def test_a_frozen_server_ends_a_call_in_bounded_time(own_server: SQLServer, own:
 
 
 @pytest.mark.slow
-def test_a_server_that_freezes_before_the_commit_is_answered_leaves_the_outcome_unknown(
+def test_transaction_whose_server_freezes_at_the_commit_has_an_unknown_outcome(
     own_server: SQLServer, own: Database
 ) -> None:
     with within(BOUND), pytest.raises(OutcomeUnknownError, match="lost at the commit"), own.transaction():
@@ -186,7 +186,7 @@ def test_a_server_that_freezes_before_the_commit_is_answered_leaves_the_outcome_
 
 
 @pytest.mark.slow
-def test_a_read_only_server_is_refused(own_server: SQLServer, own: Database) -> None:
+def test_insert_into_a_read_only_server_is_refused(own_server: SQLServer, own: Database) -> None:
     own_server.set_read_only(True)
     own.close()
     assert len(own.jobs()) == 1

@@ -78,19 +78,19 @@ def two(tmp_path: Path) -> Iterator[Queue]:
 # ---- the home of a key
 
 
-def test_the_home_of_a_key_stays_where_it_is_over_processes_and_releases() -> None:
+def test_home_of_a_key_is_the_same_over_processes_and_releases() -> None:
     # Written down: another answer would let a key live twice.
     assert homes(1, 2, 3)[:12] == [3, 2, 3, 2, 3, 1, 1, 3, 1, 3, 1, 3]
     assert homes(1, 2, 3) == homes(3, 2, 1)
 
 
-def test_the_home_of_a_key_depends_on_the_function_too() -> None:
+def test_home_of_a_key_depends_on_the_function_too() -> None:
     shards = unopened(1, 2)
     assert [shards.home("g", key).dbid for key in KEYS[:100]] != homes(1, 2)[:100]
 
 
 @pytest.mark.parametrize("dbids", [(1, 2), (1, 2, 3), (1, 2, 3, 4, 5)])
-def test_keys_are_spread_fairly(dbids: tuple[int, ...]) -> None:
+def test_home_spreads_keys_fairly(dbids: tuple[int, ...]) -> None:
     share = len(KEYS) / len(dbids)
     counts = Counter(homes(*dbids))
     assert counts.keys() == set(dbids)
@@ -98,9 +98,7 @@ def test_keys_are_spread_fairly(dbids: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(("before", "added"), [((1, 2), 3), ((1, 2, 3, 4), 5), ((2, 3), 1)])
-def test_an_added_database_takes_its_share_and_no_other_key_moves(
-    before: tuple[int, ...], added: int
-) -> None:
+def test_home_moves_only_the_share_of_an_added_database(before: tuple[int, ...], added: int) -> None:
     moved = [new for old, new in zip(homes(*before), homes(*before, added), strict=True) if old != new]
     assert set(moved) == {added}
     share = len(KEYS) / (len(before) + 1)
@@ -110,7 +108,7 @@ def test_an_added_database_takes_its_share_and_no_other_key_moves(
 # ---- inserting
 
 
-def test_a_key_is_unique_over_all_databases(two: Queue) -> None:
+def test_insert_keeps_a_key_unique_over_all_databases(two: Queue) -> None:
     two.repair(1, 2)
     for key in KEYS[:5]:
         first, again, later = (
@@ -123,12 +121,12 @@ def test_a_key_is_unique_over_all_databases(two: Queue) -> None:
         assert first.dbid == two.shards.home("f", key).dbid
 
 
-def test_jobs_without_a_key_go_to_every_database(two: Queue) -> None:
+def test_insert_spreads_jobs_without_a_key(two: Queue) -> None:
     two.repair(1, 2)
     assert set(two.insert(20)) == {1, 2}
 
 
-def test_a_mixed_call_is_answered_in_order(tmp_path: Path) -> None:
+def test_insert_of_jobs_with_and_without_keys_answers_in_order(tmp_path: Path) -> None:
     queue = Queue(tmp_path, [1, 2, 3])
     queue.repair(1, 2, 3)
     mixed = [
@@ -150,11 +148,11 @@ def test_a_mixed_call_is_answered_in_order(tmp_path: Path) -> None:
     queue.shards.close()
 
 
-def test_no_jobs_touch_no_database(two: Queue) -> None:
+def test_insert_of_no_jobs_touches_no_database(two: Queue) -> None:
     assert two.shards.insert([]) == []
 
 
-def test_one_database_takes_everything(tmp_path: Path) -> None:
+def test_insert_with_one_database_stores_all_there(tmp_path: Path) -> None:
     shards = Shards(sqlite_url(tmp_path))
     answers = shards.insert([new_job("f", b"", uniqkey="k"), new_job("f", b"")])
     assert [answer.dbid for answer in answers] == [1, 1]
@@ -165,7 +163,7 @@ def test_one_database_takes_everything(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("in_order")
-def test_inserts_avoid_a_database_that_failed_for_thirty_seconds_and_then_try_it(two: Queue) -> None:
+def test_insert_avoids_a_failed_database_for_thirty_seconds_and_then_tries_it(two: Queue) -> None:
     two.repair(2)
     assert two.insert(3) == [2, 2, 2]
     two.repair(1)
@@ -177,7 +175,7 @@ def test_inserts_avoid_a_database_that_failed_for_thirty_seconds_and_then_try_it
 
 
 @pytest.mark.usefixtures("in_order")
-def test_a_database_that_still_fails_is_avoided_again(two: Queue) -> None:
+def test_insert_avoids_a_database_that_still_fails_again(two: Queue) -> None:
     two.repair(2)
     two.insert()
     two.clock.now += AVOID + 1
@@ -188,7 +186,7 @@ def test_a_database_that_still_fails_is_avoided_again(two: Queue) -> None:
 
 
 @pytest.mark.usefixtures("in_order")
-def test_a_database_that_is_avoided_is_better_than_none(two: Queue) -> None:
+def test_insert_tries_an_avoided_database_rather_than_none(two: Queue) -> None:
     two.repair(2)
     assert two.insert() == [2]
     two.repair(1)
@@ -204,7 +202,7 @@ def test_a_database_that_is_avoided_is_better_than_none(two: Queue) -> None:
 
 
 @pytest.mark.usefixtures("in_order")
-def test_an_unknown_outcome_is_told_and_its_database_avoided(two: Queue) -> None:
+def test_insert_reports_an_unknown_outcome_and_avoids_its_database(two: Queue) -> None:
     two.repair(1, 2)
     (lost, _) = two.shards
     insert = lost.insert
@@ -221,21 +219,23 @@ def test_an_unknown_outcome_is_told_and_its_database_avoided(two: Queue) -> None
     assert two.insert() == [1]
 
 
-def test_when_every_database_fails_the_error_says_so(two: Queue) -> None:
+def test_insert_reports_that_every_database_fails(two: Queue) -> None:
     for _ in range(2):
         with pytest.raises(UnreachableError, match=r"database [12] \(.*\) cannot be opened"):
             two.insert()
 
 
 @pytest.mark.usefixtures("in_order")
-def test_a_database_without_tables_is_told_and_not_passed_over(two: Queue, tmp_path: Path) -> None:
+def test_insert_reports_a_database_without_tables_and_does_not_pass_over_it(
+    two: Queue, tmp_path: Path
+) -> None:
     two.repair(2)
     (tmp_path / "1").mkdir()
     with pytest.raises(SchemaError, match="database 1"):
         two.insert()
 
 
-def test_a_key_whose_home_fails_goes_nowhere_else(two: Queue) -> None:
+def test_insert_of_a_key_whose_home_fails_goes_nowhere_else(two: Queue) -> None:
     two.repair(2)
     at_home = {dbid: next(key for key in KEYS if two.shards.home("f", key).dbid == dbid) for dbid in (1, 2)}
     with pytest.raises(UnreachableError, match="database 1"):

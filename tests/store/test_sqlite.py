@@ -81,7 +81,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connect
         ("dispatched", LANE | {"age": 1, "since": 0, "after": 0}),
     ],
 )
-def test_the_head_of_a_lane_is_read_off_the_lane_index_without_a_sort(
+def test_claim_reads_the_head_of_a_lane_off_the_lane_index_without_a_sort(
     filled: sqlite3.Connection, name: str, values: dict[str, Any]
 ) -> None:
     steps = plan(filled, name, **values)
@@ -136,7 +136,7 @@ def test_jobs_without_a_gap_between_their_ids_are_found_by_the_ends(filled: sqli
 
 
 @pytest.mark.parametrize("name", ["standing", "complete"])
-def test_what_looks_at_a_second_table_finds_its_jobs_by_ids(filled: sqlite3.Connection, name: str) -> None:
+def test_statements_of_a_second_table_find_its_jobs_by_ids(filled: sqlite3.Connection, name: str) -> None:
     steps = plan(filled, name, jobids=[1, 2])
     assert "SEARCH job USING INTEGER PRIMARY KEY (rowid=?)" in steps
     assert [step for step in steps if "SCAN" in step] == []
@@ -150,19 +150,19 @@ def test_what_looks_at_a_second_table_finds_its_jobs_by_ids(filled: sqlite3.Conn
         ("forget_failures", {"jobids": [1, 2]}),
     ],
 )
-def test_the_record_of_a_job_is_found_by_its_key_without_a_sort(
+def test_failures_are_found_by_their_key_without_a_sort(
     filled: sqlite3.Connection, name: str, values: dict[str, Any]
 ) -> None:
     (step,) = plan(filled, name, **values)
     assert step.startswith("SEARCH failure USING PRIMARY KEY (jobid=?")
 
 
-def test_the_live_job_of_a_key_is_found_by_the_key(filled: sqlite3.Connection) -> None:
+def test_insert_finds_the_live_job_of_a_key_by_the_key(filled: sqlite3.Connection) -> None:
     (step,) = plan(filled, "live", funcname="f1", uniqkey="1")
     assert step == "SEARCH job USING COVERING INDEX job_uniqkey (funcname=? AND uniqkey=?)"
 
 
-def test_a_page_of_jobs_is_read_in_the_order_of_ids_without_a_sort(filled: sqlite3.Connection) -> None:
+def test_jobs_reads_a_page_in_the_order_of_ids_without_a_sort(filled: sqlite3.Connection) -> None:
     steps = plan(filled, "jobs", funcname=None, state=None, failed=False, after=0, limit=10)
     assert steps == ["SEARCH job USING INTEGER PRIMARY KEY (rowid>?)"]
 
