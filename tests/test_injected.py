@@ -172,21 +172,21 @@ def test_an_array_whose_arguments_have_many_braces_is_no_longer_than_it_is() -> 
 
 def test_a_rate_is_so_many_a_second_and_as_many_at_once() -> None:
     rate = Rate(10)
-    rate.take(10, 100.0)
-    with pytest.raises(UsageError, match=r"10 jobs a second .* try again later"):
-        rate.take(1, 100.05)
-    rate.take(1, 100.11)
+    rate.use(10, 100.0)
+    with pytest.raises(UsageError, match=r"10 jobs per second .* try again later"):
+        rate.use(1, 100.05)
+    rate.use(1, 100.11)
     with pytest.raises(UsageError, match="never so many at once"):
-        rate.take(11, 200.0)
-    rate.take(10, 200.0)
+        rate.use(11, 200.0)
+    rate.use(10, 200.0)
 
 
 def test_take_refuses_a_call_that_is_larger_than_the_rate_whatever_time_its_reading_took() -> None:
     rate = Rate(10)
-    rate.take(1, 100.0)
+    rate.use(1, 100.0)
     with pytest.raises(UsageError, match="never so many at once"):
-        rate.take(10, 101.0, taken=1)
-    rate.take(9, 101.0, taken=1)
+        rate.use(10, 101.0, used=1)
+    rate.use(9, 101.0, used=1)
 
 
 _json = st.recursive(

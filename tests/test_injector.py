@@ -23,6 +23,7 @@ from garivini.model.policy import FunctionPolicy
 from garivini.roles import injector
 from garivini.roles.injected import Rules, read
 from garivini.roles.injector import InjectorSettings
+from garivini.roles.streams import InjectCall, Stream
 from tests.databases import sqlite_url
 from tests.processes import PATIENCE, command
 from tests.servers import free_port
@@ -266,21 +267,21 @@ async def test_a_queue_runner_is_woken_for_what_there_was_no_room_for(tmp_path: 
 
 
 async def test_a_group_waits_until_the_callers_of_a_crowd_have_called_again() -> None:
-    stream = injector._Stream(ThreadPoolExecutor(1))
+    stream = Stream(ThreadPoolExecutor(1))
     now = asyncio.get_running_loop().time()
-    stream.crowd.stored(GATE_SIZE, now, now)
-    stream.crowd.until = now + 3600
+    stream.gate.stored(GATE_SIZE, now, now)
+    stream.gate.until = now + 3600
     for _ in range(GATE_SIZE - 1):
-        stream.add(cast(injector._Call, object()))
+        stream.add(cast(InjectCall, object()))
     gathering = asyncio.create_task(stream.gather())
     await asyncio.sleep(0)
     assert not gathering.done()
-    stream.add(cast(injector._Call, object()))
+    stream.add(cast(InjectCall, object()))
     await gathering
     stream.calls.pop()
-    stream.crowd.until = asyncio.get_running_loop().time() + 0.01
+    stream.gate.until = asyncio.get_running_loop().time() + 0.01
     await stream.gather()  # no more come
-    assert asyncio.get_running_loop().time() >= stream.crowd.until
+    assert asyncio.get_running_loop().time() >= stream.gate.until
 
 
 async def test_callers_in_turns_grow_together_to_one_group(

@@ -22,7 +22,7 @@ from garivini.model.new_jobs import new_job
 from garivini.model.policy import FunctionPolicy
 from garivini.roles.job_servers import JobServers
 from garivini.roles.queue_runner import QueueRunner, QueueRunnerSettings
-from garivini.roles.runner import run_role
+from garivini.roles.runner import run_passes
 from garivini.store.database import Database
 from garivini.worker import Discard, Registered, Retry, blocking, serving
 from tests.simulation.database import HELD, Connection, DatabaseThread, Model, Trouble
@@ -396,7 +396,7 @@ class RunnerProcess(Process):
         )
         connection = simulation.connect(self)
         runner = QueueRunner(cast(Database, connection), servers, settings, thread=DatabaseThread(connection))
-        self.loop.create_task(run_role(runner, stop=asyncio.Event(), wake=self.wake))
+        self.loop.create_task(run_passes(runner, stop=asyncio.Event(), wake=self.wake))
 
 
 def simulate(scenario: Scenario) -> Ledger:

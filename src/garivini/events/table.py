@@ -179,6 +179,11 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
             WARNING, ("role", "error"), "a pass or a step of a keeper failed; emitted once per cause"
         ),
         "role.recovered": EventType(DEBUG, ("role",), "it works again"),
+        "role.drain_incomplete": EventType(
+            WARNING,
+            ("role", "left", "seconds"),
+            "`left` calls or passes outlived a stop by `seconds`",
+        ),
         "worker.started": EventType(INFO, ("worker", "functions"), "a worker process accepts jobs"),
         "worker.draining": EventType(INFO, ("worker",), "it accepts no more jobs"),
         "worker.drain_incomplete": EventType(

@@ -1,4 +1,4 @@
-"""What a call of ``inject_jobs`` says: JSON text in, jobs to store out. No I/O."""
+"""The calls of ``inject_jobs``: their JSON, the jobs in it, and the answers. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,15 @@ from typing import Final, NamedTuple, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from garivini.errors import UsageError
+from garivini.errors import (
+    ConflictError,
+    GariviniError,
+    OutcomeUnknownError,
+    RefusedError,
+    SchemaError,
+    UnreachableError,
+    UsageError,
+)
 from garivini.model.inserted import Inserted
 from garivini.model.job import NewJob
 from garivini.model.limits import MAX_ARG
@@ -17,17 +25,17 @@ from garivini.model.new_jobs import checked_job
 from garivini.model.payload import decode_arg
 from garivini.submission import INJECT_JOBS, RUN_QUEUED_JOB, WAKE
 
-#: Jobs of one call, at most.
+#: Maximum jobs of one call.
 MAX_JOBS: Final = 10_000
-#: Functions of the system itself: such a job would go round, or do nothing.
+#: Functions of the system itself. A job of one would circulate for ever or do nothing.
 RESERVED: Final = frozenset({INJECT_JOBS, RUN_QUEUED_JOB, WAKE})
 
-#: Some languages write a text that looks like a number as a number.
+#: Some languages write a text of digits as a number.
 _Text: TypeAlias = str | int | None
 
 
 class _Request(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A job in a call. Unknown keys are refused: one that is misspelt would lose a delay or a unique key."""
+    """A job in a call. Unknown keys are refused: with a misspelt one, a delay or unique key would be lost."""
 
     funcname: str
     arg: msgspec.Raw = msgspec.Raw(b'""')
@@ -56,28 +64,28 @@ _ARRAY: Final = re.compile(rb"[ \t\r\n]*\[")
 _NUMBER: Final = re.compile(rb"-?[0-9]")
 #: The next bracket that is not in a text.
 _BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+([\[\]{}])', re.DOTALL)
-#: Bytes of a job besides its argument, each byte of which takes up to six.
+#: Bytes of a job besides its argument. Each byte of the argument takes up to six.
 _BESIDE: Final = 64 * 1024
 #: Maximum brackets of a call. In an array of the maximum number of jobs that is twenty per job.
 _MOST_BRACKETS: Final = 20 * MAX_JOBS
 
 
 class Rules(NamedTuple):
-    """What may be stored."""
+    """The rules for jobs that may be stored."""
 
     #: Names or glob patterns of functions; empty: all.
     allow: Sequence[str] = ()
-    #: Bytes of an argument, at most.
+    #: Maximum bytes of an argument.
     max_arg: int = MAX_ARG
-    #: Whether an argument that is no text is stored as its JSON text.
+    #: Whether an argument that is not a text is stored as its JSON text.
     json_args: bool = False
 
 
 def read(payload: bytes, rules: Rules) -> tuple[list[NewJob], bool]:
-    """Return the jobs of a call, and whether it was an array: then it is answered by one.
+    """Return the jobs of a call, and whether it is an array, which is answered by an array.
 
     Raises:
-        UsageError: it cannot be understood, or one of its jobs may not be stored; it says which and why.
+        UsageError: it is not valid, or one of its jobs may not be stored; the text has the index and reason.
 
     """
     many = _ARRAY.match(payload) is not None
@@ -135,9 +143,37 @@ def _check_length(payload: bytes) -> None:
 
 
 def answer(stored: Sequence[Inserted], *, many: bool) -> bytes:
-    """Return what a call is told whose jobs are stored."""
+    """Return the answer to a call whose jobs are stored."""
     answers = [_Answer(at.jobid, at.dbid, not at.new, "dead" if at.dead else None) for at in stored]
     return _encoder.encode(answers if many else answers[0])
+
+
+#: Refusals by kind of error. The error's own text has the database and its user, so it is for the log only.
+_REFUSALS: Final[dict[type[GariviniError], str]] = {
+    UsageError: "the database cannot take it: an argument is too large for it, or a value does not fit",
+    RefusedError: "the database refused it",
+    ConflictError: "another transaction was in the way; try again",
+    UnreachableError: "the database cannot be reached; try again",
+    SchemaError: "the database is not ready: its tables are not of this version",
+}
+
+
+def refusal(error: Exception) -> str:
+    """Return the answer to a call whose jobs are not, or not all, stored because of an error."""
+    if isinstance(error, OutcomeUnknownError):
+        return "the connection to the database was lost at the commit: it may have been stored"
+    for kind, reason in _REFUSALS.items():
+        if isinstance(error, kind):
+            return f"{reason}; {_stored_part(error) if error.stored else 'nothing was stored'}"
+    return "a fault in the Injector: it may have been stored"
+
+
+def _stored_part(error: GariviniError) -> str:
+    """Return which part of an array is stored, in databases other than the one that failed."""
+    return (
+        f"some of it may have been stored: {len(error.stored)} of its jobs are, in another database. All of "
+        "them have a unique key, so the same call can be made again"
+    )
 
 
 def _job(request: _Request, rules: Rules) -> NewJob:
@@ -167,7 +203,7 @@ def _job(request: _Request, rules: Rules) -> NewJob:
 
 @lru_cache(1024)
 def _plain(funcname: str, flag: str, priority: str | None) -> NewJob:
-    """Return a job with nothing but these: nearly all are so, and of few functions."""
+    """Return a job with these fields only. Nearly all jobs are such, and of few functions."""
     return checked_job(funcname, b"", None, None, None, flag, uniqkey=None, priority=priority, dispatch=True)
 
 
@@ -205,25 +241,25 @@ def _seconds(run_after: float | str | None) -> float | None:
 
 
 class Rate:
-    """The given number of jobs per second, which is also the burst."""
+    """A rate limit: the given number of jobs per second, which is also the burst."""
 
     def __init__(self, per_second: float) -> None:
         self._per_second = per_second
-        self._most = max(1.0, per_second)
-        self._left = self._most
+        self._burst = max(1.0, per_second)
+        self._left = self._burst
         self._at = 0.0
 
-    def take(self, jobs: int, now: float, *, taken: int = 0) -> None:
-        """Count further jobs of a call, of which ``taken`` have been counted; ``now``: a monotonic time.
+    def use(self, jobs: int, now: float, *, used: int = 0) -> None:
+        """Count jobs of a call, of which ``used`` have been counted before. ``now``: a monotonic time.
 
         Raises:
-            UsageError: there are too many at this time.
+            UsageError: they exceed the rate at this time.
 
         """
-        self._left = min(self._most, self._left + (now - self._at) * self._per_second)
+        self._left = min(self._burst, self._left + (now - self._at) * self._per_second)
         self._at = now
-        too_many = taken + jobs > self._most  # also if time has passed since the first were counted
+        too_many = used + jobs > self._burst  # also if time has passed since the first were counted
         if too_many or jobs > self._left:
             when = "never so many at once" if too_many else "try again later"
-            raise UsageError(f"at most {self._per_second:g} jobs a second are taken here: {when}")
+            raise UsageError(f"at most {self._per_second:g} jobs per second are accepted here: {when}")
         self._left -= jobs

@@ -8,7 +8,7 @@ SQL. Nothing is claimed that cannot be sent.
 import asyncio
 import ssl
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,6 @@ from typing import Final, NamedTuple
 
 from garivini import events
 from garivini.errors import ConflictError, GariviniError, RefusedError, UsageError
-from garivini.events import throttle
 from garivini.gearman.aio import Client, Held, Worker
 from garivini.model.job import Handle, Job
 from garivini.model.lease import DEADLINE, LEASE, Reclaim, check_lease, decide
@@ -29,7 +28,7 @@ from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.job_servers import JobServers
 from garivini.roles.orphans import Orphans
 from garivini.roles.room import Room
-from garivini.roles.runner import run_role
+from garivini.roles.runner import run_passes, run_role
 from garivini.store.database import Database, Lane, Lanes, Lapsed
 from garivini.submission import WAKE, function_of
 
@@ -340,6 +339,64 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
+class QueueRunners:
+    """A role: a QueueRunner for each database. A job of ``garivini_wake`` starts the next pass of all."""
+
+    #: Maximum seconds for the passes that are in progress when it is stopped.
+    drain_timeout: Final = 30.0
+
+    def __init__(
+        self,
+        databases: Sequence[Database],
+        addresses: Sequence[str],
+        settings: QueueRunnerSettings,
+        *,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Create the QueueRunners; this does no I/O."""
+        self._servers = JobServers(
+            addresses, remember=2 * (settings.watermark or WATERMARK), connect=partial(Client, tls=tls)
+        )
+        self._runners = [QueueRunner(database, self._servers, settings) for database in databases]
+        self._stop = asyncio.Event()
+        self._wakes = [asyncio.Event() for _ in databases]
+        self._loops: list[asyncio.Task[None]] = []
+        self.links = [
+            Worker(address, [WAKE.encode()], self._woken, client_id=b"queue-runner", tls=tls)
+            for address in addresses
+        ]
+
+    def _woken(self, held: Held) -> None:
+        # Completed before the pass: a wake-up that arrives during it would merge with this one and be lost.
+        held.complete()
+        for wake in self._wakes:
+            wake.set()
+
+    async def start(self) -> Iterable[asyncio.Task[None]]:
+        """Start the passes of each QueueRunner."""
+        self._loops = [
+            asyncio.create_task(run_passes(runner, stop=self._stop, wake=wake))
+            for runner, wake in zip(self._runners, self._wakes, strict=True)
+        ]
+        return self._loops
+
+    async def drain(self) -> None:
+        """Wait for the passes that are in progress."""
+        self._stop.set()
+        await asyncio.wait(self._loops)
+
+    async def give_up(self) -> None:
+        """Report the passes that have not ended. Leases bring the jobs back that they have claimed."""
+        left = sum(not loop.done() for loop in self._loops)
+        events.emit("role.drain_incomplete", role="queue-runner", left=left, seconds=self.drain_timeout)
+
+    async def close(self) -> None:
+        """Close connections and end the database threads."""
+        for runner in self._runners:
+            runner.close()
+        await self._servers.close()
+
+
 async def serve(
     databases: Sequence[Database],
     addresses: Sequence[str],
@@ -348,35 +405,5 @@ async def serve(
     stop: asyncio.Event,
     tls: ssl.SSLContext | None = None,
 ) -> None:
-    """Run a QueueRunner for each database until ``stop`` is set; ``garivini_wake`` lets all look at once."""
-    throttle.install()
-    servers = JobServers(
-        addresses, remember=2 * (settings.watermark or WATERMARK), connect=partial(Client, tls=tls)
-    )
-    wakes = [asyncio.Event() for _ in databases]
-    runners = [QueueRunner(database, servers, settings) for database in databases]
-
-    def woken(held: Held) -> None:
-        # Answered before the pass: a wake-up that arrives during it would be merged into this one and lost.
-        held.complete()
-        for wake in wakes:
-            wake.set()
-
-    links = [
-        Worker(address, [WAKE.encode()], woken, client_id=b"queue-runner", tls=tls) for address in addresses
-    ]
-    linked = [asyncio.create_task(link.run()) for link in links]
-    try:
-        async with asyncio.TaskGroup() as group:
-            for runner, wake in zip(runners, wakes, strict=True):
-                group.create_task(run_role(runner, stop=stop, wake=wake))
-    finally:
-        for link in links:
-            link.abort()
-        for task in linked:
-            task.cancel()
-        await asyncio.gather(*linked, return_exceptions=True)
-        throttle.emit_held()
-        for runner in runners:
-            runner.close()
-        await servers.close()
+    """Run a QueueRunner for each database until ``stop`` is set."""
+    await run_role(QueueRunners(databases, addresses, settings, tls=tls), stop)

@@ -1,79 +1,141 @@
-"""The one lifecycle of all roles: passes, waiting, back-off after errors, stop."""
+"""The lifecycle that all roles share: start, serve until stopped, drain for a limited time, close."""
 
 import asyncio
 import traceback
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from garivini import events
 from garivini.backoff import Backoff
 from garivini.errors import GariviniError
+from garivini.events import throttle
+from garivini.gearman.aio import Worker
 
 
 class Role(Protocol):
-    """What a role supplies."""
+    """A role, for all databases. ``run_role`` calls each of its methods at most once, in this order."""
+
+    @property
+    def links(self) -> Sequence[Worker]:
+        """The connections on which Gearman servers send it jobs, one per server."""
+
+    @property
+    def drain_timeout(self) -> float:
+        """Maximum seconds of ``drain``."""
+
+    async def start(self) -> Iterable[asyncio.Task[None]]:
+        """Start its loops and return them. Before the stop, the end of one of them ends the role."""
+
+    async def drain(self) -> None:
+        """Accept no more work, and return when everything that was accepted is done."""
+
+    async def give_up(self) -> None:
+        """Report what was not done within ``drain_timeout``, and leave it to others as soon as possible."""
+
+    async def close(self) -> None:
+        """Close connections and end threads. Also called after an error."""
+
+
+async def run_role(role: Role, stop: asyncio.Event) -> None:
+    """Run a role until ``stop`` is set, then drain it. Return when it is closed.
+
+    Raises:
+        Exception: one of its loops has failed, which is a defect.
+
+    """
+    throttle.install()
+    stopping = asyncio.create_task(stop.wait())
+    tasks: list[asyncio.Task[Any]] = [stopping]
+    try:
+        loops = await role.start()
+        tasks += loops
+        links = [asyncio.create_task(link.run()) for link in role.links]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        tasks += links
+        for loop in loops:
+            if loop.done():
+                loop.result()  # no role is better than half of one
+        try:
+            async with asyncio.timeout(role.drain_timeout):
+                await role.drain()
+        except TimeoutError:
+            await role.give_up()
+    finally:
+        for link in role.links:
+            link.abort()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await role.close()
+        throttle.emit_held()
+
+
+class Passes(Protocol):
+    """A loop of passes, such as that of a QueueRunner."""
 
     @property
     def name(self) -> str:
-        """For logs."""
+        """Return the name for the log."""
 
     async def run_pass(self) -> float:
-        """Do one pass; return the seconds until the next is due."""
+        """Do one pass; return the seconds until the next one is due."""
 
 
-async def run_role(role: Role, *, stop: asyncio.Event, wake: asyncio.Event) -> None:
-    """Let a role do its passes until ``stop`` is set.
+async def run_passes(passes: Passes, *, stop: asyncio.Event, wake: asyncio.Event) -> None:
+    """Run pass after pass until ``stop`` is set.
 
     Args:
-        role: what to run. After an error in a pass, which is reported, the next pass comes after a back-off:
-            a defect in one role must not take the others with it.
-        stop: ends it between two passes.
-        wake: cuts the waiting short; cleared before each pass, so that what happens in it is not missed.
+        passes: what to run. If a pass fails, the error is reported and the next pass comes after a backoff: a
+            defect in one loop must not end the others.
+        stop: ends the loop between two passes.
+        wake: starts the next pass immediately. It is cleared before each pass, so that nothing is missed that
+            happens meanwhile.
 
     """
-    ending = asyncio.create_task(_pass_on(stop, wake))
+    stopping = asyncio.create_task(_wake_to_stop(stop, wake))
     try:
-        await _passes(role, stop, wake)
+        await _run_passes(passes, stop, wake)
     finally:
-        ending.cancel()
+        stopping.cancel()
 
 
-async def _passes(role: Role, stop: asyncio.Event, wake: asyncio.Event) -> None:
+async def _run_passes(passes: Passes, stop: asyncio.Event, wake: asyncio.Event) -> None:
     backoff = Backoff(first=0.1, longest=2.0)
     loop = asyncio.get_running_loop()
-    trouble: type[Exception] | None = None
-    events.emit("role.started", role=role.name)
+    failing: type[Exception] | None = None
+    events.emit("role.started", role=passes.name)
     while not stop.is_set():
         wake.clear()
         began = loop.time()
         try:
-            delay = await role.run_pass()
+            delay = await passes.run_pass()
         except Exception as error:
             delay = backoff.failed()
-            # Said once for each kind of trouble, not at every try of an outage.
-            if type(error) is not trouble:
+            # Reported once per kind of error, not at every try of an outage.
+            if type(error) is not failing:
                 text = str(error) if isinstance(error, GariviniError) else traceback.format_exc()
-                events.emit("role.error", role=role.name, error=text)
-            trouble = type(error)
-            # Not cut short by a wake-up: that would make every insert try what has just failed.
+                events.emit("role.error", role=passes.name, error=text)
+            failing = type(error)
+            # A wake-up does not end this wait: every insert would retry the pass that has just failed.
             await _wait(stop, delay)
             continue
-        if trouble is not None:
-            events.emit("role.recovered", role=role.name)
-            trouble = None
+        if failing is not None:
+            events.emit("role.recovered", role=passes.name)
+            failing = None
         backoff.succeeded()
         await _wait(wake, delay - (loop.time() - began))
-    events.emit("role.stopped", role=role.name)
+    events.emit("role.stopped", role=passes.name)
 
 
-async def _pass_on(stop: asyncio.Event, wake: asyncio.Event) -> None:
-    """Let what is waited for between two passes be one event: a wait for two costs two tasks each time."""
+async def _wake_to_stop(stop: asyncio.Event, wake: asyncio.Event) -> None:
+    """Let a stop set ``wake``, so that a pause waits for one event: waiting for two costs two tasks."""
     await stop.wait()
     wake.set()
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
-    """Return when the event is set, or after so many seconds."""
+    """Return when the event is set, or after the given number of seconds."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

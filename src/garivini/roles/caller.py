@@ -1,0 +1,190 @@
+"""Makes the calls of a Controller, and ends them by an answer, a deadline or a lost connection."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from functools import partial
+from typing import Final, Protocol
+
+from msgspec.structs import replace
+
+from garivini import events
+from garivini.errors import UnreachableError, UsageError
+from garivini.gearman.protocol import Created, Event, Finished, Refused, Submission, Unknown, Update
+from garivini.keeper.execution import Execution
+from garivini.keeper.keeper import Keeper
+from garivini.model.lease import DEADLINE
+from garivini.model.outcome import Setback
+from garivini.model.payload import decode_payload
+from garivini.model.policy import NO_POLICY
+from garivini.roles import deadlines
+from garivini.roles.answers import setback_of
+from garivini.roles.calls import IN_FLIGHT, Call, Calls, Phase
+from garivini.roles.deadlines import Deadlines
+from garivini.roles.job_servers import JobServers
+from garivini.roles.reports import Reports
+from garivini.submission import PRIORITY_OF
+
+#: Bytes of a payload that may stay in memory until its call has ended.
+_SMALL: Final = 1024
+
+
+class OnEnd(Protocol):
+    """Is called with each call that has ended, before its outcome is committed."""
+
+    def __call__(self, call: Call, *, refused: bool) -> None:
+        """``refused``: whether a server has refused the call, so that it would refuse another one now."""
+
+
+class Caller:
+    """Makes calls and ends them.
+
+    Args:
+        name: of the Controller, for the records of failures.
+        servers: receive the calls.
+        keepers: of each database by its id: they make start checks, renew leases and write reports.
+        calls: the table of the calls.
+        on_end: called with each call that has ended.
+
+    """
+
+    def __init__(
+        self, name: str, servers: JobServers, keepers: Mapping[int, Keeper], calls: Calls, on_end: OnEnd
+    ) -> None:
+        self._name = name
+        self._servers = servers
+        self._keepers = keepers
+        self._calls = calls
+        self._on_end = on_end
+        self._deadlines = Deadlines(self._overdue, self.end_without_outcome)
+        self._reports = Reports(lambda report: keepers[report.handle.dbid].report(report))
+        #: Calls that were lost or refused since the last ``emit_failed``, by function and reason.
+        self._failed: Counter[tuple[str, str]] = Counter()
+
+    def may_start(self, execution: Execution) -> bool:
+        """Return whether a job can be called now."""
+        job = execution.job
+        return (
+            self._calls.may_start(job.funcname)
+            and self._keepers[job.dbid].policies is not None
+            and self._servers.client_for(job).connected
+        )
+
+    def start(self, execution: Execution) -> None:
+        """Call a job, after a start check if it needs one."""
+        call = self._calls.start(execution)
+        keeper = self._keepers[execution.job.dbid]
+        if keeper.must_check(execution):
+            keeper.check(execution)
+        else:
+            self._submit(call)
+
+    def checked(self, execution: Execution, holds: bool) -> None:
+        """Continue after a start check. ``holds``: whether the attempt still holds its job."""
+        call = self._calls.get(execution.job)
+        if call is None or call.execution is not execution or call.phase is not Phase.STARTING:
+            return  # a drain has returned it
+        if holds:
+            self._submit(call)
+            return
+        job = execution.job
+        events.emit("job.stale", jobid=job.jobid, dbid=job.dbid, attempt=job.attempt)
+        execution.held.complete()
+        self._end(call, Phase.DROPPED)
+
+    def _submit(self, call: Call) -> None:
+        execution = call.execution
+        job = execution.job
+        keeper = self._keepers[job.dbid]
+        if execution.held.disconnected:
+            # It has not started: the server sends the copy again, perhaps to us.
+            keeper.drop(execution)
+            self._end(call, Phase.DROPPED)
+            return
+        policy = (keeper.policies or {}).get(job.funcname, NO_POLICY)
+        data = execution.held.job.data
+        client = self._servers.client_for(job)
+        try:
+            if policy.envelope == "raw":
+                data = decode_payload(data).arg
+            # Without a unique: gearmand loses a second call on the unique of one whose caller has died.
+            submission = Submission(job.funcname.encode(), data, b"", PRIORITY_OF[job.priority])
+            client.call(submission, partial(self._answered, call))
+        except UnreachableError:
+            self._end(call, Phase.RETURNED)
+            return
+        except UsageError as error:
+            self._set_back(
+                call, Setback(handle=job.handle, kind="parked", error="BadRow", message=str(error))
+            )
+            return
+        call.phase = Phase.SUBMITTED
+        call.client = client
+        deadlines.begin(call, policy.deadline or DEADLINE, time.monotonic())
+        if len(execution.held.job.data) > _SMALL:
+            forget_argument(execution)
+        keeper.hold(execution)
+
+    def _answered(self, call: Call, event: Event) -> None:
+        """Handle an answer of the server to a call."""
+        if call.phase not in IN_FLIGHT:
+            return
+        match event:
+            case Created(handle):
+                call.handle = handle
+                call.phase = Phase.CREATED
+            case Finished():
+                execution = call.execution
+                execution.result = event.data
+                execution.setback = setback_of(event, execution.job, self._name)
+                self._end(call, Phase.SUCCEEDED if execution.setback is None else Phase.SET_BACK)
+            case Update(kind, fields):
+                call.running_since = call.running_since or time.monotonic()
+                self._reports.add(call, kind, fields)
+            case Unknown():
+                # This is neither the job's fault nor a sign that it did not run.
+                self._failed[call.execution.job.funcname, "the connection was lost"] += 1
+                self._end(call, Phase.RETURNED)
+            case Refused(code, text):
+                reason = (b"%s: %s" % (code, text)).decode(errors="replace")
+                self._failed[call.execution.job.funcname, reason] += 1
+                self._end(call, Phase.RETURNED, refused=True)
+
+    def _overdue(self, call: Call) -> None:
+        message = f"ran longer than {call.deadline:g} s"
+        handle = call.execution.job.handle
+        self._set_back(
+            call, Setback(handle=handle, kind="failed", error="TimeLimit", message=message, worker=self._name)
+        )
+
+    def _set_back(self, call: Call, setback: Setback) -> None:
+        call.execution.setback = setback
+        self._end(call, Phase.SET_BACK)
+
+    def end_without_outcome(self, call: Call) -> None:
+        """End a call whose job is to wait in its database again."""
+        self._end(call, Phase.RETURNED)
+
+    def _end(self, call: Call, phase: Phase, *, refused: bool = False) -> None:
+        self._calls.end(call, phase)
+        if self._reports.progress:
+            self._reports.end(call)
+        self._on_end(call, refused=refused)
+
+    # ---- for the Controller's loops
+
+    def flush(self) -> None:
+        """Pass on the progress of running calls, and report those that were lost or refused."""
+        self._reports.flush()
+        for (funcname, reason), calls in self._failed.items():
+            events.emit("calls.lost", function=funcname, calls=calls, reason=reason)
+        self._failed.clear()
+
+    async def check_deadlines(self) -> None:
+        """End the calls that have used up their time."""
+        await self._deadlines.check(self._calls)
+
+
+def forget_argument(execution: Execution) -> None:
+    """Free the argument, which may have megabytes. From now on only gearmand needs it."""
+    execution.held.job = replace(execution.held.job, data=b"")

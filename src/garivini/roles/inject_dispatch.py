@@ -1,0 +1,172 @@
+"""Direct dispatch of an Injector: it leases jobs before their insert, and submits them after it."""
+
+import asyncio
+import ssl
+import traceback
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from garivini import events
+from garivini.errors import GariviniError
+from garivini.gearman.aio import Client
+from garivini.gearman.protocol import Submission
+from garivini.model.inserted import Inserted
+from garivini.model.job import Job, NewJob
+from garivini.model.pacing import WATERMARK
+from garivini.roles.dispatcher import Dispatcher
+from garivini.roles.job_servers import JobServers
+from garivini.roles.recovery import Recovery
+from garivini.roles.room import Room
+from garivini.roles.runner import run_passes
+from garivini.store.shards import Shards
+from garivini.submission import WAKE
+
+#: Seconds between two counts of the jobs that wait in the servers, and while a function fills up.
+_COUNT_INTERVAL: Final = 1.0
+_COUNT_INTERVAL_MIN: Final = 0.02
+
+
+class InjectDispatch:
+    """Dispatches the jobs that an Injector stores, as far as their functions have room.
+
+    It is also a loop of passes, which count the jobs that wait in the servers.
+
+    Args:
+        shards: the databases of the jobs.
+        addresses: ``host:port`` of each Gearman server.
+        lease: seconds of a lease, for functions that have none of their own.
+        watermark: maximum jobs of a function that wait in gearmand; 0: unlimited.
+        tls: encrypts the connections, if given.
+
+    """
+
+    name: Final = "injector"
+
+    def __init__(
+        self, shards: Shards, addresses: Sequence[str], lease: int, watermark: int, tls: ssl.SSLContext | None
+    ) -> None:
+        self._watermark = watermark
+        self._servers = JobServers(
+            addresses, remember=2 * (watermark or WATERMARK), connect=partial(Client, tls=tls)
+        )
+        self._room = Room(self._servers, watermark)
+        self._dispatchers = {
+            database.dbid: Dispatcher(database, self._servers, self._room, lease=lease) for database in shards
+        }
+        self._stop = asyncio.Event()
+        #: Start the next counts immediately: of the servers, and of the leased rows of each database.
+        self._count = asyncio.Event()
+        self._count_leased = [asyncio.Event() for _ in self._dispatchers]
+        self._loops: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> list[asyncio.Task[None]]:
+        """Count once, so that the first call can be dispatched, and start the loops."""
+        policies = (dispatcher.refresh() for dispatcher in self._dispatchers.values())
+        # If a server or database does not answer now, the passes try it again.
+        await asyncio.gather(*policies, self.run_pass(), return_exceptions=True)
+        passes = [Recovery(each, self._servers, self._room) for each in self._dispatchers.values()]
+        self._loops = [
+            asyncio.create_task(run_passes(self, stop=self._stop, wake=self._count)),
+            *(
+                asyncio.create_task(run_passes(one, stop=self._stop, wake=wake))
+                for one, wake in zip(passes, self._count_leased, strict=True)
+            ),
+        ]
+        return self._loops
+
+    async def run_pass(self) -> float:
+        """Count the jobs that wait in the servers; return the seconds until the next count."""
+        try:
+            await self._servers.refresh_counts()
+        finally:
+            self._room.counts_refreshed(_now())
+        return _COUNT_INTERVAL
+
+    async def drain(self) -> None:
+        """Wait until the stored jobs are dispatched and the passes have ended."""
+        await asyncio.gather(*self._tasks)
+        self._stop.set()
+        await asyncio.gather(*self._loops)
+
+    async def close(self) -> None:
+        """Close connections and end the database threads."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for dispatcher in self._dispatchers.values():
+            dispatcher.close()
+        await self._servers.close()
+
+    # ---- before the insert
+
+    def lease(self, jobs: list[NewJob]) -> list[NewJob]:
+        """Give jobs that are due and have room their first lease; QueueRunners dispatch the others."""
+        if not self._servers.answered:
+            return jobs
+        due: dict[str, list[int]] = {}
+        for index, job in enumerate(jobs):
+            if not job.delay:
+                due.setdefault(job.funcname, []).append(index)
+                if job.flag == "controller":
+                    self._room.note_controlled(job.funcname)
+        for funcname, indexes in due.items():
+            left = self._room.left(funcname)
+            leased = indexes if left is None else indexes[:left]
+            self._room.use(funcname, len(leased))
+            filling = left is not None and left - len(leased) <= self._watermark // 2
+            if filling and self._servers.age > _COUNT_INTERVAL_MIN:
+                for count in (self._count, *self._count_leased):
+                    count.set()
+            lease = max(dispatcher.lease(funcname) for dispatcher in self._dispatchers.values())
+            for index in leased:
+                jobs[index] = replace(jobs[index], lease=lease)
+        return jobs
+
+    # ---- after the commit
+
+    def dispatch(self, stored: Sequence[tuple[NewJob, Inserted]], began: float) -> None:
+        """Start to submit the new jobs that are leased. If others are due, wake a QueueRunner.
+
+        ``began``: the loop's time just before the insert.
+        """
+        leased: dict[int, list[Job]] = {}
+        rest = False
+        for job, at in stored:
+            if at.new and job.lease:
+                leased.setdefault(at.dbid, []).append(Job.taken(job, at))
+            elif at.new and not job.delay:
+                rest = True
+        if rest:
+            self._run(self._wake())
+        for dbid, part in leased.items():
+            self._run(self._dispatch(self._dispatchers[dbid], part, began))
+
+    def _run(self, step: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(step)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _wake(self) -> None:
+        """Start the next pass of a QueueRunner, for jobs that have no room here."""
+        # With one unique, because one waiting wake-up is enough.
+        await self._servers.submit([Submission(WAKE.encode(), b"", unique=b"wake")])
+
+    async def _dispatch(self, dispatcher: Dispatcher, jobs: Sequence[Job], began: float) -> None:
+        try:
+            # If the settings cannot be read now, those that were read before apply.
+            with suppress(GariviniError):
+                await dispatcher.refresh()
+            await dispatcher.send(jobs, began)
+        except Exception as error:
+            text = str(error) if isinstance(error, GariviniError) else traceback.format_exc()
+            events.emit("inject.not_dispatched", dbid=dispatcher.database.dbid, jobs=len(jobs), error=text)
+
+
+def _now() -> float:
+    """Return the loop's monotonic time."""
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,37 @@
+"""The passes of an Injector over one database: they find orphans, and count leased rows."""
+
+import asyncio
+
+from garivini.model.state import State
+from garivini.roles.dispatcher import Dispatcher
+from garivini.roles.job_servers import JobServers
+from garivini.roles.orphans import Orphans
+from garivini.roles.room import Room
+
+#: Seconds between two passes.
+INTERVAL = 1.0
+
+
+class Recovery:
+    """A loop of passes for one database.
+
+    An Injector that is killed between commit and submit leaves orphans, and the next one that starts finds
+    them. The leased rows of functions that have jobs of flag controller are counted for their room.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, job_servers: JobServers, room: Room) -> None:
+        self.name = f"injector of database {dispatcher.database.dbid}"
+        self._dispatcher = dispatcher
+        self._room = room
+        self._servers = job_servers
+        self._orphans = Orphans(dispatcher, job_servers)
+
+    async def run_pass(self) -> float:
+        """Do one pass; return the seconds until the next one is due."""
+        if not self._servers.answered:
+            return INTERVAL
+        now = asyncio.get_running_loop().time()
+        await self._dispatcher.call(self._dispatcher.count_leased, self._room.controlled, now)
+        clock, lanes, _ = await self._dispatcher.call(self._dispatcher.database.lanes)
+        await self._orphans.find([lane for lane in lanes if lane.state is State.LEASED], clock)
+        return min([INTERVAL, *self._orphans.until_sweep()])
