@@ -42,7 +42,7 @@ IMPURE_THERE: Final = frozenset({"garivini.events.throttle"})
 #: Parts of ``gearman`` that do no I/O and know no time.
 SANS_IO: Final = tuple(
     f"garivini.gearman.{name}."
-    for name in ("packets", "protocol", "requests", "admin", "servers", "broker", "jobs", "console")
+    for name in ("packets", "protocol", "requests", "admin", "servers", "broker", "jobs", "queues", "console")
 )
 FORBIDDEN_THERE: Final = frozenset({"asyncio", "socket", "time", "ssl", "selectors", "threading", "select"})
 EXECUTES: Final = frozenset({"execute", "executemany", "executescript", "exec_driver_sql", "text"})

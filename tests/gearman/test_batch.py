@@ -23,7 +23,7 @@ def deliver(protocol: ClientProtocol[Callable[[Event], None]], data: bytes) -> N
 def test_a_batch_learns_what_became_of_each_job(exchange: Exchange) -> None:
     protocol = callbacks()
     exchange.join(protocol)
-    exchange.broker.function(b"full").limits = [1, 1, 1]
+    exchange.broker.functions.get_or_add(b"full").limits = [1, 1, 1]
     jobs = [JOB, Submission(b"full", b""), Submission(b"full", b""), Submission(b"a\nb", b""), JOB]
     batch = Batch(jobs)
     batch.write(protocol)

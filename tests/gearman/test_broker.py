@@ -209,13 +209,13 @@ class Traffic(RuleBasedStateMachine):
     def counts_are_right(self) -> None:
         broker = self.broker
         jobs = broker.jobs.values()
-        assert broker._job_bytes == sum(len(job.data) + len(job.unique) for job in jobs)
-        assert broker._function_bytes == sum(RECORD + len(name) for name in broker.functions)
+        assert broker.jobs.size == sum(len(job.data) + len(job.unique) for job in jobs)
+        assert broker.functions.size == sum(RECORD + len(name) for name in broker.functions)
         registered = [name for each in self.connections for name in each.functions]
         assert broker._registration_bytes == sum(RECORD + len(name) for name in registered)
         live = {
             (key, job.function): job
-            for key, found in broker._live.items()
+            for key, found in broker.jobs.by_key.items()
             for job in (found.values() if isinstance(found, OrderedDict) else [found])
         }
         assert live == {(job.key, job.function): job for job in jobs if job.key}

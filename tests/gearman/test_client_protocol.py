@@ -82,7 +82,7 @@ def test_a_refused_request_does_not_shift_the_answers_of_the_others(
     client: ClientProtocol[str], exchange: Exchange
 ) -> None:
     exchange.join(client)
-    exchange.broker.function(b"full").limits = [1, 1, 1]
+    exchange.broker.functions.get_or_add(b"full").limits = [1, 1, 1]
     for name in ("first", "second", "third"):
         client.submit(name, Submission(b"full", b""), foreground=True)
     client.command("wrong", b"frobnicate", block=True)

@@ -127,7 +127,7 @@ def cancelled_jobs(broker: Broker, count: int) -> None:
 
 def functions_made_and_dropped(broker: Broker, count: int) -> None:
     for number in range(count):
-        broker.function(name(number))
+        broker.functions.get_or_add(name(number))
     for function in list(broker.functions.values()):
         broker.drop(function)
 

@@ -1,15 +1,14 @@
-"""A Gearman server without I/O: requests of connections in, bytes for connections out.
+"""A Gearman server without I/O: it receives requests of connections, and returns bytes for connections.
 
-It behaves as gearmand does, except where gearmand loses or doubles work: a background job outlives the
-foreground clients that share it, a unique that would be cut is refused, and CANT_DO leaves running jobs
-alone. Priority applies across all functions of a worker; within one priority its functions take turns, and
-the oldest job of a function comes first.
+It behaves as gearmand does, except where gearmand loses or doubles work. A background job outlives the
+foreground clients that share it, a unique that would be cut is refused, and CANT_DO does not affect running
+jobs. The most urgent job of all functions of a worker comes first; within one priority the functions take
+turns, and the oldest job of a function comes first.
 
-The cost of a request does not grow with the contents of the server: a visit of all functions, or of all
-workers of a function, is amortised by as many earlier requests.
+The cost of a request does not grow with the contents of the server. If all functions of a worker or all
+workers of a function are visited, as many earlier requests have paid for it.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
@@ -26,11 +25,11 @@ from garivini.gearman.jobs import (
     Connection,
     Function,
     Job,
-    Key,
     Limits,
-    coalescing_key,
+    status_fields,
 )
-from garivini.gearman.packets import MAX_FUNCTION, MAX_UNIQUE, RESPONSE, Packet, Type, encode
+from garivini.gearman.packets import MAX_UNIQUE, RESPONSE, Packet, Type, encode
+from garivini.gearman.queues import Functions, Jobs
 
 _NOOP: Final = encode(RESPONSE, Type.NOOP)
 _NO_JOB: Final = encode(RESPONSE, Type.NO_JOB)
@@ -38,19 +37,25 @@ _MAX_CLIENT_ID: Final = 127
 #: White space and control bytes would forge lines of the answer to ``workers``.
 _PRINTABLE: Final = bytes(byte if 0x20 < byte != 0x7F else ord("_") for byte in range(256))
 
+_UNSUPPORTED: Final = (
+    Type.SUBMIT_JOB_SCHED,
+    Type.SUBMIT_JOB_EPOCH,
+    Type.SUBMIT_REDUCE_JOB,
+    Type.SUBMIT_REDUCE_JOB_BACKGROUND,
+)
 Handler = Callable[[Connection, list[bytes]], None]
 
 
 class Broker:
-    """The queues of a server, and the rules by which connections fill and empty them.
+    """The queues of a server, and the rules by which the requests of connections fill and empty them.
 
     Args:
-        prefix: begins every handle, at most 42 bytes.
-        version: answer to the administrative command ``version``.
-        pid: answer to ``getpid``.
+        prefix: the beginning of every handle, at most 42 bytes.
+        version: the answer to the administrative command ``version``.
+        pid: the answer to ``getpid``.
         job_retries: deaths of workers after which a job is dropped; 0: it is never dropped.
-        first: number of the first job, at the end of its handle. Numbers must not repeat after a restart.
-        limits: how much it may hold.
+        first: the number of the first job, at the end of its handle. It must not repeat after a restart.
+        limits: the upper bounds.
 
     """
 
@@ -64,25 +69,20 @@ class Broker:
         first: int = 1,
         limits: Limits = LIMITS,
     ) -> None:
-        self.version = version
-        self.pid = pid
-        self.functions: dict[bytes, Function] = {}
-        self.jobs: dict[bytes, Job] = {}
+        self.version: bytes = version
+        self.pid: int = pid
+        self.functions: Functions = Functions(limits.function_bytes)
+        self.jobs: Jobs = Jobs(self.functions)
         self.connections: dict[Connection, None] = {}
-        self.limits = limits
+        self.limits: Limits = limits
         self._prefix = prefix
         self._job_retries = job_retries
         self._handles = count(first)
         self._sequence = count(1)
+        #: Connections with output.
         self._touched: list[Connection] = []
-        #: Queued and running jobs that a submit can join; by function if several have a job with this key.
-        self._live: dict[Key, Job | OrderedDict[Function, Job]] = {}
         self._max_unsent = limits.unread
-        self._job_bytes = 0
-        self._function_bytes = 0
         self._registration_bytes = 0
-        #: Functions that were idle at the last check; if there are too many, the first is removed.
-        self._idle: OrderedDict[bytes, None] = OrderedDict()
         # By the number of the type: a list is read faster than a dictionary of enum members.
         self._handlers: list[Handler] = [self._unexpected] * (max(Type) + 1)
         for kind, handler in self._table().items():
@@ -97,7 +97,7 @@ class Broker:
             Type.PRE_SLEEP: self._pre_sleep,
             Type.GRAB_JOB: partial(self._grab, Type.JOB_ASSIGN),
             Type.GRAB_JOB_UNIQ: partial(self._grab, Type.JOB_ASSIGN_UNIQ),
-            # There are no reducers here, and without one gearmand answers as to GRAB_JOB_UNIQ too.
+            # This server has no reducers. Without one, gearmand also answers as to GRAB_JOB_UNIQ.
             Type.GRAB_JOB_ALL: partial(self._grab, Type.JOB_ASSIGN_UNIQ),
             Type.SUBMIT_JOB: partial(self._submit, NORMAL, False),
             Type.SUBMIT_JOB_BG: partial(self._submit, NORMAL, True),
@@ -105,10 +105,6 @@ class Broker:
             Type.SUBMIT_JOB_HIGH_BG: partial(self._submit, HIGH, True),
             Type.SUBMIT_JOB_LOW: partial(self._submit, LOW, False),
             Type.SUBMIT_JOB_LOW_BG: partial(self._submit, LOW, True),
-            Type.SUBMIT_JOB_SCHED: partial(self._unsupported, Type.SUBMIT_JOB_SCHED),
-            Type.SUBMIT_JOB_EPOCH: partial(self._unsupported, Type.SUBMIT_JOB_EPOCH),
-            Type.SUBMIT_REDUCE_JOB: partial(self._unsupported, Type.SUBMIT_REDUCE_JOB),
-            Type.SUBMIT_REDUCE_JOB_BACKGROUND: partial(self._unsupported, Type.SUBMIT_REDUCE_JOB_BACKGROUND),
             Type.WORK_COMPLETE: partial(self._finish, Type.WORK_COMPLETE),
             Type.WORK_FAIL: partial(self._finish, Type.WORK_FAIL),
             Type.WORK_EXCEPTION: partial(self._finish, Type.WORK_EXCEPTION),
@@ -120,25 +116,26 @@ class Broker:
             Type.ECHO_REQ: self._echo,
             Type.OPTION_REQ: self._option,
             Type.SET_CLIENT_ID: self._set_client_id,
+            **{kind: partial(self._unsupported, kind) for kind in _UNSUPPORTED},
         }
 
-    # ---- what the outside calls
+    # ---- calls of the server and its console
 
     def join(self, number: int, host: bytes) -> Connection:
-        """Add a connection; ``number`` and ``host`` are shown by ``workers``."""
+        """Add a connection. ``workers`` shows its number and host."""
         connection = Connection(number, host)
         self.connections[connection] = None
         return connection
 
     def leave(self, connection: Connection) -> None:
-        """Take a connection away: its jobs go to other workers, nobody waits for its results."""
+        """Remove a connection: other workers get its jobs, and its foreground jobs have one client less."""
         if connection not in self.connections:
             return
         del self.connections[connection]
         self._reset_abilities(connection, [])
         for job in connection.follows:
             del job.clients[connection]
-            # Work that has begun is not called back; at its worker's death it would not be done again.
+            # A running job goes on; it is not repeated if its worker dies.
             if job.worker is None and not job.wanted:
                 self._drop(job)
         connection.follows = set()
@@ -149,11 +146,11 @@ class Broker:
         connection.unsent = 0
 
     def receive(self, connection: Connection, packet: Packet) -> None:
-        """Take one request of a connection. What is to be sent for it is in ``outgoing``."""
+        """Receive one request of a connection. ``outgoing`` yields the output that it causes."""
         self._handlers[packet.type](connection, packet.fields)
 
     def send(self, connection: Connection, data: bytes) -> None:
-        """Add to what is to be written to a connection."""
+        """Add to the output of a connection."""
         if not connection.out:
             if connection.overflowed:
                 return
@@ -172,7 +169,7 @@ class Broker:
     def outgoing(self) -> Iterator[tuple[Connection, bytes]]:
         """Yield the pending output of each connection, once. Exhaust the iterator.
 
-        A connection that has overflowed is yielded too: close it.
+        A connection whose output has overflowed is yielded too: close it.
         """
         touched, self._touched = self._touched, []
         for connection in touched:
@@ -182,55 +179,21 @@ class Broker:
             if data or connection.overflowed:
                 yield connection, data
 
-    def function(self, name: bytes) -> Function:
-        """Return the function of this name; it exists from its first mention.
-
-        Raises:
-            UsageError: the name cannot be one.
-
-        """
-        found = self.functions.get(name)
-        if found is None:
-            self._make_room(_check_name(name))
-            found = self.functions[name] = Function(name)
-            self._function_bytes += RECORD + len(name)
-            self._note_idle(found)
-        return found
-
-    def _make_room(self, name: bytes) -> None:
-        """Forget idle functions until there is room for this one."""
-        while self._function_bytes + RECORD + len(name) > self.limits.function_bytes:
-            if not self._idle:
-                raise UsageError("there are too many functions")
-            found = self.functions.get(self._idle.popitem(last=False)[0])
-            if found is not None and found.idle:
-                self._remove(found)
-
-    def _remove(self, function: Function) -> None:
-        del self.functions[function.name]
-        self._idle.pop(function.name, None)
-        self._function_bytes -= RECORD + len(function.name)
-
-    def _note_idle(self, function: Function) -> None:
-        """Remember a function that may be forgotten, if it still is idle then."""
-        if function.idle:
-            self._idle[function.name] = None
-
     def drop(self, function: Function) -> bool:
-        """Drop a function and the jobs that wait for it; not while it has workers or runs. Return whether.
+        """Drop a function and its queued jobs, unless it has workers or running jobs; return whether it did.
 
-        gearmand does so too, but does not notify the waiting clients.
+        gearmand does this too, but does not notify the waiting clients.
         """
         if function.workers or function.running:
             return False
         for queue in function.queues:
             for job in list(queue.values()):
                 self._drop(job)
-        self._remove(function)
+        self.functions.remove(function)
         return True
 
     def cancel(self, handle: bytes) -> bool:
-        """End a job that waits; of a job that runs, take no notice any more. Say whether it was there."""
+        """End a queued job, or ignore the end of a running one; return whether the job existed."""
         job = self.jobs.get(handle)
         if job is None:
             return False
@@ -238,7 +201,7 @@ class Broker:
             self._drop(job)
         else:
             job.background = False
-            self._tell_failure(job)
+            self._send_failure(job)
         return True
 
     # ---- clients
@@ -246,23 +209,22 @@ class Broker:
     def _submit(self, priority: int, background: bool, connection: Connection, fields: list[bytes]) -> None:
         name, unique, data = fields
         try:
-            function = self.functions.get(name) or self.function(name)
+            function = self.functions.get(name) or self.functions.get_or_add(name)
         except UsageError as error:
             return self.refuse(connection, b"INVALID_FUNCTION", str(error).encode())
         if len(unique) > MAX_UNIQUE:
             text = b"a unique has at most %d bytes" % MAX_UNIQUE
             return self.refuse(connection, b"ARGUMENT_TOO_LARGE", text)
-        job = self._to_join(function, unique, data) if unique else None
+        job = self.jobs.to_join(function, unique, data) if unique else None
         if job is None:
             if function.full(priority):
-                # gearmand's code and not JOB_QUEUE_FULL, which its source has and never sends.
+                # The code that gearmand sends. Its source also has JOB_QUEUE_FULL, but never sends it.
                 return self.refuse(connection, b"QUEUE_ERROR", b"the function's queue is full")
-            limits = self.limits
-            size = self._job_bytes + len(data) + len(unique)
-            if len(self.jobs) >= limits.jobs or size > limits.job_bytes:
+            size = self.jobs.size + len(data) + len(unique)
+            if len(self.jobs) >= self.limits.jobs or size > self.limits.job_bytes:
                 return self.refuse(connection, b"QUEUE_ERROR", b"the server's queue is full")
             job = Job(b"%s:%d" % (self._prefix, next(self._handles)), function, unique, data, priority)
-            self._remember(job)
+            self.jobs.add(job)
             self._enqueue(job)
         self.send(connection, encode(RESPONSE, Type.JOB_CREATED, job.handle))
         if background:
@@ -271,24 +233,17 @@ class Broker:
             job.follow(connection)
         return None
 
-    def _to_join(self, function: Function, unique: bytes, data: bytes) -> Job | None:
-        found = self._live.get(coalescing_key(unique, data))
-        if isinstance(found, OrderedDict):
-            return found.get(function)
-        return found if found is not None and found.function is function else None
-
     def _get_status(self, connection: Connection, fields: list[bytes]) -> None:
-        # A NUL in what comes back would shift the fields behind it.
+        # A NUL byte in the answer would shift the fields behind it.
         handle = fields[0].partition(b"\0")[0]
         job = self.jobs.get(handle)
-        self.send(connection, encode(RESPONSE, Type.STATUS_RES, handle, *_state(job)))
+        self.send(connection, encode(RESPONSE, Type.STATUS_RES, handle, *status_fields(job)))
 
     def _get_status_unique(self, connection: Connection, fields: list[bytes]) -> None:
         unique = fields[0].partition(b"\0")[0]
-        found = self._live.get(unique)
-        job = next(iter(found.values())) if isinstance(found, OrderedDict) else found
+        job = self.jobs.of_unique(unique)
         clients = b"%d" % sum(job.clients.values()) if job else b"0"
-        self.send(connection, encode(RESPONSE, Type.STATUS_RES_UNIQUE, unique, *_state(job), clients))
+        self.send(connection, encode(RESPONSE, Type.STATUS_RES_UNIQUE, unique, *status_fields(job), clients))
 
     def _echo(self, connection: Connection, fields: list[bytes]) -> None:
         self.send(connection, encode(RESPONSE, Type.ECHO_RES, fields[0]))
@@ -312,7 +267,7 @@ class Broker:
 
     def _can_do(self, connection: Connection, fields: list[bytes]) -> None:
         try:
-            function = self.function(fields[0])
+            function = self.functions.get_or_add(fields[0])
         except UsageError as error:
             return self.refuse(connection, b"INVALID_FUNCTION", str(error).encode())
         if function.name in connection.functions:
@@ -331,7 +286,7 @@ class Broker:
         if function:
             connection.unlearn(function)
             self._registration_bytes -= RECORD + len(function.name)
-            self._note_idle(function)
+            self.functions.note_idle(function)
 
     def _reset_abilities(self, connection: Connection, fields: list[bytes]) -> None:
         for name in list(connection.functions):
@@ -359,7 +314,7 @@ class Broker:
         return self.send(connection, packet)
 
     def _held(self, connection: Connection, handle: bytes) -> Job | None:
-        """Return the job if this connection works on it; nobody else may speak for it."""
+        """Return the job if this connection holds it; no other connection may report on it."""
         job = connection.held.get(handle.rstrip(b"\0"))
         if job is None:
             self.refuse(connection, b"JOB_NOT_FOUND", b"this connection holds no such job")
@@ -377,7 +332,7 @@ class Broker:
             for client, submits in job.clients.items():
                 plain = kind is Type.WORK_EXCEPTION and not client.exceptions
                 self._send_each(client, failure if plain else packet, submits)
-        self._forget(job)
+        self.jobs.remove(job)
 
     def _report(self, kind: Type, connection: Connection, fields: list[bytes]) -> None:
         job = self._held(connection, fields[0])
@@ -387,7 +342,7 @@ class Broker:
                 self._send_each(client, packet, submits)
 
     def _send_each(self, client: Connection, packet: bytes, submits: int) -> None:
-        """Send a packet once for each submit, until the client is closed."""
+        """Send a packet once per submit, but no more than makes the connection overflow."""
         self.send(client, packet * min(submits, 2 + self.limits.unread // len(packet)))
 
     def _progress(self, connection: Connection, fields: list[bytes]) -> None:
@@ -399,7 +354,7 @@ class Broker:
     # ---- the life of a job
 
     def _enqueue(self, job: Job) -> None:
-        """Put a job last in the queue of its priority and wake who can do it."""
+        """Put a job last in the queue of its priority and wake the workers of its function."""
         job.sequence = next(self._sequence)
         function, priority = job.function, job.priority
         function.queues[priority][job.sequence] = job
@@ -407,7 +362,7 @@ class Broker:
         if not watchers:
             return
         function.watchers[priority] = {}
-        # All of them: were only one woken, its death or slowness would keep the job waiting.
+        # All of them: if only one were woken, its death or slowness would delay the job.
         for worker in watchers:
             worker.ready[priority][function] = None
             if worker.asleep:
@@ -415,7 +370,7 @@ class Broker:
                 self.send(worker, _NOOP)
 
     def _abandon(self, job: Job) -> None:
-        """Take a job back from a worker that is gone: others get it, unless it seems to kill workers."""
+        """Queue the job of a worker that has left again, unless it has killed too many workers."""
         job.worker = None
         job.numerator = job.denominator = 0
         job.function.running -= 1
@@ -423,68 +378,23 @@ class Broker:
         if job.wanted and job.retries != self._job_retries:
             self._enqueue(job)
         else:
-            self._tell_failure(job)
-            self._forget(job)
+            self._send_failure(job)
+            self.jobs.remove(job)
 
     def _drop(self, job: Job) -> None:
-        """End a job that waits."""
+        """End a queued job."""
         del job.function.queues[job.priority][job.sequence]
-        self._tell_failure(job)
-        self._forget(job)
+        self._send_failure(job)
+        self.jobs.remove(job)
 
-    def _tell_failure(self, job: Job) -> None:
+    def _send_failure(self, job: Job) -> None:
         packet = encode(RESPONSE, Type.WORK_FAIL, job.handle)
         for client, submits in job.clients.items():
             self._send_each(client, packet, submits)
             client.follows.discard(job)
         job.clients = NOBODY
 
-    def _remember(self, job: Job) -> None:
-        self.jobs[job.handle] = job
-        self._job_bytes += len(job.data) + len(job.unique)
-        if job.key:
-            other = self._live.setdefault(job.key, job)
-            if isinstance(other, OrderedDict):
-                other[job.function] = job
-            elif other is not job:
-                self._live[job.key] = OrderedDict({other.function: other, job.function: job})
-
-    def _forget(self, job: Job) -> None:
-        del self.jobs[job.handle]
-        self._job_bytes -= len(job.data) + len(job.unique)
-        function = job.function
-        if job.key:
-            live = self._live[job.key]
-            if isinstance(live, OrderedDict) and len(live) > 1:
-                del live[function]
-            else:
-                del self._live[job.key]
-        for client in job.clients:
-            client.follows.discard(job)
-        if not function.workers:
-            self._note_idle(function)
-
-
-def _state(job: Job | None) -> tuple[bytes, bytes, bytes, bytes]:
-    """Return the fields known, running, numerator and denominator."""
-    if job is None:
-        return b"0", b"0", b"0", b"0"
-    return b"1", b"1" if job.worker else b"0", b"%d" % job.numerator, b"%d" % job.denominator
-
-
-def _check_name(name: bytes) -> bytes:
-    """Return the name if it can be a function's.
-
-    gearmand accepts any bytes, and closes the connection if a name does not fit its buffer. With a NUL its
-    own lines would show only the part before it.
-    """
-    if len(name) > MAX_FUNCTION:
-        raise UsageError(f"a function name has at most {MAX_FUNCTION} bytes, this one has {len(name)}")
-    if b"\0" in name:
-        raise UsageError("a function name has no NUL byte")
-    return name
-
 
 def _number(field: bytes) -> int:
-    """Read progress as gearmand does: what is no number is 0."""
+    """Read progress as gearmand does: anything but a number is 0."""
     return int(field) if len(field) <= 10 and field.isdigit() else 0

@@ -122,7 +122,7 @@ def _maxqueue(broker: Broker, words: list[bytes]) -> bytes:
 
 def _with_function(broker: Broker, name: bytes, limits: list[int]) -> bytes:
     try:
-        function = broker.function(unescape(name))
+        function = broker.functions.get_or_add(unescape(name))
     except UsageError as error:
         return b"ERR INVALID_FUNCTION %s\r\n" % str(error).encode()
     if limits:

@@ -1,21 +1,21 @@
-"""The contents and limits of a Gearman server: functions with their queues, jobs, connections. No I/O.
+"""The functions, jobs and connections of a Gearman server, and its limits. No I/O.
 
-The records know how to keep themselves whole; who is told of a change is the broker's affair.
+Each object keeps itself consistent. The broker notifies the connections of a change.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
-#: Places of a function's queues and limits, most urgent first.
+#: Indexes of a function's queues and limits, most urgent first.
 HIGH: Final = 0
 NORMAL: Final = 1
 LOW: Final = 2
 
 MIB: Final = 1024 * 1024
-#: Bytes of a known function, and of each registration of one, besides its name. Measured, rounded up.
+#: Bytes of a known function and of each registration of one, without its name: measured and rounded up.
 RECORD: Final = 1024
 
 
@@ -23,19 +23,19 @@ RECORD: Final = 1024
 class Limits:
     """Upper bounds of a server."""
 
-    #: Jobs that wait or run, and bytes of their payloads and uniques.
+    #: Queued and running jobs, and bytes of their payloads and uniques.
     jobs: int = 500_000
     job_bytes: int = 512 * MIB
     #: Bytes of all known functions, and of the registrations of all workers.
     function_bytes: int = 128 * MIB
     registration_bytes: int = 256 * MIB
-    #: Bytes that one connection may leave unread before it is closed.
+    #: Bytes of unread output after which a connection is closed.
     unread: int = 64 * MIB
-    #: Bytes of unread output and of unfinished requests of all connections. Above it the largest is closed.
+    #: Bytes of unread output and incomplete requests of all connections, above which the largest is closed.
     buffered: int = 256 * MIB
-    #: Seconds for one request to arrive whole, and for output to be read at all.
+    #: Seconds for one request to arrive completely, and for the peer to read any output.
     patience: float = 60.0
-    #: Connections; fewer if the process has a lower limit of file descriptors. Others wait to be accepted.
+    #: Accepted connections; fewer if the process has a lower limit of file descriptors.
     connections: int = 10_000
 
 
@@ -44,11 +44,11 @@ LIMITS: Final = Limits()
 
 
 class Connection:
-    """A connection as the server sees it: what it can do, what it works on, what it waits for.
+    """A connection: its functions, the jobs that it runs and those that it waits for, and its output.
 
     Args:
-        number: names the connection in the answer to ``workers``.
-        host: address of the other end.
+        number: identifies the connection in the answer to ``workers``.
+        host: the address of the peer.
 
     """
 
@@ -68,25 +68,25 @@ class Connection:
     )
 
     def __init__(self, number: int, host: bytes) -> None:
-        self.number = number
-        self.host = host
-        self.client_id = b"-"
-        self.exceptions = False  # whether it hears of a WORK_EXCEPTION as such
-        self.asleep = False
-        self.functions: dict[bytes, Function] = {}  # that it can do
-        # By priority: functions that may have jobs for it, the next in turn first. Each of its functions is
-        # either here or has the connection among its watchers.
+        self.number: int = number
+        self.host: bytes = host
+        self.client_id: bytes = b"-"
+        self.exceptions: bool = False  # whether it receives a WORK_EXCEPTION as it is
+        self.asleep: bool = False
+        self.functions: dict[bytes, Function] = {}  # registered
+        # By priority: functions that may have jobs for it, in the order of their turns. Each of its functions
+        # is either here or has the connection among its watchers.
         self.ready: tuple[OrderedDict[Function, None], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
-        self.held: dict[bytes, Job] = {}  # that it works on, by handle
-        self.follows: set[Job] = set()  # whose end it waits for
+        self.held: dict[bytes, Job] = {}  # the jobs that it runs, by handle
+        self.follows: set[Job] = set()  # the foreground jobs whose end it waits for
         self.out: list[bytes] = []
-        self.unsent = 0  # bytes in ``out``
-        self.overflowed = False  # whether its unread output exceeded the limit: further output is dropped
+        self.unsent: int = 0  # bytes in ``out``
+        self.overflowed: bool = False  # whether its output exceeded the limit: further output is dropped
 
     def next_job(self) -> Job | None:
-        """Return the next job: in the most urgent priority, the oldest job of the function in turn.
+        """Return the next job: in the most urgent priority, the oldest job of the function whose turn it is.
 
-        A function without jobs is removed until it has some, so that it is not visited twice in vain.
+        A function without jobs is removed until it has some, so that it is not visited again for nothing.
         """
         for priority in (HIGH, NORMAL, LOW):
             ready = self.ready[priority]
@@ -111,7 +111,7 @@ class Connection:
         return bool(function.queued)
 
     def unlearn(self, function: Function) -> None:
-        """Take back a registered function."""
+        """Unregister a function."""
         del self.functions[function.name]
         function.workers -= 1
         for ready, watchers in zip(self.ready, function.watchers, strict=True):
@@ -139,79 +139,86 @@ class Job:
     )
 
     def __init__(self, handle: bytes, function: Function, unique: bytes, data: bytes, priority: int) -> None:
-        self.handle = handle
-        self.function = function
-        self.unique = unique
-        self.key = coalescing_key(unique, data)
-        self.data = data
-        self.priority = priority
-        self.sequence = 0  # place in the queue, over all functions
-        self.retries = 0  # workers that died with it
-        self.background = False  # whether a background submit asked for it
-        # Foreground submits by client. Most jobs have none and share one empty dictionary: one for each of
-        # very many queued jobs would double the work of the garbage collector.
-        self.clients = NOBODY
+        self.handle: bytes = handle
+        self.function: Function = function
+        self.unique: bytes = unique
+        self.key: Key = coalescing_key(unique, data)
+        self.data: bytes = data
+        self.priority: int = priority
+        self.sequence: int = 0  # place in the queue, over all functions
+        self.retries: int = 0  # workers that died while they ran it
+        self.background: bool = False  # whether there was a background submit of it
+        # The number of foreground submits by client. Most jobs have none and share one empty dictionary: one
+        # for each of very many queued jobs would double the work of the garbage collector.
+        self.clients: dict[Connection, int] = NOBODY
         self.worker: Connection | None = None
-        self.numerator = 0
-        self.denominator = 0
+        self.numerator: int = 0
+        self.denominator: int = 0
 
     @property
     def wanted(self) -> bool:
-        """Whether anyone still asks for it. Background submitters ask for ever."""
+        """Whether a client waits for it, or a background submit asked for it."""
         return self.background or bool(self.clients)
 
     def follow(self, client: Connection) -> None:
-        """Let a client receive the results of this job, once for each submit."""
+        """Send the reports and the end of this job to a client, once per submit."""
         if not self.clients:
             self.clients = {}
         self.clients[client] = self.clients.get(client, 0) + 1
         client.follows.add(self)
 
 
+def status_fields(job: Job | None) -> tuple[bytes, bytes, bytes, bytes]:
+    """Return the fields known, running, numerator and denominator of the answer about a job."""
+    if job is None:
+        return b"0", b"0", b"0", b"0"
+    return b"1", b"1" if job.worker else b"0", b"%d" % job.numerator, b"%d" % job.denominator
+
+
 #: The clients of a job that has none. Never written to.
 NOBODY: Final[dict[Connection, int]] = {}
 
-Key = bytes | tuple[bytes, bytes]
+Key: TypeAlias = bytes | tuple[bytes, bytes]
 
 
 def coalescing_key(unique: bytes, data: bytes) -> Key:
-    """Return what makes two submits of one function the same job; empty: nothing does."""
+    """Return the key by which submits of one function are merged; empty: this submit is not merged."""
     if unique != b"-":
         return unique
     return (b"-", data) if data else b""
 
 
 class Function:
-    """A function: its waiting jobs, and who can do it.
+    """A function: its queued jobs and its workers.
 
-    The queues are ordered dictionaries, sequence to job, so that taking the first, adding a last one and
-    removing one in the middle cost the same at any depth.
+    The queues are ordered dictionaries of jobs by sequence. So removing the first job or any other, and
+    adding a last one, cost the same at any depth.
     """
 
     __slots__ = ("limits", "name", "queues", "running", "watchers", "workers")
 
     def __init__(self, name: bytes) -> None:
-        self.name = name
+        self.name: bytes = name
         self.queues: tuple[OrderedDict[int, Job], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
-        self.running = 0
-        self.workers = 0
+        self.running: int = 0
+        self.workers: int = 0
         # By priority: workers that found no job here, to be notified of the next one.
         self.watchers: list[dict[Connection, None]] = [{}, {}, {}]
-        self.limits = [0, 0, 0]  # by priority of a new job; 0 or less: none
+        self.limits: list[int] = [0, 0, 0]  # by the priority of a new job; 0 or less: no limit
 
     @property
     def queued(self) -> int:
-        """Jobs that wait for a worker."""
+        """Number of queued jobs."""
         return sum(map(len, self.queues))
 
     @property
     def total(self) -> int:
-        """Jobs that wait or run."""
+        """Number of queued and running jobs."""
         return self.queued + self.running
 
     @property
     def idle(self) -> bool:
-        """Whether it may be removed: it has only a name."""
+        """Whether it may be removed: it has nothing but its name."""
         return not (self.workers or self.total or any(self.limits))
 
     def full(self, priority: int) -> bool:
