@@ -22,7 +22,7 @@ from garivini.model.lease import Extend, Found, Reclaim, Step, decide
 from garivini.model.outcome import Setback, Settled
 from garivini.model.payload import decode_payload
 from garivini.model.state import State
-from garivini.roles import orphans, queue_runner
+from garivini.roles import expired_leases, orphans
 from garivini.roles.job_servers import JobServers
 from garivini.roles.orphans import Orphans
 from garivini.store.database import Lane, Lapsed
@@ -249,8 +249,8 @@ LOST_ANSWERS: Final = replace(
 )
 
 BROKEN: Final = {
-    "what is queued is reclaimed": Broken(queue_runner, "decide", reclaims_what_is_queued, [8, 18]),
-    "one strike is enough": Broken(queue_runner, "decide", reclaims_at_the_first_strike, [89, 127]),
+    "what is queued is reclaimed": Broken(expired_leases, "decide", reclaims_what_is_queued, [8, 18]),
+    "one strike is enough": Broken(expired_leases, "decide", reclaims_at_the_first_strike, [89, 127]),
     "a renewal without its fence": Broken(Model, "renew", renews_whatever_attempt, [509, 564]),
     "a renewal that never comes": Broken(Keeper, "_renewed", renews_nothing, [0, 2]),
     "a setback without its fence": Broken(Model, "settle", settles_without_fence, [2, 93]),

@@ -1,1 +1,11 @@
-"""The processes between database and Gearman. Each does one pass and says how long to wait."""
+"""The roles: processes between the databases and the Gearman servers.
+
+* ``runner``: their lifecycle, and loops of passes.
+* ``queue_runner`` dispatches due jobs. ``expired_leases`` and ``orphans`` recover jobs that others have left.
+* ``controller`` receives jobs and commits outcomes. ``caller`` makes its calls, ``calls`` is their table,
+  and ``deadlines`` ends them. ``answers`` reads how they end, ``reports`` passes on their progress, and
+  ``waiting_room`` has the jobs that wait for one.
+* ``injector`` receives calls and answers them. ``injected`` reads them, ``streams`` has those that wait,
+  ``inject_dispatch`` dispatches their jobs, and ``recovery`` finds those of an Injector that was killed.
+* ``dispatcher``, ``room`` and ``job_servers`` submit jobs to the Gearman servers, as many as have room.
+"""

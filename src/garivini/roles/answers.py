@@ -1,4 +1,4 @@
-"""What the end of a foreground call says of its job: success, a failure, or another time. Pure."""
+"""Reads the outcome of a job from the end of its call: success, failure, retry or discard. Pure."""
 
 from typing import Annotated, Final
 
@@ -11,7 +11,7 @@ from garivini.model.limits import MAX_DELAY
 from garivini.model.outcome import Setback
 from garivini.model.when import Offset, parse_delay
 
-#: Bytes of an answer that is looked at as one.
+#: Maximum bytes of a retry or discard answer.
 _MAX_ANSWER: Final = 64 * 1024
 
 
@@ -37,41 +37,41 @@ _discard = msgspec.json.Decoder(_DiscardAnswer)
 
 
 def setback_of(end: Finished, job: Job, worker: str) -> Setback | None:
-    """Return how an attempt ended without success, or None where it succeeded.
+    """Return the setback of an attempt, or None if it succeeded.
 
     Args:
         end: WORK_COMPLETE, WORK_FAIL or WORK_EXCEPTION with its data.
-        job: as of this attempt.
-        worker: for the record.
+        job: the job with this attempt.
+        worker: the name for the failure record.
 
     """
-    if (asked := _answer(end.data)) is not None:
-        return _as_asked(asked, job, worker)
+    if (answer := _answer(end.data)) is not None:
+        return _requested(answer, job, worker)
     if end.kind is Type.WORK_COMPLETE:
         return None
     message = text_of(end.data) or "the worker gave no reason"
     return Setback(handle=job.handle, kind="failed", error=end.kind.name, message=message, worker=worker)
 
 
-def _as_asked(asked: _Retry | _Discard, job: Job, worker: str) -> Setback:
-    if isinstance(asked, _Discard):
+def _requested(answer: _Retry | _Discard, job: Job, worker: str) -> Setback:
+    if isinstance(answer, _Discard):
         return Setback(
-            handle=job.handle, kind="discarded", error="Discard", message=asked.discard, worker=worker
+            handle=job.handle, kind="discarded", error="Discard", message=answer.discard, worker=worker
         )
     return Setback(
         handle=job.handle,
         kind="rescheduled",
         error="Retry",
-        message=asked.reason,
+        message=answer.reason,
         worker=worker,
-        when=Offset(parse_delay(asked.retry)),
+        when=Offset(parse_delay(answer.retry)),
     )
 
 
 def _answer(data: bytes) -> _Retry | _Discard | None:
     """Read ``{"garivini": {"retry": SECONDS, "reason": TEXT}}`` or ``{"garivini": {"discard": TEXT}}``.
 
-    Whatever differs from these in any way is a result or an error's text like any other.
+    Data that differs from these in any way is an ordinary result or error text.
     """
     if data[:1] != b"{" or b'"garivini"' not in data[:64] or len(data) > _MAX_ANSWER:
         return None
@@ -84,7 +84,7 @@ def _answer(data: bytes) -> _Retry | _Discard | None:
 
 
 def text_of(data: bytes) -> str:
-    """Return the text of an exception. Perl's Gearman::Worker freezes its own: the string is taken out."""
+    """Return the text of an exception, if necessary out of the Storable form that Perl's worker sends."""
     if data[:1] == b"\x05" and len(data) > 4:
         kind, data = data[2], data[3:]
         if kind in (0x0A, 0x17):  # up to 255 bytes

@@ -89,16 +89,7 @@ class Controller:
         self.drain_timeout = settings.drain
         self._loop = asyncio.get_running_loop()
         self._servers = JobServers(addresses, connect=partial(Client, tls=tls, exceptions=True))
-        self._keepers = {
-            database.dbid: Keeper(
-                database,
-                on_committed=lambda executions: self._threadsafe(self._committed, executions),
-                on_checked=lambda execution, holds: self._threadsafe(self._caller.checked, execution, holds),
-                take_back=lambda execution: False,
-                on_given_back=lambda executions: None,
-            )
-            for database in databases
-        }
+        self._keepers = {database.dbid: self._keeper(database) for database in databases}
         self._calls = Calls(settings.max_calls)
         self._caller = Caller(self.name, self._servers, self._keepers, self._calls, self._call_ended)
         places = max(_WAITING_PLACES, 2 * settings.max_calls)
@@ -112,19 +103,28 @@ class Controller:
         self._draining = False
         self._ended_call = asyncio.Event()
         self._slots = math.ceil((settings.max_calls + places) / len(addresses))
-        self.links = [
-            Worker(
-                address,
-                [RUN_QUEUED_JOB.encode()],
-                self._arrived,
-                slots=self._slots,
-                client_id=b"controller",
-                eager=True,
-                on_lost=self._ended.add,
-                tls=tls,
-            )
-            for address in addresses
-        ]
+        self.links = [self._link(address, tls) for address in addresses]
+
+    def _keeper(self, database: Database) -> Keeper:
+        return Keeper(
+            database,
+            on_committed=lambda executions: self._threadsafe(self._committed, executions),
+            on_checked=lambda execution, holds: self._threadsafe(self._caller.checked, execution, holds),
+            take_back=lambda execution: False,
+            on_given_back=lambda executions: None,
+        )
+
+    def _link(self, address: str, tls: ssl.SSLContext | None) -> Worker:
+        return Worker(
+            address,
+            [RUN_QUEUED_JOB.encode()],
+            self._arrived,
+            slots=self._slots,
+            client_id=b"controller",
+            eager=True,
+            on_lost=self._ended.add,
+            tls=tls,
+        )
 
     # ---- the lifecycle
 

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Final, TypeVar
 
 from garivini import events
-from garivini.errors import ConflictError
-from garivini.model.job import Job, unique_of
+from garivini.errors import ConflictError, UsageError
+from garivini.model.job import Handle, Job, unique_of
 from garivini.model.lease import LEASE
 from garivini.model.outcome import Setback
 from garivini.model.policy import FunctionPolicy, Policies
@@ -148,6 +148,16 @@ class Dispatcher:
         else:
             if settled.result != "locked":
                 emit_settled(setback, settled)
+
+    def park_row(self, jobid: int, error: UsageError) -> None:
+        """Park a row with a value that cannot be raised, such as the largest attempt of its column.
+
+        For the database's thread.
+        """
+        handle = Handle(jobid, self.database.dbid)
+        setback = Setback(handle=handle, kind="parked", error="BadRow", message=str(error))
+        (settled,) = self.database.settle([setback], locked=set())
+        emit_settled(setback, settled)
 
     def unique(self, jobid: int, attempt: int) -> bytes:
         """Return Gearman's unique of an attempt at a job of this database."""

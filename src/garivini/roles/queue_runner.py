@@ -1,8 +1,8 @@
-"""The QueueRunner: carries due jobs from a database to gearmand, and settles leases that ran out.
+"""The QueueRunner: dispatches the due jobs of a database, and handles expired leases and orphans.
 
-A pass costs the same whatever the backlog: it reads the heads of the lanes, asks gearmand how much room
-each function has, and claims no more than that. gearmand holds a bounded number of jobs; the rest waits in
-SQL. Nothing is claimed that cannot be sent.
+The cost of a pass does not depend on the backlog: it reads the heads of the lanes and the counts of the
+Gearman servers, and claims no more jobs than have room. The servers hold a bounded number of jobs; the rest
+waits in the database.
 """
 
 import asyncio
@@ -17,43 +17,47 @@ from typing import Final, NamedTuple
 from garivini import events
 from garivini.errors import ConflictError, GariviniError, RefusedError, UsageError
 from garivini.gearman.aio import Client, Held, Worker
-from garivini.model.job import Handle, Job
-from garivini.model.lease import DEADLINE, LEASE, Reclaim, check_lease, decide
-from garivini.model.outcome import Setback
+from garivini.model.job import Job
+from garivini.model.lease import LEASE, check_lease
 from garivini.model.pacing import BATCH_MAX, BATCH_START, POLL, WATERMARK, next_batch
-from garivini.model.policy import MAX_CRASHES
 from garivini.model.state import State
 from garivini.outcome_events import emit_settled
 from garivini.roles.dispatcher import Dispatcher
+from garivini.roles.expired_leases import ExpiredLeases
 from garivini.roles.job_servers import JobServers
 from garivini.roles.orphans import Orphans
 from garivini.roles.room import Room
 from garivini.roles.runner import run_passes, run_role
-from garivini.store.database import Database, Lane, Lanes, Lapsed
-from garivini.submission import WAKE, function_of
+from garivini.store.database import Database, Lane, Lanes
+from garivini.submission import WAKE
 
-#: Batches of each lane in a pass, at most: then all lanes are looked at anew.
+#: Maximum batches of each lane in a pass. Then all lanes are read again.
 _ROUNDS: Final = 4
-#: Seconds until the next look at a function that was full.
+#: Seconds until the next pass if a function is full and jobs of it were just submitted.
 _FULL_POLL: Final = 0.02
-#: Seconds from which on the servers' counts are too old for a pass that finds little to do.
+#: Seconds after which a pass refreshes the servers' counts although it finds little to do.
 _COUNTS_AGE: Final = 1.0
-#: Seconds between two looks for finished jobs that are kept no more, and how many are deleted at once.
-_TIDY: Final = 60.0
+#: Seconds between two deletions of kept jobs whose retention is over, and how many are deleted at a time.
+_TIDY_INTERVAL: Final = 60.0
 _TIDY_JOBS: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueRunnerSettings:
-    """How a QueueRunner works."""
+    """Settings of a QueueRunner.
+
+    Raises:
+        UsageError: one is out of range.
+
+    """
 
     #: Seconds.
     lease: int = LEASE
-    #: Jobs of a function that may wait in gearmand; 0: any number.
+    #: Maximum jobs of a function that wait in gearmand; 0: unlimited.
     watermark: int = WATERMARK
-    #: Rows of a claim, at most.
+    #: Maximum rows of a claim.
     batch_max: int = BATCH_MAX
-    #: Seconds between two passes where nothing is due and nothing wakes it.
+    #: Seconds between two passes if nothing is due and nothing wakes the QueueRunner.
     poll: float = POLL
 
     def __post_init__(self) -> None:
@@ -67,18 +71,18 @@ class QueueRunnerSettings:
 
 
 class _Claim(NamedTuple):
-    """What a claim came to."""
+    """The result of a claim."""
 
     lane: Lane
     jobs: list[Job]
-    #: Whether the lane may hold more.
+    #: Whether the lane may hold more due jobs.
     full: bool
-    #: Loop time just before it.
+    #: The loop's time just before the claim.
     began: float
 
 
 class QueueRunner:
-    """A role for one database."""
+    """A loop of passes over one database."""
 
     def __init__(
         self,
@@ -88,7 +92,10 @@ class QueueRunner:
         *,
         thread: Executor | None = None,
     ) -> None:
-        """Do no I/O. ``thread``: where the database's calls run, by default a thread of its own."""
+        """Create a QueueRunner; this does no I/O.
+
+        ``thread``: runs the database's calls; by default a thread of its own.
+        """
         self.name = f"queue-runner of database {database.dbid}"
         self._database = database
         self._servers = job_servers
@@ -99,15 +106,22 @@ class QueueRunner:
         self._call = self._dispatcher.call
         self._orphans = Orphans(self._dispatcher, job_servers, watch=True)
         self._tidy_at: float | None = None  # loop time; None: before the first pass
-        self._sent = 0  # before the last pass
-        self._full_for = 0  # passes since then in which a function was full
-        #: The refusals of the database in this pass.
+        #: Jobs submitted before this pass, and passes since the last submit in which a function was full.
+        self._sent = 0
+        self._full_for = 0
+        #: Errors by which the database has refused claims in this pass.
         self._refused: list[GariviniError] = []
+        self._expired = ExpiredLeases(self._dispatcher, job_servers, settings.batch_max, self._refused)
 
     async def run_pass(self) -> float:
-        """Settle what ran out, dispatch what is due; return the seconds until the next pass."""
+        """Dispatch due jobs, handle expired leases and orphans; return the seconds until the next pass.
+
+        Raises:
+            GariviniError: a server or the database does not answer, or the database has refused some claims.
+
+        """
         self._sent = self._dispatcher.sent
-        self._refused = []
+        self._refused.clear()
         (now, lanes, broken), first = await self._call(self._read, _now())
         due = [lane for lane in lanes if lane.due <= now]
         if first is not None:
@@ -116,52 +130,52 @@ class QueueRunner:
             if not first.full:
                 due.remove(first.lane)
         if due or first is None or self._servers.age > _COUNTS_AGE:
-            # Raises where no server answers: then no more is claimed.
+            # Raises if no server answers. Then no more is claimed.
             await self._servers.refresh_counts()
             self._room.counts_refreshed(_now())
         more = await self._orphans.find([lane for lane in lanes if lane.state is State.LEASED], now)
         if due:
             await self._call(self._dispatcher.count_leased, [lane.funcname for lane in due], _now())
-            more |= await self._recover([lane for lane in due if lane.state is not State.WAITING])
+            more |= await self._expired.handle([lane for lane in due if lane.state is not State.WAITING])
             more |= await self._dispatch([lane for lane in due if lane.state is State.WAITING])
         if broken:
             for setback, settled in await self._call(self._database.park_broken, broken):
                 emit_settled(setback, settled)
         await self._tidy()
         if self._refused:
-            raise self._refused[0]  # after everything else has had its turn
+            raise self._refused[0]  # after everything else is done
         if more:
             return 0.0
         later = [lane.due - now for lane in lanes if lane.due > now]
         return min([self._settings.poll, *later, *self._orphans.until_sweep(), *self._until_room()])
 
     async def _tidy(self) -> None:
-        """Delete finished jobs that have been kept for long enough: one statement a minute where none are."""
+        """Delete kept jobs whose retention is over. If there are none, this is one statement per minute."""
         now = _now()
         if self._tidy_at is None:
-            self._tidy_at = now + _TIDY
+            self._tidy_at = now + _TIDY_INTERVAL
         elif now >= self._tidy_at:
             try:
                 deleted = await self._call(self._database.forget_finished, _TIDY_JOBS)
             except ConflictError as error:  # another transaction has locked a record: retry later
                 events.emit("dispatch.failed", dbid=self._database.dbid, error=str(error))
                 deleted = 0
-            self._tidy_at = now if deleted == _TIDY_JOBS else now + _TIDY
+            self._tidy_at = now if deleted == _TIDY_JOBS else now + _TIDY_INTERVAL
 
     def _read(self, now: float) -> tuple[Lanes, _Claim | None]:
-        """Read the lanes, and what is set for functions where that has not been read for a second.
+        """Read the lanes and, if that is due, the settings of functions; then make the first claim.
 
-        Then claim from the most urgent lane that is not full, by the room that is left of what was counted
-        before: a job that has just been inserted waits for nothing else.
+        The claim is from the most urgent lane that is not full. It uses the room that is left from earlier
+        counts, so that a job that has just been inserted need not wait for new ones.
 
-        In the database's thread; ``now`` is the loop's time.
+        For the database's thread. ``now``: the loop's time.
         """
         found = self._database.lanes()
         if found.lanes:
             self._dispatcher.read_policies(found.now)
         for lane in found.lanes:
             due = lane.state is State.WAITING and lane.due <= found.now
-            # Past those that are full: many jobs of one function hold up none of another.
+            # Full lanes are skipped, so that a backlog of one function does not delay the others.
             if due and self._servers.answered and self._limit(lane.funcname) > 0:
                 refused = len(self._refused)
                 claim = self._claim(lane, now)
@@ -170,7 +184,7 @@ class QueueRunner:
         return found, None
 
     def _until_room(self) -> list[float]:
-        """When to look again where a function is full: soon while it moves, rarer while it does not."""
+        """Return the seconds until full functions may have room: few while their jobs start, else more."""
         waits, ask = self._room.until_room(_now())
         if not ask:
             self._full_for = 0
@@ -185,14 +199,14 @@ class QueueRunner:
     # ---- due jobs
 
     async def _dispatch(self, lanes: Sequence[Lane]) -> bool:
-        """Claim and send, some batches of each lane in turn; return whether there is more to do at once.
+        """Claim and submit some batches of each lane in turn; return whether more can be claimed immediately.
 
-        While one batch is on its way to gearmand the next is claimed.
+        While one batch is being submitted, the next is being claimed.
         """
         sending: asyncio.Task[None] | None = None
         try:
             for _ in range(_ROUNDS):
-                going_on = []
+                unfinished = []
                 for lane in lanes:
                     if self._limit(lane.funcname) == 0:
                         continue
@@ -202,8 +216,8 @@ class QueueRunner:
                         await sending
                     sending = asyncio.create_task(self._dispatcher.send(claim.jobs, claim.began))
                     if claim.full:
-                        going_on.append(lane)
-                lanes = going_on
+                        unfinished.append(lane)
+                lanes = unfinished
                 if not lanes:
                     break
         finally:
@@ -212,12 +226,12 @@ class QueueRunner:
         return any(self._limit(lane.funcname) for lane in lanes)
 
     def _claim(self, lane: Lane, now: float) -> _Claim:
-        """Claim from a lane what there is room for. In the database's thread; ``now`` is the loop's time."""
+        """Claim as many jobs of a lane as have room. For the database's thread. ``now``: the loop's time."""
         limit = self._limit(lane.funcname)
         try:
             jobs = self._database.claim(lane, limit=limit, lease=self._dispatcher.lease)
         except (UsageError, RefusedError) as error:
-            jobs, full = self._claim_apart(lane, limit, error)
+            jobs, full = self._claim_split(lane, limit, error)
         else:
             full = len(jobs) >= limit
             self._batch = next_batch(self._batch, full=full, most=self._settings.batch_max)
@@ -226,10 +240,10 @@ class QueueRunner:
                 self._room.note_controlled(job.funcname)
         return _Claim(lane, jobs, full, now)
 
-    def _claim_apart(self, lane: Lane, limit: int, error: GariviniError) -> tuple[list[Job], bool]:
-        """Claim the rows before one that cannot be claimed; if that is the first, park it.
+    def _claim_split(self, lane: Lane, limit: int, error: GariviniError) -> tuple[list[Job], bool]:
+        """Claim the rows before one that cannot be claimed. If that is the first one, park it.
 
-        Returns the jobs, and whether the lane may hold more. In the database's thread.
+        For the database's thread. Returns the jobs, and whether the lane may hold more.
         """
         while limit > 1:
             limit //= 2
@@ -239,17 +253,10 @@ class QueueRunner:
                 error = smaller
         jobid = self._database.head(lane)
         if isinstance(error, UsageError) and jobid is not None:
-            self._park_row(jobid, error)
+            self._dispatcher.park_row(jobid, error)
             return [], True
         self._refused.append(error)
         return [], False
-
-    def _park_row(self, jobid: int, error: UsageError) -> None:
-        """Park a row with a value that cannot be increased, such as the largest attempt of its column."""
-        handle = Handle(jobid, self._database.dbid)
-        setback = Setback(handle=handle, kind="parked", error="BadRow", message=str(error))
-        (settled,) = self._database.settle([setback], locked=set())
-        emit_settled(setback, settled)
 
     def _use_room(self, jobs: Sequence[Job]) -> None:
         for funcname, count in Counter(job.funcname for job in jobs).items():
@@ -258,80 +265,6 @@ class QueueRunner:
     def _limit(self, funcname: str) -> int:
         left = self._room.left(funcname)
         return self._batch if left is None else min(self._batch, left)
-
-    # ---- leases that ran out
-
-    async def _recover(self, lanes: Sequence[Lane]) -> bool:
-        """Ask the servers about leases that ran out and settle them; return whether there may be more."""
-        more = False
-        for lane in lanes:
-            lapsed = await self._call(self._database.expired, lane, limit=self._settings.batch_max)
-            if not lapsed:
-                continue
-            more |= len(lapsed) == self._settings.batch_max
-            if put_off := [row.jobid for row in lapsed if row.put_off]:
-                # No lease ran out: the time set by another program has come. The next pass claims them.
-                await self._call(self._database.requeue, put_off, locked=set())
-                more = True
-                lapsed = [row for row in lapsed if not row.put_off]
-            if not lapsed:
-                continue
-            policy = self._dispatcher.policy(lane.funcname)
-            lease = self._dispatcher.lease(lane.funcname)
-            asked = _now()
-            # A lane may hold jobs of both flags; where they wait matters only to a copy that is stranded.
-            found = await self._servers.ask(
-                function_of(lane.funcname, lapsed[0].flag),
-                [self._dispatcher.unique(row.jobid, row.attempt) for row in lapsed],
-                silence=lease,
-                patience=5 * lease,
-            )
-            extensions, reclaims = [], []
-            for row, said in zip(lapsed, found, strict=True):
-                function = function_of(lane.funcname, row.flag)
-                step = decide(
-                    row.state,
-                    said,
-                    age=row.age,
-                    lease=lease,
-                    renews=bool(policy.renews),
-                    deadline=policy.deadline or DEADLINE,
-                    delivered=self._servers.delivered(
-                        function, self._dispatcher.unique(row.jobid, row.attempt)
-                    ),
-                )
-                events.emit(
-                    "lease.expired", jobid=row.jobid, attempt=row.attempt, found=said.value, step=repr(step)
-                )
-                if isinstance(step, Reclaim):
-                    reclaims.append((row, step.crashed))
-                else:
-                    extensions.append((row, step.state, step.seconds, step.queued))
-            if extensions:
-                await self._call(self._database.extend, extensions, locked=set())
-            if reclaims:
-                await self._resubmit(await self._call(self._reclaim, reclaims, lease), asked)
-        return more
-
-    def _reclaim(self, steps: Sequence[tuple[Lapsed, bool]], lease: int) -> list[Job]:
-        """Claim again, and park rows that cannot be claimed. In the database's thread."""
-        try:
-            return self._database.reclaim(steps, lease=lease, locked=set())
-        except (UsageError, RefusedError) as error:
-            if len(steps) > 1:
-                half = len(steps) // 2
-                return [*self._reclaim(steps[:half], lease), *self._reclaim(steps[half:], lease)]
-            if isinstance(error, UsageError):
-                self._park_row(steps[0][0].jobid, error)
-            else:
-                self._refused.append(error)
-            return []
-
-    async def _resubmit(self, jobs: Sequence[Job], claimed: float) -> None:
-        dead = [job for job in jobs if job.crashes >= MAX_CRASHES]
-        for job in dead:
-            await self._dispatcher.park(job, "WorkerLost", f"its worker died or hung {job.crashes} times")
-        await self._dispatcher.send([job for job in jobs if job.crashes < MAX_CRASHES], claimed)
 
 
 def _now() -> float:
