@@ -345,7 +345,7 @@ def test_health_and_status_answer_by_their_exit_status(url: str, tmp_path: Path)
         assert invoke("health", *places).exit_code == 0
         Client(url).insert_job("f")
         (database,) = Client(url).shards
-        with database._engine.begin() as connection:
+        with database.connections.engine.begin() as connection:
             connection.exec_driver_sql("UPDATE job SET run_after = run_after - 500")
         late = invoke("health", *places)
         assert late.exit_code == 1

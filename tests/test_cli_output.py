@@ -22,7 +22,7 @@ from garivini.gearman.blocking import Client as GearmanClient
 from garivini.gearman.protocol import Submission
 from garivini.model.job import Handle
 from garivini.model.outcome import Setback, failure
-from garivini.store.records import storable
+from garivini.store.failures import storable
 from tests.commands import invoke, on_terminal, run
 from tests.databases import sqlite_url
 from tests.processes import PATIENCE, started
@@ -66,7 +66,7 @@ def database(text: str) -> Iterator[tuple[str, Handle]]:
         with Client(url) as client:
             (jobs,) = client.shards
             client.insert_job("f", text, unique="k")
-            with jobs._engine.begin() as connection:
+            with jobs.connections.engine.begin() as connection:
                 # As another program may write it; ours refuses some.
                 connection.exec_driver_sql("UPDATE job SET funcname = ?, uniqkey = ?", (text or "f", text))
             (lane,) = jobs.lanes().lanes
@@ -347,7 +347,7 @@ def test_fit_leaves_out_the_lowest_rank_first() -> None:
 def many(url: str, jobs: int) -> None:
     with Client(url) as client:
         (database,) = client.shards
-        with database._engine.begin() as connection:
+        with database.connections.engine.begin() as connection:
             connection.exec_driver_sql(
                 "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
                 "INSERT INTO job (funcname, arg, run_after) SELECT 'f', zeroblob(100), 1000000 + i FROM n",

@@ -125,7 +125,7 @@ def test_no_call_of_a_client_tells_a_password_of_its_url() -> None:
         try:
             with Client(url, "127.0.0.1:1") as client:
                 (database,) = client.shards
-                clean(repr([client, client.shards, database, database.where, database._engine]))
+                clean(repr([client, client.shards, database, database.where, database.connections.engine]))
                 clean(repr([AsyncClient(url), Worker(client), vars(database)]))
                 client.insert_job("f")
         except Exception as error:

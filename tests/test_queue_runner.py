@@ -252,7 +252,7 @@ async def test_a_bad_row_is_parked_with_its_reason_and_the_others_go_on(tmp_path
         await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 2)
 
         def spoil() -> None:
-            with queue.database._engine.begin() as connection:
+            with queue.database.connections.engine.begin() as connection:
                 connection.exec_driver_sql("UPDATE job SET flag = 'odd' WHERE jobid = 1")
                 connection.exec_driver_sql(
                     "INSERT INTO job (funcname, arg, run_after) VALUES ('two' || char(10) || 'lines', 'x', 1)"
@@ -334,7 +334,7 @@ async def test_a_hung_worker_is_suspected_first_and_replaced_after_its_second_st
 
 
 def _end_lease(queue: System) -> None:
-    with queue.database._engine.begin() as connection:
+    with queue.database.connections.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE job SET run_after = 1")
 
 
@@ -493,7 +493,7 @@ async def test_a_queue_runner_at_work_finds_what_others_leased_and_did_not_send(
 
 
 def _age_claims(queue: System, seconds: int) -> None:
-    with queue.database._engine.begin() as connection:
+    with queue.database.connections.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE job SET since = since - ?", (seconds,))
 
 

@@ -17,7 +17,7 @@ from garivini.store.database import Database
 from garivini.store.dialects.mysql import MySQL
 from garivini.store.dialects.postgresql import PostgreSQL
 from garivini.store.dialects.sqlite import SQLite
-from garivini.store.statements import Statement, Step, load
+from garivini.store.sql_files import Statement, Step, load
 from tests.databases import MySQLRoles, PostgreSQLRoles, sqlite_url
 from tests.sql_servers import MariaDB as MariaDBServer
 from tests.sql_servers import PostgreSQL as PostgreSQLServer
@@ -127,14 +127,14 @@ class PostgreSQLDatabase:
 class MariaDBDatabase:
     """The session's database, emptied; opened as the role that programs have."""
 
-    #: Whose statements are taken.
-    form = "mariadb"
+    #: Whether inserts use RETURNING.
+    returning = True
 
     def __init__(self, request: pytest.FixtureRequest, _: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._roles: MySQLRoles = request.getfixturevalue("mysql_roles")
         self._roles.empty()
         self._monkeypatch = monkeypatch
-        monkeypatch.setattr(MySQL, "form_of", lambda *_: self.form)
+        monkeypatch.setattr(MySQL, "returns_rows", lambda *_: self.returning)
 
     def open(self) -> Database:
         return Database(DatabaseSettings(1, self._roles.runtime))
@@ -150,21 +150,21 @@ class MariaDBDatabase:
                 now = min(clock.time(), 2.0**31 - 1)
                 cursor.execute("SET timestamp = %s, @later = %s", (now, int(clock.time() - now)))
 
-        self._monkeypatch.setattr("garivini.store.connections.load", _load_with_later)
-        event.listen(database._engine, "checkout", checked_out)
+        self._monkeypatch.setattr("garivini.store.statements.load", _load_with_later)
+        event.listen(database.connections.engine, "checkout", checked_out)
         yield
-        event.remove(database._engine, "checkout", checked_out)
+        event.remove(database.connections.engine, "checkout", checked_out)
 
 
-class MySQLForms(MariaDBDatabase):
+class MySQLStatements(MariaDBDatabase):
     """The same with the statements that MySQL takes, as far as MariaDB can stand in."""
 
-    form = ""
+    returning = False
 
 
 @cache
 def _load_with_later(
-    name: str, placeholder: str, form: str, *, folding: bool = False
+    name: str, placeholder: str, array: Callable[[list[Any]], Any], folding: bool
 ) -> dict[str, Statement]:
     def later(step: Step) -> Step:
         parts = [part.replace("UNIX_TIMESTAMP()", "(UNIX_TIMESTAMP() + @later)") for part in step.parts]
@@ -172,14 +172,14 @@ def _load_with_later(
 
     return {
         name: replace(statement, steps=tuple(map(later, statement.steps)))
-        for name, statement in load(name, placeholder, form, folding=folding).items()
+        for name, statement in load(name, placeholder, array, folding).items()
     }
 
 
 BACKENDS: Final[dict[str, type[Backend]]] = {
     "sqlite": SQLiteFile,
     "mariadb": MariaDBDatabase,
-    "mysql": MySQLForms,
+    "mysql": MySQLStatements,
     "postgresql": PostgreSQLDatabase,
 }
 _MARKS: Final = {name: pytest.mark.servers for name in BACKENDS if name != "sqlite"}

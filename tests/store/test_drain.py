@@ -127,7 +127,7 @@ def test_drain_moves_a_job_that_was_put_off_with_its_time(client: Client) -> Non
     source = client.shards[2]
     source.insert(_new(2))
     source.claim(Lane("f", State.WAITING, "normal", 0), limit=2, lease=60)
-    with source._engine.begin() as connection:
+    with source.connections.engine.begin() as connection:
         for change in ("2000000000 WHERE jobid = 1", "2147483647 WHERE jobid = 2"):
             connection.exec_driver_sql(f"UPDATE job SET run_after = {change}")
     assert drain(client.shards) == 2

@@ -56,10 +56,10 @@ def roles(mysql_roles: MySQLRoles) -> MySQLRoles:
     return mysql_roles
 
 
-@pytest.fixture(params=["mariadb", ""], ids=["mariadb", "mysql"])
-def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Whose statements are taken."""
-    monkeypatch.setattr(MySQL, "form_of", lambda *_: request.param)
+@pytest.fixture(params=["mariadb", "mysql"])
+def inserts_as(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The server whose statements for inserts are used."""
+    monkeypatch.setattr(MySQL, "returns_rows", lambda *_: request.param == "mariadb")
     return str(request.param)
 
 
@@ -141,7 +141,7 @@ def test_calls_report_why_a_user_is_not_let_in_without_the_password(
 def test_connect_gives_the_connection_that_is_quick_with_numbers(
     database: Database,
 ) -> None:
-    with database._connection() as connection:
+    with database.connections.connection() as connection:
         assert type(connection) is Connection
 
 
@@ -203,7 +203,7 @@ def test_check_refuses_a_server_that_is_too_old(version: str, refused: bool) -> 
             dialect._meet(Cursor())
     else:
         dialect._meet(Cursor())
-        assert dialect.form == ("mariadb" if "MariaDB" in version else "")
+        assert dialect._returning == ("MariaDB" in version)
         assert dialect.statement_bytes < 8 * 1024 * 1024
 
 
@@ -263,7 +263,7 @@ def test_calls_replace_a_lost_connection_of_which_the_driver_does_not_know(
 
 def test_a_driver_that_goes_on_without_tls_is_not_believed(database: Database) -> None:
     # MariaDB's C library does so.
-    database._dialect._tls = True  # type: ignore[attr-defined]
+    database.connections.dialect._tls = True  # type: ignore[attr-defined]
     with pytest.raises(RefusedError, match="the URL asks for TLS, see ssl_mode"):
         insert(database)
 
@@ -310,7 +310,7 @@ def test_claim_passes_over_what_another_holds(roles: MySQLRoles, database: Datab
 
 
 def test_the_loser_of_a_deadlock_tries_again(
-    mariadb: MariaDB, roles: MySQLRoles, database: Database, form: str
+    mariadb: MariaDB, roles: MySQLRoles, database: Database, inserts_as: str
 ) -> None:
     first, second, *_ = (answer.jobid for answer in database.insert([new_job("f", b"")] * 300))
     with raw(roles.runtime) as other, ThreadPoolExecutor(1) as threads:
@@ -323,7 +323,7 @@ def test_the_loser_of_a_deadlock_tries_again(
         assert done.result(PATIENCE) == {first, second}
 
 
-def test_insert_of_the_same_keys_by_many_agrees(roles: MySQLRoles, opened: Opener, form: str) -> None:
+def test_insert_of_the_same_keys_by_many_agrees(roles: MySQLRoles, opened: Opener, inserts_as: str) -> None:
     keys = [f"k{number}" for number in range(60)]
     start = threading.Barrier(6)
 
@@ -367,7 +367,7 @@ def test_a_process_that_is_frozen_within_a_transaction_loses_it(
 
 @pytest.mark.slow
 def test_insert_refuses_more_than_half_a_packet_in_one_job_and_sends_many_in_parts(
-    opened: Opener, form: str
+    opened: Opener, inserts_as: str
 ) -> None:
     with MariaDB("max-allowed-packet=1M") as server, server.database() as url:
         database = opened(url)
@@ -407,7 +407,9 @@ def test_insert_refuses_a_value_that_no_column_takes_and_the_connection_goes_on(
     assert len(database.jobs()) == 1
 
 
-def test_insert_takes_no_other_error_of_a_keyed_row_for_a_duplicate(database: Database, form: str) -> None:
+def test_insert_takes_no_other_error_of_a_keyed_row_for_a_duplicate(
+    database: Database, inserts_as: str
+) -> None:
     jobs = [new_job("f", b"", uniqkey=str(number)) for number in range(5)]
     with pytest.raises(GariviniError, match="coalesce"):
         database.insert([*jobs, odd(uniqkey="k", coalesce="c" * 256)])
@@ -417,10 +419,12 @@ def test_insert_takes_no_other_error_of_a_keyed_row_for_a_duplicate(database: Da
 # ---- ids
 
 
-def test_insert_matches_ids_to_jobs_whatever_the_step(roles: MySQLRoles, opened: Opener, form: str) -> None:
+def test_insert_matches_ids_to_jobs_whatever_the_step(
+    roles: MySQLRoles, opened: Opener, inserts_as: str
+) -> None:
     database = opened(roles.runtime)
 
-    @event.listens_for(database._engine, "connect")
+    @event.listens_for(database.connections.engine, "connect")
     def connected(connection: Any, _: object) -> None:
         run(connection, "SET SESSION auto_increment_increment = 7, auto_increment_offset = 3")
 
@@ -433,7 +437,7 @@ def test_insert_matches_ids_to_jobs_whatever_the_step(roles: MySQLRoles, opened:
         assert answer.jobid % 7 == 3
 
 
-def test_insert_matches_ids_to_jobs_if_some_keys_are_taken(database: Database, form: str) -> None:
+def test_insert_matches_ids_to_jobs_if_some_keys_are_taken(database: Database, inserts_as: str) -> None:
     for taken in (0, 7, 8, 63, 99):
         database.insert([new_job("f", b"old", uniqkey=f"k{taken}")])
     jobs = [new_job("f", b"%d" % n, uniqkey=f"k{n}") for n in range(100)]
@@ -535,7 +539,7 @@ def setting(connection: Any, name: str) -> Any:
 
 
 def test_our_sessions_have_their_limits(database: Database) -> None:
-    with database._connection() as connection:
+    with database.connections.connection() as connection:
         assert setting(connection, "tx_isolation") == "READ-COMMITTED"
         assert "STRICT_ALL_TABLES" in setting(connection, "sql_mode")
         assert setting(connection, "innodb_lock_wait_timeout") == 5
@@ -596,7 +600,7 @@ def test_calls_leave_the_settings_of_a_callers_engine(
 @pytest.mark.parametrize("kind", ["pymysql", "mappings", "connection", "session"])
 @pytest.mark.parametrize("commit", [False, True])
 def test_insert_is_part_of_a_callers_transaction(
-    roles: MySQLRoles, database: Database, kind: str, commit: bool, form: str
+    roles: MySQLRoles, database: Database, kind: str, commit: bool, inserts_as: str
 ) -> None:
     (live,) = database.insert([new_job("f", b"", uniqkey="live")])
     jobs = [
@@ -625,7 +629,7 @@ def test_insert_is_part_of_a_callers_transaction(
 
 
 def test_insert_of_a_key_that_came_after_the_callers_snapshot_answers_its_job(
-    roles: MySQLRoles, database: Database, form: str
+    roles: MySQLRoles, database: Database, inserts_as: str
 ) -> None:
     with raw(roles.runtime) as connection:
         assert run(connection, "SELECT jobid FROM job") == []  # its snapshot, at REPEATABLE READ
@@ -646,7 +650,7 @@ def test_insert_by_a_connection_to_another_kind_of_database_is_refused(database:
 # ---- the whole
 
 
-async def test_jobs_go_all_the_way(roles: MySQLRoles, tmp_path: Path, form: str) -> None:
+async def test_jobs_go_all_the_way(roles: MySQLRoles, tmp_path: Path, inserts_as: str) -> None:
     ran: list[bytes] = []
     async with system(tmp_path, roles.runtime) as queue:
 
@@ -682,9 +686,9 @@ async def test_jobs_go_all_the_way(roles: MySQLRoles, tmp_path: Path, form: str)
     assert sorted(ran[2:]) == sorted(b"%d" % n for n in range(500))
 
 
-@pytest.mark.parametrize("form", ["mariadb"], indirect=True)
+@pytest.mark.parametrize("inserts_as", ["mariadb"], indirect=True)
 async def test_several_queue_runners_and_workers_run_each_job_once(
-    roles: MySQLRoles, tmp_path: Path, form: str
+    roles: MySQLRoles, tmp_path: Path, inserts_as: str
 ) -> None:
     ran: list[int] = []
     async with system(tmp_path, roles.runtime) as queue:

@@ -13,7 +13,6 @@ from garivini.model.new_jobs import new_job
 from garivini.model.policy import FunctionPolicy
 from garivini.model.state import State
 from garivini.store.database import Database, Lane
-from garivini.store.dialects import mysql
 from tests.store.test_errors import Opener
 from tests.store.test_mysql_upgrade import ORIGINAL, Place, place  # noqa: F401
 from tests.system import system
@@ -105,7 +104,7 @@ def test_names_are_distinguished_once_the_columns_compare_bytes(
     database = opened(place.url)
     answers = database.insert([new_job(name, b"", uniqkey="k") for name in NAMES])
     assert all(answer.new for answer in answers)
-    assert not database._dialect.folding
+    assert not database.connections.dialect.folding
     assert [job.funcname for job in database.claim(lane("mail"), limit=9, lease=60)] == ["mail"]
 
 
@@ -132,7 +131,7 @@ async def test_jobs_of_names_in_other_cases_run_each_in_its_own_function(
 
 def test_claim_by_the_bytes_of_a_name_reads_the_lane_index(folding: Database) -> None:
     folding.insert([new_job("f", b"") for _ in range(100)])
-    with folding._connection() as connection, connection.cursor() as cursor:
+    with folding.connections.connection() as connection, connection.cursor() as cursor:
         for name, values in (
             ("due", {"funcname": "f", "priority": 1, "limit": 10, "small": 10}),
             ("leased", {"funcname": "f", "lease": 60, "limit": 10}),
@@ -146,9 +145,9 @@ def test_claim_by_the_bytes_of_a_name_reads_the_lane_index(folding: Database) ->
 
 
 def mysql_step(name: str) -> Any:
-    from garivini.store.statements import load
+    from garivini.store.sql_files import load
 
-    return load(mysql.MySQL.name, "%s", "mariadb", folding=True)[name].steps[0]
+    return load("mysql", "%s", folding=True)[name].steps[0]
 
 
 @pytest.mark.parametrize("charset", ["binary", "latin1 COLLATE latin1_bin"])

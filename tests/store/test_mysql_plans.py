@@ -10,7 +10,7 @@ import pytest
 from garivini.databases import DatabaseSettings
 from garivini.model.state import State
 from garivini.store.database import Database, Lane
-from garivini.store.statements import Step, load
+from garivini.store.sql_files import Step, load
 from tests.sql_servers import MariaDB
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
@@ -19,7 +19,6 @@ pytestmark = [pytest.mark.servers, pytest.mark.slow]
 ROWS: Final = [100_000, pytest.param(1_000_000, marks=pytest.mark.soak)]
 LANE: Final = {"funcname": "f0", "priority": 1, "limit": 1000, "small": 4096}
 JOBIDS: Final = list(range(1, 2001, 2))
-FORMS: Final = pytest.mark.parametrize("form", ["", "mariadb"], ids=["mysql", "mariadb"])
 
 #: Ten functions; of each, waiting ones (due and later), leased, running and dead ones; half with a key.
 FILL: Final = """
@@ -61,7 +60,7 @@ def filled(request: pytest.FixtureRequest) -> Iterator[tuple[Database, Any]]:
             cursor.execute(f"UPDATE mysql.innodb_table_stats SET n_rows = 0 WHERE table_name IN {TABLES}")
             cursor.execute(f"UPDATE mysql.innodb_index_stats SET stat_value = 1 WHERE table_name IN {TABLES}")
             cursor.execute("FLUSH TABLES")
-        with database._connection() as connection:
+        with database.connections.connection() as connection:
             yield database, connection
         database.close()
 
@@ -79,8 +78,8 @@ def plan(connection: Any, step: Step, rows: Any = (), **values: Any) -> list[tup
     return [(row[2], row[3], row[5], row[-1] or "") for row in found if row[2] and "<" not in row[2]]
 
 
-def steps(name: str, form: str = "") -> tuple[Step, ...]:
-    return load("mysql", "%s", form)[name].steps
+def steps(name: str) -> tuple[Step, ...]:
+    return load("mysql", "%s")[name].steps
 
 
 @pytest.mark.parametrize(
@@ -121,7 +120,6 @@ def test_counts_read_the_lane_index_alone(filled: tuple[Database, Any]) -> None:
     assert extra == "Using index"
 
 
-@FORMS
 @pytest.mark.parametrize(
     ("name", "values"),
     [
@@ -136,7 +134,7 @@ def test_counts_read_the_lane_index_alone(filled: tuple[Database, Any]) -> None:
         ("mine", {"jobids": JOBIDS, "attempt": 1}),
         ("complete", {"jobids": JOBIDS}),
         ("complete_one", {"jobid": 1}),
-        ("complete_run", {"first": min(JOBIDS), "last": max(JOBIDS)}),
+        ("complete_range", {"first": min(JOBIDS), "last": max(JOBIDS)}),
         ("held", {"jobids": JOBIDS, "attempt": 1}),
         ("keep", {"jobid": 1, "attempt": 1, "worker": "", "result": b"", "retention": 1}),
         ("standing", {"jobids": [1]}),
@@ -151,10 +149,8 @@ def test_counts_read_the_lane_index_alone(filled: tuple[Database, Any]) -> None:
         ("crash", {"jobid": 1, "attempt": 1}),
     ],
 )
-def test_jobs_are_found_by_their_ids(
-    filled: tuple[Database, Any], name: str, values: dict[str, Any], form: str
-) -> None:
-    for step in steps(name, form):
+def test_jobs_are_found_by_their_ids(filled: tuple[Database, Any], name: str, values: dict[str, Any]) -> None:
+    for step in steps(name):
         for table, access, key, extra in plan(filled[1], step, **values):
             if table == "job":
                 assert (access, key) in (("range", "PRIMARY"), ("const", "PRIMARY"))
@@ -192,24 +188,21 @@ def test_reports_are_found_by_their_job(filled: tuple[Database, Any]) -> None:
         assert key == "PRIMARY"
         assert access in ("range", "ref")
         assert "filesort" not in extra
-    line = {"jobid": 5, "attempt": 1, "kind": "data", "body": b"", "most": 1000}
+    line = {"jobid": 5, "attempt": 1, "kind": "data", "body": b"", "limit": 1000}
     text, bound = steps("add_line")[0].bind(line)
     # The last number of an attempt is the end of its range in the key.
     assert any("optimized away" in str(row[-1]) for row in rows_of(connection, f"EXPLAIN {text}", bound))
 
 
-@FORMS
-@pytest.mark.parametrize("name", ["complete", "complete_run"])
-def test_complete_touches_no_more_reports_than_it_has_jobs(
-    filled: tuple[Database, Any], form: str, name: str
-) -> None:
+@pytest.mark.parametrize("name", ["complete", "complete_range"])
+def test_complete_touches_no_more_reports_than_it_has_jobs(filled: tuple[Database, Any], name: str) -> None:
     _, connection = filled
     jobids = list(range(10_001, 11_001))
     with connection.cursor() as cursor:
         cursor.execute("BEGIN")
         before = reads(connection)
         values = {"jobids": jobids, "first": jobids[0], "last": jobids[-1]}
-        for step in steps(name, form) + steps("any_records", form) + steps("with_records", form):
+        for step in steps(name) + steps("any_records") + steps("with_records"):
             cursor.execute(*step.bind(values))
         touched = reads(connection) - before
         cursor.execute("ROLLBACK")
@@ -232,7 +225,7 @@ def test_a_pass_touches_no_more_than_it_takes(filled: tuple[Database, Any]) -> N
     database.clock()  # has a connection ready, which is then the one that all these calls get
 
     def touched() -> int:
-        with database._connection() as connection:
+        with database.connections.connection() as connection:
             return reads(connection)
 
     before = touched()

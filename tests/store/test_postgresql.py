@@ -265,7 +265,7 @@ def test_insert_of_much_into_a_frozen_server_ends_in_bounded_time(
 def test_calls_wait_for_a_statement_that_takes_longer_than_its_first_answer(
     own_postgresql: PostgreSQL, own: Database
 ) -> None:
-    with own._connection() as connection:
+    with own.connections.connection() as connection:
         for _ in range(5):
             assert connection.execute("SELECT pg_sleep(0.4)").fetchall()  # together more than the limit
 
@@ -284,7 +284,7 @@ def test_statements_are_prepared_unless_the_url_says_none(
     for _ in range(5):
         (answer,) = database.insert([new_job("f", b"")])
         assert database.complete([answer.jobid])
-    with database._connection() as connection:
+    with database.connections.connection() as connection:
         names = connection.execute("SELECT statement FROM pg_prepared_statements").fetchall()
     assert (
         len([text for (text,) in names if text.startswith(("INSERT INTO job", "BEGIN", "DELETE"))])
@@ -295,7 +295,7 @@ def test_statements_are_prepared_unless_the_url_says_none(
 def test_a_pooler_that_gives_another_session_each_time_is_named(database: Database) -> None:
     for _ in range(7):
         insert(database)
-    with database._connection() as connection:
+    with database.connections.connection() as connection:
         # In a block, so that the driver does not notice.
         connection.execute("DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$")
     with pytest.raises(RefusedError, match="prepare_threshold=none"):
@@ -449,7 +449,7 @@ def test_insert_of_a_key_whose_live_job_has_gone_meanwhile_is_new(
     roles: PostgreSQLRoles, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (first,) = database.insert([new_job("f", b"", uniqkey="k")])
-    plain = database._dialect.insert_keyed
+    plain = database.connections.dialect.insert_keyed
     seen = []
 
     def insert_keyed(run: Any, rows: Any) -> Any:
@@ -458,7 +458,7 @@ def test_insert_of_a_key_whose_live_job_has_gone_meanwhile_is_new(
         roles.execute("DELETE FROM job WHERE uniqkey = 'k'") if len(seen) == 1 else None
         return found
 
-    monkeypatch.setattr(database._dialect, "insert_keyed", insert_keyed)
+    monkeypatch.setattr(database.connections.dialect, "insert_keyed", insert_keyed)
     other, again, twice = database.insert([new_job("f", b"", uniqkey=key) for key in ("a", "k", "k")])
     assert seen == [3, 2]
     assert [other.new, again.new, twice.new] == [True, True, False]
@@ -468,7 +468,7 @@ def test_insert_of_a_key_whose_live_job_has_gone_meanwhile_is_new(
 def test_insert_of_a_key_that_comes_and_goes_for_ever_is_a_conflict(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database._dialect, "insert_keyed", lambda run, rows: [])
+    monkeypatch.setattr(database.connections.dialect, "insert_keyed", lambda run, rows: [])
     with pytest.raises(ConflictError, match="came and went"):
         database.insert([new_job("f", b"", uniqkey="k")])
 
@@ -477,7 +477,7 @@ def test_insert_of_a_key_that_comes_and_goes_for_ever_is_a_conflict(
 
 
 def setting(database: Database, name: str) -> str:
-    with database._connection() as connection:
+    with database.connections.connection() as connection:
         (value,) = connection.execute("SELECT current_setting(%s)", [name]).fetchone()
     return str(value)
 
@@ -505,8 +505,8 @@ def test_what_is_acknowledged_is_on_the_disk_also_where_the_server_would_not_wai
 
 def test_claim_is_read_committed_whatever_the_default(roles: PostgreSQLRoles, opened: Opener) -> None:
     database = opened(with_query(roles.runtime, options="-c default_transaction_isolation=serializable"))
-    with database._connection() as connection:
-        connection.execute(database._dialect.begin)
+    with database.connections.connection() as connection:
+        connection.execute(database.connections.dialect.begin)
         assert connection.execute("SHOW transaction_isolation").fetchone() == ("read committed",)
         connection.execute("ROLLBACK")
 

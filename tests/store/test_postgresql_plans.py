@@ -10,12 +10,12 @@ import pytest
 from garivini.databases import DatabaseSettings
 from garivini.store.database import Database
 from garivini.store.dialects.postgresql import PostgreSQL as Dialect
-from garivini.store.statements import load
+from garivini.store.sql_files import load
 from tests.sql_servers import PostgreSQL
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(300)]
 
-STATEMENTS: Final = load("postgresql", Dialect.placeholder)
+STATEMENTS: Final = load("postgresql", Dialect.placeholder, Dialect.array)
 LANE: Final = {"funcname": "f0", "priority": 1, "limit": 1000, "small": 4096}
 IDS: Final = list(range(1, 1001))
 
@@ -81,7 +81,7 @@ def url(request: pytest.FixtureRequest, postgresql: PostgreSQL) -> Iterator[str]
 def connection(url: str, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A connection as ours, in a transaction that is taken back; with both plans of a prepared statement."""
     database = Database(DatabaseSettings(1, url))
-    with database._connection() as connection:
+    with database.connections.connection() as connection:
         connection.execute("BEGIN")
         connection.execute(f"SET LOCAL plan_cache_mode = {request.param}")
         yield connection
@@ -192,14 +192,14 @@ def test_insert_finds_the_live_job_of_a_key_by_the_key(connection: Any) -> None:
     [
         ("complete", {"jobids": IDS}),
         ("complete_one", {"jobid": 5}),
-        ("complete_run", {"first": min(IDS), "last": max(IDS)}),
+        ("complete_range", {"first": min(IDS), "last": max(IDS)}),
         ("standing", {"jobids": IDS}),
         ("forget_failures", {"jobids": IDS}),
         ("forget_reports", {"jobids": IDS}),
         ("forget_finished", {"jobids": IDS}),
         ("any_records", {"first": min(IDS), "last": max(IDS)}),
         ("held", {"jobids": IDS, "attempt": 0}),
-        ("add_line", {"jobid": 5, "attempt": 1, "kind": "data", "body": b"", "most": 1000}),
+        ("add_line", {"jobid": 5, "attempt": 1, "kind": "data", "body": b"", "limit": 1000}),
         ("keep", {"jobid": 30_000, "attempt": 1, "worker": "", "result": b"", "retention": 1}),
         ("reports", {"jobid": 5}),
         ("finished", {"jobid": 5}),
@@ -232,7 +232,7 @@ def test_counts_read_the_lane_index(connection: Any) -> None:
 
 def cost_of_a_claim(database: Database, rows: int) -> int:
     """Pages that a claim of 1,000 reads, of a lane of so many rows."""
-    with database._connection() as connection:
+    with database.connections.connection() as connection:
         connection.execute("TRUNCATE job")
         connection.execute(
             "INSERT INTO job (funcname, run_after) SELECT 'f', n FROM generate_series(1, %s) n", [rows]

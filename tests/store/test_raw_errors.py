@@ -214,7 +214,7 @@ def test_a_bind_that_the_server_refuses_is_no_unknown_outcome(
     database = opened(postgresql_roles.runtime + "?prepare_threshold=0")
     job = [new_job("f", b"")]
     database.insert(job)
-    with database._connection() as connection:
+    with database.connections.connection() as connection:
         # As behind a pooler: the session has another statement of the name that the driver has prepared.
         names = [name for (name,) in connection.execute("SELECT name FROM pg_prepared_statements").fetchall()]
         for name in names:

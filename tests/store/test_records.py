@@ -14,9 +14,9 @@ from garivini.model.policy import FunctionPolicy
 from garivini.model.records import KeptJob, Reported
 from garivini.model.state import State
 from garivini.model.when import Offset
-from garivini.store.connections import Run
 from garivini.store.database import Database, Lane
 from garivini.store.records import MAX_LINE, MAX_LINES, MAX_RESULT
+from garivini.store.statements import Statements
 from tests.processes import PATIENCE
 from tests.store.conftest import Backend, Clock
 
@@ -146,7 +146,7 @@ def test_complete_leaves_the_reports_of_jobs_whose_ids_lie_between_its_own(datab
 def test_complete_deletes_records_of_jobs_whose_ids_lie_far_apart(
     database: Database, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("garivini.store.records._NEAR", 2)
+    monkeypatch.setattr("garivini.store.outcomes._NEAR", 2)
     jobs = running(database, 3)
     database.report(say(jobs[0], b"x") + say(jobs[2], b"y"))
     database.complete([job.jobid for job in jobs])
@@ -159,21 +159,21 @@ def test_complete_of_a_job_without_reports_is_two_statements_that_read_no_row(
     jobs = running(database, 3)
     database.report(say(jobs[2], b"x"))
     ran: list[str] = []
-    call = Run.__call__
+    call = Statements.__call__
 
-    def spy(run: Run, name: str, /, *rows: Any, **values: Any) -> Any:
+    def spy(run: Statements, name: str, /, *rows: Any, **values: Any) -> Any:
         ran.append(name)
         return call(run, name, *rows, **values)
 
-    monkeypatch.setattr(Run, "__call__", spy)
+    monkeypatch.setattr(Statements, "__call__", spy)
     database.complete([jobs[0].jobid])
     database.finish([Success(jobs[1].jobid, 1)])
-    assert ran == ["complete_run", "any_records"] * 2
+    assert ran == ["complete_range", "any_records"] * 2
     database.complete([jobs[2].jobid])
-    assert ran[4:] == ["complete_run", "any_records", "with_records", "forget_failures", "forget_reports"]
+    assert ran[4:] == ["complete_range", "any_records", "with_records", "forget_failures", "forget_reports"]
     ran.clear()
     assert database.complete([jobs[2].jobid]) == set()
-    assert ran == ["complete_run", "present"]  # which are gone is asked only where some are
+    assert ran == ["complete_range", "present"]  # which are gone is asked only where some are
 
 
 @pytest.mark.parametrize("chosen", [[0], [1, 2, 3], [3, 1, 2, 1], [0, 2], [0, 1, 2, 4], [0, 1, 2, 3, 4]])
@@ -267,11 +267,11 @@ def test_finish_of_many_keeps_some_of_them(database: Database, backend: Backend)
 def test_finish_leaves_out_a_result_that_is_too_large(database: Database) -> None:
     small, large, largest = running(database, 3)
     database.report(say(large, *[b"x"] * MAX_LINES))
-    database._dialect.statement_bytes = 1000
-    database._dialect.statement_setting = "max_allowed_packet"  # type: ignore[misc]
+    database.connections.dialect.statement_bytes = 1000
+    database.connections.dialect.statement_setting = "max_allowed_packet"  # type: ignore[misc]
     database.finish([Success(small.jobid, 1, b"x" * 1000, retention=60)])
     database.finish([Success(large.jobid, 1, b"x" * 1001, retention=60)])
-    database._dialect.statement_bytes = MAX_RESULT + 1000
+    database.connections.dialect.statement_bytes = MAX_RESULT + 1000
     database.finish([Success(largest.jobid, 1, bytes(MAX_RESULT + 1), retention=60)])
     results = [kept.result for job in (small, large, largest) if (kept := database.finished(job.jobid))]
     assert results == [b"x" * 1000, None, None]

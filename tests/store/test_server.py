@@ -13,6 +13,7 @@ from garivini.errors import OutcomeUnknownError, RefusedError, SchemaError, Unre
 from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Report
 from garivini.model.state import State
+from garivini.store import records
 from garivini.store.database import Database, Lane
 from tests.databases import MySQLRoles, PostgreSQLRoles
 from tests.processes import PATIENCE
@@ -131,7 +132,7 @@ def test_complete_deletes_what_is_reported_while_it_waits(
     *_, job = database.claim(Lane("f", State.WAITING, "normal", 0), limit=3, lease=60)
     with ThreadPoolExecutor(1) as threads:
         with opened(roles.runtime).transaction() as run:
-            database._report(run, [Report(job.handle, "data", b"x")])
+            records.report(run, [Report(job.handle, "data", b"x")])
             done = threads.submit(database.complete, jobids)
             server.until_one_waits()
         assert done.result(PATIENCE) == set(jobids)

@@ -16,7 +16,7 @@ from garivini.model.job import Job
 from garivini.model.new_jobs import new_job
 from garivini.model.state import State
 from garivini.store.database import Database, Lane
-from garivini.store.statements import load
+from garivini.store.sql_files import load
 from tests.databases import sqlite_url
 
 STATEMENTS: Final = load("sqlite", "?")
@@ -131,7 +131,7 @@ def test_jobs_are_found_by_their_ids(filled: sqlite3.Connection, name: str, valu
 
 
 def test_jobs_without_a_gap_between_their_ids_are_found_by_the_ends(filled: sqlite3.Connection) -> None:
-    steps = plan(filled, "complete_run", first=1, last=9)
+    steps = plan(filled, "complete_range", first=1, last=9)
     assert steps == ["SEARCH job USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"]
 
 
@@ -247,7 +247,7 @@ def test_text_that_is_no_utf_8_neither_stops_the_lane_nor_is_changed(
 
 def test_a_commit_is_on_the_disk_when_it_returns(tmp_path: Path, database: Database) -> None:
     database.upgrade()
-    with database._connection() as connection:
+    with database.connections.connection() as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
 

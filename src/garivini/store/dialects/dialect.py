@@ -65,11 +65,11 @@ def silent_socket(descriptor: int) -> bool:
     return not waiting.poll(0)
 
 
-class Run(Protocol):
+class RunStatement(Protocol):
     """Runs a named statement and returns its rows."""
 
     def __call__(self, name: str, /, rows: Sequence[Mapping[str, Any]] = (), **values: Any) -> Any:
-        """Run it with these values; ``rows`` for the line that repeats."""
+        """RunStatement it with these values; ``rows`` for the line that repeats."""
 
 
 class Dialect:
@@ -85,8 +85,6 @@ class Dialect:
     locks_rows: ClassVar[bool] = True
     #: Whether idle connections must be closed before this process forks.
     close_before_fork: ClassVar[bool] = False
-    #: Which statements a server has of its own (see ``statements.load``); known once it has been met.
-    form: str = ""
     #: Seconds to wait for a row lock, if not ``LOCK_TIMEOUT``.
     lock_timeout: float | None = None
     #: The package to install for each driver that a URL may name.
@@ -150,13 +148,13 @@ class Dialect:
         """Begin a transaction with a lock timeout of ``lock_timeout``. One round trip."""
         cursor.execute(self.begin)
 
-    def hurry(self, cursor: Any) -> Any:
+    def shorten_lock_wait(self, cursor: Any) -> Any:
         """Let the current transaction not wait for locks, or as briefly as possible.
 
-        Returns what ``end_hurry`` needs.
+        Returns what ``restore_lock_wait`` needs.
         """
 
-    def end_hurry(self, cursor: Any, before: Any) -> None:
+    def restore_lock_wait(self, cursor: Any, before: Any) -> None:
         """Let the session wait for locks again."""
 
     @contextmanager
@@ -181,15 +179,18 @@ class Dialect:
         """Whether an idle connection is known not to have been closed from the other side. No round trip."""
         return False
 
-    def bound(self, values: list[Any]) -> list[Any]:
-        """Return a statement's values as the driver takes them best."""
-        return values
+    @staticmethod
+    def array(items: list[Any]) -> Any:
+        """Return a list as the value of an array, if the database has arrays."""
+        return items
 
-    def insert(self, run: Run, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
+    def insert(self, run: RunStatement, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
         """Insert rows without a unique key; return id and time of each, in order. The rows may be changed."""
         return sorted(run("insert", rows=rows))
 
-    def insert_keyed(self, run: Run, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int, str, str]]:
+    def insert_keyed(
+        self, run: RunStatement, rows: Sequence[dict[str, Any]]
+    ) -> list[tuple[int, int, str, str]]:
         """Insert rows with a unique key where there is no live job of that key.
 
         Returns id, time, function and key of those that are new. No error but that conflict is passed over.
@@ -203,7 +204,7 @@ class Dialect:
         """
         return stored.raw if isinstance(stored, Undecodable) else bytes(stored)
 
-    def lanes(self, run: Run) -> list[tuple[str, int, int, int, float]]:
+    def lanes(self, run: RunStatement) -> list[tuple[str, int, int, int, float]]:
         """Return function, state, priority and due time of each lane below dead, and the time now.
 
         The most urgent come first.

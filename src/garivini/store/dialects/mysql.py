@@ -30,7 +30,7 @@ from garivini.store.dialects.dialect import (
     TIMEOUT,
     UPGRADE_TIMEOUT,
     Dialect,
-    Run,
+    RunStatement,
     parse_timeout,
     silent_socket,
 )
@@ -145,6 +145,8 @@ class MySQL(Dialect):
 
     def __init__(self) -> None:
         self._server = ""
+        #: Whether INSERT returns the rows that it has stored.
+        self._returning = False
         #: Whether the URL asks for TLS.
         self._tls = False
         #: Where lanes were found: places to look at first.
@@ -246,14 +248,14 @@ class MySQL(Dialect):
         """Return the whole seconds to wait for a row's lock: there are no others here."""
         return LOCK_TIMEOUT if self.lock_timeout is None else max(1, round(self.lock_timeout))
 
-    def hurry(self, cursor: Any) -> int:
+    def shorten_lock_wait(self, cursor: Any) -> int:
         cursor.execute("SELECT @@SESSION.innodb_lock_wait_timeout")
         ((before,),) = cursor.fetchall()
         # MySQL waits for at least a second.
         cursor.execute("SET SESSION innodb_lock_wait_timeout = %s", (0 if self._server == "MariaDB" else 1,))
         return int(before)
 
-    def end_hurry(self, cursor: Any, before: int) -> None:
+    def restore_lock_wait(self, cursor: Any, before: int) -> None:
         cursor.execute("SET SESSION innodb_lock_wait_timeout = %s", (before,))
 
     def _meet(self, cursor: Any) -> None:
@@ -271,12 +273,12 @@ class MySQL(Dialect):
             raise RefusedError(f"{server} {version} is too old: {server} {oldest} is the first that works")
         # Half of a packet, for each byte of an argument may need another before it.
         self.statement_bytes = packet // 2 - _OVERHEAD
-        self.form = self.form_of(server)
+        self._returning = self.returns_rows(server)
         self._server = server
 
-    def form_of(self, server: str) -> str:
-        """Return whose statements a server takes."""
-        return "mariadb" if server == "MariaDB" else ""
+    def returns_rows(self, server: str) -> bool:
+        """Whether INSERT of a server has RETURNING."""
+        return server == "MariaDB"
 
     def cursor(self, connection: Any) -> Any:
         try:
@@ -333,14 +335,18 @@ class MySQL(Dialect):
         name = decode(bytes(stored))
         return name if type(name) is str else super().name_of(name)
 
-    def insert(self, run: Run, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
+    def insert(self, run: RunStatement, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
         return self._insert(run, "insert", rows)
 
-    def insert_keyed(self, run: Run, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int, str, str]]:
+    def insert_keyed(
+        self, run: RunStatement, rows: Sequence[dict[str, Any]]
+    ) -> list[tuple[int, int, str, str]]:
         first = {(row["funcname"], row["uniqkey"]): row for row in reversed(rows)}
         return self._insert_apart(run, list(reversed(first.values())))
 
-    def _insert_apart(self, run: Run, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int, str, str]]:
+    def _insert_apart(
+        self, run: RunStatement, rows: Sequence[dict[str, Any]]
+    ) -> list[tuple[int, int, str, str]]:
         # All, or none where a key has a live job: then each half is tried. INSERT IGNORE would be one
         # statement, and would pass over any error.
         try:
@@ -356,9 +362,9 @@ class MySQL(Dialect):
             return self._insert_apart(run, rows[:half]) + self._insert_apart(run, rows[half:])
         return [(*new, row["funcname"], row["uniqkey"]) for new, row in zip(stored, rows, strict=True)]
 
-    def _insert(self, run: Run, name: str, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
-        if self.form and len(rows) < _FEW:
-            return sorted(run(name, rows=rows))
+    def _insert(self, run: RunStatement, name: str, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
+        if self._returning and len(rows) < _FEW:
+            return sorted(run(f"{name}_returning", rows=rows))
         # Read now and not when connecting: a cluster that grows changes the step.
         ((time, step),) = run("clock")
         now = int(time)
@@ -369,10 +375,10 @@ class MySQL(Dialect):
             row["due"] = delay + (now if taken or not delay else math.ceil(time))
             row["since"] = now if taken else 0
             row["lease_end"] = row["due"] if taken else 0
-        first = run(f"{name}@" if self.form else name, rows=rows)
+        first = run(name, rows=rows)
         return [(first + number * step, now) for number in range(len(rows))]
 
-    def lanes(self, run: Run) -> list[tuple[str, int, int, int, float]]:
+    def lanes(self, run: RunStatement) -> list[tuple[str, int, int, int, float]]:
         # From each place one looks for the next lane. Where nothing new has come since the last time, the
         # places of then find all lanes in one statement; what is new is followed step by step.
         due: dict[tuple[str, int, int], int] = {}

@@ -112,7 +112,7 @@ class PostgreSQL(Dialect):
             begin = f"{self.begin}; SET LOCAL lock_timeout = {round(self.lock_timeout * 1000)}"
             cursor.execute(begin)
 
-    def hurry(self, cursor: Any) -> None:
+    def shorten_lock_wait(self, cursor: Any) -> None:
         cursor.execute("SET LOCAL lock_timeout = 10")
 
     def engine(self, url: URL) -> tuple[URL, dict[str, Any]]:
@@ -208,9 +208,14 @@ class PostgreSQL(Dialect):
     def alive(self, connection: Any) -> bool:
         return not connection.closed and silent_socket(connection.fileno())
 
-    def bound(self, values: list[Any]) -> list[Any]:
-        # psycopg looks for what to escape in each item of a list; every list has its type in the statement.
-        return [_array(value) if type(value) is list else value for value in values]
+    @staticmethod
+    def array(items: list[Any]) -> str:
+        # As text of an array (manual, "Array Input and Output Syntax"): psycopg searches each item of a list
+        # for what to escape, which takes several times as long. Every array has its type in the statement.
+        try:
+            return f"{{{','.join([_WRITTEN[type(item)](item) for item in items])}}}"
+        except KeyError as error:
+            raise UsageError(f"a list of values takes no {error.args[0].__name__}") from None
 
     def begin_upgrade(self, connection: Connection) -> None:
         super().begin_upgrade(connection)
@@ -242,14 +247,6 @@ class PostgreSQL(Dialect):
         if code.startswith("22") or (not code and "DataError" in _kinds(error)):
             return UsageError(f"{where} does not take a value: {words}")
         return RefusedError(f"{where} refused: {words}")
-
-
-def _array(items: list[Any]) -> str:
-    """Return a list as the text of an array (manual, "Array Input and Output Syntax")."""
-    try:
-        return f"{{{','.join([_WRITTEN[type(item)](item) for item in items])}}}"
-    except KeyError as error:
-        raise UsageError(f"a list of values takes no {error.args[0].__name__}") from None
 
 
 @lru_cache(1024)

@@ -22,7 +22,7 @@ from garivini.errors import (
     UnreachableError,
     UsageError,
 )
-from garivini.store.dialects.dialect import NO_IDS, SCHEMA_ADVICE, Dialect, Run, unknown_parameter
+from garivini.store.dialects.dialect import NO_IDS, SCHEMA_ADVICE, Dialect, RunStatement, unknown_parameter
 from garivini.store.rows import decode
 
 #: Allowed parameters of a URL: parameters of Python's driver, and with ``uri=true`` of SQLite too.
@@ -144,11 +144,13 @@ class SQLite(Dialect):
                     raise
                 time.sleep(0.01)
 
-    def insert(self, run: Run, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
+    def insert(self, run: RunStatement, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
         with _ids(run):
             return super().insert(run, rows)
 
-    def insert_keyed(self, run: Run, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int, str, str]]:
+    def insert_keyed(
+        self, run: RunStatement, rows: Sequence[dict[str, Any]]
+    ) -> list[tuple[int, int, str, str]]:
         with _ids(run):
             return super().insert_keyed(run, rows)
 
@@ -188,7 +190,7 @@ class SQLite(Dialect):
 
 
 @contextmanager
-def _ids(run: Run) -> Iterator[None]:
+def _ids(run: RunStatement) -> Iterator[None]:
     """Distinguish ids that have run out from a disk that is full: SQLite has one code for both."""
     try:
         yield

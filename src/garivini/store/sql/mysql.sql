@@ -1,4 +1,4 @@
--- Statements for MariaDB 10.6 and newer and MySQL 8. `store/statements.py` says how this file is read. What
+-- Statements for MariaDB 10.6 and newer and MySQL 8. `store/sql_files.py` says how this file is read. What
 -- stands under a name with @mariadb is taken there instead of the one that works on both.
 --
 -- The clock is the database's: UNIX_TIMESTAMP() is the unix time, whole seconds, the same throughout a
@@ -52,7 +52,7 @@ INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created, 
 VALUES
   (:funcname, :coalesce, :arg, :flag, :priority, :due, :now, :taken, :taken, :since, :lease_end) -- each
 
--- name: insert@mariadb (funcname, coalesce, arg, flag, priority, delay, taken) -> rows
+-- name: insert_returning (funcname, coalesce, arg, flag, priority, delay, taken) -> rows
 -- Few jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them.
 INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
@@ -65,7 +65,7 @@ INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, 
 VALUES
   (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :due, :now, :taken, :taken, :since, :lease_end) -- each
 
--- name: insert_keyed@mariadb (funcname, uniqkey, coalesce, arg, flag, priority, delay, taken) -> rows
+-- name: insert_keyed_returning (funcname, uniqkey, coalesce, arg, flag, priority, delay, taken) -> rows
 -- Few jobs with a unique key: all of them, or none and an error where one has a live job of its key.
 INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
@@ -76,12 +76,6 @@ RETURNING jobid, created
 -- The live job of a key. Locked, because a caller's transaction may be one that does not see what others have
 -- committed since it began.
 SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey LOCK IN SHARE MODE
-
--- name: live@folding (funcname, uniqkey) -> one
--- The same, and whether function and key match by their bytes.
-SELECT jobid, CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY)
-          AND CAST(CONVERT(uniqkey USING utf8mb4) AS BINARY) = CAST(CONVERT(:uniqkey USING utf8mb4) AS BINARY)
-  FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey LOCK IN SHARE MODE
 
 -- name: states (jobids) -> rows
 -- The states of these jobs, read without a lock: a row locked by another transaction must not delay an insert whose key
@@ -100,16 +94,6 @@ SELECT jobid, CASE WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) A
 -- (NULL), and the time now. What another claim has locked is left to it.
 SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniqkey, `coalesce`, flag, failcount,
        attempt, UNIX_TIMESTAMP()
-  FROM job FORCE INDEX (job_lane)
- WHERE funcname = :funcname AND state = 0 AND priority = :priority
-   AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
- ORDER BY run_after LIMIT :limit
-   FOR UPDATE SKIP LOCKED
-
--- name: due@folding (funcname, priority, limit, small) -> rows
--- The same with each row's own function at the end: the index treats names that differ only in case as equal.
-SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniqkey, `coalesce`, flag, failcount,
-       attempt, UNIX_TIMESTAMP(), funcname
   FROM job FORCE INDEX (job_lane)
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
    AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
@@ -215,7 +199,7 @@ DELETE FROM job WHERE jobid IN (:*jobids)
 -- The same for one that this transaction has locked. No form of DELETE prevents a scan for a list in a small table.
 DELETE FROM job WHERE jobid = :jobid
 
--- name: complete_run (first, last) -> count
+-- name: complete_range (first, last) -> count
 -- The same for ids without a gap between them: a fifth less of the server's work than to look for each.
 DELETE FROM job WHERE jobid BETWEEN :first AND :last
 
@@ -251,13 +235,13 @@ INSERT INTO report (jobid, attempt, number, kind, reported_at, body)
 VALUES (:jobid, :attempt, 0, 'status', UNIX_TIMESTAMP(), :body)
 ON DUPLICATE KEY UPDATE reported_at = VALUES(reported_at), body = VALUES(body)
 
--- name: add_line (jobid, attempt, kind, body, most) -> none
+-- name: add_line (jobid, attempt, kind, body, limit) -> none
 -- What an attempt said, after what it said before; nothing where there are so many lines already.
 INSERT INTO report (jobid, attempt, number, kind, reported_at, body)
 SELECT :jobid, :attempt, last + 1, :kind, UNIX_TIMESTAMP(), :body
   FROM (SELECT COALESCE(MAX(number), 0) AS last FROM report
          WHERE jobid = :jobid AND attempt = :attempt) AS said
- WHERE last < :most
+ WHERE last < :limit
 
 -- name: reports (jobid) -> rows
 -- What a job said, oldest attempt first.
@@ -357,19 +341,6 @@ SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, at
    AND (:failed = 0 OR failcount > 0 OR crashes > 0 OR state = 4 OR run_after = 2147483647)
  ORDER BY jobid LIMIT :limit
 
--- name: jobs@folding (funcname, state, failed, after, limit) -> rows
--- The same, comparing names by their bytes.
-SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority,
-       CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
-       since, crashes, created, runs
-  FROM job FORCE INDEX (PRIMARY)
- WHERE jobid > :after AND (:funcname IS NULL OR (funcname = :funcname
-       AND CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY)))
-   AND (:state IS NULL OR :state =
-        CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END)
-   AND (:failed = 0 OR failcount > 0 OR crashes > 0 OR state = 4 OR run_after = 2147483647)
- ORDER BY jobid LIMIT :limit
-
 -- name: retry (jobid) -> none
 -- A person wants it to run now, with its failures forgiven. What is under way is left alone.
 UPDATE job SET state = 0, failcount = 0, crashes = 0, run_after = UNIX_TIMESTAMP(), lease_end = 0
@@ -381,12 +352,6 @@ UPDATE job SET state = 0, failcount = 0, crashes = 0, run_after = UNIX_TIMESTAMP
 SELECT funcname, state, COUNT(*), MIN(run_after), CAST(SUM(run_after = 2147483647) AS SIGNED)
   FROM job FORCE INDEX (job_lane)
  GROUP BY funcname, state ORDER BY funcname, state
-
--- name: counts@folding () -> rows
--- The same, comparing names by their bytes.
-SELECT MIN(funcname), state, COUNT(*), MIN(run_after), CAST(SUM(run_after = 2147483647) AS SIGNED)
-  FROM job FORCE INDEX (job_lane)
- GROUP BY CAST(CONVERT(funcname USING utf8mb4) AS BINARY), state ORDER BY 1, 2
 
 -- name: waiting () -> rows
 -- The numbers of waiting jobs that are due, delayed, and backed off after a failure. Reads the lane index, and the rows
@@ -402,13 +367,6 @@ SELECT funcname, state, COUNT(*), MIN(run_after) FROM job FORCE INDEX (job_lane)
  WHERE funcname IN (:*funcnames) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
    AND run_after <> 2147483647
  GROUP BY funcname, state
-
--- name: count_put_off@folding (funcnames) -> rows
--- The same, comparing names by their bytes.
-SELECT MIN(funcname), state, COUNT(*), MIN(run_after) FROM job FORCE INDEX (job_lane)
- WHERE funcname IN (:*funcnames) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
-   AND run_after <> 2147483647
- GROUP BY CAST(CONVERT(funcname USING utf8mb4) AS BINARY), state
 
 -- name: facts () -> rows
 -- Settings of the server that decide whether a job can be lost, how the table compares names, whether the original
@@ -487,14 +445,6 @@ SELECT jobid, attempt, run_after FROM job FORCE INDEX (job_lane)
 SELECT COUNT(*) FROM (
   SELECT 1 FROM job FORCE INDEX (job_lane)
    WHERE funcname = :funcname AND state = 1 AND run_after <= UNIX_TIMESTAMP() + :lease + 2 LIMIT :limit) AS handed_out
-
--- name: leased@folding (funcname, lease, limit) -> one
--- The same, comparing names by their bytes.
-SELECT COUNT(*) FROM (
-  SELECT 1 FROM job FORCE INDEX (job_lane)
-   WHERE funcname = :funcname AND state = 1 AND run_after <= UNIX_TIMESTAMP() + :lease + 2
-     AND CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY)
-   LIMIT :limit) AS handed_out
 
 -- name: give_back (jobids, attempt) -> none
 -- What a worker holds and has not started: waiting again, at once.

@@ -1,4 +1,4 @@
--- Statements for PostgreSQL 13 and newer. `store/statements.py` says how this file is read.
+-- Statements for PostgreSQL 13 and newer. `store/sql_files.py` says how this file is read.
 --
 -- The clock is clock_timestamp(): now() would be the start of the transaction. It stands in a subquery wherever
 -- it bounds a search, for a volatile function there would be asked again for each row, and no index would be
@@ -75,7 +75,7 @@ SELECT jobid FROM job WHERE funcname = :funcname::text AND uniqkey = :uniqkey::t
 -- exists. A caller's older snapshot may not include a job.
 SELECT jobid, CASE WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
        run_after
-  FROM job WHERE jobid = ANY (:jobids::bigint[])
+  FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: lanes () -> rows
 -- Every lane that holds a job in a state below dead, when its head is due, and the time now with its
@@ -126,17 +126,17 @@ SELECT jobid FROM job WHERE funcname = convert_from(:funcname::bytea, 'SQL_ASCII
 
 -- name: sizes (jobids) -> rows
 -- Bytes of these arguments.
-SELECT jobid, octet_length(arg) FROM job WHERE jobid = ANY (:jobids::bigint[])
+SELECT jobid, octet_length(arg) FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: args (jobids) -> rows
 -- These arguments.
-SELECT jobid, arg FROM job WHERE jobid = ANY (:jobids::bigint[])
+SELECT jobid, arg FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: claim (jobids, now, lease_end) -> none
 -- The claim's write, in the transaction that read them as due, with the time of then.
 UPDATE job SET attempt = attempt + 1, state = 1, since = :now::bigint, run_after = :lease_end::bigint,
        lease_end = :lease_end::bigint
- WHERE jobid = ANY (:jobids::bigint[])
+ WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: expired (funcname, state, priority, limit) -> rows
 -- Leases that ran out, of one lane, and whether another program has put the row off. Rows locked by another transaction
@@ -153,7 +153,7 @@ SELECT jobid, attempt, flag, crashes, since, floor(extract(epoch FROM clock_time
 -- name: requeue (jobids) -> none
 -- Makes rows that were put off and are due now waiting, so that they are claimed like any other.
 UPDATE job SET state = 0, lease_end = 0
- WHERE jobid = ANY (:jobids::bigint[]) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
+ WHERE jobid = ANY (:@jobids::bigint[]) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
 
 -- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
@@ -188,44 +188,44 @@ UPDATE job SET state = 0, run_after = :run_after::bigint, lease_end = 0
 -- The lease of what may have got lost on the way ends now, unless somebody has prolonged it meanwhile.
 UPDATE job SET (run_after, lease_end) =
        (SELECT lease.ends, lease.ends FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint + 0 AS ends) AS lease)
- WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state = 1
+ WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state = 1
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) + :lease::bigint + 2 AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: renew (jobids, attempt, lease) -> none
 -- Renews a lease. A job that ended, that another attempt holds or that another program has put off is not touched.
 UPDATE job SET state = 2, (run_after, lease_end) =
        (SELECT lease.ends, lease.ends FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint + :lease::bigint + 1 AS ends) AS lease)
- WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
+ WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
    AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: mine (jobids, attempt) -> rows
 -- Which of these this attempt holds. Decides after a renewal: a count of changed rows means other things
 -- on other databases.
 SELECT jobid FROM job
- WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
+ WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
    AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: present (jobids) -> rows
 -- Which of these are there, locked by the transaction.
-SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[]) FOR UPDATE
+SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE
 
 -- name: lockable (jobids) -> rows
 -- Locks those of these rows that no other transaction has locked, and returns them.
-SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[]) FOR UPDATE SKIP LOCKED
+SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE SKIP LOCKED
 
 -- name: known (jobids) -> rows
 -- Those of these rows that exist, locked or not.
-SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[])
+SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: complete (jobids) -> count
 -- Success. By id alone: finished work is finished, whoever did it.
-DELETE FROM job WHERE jobid = ANY (:jobids::bigint[])
+DELETE FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: complete_one (jobid) -> count
 -- The same for one that this transaction has locked.
 DELETE FROM job WHERE jobid = :jobid::bigint
 
--- name: complete_run (first, last) -> count
+-- name: complete_range (first, last) -> count
 -- The same for ids without a gap between them: a fifth less of the server's work than to look for each.
 DELETE FROM job WHERE jobid BETWEEN :first AND :last
 
@@ -238,20 +238,20 @@ SELECT EXISTS (SELECT 1 FROM failure WHERE jobid BETWEEN :first AND :last)
 
 -- name: with_records (jobids) -> rows
 -- Which of these have a record of failures, or reports. Asked after they are deleted, as above.
-SELECT jobid FROM failure WHERE jobid = ANY (:jobids::bigint[])
-UNION SELECT jobid FROM report WHERE jobid = ANY (:jobids::bigint[])
+SELECT jobid FROM failure WHERE jobid = ANY (:@jobids::bigint[])
+UNION SELECT jobid FROM report WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: forget_failures (jobids) -> none
 -- The record of a job that is gone.
-DELETE FROM failure WHERE jobid = ANY (:jobids::bigint[])
+DELETE FROM failure WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: forget_reports (jobids) -> none
 -- What a job said that is gone.
-DELETE FROM report WHERE jobid = ANY (:jobids::bigint[])
+DELETE FROM report WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: held (jobids, attempt) -> rows
 -- Which of these this attempt holds, locked by its transaction.
-SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
+SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
    FOR UPDATE
 
 -- name: set_status (jobid, attempt, body) -> none
@@ -261,14 +261,14 @@ VALUES (:jobid::bigint, :attempt::bigint, 0, 'status',
         floor(extract(epoch FROM clock_timestamp()))::bigint, :body::bytea)
 ON CONFLICT (jobid, attempt, number) DO UPDATE SET reported_at = excluded.reported_at, body = excluded.body
 
--- name: add_line (jobid, attempt, kind, body, most) -> none
+-- name: add_line (jobid, attempt, kind, body, limit) -> none
 -- What an attempt said, after what it said before; nothing where there are so many lines already.
 INSERT INTO report (jobid, attempt, number, kind, reported_at, body)
 SELECT :jobid::bigint, :attempt::bigint, last + 1, :kind::text,
        floor(extract(epoch FROM clock_timestamp()))::bigint, :body::bytea
   FROM (SELECT COALESCE(MAX(number), 0) AS last FROM report
          WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint) AS said
- WHERE last < :most::integer
+ WHERE last < :limit::integer
 
 -- name: reports (jobid) -> rows
 -- What a job said, oldest attempt first.
@@ -295,7 +295,7 @@ SELECT jobid FROM finished WHERE expires <= (SELECT floor(extract(epoch FROM clo
 
 -- name: forget_finished (jobids) -> none
 -- Finished jobs that are kept no more.
-DELETE FROM finished WHERE jobid = ANY (:jobids::bigint[])
+DELETE FROM finished WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: standing (jobids) -> rows
 -- The row before a failure or a new time, locked by the transaction; last, whether its attempt holds it.
@@ -303,7 +303,7 @@ SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM function WHERE function.funcname = job.funcname),
        state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
          AND run_after <> 2147483647
-  FROM job WHERE jobid = ANY (:jobids::bigint[]) FOR UPDATE OF job
+  FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE OF job
 
 -- name: put_back (jobid, attempt, state, failcount, delay) -> none
 -- The end of an attempt without success: waiting for so many seconds.
@@ -388,7 +388,7 @@ SELECT funcname, state, count(*), min(run_after), count(*) FILTER (WHERE run_aft
 -- name: count_put_off (funcnames) -> rows
 -- The number of leased jobs of these functions that another program has put off.
 SELECT funcname, state, count(*), min(run_after) FROM job
- WHERE funcname = ANY (:funcnames::text[]) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
+ WHERE funcname = ANY (:@funcnames::text[]) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
    AND run_after <> 2147483647
  GROUP BY funcname, state
 
@@ -437,7 +437,7 @@ ON CONFLICT (funcname) DO UPDATE
 
 -- name: adoptable (jobids) -> rows
 -- Jobs whose copies came without an attempt and that nobody runs, locked by the transaction.
-SELECT jobid FROM job WHERE jobid = ANY (:jobids::bigint[]) AND state IN (0, 1) AND run_after <> 2147483647 FOR UPDATE
+SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND state IN (0, 1) AND run_after <> 2147483647 FOR UPDATE
 
 -- name: adopt (jobids, lease) -> rows
 -- Starts such copies: the original's QueueRunner leases by run_after alone. Their arguments are not read.
@@ -445,7 +445,7 @@ UPDATE job
    SET attempt = attempt + 1, state = 2, since = floor(extract(epoch FROM clock_timestamp()))::bigint,
        (run_after, lease_end) =
        (SELECT lease.ends, lease.ends FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint + :lease::bigint + 1 AS ends) AS lease)
- WHERE jobid = ANY (:jobids::bigint[])
+ WHERE jobid = ANY (:@jobids::bigint[])
 RETURNING jobid, funcname, NULL, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
           since, crashes, created, runs
 
@@ -475,13 +475,13 @@ SELECT count(*) FROM (
 -- name: give_back (jobids, attempt) -> none
 -- What a worker holds and has not started: waiting again, at once.
 UPDATE job SET state = 0, run_after = floor(extract(epoch FROM clock_timestamp()))::bigint, lease_end = 0
- WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
+ WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
    AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: mark_leased (jobids, attempt) -> none
 -- What a worker had asked about and will not start, its server being lost: leased and not running, so that the
 -- lease may end early. Should that server be there, whoever has the copy now renews it.
-UPDATE job SET state = 1 WHERE jobid = ANY (:jobids::bigint[]) AND attempt = :attempt::bigint AND state = 2
+UPDATE job SET state = 1 WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state = 2
    AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: crash (jobid, attempt) -> none

@@ -1,4 +1,4 @@
--- Statements for SQLite 3.35 and newer. `store/statements.py` says how this file is read.
+-- Statements for SQLite 3.35 and newer. `store/sql_files.py` says how this file is read.
 --
 -- The clock is the database's: strftime('%s', 'now') is the unix time, whole seconds, the same throughout a
 -- statement. A lease ends at now + lease + 1 because whole seconds round down. 2147483647 is "never"; it is
@@ -194,7 +194,7 @@ DELETE FROM job WHERE jobid IN (:*jobids)
 -- The same for one that this transaction has locked.
 DELETE FROM job WHERE jobid = :jobid
 
--- name: complete_run (first, last) -> count
+-- name: complete_range (first, last) -> count
 -- The same for ids without a gap between them: a fifth less of the server's work than to look for each.
 DELETE FROM job WHERE jobid BETWEEN :first AND :last
 
@@ -227,13 +227,13 @@ INSERT INTO report (jobid, attempt, number, kind, reported_at, body)
 VALUES (:jobid, :attempt, 0, 'status', strftime('%s', 'now') + 0, :body)
 ON CONFLICT (jobid, attempt, number) DO UPDATE SET reported_at = excluded.reported_at, body = excluded.body
 
--- name: add_line (jobid, attempt, kind, body, most) -> none
+-- name: add_line (jobid, attempt, kind, body, limit) -> none
 -- What an attempt said, after what it said before; nothing where there are so many lines already.
 INSERT INTO report (jobid, attempt, number, kind, reported_at, body)
 SELECT :jobid, :attempt, last + 1, :kind, strftime('%s', 'now') + 0, :body
   FROM (SELECT COALESCE(MAX(number), 0) AS last FROM report
          WHERE jobid = :jobid AND attempt = :attempt) AS said
- WHERE last < :most
+ WHERE last < :limit
 
 -- name: reports (jobid) -> rows
 -- What a job said, oldest attempt first.

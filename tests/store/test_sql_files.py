@@ -9,7 +9,7 @@ import pytest
 
 import garivini.store
 from garivini.store.dialects import DIALECTS
-from garivini.store.statements import Statement, Step, load, parse
+from garivini.store.sql_files import Statement, Step, load, parse
 
 SQL = Path(garivini.store.__file__).with_name("sql")
 FILES = sorted(SQL.glob("*.sql"))
@@ -155,6 +155,8 @@ def test_a_value_that_is_missing_is_an_error() -> None:
 
 #: Names whose parameters are a dialect's own, for it runs them itself.
 OWN = {"mysql": {"lanes", "insert", "insert_keyed"}}
+#: Names that a dialect alone has.
+MORE = {"mysql": {"insert_returning", "insert_keyed_returning"}}
 
 
 def interface(path: Path) -> dict[str, tuple[frozenset[str], str]]:
@@ -163,17 +165,22 @@ def interface(path: Path) -> dict[str, tuple[frozenset[str], str]]:
 
 
 def test_every_dialect_has_a_file_and_every_file_a_dialect() -> None:
-    assert {path.stem for path in FILES} == set(DIALECTS)
+    assert {path.stem for path in FILES} == {*DIALECTS, "mysql_folding"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_file_defines_the_same_names_parameters_and_results(path: Path) -> None:
-    own = OWN.get(path.stem, set())
-    expected, found = interface(SQL / "sqlite.sql"), interface(path)
-    assert {name for name in found if "@" not in name} == expected.keys()
-    for name, values in found.items():
-        if name not in own:
-            assert values == expected[name.partition("@")[0]], name
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_every_file_defines_the_same_names_parameters_and_results(dialect: str) -> None:
+    own = OWN.get(dialect, set())
+    expected, found = interface(SQL / "sqlite.sql"), interface(SQL / f"{dialect}.sql")
+    assert found.keys() - MORE.get(dialect, set()) == expected.keys()
+    for name in expected.keys() - own:
+        assert found[name] == expected[name], name
+
+
+def test_a_file_for_folding_tables_has_only_statements_of_its_dialect() -> None:
+    plain = interface(SQL / "mysql.sql")
+    for name, values in interface(SQL / "mysql_folding.sql").items():
+        assert values == plain[name], name
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -206,12 +213,16 @@ def test_no_statement_hides_an_error(path: Path) -> None:
         assert re.search(r"ON CONFLICT \(\w+", conflict), f"passes over any conflict: {conflict}"
 
 
-def test_a_server_may_have_a_form_of_its_own() -> None:
-    plain, own = load("mysql", "%s"), load("mysql", "%s", "mariadb")
-    assert plain.keys() == own.keys()
-    assert "RETURNING" not in plain["insert"].steps[0].bind({}, [])[0]
-    assert "RETURNING" in own["insert"].steps[0].bind({}, [])[0]
-    assert plain["get"].steps[0].parts == own["get"].steps[0].parts
+def test_load_for_a_folding_table_replaces_some_statements() -> None:
+    plain, folding = load("mysql", "%s"), load("mysql", "%s", folding=True)
+    assert plain.keys() == folding.keys()
+    replaced = {name for name in plain if plain[name].steps[0].parts != folding[name].steps[0].parts}
+    assert replaced == interface(SQL / "mysql_folding.sql").keys()
+
+
+def test_load_takes_how_arrays_are_written() -> None:
+    step = load("postgresql", "%s", str)["complete"].steps[0]
+    assert step.bind({"jobids": [1, 2]})[1] == ["[1, 2]"]
 
 
 def test_a_dialect_is_loaded_with_its_own_placeholder() -> None:

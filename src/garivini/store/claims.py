@@ -1,0 +1,170 @@
+"""Lanes and claims: which jobs are due, and leasing them to a dispatcher."""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final, NamedTuple
+
+from garivini.model.job import Handle, Job
+from garivini.model.lease import OTHERS_LEASE
+from garivini.model.limits import PRIORITIES
+from garivini.model.outcome import Setback
+from garivini.model.pacing import BATCH_BYTES
+from garivini.model.state import State
+from garivini.store.chunks import CHUNK
+from garivini.store.job_rows import from_due_rows
+from garivini.store.statements import Statements
+
+#: Maximum bytes of an argument that is read with its row: 1,000 of them are less than a claim may have.
+_SMALL: Final = 4096
+
+
+class Lane(NamedTuple):
+    """Jobs of one function, state and priority, in the order in which they are due."""
+
+    funcname: str
+    state: State
+    priority: str
+    #: Unix time at which its first job is due, or its first lease ends.
+    due: int
+
+
+class Lanes(NamedTuple):
+    """The lanes that hold jobs, the most urgent first, and the database's time at which they were read."""
+
+    now: float
+    lanes: list[Lane]
+    #: Names of functions that are not text: their jobs cannot be dispatched.
+    broken: frozenset[bytes] = frozenset()
+
+
+def lanes(run: Statements) -> Lanes:
+    """Return the lanes that hold jobs, without those of dead jobs."""
+    rows = run.dialect.lanes(run)
+    found, broken = [], set()
+    for funcname, state, priority, due, _ in rows:
+        name = funcname if type(funcname) is str else run.dialect.name_of(funcname)
+        if isinstance(name, bytes):
+            broken.add(name)
+        else:
+            found.append(Lane(name, State(state), PRIORITIES[priority], int(due)))
+    return Lanes(rows[0][4] if rows else 0.0, found, frozenset(broken))
+
+
+def broken_jobs(run: Statements, names: Collection[bytes]) -> list[Setback]:
+    """Return setbacks that park the jobs whose function's name is not text, at most 1,000 per name."""
+    setbacks = []
+    for name in names:
+        message = f"the name of its function is not UTF-8 text: {name!r:.500}"
+        setbacks += [
+            Setback(handle=Handle(jobid, run.dbid), kind="parked", error="BadRow", message=message)
+            for (jobid,) in run("named", funcname=name, limit=CHUNK)
+        ]
+    return setbacks
+
+
+def claim(
+    run: Statements,
+    lane: Lane,
+    *,
+    limit: int,
+    lease: int | Callable[[str], int],
+    max_bytes: int = BATCH_BYTES,
+) -> list[Job]:
+    """Claim due jobs of a lane: raise their attempt and lease them, in one transaction.
+
+    Args:
+        run: runs the statements.
+        lane: of state WAITING.
+        limit: maximum number of jobs.
+        lease: seconds, or a callable that returns them for a function.
+        max_bytes: maximum bytes of arguments; one larger job is claimed alone.
+
+    Returns:
+        The jobs in the order in which they were due, with that time as ``run_after``. Each has the function
+        of its row, which in a table of the original may differ in case from the lane's. ``created`` and
+        ``crashes`` are not read: each column costs time, and no dispatcher needs them.
+
+    """
+    rows = run(
+        "due",
+        funcname=lane.funcname,
+        priority=PRIORITIES.index(lane.priority),
+        limit=limit if type(limit) is not int else min(limit, CHUNK),
+        small=_SMALL,
+    )
+    if not rows:
+        return []
+    rows, args = _fitting(run, rows, max_bytes)
+    now = rows[0][8]
+    names = [row[9] if len(row) > 9 else lane.funcname for row in rows]
+    by_name = {name: lease(name) if callable(lease) else lease for name in set(names)}
+    leases = [by_name[name] for name in names]
+    for seconds in sorted(set(by_name.values())):
+        jobids = [row[0] for row, its_lease in zip(rows, leases, strict=True) if its_lease == seconds]
+        run("claim", jobids=sorted(jobids), now=now, lease_end=now + seconds + 1)
+    return from_due_rows(rows, args, leases, names, dbid=run.dbid, priority=lane.priority)
+
+
+def head(run: Statements, lane: Lane) -> int | None:
+    """Return the id of the next job that a claim would take from a lane, or None."""
+    rows = run("due", funcname=lane.funcname, priority=PRIORITIES.index(lane.priority), limit=1, small=_SMALL)
+    return rows[0][0] if rows else None
+
+
+def _fitting(run: Statements, rows: Sequence[Any], max_bytes: int) -> tuple[Sequence[Any], dict[int, bytes]]:
+    """Return the first rows whose arguments have at most these bytes, and the arguments not in the rows."""
+    large = sorted(row[0] for row in rows if row[2] is None)
+    if not large:
+        return _first(rows, [len(row[2]) for row in rows], max_bytes), {}
+    sizes = dict(run("sizes", jobids=large))
+    rows = _first(rows, [sizes[row[0]] if row[2] is None else len(row[2]) for row in rows], max_bytes)
+    jobids = sorted(row[0] for row in rows if row[2] is None)
+    return rows, dict(run("args", jobids=jobids)) if jobids else {}
+
+
+def _first(rows: Sequence[Any], sizes: Sequence[int], maximum: int) -> Sequence[Any]:
+    """Return the first rows, with at most this total size, but at least one."""
+    total = 0
+    for number, size in enumerate(sizes):
+        total += size
+        if number and total > maximum:
+            return rows[:number]
+    return rows
+
+
+def dispatched(
+    run: Statements, lane: Lane, *, age: int, since: int = 0, after: int = 0, limit: int = CHUNK
+) -> list[tuple[Handle, int]]:
+    """Return attempts that were handed to Gearman and whose leases have not ended, with the leases' ends.
+
+    Args:
+        run: runs the statements.
+        lane: of state LEASED.
+        age: minimum seconds since they were handed over.
+        since: unix time after which they were handed over.
+        after: unix time at or after which their leases end; they are in this order.
+        limit: maximum number of attempts.
+
+    """
+    rows = run(
+        "dispatched",
+        funcname=lane.funcname,
+        priority=PRIORITIES.index(lane.priority),
+        age=age,
+        since=since,
+        after=after,
+        limit=limit,
+    )
+    return [(Handle(jobid, run.dbid, attempt), run_after) for jobid, attempt, run_after in rows]
+
+
+def leased(run: Statements, funcname: str, *, lease: int, limit: int) -> int:
+    """Return the number of jobs of a function that are in Gearman and have not started, at most ``limit``.
+
+    Args:
+        run: runs the statements.
+        funcname: the function.
+        lease: seconds of the caller's leases. A row that was put off for longer is not counted.
+        limit: where to stop counting.
+
+    """
+    return int(run("leased", funcname=funcname, lease=max(lease, OTHERS_LEASE), limit=limit)[0][0])

@@ -1,0 +1,154 @@
+"""Inserting jobs, with and without a unique key."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from garivini.errors import ConflictError, RefusedError, UsageError
+from garivini.model.inserted import Inserted
+from garivini.model.job import NewJob
+from garivini.model.limits import NEVER
+from garivini.model.pacing import BATCH_BYTES
+from garivini.model.state import State
+from garivini.store.chunks import CHUNK, chunks
+from garivini.store.dialects.dialect import Dialect
+from garivini.store.job_rows import insert_row
+from garivini.store.rows import readable
+from garivini.store.statements import Statements
+
+#: Tries to insert jobs whose keys have a live job that ends between two statements.
+_TRIES: Final = 6
+
+
+def fits_one_statement(jobs: Sequence[NewJob], sizes: Sequence[int], dialect: Dialect) -> bool:
+    """Whether one statement stores these jobs, so that it can be a transaction by itself."""
+    if len(jobs) == 1:
+        return True
+    if len(jobs) > CHUNK or any(job.uniqkey is not None for job in jobs):
+        return False
+    return sum(sizes) <= min(BATCH_BYTES, dialect.statement_bytes)
+
+
+def unusual_texts(jobs: Sequence[NewJob]) -> set[str]:
+    """Return the texts of jobs that some character sets cannot represent."""
+    texts = {text for job in jobs for text in (job.funcname, job.uniqkey, job.coalesce) if text}
+    return {text for text in texts if not text.isascii()}
+
+
+def insert(run: Statements, jobs: Sequence[NewJob], sizes: Sequence[int]) -> list[Inserted]:
+    """Insert jobs with arguments of these sizes; return one answer each, in order."""
+    bound = run.dialect.statement_bytes
+    _check_sizes(run, jobs, sizes, bound)
+    answers: list[Inserted | None] = [None] * len(jobs)
+    unkeyed = [index for index, job in enumerate(jobs) if job.uniqkey is None]
+    for part in chunks(unkeyed, sizes, bound):
+        stored = run.dialect.insert(run, [insert_row(jobs[index]) for index in part])
+        for index, (jobid, created) in zip(part, stored, strict=True):
+            answers[index] = Inserted(jobid, run.dbid, created=created)
+    if len(unkeyed) < len(jobs):
+        # In the order of the keys, so that two who insert the same ones do not wait for each other.
+        keyed = sorted(
+            (index for index, job in enumerate(jobs) if job.uniqkey is not None),
+            key=lambda index: (jobs[index].funcname, jobs[index].uniqkey),
+        )
+        for part in chunks(keyed, sizes, bound):
+            _insert_keyed(run, jobs, part, answers)
+    return [answer for answer in answers if answer is not None]
+
+
+def _check_sizes(run: Statements, jobs: Sequence[NewJob], sizes: Sequence[int], bound: int) -> None:
+    size = max(sizes, default=0)
+    if size > bound:
+        raise UsageError(
+            f"{run.where} takes arguments of at most {bound} bytes, by its "
+            f"{run.dialect.statement_setting}; one for {jobs[sizes.index(size)].funcname} has {size}: "
+            "raise that, or store it elsewhere"
+        )
+
+
+def _insert_keyed(
+    run: Statements, jobs: Sequence[NewJob], part: list[int], answers: list[Inserted | None]
+) -> None:
+    """Insert jobs with unique keys; set their answers."""
+    for _ in range(_TRIES):
+        part = _try_keyed(run, jobs, part, answers)
+        if not part:
+            return
+    raise ConflictError(f"{run.where}: jobs of a unique key came and went; try again")
+
+
+def _try_keyed(
+    run: Statements, jobs: Sequence[NewJob], part: list[int], answers: list[Inserted | None]
+) -> list[int]:
+    """Insert jobs with unique keys; return those whose live job ended between the two statements."""
+    rows = run.dialect.insert_keyed(run, [insert_row(jobs[index]) for index in part])
+    new = {
+        # A caller's connection may return texts as bytes.
+        (readable(funcname), readable(uniqkey)): (jobid, created)
+        for jobid, created, funcname, uniqkey in rows
+    }
+    gone: list[int] = []
+    known: dict[tuple[str, str | None], int] = {}
+    found: dict[int, int] = {}
+    for index in part:
+        key = (jobs[index].funcname, jobs[index].uniqkey)
+        if key in new:
+            jobid, created = new.pop(key)
+            known[key] = jobid
+            answers[index] = Inserted(jobid, run.dbid, created=created)
+            continue
+        if key not in known:
+            live_job = _find_live(run, *key)
+            if live_job is None:
+                gone.append(index)
+                continue
+            known[key] = live_job
+        found[index] = known[key]
+    states = _states(run, found.values())
+    for index, jobid in found.items():
+        answers[index] = Inserted(jobid, run.dbid, new=False, state=states.get(jobid))
+    return gone
+
+
+def _find_live(run: Statements, funcname: str, uniqkey: str | None) -> int | None:
+    """Return the live job of a key, None if there is none."""
+    rows = run("live", funcname=funcname, uniqkey=uniqkey)
+    if not rows:
+        return None
+    if not _is_exact(rows[0]):
+        raise RefusedError(
+            f"{run.where} cannot store a job of {funcname} with unique key {uniqkey!r}: by its "
+            f"collation job {rows[0][0]} has the same function and key. Convert the columns "
+            "funcname and uniqkey to one that compares bytes, or use another key"
+        )
+    return int(rows[0][0])
+
+
+def live(run: Statements, funcname: str, uniqkey: str, *, exact: bool = True) -> Inserted | None:
+    """Return the live job of a key as an insert answers it, or None.
+
+    Args:
+        run: runs the statements.
+        funcname: the function.
+        uniqkey: the key.
+        exact: whether to omit a job whose key is equal only by the collation of a table of the original.
+
+    """
+    rows = run("live", funcname=funcname, uniqkey=uniqkey)
+    if not rows or (exact and not _is_exact(rows[0])):
+        return None
+    jobid = rows[0][0]
+    return Inserted(jobid, run.dbid, new=False, state=_states(run, [jobid]).get(jobid))
+
+
+def _states(run: Statements, jobids: Iterable[int]) -> dict[int, State]:
+    """Return the states of jobs. A job that the original's clients parked is dead in any state of its row."""
+    wanted = sorted(set(jobids))
+    return {
+        jobid: State.DEAD if run_after == NEVER else State(state)
+        for jobid, state, run_after in (run("states", jobids=wanted) if wanted else ())
+    }
+
+
+def _is_exact(live: Sequence[Any]) -> bool:
+    """Whether function and key of a live job are those asked for by their bytes."""
+    return len(live) == 1 or bool(live[1])

@@ -1,0 +1,109 @@
+"""Turns rows into jobs, and new jobs into rows. Here alone the order of a row's columns matters."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from garivini.model.job import Job, NewJob
+from garivini.model.limits import PRIORITIES
+from garivini.model.state import State
+
+
+def from_row(row: Sequence[Any], dbid: int, *, lease: int = 0, due: int | None = None) -> Job:
+    """Return the job of a row.
+
+    Args:
+        row: from ``get``, ``jobs``, ``reclaim`` or ``adopt``, which have the same columns.
+        dbid: the id of its database.
+        lease: seconds of the lease that it has just got; 0 if it has not.
+        due: its ``run_after``, if not the row's.
+
+    """
+    (jobid, funcname, arg, uniqkey, coalesce, run_after, flag, failcount, attempt,
+     priority, state, since, crashes, created, runs) = row  # fmt: skip
+    return Job(
+        jobid=jobid,
+        dbid=dbid,
+        funcname=funcname,
+        arg=arg or b"",
+        uniqkey=uniqkey,
+        coalesce=coalesce,
+        run_after=run_after if due is None else due,
+        flag=flag or "shim",
+        failcount=failcount,
+        attempt=attempt,
+        priority=PRIORITIES[priority] if 0 <= priority < len(PRIORITIES) else str(priority),
+        state=State(state),
+        since=since,
+        crashes=crashes,
+        created=created,
+        lease=lease,
+        lease_end=run_after if lease else 0,
+        runs=runs,
+    )
+
+
+def from_due_rows(
+    rows: Sequence[Any],
+    args: dict[int, bytes],
+    leases: Sequence[int],
+    funcnames: Sequence[str],
+    *,
+    dbid: int,
+    priority: str,
+) -> list[Job]:
+    """Return the jobs of rows that ``due`` has read and ``claim`` has written, in order.
+
+    Args:
+        rows: from ``due``.
+        args: the arguments that are not in the rows, by job.
+        leases: seconds of each job's lease.
+        funcnames: the function of each.
+        dbid: the id of their database.
+        priority: of their lane.
+
+    """
+    return [
+        Job(
+            jobid=jobid,
+            dbid=dbid,
+            funcname=funcname,
+            arg=args[jobid] if arg is None else arg,
+            uniqkey=uniqkey,
+            coalesce=coalesce,
+            run_after=run_after,
+            flag=flag or "shim",
+            failcount=failcount,
+            attempt=attempt + 1,
+            priority=priority,
+            state=State.LEASED,
+            since=now,
+            lease=lease,
+            lease_end=now + lease + 1,
+        )
+        for funcname, lease, (
+            jobid,
+            run_after,
+            arg,
+            uniqkey,
+            coalesce,
+            flag,
+            failcount,
+            attempt,
+            now,
+            *_,
+        ) in zip(funcnames, leases, rows, strict=True)
+    ]
+
+
+def insert_row(job: NewJob) -> dict[str, Any]:
+    """Return the values of the statements ``insert`` and ``insert_keyed`` for a new job."""
+    return {
+        "funcname": job.funcname,
+        "uniqkey": job.uniqkey,
+        "coalesce": job.coalesce,
+        "arg": job.arg,
+        "flag": job.flag,
+        "priority": PRIORITIES.index(job.priority),
+        "delay": job.lease + 1 if job.lease else job.delay,
+        "taken": 1 if job.lease else 0,
+    }

@@ -1,0 +1,216 @@
+"""The outcomes of attempts: success deletes the row, a setback is recorded and moves it.
+
+A call with ``locked`` skips the rows that another transaction has locked: see ``locked_rows.skip_locked``.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final, assert_never
+
+from garivini.errors import ConflictError
+from garivini.model.job import Handle
+from garivini.model.limits import NEVER
+from garivini.model.outcome import Setback, Settled, Success
+from garivini.model.policy import MAX_CRASHES, MAX_FAILURES
+from garivini.model.state import State
+from garivini.model.when import At, Never, Offset, When, backoff
+from garivini.store.chunks import chunks
+from garivini.store.connections import Connections
+from garivini.store.failures import record_failure
+from garivini.store.locked_rows import skip_locked
+from garivini.store.records import keep
+from garivini.store.statements import Statements
+
+#: Up to this span of ids, one range scan is cheaper than one lookup per id. A range contains deleted rows
+#: until the database has purged them, and a wide one may contain many.
+_NEAR: Final = 10_000
+
+
+class _Missing(Exception):
+    """Some of the jobs to delete do not exist. Rolls the transaction back."""
+
+
+# ---- success
+
+
+def finish(
+    connections: Connections, jobids: list[int], kept: Mapping[int, Success], locked: set[int] | None
+) -> set[int]:
+    """Delete jobs that succeeded, with their records, in one transaction; return the ids that existed.
+
+    Args:
+        connections: to the database.
+        jobids: sorted, without duplicates.
+        kept: the jobs among them to keep, by id.
+        locked: gets the ids of rows that another transaction has locked.
+
+    """
+    if locked is not None:
+        with connections.transaction() as run:
+            return _finish_unlocked(run, jobids, kept, locked)
+    try:
+        with connections.transaction() as run:
+            for part in chunks(jobids):
+                _finish_all(run, part, kept)
+            return set(jobids)
+    except _Missing:
+        # Only now: reading which jobs exist costs more than deleting them, and nearly always all do.
+        with connections.transaction() as run:
+            return _finish_existing(run, jobids, kept)
+
+
+def _finish_existing(run: Statements, jobids: list[int], kept: Mapping[int, Success]) -> set[int]:
+    """Delete the jobs that exist, which are locked first; return their ids."""
+    existing: set[int] = set()
+    for part in chunks(jobids):
+        there = sorted(jobid for (jobid,) in run("present", jobids=part))
+        if there:
+            _finish_all(run, there, kept)
+            existing.update(there)
+    return existing
+
+
+def _finish_all(run: Statements, jobids: list[int], kept: Mapping[int, Success]) -> None:
+    """Delete jobs that all exist."""
+    keeping = [jobid for jobid in jobids if jobid in kept] if kept else []
+    for jobid, attempt, *_ in run("standing", jobids=keeping) if keeping else ():
+        keep(run, kept[jobid], attempt)
+    if _delete(run, jobids) != len(jobids):
+        raise _Missing
+    forget_records(run, jobids, keeping)
+
+
+def _finish_unlocked(
+    run: Statements, jobids: list[int], kept: Mapping[int, Success], locked: set[int]
+) -> set[int]:
+    """Delete the jobs that no other transaction has locked, one by one; return the ids that existed.
+
+    A list of ids may be searched by a scan, which waits for rows that are not in it.
+    """
+    existing: set[int] = set()
+    skipped = skip_locked(run, jobids, locked)
+    for jobid in jobids:
+        if jobid in skipped:
+            continue
+        for _, attempt, *_ in run("standing", jobids=[jobid]) if jobid in kept else ():
+            keep(run, kept[jobid], attempt)
+        if run("complete_one", jobid=jobid):
+            existing.add(jobid)
+    for part in chunks(sorted(existing)):
+        forget_records(run, part, kept)
+    return existing
+
+
+def _delete(run: Statements, jobids: Sequence[int]) -> int:
+    """Delete the rows of these ids, which are sorted; return how many existed."""
+    first, last = jobids[0], jobids[-1]
+    if last - first == len(jobids) - 1:
+        return int(run("complete_range", first=first, last=last))
+    return int(run("complete", jobids=jobids))
+
+
+def forget_records(run: Statements, jobids: Sequence[int], kept: Collection[int] = ()) -> None:
+    """Delete the records of jobs that are deleted, but not of those that are kept."""
+    first, last = min(jobids), max(jobids)
+    if last - first < _NEAR and not run("any_records", first=first, last=last)[0][0]:
+        return
+    recorded = sorted(jobid for (jobid,) in run("with_records", jobids=jobids) if jobid not in kept)
+    if recorded:
+        run("forget_failures", jobids=recorded)
+        run("forget_reports", jobids=recorded)
+
+
+# ---- setbacks
+
+
+def settle(
+    run: Statements,
+    setbacks: Sequence[Setback],
+    *,
+    max_failures: int = MAX_FAILURES,
+    locked: set[int] | None = None,
+) -> list[Settled]:
+    """Record setbacks and move their jobs; return the result of each, in order.
+
+    A setback with an attempt applies only while that attempt holds the job.
+
+    Args:
+        run: runs the statements.
+        setbacks: in any order.
+        max_failures: after so many failures a job is dead, if its function has no limit of its own.
+        locked: gets the ids of rows that another transaction has locked; their result is ``locked``.
+
+    """
+    skipped = skip_locked(run, (setback.handle.jobid for setback in setbacks), locked)
+    return [
+        Settled("locked") if setback.handle.jobid in skipped else _settle(run, setback, max_failures)
+        for setback in setbacks
+    ]
+
+
+def _settle(run: Statements, setback: Setback, max_failures: int) -> Settled:
+    jobid, _, fence = setback.handle
+    rows = run("standing", jobids=[jobid])
+    if not rows:
+        return Settled("gone")
+    _, attempt, number, failcount, crashes, limit, held = rows[0]
+    state = State(number)
+    if fence is not None and not (held and attempt == fence):
+        return Settled("repeated" if run("recorded", jobid=jobid, attempt=fence) else "stale")
+    if held or setback.kind != "rescheduled":
+        record_failure(run, setback, attempt)
+    if setback.kind == "crashed":
+        if held:  # nobody holds a job that was put off
+            run("crash", jobid=jobid, attempt=attempt)
+        if crashes + 1 < MAX_CRASHES:
+            return Settled("applied", state, failcount)
+    if setback.kind == "failed":
+        failcount = min(failcount + 1, 255)
+    when = _next_time(setback, failcount, limit or max_failures)
+    unchanged = {"jobid": jobid, "attempt": attempt, "state": state}
+    match when:
+        case Offset(seconds):
+            run("put_back", **unchanged, failcount=failcount, delay=seconds)
+        case At(time):
+            run("put_at", **unchanged, failcount=failcount, run_after=time)
+        case Never():
+            run("put_at", **unchanged, failcount=failcount, run_after=NEVER)
+    delay = when.seconds if isinstance(when, Offset) else None
+    return Settled("applied", State.DEAD if when == Never() else State.WAITING, failcount, delay)
+
+
+def _next_time(setback: Setback, failcount: int, max_failures: int) -> When:
+    """Return when a job runs again after a setback that has been counted."""
+    match setback.kind:
+        case "discarded" | "parked" | "cancelled" | "crashed":
+            return Never()
+        case "failed" if failcount >= max_failures:
+            return Never()
+        case "failed" | "rescheduled":
+            return setback.when or Offset(backoff(failcount))
+        case _:
+            assert_never(setback.kind)
+
+
+# ---- other changes
+
+
+def count_run(run: Statements, handle: Handle) -> int:
+    """Count a start of a job that this attempt holds; return its number, from 1 on.
+
+    Raises:
+        ConflictError: the attempt does not hold the job any more.
+
+    """
+    jobid, _, attempt = handle
+    rows = run("count_run", jobid=jobid, attempt=attempt)
+    if not rows:
+        job = f"{run.dbid}:{jobid}"
+        raise ConflictError(f"job {job} is not attempt {attempt}'s any more: this start has no number")
+    return int(rows[0][0])
+
+
+def retry(run: Statements, jobid: int) -> bool:
+    """Make a waiting or dead job due now, its failures forgiven; return whether it was one."""
+    rows = run("standing", jobids=[jobid])
+    run("retry", jobid=jobid)
+    return bool(rows) and not rows[0][-1]

@@ -1,0 +1,53 @@
+-- Statements for a table of the original on MariaDB or MySQL whose collation treats names as equal that differ in their
+-- bytes, as `Mail` and `mail`. They replace those of the same name in mysql.sql, and compare names by their bytes.
+
+-- name: live (funcname, uniqkey) -> one
+-- The same, and whether function and key match by their bytes.
+SELECT jobid, CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY)
+          AND CAST(CONVERT(uniqkey USING utf8mb4) AS BINARY) = CAST(CONVERT(:uniqkey USING utf8mb4) AS BINARY)
+  FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey LOCK IN SHARE MODE
+
+-- name: due (funcname, priority, limit, small) -> rows
+-- The same with each row's own function at the end: the index treats names that differ only in case as equal.
+SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniqkey, `coalesce`, flag, failcount,
+       attempt, UNIX_TIMESTAMP(), funcname
+  FROM job FORCE INDEX (job_lane)
+ WHERE funcname = :funcname AND state = 0 AND priority = :priority
+   AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
+ ORDER BY run_after LIMIT :limit
+   FOR UPDATE SKIP LOCKED
+
+-- name: jobs (funcname, state, failed, after, limit) -> rows
+-- The same, comparing names by their bytes.
+SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority,
+       CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
+       since, crashes, created, runs
+  FROM job FORCE INDEX (PRIMARY)
+ WHERE jobid > :after AND (:funcname IS NULL OR (funcname = :funcname
+       AND CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY)))
+   AND (:state IS NULL OR :state =
+        CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END)
+   AND (:failed = 0 OR failcount > 0 OR crashes > 0 OR state = 4 OR run_after = 2147483647)
+ ORDER BY jobid LIMIT :limit
+
+-- name: counts () -> rows
+-- The same, comparing names by their bytes.
+SELECT MIN(funcname), state, COUNT(*), MIN(run_after), CAST(SUM(run_after = 2147483647) AS SIGNED)
+  FROM job FORCE INDEX (job_lane)
+ GROUP BY CAST(CONVERT(funcname USING utf8mb4) AS BINARY), state ORDER BY 1, 2
+
+-- name: count_put_off (funcnames) -> rows
+-- The same, comparing names by their bytes.
+SELECT MIN(funcname), state, COUNT(*), MIN(run_after) FROM job FORCE INDEX (job_lane)
+ WHERE funcname IN (:*funcnames) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
+   AND run_after <> 2147483647
+ GROUP BY CAST(CONVERT(funcname USING utf8mb4) AS BINARY), state
+
+-- name: leased (funcname, lease, limit) -> one
+-- The same, comparing names by their bytes.
+SELECT COUNT(*) FROM (
+  SELECT 1 FROM job FORCE INDEX (job_lane)
+   WHERE funcname = :funcname AND state = 1 AND run_after <= UNIX_TIMESTAMP() + :lease + 2
+     AND CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY)
+   LIMIT :limit) AS handed_out
+

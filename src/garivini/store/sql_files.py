@@ -1,0 +1,171 @@
+"""Reads the files of named SQL statements, and fills in the placeholders of the driver.
+
+A statement follows a line ``-- name: NAME (parameter, …) -> RESULT`` and a line that gives its reason. RESULT
+is ``rows``, ``one`` (the first column of the first row), ``count`` (rows that the last statement changed),
+``id`` (the first new id) or ``none``. A value is written ``:name``, and is always bound. There are three
+markers: a line that ends in ``-- each`` is repeated per row, with the comma or ``UNION ALL`` before the
+marker between the rows; ``:*name`` expands to one placeholder per item of a list; ``:@name`` is an array,
+from a list or from that value of all rows.
+
+If a database needs several statements where another needs one, they follow one name, and each but the last
+ends in ``;``. They run in turn, and the result is the rows of the last one that reads. If one that reads
+finds nothing, the rest is skipped.
+
+``sql/NAME_folding.sql`` has the statements for a table that treats names as equal which differ in their
+bytes, as tables of the original do. They replace those of the same name.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from itertools import chain
+from operator import itemgetter
+from typing import Any, Final
+
+_HEAD: Final = re.compile(r"^-- name: (\w+) \(([\w, ]*)\) -> (rows|one|count|id|none)$")
+_EACH: Final = re.compile(r"^(.*?)(,| UNION ALL|)\s*-- each$")
+# Not the second colon of PostgreSQL's ::type.
+_VALUE: Final = re.compile(r"(?<!:):([*@]?)([a-z_]+)")
+
+
+@dataclass(slots=True)
+class Step:
+    """One statement of SQL with, by size, its text in the driver's style."""
+
+    #: Text before, on and after the line that repeats; the latter two are empty if none does.
+    parts: tuple[str, str, str]
+    placeholder: str
+    #: Text between the repetitions.
+    between: str = ","
+    #: Makes the value of an array from a list.
+    array: Callable[[list[Any]], Any] = list
+    #: Of each part the markers and names of its values, in order.
+    _names: list[list[tuple[str, str]]] = field(init=False)
+    #: Takes the values of the repeated line out of a row.
+    _row: Callable[[Mapping[str, Any]], tuple[Any, ...]] = field(init=False)
+    _texts: dict[tuple[int, ...], str] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self._names = [_VALUE.findall(part) for part in self.parts]
+        repeated = [name for _, name in self._names[1]]
+        self._row = (
+            itemgetter(*repeated) if len(repeated) > 1 else lambda row: tuple(row[name] for name in repeated)
+        )
+
+    def bind(
+        self, values: Mapping[str, Any], rows: Sequence[Mapping[str, Any]] = ()
+    ) -> tuple[str, list[Any]]:
+        """Return the text and its values in the order of the placeholders.
+
+        Args:
+            values: by parameter name; a list for ``:*name``.
+            rows: one mapping per repetition of the repeated line, or per item of the arrays.
+
+        """
+        head, each, tail = self._names
+        bound: list[Any] = []
+        sizes = [len(rows) if self.parts[1] else 0]
+        for names, repeated in ((head, each), (tail, [])):
+            for marker, name in names:
+                if marker == "*":
+                    bound.extend(values[name])
+                    sizes.append(len(values[name]))
+                elif marker:
+                    bound.append(self.array([row[name] for row in rows] if rows else values[name]))
+                else:
+                    bound.append(values[name])
+            if repeated:
+                bound.extend(chain.from_iterable(map(self._row, rows)))
+        key = tuple(sizes)
+        if key not in self._texts:
+            if len(self._texts) > 256:
+                self._texts.clear()
+            self._texts[key] = self._text(len(rows), values)
+        return self._texts[key], bound
+
+    def _text(self, repeats: int, values: Mapping[str, Any]) -> str:
+        def placeholders(match: re.Match[str]) -> str:
+            count = len(values[match[2]]) if match[1] == "*" else 1
+            return ", ".join([self.placeholder] * count)
+
+        head, each, tail = (_VALUE.sub(placeholders, part) for part in self.parts)
+        return head + f"{self.between}\n".join([each] * repeats) + f"\n{tail}" if each else head
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """The statements that follow one name."""
+
+    name: str
+    parameters: frozenset[str]
+    result: str
+    steps: tuple[Step, ...]
+
+
+@cache
+def load(
+    dialect: str, placeholder: str, array: Callable[[list[Any]], Any] = list, folding: bool = False
+) -> dict[str, Statement]:
+    """Return the statements of a dialect by name.
+
+    Args:
+        dialect: its name.
+        placeholder: what the driver has in place of a value: ``?`` or ``%s``.
+        array: makes the value of an array from a list.
+        folding: whether the table treats names as equal that differ in their bytes.
+
+    """
+    found = _read(dialect, placeholder, array)
+    return found | _read(f"{dialect}_folding", placeholder, array) if folding else found
+
+
+def _read(name: str, placeholder: str, array: Callable[[list[Any]], Any]) -> dict[str, Statement]:
+    text = files("garivini.store").joinpath(f"sql/{name}.sql").read_text(encoding="utf-8")
+    return {statement.name: statement for statement in parse(text, placeholder, array)}
+
+
+def parse(text: str, placeholder: str, array: Callable[[list[Any]], Any] = list) -> list[Statement]:
+    """Return the statements in the text of a file.
+
+    Raises:
+        ValueError: a statement uses other parameters than its head names.
+
+    """
+    statements = []
+    for block in re.split(r"^(?=-- name: )", text, flags=re.MULTILINE)[1:]:
+        head, *lines = block.rstrip().splitlines()
+        match = _HEAD.match(head)
+        if match is None:
+            raise ValueError(f"not the head of a statement: {head}")
+        steps = [_step(lines, placeholder, array) for lines in _split(lines)]
+        named = frozenset(filter(None, re.split(r",\s*", match[2])))
+        used = {name for step in steps for part in step.parts for _, name in _VALUE.findall(part)}
+        if used != named:
+            raise ValueError(f"statement {match[1]} names {sorted(named)} and uses {sorted(used)}")
+        statements.append(Statement(match[1], named, match[3], tuple(steps)))
+    return statements
+
+
+def _split(lines: Sequence[str]) -> list[list[str]]:
+    """Split after each line that ends in a semicolon; comments are omitted."""
+    found: list[list[str]] = [[]]
+    for line in lines:
+        if line.startswith("--"):
+            continue
+        found[-1].append(line.removesuffix(";"))
+        if line.endswith(";"):
+            found.append([])
+    return [step for step in found if step]
+
+
+def _step(lines: Sequence[str], placeholder: str, array: Callable[[list[Any]], Any]) -> Step:
+    parts = ["", "", ""]
+    between = ","
+    for line in lines:
+        if each := _EACH.match(line):
+            parts[1], between = each[1], each[2] or ","
+        else:
+            parts[2 if parts[1] else 0] += f"{line}\n"
+    return Step((parts[0], parts[1], parts[2].rstrip()), placeholder, between, array)

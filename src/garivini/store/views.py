@@ -1,0 +1,97 @@
+"""What operators read: jobs, their numbers, and facts about the database."""
+
+from collections import Counter
+from typing import NamedTuple
+
+from garivini.model.job import Job
+from garivini.model.limits import NEVER
+from garivini.model.state import State
+from garivini.store.chunks import CHUNK
+from garivini.store.job_rows import from_row
+from garivini.store.statements import Statements
+
+
+class Count(NamedTuple):
+    """The number of jobs of a function in a state, and the earliest ``run_after`` among them."""
+
+    funcname: str
+    state: State
+    jobs: int
+    first: int
+
+
+class Waiting(NamedTuple):
+    """Numbers of waiting jobs: due, delayed until a given time, backed off after a failure."""
+
+    due: int
+    delayed: int
+    backed_off: int
+
+
+def get(run: Statements, jobid: int) -> Job | None:
+    """Return one job, or None."""
+    rows = run("get", jobid=jobid)
+    return from_row(rows[0], run.dbid) if rows else None
+
+
+def jobs(
+    run: Statements,
+    *,
+    funcname: str | None = None,
+    state: State | None = None,
+    failed: bool = False,
+    after: int = 0,
+    limit: int = 100,
+) -> list[Job]:
+    """Return jobs in the order of their ids.
+
+    Args:
+        run: runs the statements.
+        funcname: only jobs of this function.
+        state: only jobs in this state.
+        failed: only jobs that have failed or crashed, or are dead.
+        after: only jobs with greater ids.
+        limit: maximum number of jobs.
+
+    """
+    rows = run("jobs", funcname=funcname, state=state, failed=failed, after=after, limit=limit)
+    return [from_row(row, run.dbid) for row in rows]
+
+
+def counts(run: Statements) -> list[Count]:
+    """Count the jobs of each function and state."""
+    rows = run("counts")
+    leased = sorted({funcname for funcname, state, *_ in rows if 0 < state < State.DEAD})
+    put_off = []
+    for start in range(0, len(leased), CHUNK):
+        put_off += run("count_put_off", funcnames=leased[start : start + CHUNK])
+    totals = Counter[tuple[str, State]]()
+    firsts: dict[tuple[str, State], int] = {}
+
+    def count(funcname: str, state: int, jobs: int, first: int) -> None:
+        key = (funcname, State(state))
+        totals[key] += jobs
+        firsts[key] = min(first, firsts.get(key, first))
+
+    for funcname, state, number, first, never in rows:
+        count(funcname, state, number - never, first)
+        count(funcname, State.DEAD, never, NEVER)
+    for funcname, state, number, first in put_off:
+        totals[funcname, State(state)] -= number
+        count(funcname, State.WAITING, number, first)
+    return [Count(*key, number, firsts[key]) for key, number in sorted(totals.items()) if number]
+
+
+def waiting(run: Statements) -> Waiting:
+    """Count the waiting jobs by the reason of their wait."""
+    return Waiting(*run("waiting")[0])
+
+
+def clock(run: Statements) -> float:
+    """Return the database's unix time."""
+    return float(run("clock")[0][0])
+
+
+def facts(run: Statements) -> dict[str, str]:
+    """Return settings of the database that decide whether a job can be lost, by its own names."""
+    return {name.lower(): str(value) for name, value in run("facts")} | run.dialect.local_facts()
