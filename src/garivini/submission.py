@@ -74,7 +74,7 @@ def is_late(jobs: Sequence[Job], seconds: float) -> bool:
 
 
 class Delivery(NamedTuple):
-    """What is left to do for a batch of leased jobs: each was delivered or is in one of the lists."""
+    """The result of submitting a batch of leased jobs. Each job was delivered or is in one of the lists."""
 
     #: Number of jobs that a server has acknowledged.
     delivered: int

@@ -42,7 +42,7 @@ _POLICIES_AGE: Final = 5.0
 
 @dataclass(slots=True)
 class _Server:
-    """What all threads share about one server."""
+    """The state of one server, which all threads share."""
 
     functions: dict[bytes, FunctionStatus] | None = None
     retry_at: float = 0.0  # monotonic
@@ -129,7 +129,7 @@ class DirectDispatch:
         return leased
 
     def _read_policies(self, database: Database) -> Policies:
-        """Return the settings of functions, at most some seconds old."""
+        """Return the settings of functions, which may be some seconds old."""
         now = time.monotonic()
         read, policies = self._policies.get(database.dbid, (0.0, None))
         if policies is None or now - read >= _POLICIES_AGE:

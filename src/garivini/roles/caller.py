@@ -19,7 +19,7 @@ from garivini.model.payload import decode_payload
 from garivini.model.policy import NO_POLICY
 from garivini.roles import deadlines
 from garivini.roles.answers import setback_of
-from garivini.roles.calls import IN_FLIGHT, Call, Calls, Phase
+from garivini.roles.calls import IN_FLIGHT, Call, Calls, End, Phase
 from garivini.roles.deadlines import Deadlines
 from garivini.roles.job_servers import JobServers
 from garivini.roles.reports import Reports
@@ -30,19 +30,19 @@ _SMALL: Final = 1024
 
 
 class OnEnd(Protocol):
-    """Is called with each call that has ended, before its outcome is committed."""
+    """A callback for a call that has ended, before its outcome is committed."""
 
-    def __call__(self, call: Call, *, refused: bool) -> None:
-        """``refused``: whether a server has refused the call, so that it would refuse another one now."""
+    def __call__(self, call: Call, phase: End, *, refused: bool) -> None:
+        """``refused``: a server has refused the call, and would probably refuse the next one too."""
 
 
 class Caller:
     """Makes calls and ends them.
 
     Args:
-        name: of the Controller, for the records of failures.
+        name: the Controller's name, for the records of failures.
         servers: receive the calls.
-        keepers: of each database by its id: they make start checks, renew leases and write reports.
+        keepers: by the id of their database. They make start checks, renew leases and write reports.
         calls: the table of the calls.
         on_end: called with each call that has ended.
 
@@ -58,7 +58,7 @@ class Caller:
         self._on_end = on_end
         self._deadlines = Deadlines(self._overdue, self.end_without_outcome)
         self._reports = Reports(lambda report: keepers[report.handle.dbid].report(report))
-        #: Calls that were lost or refused since the last ``emit_failed``, by function and reason.
+        #: Calls that were lost or refused since the last ``flush``, by function and reason.
         self._failed: Counter[tuple[str, str]] = Counter()
 
     def may_start(self, execution: Execution) -> bool:
@@ -165,11 +165,11 @@ class Caller:
         """End a call whose job is to wait in its database again."""
         self._end(call, Phase.RETURNED)
 
-    def _end(self, call: Call, phase: Phase, *, refused: bool = False) -> None:
+    def _end(self, call: Call, phase: End, *, refused: bool = False) -> None:
         self._calls.end(call, phase)
         if self._reports.progress:
             self._reports.end(call)
-        self._on_end(call, refused=refused)
+        self._on_end(call, phase, refused=refused)
 
     # ---- for the Controller's loops
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from enum import Enum
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -22,7 +22,7 @@ class Phase(Enum):
     #: A Gearman server has it: it waits for a worker or runs.
     CREATED = "created"
 
-    #: The job has succeeded. In this phase and the next two the outcome is not committed yet.
+    #: The job has succeeded. In this phase and the next two, its outcome is still to be committed.
     SUCCEEDED = "succeeded"
     #: The job has failed, asked for another time, or cannot be submitted.
     SET_BACK = "set back"
@@ -34,6 +34,8 @@ class Phase(Enum):
 
 #: The phases before the end. A tuple, because the members of an enum are slow to hash.
 IN_FLIGHT: Final = (Phase.STARTING, Phase.SUBMITTED, Phase.CREATED)
+#: The phases that end a call.
+End: TypeAlias = Literal[Phase.SUCCEEDED, Phase.SET_BACK, Phase.RETURNED, Phase.DROPPED]
 
 
 class Call(msgspec.Struct, eq=False):
@@ -120,7 +122,7 @@ class Calls:
         replaced, call.later = call.later, execution
         return replaced
 
-    def end(self, call: Call, phase: Phase) -> None:
+    def end(self, call: Call, phase: End) -> None:
         """End a call that is in flight. It stays in the table until it is removed."""
         assert call.phase in IN_FLIGHT, call.phase
         call.phase = phase

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from garivini import events
 from garivini.errors import UnreachableError, UsageError
@@ -30,7 +30,7 @@ from garivini.keeper.execution import Execution
 from garivini.keeper.keeper import Keeper
 from garivini.model.payload import decode_payload
 from garivini.roles.caller import Caller, forget_argument
-from garivini.roles.calls import Call, Calls, Phase
+from garivini.roles.calls import Call, Calls, End, Phase
 from garivini.roles.job_servers import JobServers
 from garivini.roles.runner import run_role
 from garivini.roles.waiting_room import WaitingRoom
@@ -96,12 +96,12 @@ class Controller:
         self._waiting_room = WaitingRoom(places)
         #: Executions to be returned, with the monotonic time of that, in this order.
         self._later: deque[tuple[float, Execution]] = deque()
-        self._ended = EndedCopies()
+        self._ended_copies = EndedCopies()
         #: Number of outcomes that are not committed.
         self._uncommitted = 0
         self._offer_due = False
         self._draining = False
-        self._ended_call = asyncio.Event()
+        self._call_over = asyncio.Event()
         self._slots = math.ceil((settings.max_calls + places) / len(addresses))
         self.links = [self._link(address, tls) for address in addresses]
 
@@ -122,7 +122,7 @@ class Controller:
             slots=self._slots,
             client_id=b"controller",
             eager=True,
-            on_lost=self._ended.add,
+            on_lost=self._ended_copies.add,
             tls=tls,
         )
 
@@ -144,8 +144,8 @@ class Controller:
             link.slots = 0
         self._return_unstarted()
         while self._calls.in_flight:
-            self._ended_call.clear()
-            await self._ended_call.wait()
+            self._call_over.clear()
+            await self._call_over.wait()
         await self._last_commits()
 
     async def give_up(self) -> None:
@@ -185,7 +185,7 @@ class Controller:
             held.fail()
             return
         execution = Execution(job, held, self.name, copy_of(job))
-        if self._ended.drops(execution.copy):
+        if self._ended_copies.drops(execution.copy):
             events.emit("job.stale", jobid=job.jobid, dbid=job.dbid, attempt=job.attempt)
             held.complete()
         elif (call := self._calls.get(job)) is not None:
@@ -236,19 +236,21 @@ class Controller:
 
     # ---- outcomes
 
-    def _call_ended(self, call: Call, *, refused: bool) -> None:
-        match call.phase:
+    def _call_ended(self, call: Call, phase: End, *, refused: bool) -> None:
+        match phase:
             case Phase.SUCCEEDED | Phase.SET_BACK:
                 self._commit(call.execution)
             case Phase.RETURNED if refused and not self._draining:
                 self._later.append((time.monotonic() + _LATER, call.execution))
             case Phase.RETURNED:
                 self._commit(call.execution, returned=True)
-            case _:  # it was dropped: there is nothing to commit
+            case Phase.DROPPED:
                 self._remove(call)
                 self._loop.call_soon(self._start_waiting)
+            case _:
+                assert_never(phase)
         if self._draining:
-            self._ended_call.set()
+            self._call_over.set()
 
     def _commit(self, execution: Execution, *, returned: bool = False) -> None:
         """Let the keeper write an outcome, or return a job that has none."""
@@ -270,7 +272,7 @@ class Controller:
         for execution in executions:
             self._uncommitted -= 1
             if not execution.dropped and not execution.held.complete(note=execution.copy):
-                self._ended.add([execution.copy])
+                self._ended_copies.add([execution.copy])
             call = self._calls.get(execution.job)
             if call is not None and call.execution is execution:
                 self._remove(call)
