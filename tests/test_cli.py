@@ -297,7 +297,7 @@ def test_jobs_are_cancelled_rescheduled_and_deleted(url: str) -> None:
     assert job is not None
     assert job.state is State.DEAD
     assert [record.message for record in client.failures((1, 1))] == ["customer left"]
-    assert "left alone" in invoke("jobs", "cancel", "1", "99", "--db", url).output
+    assert "not changed" in invoke("jobs", "cancel", "1", "99", "--db", url).output
     assert invoke("jobs", "reschedule", "2", "--at", "+3600", "--db", url).exit_code == 0
     job = client.get_job((2, 1))
     assert job is not None
@@ -461,7 +461,7 @@ def test_a_bare_job_id_is_in_the_only_database_and_needs_one_if_there_are_severa
     assert "7:1" in invoke("jobs", "show", "7:1", "--db", url, "--db", f"7={other}").stdout
     for words in (["show", "1"], ["retry", "1"], ["cancel", "1"], ["delete", "1", "--yes"]):
         refused = invoke("jobs", *words, "--db", url, "--db", f"7={other}")
-        assert "job 1 of which database? Write for instance 1:1" in str(refused.exception)
+        assert "job 1 has no database, and there are several: write for example 1:1" in str(refused.exception)
     for wrong in ("x", "1:", ":1", "1:2:3", "-1", "1_0", " 1", "\u0661", "0", "1:0", "0:1", "9" * 25):
         refused = invoke("jobs", "show", "--db", url, "--", wrong)
         assert isinstance(refused.exception, UsageError), wrong
@@ -726,7 +726,7 @@ def test_jobs_show_says_how_many_records_were_not_kept(url: str) -> None:
         assert len(client.failures(at)) == 50
     output = invoke("jobs", "show", "1", "--db", url).output
     assert output.count("rescheduled") == 50
-    before, _, after = output.partition("10 records of later attempts were not kept")
+    before, _, after = output.partition("10 failures of later attempts were not kept")
     assert "attempt 10 rescheduled" in before
     assert "attempt 21 rescheduled" in after
     (shown,) = json.loads(invoke("jobs", "show", "1", "-o", "json", "--db", url).output)

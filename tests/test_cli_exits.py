@@ -41,10 +41,10 @@ def address() -> Iterator[str]:
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["delete", "--yes"], "there is none"),
-        (["cancel"], "there is none, or it is dead already"),
+        (["delete", "--yes"], "no such job"),
+        (["cancel"], "no such job, or it is dead already"),
         (["retry"], "not waiting or dead"),
-        (["reschedule", "--at", "+60"], "there is none"),
+        (["reschedule", "--at", "+60"], "no such job"),
     ],
 )
 def test_jobs_that_are_not_there_are_named_with_status_1_and_the_others_done(
@@ -52,10 +52,10 @@ def test_jobs_that_are_not_there_are_named_with_status_1_and_the_others_done(
 ) -> None:
     name, *options = words
     result = run("jobs", name, "999", *options, "--db", url)
-    assert (result.returncode, result.stderr) == (1, f"garivini: left alone ({why}): 999\n")
+    assert (result.returncode, result.stderr) == (1, f"garivini: not changed ({why}): 999\n")
     Client(url).insert_job("f")
     result = run("jobs", name, "999", "1", *options, "--db", url)
-    assert (result.returncode, result.stderr) == (1, f"garivini: left alone ({why}): 999\n")
+    assert (result.returncode, result.stderr) == (1, f"garivini: not changed ({why}): 999\n")
     assert "1" in result.stdout
 
 

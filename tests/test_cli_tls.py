@@ -83,7 +83,7 @@ def test_a_server_may_want_a_certificate(
         arguments = ("health", "--db", url, "--job-server", server, "--tls-ca", str(files[0]))
         refused = invoke(*arguments)
         assert refused.exit_code == 2
-        assert "it may want a certificate: name one with --tls-certificate" in refused.output
+        assert "it may require a certificate: name one with --tls-certificate" in refused.output
         shown = (*arguments, "--tls-certificate")
         assert invoke(*shown, str(mine[0]), "--tls-key", str(mine[1])).exit_code == 0
         assert invoke(*shown, str(both)).exit_code == 0
@@ -134,8 +134,8 @@ def test_what_is_wrong_with_a_file_is_said_before_anything_is_done(
         (("--tls-ca", str(tmp_path)), "cannot be read: Is a directory"),
         (("--tls-ca", str(noise)), "noise.pem has no certificate in PEM form"),
         (("--tls-ca", key), "has no certificate in PEM form"),
-        (("--tls-certificate", ca), "say whom to trust with --tls-ca"),
-        ((*trust, "--tls-key", key), "name that with --tls-certificate"),
+        (("--tls-certificate", ca), "name the trusted authorities with --tls-ca"),
+        ((*trust, "--tls-key", key), "name the certificate with --tls-certificate"),
         ((*trust, "--tls-certificate", "none.pem"), "--tls-certificate: 'none.pem' cannot be read"),
         ((*trust, "--tls-certificate", ca, "--tls-key", "none.key"), "--tls-key: 'none.key' cannot be read"),
         ((*trust, "--tls-certificate", str(noise), "--tls-key", key), "noise.pem has no certificate"),
@@ -154,7 +154,7 @@ def test_the_embedded_server_speaks_no_tls_and_says_so(url: str, files: tuple[Pa
     for roles in ([], ["gearman"], ["gearman", "queue-runner"]):
         result = invoke("run", *roles, "--db", url, "--tls-ca", str(files[0]))
         assert isinstance(result.exception, UsageError)
-        assert "run the other roles alone, or say --tls-ca none" in str(result.exception)
+        assert "run the other roles only, or give --tls-ca none" in str(result.exception)
 
 
 # ---- what is wrong with a server
@@ -168,7 +168,7 @@ def test_what_is_wrong_with_a_server_is_said_with_what_to_change(
     other = certificate(tmp_path, "DNS:gearman.example")
     with embedded() as plain, encrypted(*other) as misnamed:
         for address, ca, message in (
-            (plain, files[0], "it may speak no TLS there: name the port where it does, or say --tls-ca none"),
+            (plain, files[0], "it may have no TLS on this port: name another port, or give --tls-ca none"),
             (server, other[0], "--tls-ca must name the authority that signed its certificate"),
             (server, "system", "--tls-ca must name the authority that signed its certificate"),
             (misnamed, other[0], "write --job-server as its certificate names it"),
@@ -180,7 +180,7 @@ def test_what_is_wrong_with_a_server_is_said_with_what_to_change(
             assert message in result.output
             assert message in invoke("status", "-o", "json", *arguments).output
     forgotten = invoke("health", "--db", url, "--job-server", server)
-    assert "if it speaks TLS, say whom to trust with --tls-ca" in forgotten.output
+    assert "if it has TLS, name the trusted authorities with --tls-ca" in forgotten.output
     gone = invoke("health", "--db", url, "--job-server", plain, "--tls-ca", str(files[0]))
     assert gone.output == f"Gearman server {plain} cannot be reached: Connection refused\n"
 
@@ -235,7 +235,7 @@ class TestProcesses:
         environment = {"GARIVINI_DB": url, "GARIVINI_JOB_SERVERS": server, "GARIVINI_TLS_CA": "system"}
         for arguments in (["run", "queue-runner"], ["worker", "work.py", "-p", "1"]):
             with command(tmp_path, *arguments, **environment) as running:
-                running.wait_for("--tls-ca must name the authority that signed its certificate; trying on")
+                running.wait_for("--tls-ca must name the authority that signed its certificate; retrying")
                 running.wait_for("gearman.unreachable")
                 assert running.stop() == 0
 

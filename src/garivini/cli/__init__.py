@@ -34,7 +34,7 @@ _COMMANDS: Final = {
     "run": ("run", "run", "Run the QueueRunner, the Injector, the embedded Gearman server."),
     "worker": ("worker", "worker", "Run the functions of a module as a worker."),
     "dev": ("dev", "dev", "Run everything for writing an application; reloads it on change."),
-    "insert": ("jobs", "insert", "Insert a job."),
+    "insert": ("insert", "insert", "Insert a job."),
     "jobs": ("jobs", "jobs", "List, show, retry, cancel, reschedule and delete jobs."),
     "functions": ("functions", "functions", "List functions and set how they are treated."),
     "status": ("status", "status", "Show databases, Gearman servers and functions at a glance."),

@@ -7,6 +7,7 @@ import signal
 import ssl
 import sys
 from contextlib import closing
+from typing import Final
 
 import click
 
@@ -23,18 +24,12 @@ from garivini.roles import controller, injector, queue_runner
 from garivini.roles.controller import ControllerSettings
 from garivini.roles.injector import InjectorSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
-from garivini.store.database import Database
 from garivini.store.shards import Shards
 
-ROLES = ("gearman", "queue-runner", "controller", "injector")
-#: What runs where none is named. An Injector stores what anyone sends who reaches the Gearman server: it is
-#: to be asked for.
-DEFAULT_ROLES = ("gearman", "queue-runner", "controller")
-#: New objects between two collections: most are gone by themselves before there are so many.
-_YOUNG = 10_000
-#: Seconds after which the loop lets a thread go on that has heard from its database. Python's own 5 ms are as
-#: long as a commit, and whoever waits for that waits for them too.
-_SWITCH = 0.0005
+ROLES: Final = ("gearman", "queue-runner", "controller", "injector")
+#: The roles that run if none is named. The Injector is not one of them, because it stores the jobs of every
+#: client that reaches the Gearman server.
+DEFAULT_ROLES: Final = ("gearman", "queue-runner", "controller")
 
 
 @click.command()
@@ -46,57 +41,58 @@ _SWITCH = 0.0005
     "--lease",
     default=lease.LEASE,
     show_default=True,
-    help="Seconds for which a dispatched job is a worker's without a sign of life.",
+    help="Seconds of the lease of a dispatched job. It ends unless the worker renews it.",
 )
 @click.option(
     "--watermark",
     default=pacing.WATERMARK,
     show_default=True,
-    help="Jobs of one function that may wait in gearmand; the rest waits in SQL. 0: any number.",
+    help="Maximum jobs of a function that wait in gearmand; the others wait in the database. 0: no limit.",
 )
-@click.option(
-    "--batch-max", default=pacing.BATCH_MAX, show_default=True, help="Jobs claimed at a time, at most."
-)
+@click.option("--batch-max", default=pacing.BATCH_MAX, show_default=True, help="Maximum jobs per claim.")
 @click.option(
     "--poll",
     default=pacing.POLL,
     show_default=True,
-    help="Seconds between two looks for work, where nothing wakes the QueueRunner.",
+    help="Seconds between two passes of the QueueRunner, if nothing wakes it.",
 )
 @click.option(
     "--max-calls",
     default=controller.MAX_CALLS,
     show_default=True,
-    help="Foreground calls that the Controller holds, at most. One function alone gets a half of them.",
+    help="Maximum foreground calls of the Controller. One function alone gets half of them.",
 )
 @click.option(
     "--drain",
     default=controller.DRAIN,
     show_default=True,
-    help="Seconds that a Controller which is stopped waits for its calls.",
+    help="Seconds that the Controller waits for its calls after the first signal.",
 )
 @click.option(
     "--allow",
     multiple=True,
     show_default="all",
     metavar="FUNC",
-    help="Function, or glob pattern of functions, whose jobs the Injector takes; may be given several times.",
+    help="Function, or glob pattern of functions, whose jobs the Injector accepts; may be repeated.",
 )
-@click.option("--max-arg", default=MAX_ARG, show_default=True, help="Bytes of an injected argument, at most.")
+@click.option("--max-arg", default=MAX_ARG, show_default=True, help="Maximum bytes of an injected argument.")
 @click.option(
-    "--rate", default=0.0, show_default=True, help="Jobs a second that the Injector takes. 0: any number."
+    "--rate",
+    default=0.0,
+    show_default=True,
+    help="Maximum jobs per second that the Injector accepts. 0: no limit.",
 )
 @click.option(
     "--calls",
     default=1000,
     show_default=True,
-    help="Calls that the Injector holds at once, of each Gearman server.",
+    help="Maximum calls that the Injector holds, per Gearman server.",
 )
 @click.option(
     "--json-args/--no-json-args",
     default=False,
     show_default="off",
-    help="Whether the Injector stores an argument that is nested JSON as its text, and does not refuse it.",
+    help="Whether the Injector stores an argument that is nested JSON as text, instead of refusing it.",
 )
 @options.logs
 def run(
@@ -116,16 +112,16 @@ def run(
     calls: int,
     json_args: bool,
 ) -> None:
-    """Run roles until SIGTERM or ^C; a second one ends them at once.
+    """Run roles until SIGTERM or ^C. A second signal ends them immediately.
 
     \b
     Roles:
-      queue-runner  carries due jobs from the databases to the Gearman servers
+      queue-runner  submits due jobs from the databases to the Gearman servers
       controller    calls stock Gearman workers for jobs of flag controller
       injector      stores the jobs that any Gearman client submits to inject_jobs
       gearman       an embedded Gearman server, on the first --job-server, loopback only
 
-    Without a role all run but the injector. With a gearmand of your own run queue-runner and controller.
+    Without a role, all but the injector run. If you have a gearmand, run queue-runner and controller.
 
     \b
     Examples:
@@ -149,7 +145,7 @@ def run(
     roles = roles or DEFAULT_ROLES
     if tls and "gearman" in roles:
         raise UsageError(
-            "the embedded Gearman server speaks no TLS: run the other roles alone, or say --tls-ca none"
+            "the embedded Gearman server has no TLS: run the other roles only, or give --tls-ca none"
         )
     asyncio.run(_run(roles, dbs, addresses, settings, calling, injecting, tls))
 
@@ -163,16 +159,7 @@ async def _run(
     injecting: InjectorSettings,
     tls: ssl.SSLContext | None,
 ) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal(number: int) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
+    stop = _stop_on_signal()
     server: Server | None = None
     if "gearman" in roles:
         server = Server(*parse_address(addresses[0]))
@@ -180,18 +167,8 @@ async def _run(
         events.emit("server.listening", address=server.address)
     try:
         if set(roles) != {"gearman"}:
-            with closing(Shards(dbs)) as shards:
-                for database in shards:
-                    # An unreachable database may come back; one without tables stays so until an operator
-                    # acts.
-                    await asyncio.to_thread(_check, database)
-            if tls:
-                await asyncio.to_thread(warn_of_servers, addresses, tls)
-        # What the imports have made stays. A collection that looks through it stops all calls for 40 ms, and
-        # under load there is one a second.
-        gc.freeze()
-        gc.set_threshold(_YOUNG, *gc.get_threshold()[1:])
-        sys.setswitchinterval(_SWITCH)
+            await _check(dbs, addresses, tls)
+        _tune_interpreter()
         async with asyncio.TaskGroup() as group:
             group.create_task(stop.wait())
             # Each role has connections of its own.
@@ -209,8 +186,48 @@ async def _run(
             await server.close()
 
 
-def _check(database: Database) -> None:
-    try:
-        database.check()
-    except (UnreachableError, ConflictError) as error:
-        note(f"{error}; trying on")
+def _stop_on_signal() -> asyncio.Event:
+    """Return an event that the first SIGTERM or SIGINT sets. The second one ends the process."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    return stop
+
+
+async def _check(dbs: list[str], addresses: list[str], tls: ssl.SSLContext | None) -> None:
+    """Check the databases, and TLS to the servers.
+
+    Raises:
+        SchemaError: a database does not have the tables of this version. An operator must upgrade it.
+
+    """
+    with closing(Shards(dbs)) as shards:
+        for database in shards:
+            try:
+                await asyncio.to_thread(database.check)
+            except (UnreachableError, ConflictError) as error:  # it may come back
+                note(f"{error}; retrying")
+    if tls:
+        await asyncio.to_thread(warn_of_servers, addresses, tls)
+
+
+def _tune_interpreter() -> None:
+    """Adapt Python to a process with a busy loop and threads that wait for databases.
+
+    * Imported modules are exempt from garbage collection. A full collection would visit them all and stop
+      every call for 40 ms, once per second under load.
+    * The youngest generation is collected after 10,000 new objects, because most of them are freed without
+      the collector before there are so many.
+    * Threads are switched after 0.5 ms. With Python's default of 5 ms, a thread whose database has answered
+      can wait for as long as a commit before it runs.
+    """
+    gc.freeze()
+    gc.set_threshold(10_000, *gc.get_threshold()[1:])
+    sys.setswitchinterval(0.0005)

@@ -1,4 +1,4 @@
-"""TLS to Gearman servers: the context that the settings describe. Reads files."""
+"""TLS to Gearman servers: makes the context that the settings describe. Reads files."""
 
 import ssl
 from pathlib import Path
@@ -13,24 +13,26 @@ def make_context(
     """Return the TLS context for Gearman servers, None for plain connections.
 
     Args:
-        ca: a file with the certificates of the authorities to trust; ``system``: those of the system;
-            ``none``, or None if it is not set: no TLS.
-        certificate: a file with the certificate to show.
-        key: a file with its key, if that is not in the same file.
-        verify_host: whether a server's certificate must name the host it is reached by.
+        ca: a file with the certificates of the trusted authorities; ``system``: those of the system; ``none``
+            or None: no TLS.
+        certificate: a file with the certificate of this client.
+        key: a file with its key, if the key is not in the same file.
+        verify_host: whether the certificate of a server must have its host name as we address it.
 
     Raises:
-        UsageError: a file cannot be read or used, or the values do not go together.
+        UsageError: a file cannot be read or used, or the values contradict each other.
 
     """
     if ca == "none":
         return None
     if ca is None:
         if certificate or key:
-            raise UsageError("a certificate is for TLS: say whom to trust with --tls-ca, a file or system")
+            raise UsageError(
+                "a certificate needs TLS: name the trusted authorities with --tls-ca, as a file or system"
+            )
         return None
     if key and not certificate:
-        raise UsageError("--tls-key is the key of a certificate: name that with --tls-certificate")
+        raise UsageError("--tls-key is the key of a certificate: name the certificate with --tls-certificate")
     context = ssl.create_default_context() if ca == "system" else _trusting(ca)
     context.check_hostname = verify_host
     if certificate:
@@ -53,7 +55,7 @@ def _show(context: ssl.SSLContext, certificate: str, key: str | None) -> None:
 
     def passphrase() -> str:
         raise UsageError(
-            f"the key in {key or certificate} has a passphrase, which is not supported: take it out"
+            f"the key in {key or certificate} has a passphrase, which is not supported: remove it"
         )
 
     try:
@@ -72,5 +74,5 @@ def _check_readable(option: str, name: str) -> None:
         return
     except OSError as error:
         reason = error.strerror
-    # Not within the except: its error quotes the name, which may be a URL in the wrong place.
+    # Outside of the except: its error quotes the name, which may be a URL in the wrong place.
     raise UsageError(f"{option}: {shown_name(name)!r} cannot be read: {reason}")
