@@ -127,12 +127,12 @@ def test_the_command_refuses_wrong_values_with_a_status_and_stores_nothing(
         (["insert", "f", "--run-after", "1e300"], "run_after"),
         (["insert", "f", "--run-after", "nan"], "run_after"),
         (["insert", "f", "--run-after", "soon"], "'soon' is not a valid float"),
-        (["jobs", "reschedule", "1", "--at", "soon"], "is no time"),
+        (["jobs", "reschedule", "1", "--at", "soon"], "is not a time"),
         (["jobs", "reschedule", "1", "--at", "+99999999999"], "out of range"),
-        (["jobs", "cancel", "1:2:3"], "is no job"),
-        (["jobs", "cancel", "1x"], "is no job"),
-        (["jobs", "delete", "--yes", "1", "-"], "is no job"),
-        (["jobs", "retry", "0"], "is no job"),
+        (["jobs", "cancel", "1:2:3"], "is not the id of a job"),
+        (["jobs", "cancel", "1x"], "is not the id of a job"),
+        (["jobs", "delete", "--yes", "1", "-"], "is not the id of a job"),
+        (["jobs", "retry", "0"], "is not the id of a job"),
         (["jobs", "list", "--limit", "0"], "not in the range"),
     ):
         with pytest.raises(SystemExit) as ended:

@@ -253,7 +253,7 @@ def test_what_is_not_there_is_said_and_has_an_exit_status(
     cases = [
         (["jobs", "show", "99", "--db", url], 1, "there is no job 99"),
         (["jobs", "retry", "99", "--db", url], 1, "not waiting or dead"),
-        (["jobs", "show", "x", "--db", url], 2, "is no job"),
+        (["jobs", "show", "x", "--db", url], 2, "is not the id of a job"),
         (["jobs", "show", "7:1", "--db", url], 2, "no database 7"),
         (["jobs", "list", "--db", f"sqlite:///{tmp_path}/none/jobs.db"], 69, "cannot be opened"),
         (["jobs", "list", "--db", f"sqlite:///{tmp_path}/new.db"], 78, "garivini db upgrade"),
@@ -465,7 +465,7 @@ def test_a_bare_job_id_is_in_the_only_database_and_needs_one_if_there_are_severa
     for wrong in ("x", "1:", ":1", "1:2:3", "-1", "1_0", " 1", "\u0661", "0", "1:0", "0:1", "9" * 25):
         refused = invoke("jobs", "show", "--db", url, "--", wrong)
         assert isinstance(refused.exception, UsageError), wrong
-        assert "is no job: write 1:42" in str(refused.exception)
+        assert "is not the id of a job: write 1:42" in str(refused.exception)
 
 
 MODULE = """

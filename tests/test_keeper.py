@@ -55,7 +55,7 @@ def ended(database: Database) -> Callable[[int], list[Execution]]:
     def make(count: int) -> list[Execution]:
         new = replace(new_job("f", b""), lease=60)
         answers = database.insert([new] * count)
-        return [Execution(Job.taken(new, answer), cast(Any, None), "me") for answer in answers]
+        return [Execution(Job.from_insert(new, answer), cast(Any, None), "me") for answer in answers]
 
     return make
 

@@ -66,7 +66,7 @@ class Kept:
         """Insert so many jobs that are leased, and return their runs."""
         new = replace(new_job("f", b""), lease=lease)
         answers = self.database.insert([new] * count)
-        return [Execution(Job.taken(new, answer), cast(Any, None), "me") for answer in answers]
+        return [Execution(Job.from_insert(new, answer), cast(Any, None), "me") for answer in answers]
 
     def get(self, count: int, within: float = SOON) -> list[Execution]:
         """Wait for so many committed runs."""

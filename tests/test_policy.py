@@ -154,7 +154,7 @@ def test_an_offset_out_of_range_is_refused(when: Any) -> None:
     "when", ["", "+", "++1", "-5", "+-5", " 5", "5 ", "1e3", "soon", "Never", "٣", "9" * 21, 1.5, True, None]
 )
 def test_what_is_no_time_is_refused(when: Any) -> None:
-    with pytest.raises(UsageError, match="is no time"):
+    with pytest.raises(UsageError, match="is not a time"):
         parse_when(when)
 
 
@@ -192,7 +192,7 @@ def test_a_batch_stays_within_its_bounds() -> None:
 def test_a_small_bound_holds_as_well(most: int, full: bool) -> None:
     size = min(BATCH_START, most)
     for _ in range(30):
-        size = next_batch(size, full=full, most=most)
+        size = next_batch(size, full=full, maximum=most)
         assert min(BATCH_START, most) <= size <= most
     assert size == (most if full else min(BATCH_START, most))
 

@@ -164,7 +164,7 @@ def test_an_id_is_taken_for_a_handle(form: Any) -> None:
     "wrong", ["7", "", "1:2:3", "x:1", "1:-2", "0:1", "1:0", "1: 2", "1:" + "9" * 19, b"\xff"]
 )
 def test_what_is_no_id_is_refused(wrong: Any) -> None:
-    with pytest.raises(UsageError, match="is no job: write 1:42"):
+    with pytest.raises(UsageError, match="is not the id of a job: write 1:42"):
         handle_of(wrong)
 
 

@@ -1,14 +1,14 @@
-"""The delay before something that failed is tried again."""
+"""The delay before a failed operation is retried."""
 
 import random
 
 
 class Backoff:
-    """How long to leave something alone that has failed: doubling, jittered, bounded.
+    """The delay after each failure in a row: it doubles, has jitter, and has a maximum.
 
     Args:
         first: seconds after the first failure.
-        longest: seconds, at most.
+        longest: maximum seconds.
 
     """
 
@@ -18,11 +18,11 @@ class Backoff:
         self._failures = 0
 
     def succeeded(self) -> None:
-        """Start again from the first delay."""
+        """Begin again with the first delay."""
         self._failures = 0
 
     def failed(self) -> float:
-        """Return the seconds to wait now. Jitter keeps many clients from coming back at one moment."""
+        """Return the seconds to wait now. Jitter keeps many clients from retrying at the same moment."""
         delay = min(self._first * 2.0 ** min(self._failures, 30), self._longest)
         self._failures += 1
         return delay * random.uniform(0.5, 1.0)

@@ -1,14 +1,15 @@
 """The errors of the library: one root, and one class for each answer to "who must act?".
 
 * ``GariviniError``
-    * ``UsageError``: you. The call cannot work as written; nothing was done.
-    * ``SchemaError``: you. The database is not at the schema of this code; nothing was done.
-    * ``UnreachableError``: the world. A database or a Gearman server cannot be reached; nothing was done.
-    * ``RefusedError``: they. A server understood and said no; nothing was done.
-    * ``ConflictError``: they. A lock could not be had in time; nothing was done, trying again is safe.
-    * ``OutcomeUnknownError``: the world. The connection went between the request and its answer; it may be
-      done or not.
-    * ``ProtocolError``: they. The peer sent what the Gearman protocol does not allow.
+    * ``UsageError``: the caller. The call cannot work as written.
+    * ``SchemaError``: the operator. The database does not have the tables of this version.
+    * ``UnreachableError``: the network or a server. A database or a Gearman server cannot be reached.
+    * ``RefusedError``: a server, which understood the request and refused it.
+    * ``ConflictError``: another transaction, which held a lock for too long. The call can be repeated.
+    * ``OutcomeUnknownError``: the network. The connection was lost between request and answer.
+    * ``ProtocolError``: the peer, which violated the Gearman protocol.
+
+After the first five nothing was done. After ``OutcomeUnknownError`` the request may be done.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 class GariviniError(Exception):
     """Root of every error that this library raises."""
 
-    #: Whether the same call may be made again at once: nothing was done, and what was in the way is gone (a
-    #: connection that had been closed, the other side of a deadlock).
+    #: Whether the call can be repeated immediately: nothing was done, and the obstacle is gone, for example a
+    #: closed connection or the other transaction of a deadlock.
     transient: bool = False
-    #: From an insert of several jobs, by position in the list: the answers of those that are stored anyway,
-    #: in another database than the one that failed.
+    #: Of an insert of several jobs: the results of the jobs that are stored in other databases than the one
+    #: that failed, by position in the list.
     stored: "Mapping[int, Inserted]" = MappingProxyType({})
-    #: The positions of the jobs that this error concerns; with ``OutcomeUnknownError`` they may be stored.
-    #: All other positions are either in ``stored`` or were not attempted.
+    #: The positions of the jobs that this error concerns. After ``OutcomeUnknownError`` they may be stored.
+    #: All other positions are in ``stored`` or were not tried.
     failed: Sequence[int] = ()
 
     @property
@@ -43,7 +44,7 @@ class UsageError(GariviniError, ValueError):
 
 
 class SchemaError(GariviniError):
-    """The database has no schema of ours, or another version of it. Nothing was done."""
+    """The database does not have the tables of this version. Nothing was done."""
 
 
 class UnreachableError(GariviniError):
@@ -58,15 +59,15 @@ class RefusedError(GariviniError):
 
 
 class ConflictError(GariviniError):
-    """Another transaction was in the way for too long. Nothing was done; trying again is safe."""
+    """Another transaction held a lock for too long. Nothing was done, and the call can be repeated."""
 
-    #: Whether the whole database was locked, and not some of its rows.
+    #: Whether the whole database was locked, not only some of its rows.
     whole: bool = False
 
 
 class OutcomeUnknownError(GariviniError):
-    """The connection was lost before the answer came. The request may have been carried out or not."""
+    """The connection was lost before the answer arrived. The request may have been carried out."""
 
 
 class ProtocolError(GariviniError):
-    """A peer sent bytes that the Gearman protocol does not allow. The connection is of no more use."""
+    """A peer violated the Gearman protocol. The connection cannot be used any more."""

@@ -9,7 +9,7 @@ import pytest
 from garivini.errors import UsageError
 from garivini.model.job import Handle, Job
 from garivini.model.new_jobs import new_job
-from garivini.model.outcome import Report, Said, Setback, Success
+from garivini.model.outcome import Report, ReportKind, Setback, Success
 from garivini.model.policy import FunctionPolicy
 from garivini.model.records import KeptJob, Reported
 from garivini.model.state import State
@@ -30,7 +30,7 @@ def running(database: Database, count: int = 1, **fields: Any) -> list[Job]:
     return database.claim(Lane("f", State.WAITING, "normal", 0), limit=count, lease=60)
 
 
-def say(job: Job, *lines: bytes, kind: Said = "data") -> list[Report]:
+def say(job: Job, *lines: bytes, kind: ReportKind = "data") -> list[Report]:
     return [Report(job.handle, kind, line) for line in lines]
 
 

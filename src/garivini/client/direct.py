@@ -182,7 +182,7 @@ class DirectDispatch:
         rest = False
         for job, answer in zip(jobs, answers, strict=True):
             if answer.new and job.lease:
-                leased.append(Job.taken(job, answer))
+                leased.append(Job.from_insert(job, answer))
             elif answer.new and not job.delay:
                 rest = True
         if not leased:

@@ -1,4 +1,4 @@
-"""The forms in which callers name a job, read into its handle."""
+"""The handle of a job from each form in which a caller can name it."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from garivini.model.job import Handle, Job
 from garivini.model.limits import MAX_DBID, MAX_JOBID
 from garivini.model.payload import decode_payload
 
-#: A job's id as text: database and job, as in ``1:42``.
+#: The id of a job as text: database and job, as in ``1:42``.
 _ID: Final = re.compile(r"[0-9]{1,19}:[0-9]{1,19}")
 
 
@@ -25,15 +25,15 @@ def parse_id(text: str) -> Handle:
         dbid, jobid = map(int, text.split(":"))
         if 0 < jobid <= MAX_JOBID and 0 < dbid <= MAX_DBID:
             return Handle(jobid, dbid)
-    raise UsageError(f"{text!r:.80} is no job: write 1:42 for job 42 of database 1")
+    raise UsageError(f"{text!r:.80} is not the id of a job: write 1:42 for job 42 of database 1")
 
 
-#: What the calls of a client take for a job.
+#: The forms in which a caller can name a job.
 HandleLike: TypeAlias = Job | Handle | tuple[int, int] | Inserted | Mapping[str, Any] | bytes | str
 
 
 def handle_of(handle: HandleLike) -> Handle:
-    """Return the handle in a Job, an id ``"1:42"``, a payload (mapping or JSON) or a pair ``(jobid, dbid)``.
+    """Return the handle of a Job, an insert, an id ``"1:42"``, a payload or a pair ``(jobid, dbid)``.
 
     Raises:
         UsageError: it is none of these.
@@ -62,14 +62,14 @@ def handle_of(handle: HandleLike) -> Handle:
     jobid, dbid = map(_whole, named[:2])
     attempt = None if named[2] is None else _whole(named[2])
     if not (0 < jobid <= MAX_JOBID and 0 < dbid <= MAX_DBID):
-        raise UsageError(f"there is no job {jobid} in database {dbid}: ids are positive and not as large")
+        raise UsageError(f"there is no job {jobid} in database {dbid}: ids are positive and smaller")
     if attempt is not None and not 0 <= attempt < 2**32:
         raise UsageError(f"job {jobid} has no attempt {attempt}")
     return Handle(jobid, dbid, attempt)
 
 
 def _whole(number: Any) -> int:
-    """Take a whole number, or its decimal digits, as the original's JSON has them."""
+    """Return a whole number, or the number of decimal digits, which the JSON of the original has."""
     if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) < 20:
         return int(number)
     if isinstance(number, int) and not isinstance(number, bool):

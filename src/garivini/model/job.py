@@ -1,4 +1,4 @@
-"""A job: its row, its handle, and how it is inserted."""
+"""A job: its row, its handle, and a job to insert."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
@@ -13,9 +13,9 @@ from garivini.model.state import State
 
 
 class Handle(NamedTuple):
-    """What names a job to ``complete_job`` and the like.
+    """Names a job for ``complete_job`` and similar calls.
 
-    ``attempt`` is the fence: without it (None: a payload of the original, a bare pair) a call applies
+    ``attempt`` is the fence. If it is None, as in a payload of the original or a pair, a call has an effect
     whoever holds the job.
     """
 
@@ -30,7 +30,7 @@ class Handle(NamedTuple):
 
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A job to insert; the values have been checked.
+    """A job to insert, with values that have been checked.
 
     Raises:
         UsageError: the flag or the priority is unknown.
@@ -45,9 +45,9 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority
     #: Seconds from now by the database's clock.
     delay: int
-    #: Seconds of the lease that it is inserted with, as if claimed at once; 0: it waits until it is due.
+    #: Seconds of the lease with which it is inserted, as if it were claimed immediately; 0: it waits.
     lease: int = 0
-    #: Whether a client that knows Gearman servers may submit it at once.
+    #: Whether a client that knows Gearman servers may submit it after the commit.
     dispatch: bool = True
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StartCounter:
-    """Counts the starts of jobs of one database. A job sent to another process does not have it."""
+    """Counts the starts of the jobs of one database. A job that is sent to another process loses it."""
 
     __slots__ = ("_count", "in_thread")
 
@@ -66,7 +66,7 @@ class StartCounter:
         in_thread: Callable[[Callable[[], int]], Awaitable[int]],
     ) -> None:
         self._count = count
-        #: Calls something in a thread, to be awaited.
+        #: Calls a function in a thread, to be awaited.
         self.in_thread: Callable[[Callable[[], int]], Awaitable[int]] = in_thread
 
     def __call__(self, handle: Handle) -> int:
@@ -89,7 +89,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     arg: bytes
     uniqkey: str | None = None
     coalesce: str | None = None
-    #: When due while waiting, the end of the lease while leased; in a payload, when it was due.
+    #: Waiting: when it is due. Leased, running, suspect: when the lease ends. In a payload: when it was due.
     run_after: int = 0
     flag: str = "shim"
     failcount: int = 0
@@ -97,14 +97,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     attempt: int | None = None
     priority: str = "normal"
     state: State = State.WAITING
-    #: When it was claimed, or when a server last said that it is queued there.
+    #: When it was claimed, or when a server last had it queued.
     since: int = 0
     crashes: int = 0
     created: int = 0
-    #: Seconds of this attempt's lease, and when it ends; 0 where unknown.
+    #: Seconds of this attempt's lease; 0: unknown.
     lease: int = 0
+    #: When this lease ends first; 0: unknown.
     lease_end: int = 0
-    #: Number of starts that have read ``run``. In a function: 0 until it reads that.
+    #: Number of starts that have read ``run``. In a function: 0 until it reads ``run``.
     runs: int = 0
     #: Whether this attempt no longer holds the job while it runs: another attempt has it, or it was cancelled
     #: or put off. Then only success counts: if the function returns, the job is complete anyway. To leave the
@@ -118,8 +119,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return hash(self.handle)
 
     @classmethod
-    def taken(cls, job: NewJob, stored: Inserted) -> "Job":
-        """Return a job that was inserted with a lease, as a claim would have returned it."""
+    def from_insert(cls, job: NewJob, stored: Inserted) -> "Job":
+        """Return a job that was inserted with a lease, as a claim returns it."""
         return cls(
             jobid=stored.jobid,
             dbid=stored.dbid,
@@ -157,15 +158,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def run(self) -> int:
         """The number of this start of the job, from 1, however the earlier starts ended.
 
-        ``attempt`` does not rise if a Gearman server gives the copy of a killed worker to another one; this
-        does. A start is counted when its function first reads this, by one short write to the job's database.
-        Starts that do not read it are not counted, so read it at the beginning of each. In an ``async def``
-        the write delays the tasks beside it: ``await job.get_run()`` does not.
+        It rises also if a Gearman server gives the copy of a killed worker to another one, when ``attempt``
+        does not. A start is counted when its function first reads ``run``, by one short write to the job's
+        database. A start that does not read it is not counted, so read it at the beginning. In an
+        ``async def`` the write delays other tasks; ``await job.get_run()`` does not.
 
-        Outside of a function: the starts so far that were counted.
+        Outside of a function: the number of counted starts.
 
         Raises:
-            ConflictError: the job is another attempt's by now.
+            ConflictError: this attempt no longer holds the job.
             GariviniError: the database does not answer.
 
         """
@@ -175,7 +176,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.runs
 
     async def get_run(self) -> int:
-        """Return ``run``, counted in a thread so that other tasks continue."""
+        """Return ``run``, counted in a thread, so that other tasks continue. Raises as ``run``."""
         if self.counter is not None:
             await self.counter.in_thread(lambda: self.run)
         return self.runs
@@ -195,12 +196,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def unique(self) -> bytes:
-        """Gearman's unique of this attempt, by which a server can be asked for it."""
+        """The Gearman unique of this attempt, by which a server can be asked about it."""
         return unique_of(self.dbid, self.jobid, self.attempt or 0)
 
 
 def unique_of(dbid: int, jobid: int, attempt: int) -> bytes:
-    """Return Gearman's unique of one attempt. It is short of 63 bytes, which is all a server keeps."""
+    """Return the Gearman unique of one attempt. It has at most 41 bytes; a server keeps up to 63."""
     return b"%d:%d:%d" % (dbid, jobid, attempt)
 
 
@@ -208,7 +209,7 @@ def parse_state(state: str) -> State:
     """Return the state of this name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no state has it.
 
     """
     try:

@@ -1,6 +1,6 @@
-"""Leases: how long they are, and the decision about one that ran out.
+"""Leases: their lengths, and the decision about an expired one.
 
-The whole protocol is in ``docs/explanation/leases.md``.
+The protocol is described in ``docs/explanation/leases.md``.
 """
 
 from dataclasses import dataclass
@@ -11,29 +11,30 @@ from garivini.errors import UsageError
 from garivini.model.limits import MAX_LEASE
 from garivini.model.state import State
 
-#: Seconds of a lease, unless told otherwise, and the shortest.
+#: Default seconds of a lease.
 LEASE: Final = 60
+#: Minimum seconds of a lease.
 MIN_LEASE: Final = 3
-#: Assumed maximum seconds of other processes' leases; the original's leases are this long.
+#: Assumed maximum seconds of the leases of other processes. The original's leases are this long.
 OTHERS_LEASE: Final = 1000
-#: Seconds within which a claim is submitted or given back, and a third of the lease at most. Nobody may take
-#: an attempt that no server knows for lost before twice this time: its submit could be on the way.
+#: Maximum seconds between claiming a job and submitting or releasing it; at most a third of the lease. Until
+#: twice this time has passed, an attempt that no server knows is not an orphan: it may still be submitted.
 SUBMIT_WITHIN: Final = 3.0
 
-#: Seconds for which a job may run under a worker that does not renew.
+#: Maximum seconds that a job may run on a worker that does not renew.
 DEADLINE: Final = 3600
-#: Seconds until an undecided lease is asked about again.
+#: Seconds until the servers are asked again about an undecided lease.
 ASK_AGAIN: Final = 2
 
 
 class Found(Enum):
-    """What the Gearman servers say of an attempt, asked by its unique."""
+    """The answer of the Gearman servers about an attempt, by its unique."""
 
     QUEUED = "queued"
-    #: Queued where the function has had no worker for five leases, while another server has one.
+    #: Queued on a server on which the function has had no worker for five leases; another server has one.
     STRANDED = "stranded"
     RUNNING = "running"
-    #: Every server answered that it does not have it, or has been silent for a lease.
+    #: Each server has answered that it does not have it, or has been silent for a lease.
     UNKNOWN = "unknown"
     #: A server that may have it did not answer.
     UNDECIDED = "undecided"
@@ -41,19 +42,19 @@ class Found(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Extend:
-    """The attempt keeps the job: in ``state``, for so many seconds from now."""
+    """The attempt keeps the job in this state, for the given seconds from now."""
 
     state: State
     seconds: int
-    #: A server has it queued: the time without a start counts anew.
+    #: Whether a server has it queued. Then the age of the attempt starts again.
     queued: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Reclaim:
-    """The attempt is over: claim the job again under the next one and submit it."""
+    """The attempt is over: claim the job again with the next attempt and submit it."""
 
-    #: Its holder had renewed, so it died with the job.
+    #: Whether the holder died: it had renewed, or its server has lost it.
     crashed: bool = False
 
 
@@ -70,45 +71,45 @@ def decide(
     deadline: int = DEADLINE,
     delivered: bool = False,
 ) -> Step:
-    """Return what to do with a lease that ran out.
+    """Return what to do with an expired lease.
 
     Args:
         state: LEASED, RUNNING or SUSPECT.
-        found: what the servers say.
-        age: seconds since the claim, or since a server last said "queued".
-        lease: seconds.
-        renews: whether workers of this function are known to renew.
-        deadline: seconds that a worker which does not renew may take.
-        delivered: whether the one who asks submitted this attempt on the connection that it still has. A
-            server that says "unknown" then had it and lost it with its workers.
+        found: the answer of the servers.
+        age: seconds since the claim, or since a server last had it queued.
+        lease: seconds of the lease.
+        renews: whether the workers of this function are known to renew.
+        deadline: maximum seconds that a job may run on a worker that does not renew.
+        delivered: whether the caller submitted this attempt on a connection that still exists. Then a server
+            that does not know it has had it, and lost it because it has killed too many workers.
 
     """
     match found, state:
         case Found.UNDECIDED, _:
             return Extend(state, ASK_AGAIN)
         case Found.QUEUED, _:
-            # Reclaiming would let a slow queue chase its own tail.
+            # If a slow queue were reclaimed, it would only grow.
             return Extend(State.LEASED, lease + 1, queued=True)
         case Found.STRANDED, _:
-            # The old copy, should a worker come after all, is past its lease and asks before it starts.
+            # If a worker comes for the old copy, the lease is over, so it checks before it starts.
             return Reclaim()
         case Found.UNKNOWN, State.LEASED:
             return Reclaim(crashed=renews and delivered)
         case Found.UNKNOWN, State.SUSPECT:
             return Reclaim(crashed=True)
         case Found.RUNNING, State.LEASED if not renews:
-            # A worker that knows nothing of leases, or a mixed crowd: it may take its time.
+            # Some workers of this function do not renew. They may take until the deadline.
             return Extend(State.LEASED, lease + 1) if age < deadline else Reclaim()
         case Found.RUNNING, State.SUSPECT:
             return Reclaim(crashed=True)
         case _:
-            # The first strike. One alone is wrong without any fault: a copy that waited is picked up just
-            # before its lease ends and renews a third of a lease later.
+            # One expired lease is no proof: a copy that has waited may start just before its lease ends, and
+            # its first renewal comes a third of a lease later.
             return Extend(State.SUSPECT, lease // 3 + 2)
 
 
 def check_lease(seconds: int) -> None:
-    """Make sure that a lease is long enough to be renewed in time, and ends.
+    """Check that a lease is long enough to be renewed in time, and not endless.
 
     Raises:
         UsageError: it is shorter than ``MIN_LEASE`` or longer than a week.

@@ -1,4 +1,4 @@
-"""New jobs from the arguments of ``insert_job`` and ``insert_jobs``: checks of each value."""
+"""New jobs from the arguments of ``insert_job`` and ``insert_jobs``, with a check of each value."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -52,7 +52,7 @@ def checked_jobs(
     """Return the jobs that the arguments of ``insert_jobs`` describe.
 
     Raises:
-        UsageError: one of them cannot be stored; it says which.
+        UsageError: one of them cannot be stored. The message says which.
 
     """
     delay = parse_delay(run_after)
@@ -71,10 +71,10 @@ def new_job(
     delay: int = 0,
     dispatch: bool = True,
 ) -> NewJob:
-    """Return a job whose values fit the row and the wire.
+    """Return a job whose values fit the row and the payload.
 
     Raises:
-        UsageError: one does not; it says which and why.
+        UsageError: one does not. The message says which and why.
 
     """
     if not isinstance(funcname, str):
@@ -104,9 +104,9 @@ def new_job(
 
 
 def _one_key(unique: str | None, uniqkey: str | None) -> str | None:
-    """Take the key under either of its names."""
+    """Return the key, which has two names."""
     if unique is not None and uniqkey is not None and unique != uniqkey:
-        raise UsageError("unique and uniqkey are two names of one thing: give one")
+        raise UsageError("unique and uniqkey are two names of the same argument: give one")
     return unique if unique is not None else uniqkey
 
 
@@ -142,15 +142,15 @@ def _check_funcname(funcname: str) -> None:
     size = len(_utf8(funcname, "function name"))
     if not 0 < size <= MAX_FUNCNAME:
         raise UsageError(f"a function name has 1 to {MAX_FUNCNAME} bytes, this one has {size}")
-    # A line break would forge lines of gearmand's status, and MariaDB ignores a space at the end.
+    # A line break would forge lines of gearmand's status. MariaDB ignores a space at the end.
     if "\0" in funcname or len(funcname.splitlines()) > 1 or funcname != funcname.strip():
         raise UsageError(
-            f"function name {funcname!r} has a NUL, a line break, or white space at an end: leave it out"
+            f"function name {funcname!r} has a NUL, a line break, or white space at an end: remove it"
         )
 
 
 def _key(key: str | None, what: str) -> str | None:
-    """Check a key. The empty one means none, as it does in Gearman."""
+    """Check a key. An empty one means no key, as in Gearman."""
     if key is None or key == "":
         return None
     if not isinstance(key, str):
@@ -159,7 +159,7 @@ def _key(key: str | None, what: str) -> str | None:
     if len(key) > MAX_KEY:
         raise UsageError(f"a {what} has at most {MAX_KEY} characters, this one {len(key)}: hash it")
     if "\0" in key:
-        raise UsageError(f"{what} {key!r} has a NUL character: leave it out")
+        raise UsageError(f"{what} {key!r} has a NUL character: remove it")
     return key
 
 
@@ -167,4 +167,4 @@ def _utf8(text: str, what: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"the {what} has half of a surrogate pair, which no encoding can carry") from None
+        raise UsageError(f"the {what} has half of a surrogate pair, which cannot be encoded") from None

@@ -1,4 +1,4 @@
-"""How an attempt ended: success, a setback, its result when written; and reports of a running job."""
+"""How an attempt ended: success or setback, and the result of settling it. Reports of a running job."""
 
 import traceback
 from dataclasses import dataclass
@@ -10,7 +10,9 @@ from garivini.model.limits import check_word
 from garivini.model.state import State
 from garivini.model.when import When
 
+#: The kinds of setback.
 Kind: TypeAlias = Literal["failed", "rescheduled", "discarded", "parked", "cancelled", "crashed"]
+#: The results of settling a setback.
 Result: TypeAlias = Literal["applied", "repeated", "stale", "gone", "locked"]
 _KINDS: Final = get_args(Kind)
 _RESULTS: Final = get_args(Result)
@@ -26,9 +28,9 @@ class Setback:
     """
 
     handle: Handle
-    #: ``failed`` (counts; backs off unless ``when`` is given), ``rescheduled`` (does not count),
-    #: ``discarded``, ``parked`` or ``cancelled`` (dead at once), ``crashed`` (the process died; the attempt
-    #: goes on in another, unless that was the last crash allowed).
+    #: ``failed``: counts as a failure, and backs off unless ``when`` is given. ``rescheduled``: does not
+    #: count. ``discarded``, ``parked``, ``cancelled``: dead immediately. ``crashed``: the process died, and
+    #: the attempt continues in another one unless that was the last crash allowed.
     kind: Kind
     error: str = ""
     message: str = ""
@@ -40,26 +42,27 @@ class Setback:
         check_word("kind", self.kind, _KINDS)
         for name in ("error", "message", "trace", "worker"):
             if not isinstance(text := getattr(self, name), str):
-                raise UsageError(f"{name} is a text, not {text!r:.100}")
+                raise UsageError(f"{name} is text, not {text!r:.100}")
 
 
 class _Settled(NamedTuple):
-    #: ``applied``, ``repeated`` (this attempt had reported its end before), ``stale`` (another attempt
-    #: holds the job, or nobody), ``gone`` (there is no such job) or ``locked`` (nothing was done: another
-    #: transaction has its row, and this one was not to wait).
+    #: ``applied``. ``repeated``: this attempt has reported its outcome before. ``stale``: the attempt does
+    #: not hold the job. ``gone``: the job does not exist. ``locked``: nothing was done, because another
+    #: transaction has locked the row and the caller did not want to wait.
     result: Result
-    #: Where it was applied: the job's new state, its failures, and seconds until it runs again (None: never,
-    #: or at a time that was given).
+    #: If it was applied, the new state of the job.
     state: State = State.WAITING
+    #: If it was applied, the failures of the job.
     failcount: int = 0
+    #: If it was applied, seconds until the job runs again. None: never, or at a time that was given.
     delay: int | None = None
 
 
 class Settled(_Settled):
-    """The result of a setback.
+    """The result of settling a setback.
 
     Raises:
-        UsageError: there is no such result.
+        UsageError: the result is unknown.
 
     """
 
@@ -75,24 +78,25 @@ class Success(NamedTuple):
     """An attempt that succeeded."""
 
     jobid: int
-    #: None: the one that the row has.
+    #: None: the attempt of the row.
     attempt: int | None
     result: bytes = b""
     worker: str = ""
-    #: Seconds for which the job, its result, its record and its reports are kept. 0: all is deleted.
+    #: Seconds for which the job, its result and its records are kept. 0: all are deleted.
     retention: int = 0
 
 
-Said: TypeAlias = Literal["status", "data", "warning"]
-_SAID: Final = get_args(Said)
+#: The kinds of report.
+ReportKind: TypeAlias = Literal["status", "data", "warning"]
+_REPORT_KINDS: Final = get_args(ReportKind)
 
 
 class _Report(NamedTuple):
-    #: With the attempt that runs it.
+    #: The job, with the attempt that runs it.
     handle: Handle
-    #: ``status`` (its progress, in place of what it said before), ``data`` or ``warning`` (a line).
-    kind: Said
-    #: Of a status: ``b"numerator/denominator"``.
+    #: ``status``: progress, which replaces the last status. ``data``, ``warning``: a line.
+    kind: ReportKind
+    #: Of a status ``b"numerator/denominator"``.
     body: bytes
 
 
@@ -106,14 +110,14 @@ class Report(_Report):
 
     __slots__ = ()
 
-    def __new__(cls, handle: Handle, kind: Said, body: bytes) -> Self:
+    def __new__(cls, handle: Handle, kind: ReportKind, body: bytes) -> Self:
         """Check the kind."""
-        check_word("kind", kind, _SAID)
+        check_word("kind", kind, _REPORT_KINDS)
         return super().__new__(cls, handle, kind, body)
 
 
 def failure(handle: Handle, error: BaseException | str | None, worker: str = "") -> Setback:
-    """Return the setback that records ``error`` for an attempt."""
+    """Return the setback of an attempt that failed with this error."""
     if isinstance(error, BaseException):
         name, message = type(error).__qualname__, _message(error)
         trace = "".join(traceback.format_exception(error))
@@ -126,4 +130,4 @@ def _message(error: BaseException) -> str:
     try:
         return str(error)
     except Exception as broken:
-        return f"its message cannot be had: {type(broken).__qualname__}"
+        return f"its message cannot be read: {type(broken).__qualname__}"

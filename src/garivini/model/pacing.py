@@ -17,13 +17,13 @@ GATE_SIZE: Final = 32
 GATE_PATIENCE: Final = 0.01
 
 
-def next_batch(size: int, *, full: bool, most: int = BATCH_MAX) -> int:
+def next_batch(size: int, *, full: bool, maximum: int = BATCH_MAX) -> int:
     """Return the rows to claim next.
 
-    A full batch adds a tenth of ``most``; another one removes a twentieth.
+    A full batch adds a tenth of ``maximum``; any other removes a twentieth.
     """
-    size = size + max(1, most // 10) if full else size - max(1, most // 20)
-    return max(min(size, most), min(BATCH_START, most))
+    size = size + max(1, maximum // 10) if full else size - max(1, maximum // 20)
+    return max(min(size, maximum), min(BATCH_START, maximum))
 
 
 def next_prefetch(prefetch: int, seconds: float) -> int:
@@ -52,7 +52,7 @@ class BatchGate:
     def __init__(self) -> None:
         self._expected = 0
         #: The time at which waiting ends.
-        self.until = 0.0
+        self.until: float = 0.0
 
     def waits(self, size: int, now: float) -> bool:
         """Return whether a batch of this size should wait for more items."""

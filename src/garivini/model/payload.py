@@ -1,6 +1,6 @@
-"""The payload of a job: its form on the Gearman wire.
+"""The payload of a job: the data of its copies in Gearman.
 
-Arguments are bytes everywhere else; this is the one place where they become JSON text.
+Only here an argument becomes JSON text; everywhere else it is bytes.
 """
 
 from typing import Annotated, TypeAlias
@@ -16,7 +16,7 @@ _Key: TypeAlias = Annotated[str, msgspec.Meta(max_length=MAX_KEY)]
 
 
 class _Head(msgspec.Struct, kw_only=True, gc=False):
-    """What a payload says beside the argument. Unknown keys are ignored, those of ours may be absent."""
+    """A payload without its argument. Unknown keys are ignored; keys that the original lacks are optional."""
 
     jobid: Annotated[int, msgspec.Meta(gt=0, le=MAX_JOBID)]
     dbid: Annotated[int, msgspec.Meta(gt=0, le=MAX_DBID)]
@@ -40,16 +40,16 @@ class _Envelope(_Head, kw_only=True, gc=False):
 
 
 _encoder = msgspec.json.Encoder()
-# Lax: the original's database driver hands numbers over as text, and its JSON keeps them so.
+# Not strict: the database driver of the original returns numbers as text, and its JSON has them as text.
 _decoder = msgspec.json.Decoder(_Envelope, strict=False)
 _head_decoder = msgspec.json.Decoder(_Head, strict=False)
 
 
 def encode_payload(job: Job, *, latin1: bool = False) -> bytes:
-    """Return the payload that carries ``job`` to a worker.
+    """Return the payload of a job.
 
-    Bytes that are UTF-8 travel as their text, others as base64; ``arg_encoding`` says which.
-    ``latin1`` chooses the original's form, each byte as the code point of the same number, for its workers.
+    An argument that is UTF-8 becomes text, any other base64; ``arg_encoding`` says which. With ``latin1``,
+    each byte becomes the character of the same number, as in the original, for its workers.
     """
     if latin1:
         arg, encoding = job.arg.decode("latin-1"), "latin-1"
@@ -79,12 +79,12 @@ def encode_payload(job: Job, *, latin1: bool = False) -> bytes:
 
 
 def decode_payload(payload: bytes | str, *, with_arg: bool = True) -> Job:
-    """Return the job that a payload carries, the original's payloads included.
+    """Return the job of a payload, also of a payload of the original.
 
-    ``with_arg``: whether to read the argument, which may be large; else the job's is empty.
+    ``with_arg``: whether to decode the argument, which may be large; otherwise it is empty.
 
     Raises:
-        UsageError: it is not such a payload.
+        UsageError: it is not the payload of a job.
 
     """
     arg = b""
@@ -115,15 +115,15 @@ def decode_payload(payload: bytes | str, *, with_arg: bool = True) -> Job:
 
 
 def _base64(arg: bytes) -> str:
-    # msgspec writes bytes as base64 in C; the quotes around it are JSON's.
+    # msgspec encodes bytes as base64 in C. The quotes are those of JSON.
     return _encoder.encode(arg)[1:-1].decode("ascii")
 
 
 def decode_arg(arg: str, encoding: str) -> bytes:
-    """Return the bytes that a text carries in one of the forms of ``arg_encoding``.
+    """Return the argument that a text encodes.
 
     Raises:
-        ValueError: they are not in that form, or it is not known.
+        ValueError: the text is not in this encoding, or the encoding is unknown.
 
     """
     match encoding:
@@ -134,4 +134,4 @@ def decode_arg(arg: str, encoding: str) -> bytes:
         case "base64":
             return msgspec.json.decode(b'"%s"' % arg.encode("ascii"), type=bytes)
         case _:
-            raise ValueError(f"arg_encoding {encoding!r} is not known here: update garivini")
+            raise ValueError(f"arg_encoding {encoding!r} is unknown: update garivini")

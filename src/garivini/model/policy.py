@@ -1,4 +1,4 @@
-"""The settings of a function, and what holds where nothing is set."""
+"""The settings of a function, and their defaults."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from garivini.model.limits import check_word
 
 #: Failures after which a job is dead.
 MAX_FAILURES: Final = 25
-#: Deaths of its process after which a job is dead.
+#: Crashes after which a job is dead.
 MAX_CRASHES: Final = 3
 _DAY: Final = 86400
 
@@ -22,19 +22,19 @@ ENVELOPES: Final[tuple[Envelope, ...]] = get_args(Envelope)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionPolicy:
-    """What is set for one function; None where the default holds."""
+    """The settings of one function. None: the default applies."""
 
-    #: Seconds.
+    #: Seconds of the lease.
     lease: int | None = None
-    #: Seconds that a worker which does not renew may take.
+    #: Maximum seconds that a job may run on a worker that does not renew.
     deadline: int | None = None
-    #: Whether its workers renew: set by a starting Worker.
+    #: Whether its workers renew. A Worker sets it when it starts.
     renews: bool | None = None
     #: One of ``ENVELOPES``.
     envelope: Envelope | None = None
     #: Failures after which a job is dead.
     max_failures: int | None = None
-    #: Seconds for which a finished job that a Controller ran is kept with its result; None: not at all.
+    #: Seconds for which a job that a Controller ran is kept with its result after success; None: not kept.
     retention: int | None = None
 
     def __post_init__(self) -> None:
@@ -56,17 +56,17 @@ class FunctionPolicy:
             raise UsageError(f"a retention is 1 s to a year, not {self.retention}")
 
 
-#: Where nothing is set for a function.
+#: The policy of a function without settings.
 NO_POLICY: Final = FunctionPolicy()
-#: The name under which the envelope of functions without one of their own is stored. No function has it.
+#: The name of the row with the default envelope. No function has this name.
 DEFAULT: Final = ""
 
 
 class Policies(dict[str, FunctionPolicy]):
-    """The policy of each function by name: its own settings, and the database's default envelope.
+    """The policy of each function by name: its settings, and the default envelope of the database.
 
     Args:
-        settings: the settings by function name, and under ``DEFAULT`` for all others.
+        settings: the settings by function; under ``DEFAULT``, those of all others.
 
     """
 

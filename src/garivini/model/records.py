@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-from garivini.model.outcome import Kind, Said
+from garivini.model.outcome import Kind, ReportKind
 
 
 class FailedAttempt(NamedTuple):
@@ -27,7 +27,7 @@ class Reported(NamedTuple):
 
     attempt: int
     #: ``status`` (progress), ``data`` or ``warning`` (a line).
-    kind: Said
+    kind: ReportKind
     #: Unix time by the database's clock. Of a status, that of the last one.
     reported_at: int
     #: Of a status, ``b"numerator/denominator"``.

@@ -4,17 +4,17 @@ from enum import IntEnum
 
 
 class State(IntEnum):
-    """Where a job is. The numbers are the row's."""
+    """The state of a job. The numbers are those of the row."""
 
     #: Due at ``run_after``.
     WAITING = 0
-    #: Handed to Gearman; the lease ends at ``run_after``.
+    #: Claimed and submitted; the lease ends at ``run_after``.
     LEASED = 1
     #: Its holder has renewed the lease.
     RUNNING = 2
-    #: Its lease ended once and has not been renewed since.
+    #: Its lease has expired once and was not renewed since.
     SUSPECT = 3
-    #: Parked until a person decides.
+    #: Not run again until an operator retries it.
     DEAD = 4
 
     @classmethod

@@ -14,7 +14,7 @@ _DAY: Final = 86400
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """So many seconds from now, by the database's clock."""
+    """The given seconds from now, by the database's clock."""
 
     seconds: int
 
@@ -28,18 +28,18 @@ class At:
 
 @dataclass(frozen=True, slots=True)
 class Never:
-    """Parked for inspection."""
+    """Never: the job is dead."""
 
 
 When: TypeAlias = Offset | At | Never
 
 
 def backoff(failcount: int, *, spread: float | None = None) -> int:
-    """Return the seconds to wait after a failure: 2^failcount minutes, a day at most.
+    """Return the seconds to wait after a failure: 2^failcount minutes, at most a day.
 
     Args:
-        failcount: failures so far, this one included.
-        spread: -1 to 1, the place in the jitter of a tenth either way; at random where not given.
+        failcount: failures so far, including this one.
+        spread: -1 to 1, the position in the jitter of 10 % either way; by default random.
 
     """
     delay = min(60 << min(failcount, 20), _DAY)
@@ -49,10 +49,10 @@ def backoff(failcount: int, *, spread: float | None = None) -> int:
 
 
 def parse_delay(run_after: float | timedelta | None) -> int:
-    """Return the whole seconds from now until an inserted job is due; parts of a second round up.
+    """Return the whole seconds from now until an inserted job is due. Fractions round up.
 
     Raises:
-        UsageError: it is negative, no number, or longer than ten years.
+        UsageError: it is negative, not a number, or longer than ten years.
 
     """
     if run_after is None:
@@ -70,9 +70,9 @@ def parse_delay(run_after: float | timedelta | None) -> int:
 
 
 def parse_when(when: str | int | timedelta | datetime) -> When:
-    """Read the time of ``reschedule_job``.
+    """Return the time that ``reschedule_job`` is given.
 
-    ``"never"``; ``"+360"`` or a timedelta: from now; ``"1313572984"``, an int or an aware datetime: then.
+    ``"+360"`` or a timedelta counts from now; ``"1313572984"``, an int or an aware datetime is a time.
 
     Raises:
         UsageError: it is none of these, naive, or out of range.
@@ -83,7 +83,7 @@ def parse_when(when: str | int | timedelta | datetime) -> When:
             return Offset(parse_delay(when))
         case datetime():
             if when.tzinfo is None:
-                raise UsageError(f"{when!r} has no time zone: use datetime.now(timezone.utc) or the like")
+                raise UsageError(f"{when!r} has no time zone: use for example datetime.now(timezone.utc)")
             return _at(math.ceil(when.timestamp()))
         case bool():
             pass
@@ -94,12 +94,14 @@ def parse_when(when: str | int | timedelta | datetime) -> When:
         case str() if when.isascii() and when.removeprefix("+").isdigit() and len(when) <= 20:
             number = int(when)
             return Offset(parse_delay(number)) if when.startswith("+") else _at(number)
-    raise UsageError(f"{when!r} is no time: use 'never', '+SECONDS', a unix time, a timedelta or a datetime")
+    raise UsageError(
+        f"{when!r} is not a time: use 'never', '+SECONDS', a unix time, a timedelta or a datetime"
+    )
 
 
 def _at(time: int) -> When:
     if time == NEVER:
-        return Never()  # the original's own number for it
+        return Never()  # the number of the original for never
     if not 0 < time < 2**32:
         raise UsageError(f"unix time {time} is out of range: it is in seconds, 1 to {2**32 - 1}")
     return At(time)

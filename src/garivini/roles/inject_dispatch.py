@@ -138,7 +138,7 @@ class InjectDispatch:
         rest = False
         for job, at in stored:
             if at.new and job.lease:
-                leased.setdefault(at.dbid, []).append(Job.taken(job, at))
+                leased.setdefault(at.dbid, []).append(Job.from_insert(job, at))
             elif at.new and not job.delay:
                 rest = True
         if rest:

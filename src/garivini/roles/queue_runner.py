@@ -234,7 +234,7 @@ class QueueRunner:
             jobs, full = self._claim_split(lane, limit, error)
         else:
             full = len(jobs) >= limit
-            self._batch = next_batch(self._batch, full=full, most=self._settings.batch_max)
+            self._batch = next_batch(self._batch, full=full, maximum=self._settings.batch_max)
         for job in jobs:
             if job.flag == "controller":
                 self._room.note_controlled(job.funcname)

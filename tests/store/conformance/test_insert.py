@@ -53,7 +53,7 @@ def test_insert_with_a_lease_is_like_a_claim(database: Database, clock: Clock, u
     clock.set(NOON)
     new = replace(job(b"held", uniqkey=uniqkey), lease=LEASE)
     held, left = database.insert([new, job(b"left", uniqkey=uniqkey and f"{uniqkey}2")])
-    taken = Job.taken(new, held)
+    taken = Job.from_insert(new, held)
     assert stored(database, held.jobid) == replace(taken, run_after=taken.lease_end, lease=0, lease_end=0)
     assert taken.lease_end == NOON + LEASE + 1
     assert taken.run_after == NOON
@@ -64,7 +64,7 @@ def test_insert_with_a_lease_is_like_a_claim(database: Database, clock: Clock, u
 def test_release_of_a_job_inserted_with_a_lease_lets_it_wait(database: Database) -> None:
     new = replace(job(), lease=LEASE)
     (answer,) = database.insert([new])
-    database.release([Job.taken(new, answer)])
+    database.release([Job.from_insert(new, answer)])
     claimed = claim_one(database)
     assert (claimed.jobid, claimed.attempt) == (answer.jobid, 2)
 
