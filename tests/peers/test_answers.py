@@ -13,6 +13,7 @@ from garivini.gearman import aio, blocking
 from garivini.gearman.packets import Type
 from garivini.gearman.protocol import Submission
 from tests.databases import sqlite_url
+from tests.docs.pages import block_of
 from tests.gearman.peer import Peer
 from tests.processes import PATIENCE, command
 
@@ -42,16 +43,17 @@ for ($i = 0; $i < 2; $i++) {
     echo $client->returnCode() === GEARMAN_SUCCESS ? $answer : 'FAILED', "\n";
 }
 """
+#: After the function of the guide.
 PHP_TASKS = r"""
 [, $host, $port, $call] = $argv;
 $client = new GearmanClient();
 $client->addServer($host, (int) $port);
-$client->setCompleteCallback(function ($task) { echo $task->data(), "\n"; });
-$client->setWarningCallback(function ($task) { echo $task->data(); });
-$client->setFailCallback(function ($task) { echo "FAILED\n"; });
 for ($i = 0; $i < 2; $i++) {
-    $client->addTask('inject_jobs', $call);
-    $client->runTasks();
+    try {
+        echo json_encode(inject($client, json_decode($call, true))), "\n";
+    } catch (RuntimeException $error) {
+        echo $error->getMessage(), "\nFAILED\n";
+    }
 }
 """
 
@@ -87,7 +89,9 @@ def php(server: str, call: str) -> str:
 
 
 def php_tasks(server: str, call: str) -> str:
-    out, err = program("php", "-r", PHP_TASKS, *server.split(":"), call)
+    shown = block_of("how-to/pure-gearman.md", "file", "inject-task.php").text
+    function = shown.removeprefix("<?php\n").partition("\n$client = ")[0]
+    out, err = program("php", "-r", function + PHP_TASKS, *server.split(":"), call)
     return out + err
 
 

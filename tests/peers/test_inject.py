@@ -67,22 +67,65 @@ def test_the_tool_injects(injector: Command, server: str, client: Client) -> Non
     assert [job.arg for job in client.list_jobs()] == [b"x"]
 
 
-def test_what_the_guide_shows_injects(injector: Command, server: str, client: Client, tmp_path: Path) -> None:
+def shown(folder: Path, server: str) -> dict[str, list[str]]:
+    """Write the programs of the guide for a server; return the command of each, in the order of the page."""
     host, port = server.split(":")
-    said = []
+    programs = {}
     found = re.findall(r"^<!-- file: (\S+) -->\n```\w+\n(.*?)^```$", PAGE.read_text(), flags=re.M | re.S)
     for name, text in found:
         for old, new in {"127.0.0.1:4730": server, "127.0.0.1": host, "4730": port}.items():
             text = text.replace(old, new)
-        (tmp_path / name).write_text(text)
+        (folder / name).write_text(text)
         program = {"sh": "sh", "php": "php", "pl": "perl"}[name.partition(".")[2]]
-        words = [program, str(tmp_path / name)]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        programs[name] = [program, str(folder / name)]
+    return programs
+
+
+def output(words: list[str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+def test_what_the_guide_shows_injects(injector: Command, server: str, client: Client, tmp_path: Path) -> None:
+    said = []
+    for words in shown(tmp_path, server).values():
+        done = output(words)
         assert (done.returncode, done.stderr) == (0, "")
         said.append(done.stdout.strip())
     ids = [job.jobid for job in client.list_jobs()]
     assert len(ids) == 4
-    assert said == [f'{{"jobid":{ids[0]},"dbid":1,"duplicate":false}}', str(ids[1]), f"{ids[2]} {ids[3]}"]
+    reason = "a function name has 1 to 200 bytes, this one has 0; nothing was stored"
+    assert f'"\\n";  // {reason}\n' in PAGE.read_text()
+    assert said == [
+        f'{{"jobid":{ids[0]},"dbid":1,"duplicate":false}}',
+        str(ids[1]),
+        reason,
+        f"{ids[2]} {ids[3]}",
+    ]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_the_php_program_of_the_guide_reports_a_dead_job(
+    injector: Command, server: str, client: Client, tmp_path: Path
+) -> None:
+    words = shown(tmp_path, server)["inject.php"]
+    jobid = output(words).stdout.strip()
+    assert output(words).stdout.strip() == jobid
+    assert client.cancel_job((int(jobid), 1))
+    done = output(words)
+    assert done.returncode != 0
+    assert f"job {jobid} has this key and is dead" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["inject.php", "inject-task.php"])
+def test_a_php_program_of_the_guide_does_not_wait_for_ever(
+    name: str, either_server: str, tmp_path: Path
+) -> None:
+    (program, file) = shown(tmp_path, either_server)[name]
+    text = Path(file).read_text()
+    assert "setTimeout(10_000)" in text
+    Path(file).write_text(text.replace("10_000", "100"))
+    done = output([program, file])
+    assert "may not have been stored" in done.stderr + done.stdout or "no answer" in done.stdout
 
 
 def test_a_perl_worker_may_return_nothing(tmp_path: Path) -> None:
