@@ -19,7 +19,7 @@ from garivini.model.payload import decode_payload
 from garivini.model.policy import NO_POLICY
 from garivini.roles import deadlines
 from garivini.roles.answers import setback_of
-from garivini.roles.calls import IN_FLIGHT, Call, Calls, End, Phase
+from garivini.roles.calls import ENDED, Call, Calls, End, Phase
 from garivini.roles.deadlines import Deadlines
 from garivini.roles.job_servers import JobServers
 from garivini.roles.reports import Reports
@@ -81,13 +81,13 @@ class Caller:
 
     def checked(self, execution: Execution, holds: bool) -> None:
         """Continue after a start check. ``holds``: whether the attempt still holds its job."""
-        call = self._calls.get(execution.job)
+        job = execution.job
+        call = self._calls.get((job.dbid, job.jobid))
         if call is None or call.execution is not execution or call.phase is not Phase.STARTING:
             return  # a drain has returned it
         if holds:
             self._submit(call)
             return
-        job = execution.job
         events.emit("job.stale", jobid=job.jobid, dbid=job.dbid, attempt=job.attempt)
         execution.held.complete()
         self._end(call, Phase.DROPPED)
@@ -127,7 +127,7 @@ class Caller:
 
     def _answered(self, call: Call, event: Event) -> None:
         """Handle an answer of the server to a call."""
-        if call.phase not in IN_FLIGHT:
+        if call.phase >= ENDED:
             return
         match event:
             case Created(handle):
@@ -182,7 +182,7 @@ class Caller:
 
     async def check_deadlines(self) -> None:
         """End the calls that have used up their time."""
-        await self._deadlines.check(self._calls)
+        await self._deadlines.check(self._calls.values())
 
 
 def forget_argument(execution: Execution) -> None:

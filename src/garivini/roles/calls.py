@@ -1,39 +1,37 @@
 """The table of a Controller's calls: their phases, the copies of their jobs, and free calls. Pure."""
 
-from collections.abc import Iterator
-from enum import Enum
+from enum import IntEnum
 from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 from garivini.gearman.aio import Client
 from garivini.keeper.execution import Execution
-from garivini.model.job import Job
 from garivini.model.lease import DEADLINE
 
 
-class Phase(Enum):
-    """How far a call is. It passes the first three in turn, and goes from any of them to one of the rest."""
+class Phase(IntEnum):
+    """How far a call is. It passes the first three phases in order, and ends in one of the others."""
 
     #: It is not submitted yet: its start check may be under way.
-    STARTING = "starting"
+    STARTING = 1
     #: It is submitted, and the Gearman server has not acknowledged it.
-    SUBMITTED = "submitted"
+    SUBMITTED = 2
     #: A Gearman server has it: it waits for a worker or runs.
-    CREATED = "created"
+    CREATED = 3
 
     #: The job has succeeded. In this phase and the next two, its outcome is still to be committed.
-    SUCCEEDED = "succeeded"
+    SUCCEEDED = 4
     #: The job has failed, asked for another time, or cannot be submitted.
-    SET_BACK = "set back"
+    SET_BACK = 5
     #: The call ended without an outcome, so the job waits in its database again.
-    RETURNED = "returned"
+    RETURNED = 6
     #: The call was not made: the copy is stale, or its connection was lost. Nothing is to be committed.
-    DROPPED = "dropped"
+    DROPPED = 7
 
 
-#: The phases before the end. A tuple, because the members of an enum are slow to hash.
-IN_FLIGHT: Final = (Phase.STARTING, Phase.SUBMITTED, Phase.CREATED)
+#: A call in a lower phase is in flight. A constant, because the member of an enum is slow to look up.
+ENDED: Final = Phase.SUCCEEDED
 #: The phases that end a call.
 End: TypeAlias = Literal[Phase.SUCCEEDED, Phase.SET_BACK, Phase.RETURNED, Phase.DROPPED]
 
@@ -54,12 +52,12 @@ class Call(msgspec.Struct, eq=False):
     ask_at: float = 0.0
     #: Lines of data and warnings that the worker has sent.
     lines: int = 0
-    #: A copy of a later attempt. It is started, or completed, when this call is removed.
+    #: A copy of a later attempt. It is started, or completed, when this call leaves the table.
     later: Execution | None = None
 
 
-class Calls:
-    """All calls of a Controller, each by its job.
+class Calls(dict[tuple[int, int], Call]):
+    """All calls of a Controller, by database and job.
 
     A function may use as many calls as are free. If it is the only slow one it thus uses half of them, two
     use a third each, and there is always room for the next.
@@ -71,18 +69,9 @@ class Calls:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._calls: dict[tuple[int, int], Call] = {}
         #: Number of calls in flight, of all functions and of each.
         self.in_flight = 0
         self._active: dict[str, int] = {}
-
-    def get(self, job: Job) -> Call | None:
-        """Return the call of a job, of whatever attempt, or None."""
-        return self._calls.get((job.dbid, job.jobid))
-
-    def __iter__(self) -> Iterator[Call]:
-        """Iterate over all calls."""
-        return iter(self._calls.values())
 
     def may_start(self, funcname: str) -> bool:
         """Return whether a function may start another call."""
@@ -91,7 +80,7 @@ class Calls:
     def start(self, execution: Execution) -> Call:
         """Add a call, in phase STARTING."""
         job = execution.job
-        call = self._calls[job.dbid, job.jobid] = Call(execution)
+        call = self[job.dbid, job.jobid] = Call(execution)
         self._active[job.funcname] = self._active.get(job.funcname, 0) + 1
         self.in_flight += 1
         return call
@@ -123,8 +112,8 @@ class Calls:
         return replaced
 
     def end(self, call: Call, phase: End) -> None:
-        """End a call that is in flight. It stays in the table until it is removed."""
-        assert call.phase in IN_FLIGHT, call.phase
+        """End a call that is in flight. It stays in the table until its outcome is committed."""
+        assert call.phase < ENDED, call.phase
         call.phase = phase
         self.in_flight -= 1
         funcname = call.execution.job.funcname
@@ -134,14 +123,9 @@ class Calls:
         else:
             del self._active[funcname]
 
-    def remove(self, call: Call) -> None:
-        """Remove a call that was dropped, or whose outcome is committed."""
-        job = call.execution.job
-        del self._calls[job.dbid, job.jobid]
-
     def unfinished(self) -> list[Call]:
         """Return the calls in flight."""
-        return [call for call in self if call.phase in IN_FLIGHT]
+        return [call for call in self.values() if call.phase < ENDED]
 
 
 def _attempt(execution: Execution) -> int:

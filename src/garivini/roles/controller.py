@@ -188,7 +188,7 @@ class Controller:
         if self._ended_copies.drops(execution.copy):
             events.emit("job.stale", jobid=job.jobid, dbid=job.dbid, attempt=job.attempt)
             held.complete()
-        elif (call := self._calls.get(job)) is not None:
+        elif (call := self._calls.get((job.dbid, job.jobid))) is not None:
             self._attach(call, execution)
         else:
             self._accept(execution)
@@ -216,7 +216,7 @@ class Controller:
 
     def _start_waiting(self) -> None:
         for execution in self._waiting_room.remove_startable(self._caller.may_start):
-            call = self._calls.get(execution.job)
+            call = self._calls.get((execution.job.dbid, execution.job.jobid))
             if call is not None:
                 self._attach(call, execution)
             elif not execution.held.disconnected:  # otherwise the server sends the copy again, perhaps to us
@@ -273,14 +273,14 @@ class Controller:
             self._uncommitted -= 1
             if not execution.dropped and not execution.held.complete(note=execution.copy):
                 self._ended_copies.add([execution.copy])
-            call = self._calls.get(execution.job)
+            call = self._calls.get((execution.job.dbid, execution.job.jobid))
             if call is not None and call.execution is execution:
                 self._remove(call)
         self._start_waiting()
         self._offer()
 
     def _remove(self, call: Call) -> None:
-        self._calls.remove(call)
+        del self._calls[call.execution.job.dbid, call.execution.job.jobid]
         if call.later is None:
             return
         if call.phase is Phase.SUCCEEDED:
