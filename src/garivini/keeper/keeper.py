@@ -90,7 +90,9 @@ class Keeper:
         self._shared = database
         self._database = database.with_lock_timeout(_LOCK_TIMEOUT)
         #: Counts the starts that ask for their number; see ``Job.run``.
-        self.start_counter = StartCounter(lambda handle: database.count_run(handle), asyncio.to_thread)
+        self.start_counter: StartCounter = StartCounter(
+            lambda handle: database.count_run(handle), asyncio.to_thread
+        )
         self._on_committed = on_committed
         self._on_checked = on_checked
         self._take_back = take_back
@@ -104,7 +106,7 @@ class Keeper:
             one for one in (child.obituaries if child else ()) if one.handle.dbid == database.dbid
         )
         #: Whether the database did not do what was asked last.
-        self.in_trouble = False
+        self.in_trouble: bool = False
         #: What is set for each function, as read last; None before the first ``read_functions``.
         self.policies: Mapping[str, FunctionPolicy] | None = None
         #: What the worker's main thread is running just now.

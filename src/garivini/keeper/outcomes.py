@@ -47,7 +47,7 @@ class Outcomes:
         #: Settings of functions that decide whether a finished job is kept.
         self.policies: Mapping[str, FunctionPolicy] | None = None
         #: Whether some were refused and deferred.
-        self.refused = False
+        self.refused: bool = False
 
     def commit(self, runs: list[Execution]) -> list[Execution]:
         """Write outcomes; return the runs that are over.

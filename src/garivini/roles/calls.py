@@ -70,7 +70,7 @@ class Calls(dict[tuple[int, int], Call]):
     def __init__(self, limit: int) -> None:
         self._limit = limit
         #: Number of calls in flight, of all functions and of each.
-        self.in_flight = 0
+        self.in_flight: int = 0
         self._active: dict[str, int] = {}
 
     def may_start(self, funcname: str) -> bool:

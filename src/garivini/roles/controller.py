@@ -85,8 +85,8 @@ class Controller:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Create a Controller; this does no I/O."""
-        self.name = f"{socket.gethostname()}:{os.getpid()}"
-        self.drain_timeout = settings.drain
+        self.name: str = f"{socket.gethostname()}:{os.getpid()}"
+        self.drain_timeout: float = settings.drain
         self._loop = asyncio.get_running_loop()
         self._servers = JobServers(addresses, connect=partial(Client, tls=tls, exceptions=True))
         self._keepers = {database.dbid: self._keeper(database) for database in databases}
@@ -103,7 +103,7 @@ class Controller:
         self._draining = False
         self._call_over = asyncio.Event()
         self._slots = math.ceil((settings.max_calls + places) / len(addresses))
-        self.links = [self._link(address, tls) for address in addresses]
+        self.links: list[Worker] = [self._link(address, tls) for address in addresses]
 
     def _keeper(self, database: Database) -> Keeper:
         return Keeper(

@@ -48,7 +48,7 @@ class Dispatcher:
         """
         self.database = database
         #: Number of jobs that servers have acknowledged.
-        self.sent = 0
+        self.sent: int = 0
         self._servers = job_servers
         self._room = room
         self._lease = lease

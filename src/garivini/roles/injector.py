@@ -98,7 +98,7 @@ class Injector:
             dbid: Stream(ThreadPoolExecutor(1, "garivini-injector"))
             for dbid in (None, *(database.dbid for database in shards))
         }
-        self.links = [
+        self.links: list[Worker] = [
             Worker(
                 address,
                 [INJECT_JOBS.encode()],

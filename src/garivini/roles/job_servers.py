@@ -52,7 +52,7 @@ class JobServers:
         self._remember = remember
         self._disconnected: set[bytes] = set()
         #: How often a connection has been opened again after a loss.
-        self.reconnects = 0
+        self.reconnects: int = 0
         self._refreshed_at = -math.inf  # loop time
 
     @property

@@ -96,7 +96,7 @@ class QueueRunner:
 
         ``thread``: runs the database's calls; by default a thread of its own.
         """
-        self.name = f"queue-runner of database {database.dbid}"
+        self.name: str = f"queue-runner of database {database.dbid}"
         self._database = database
         self._servers = job_servers
         self._settings = settings
@@ -294,7 +294,7 @@ class QueueRunners:
         self._stop = asyncio.Event()
         self._wakes = [asyncio.Event() for _ in databases]
         self._loops: list[asyncio.Task[None]] = []
-        self.links = [
+        self.links: list[Worker] = [
             Worker(address, [WAKE.encode()], self._woken, client_id=b"queue-runner", tls=tls)
             for address in addresses
         ]

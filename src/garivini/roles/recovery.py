@@ -20,7 +20,7 @@ class Recovery:
     """
 
     def __init__(self, dispatcher: Dispatcher, job_servers: JobServers, room: Room) -> None:
-        self.name = f"injector of database {dispatcher.database.dbid}"
+        self.name: str = f"injector of database {dispatcher.database.dbid}"
         self._dispatcher = dispatcher
         self._room = room
         self._servers = job_servers

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from sqlalchemy import Engine, exc, make_url
 
@@ -24,16 +24,16 @@ class Connections:
     """
 
     def __init__(self, settings: DatabaseSettings) -> None:
-        self.dbid = settings.dbid
+        self.dbid: int = settings.dbid
         self._settings = settings  # whose repr has no password
         self._source = open_source(settings)
         self.dialect: Dialect = self._source.dialect
         self.engine: Engine = self._source.engine
         #: Names the database in messages: its id, and its URL without the password.
-        self.where = self._source.where
+        self.where: str = self._source.where
         #: Lends a driver's connection in autocommit, as a context manager.
-        self.connection = self._source.connection
-        self.close = self._source.close
+        self.connection: Final = self._source.connection
+        self.close: Final = self._source.close
         self._checked = False
 
     def with_lock_timeout(self, seconds: float) -> Self:

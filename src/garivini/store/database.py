@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from garivini.databases import DatabaseSettings
 from garivini.model.inserted import Inserted
@@ -34,10 +34,10 @@ class Database:
     """
 
     def __init__(self, settings: DatabaseSettings) -> None:
-        self.dbid = settings.dbid
-        self.connections = Connections(settings)
+        self.dbid: int = settings.dbid
+        self.connections: Connections = Connections(settings)
         #: Names the database in messages: its id, and its URL without the password.
-        self.where = self.connections.where
+        self.where: str = self.connections.where
 
     # ---- the database itself
 
@@ -116,15 +116,15 @@ class Database:
         with self.connections.transaction(single=single) as run:
             return inserts.insert(run, jobs, sizes)
 
-    live = read_only(inserts.live)
+    live: Final = read_only(inserts.live)
 
     # ---- claims and leases
 
-    lanes = read_only(claims.lanes)
-    head = in_transaction(claims.head)
-    claim = in_transaction(claims.claim)
-    dispatched = read_only(claims.dispatched)
-    leased = read_only(claims.leased)
+    lanes: Final = read_only(claims.lanes)
+    head: Final = in_transaction(claims.head)
+    claim: Final = in_transaction(claims.claim)
+    dispatched: Final = read_only(claims.dispatched)
+    leased: Final = read_only(claims.leased)
     _broken_jobs = read_only(claims.broken_jobs)
 
     def park_broken(self, names: Collection[bytes]) -> list[tuple[Setback, Settled]]:
@@ -132,16 +132,16 @@ class Database:
         setbacks = self._broken_jobs(names)
         return list(zip(setbacks, self.settle(setbacks), strict=True)) if setbacks else []
 
-    renew = in_transaction(leases.renew)
-    release = in_transaction(leases.release)
-    give_back = in_transaction(leases.give_back)
-    mark_leased = in_transaction(leases.mark_leased)
-    end_early = in_transaction(leases.end_early)
-    expired = read_only(leases.expired)
-    requeue = in_transaction(leases.requeue)
-    extend = in_transaction(leases.extend)
-    reclaim = in_transaction(leases.reclaim)
-    adopt = in_transaction(leases.adopt)
+    renew: Final = in_transaction(leases.renew)
+    release: Final = in_transaction(leases.release)
+    give_back: Final = in_transaction(leases.give_back)
+    mark_leased: Final = in_transaction(leases.mark_leased)
+    end_early: Final = in_transaction(leases.end_early)
+    expired: Final = read_only(leases.expired)
+    requeue: Final = in_transaction(leases.requeue)
+    extend: Final = in_transaction(leases.extend)
+    reclaim: Final = in_transaction(leases.reclaim)
+    adopt: Final = in_transaction(leases.adopt)
 
     # ---- outcomes and records
 
@@ -161,15 +161,15 @@ class Database:
         jobids = sorted({success.jobid for success in successes})
         return outcomes.finish(self.connections, jobids, kept, locked)
 
-    settle = in_transaction(outcomes.settle)
-    count_run = in_transaction(outcomes.count_run)
-    retry = in_transaction(outcomes.retry)
-    report = in_transaction(records.report)
-    reports = read_only(records.reports)
-    finished = read_only(records.kept_job)
-    failures = read_only(failed_attempts.failures)
-    record = read_only(failed_attempts.failure_rows)
-    omitted_failures = read_only(failed_attempts.omitted_failures)
+    settle: Final = in_transaction(outcomes.settle)
+    count_run: Final = in_transaction(outcomes.count_run)
+    retry: Final = in_transaction(outcomes.retry)
+    report: Final = in_transaction(records.report)
+    reports: Final = read_only(records.reports)
+    finished: Final = read_only(records.kept_job)
+    failures: Final = read_only(failed_attempts.failures)
+    record: Final = read_only(failed_attempts.failure_rows)
+    omitted_failures: Final = read_only(failed_attempts.omitted_failures)
 
     @retry_transient
     def forget_finished(self, limit: int = CHUNK) -> int:
@@ -186,19 +186,19 @@ class Database:
 
     # ---- functions
 
-    functions = read_only(policies.functions)
-    register_functions = in_transaction(policies.register_functions)
-    set_function = in_transaction(policies.set_function)
-    unset_function = in_transaction(policies.unset_function)
+    functions: Final = read_only(policies.functions)
+    register_functions: Final = in_transaction(policies.register_functions)
+    set_function: Final = in_transaction(policies.set_function)
+    unset_function: Final = in_transaction(policies.unset_function)
 
     # ---- views
 
-    get = read_only(views.get)
-    jobs = read_only(views.jobs)
-    counts = read_only(views.counts)
-    waiting = read_only(views.waiting)
-    clock = read_only(views.clock)
-    facts = read_only(views.facts)
+    get: Final = read_only(views.get)
+    jobs: Final = read_only(views.jobs)
+    counts: Final = read_only(views.counts)
+    waiting: Final = read_only(views.waiting)
+    clock: Final = read_only(views.clock)
+    facts: Final = read_only(views.facts)
 
     @retry_transient
     def probe(self) -> int:

@@ -62,9 +62,9 @@ class OwnPool:
     def __init__(self, settings: DatabaseSettings) -> None:
         url = parse_url(settings.dbid, settings.target)
         refuse_misread(url)
-        self.dialect = dialect_of(url.get_backend_name())
-        self.engine = make_engine(self.dialect, url)
-        self.where = f"database {settings.dbid} ({shown(self.engine.url)})"
+        self.dialect: Dialect = dialect_of(url.get_backend_name())
+        self.engine: Engine = make_engine(self.dialect, url)
+        self.where: str = f"database {settings.dbid} ({shown(self.engine.url)})"
         self._pid = os.getpid()
         if self.dialect.close_before_fork:
             _CLOSE_BEFORE_FORK.add(self)
@@ -128,8 +128,8 @@ class CallersEngine:
     def __init__(self, settings: DatabaseSettings) -> None:
         self.engine: Engine = settings.target
         refuse_misread(self.engine.url)
-        self.dialect = dialect_of(self.engine.dialect.name)
-        self.where = f"database {settings.dbid} ({shown(self.engine.url)})"
+        self.dialect: Dialect = dialect_of(self.engine.dialect.name)
+        self.where: str = f"database {settings.dbid} ({shown(self.engine.url)})"
 
     @contextmanager
     def connection(self) -> Iterator[Any]:

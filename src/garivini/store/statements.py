@@ -17,11 +17,11 @@ class Statements:
     __slots__ = ("_cursor", "_lock_wait", "_statements", "dbid", "dialect", "where")
 
     def __init__(self, dialect: Dialect, cursor: Cursor, dbid: int, where: str) -> None:
-        self.dialect = dialect
+        self.dialect: Dialect = dialect
         #: The id of the database.
-        self.dbid = dbid
+        self.dbid: int = dbid
         #: Names the database in messages.
-        self.where = where
+        self.where: str = where
         self._statements = load(dialect.name, dialect.placeholder, dialect.array, dialect.folding)
         self._cursor = cursor
         #: The session's setting before ``wait_for_no_lock``.

@@ -19,7 +19,7 @@ class Retry(Exception):
 
     def __init__(self, after: float | timedelta, reason: str = "") -> None:
         super().__init__(reason)
-        self.after = parse_delay(after)
+        self.after: int = parse_delay(after)
         self.reason = reason
 
 

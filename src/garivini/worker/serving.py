@@ -81,9 +81,9 @@ class Serving:
         self._loop = loop
         self._after_batch = after_batch
         #: Runs the ``def`` functions.
-        self.blocking = BlockingRunner(self._run_blocking, self._on_batch)
+        self.blocking: BlockingRunner = BlockingRunner(self._run_blocking, self._on_batch)
         #: Whether a drain ended while a ``def`` function was running.
-        self.abandoned = False
+        self.abandoned: bool = False
         policies = {name: entry.policy for name, entry in worker.functions.items()}
         self._keepers = {
             database.dbid: Keeper(
@@ -98,7 +98,7 @@ class Serving:
             )
             for database in worker.client.shards
         }
-        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.name: str = f"{socket.gethostname()}:{os.getpid()}"
         #: The runs that this process holds, until their ends are committed.
         self._copies: dict[Copy, Execution] = {}
         self._some_gone = asyncio.Event()

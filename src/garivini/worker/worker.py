@@ -48,7 +48,7 @@ class Worker:
         concurrency: int = 32,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self.client = client if client is not None else Client()
+        self.client: Client = client if client is not None else Client()
         if job_servers is None:
             if self.client.job_servers:
                 job_servers, tls = self.client.job_servers, tls or self.client.tls
@@ -56,7 +56,7 @@ class Worker:
                 found = settings.current()
                 job_servers, tls = found.job_servers(), tls or found.tls()
         self.tls = tls
-        self.job_servers = parse_addresses(job_servers)
+        self.job_servers: list[str] = parse_addresses(job_servers)
         self.concurrency = concurrency
         self.functions: dict[str, Registered] = {}
 

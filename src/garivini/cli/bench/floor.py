@@ -44,9 +44,9 @@ class Connection:
         self._socket = socket.create_connection(parse_address(address))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
-        self.send = self._socket.sendall
-        self.fileno = self._socket.fileno
-        self.close = self._socket.close
+        self.send: Final = self._socket.sendall
+        self.fileno: Final = self._socket.fileno
+        self.close: Final = self._socket.close
 
     def read(self) -> Iterator[tuple[int, bytes]]:
         """Read once and yield the type and body of what is complete; end the process where all ends."""
@@ -71,7 +71,7 @@ class Submitter:
     def __init__(self, address: str) -> None:
         self._connection = Connection(address)
         self._encoder = msgspec.json.Encoder()
-        self.close = self._connection.close
+        self.close: Final = self._connection.close
 
     def submit(self, rows: Sequence[Row]) -> None:
         """Submit claimed rows, each in the original's envelope."""
@@ -128,12 +128,12 @@ class Taker:
     """A worker's connection that keeps grabs outstanding."""
 
     def __init__(self, address: str, function: str, grabs: int = GRABS) -> None:
-        self.connection = Connection(address)
+        self.connection: Connection = Connection(address)
         self._grabs = grabs
         self.connection.send(packet(_CAN_DO, function.encode()) + _GRAB)
         self._asked, self._dry = 1, False
         #: Jobs that have been taken and not ended.
-        self.held = 0
+        self.held: int = 0
         self._out: list[bytes] = []
 
     @property

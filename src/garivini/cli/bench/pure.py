@@ -38,7 +38,7 @@ class Callers:
         self._connection = Connection(address)
         payload = _encode({"funcname": funcname, "arg": arg.decode()})
         self._call = packet(SUBMIT_JOB, b"%s\0\0%s" % (inject.encode(), payload))
-        self.close = self._connection.close
+        self.close: Final = self._connection.close
 
     def run(self, count: int, in_flight: int) -> list[int]:
         """Make so many calls; return the ids of the jobs, which are committed."""

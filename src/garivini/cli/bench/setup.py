@@ -53,17 +53,17 @@ class Setup:
     def __init__(
         self, folder: Path, server: str | None, size: int, processes: int, url: str | None = None
     ) -> None:
-        self.url = url or f"sqlite:///{folder / 'bench.db'}"
-        self.arg = payload(size)
+        self.url: str = url or f"sqlite:///{folder / 'bench.db'}"
+        self.arg: bytes = payload(size)
         self._size = size
         self._folder = folder
         self._given = server
         self._processes = processes
         self._ends = ExitStack()
-        self.client = Client(self.url)
+        self.client: Client = Client(self.url)
         for database in self.client.shards:
             database.upgrade()
-        self.store = bare.connect(self.url)
+        self.store: bare.Bare = bare.connect(self.url)
         if not self.store.empty():
             self.client.close()
             self.store.close()

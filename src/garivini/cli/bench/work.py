@@ -5,13 +5,14 @@
 
 import os
 from pathlib import Path
+from typing import Final
 
 from garivini.cli.bench.runs import OURS, Recorder
 from garivini.client import Client
 from garivini.model.job import Job
 from garivini.worker import Worker
 
-worker = Worker(Client(os.environ["GARIVINI_DB"]), os.environ["GARIVINI_JOB_SERVERS"])
+worker: Final = Worker(Client(os.environ["GARIVINI_DB"]), os.environ["GARIVINI_JOB_SERVERS"])
 _recorder = Recorder(Path(os.environ["GARIVINI_BENCH_RUNS"]))
 
 

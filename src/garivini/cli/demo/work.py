@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 from pathlib import Path
+from typing import Final
 
 from garivini.cli.demo.files import analyse
 from garivini.client import Client
@@ -16,7 +17,7 @@ from garivini.worker import Worker
 
 FUNCTION = "demo.analyse"
 
-worker = Worker(Client(os.environ["GARIVINI_DB"]), os.environ["GARIVINI_JOB_SERVERS"])
+worker: Final = Worker(Client(os.environ["GARIVINI_DB"]), os.environ["GARIVINI_JOB_SERVERS"])
 _results = Path(os.environ["GARIVINI_DEMO_RESULTS"])
 warnings.simplefilter("ignore")  # old escapes in the files that are parsed are not the demo's business
 

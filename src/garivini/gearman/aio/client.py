@@ -20,6 +20,8 @@ class _Waiting(Protocol):
 
 
 class _ClientConnection(Connection):
+    answered: bool
+
     def __init__(
         self, silence: float, on_lost: Callable[["_ClientConnection"], None] = lambda it: None
     ) -> None:

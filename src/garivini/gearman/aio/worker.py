@@ -19,6 +19,8 @@ _MAX_NOTES: Final = 8192
 
 
 class _WorkerConnection(Connection):
+    answered: bool
+
     def __init__(self, silence: float, core: WorkerProtocol, on_job: Callable[["Held"], None]) -> None:
         super().__init__(silence)
         self.core = core

@@ -272,7 +272,7 @@ class MySQL(Dialect):
             oldest = ".".join(map(str, _OLDEST[server]))
             raise RefusedError(f"{server} {version} is too old: {server} {oldest} is the first that works")
         # Half of a packet, for each byte of an argument may need another before it.
-        self.statement_bytes = packet // 2 - _OVERHEAD
+        self.statement_bytes: int = packet // 2 - _OVERHEAD
         self._returning = self.returns_rows(server)
         self._server = server
 

@@ -1,8 +1,10 @@
 """Alembic's entry: runs the revisions on a connection that is handed over, or prints them for a dialect."""
 
+from typing import Final
+
 from alembic import context
 
-connection = context.config.attributes.get("connection")
+connection: Final = context.config.attributes.get("connection")
 # A version table of our own, so that it never meets the application's.
 if connection is not None:
     context.configure(connection=connection, version_table="garivini_version")
