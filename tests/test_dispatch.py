@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +16,7 @@ from garivini import AsyncClient, Client, events
 from garivini.errors import UnreachableError, UsageError
 from garivini.gearman.blocking import Client as GearmanClient
 from garivini.gearman.packets import Type
+from garivini.gearman.protocol import Refused, Submission
 from garivini.model.job import Job
 from garivini.model.payload import decode_payload
 from garivini.model.policy import FunctionPolicy
@@ -276,6 +277,20 @@ def test_what_a_server_refuses_waits_again_at_once(client: Client, address: str)
     assert wakes(address) == 1
     client.insert_job("f")
     assert rows(client)[-1] == LEFT  # it is known to be full
+
+
+def test_insert_leaves_a_job_that_cannot_travel_to_a_queue_runner(
+    client: Client, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(gearman: GearmanClient, jobs: Sequence[Submission]) -> list[Refused]:
+        return [Refused(b"USAGE", b"it cannot travel") for _ in jobs]
+
+    woken: list[bool] = []
+    monkeypatch.setattr(GearmanClient, "submit", refuse)
+    monkeypatch.setattr(client, "wake", lambda: woken.append(True))
+    client.insert_job("f")
+    assert rows(client) == [(State.WAITING, 1)]
+    assert woken == [True]
 
 
 def test_a_lost_answer_ends_the_lease_so_that_servers_are_asked(

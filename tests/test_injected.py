@@ -176,7 +176,7 @@ def test_a_rate_is_so_many_a_second_and_as_many_at_once() -> None:
     with pytest.raises(UsageError, match=r"10 jobs per second .* try again later"):
         rate.use(1, 100.05)
     rate.use(1, 100.11)
-    with pytest.raises(UsageError, match="never so many at once"):
+    with pytest.raises(UsageError, match="this call has more"):
         rate.use(11, 200.0)
     rate.use(10, 200.0)
 
@@ -184,7 +184,7 @@ def test_a_rate_is_so_many_a_second_and_as_many_at_once() -> None:
 def test_take_refuses_a_call_that_is_larger_than_the_rate_whatever_time_its_reading_took() -> None:
     rate = Rate(10)
     rate.use(1, 100.0)
-    with pytest.raises(UsageError, match="never so many at once"):
+    with pytest.raises(UsageError, match="this call has more"):
         rate.use(10, 101.0, used=1)
     rate.use(9, 101.0, used=1)
 

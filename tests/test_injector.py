@@ -180,7 +180,7 @@ async def test_a_bad_call_is_answered_with_its_reason_and_the_others_go_on(tmp_p
             b"{": "not a job in JSON",
             call({"funcname": "g"}): "not among those",
             call({"funcname": "f"}, {"funcname": "two words"}): "job 1 of the array",
-            b"[" + b'{"funcname":"f"},' * 1000 + b'{"funcname":"f"}]': "never so many",
+            b"[" + b'{"funcname":"f"},' * 1000 + b'{"funcname":"f"}]': "this call has more",
         }
         async with Caller(queue.address) as caller:
             results = await asyncio.gather(

@@ -203,7 +203,7 @@ def _job(request: _Request, rules: Rules) -> NewJob:
 
 @lru_cache(1024)
 def _plain(funcname: str, flag: str, priority: str | None) -> NewJob:
-    """Return a job with these fields only. Nearly all jobs are such, and of few functions."""
+    """Return a job with these fields only. Nearly all jobs are like this, and of few functions."""
     return checked_job(funcname, b"", None, None, None, flag, uniqkey=None, priority=priority, dispatch=True)
 
 
@@ -218,7 +218,7 @@ def _arg(request: _Request, rules: Rules) -> bytes:
         raise UsageError(f"arg_encoding {request.arg_encoding} is for an arg that is a JSON string")
     if raw == b"null":
         return b""
-    # A number is what some languages make of a text of digits. It keeps its own form.
+    # Some languages turn a text of digits into a number, which is stored as it is written.
     if not _NUMBER.match(raw) and not rules.json_args:
         raise UsageError("arg is nested JSON and no string: give the text of its JSON, by encoding it twice")
     try:
@@ -260,6 +260,6 @@ class Rate:
         self._at = now
         too_many = used + jobs > self._burst  # also if time has passed since the first were counted
         if too_many or jobs > self._left:
-            when = "never so many at once" if too_many else "try again later"
+            when = "this call has more" if too_many else "try again later"
             raise UsageError(f"at most {self._per_second:g} jobs per second are accepted here: {when}")
         self._left -= jobs

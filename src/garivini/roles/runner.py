@@ -31,7 +31,7 @@ class Role(Protocol):
         """Accept no more work, and return when everything that was accepted is done."""
 
     async def give_up(self) -> None:
-        """Report what was not done within ``drain_timeout``, and leave it to others as soon as possible."""
+        """Report the work that was not done in that time, and leave it to others as soon as possible."""
 
     async def close(self) -> None:
         """Close connections and end threads. Also called after an error."""
@@ -86,7 +86,7 @@ async def run_passes(passes: Passes, *, stop: asyncio.Event, wake: asyncio.Event
     """Run pass after pass until ``stop`` is set.
 
     Args:
-        passes: what to run. If a pass fails, the error is reported and the next pass comes after a backoff: a
+        passes: the loop. If a pass fails, the error is reported and the next pass comes after a backoff: a
             defect in one loop must not end the others.
         stop: ends the loop between two passes.
         wake: starts the next pass immediately. It is cleared before each pass, so that nothing is missed that
