@@ -14,9 +14,10 @@ from tests.gearman.peer import Peer
 
 #: Seconds of processor time within which all others must have their answers, whatever else the machine does.
 PROMPT = 2.0
-#: So small that a few requests come up against them.
+#: So small that a few requests come up against them. Jobs have more room than all requests of one stream can
+#: fill, for the jobs of the others must have their place.
 LIMITS = Limits(
-    jobs=40, job_bytes=200_000, function_bytes=60_000, registration_bytes=60_000, buffered=400_000
+    jobs=40, job_bytes=20_000_000, function_bytes=60_000, registration_bytes=60_000, buffered=400_000
 )
 
 names = st.sampled_from(
@@ -75,7 +76,6 @@ def check_others(client: Peer, worker: Peer) -> None:
 
 def run(stream: list[bytes], end: str) -> None:
     began = time.process_time()
-    # A job of the others has its place: bounds are shared, and that of jobs is no matter of one packet.
     with servers.embedded(max_body=300_000, limits=LIMITS) as address:
         with Peer(address) as client, Peer(address) as worker, Peer(address) as bad:
             worker.can_do(b"good", b"good\ttoo")
