@@ -197,8 +197,10 @@ class DirectDispatch:
             for unsent in delivery.unsent:
                 self._room[unsent.funcname, unsent.flag] = 0
         emit_delivery(database.dbid, delivery)
+        if delivery.delivered == len(leased):
+            return rest
         self._give_up(database, delivery)
-        return rest or delivery.delivered < len(leased)
+        return True
 
     def _give_up(self, database: Database, delivery: Delivery) -> None:
         """Leave the jobs that were not delivered to a QueueRunner, which also parks the unfit ones."""
