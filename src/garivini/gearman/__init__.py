@@ -1,1 +1,1 @@
-"""The Gearman protocol: packets, the client's and worker's side of a conversation, shells, a server."""
+"""Gearman: packets, both sides of the protocol, blocking and asyncio shells, and an embedded server."""

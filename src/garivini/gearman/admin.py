@@ -1,4 +1,4 @@
-"""Answers of the administrative protocol, read into values. No I/O."""
+"""The administrative protocol: commands, and the values in its answers. No I/O."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -17,18 +17,19 @@ _ESCAPED: Final = re.compile(rb"\\x([0-9a-f]{2})")
 def escape(name: bytes, *, word: bool = False) -> bytes:
     r"""Return a name as the embedded server shows it, with ``\x0a`` for each byte that would end a line.
 
-    ``word``: also escape white space and control bytes, for names on one line. gearmand shows them raw.
+    ``word``: also escape white space and control bytes, for several names on one line. gearmand escapes
+    nothing.
     """
     return (_WORDS if word else _LINES).sub(lambda found: b"\\x%02x" % found[0][0], name)
 
 
 def unescape(name: bytes) -> bytes:
-    """Return the name that ``escape`` was given."""
+    """Return the name that ``escape`` has escaped."""
     return _ESCAPED.sub(lambda found: bytes((int(found[1], 16),)), name) if b"\\" in name else name
 
 
 class FunctionStatus(NamedTuple):
-    """A line of ``status``: jobs held for the function, how many of them run, workers that can do it."""
+    """A line of ``status``: queued and running jobs of a function, running ones alone, and its workers."""
 
     total: int
     running: int
@@ -36,12 +37,12 @@ class FunctionStatus(NamedTuple):
 
     @property
     def queued(self) -> int:
-        """Jobs that wait for a worker. ``total`` includes the running ones."""
+        """Number of queued jobs, without the running ones."""
         return self.total - self.running
 
 
 class PriorityStatus(NamedTuple):
-    """A line of ``prioritystatus``: jobs that wait for the function by priority, workers that can do it."""
+    """A line of ``prioritystatus``: queued jobs of a function by priority, and its workers."""
 
     high: int
     normal: int
@@ -54,14 +55,14 @@ class HeldJob(NamedTuple):
 
     handle: bytes
     retries: int
-    #: Whether it is to be dropped when a worker asks for it.
+    #: Whether it is dropped instead of being assigned to a worker.
     ignored: bool
-    #: Whether it waits, in the background, for a worker.
+    #: Whether it is a background job.
     queued: bool
 
 
 class ConnectedWorker(NamedTuple):
-    """A line of ``workers``: a connection, its address and id, and what it can do."""
+    """A line of ``workers``: a connection, its address and id, and its functions."""
 
     fd: int
     address: str
@@ -70,14 +71,14 @@ class ConnectedWorker(NamedTuple):
 
 
 def parse_status(lines: Iterable[bytes]) -> dict[bytes, FunctionStatus]:
-    """Read the lines of ``status``; other lines are skipped."""
+    """Return the values of the lines of ``status``. Other lines are skipped."""
     return {
         name: FunctionStatus(total, running, workers) for name, (total, running, workers) in _counts(lines, 3)
     }
 
 
 def parse_priority_status(lines: Iterable[bytes]) -> dict[bytes, PriorityStatus]:
-    """Read the lines of ``prioritystatus``; other lines are skipped."""
+    """Return the values of the lines of ``prioritystatus``. Other lines are skipped."""
     return {
         name: PriorityStatus(high, normal, low, workers)
         for name, (high, normal, low, workers) in _counts(lines, 4)
@@ -87,8 +88,8 @@ def parse_priority_status(lines: Iterable[bytes]) -> dict[bytes, PriorityStatus]
 def _counts(lines: Iterable[bytes], count: int) -> Iterator[tuple[bytes, list[int]]]:
     """Yield names and the numbers behind them.
 
-    A name may have tabs. gearmand shows one with a line break raw too, on two lines: they are put together.
-    A name with a line of a single dot ends the list too early; one such function must not stop the others.
+    A name may have tabs. gearmand escapes no line breaks, so a name that has one takes two lines, which are
+    joined. A name with a line of a single dot ends the list too early, but the lines before it are valid.
     """
     begun: list[bytes] = []
     for line in lines:
@@ -101,10 +102,10 @@ def _counts(lines: Iterable[bytes], count: int) -> Iterator[tuple[bytes, list[in
 
 
 def parse_jobs(lines: Iterable[bytes]) -> list[HeldJob]:
-    """Read the lines of ``show jobs``. With many jobs gearmand takes long to answer: never poll it.
+    """Return the jobs in the lines of ``show jobs``. Do not poll it: with many jobs gearmand answers slowly.
 
     Raises:
-        ProtocolError: a line has another form.
+        ProtocolError: a line has a different form.
 
     """
     jobs = []
@@ -117,49 +118,49 @@ def parse_jobs(lines: Iterable[bytes]) -> list[HeldJob]:
     return jobs
 
 
-def max_queue(function: bytes, most: int) -> bytes:
-    """Return the command that lets a function hold at most so many jobs; 0: any number.
+def max_queue(function: bytes, limit: int) -> bytes:
+    """Return the command that limits the number of queued and running jobs of a function; 0: no limit.
 
-    gearmand answers OK also where it does not know the function, and then does nothing.
+    If gearmand does not know the function, it answers OK but does nothing.
 
     Raises:
-        UsageError: the name has white space, which the line cannot carry.
+        UsageError: the name has white space, which would end the argument.
 
     """
     if len(function.split()) != 1:
         raise UsageError(f"function name {function!r} has white space: its queue cannot be limited")
-    return b"maxqueue %s %d" % (check_function(function), most)
+    return b"maxqueue %s %d" % (check_function(function), limit)
 
 
 def cancel_job(handle: bytes) -> bytes:
-    """Return the command that drops a queued job. A running one goes on, and the answer is OK all the same.
+    """Return the command that drops a queued job. A running job continues, although the answer is OK.
 
     Raises:
         UsageError: the handle has white space.
 
     """
     if not handle or len(handle.split()) != 1:
-        raise UsageError(f"{handle!r} is no job handle")
+        raise UsageError(f"{handle!r} is not a job handle")
     return b"cancel job " + handle
 
 
 def parse_workers(lines: Iterable[bytes]) -> list[ConnectedWorker]:
-    """Read the lines of ``workers``. Client connections are listed too, with no function.
+    """Return the connections in the lines of ``workers``. Clients are listed too, without functions.
 
     Raises:
-        ProtocolError: a line has another form.
+        ProtocolError: a line has a different form.
 
     """
     entries: list[bytes] = []
     for line in lines:
-        # gearmand shows ids and names as they are, ends of lines included.
+        # gearmand does not escape ids and names, not even their line breaks.
         if entries and not _ENTRY.match(line):
             entries[-1] += b"\n" + line
         else:
             entries.append(line)
     workers = []
     for entry in entries:
-        # Ids may hold spaces and colons; names of functions usually hold no space.
+        # Ids may contain spaces and colons. Names of functions usually contain no spaces.
         head, _, functions = entry.rpartition(b" :")
         try:
             fd, address, client_id = head.split(b" ", 2)

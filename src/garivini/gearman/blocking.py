@@ -18,19 +18,19 @@ _READ: Final = 256 * 1024
 
 
 class Client:
-    """A client of one Gearman server. Connects at the first call and again after a loss.
+    """A client of one Gearman server. It connects at the first call, and again after the connection was lost.
 
-    Not for several threads at once. After a fork the child opens a connection of its own.
+    Only one thread at a time may use it. After a fork, the child opens its own connection.
 
     Args:
         address: ``host:port``.
-        timeout: seconds to wait for an answer and to connect, at most; then the connection is given up.
-        tls: how to encrypt; without it the connection is plain. A server that offers no TLS is refused.
+        timeout: maximum seconds to connect, and to wait for an answer. Then the connection is closed.
+        tls: encrypts the connection, which is plain without it. A server without TLS is not accepted.
 
     """
 
     def __init__(self, address: str, *, timeout: float = 10.0, tls: ssl.SSLContext | None = None) -> None:
-        self.address = address
+        self.address: str = address
         self._host, self._port = parse_address(address)
         self._timeout = timeout
         self._tls = tls
@@ -39,7 +39,7 @@ class Client:
         self._pid = os.getpid()
 
     def submit(self, jobs: Sequence[Submission]) -> list[SubmitResult]:
-        """Submit background jobs, pipelined; return what became of each, in order.
+        """Submit background jobs, pipelined; return the result of each, in the same order.
 
         Raises:
             UnreachableError: there is no connection; nothing was sent.
@@ -53,12 +53,12 @@ class Client:
         return batch.results
 
     def run(self, job: Submission, *, on_update: Callable[[Update], None] | None = None) -> bytes:
-        """Submit a foreground job and return its result. The timeout applies to each silence.
+        """Submit a foreground job and return its result. The timeout applies to each wait for data.
 
         Raises:
             UnreachableError: there is no connection; nothing was sent.
             RefusedError: the server refused it, or the worker failed it.
-            OutcomeUnknownError: the connection was lost, or given up, meanwhile.
+            OutcomeUnknownError: the connection was lost or closed before the end.
 
         """
         self._connect()
@@ -69,10 +69,10 @@ class Client:
         return result_of(foreground, self.address)
 
     def status(self, uniques: Sequence[bytes]) -> list[JobStatus]:
-        """Ask what the server knows of the jobs with these uniques, in one pipelined round trip.
+        """Ask the server about the jobs with these uniques, in one pipelined round trip.
 
         Raises:
-            UnreachableError: there is no connection, or it was lost before all answers came.
+            UnreachableError: there is no connection, or it was lost before all answers arrived.
 
         """
 
@@ -83,10 +83,10 @@ class Client:
         return [answer for answer in self._ask(len(uniques), ask) if isinstance(answer, JobStatus)]
 
     def status_of(self, handle: bytes) -> JobStatus:
-        """Ask what the server knows of the job with this handle.
+        """Ask the server about the job with this handle.
 
         Raises:
-            UnreachableError: there is no connection, or it was lost before the answer came.
+            UnreachableError: there is no connection, or it was lost before the answer arrived.
 
         """
         (answer,) = self._ask(1, lambda core, tag: core.status(tag, handle))
@@ -94,18 +94,20 @@ class Client:
         return answer
 
     def functions(self) -> dict[bytes, FunctionStatus]:
-        """Return the server's counts of each function it knows (administrative ``status``)."""
+        """Return the server's counts per function (administrative ``status``). Raises as ``command``."""
         return parse_status(self.command(b"status"))
 
     def workers(self) -> list[ConnectedWorker]:
-        """Return the server's connections (administrative ``workers``)."""
+        """Return the server's connections (administrative ``workers``). Raises as ``command``."""
         return parse_workers(self.command(b"workers"))
 
     def command(self, text: bytes, *, block: bool = True) -> list[bytes]:
-        """Send an administrative command on the same connection; return its line or lines.
+        """Send an administrative command on the same connection; return the line or lines of its answer.
+
+        ``block``: whether the answer is a block of lines with a last line ``.``, or a single line.
 
         Raises:
-            UnreachableError: there is no connection, or it was lost before the answer came.
+            UnreachableError: there is no connection, or it was lost before the answer arrived.
             RefusedError: the server answered ``ERR``.
 
         """
@@ -114,11 +116,11 @@ class Client:
         return answer.lines
 
     def echo(self) -> None:
-        """Return when the server has answered: it is there and has done all that was asked before."""
+        """Return when the server has carried out all earlier requests. Raises as ``status``."""
         self._ask(1, lambda core, tag: core.echo(tag, b""))
 
     def close(self) -> None:
-        """Close the connection, if there is one. A later call opens it again."""
+        """Close the connection, if there is one. A later call opens a new one."""
         if self._socket is not None:
             with suppress(OSError):
                 self._socket.close()
@@ -142,7 +144,7 @@ class Client:
 
     def _connect(self) -> None:
         if self._pid != os.getpid():
-            # The parent's: closing our copy of the descriptor leaves its connection alone.
+            # The connection is the parent's. Closing our copy of the descriptor does not affect it.
             self._pid = os.getpid()
             self.close()
         if self._socket is not None:
@@ -160,7 +162,7 @@ class Client:
         self._core = ClientProtocol()
 
     def _exchange(self) -> None:
-        """Write what is to be sent, read once, pass the events on; a loss ends all as unknown."""
+        """Write all output, read once, and pass the events on. A lost connection ends all as unknown."""
         assert self._socket is not None
         try:
             data = self._core.data_to_send()

@@ -1,6 +1,6 @@
 """The server's answers to the lines of the administrative protocol. No I/O.
 
-Commands and shapes of the answers are gearmand's, so that its tools work on this server too.
+The commands and the forms of their answers are those of gearmand, so that its tools work with this server.
 """
 
 import re
@@ -12,13 +12,13 @@ from garivini.gearman.admin import escape, unescape
 from garivini.gearman.broker import Broker
 
 _OK: Final = b"OK\r\n"
-#: A first line of HTTP, whatever its verb.
+#: The first line of an HTTP request, with any method.
 _HTTP: Final = re.compile(rb"\sHTTP/\d")
 _INCOMPLETE: Final = b"ERR INVALID_ARGUMENTS an argument is missing or wrong\r\n"
 
 
 def is_command(text: bytes) -> bool:
-    """Whether a line is a command of Gearman's.
+    """Return whether a line is a command of the administrative protocol.
 
     After any other line the connection must be closed: a web page can send a form or text to any port of this
     machine, but cannot avoid a first line of HTTP.
@@ -28,7 +28,7 @@ def is_command(text: bytes) -> bool:
 
 
 def answer(broker: Broker, text: bytes) -> bytes:
-    """Return the whole answer to one line, its end included."""
+    """Return the complete answer to one line, with its line breaks."""
     words = text.split()
     if not is_command(text):
         return b"ERR UNKNOWN_COMMAND %s\r\n" % b"+".join(words)[:80]
@@ -77,7 +77,7 @@ def _workers(broker: Broker, words: list[bytes]) -> bytes:
 def _show(broker: Broker, words: list[bytes]) -> bytes:
     if words == [b"jobs"]:
         return _block(
-            # gearmand's last two: the job will not be done again; it is a background job.
+            # The last two: the job will not be retried; it is a background job.
             b"%s\t%d\t%d\t%d" % (job.handle, job.retries, not job.wanted, job.background)
             for job in broker.jobs.values()
         )
@@ -111,7 +111,7 @@ def _drop(broker: Broker, words: list[bytes]) -> bytes:
 
 def _maxqueue(broker: Broker, words: list[bytes]) -> bytes:
     try:
-        # A function may get its limit before its first job, which gearmand would answer with OK and forget.
+        # A function may get its limit before its first job. gearmand would answer OK and forget it.
         limits = [int(word) for word in words[1:]] or [0]
     except ValueError:
         return _INCOMPLETE
@@ -141,5 +141,5 @@ _COMMANDS: Final[dict[bytes, Callable[[Broker, list[bytes]], bytes]]] = {
     b"maxqueue": _maxqueue,
     b"version": lambda broker, words: b"OK %s\n" % broker.version,
     b"getpid": lambda broker, words: b"OK %d\n" % broker.pid,
-    b"verbose": lambda broker, words: b"OK ERROR\n",  # gearmand's default; there are no levels here
+    b"verbose": lambda broker, words: b"OK ERROR\n",  # the default of gearmand; this server has no levels
 }

@@ -1,7 +1,7 @@
 """The listening socket of the embedded server: accepts connections up to a limit.
 
-Without a free file descriptor, asyncio's own listener tries once per entry of its backlog and logs each
-failure.
+If there is no free file descriptor, the listener of asyncio retries once per entry of its backlog, and logs
+each failure. This one pauses.
 """
 
 import asyncio
@@ -13,13 +13,13 @@ from typing import Final
 
 from garivini import events
 
-#: Connections accepted per turn of the loop, so that existing ones have their turn too.
-_AT_ONCE: Final = 64
-#: Seconds until a server that could accept no more tries again.
+#: Maximum connections accepted per turn of the loop, so that existing ones are served too.
+_PER_TURN: Final = 64
+#: Seconds until a server without room for connections tries again.
 _PAUSE: Final = 1.0
 #: Seconds between two events of the same kind.
 _QUIET: Final = 60.0
-#: File descriptors that are left to the rest of the process.
+#: File descriptors that are reserved for the rest of the process.
 _SPARE: Final = 64
 _BACKLOG: Final = 1024
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -29,9 +29,11 @@ class Listener:
     """Listens on one address.
 
     Args:
+        host: the address.
+        port: the port; 0: any free one.
         make: makes the protocol of a connection.
-        count: returns how many connections there are.
-        most: maximum connections; fewer if the process has a lower limit of file descriptors.
+        count: returns the number of connections.
+        maximum: of connections; fewer if the process has a lower limit of file descriptors.
 
     """
 
@@ -42,12 +44,12 @@ class Listener:
         *,
         make: Callable[[], asyncio.Protocol],
         count: Callable[[], int],
-        most: int,
+        maximum: int,
     ) -> None:
         """Begin to listen.
 
         Raises:
-            OSError: the address is taken or may not be used.
+            OSError: the address is in use, or this process may not use it.
 
         """
         self._loop = asyncio.get_running_loop()
@@ -55,11 +57,11 @@ class Listener:
         self._count = count
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if descriptors != resource.RLIM_INFINITY:
-            most = min(most, max(descriptors - _SPARE, descriptors // 2))
-        self._most = most
+            maximum = min(maximum, max(descriptors - _SPARE, descriptors // 2))
+        self._maximum = maximum
         self._opening: set[asyncio.Task[object]] = set()
         self._retry: asyncio.TimerHandle | None = None
-        self._told = -_QUIET  # loop time
+        self._emitted_at = -_QUIET  # the loop's time
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         try:
             self._socket.setblocking(False)
@@ -73,7 +75,7 @@ class Listener:
         self._loop.add_reader(self._socket, self._accept)
 
     async def close(self) -> None:
-        """Stop listening. Connections that were accepted stay."""
+        """Stop listening. Accepted connections stay open."""
         if self._socket.fileno() < 0:
             return
         self._loop.remove_reader(self._socket)
@@ -84,7 +86,7 @@ class Listener:
         await asyncio.gather(*self._opening, return_exceptions=True)
 
     def freed(self) -> None:
-        """Accept again, if that was paused: a connection has been closed."""
+        """Accept again if that was paused, because a connection has been closed."""
         if self._retry is not None:
             self._retry.cancel()
             self._resume()
@@ -94,9 +96,9 @@ class Listener:
         return self._count() + len(self._opening)
 
     def _accept(self) -> None:
-        for _ in range(_AT_ONCE):
-            if self._connections >= self._most:
-                return self._pause(f"{self._most} connections are all that it may have")
+        for _ in range(_PER_TURN):
+            if self._connections >= self._maximum:
+                return self._pause(f"{self._maximum} connections are the limit")
             try:
                 plain, _ = self._socket.accept()
             except (BlockingIOError, InterruptedError):
@@ -118,13 +120,13 @@ class Listener:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._loop.connect_accepted_socket(self._make, plain)
         except OSError:
-            plain.close()  # the other end has gone already
+            plain.close()  # the peer has already closed it
 
     def _pause(self, reason: str) -> None:
         self._loop.remove_reader(self._socket)
         self._retry = self._loop.call_later(_PAUSE, self._resume)
-        if self._loop.time() - self._told >= _QUIET:
-            self._told = self._loop.time()
+        if self._loop.time() - self._emitted_at >= _QUIET:
+            self._emitted_at = self._loop.time()
             events.emit("server.full", connections=self._connections, reason=reason)
 
     def _resume(self) -> None:

@@ -1,7 +1,7 @@
-r"""The packets of the Gearman protocol: one table, an encoder, an incremental decoder.
+r"""The packets of the Gearman protocol: their table, an encoder, and an incremental decoder.
 
-A packet is a header of twelve bytes (magic ``\0REQ`` or ``\0RES``, type, length of the body; big-endian)
-and a body: its fields joined by NUL bytes, the last one without an end mark. Source: the file PROTOCOL of
+A packet has a header of twelve bytes (magic ``\0REQ`` or ``\0RES``, type, length of the body; big-endian)
+and a body: its fields, separated by NUL bytes. Source: the file PROTOCOL of
 gearmand, sections "Binary Packet" and "Administrative Protocol".
 """
 
@@ -17,31 +17,32 @@ from garivini.errors import ProtocolError, UsageError
 REQUEST: Final = b"\0REQ"
 RESPONSE: Final = b"\0RES"
 
-#: Bytes of one packet's body, at most. gearmand itself has no limit and allocates what a header asks for.
+#: Maximum bytes of a packet's body. gearmand has no limit and allocates as many as a header announces.
 MAX_BODY: Final = 64 * 1024 * 1024
-#: Bytes of one line of the administrative protocol, at most.
+#: Maximum bytes of a line of the administrative protocol.
 MAX_LINE: Final = 8192
-#: gearmand cuts a unique of 64 bytes to 63 and corrupts the payload, so the last good length is this.
+#: Maximum bytes of a unique. gearmand cuts one of 64 bytes to 63 and corrupts the payload.
 MAX_UNIQUE: Final = 63
-#: gearmand closes the connection if a name does not fit its buffer of 8 KiB with header and unique.
+#: Maximum bytes of a name. gearmand closes the connection if its buffer of 8 KiB is too small for the name,
+#: the header and the unique.
 MAX_FUNCTION: Final = 8000
 
 HEADER = struct.Struct(">4sII")
-#: The same, for a reader: magic and type in one, then the length.
+#: The same for a reader: magic and type together, then the length.
 _LENGTH = struct.Struct(">8sI")
-#: Ends of lines.
+#: Bytes that a function's name may not contain.
 _UNFIT = re.compile(rb"[\x00\r\n]")
 
 
 class Type(IntEnum):
-    """The packet types: number, name, and the names of the fields in the order of the wire.
+    """The packet types: name, number, and the names of the fields in their order.
 
-    Every field but the last ends with a NUL byte; the last takes the rest of the body, NUL bytes included.
+    Every field but the last ends with a NUL byte. The last is the rest of the body and may have NUL bytes.
     """
 
     fields: tuple[str, ...]
 
-    # An enum's own hash is that of its name, by a call in Python for each look into a dictionary.
+    # The hash of an enum is that of its name, and takes a call in Python per lookup in a dictionary.
     __hash__ = int.__hash__
 
     def __new__(cls, number: int, *fields: str) -> "Type":  # noqa: D102
@@ -93,7 +94,7 @@ class Type(IntEnum):
     STATUS_RES_UNIQUE = 42, "unique", "known", "running", "numerator", "denominator", "clients"
 
 
-#: The types by the eight bytes that such a packet begins with, and how many fields it has; by magic.
+#: By magic: the type and the number of fields of a packet, by its first eight bytes.
 _KINDS: Final[dict[bytes, dict[bytes, tuple[Type, int]]]] = {
     magic: {magic + kind.to_bytes(4, "big"): (kind, len(kind.fields)) for kind in Type}
     for magic in (REQUEST, RESPONSE)
@@ -108,7 +109,7 @@ class Packet(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One decoded line of the administrative protocol, without its end."""
+    """One decoded line of the administrative protocol, without its line break."""
 
     text: bytes
 
@@ -118,36 +119,36 @@ def encode(magic: bytes, kind: Type, *fields: bytes) -> bytes:
 
     Args:
         magic: ``REQUEST`` or ``RESPONSE``.
-        kind: type of the packet.
-        fields: the values of ``kind.fields``. All but the last must be free of NUL bytes; the callers check
-            what came from outside with ``check_function`` and ``check_unique``.
+        kind: the type of the packet.
+        fields: the values of ``kind.fields``. All but the last must be free of NUL bytes. Callers check
+            values from outside with ``check_function`` and ``check_unique``.
 
     """
     body = b"\0".join(fields)
-    # Its value as a plain number is packed in half the time.
+    # A plain number is packed in half the time.
     return HEADER.pack(magic, kind._value_, len(body)) + body
 
 
 @lru_cache(1024)
 def check_function(name: bytes) -> bytes:
-    """Return ``name`` if it can be a function's name on the wire.
+    """Return a name if a function in Gearman can have it.
 
-    A line break would forge lines of gearmand's administrative protocol, for every reader of its status; a
-    NUL would shift the fields of a packet.
+    A line break would forge lines of gearmand's administrative protocol, for every reader of its status. A
+    NUL byte would shift the fields of a packet.
 
     Raises:
-        UsageError: it is empty, too long or has such a byte.
+        UsageError: it is empty, too long, or has a line break or a NUL byte.
 
     """
     if not 0 < len(name) <= MAX_FUNCTION:
         raise UsageError(f"a function name has 1 to {MAX_FUNCTION} bytes, this one has {len(name)}")
     if _UNFIT.search(name):
-        raise UsageError(f"function name {name!r} has a line break or a NUL byte: leave it out")
+        raise UsageError(f"function name {name!r} has a line break or a NUL byte: remove it")
     return name
 
 
 def check_unique(unique: bytes) -> bytes:
-    """Return ``unique`` if a server keeps it whole; empty means "none".
+    """Return a unique if a server keeps it unchanged; an empty one means no unique.
 
     Raises:
         UsageError: it is longer than 63 bytes or has a NUL byte.
@@ -156,18 +157,18 @@ def check_unique(unique: bytes) -> bytes:
     if len(unique) > MAX_UNIQUE:
         raise UsageError(f"a Gearman unique has at most {MAX_UNIQUE} bytes, this one {len(unique)}: hash it")
     if b"\0" in unique:
-        raise UsageError(f"Gearman unique {unique!r} has a NUL byte: leave it out")
+        raise UsageError(f"Gearman unique {unique!r} has a NUL byte: remove it")
     return unique
 
 
 class Decoder:
-    """Turns bytes, however cut, into packets and lines.
+    """Decodes packets and lines from bytes that arrive in any pieces.
 
     Args:
-        magic: what a binary packet must begin with here: ``REQUEST`` on a server, ``RESPONSE`` on a client.
+        magic: the beginning of each packet: ``REQUEST`` on a server, ``RESPONSE`` on a client.
         lines: whether lines of the administrative protocol may come between packets.
-        max_body: bytes of a body, at most. A longer one is refused when its header is read, before anything
-            is allocated for it.
+        max_body: maximum bytes of a body. A longer one is refused when its header is read, before memory is
+            allocated for it.
         max_line: maximum bytes of a line.
 
     """
@@ -182,19 +183,19 @@ class Decoder:
         self._max_line = max_line
         self._feeding = 0  # bytes that are being decoded
         self._buffer = bytearray()
-        self._wanted = 0  # length of the buffer before which looking at it again is of no use
+        self._wanted = 0  # length of the buffer at which the next packet is complete
 
     @property
     def buffered(self) -> int:
-        """Bytes that wait for the rest of their packet, or for the caller to go on."""
+        """Bytes that wait for the rest of their packet, or for the caller to continue."""
         return len(self._buffer) + self._feeding
 
     def feed(self, data: bytes) -> Iterator[Packet | Line]:
-        """Take ``data`` and yield what is now complete. Exhaust the iterator before feeding again.
+        """Decode data and yield complete packets and lines. Exhaust the iterator before the next call.
 
         Raises:
-            ProtocolError: wrong magic, unknown type, too few fields, or longer than allowed. What came
-                before it has been yielded. The stream has no meaning from there on.
+            ProtocolError: wrong magic, unknown type, too few fields, or too long. All that came before it
+                has been yielded. The rest of the stream cannot be decoded.
 
         """
         if self._buffer:
@@ -217,7 +218,7 @@ class Decoder:
                     yield Line(text.removesuffix(b"\r"))
                     continue
                 if end - offset < 12:
-                    # Four bytes are enough to see that the peer does not speak Gearman.
+                    # Four bytes are enough to find out that the peer does not use Gearman's protocol.
                     self._check_magic(data[offset : offset + 4])
                     break
                 beginning, length = _LENGTH.unpack_from(data, offset)
@@ -229,7 +230,7 @@ class Decoder:
                     raise ProtocolError(f"a body of {length} bytes; the limit here is {self._max_body} bytes")
                 start = offset + 12
                 if end - start < length:
-                    # So that a large body is copied once, and not again for each piece of it.
+                    # So a large body is copied once, and not once per piece of it.
                     self._wanted = 12 + length
                     break
                 offset = start + length
@@ -237,7 +238,7 @@ class Decoder:
                 fields = data[start:offset].split(b"\0", arity - 1) if arity else []
                 if len(fields) != arity:
                     fields = _fewer(kind, fields)
-                yield tuple.__new__(Packet, (kind, fields))  # in half the time that its class takes
+                yield tuple.__new__(Packet, (kind, fields))  # half the time of Packet(kind, fields)
         finally:
             self._feeding = 0
             self._buffer += data[offset:]
@@ -248,7 +249,7 @@ class Decoder:
 
 
 def _end_of_line(data: bytes, offset: int, longest: int) -> int:
-    """Return where the line ends that begins there; -1: what has come of it has no end."""
+    """Return the end of the line that begins at an offset; -1: its end has not arrived."""
     stop = data.find(b"\n", offset, offset + longest)
     if stop < 0 and len(data) - offset >= longest:
         raise ProtocolError(f"a line of over {longest} bytes")
@@ -256,8 +257,8 @@ def _end_of_line(data: bytes, offset: int, longest: int) -> int:
 
 
 def _fewer(kind: Type, fields: list[bytes]) -> list[bytes]:
-    """Return the fields of a packet that came with too few."""
+    """Return the fields of a packet that has too few."""
     if kind is Type.WORK_COMPLETE:
-        # Perl's Gearman::Worker sends it without the last field where the result is empty.
+        # Perl's Gearman::Worker sends it without the last field if the result is empty.
         return [*fields, b""]
     raise ProtocolError(f"{kind.name} with {len(fields)} fields instead of {len(kind.fields)}")

@@ -1,7 +1,7 @@
-"""The embedded Gearman server: a broker behind asyncio, for one machine.
+"""The embedded Gearman server: a broker with an asyncio shell, for one machine.
 
-Gearman has no authentication, so it listens on the loopback interface and nowhere else. Its queue is in
-memory and ends with it.
+Gearman has no authentication, so it listens on the loopback interface only. Its queue is in memory and lost
+when it ends.
 """
 
 import asyncio
@@ -24,14 +24,15 @@ from garivini.gearman.jobs import LIMITS, Connection, Limits
 from garivini.gearman.listener import Listener
 from garivini.gearman.packets import MAX_BODY, REQUEST, Decoder, Line, Packet
 
-#: Bytes of output that a connection may leave unread before no more of its requests are read.
+#: Bytes of unread output of a connection, above which its requests are not read.
 UNREAD: Final = 1024 * 1024
-#: Requests between two checks of the clock, and seconds for which one connection is served without a pause.
+#: Requests between two checks of the clock.
 _REQUESTS: Final = 64
+#: Maximum seconds for which one connection is served without a pause.
 _TURN: Final = 0.05
 #: Seconds between two checks for connections that do not read, or do not complete a request.
 _TICK: Final = 1.0
-#: Bytes that no text begins with, but for example an encrypted connection.
+#: First bytes of binary data, such as an encrypted connection. No text begins with one.
 _BINARY: Final = frozenset({*range(1, 9), *range(14, 32), *range(127, 256)})
 
 
@@ -41,16 +42,16 @@ class Server:
     Use it as ``async with Server(port=0) as server: ... server.address``, or call ``start`` and ``close``.
 
     Args:
-        host: where to listen: a loopback address or ``localhost``.
-        port: where to listen; 0: any free port.
-        max_body: bytes of a packet's body, at most.
+        host: the address to listen on: a loopback address or ``localhost``.
+        port: the port to listen on; 0: any free one.
+        max_body: maximum bytes of a packet's body.
         job_retries: deaths of workers after which a job is dropped; 0: it is never dropped.
-        max_unread: bytes of output that a connection may leave unread before it is closed. What it asked
-            for itself stops at about 1 MiB; results of other connections' work do not wait for it.
+        max_unread: bytes of unread output after which a connection is closed. Answers to its own requests
+            stop at about 1 MiB; results from other connections do not wait until it reads.
         limits: the other limits; they include ``max_unread``.
 
     Raises:
-        UsageError: ``host`` is not of this machine alone, or a number is out of its range.
+        UsageError: other machines can reach ``host``, or a number is out of its range.
 
     """
 
@@ -72,28 +73,30 @@ class Server:
         self._port = port
         self._max_body = max_body
         self._limits = limits if max_unread is None else replace(limits, unread=max_unread)
-        #: Connections that the broker knows, and all that are not closed.
+        #: The connections that the broker knows.
         self._links: dict[Connection, _Link] = {}
+        #: The connections that are not closed.
         self._open: set[_Link] = set()
         self._listener: Listener | None = None
         self._closed = asyncio.Event()
         self._watch: asyncio.TimerHandle | None = None
-        #: Connections with unread output or an unfinished request, and the bytes of all of them.
+        #: Connections with unread output or an incomplete request.
         self._loaded: set[_Link] = set()
+        #: The bytes of all of them.
         self._buffered = 0
         self._broker = Broker(
             _handle_prefix(),
             version=garivini.__version__.encode(),
             pid=os.getpid(),
             job_retries=job_retries,
-            # So that no number repeats after a restart: there are fewer jobs than microseconds.
+            # No number repeats after a restart, because there are fewer jobs than microseconds.
             first=time.time_ns() // 1000,
             limits=self._limits,
         )
 
     @property
     def address(self) -> str:
-        """Where it listens, as ``host:port``. A port of 0 is resolved once it has started."""
+        """The address that it listens on, as ``host:port``. A port of 0 is replaced at the start."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{host}:{self._port}"
 
@@ -101,7 +104,7 @@ class Server:
         """Begin to listen.
 
         Raises:
-            RefusedError: the port is taken, or may not be used by this process.
+            RefusedError: the port is in use, or this process may not use it.
             UsageError: the server was started before.
 
         """
@@ -113,18 +116,18 @@ class Server:
                 self._port,
                 make=lambda: _Link(self),
                 count=lambda: len(self._open),
-                most=self._limits.connections,
+                maximum=self._limits.connections,
             )
         except OSError as error:
             why = os.strerror(error.errno) if error.errno else str(error)
             if error.errno == errno.EADDRINUSE:
-                why = "another program listens there; end it, or choose another address"
+                why = "another program listens there: end it, or choose another address"
             raise RefusedError(f"cannot listen on {self.address}: {why}") from error
         self._port = self._listener.port
         self._watch = asyncio.get_running_loop().call_later(_TICK, self._tick)
 
     async def close(self) -> None:
-        """Stop listening and close every connection. What is queued is gone."""
+        """Stop listening and close every connection. Queued jobs are lost."""
         self._closed.set()
         if self._listener is not None:
             await self._listener.close()
@@ -162,7 +165,7 @@ class Server:
         self._watch = asyncio.get_running_loop().call_later(_TICK, self._tick)
 
     def _weigh(self, link: "_Link") -> None:
-        """Count the bytes kept for a connection; if the total is too large, close the largest."""
+        """Count the bytes of a connection. If the total is too large, close the largest connection."""
         self._count(link)
         if self._buffered <= self._limits.buffered:
             return
@@ -182,7 +185,7 @@ class Server:
 
 
 class _Link(asyncio.Protocol):
-    """One connection: bytes to requests, answers to bytes, and a bound on what is left unread."""
+    """A connection: it decodes requests, writes answers, and limits unread output."""
 
     def __init__(self, server: Server) -> None:
         self.gone = asyncio.Event()
@@ -193,13 +196,13 @@ class _Link(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._decoder = Decoder(REQUEST, lines=True, max_body=server._max_body)
         self._requests: Iterator[Packet | Line] = iter(())
-        self._begun = False  # whether anything has come
-        self._full = False  # too much output is unread: its requests are not read
-        self._resting = False  # other connections have their turn before its next request
+        self._begun = False  # whether data has arrived
+        self._full = False  # whether too much output is unread, so that its requests are not read
+        self._resting = False  # whether other connections are served before its next request
         self._left = False  # removed from the broker
         self._aborted = False
         self._written = 0
-        # For ``tick``: requests carried out and bytes read by the other end, ticks since these have changed.
+        # For ``tick``: requests carried out, bytes read by the peer, and ticks since these have changed.
         self._served = 0
         self._seen = (0, 0)
         self._idle_ticks = 0
@@ -208,7 +211,7 @@ class _Link(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=UNREAD)
         number = transport.get_extra_info("socket").fileno()
-        # The other end may be gone already; then there is no name of it.
+        # If the peer has already closed the connection, it has no name.
         host = (transport.get_extra_info("peername") or ("-",))[0]
         self._connection = self._broker.join(number, host.encode())
         self._server._links[self._connection] = self
@@ -235,7 +238,7 @@ class _Link(asyncio.Protocol):
             self._go_on()
 
     def eof_received(self) -> None:
-        # As gearmand does: who only half closes is gone at once, its jobs go to other workers.
+        # As gearmand does: a half-closed connection has left, and other workers get its jobs.
         self._leave()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -248,26 +251,26 @@ class _Link(asyncio.Protocol):
         self.gone.set()
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close immediately."""
         self._aborted = True
         self._transport.abort()
 
     def drop(self, reason: str) -> None:
-        """Close at once, because it holds too much, or for too long."""
+        """Close immediately, because it holds too much, or has been silent for too long."""
         events.emit("server.dropped", peer=self._connection.client_id.decode(errors="replace"), reason=reason)
         self.abort()
         self._leave()
 
     @property
     def held(self) -> int:
-        """Bytes that are kept for it: of unread output, and of requests that are not carried out yet."""
+        """Bytes of its unread output, and of its requests that are not carried out yet."""
         if self._aborted:
             return 0
         unread = self._transport.get_write_buffer_size()
         return unread if self._left else unread + self._decoder.buffered
 
     def tick(self) -> None:
-        """Close it if for too long it has not read its output, or not sent the rest of a request."""
+        """Close it if it has not read its output, or completed its request, for too long."""
         self._server._count(self)
         unread = self._transport.get_write_buffer_size()
         seen = (self._written - unread, self._served)
@@ -308,7 +311,7 @@ class _Link(asyncio.Protocol):
                 if not is_command(request.text):
                     self._close()
                     return True
-            # A short request can have a long answer: make sure that it is read before making the next one.
+            # A short request can have a long answer. It must be read before the next one is made.
             if connection.unsent > UNREAD:
                 return False
             left -= 1
@@ -351,7 +354,7 @@ class _Link(asyncio.Protocol):
         self._server._count(self)
 
     def _flush(self) -> None:
-        """Write what there is to every connection: one write each, however many answers."""
+        """Write the output of every connection, with one write each."""
         for connection, data in self._broker.outgoing():
             link = self._server._links.get(connection)
             if link is None:
@@ -379,18 +382,18 @@ def _loopback(host: str) -> str:
 
     """
     try:
-        # One address of localhost and not all of them: with port 0 each would get another port.
+        # Only one address of localhost: with port 0, each address would get another port.
         address = socket.gethostbyname(host) if host == "localhost" else host
         safe = ipaddress.ip_address(address).is_loopback
     except (ValueError, OSError):
         safe = False
     if not safe:
-        raise UsageError(f"will not listen on {host!r}: Gearman has no authentication, use 127.0.0.1 or ::1")
+        raise UsageError(f"cannot listen on {host!r}: Gearman has no authentication, use 127.0.0.1 or ::1")
     return address
 
 
 def _handle_prefix() -> bytes:
-    """Return a prefix for handles of at most 42 bytes: with the number behind it, there may be 63."""
+    """Return a prefix for handles, of at most 42 bytes. With the number behind it, 63 are the limit."""
     name = socket.gethostname().encode("ascii", "replace")[:40]
     host = bytes(byte if chr(byte).isalnum() or byte in b"-._" else ord("_") for byte in name)
     return b"H:" + host

@@ -1,4 +1,4 @@
-"""Which server: addresses and rendezvous order. No I/O."""
+"""The choice of a server: addresses, and the order in which a job prefers servers. No I/O."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,14 +8,14 @@ from typing import Final, TypeAlias
 from garivini.errors import UsageError
 from garivini.gearman.admin import FunctionStatus
 
-DEFAULT_PORT = 4730
-#: A name, or an address of IPv4 or IPv6, the latter perhaps with a zone.
+DEFAULT_PORT: Final = 4730
+#: A name, an IPv4 address, or an IPv6 address with or without a zone.
 _HOST: Final = re.compile(r"[\w.-]+|[0-9a-fA-F:.]+(?:%[\w.-]+)?")
 
-#: By address what a server says of the functions that it knows; None where it does not answer.
+#: The counts of each server by function; None if the server does not answer.
 Counts: TypeAlias = Mapping[str, Mapping[bytes, FunctionStatus] | None]
 
-#: Addresses that errors may show. Any other value may be meant for a database and have a password.
+#: Addresses that errors may show. Any other value may be a database's, with a password.
 _READABLE: Final = re.compile(r"[\w.:%\[\] -]*")
 
 
@@ -41,15 +41,15 @@ def parse_address(address: str) -> tuple[str, int]:
 
 
 def parse_addresses(addresses: str | Iterable[str]) -> list[str]:
-    """Return each server once, as ``host:port``, from a list, or from text with commas or white space.
+    """Return each server once, as ``host:port``, from a list or from text with commas or white space.
 
     Raises:
-        UsageError: one of them is no address, or there is none.
+        UsageError: one of them is not an address, or there is none.
 
     """
     parts = addresses.replace(",", " ").split() if isinstance(addresses, str) else list(addresses)
     if not all(map(_READABLE.fullmatch, parts)):
-        # One value, meant for a database, may have been taken for several: show nothing of any.
+        # A value for a database may have been split at its white space, so no part of it is shown.
         raise UsageError("*** is not the address of a Gearman server: write host or host:port")
     parsed = map(parse_address, parts)
     found = list(
@@ -61,20 +61,20 @@ def parse_addresses(addresses: str | Iterable[str]) -> list[str]:
 
 
 def rendezvous(servers: Sequence[str], key: bytes) -> list[str]:
-    """Return the servers in the order in which ``key`` prefers them.
+    """Return the servers in the order in which a key prefers them, by the highest random weight.
 
-    Highest random weight: when a server comes or goes, only the keys that prefer it move.
+    When a server is added or removed, only the keys that prefer it change their server.
     """
     return sorted(servers, key=lambda server: blake2b(key, key=server.encode()[-64:], digest_size=8).digest())
 
 
 def queued(counts: Counts, function: bytes) -> int:
-    """Return how many jobs of the function wait for a worker.
+    """Return the number of queued jobs of a function.
 
-    Where it has workers, if it has any: copies that lie where nobody takes them must not use up the room
-    for good, and no more are sent there.
+    If any server has workers of the function, only these servers are counted: no jobs are submitted to the
+    others, and copies that are stranded there must not occupy the room.
     """
-    found = [said[function] for said in counts.values() if said and function in said]
+    found = [known[function] for known in counts.values() if known and function in known]
     served = [status for status in found if status.workers]
     return sum(status.queued for status in served or found)
 
@@ -82,17 +82,16 @@ def queued(counts: Counts, function: bytes) -> int:
 def server_for(counts: Counts, function: bytes, unique: bytes) -> str:
     """Return the server for a background job: the one that its unique prefers.
 
-    A server where the function has a worker comes before one where it has none, and one that answers before
-    one that does not.
+    Servers with a worker of the function come first, then those that answer, then the others.
     """
     if len(counts) == 1:
         return next(iter(counts))
-    up = [address for address, said in counts.items() if said is not None]
+    up = [address for address, known in counts.items() if known is not None]
     served = [address for address in up if workers(counts[address], function)]
     return rendezvous(served or up or list(counts), unique)[0]
 
 
-def workers(said: Mapping[bytes, FunctionStatus] | None, function: bytes) -> int:
-    """Return how many workers a server has for a function."""
-    status = said.get(function) if said else None
+def workers(known: Mapping[bytes, FunctionStatus] | None, function: bytes) -> int:
+    """Return the number of workers that a server has for a function."""
+    status = known.get(function) if known else None
     return status.workers if status else 0
