@@ -413,11 +413,15 @@ async def test_a_slow_function_leaves_calls_to_others_and_its_jobs_start_in_orde
     ):
         queue.start_queue_runner()
         queue.start_controller(max_calls=10)
+        # Until the Controller knows the database's clock it checks each start, and later jobs may overtake.
+        await queue.call(queue.client.insert_job, "quick", flag="controller")
+        (await quick.got())[0].complete()
+        await queue.gone()
         rows = [["slow", None, None, b"%d" % number] for number in range(100)]
         await queue.call(queue.client.insert_jobs, rows, flag="controller")
         await slow.got(5)
         await queue.call(queue.client.insert_jobs, [["quick", None, None, b""]] * 2, flag="controller")
-        for held in await quick.got(2):
+        for held in (await quick.got(3))[1:]:
             held.complete()
         await queue.gone(100)
         assert len(slow.held) == 5
