@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check format test soak fuzz servers kills pins clean
+.PHONY: help demo check format test soak fuzz servers versions kills pins clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*##\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -44,6 +44,9 @@ fuzz: .venv/.dev  ## Feed a million hostile inputs to everything that reads byte
 
 kills: .venv/.dev  ## Kill each role fifty times under load and check that nothing is lost
 	@$(BIN)/python -m tests.kills
+
+versions: .venv/.dev  ## Fetch servers of other versions beside the machine's packages: 2 GB
+	@$(BIN)/python -m tests.versions.install
 
 # Gearman servers, databases, PHP and Perl. The tests start private servers of their own and stop them.
 servers:

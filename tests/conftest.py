@@ -9,7 +9,7 @@ import pytest
 from pymysql.connections import Connection
 
 from tests.databases import sqlite_url
-from tests.sql_servers import MariaDB, PostgreSQL, SQLServer
+from tests.sql_servers import MariaDB, MariaDBOrMySQL, PostgreSQL, SQLServer
 from tests.system import upgraded
 
 # Collecting the tests makes a million objects that stay. To look through them again and again takes longer
@@ -61,7 +61,7 @@ def _one_tls_context() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[MariaDB]:
     """The session's MariaDB, for databases of a test's own. It is never stopped, frozen or set."""
-    with MariaDB(
+    with MariaDBOrMySQL(
         "max-allowed-packet=64M"
     ) as server:  # the largest argument needs two bytes for some of its own
         yield server
@@ -77,7 +77,7 @@ def postgresql() -> Iterator[PostgreSQL]:
 @pytest.fixture
 def own_mariadb() -> Iterator[MariaDB]:
     """A MariaDB of the test's own, to be killed, frozen and set."""
-    with MariaDB() as server:
+    with MariaDBOrMySQL() as server:
         yield server
 
 

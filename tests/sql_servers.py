@@ -1,7 +1,8 @@
-"""Private MariaDB and PostgreSQL servers on the loopback interface, for tests of every part.
+"""Private MariaDB, MySQL and PostgreSQL servers on the loopback interface, for tests of every part.
 
 A server has its folder, its port, its passwords, and durable commits. As root it runs under another user, for
-both programs refuse root. Nothing of this machine's settings is read.
+all programs refuse root. Nothing of this machine's settings is read. The machine's own programs run, or those
+of the versions that ``GARIVINI_TESTS_SERVERS`` names.
 """
 
 import os
@@ -23,6 +24,7 @@ import pymysql
 
 from tests.processes import PATIENCE, alive
 from tests.servers import free_port
+from tests.versions.known import Version, chosen
 
 #: Who runs the servers where the tests run as root.
 UNPRIVILEGED: Final = "nobody"
@@ -49,6 +51,8 @@ class SQLServer(ABC):
     package: str
     #: On which it ends in order without waiting for its clients.
     farewell: signal.Signals
+    #: The version that runs, or None for the machine's own.
+    version: Version | None = None
 
     def __init__(self, *settings: str) -> None:
         self.host: Final = "127.0.0.1"
@@ -259,6 +263,8 @@ class SQLServer(ABC):
         return path
 
     def _program(self, name: str, *folders: str) -> str:
+        if self.version is not None:
+            return self.version.program(name)
         program = shutil.which(name) or shutil.which(name, path=os.pathsep.join(folders))
         if program is None:
             raise RuntimeError(f"{name} is missing: `make servers`, or install the package {self.package}")
@@ -271,6 +277,9 @@ class MariaDB(SQLServer):
     scheme = "mysql"
     package = "mariadb-server-core"
     farewell = signal.SIGTERM
+    version = chosen("mariadb")
+    #: The server's program.
+    daemon = "mariadbd"
 
     def execute(self, sql: str, database: str = "", parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         connection = pymysql.connect(
@@ -319,13 +328,14 @@ class MariaDB(SQLServer):
             "--skip-test-db",
             "--innodb-log-file-size=32M",
             "--innodb-flush-log-at-trx-commit=0",  # no job is in it yet
+            *self._base(),
         )
 
     def _command(self) -> list[str]:
         # Read before the first client gets in, at each start.
-        users = self._secret("users.sql", f"ALTER USER root@'127.0.0.1' IDENTIFIED BY '{self.password}';\n")
+        users = self._secret("users.sql", self._users())
         return [
-            self._program("mariadbd", "/usr/sbin", "/usr/local/sbin"),
+            self._program(self.daemon, "/usr/sbin", "/usr/local/sbin"),
             "--no-defaults",
             f"--datadir={self._data}",
             f"--init-file={users}",
@@ -336,14 +346,29 @@ class MariaDB(SQLServer):
             "--skip-name-resolve",
             "--skip-log-bin",
             "--performance-schema=OFF",
-            "--character-set-server=utf8mb4",  # as Debian's settings, which are not read here
-            "--collation-server=utf8mb4_general_ci",
             "--innodb-flush-log-at-trx-commit=1",
             "--innodb-buffer-pool-size=64M",
-            "--innodb-log-file-size=32M",
             "--key-buffer-size=1M",
-            "--aria-pagecache-buffer-size=2M",
+            *self._base(),
+            *self._own(),
             *(f"--{setting}" for setting in self._settings),
+        ]
+
+    def _users(self) -> str:
+        """Return the statements that give the user who may do all its password."""
+        return f"ALTER USER root@'127.0.0.1' IDENTIFIED BY '{self.password}';\n"
+
+    def _base(self) -> list[str]:
+        """Return where the files of a version are."""
+        return [] if self.version is None else [f"--basedir={self.version.folder / 'usr'}"]
+
+    def _own(self) -> list[str]:
+        """Return the settings that MySQL does not know, or has otherwise."""
+        return [
+            "--character-set-server=utf8mb4",  # as Debian's settings, which are not read here
+            "--collation-server=utf8mb4_general_ci",
+            "--innodb-log-file-size=32M",
+            "--aria-pagecache-buffer-size=2M",
         ]
 
     def _create(self, name: str, password: str) -> None:
@@ -357,12 +382,37 @@ class MariaDB(SQLServer):
         self.execute(f"DROP DATABASE {name}")
 
 
+class MySQL(MariaDB):
+    """A MySQL of a version that was installed: the same, with its own character set and collation."""
+
+    package = "mysql-server-core"
+    version = chosen("mysql")
+    daemon = "mysqld"
+
+    def _install(self) -> None:
+        assert self.version is not None, "no version of MySQL is chosen"
+        # Made once, when the version was installed: it takes 9 s.
+        self._run("cp", "-R", str(self.version.template), str(self._data))
+
+    def _own(self) -> list[str]:
+        return ["--innodb-redo-log-capacity=32M", "--mysqlx=OFF", "--secure-file-priv=NULL"]
+
+    def _users(self) -> str:
+        root = "root@'127.0.0.1'"
+        return (
+            f"CREATE USER IF NOT EXISTS {root};\n"
+            f"ALTER USER {root} IDENTIFIED BY '{self.password}';\n"
+            f"GRANT ALL ON *.* TO {root} WITH GRANT OPTION;\n"
+        )
+
+
 class PostgreSQL(SQLServer):
     """A PostgreSQL: no unix socket, small buffers, each commit on the disk."""
 
     scheme = "postgresql"
     package = "postgresql-15"
     farewell = signal.SIGINT
+    version = chosen("postgresql")
 
     def execute(self, sql: str, database: str = "", parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with psycopg.connect(
@@ -398,7 +448,7 @@ class PostgreSQL(SQLServer):
         super().kill()
         # A machine without power has no memory either; the kernel would keep this for ever.
         if len(lines) > 6:
-            self._run(self._program("ipcrm"), "--shmem-id", lines[6].split()[1])
+            self._run("ipcrm", "--shmem-id", lines[6].split()[1])
 
     def _install(self) -> None:
         self._run(
@@ -410,7 +460,6 @@ class PostgreSQL(SQLServer):
             "--encoding=UTF8",
             "--locale=C.UTF-8",
             "--no-sync",  # no job is in it yet
-            "--no-instructions",
         )
 
     def _command(self) -> list[str]:
@@ -444,8 +493,15 @@ class PostgreSQL(SQLServer):
         return self._program(name, *map(str, reversed(folders)))
 
 
+#: What takes the place of MariaDB in a run: MySQL, where a version of it is chosen.
+MariaDBOrMySQL: Final[type[MariaDB]] = MySQL if chosen("mysql") else MariaDB
 #: The kinds of servers by name.
-SERVERS: Final[dict[str, type[MariaDB] | type[PostgreSQL]]] = {"mariadb": MariaDB, "postgresql": PostgreSQL}
+SERVERS: Final[dict[str, type[MariaDB] | type[PostgreSQL]]] = {
+    "mariadb": MariaDBOrMySQL,
+    "postgresql": PostgreSQL,
+}
+#: The servers whose statements for inserts a run can use: MariaDB takes MySQL's too.
+INSERTS_AS: Final = ("mysql",) if chosen("mysql") else ("mariadb", "mysql")
 
 
 def family(pid: int) -> list[int]:

@@ -26,7 +26,7 @@ from garivini.model.when import At, Never, Offset
 from garivini.store.database import Database
 from tests.databases import sqlite_url
 from tests.processes import PATIENCE, SOON
-from tests.sql_servers import MariaDB, SQLServer
+from tests.sql_servers import MariaDB, MariaDBOrMySQL, SQLServer
 from tests.system import upgraded
 
 SERVERS: Final = [pytest.param(name, marks=pytest.mark.servers) for name in ("mariadb", "postgresql")]
@@ -269,7 +269,7 @@ def test_outcomes_wait_whole_for_a_database_that_refuses_all_writes(
 @pytest.mark.slow
 @pytest.mark.servers
 def test_a_failure_of_any_length_is_stored_where_statements_must_be_short() -> None:
-    with MariaDB("max-allowed-packet=262144") as server:
+    with MariaDBOrMySQL("max-allowed-packet=262144") as server:
         url = server.create_database()
         upgraded(url).close()
         kept = Kept(url)

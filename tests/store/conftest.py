@@ -19,6 +19,7 @@ from garivini.store.dialects.postgresql import PostgreSQL
 from garivini.store.dialects.sqlite import SQLite
 from garivini.store.sql_files import Statement, Step, load
 from tests.databases import MySQLRoles, PostgreSQLRoles, sqlite_url
+from tests.sql_servers import INSERTS_AS
 from tests.sql_servers import MariaDB as MariaDBServer
 from tests.sql_servers import PostgreSQL as PostgreSQLServer
 
@@ -157,7 +158,7 @@ class MariaDBDatabase:
 
 
 class MySQLStatements(MariaDBDatabase):
-    """The same with the statements that MySQL takes, as far as MariaDB can stand in."""
+    """The same with the statements that MySQL takes; MariaDB stands in where no MySQL is chosen."""
 
     returning = False
 
@@ -178,7 +179,7 @@ def _load_with_later(
 
 BACKENDS: Final[dict[str, type[Backend]]] = {
     "sqlite": SQLiteFile,
-    "mariadb": MariaDBDatabase,
+    **({"mariadb": MariaDBDatabase} if "mariadb" in INSERTS_AS else {}),
     "mysql": MySQLStatements,
     "postgresql": PostgreSQLDatabase,
 }

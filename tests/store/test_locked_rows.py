@@ -32,7 +32,7 @@ def roles_of(request: pytest.FixtureRequest, backend: Backend) -> MySQLRoles | P
     return roles
 
 
-@pytest.fixture(params=["mariadb", "mysql", "postgresql"])
+@pytest.fixture(params=[name for name in BACKENDS if name != "sqlite"])
 def backend(request: pytest.FixtureRequest, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Backend:
     """A database that has locks of rows."""
     return BACKENDS[request.param](request, tmp_path, monkeypatch)

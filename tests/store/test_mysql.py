@@ -38,7 +38,7 @@ from garivini.store.dialects.mysql import MySQL
 from garivini.store.dialects.pymysql_connection import Connection
 from tests.databases import MySQLRoles
 from tests.processes import PATIENCE
-from tests.sql_servers import MariaDB
+from tests.sql_servers import INSERTS_AS, MariaDB, MariaDBOrMySQL
 from tests.store.test_errors import CALLS, Opener, insert
 from tests.system import system
 
@@ -56,7 +56,7 @@ def roles(mysql_roles: MySQLRoles) -> MySQLRoles:
     return mysql_roles
 
 
-@pytest.fixture(params=["mariadb", "mysql"])
+@pytest.fixture(params=INSERTS_AS)
 def inserts_as(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The server whose statements for inserts are used."""
     monkeypatch.setattr(MySQL, "returns_rows", lambda *_: request.param == "mariadb")
@@ -369,7 +369,7 @@ def test_a_process_that_is_frozen_within_a_transaction_loses_it(
 def test_insert_refuses_more_than_half_a_packet_in_one_job_and_sends_many_in_parts(
     opened: Opener, inserts_as: str
 ) -> None:
-    with MariaDB("max-allowed-packet=1M") as server, server.database() as url:
+    with MariaDBOrMySQL("max-allowed-packet=1M") as server, server.database() as url:
         database = opened(url)
         database.upgrade()
         with pytest.raises(

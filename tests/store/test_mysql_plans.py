@@ -11,7 +11,7 @@ from garivini.databases import DatabaseSettings
 from garivini.model.state import State
 from garivini.store.database import Database, Lane
 from garivini.store.sql_files import Step, load
-from tests.sql_servers import MariaDB
+from tests.sql_servers import MariaDBOrMySQL
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
@@ -40,7 +40,7 @@ TABLES: Final = "('job', 'report', 'finished')"
 def filled(request: pytest.FixtureRequest) -> Iterator[tuple[Database, Any]]:
     """A database with the rows, and a connection of ours to it, for tests that change nothing."""
     settings = ["innodb-buffer-pool-size=512M", "innodb-log-file-size=512M", "innodb-stats-auto-recalc=OFF"]
-    with MariaDB(*settings) as server, server.database() as url:
+    with MariaDBOrMySQL(*settings) as server, server.database() as url:
         database = Database(DatabaseSettings(1, url))
         database.upgrade()
         name = url.rpartition("/")[2]
