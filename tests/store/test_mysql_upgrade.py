@@ -170,7 +170,7 @@ def test_upgrade_waits_for_another_and_then_says_so(
 ) -> None:
     monkeypatch.setattr(mysql, "UPGRADE_TIMEOUT", 1)
     with closing(Perl(place.url).connection) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT GET_LOCK(CONCAT('garivini ', MD5(DATABASE())), 0)")
+        cursor.execute("SELECT GET_LOCK(CONCAT('garivini ', LEFT(SHA2(DATABASE(), 256), 32)), 0)")
         with pytest.raises(ConflictError, match="another upgrade"):
             opened(place.url).upgrade()
     assert place.tables() == set()

@@ -422,7 +422,7 @@ class MySQL(Dialect):
         connection.exec_driver_sql("SET SESSION sql_mode = %s", (_SQL_MODE + quotes,))
         # Who waits for a table makes all others wait behind.
         connection.exec_driver_sql("SET SESSION lock_wait_timeout = %s", (LOCK_TIMEOUT,))
-        lock = "SELECT GET_LOCK(CONCAT('garivini ', MD5(DATABASE())), %s)"
+        lock = "SELECT GET_LOCK(CONCAT('garivini ', LEFT(SHA2(DATABASE(), 256), 32)), %s)"
         if connection.exec_driver_sql(lock, (UPGRADE_TIMEOUT,)).scalar() != 1:
             raise ConflictError(f"another upgrade of this database took longer than {UPGRADE_TIMEOUT} s")
 

@@ -27,10 +27,10 @@ SELECT dbid FROM garivini_database
 
 -- name: set_dbid (dbid) -> none
 -- Given once, by the first who comes; those who come at the same time wait for it. The table takes one row.
-SELECT GET_LOCK(CONCAT('garivini id ', MD5(DATABASE())), 5);
+SELECT GET_LOCK(CONCAT('garivini id ', LEFT(SHA2(DATABASE(), 256), 32)), 5);
 INSERT INTO garivini_database (dbid)
 SELECT :dbid FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM garivini_database AS given);
-SELECT RELEASE_LOCK(CONCAT('garivini id ', MD5(DATABASE())))
+SELECT RELEASE_LOCK(CONCAT('garivini id ', LEFT(SHA2(DATABASE(), 256), 32)))
 
 -- name: ids_left () -> one
 -- How many ids are left for new jobs: the server has an error of its own for that.
