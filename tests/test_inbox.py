@@ -1,4 +1,4 @@
-"""Groups of writes that come apart, and what is put aside."""
+"""Batches of writes that are split, and deferred items."""
 
 import time
 
@@ -21,14 +21,14 @@ class Table:
         self.calls = 0
         self.error: Exception = UsageError("wrong")
 
-    def write(self, items: list[int], left: set[int] | None) -> None:
+    def write(self, items: list[int], locked: set[int] | None) -> None:
         self.calls += 1
-        if left is None and self.locked.intersection(items):
+        if locked is None and self.locked.intersection(items):
             raise ConflictError("locked")
         if self.wrong.intersection(items).difference(self.locked):
             raise self.error
-        if left is not None:
-            left |= self.locked.intersection(items)
+        if locked is not None:
+            locked |= self.locked.intersection(items)
         self.written += [item for item in items if item not in self.locked]
 
 
@@ -99,24 +99,24 @@ def test_write_gives_up_in_time_where_all_is_refused(monkeypatch: pytest.MonkeyP
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=20))
-def test_what_is_put_aside_is_due_later_each_time_and_hastened_at_once(tries: list[int]) -> None:
+def test_defer_makes_an_item_due_later_each_time_and_hasten_immediately(tries: list[int]) -> None:
     inbox: Inbox[list[int]] = Inbox()
     items = [[number] for number in range(len(tries))]
     for item, count in zip(items, tries, strict=True):
         for _ in range(count):
-            inbox.put_aside(item, UsageError(), 0.0)
+            inbox.defer(item, UsageError(), 0.0)
             inbox.take_due(1e9, 1)
-        inbox.put_aside(item, UsageError(), 0.0)
+        inbox.defer(item, UsageError(), 0.0)
         inbox.take_due(1e9, 1)
     for item in items:
-        inbox.put_aside(item, UsageError(), 0.0)
+        inbox.defer(item, UsageError(), 0.0)
     assert inbox.take_due(0.1, 100) == []
     inbox.hasten(0.1)
     assert sorted(inbox.take_due(0.1, 100)) == items
     assert inbox.next_due() == float("inf")
 
 
-def test_what_is_put_back_comes_first_again() -> None:
+def test_put_back_makes_items_first_again() -> None:
     inbox = Inbox([1, 2, 3, 4])
     taken = inbox.take(2)
     inbox.put(5)

@@ -90,23 +90,23 @@ def test_after_a_crowd_fewer_outcomes_are_committed_when_the_time_for_more_is_ov
 def test_after_a_crowd_outcomes_wait_for_as_many_as_came_the_last_time(
     crowded: Keeper, committed: "Queue[list[Execution]]", ended: Callable[[int], list[Execution]]
 ) -> None:
-    crowded._crowd.until = time.monotonic() + 3600
+    crowded._outcomes._gate.until = time.monotonic() + 3600
     runs = ended(GATE_SIZE)
     end(crowded, runs[1:])
     crowded.read_functions()  # which wakes it, and is done before commits
     deadline = time.monotonic() + PATIENCE
-    while crowded.policies is None and time.monotonic() < deadline:
+    while crowded.functions.policies is None and time.monotonic() < deadline:
         with pytest.raises(Empty):
             committed.get(timeout=0.01)
-    assert crowded.policies is not None
+    assert crowded.functions.policies is not None
     end(crowded, runs[:1])
     assert len(committed.get(timeout=PATIENCE)) == GATE_SIZE
 
 
 def test_after_a_crowd_to_which_nothing_more_comes_the_keeper_sleeps(crowded: Keeper) -> None:
-    while time.monotonic() < crowded._crowd.until:
-        time.sleep(crowded._crowd.until - time.monotonic() + 0.001)
-    assert crowded._until_next() > 0.5
+    while time.monotonic() < crowded._outcomes._gate.until:
+        time.sleep(crowded._outcomes._gate.until - time.monotonic() + 0.001)
+    assert crowded._rounds.until_next() > 0.5
 
 
 def test_few_outcomes_wait_for_no_others(
@@ -115,7 +115,7 @@ def test_few_outcomes_wait_for_no_others(
     end(keeper, ended(GATE_SIZE - 1))
     keeper.start()
     assert len(committed.get(timeout=PATIENCE)) == GATE_SIZE - 1
-    keeper._crowd.until = time.monotonic() + 3600
+    keeper._outcomes._gate.until = time.monotonic() + 3600
     end(keeper, ended(1))
     assert len(committed.get(timeout=PATIENCE)) == 1
 
@@ -125,10 +125,10 @@ def test_outcomes_whose_time_ran_out_while_the_keeper_did_something_else_are_com
 ) -> None:
     """Who ended them before that time did not wake the keeper."""
     runs = ended(1)
-    keeper._crowd.stored(GATE_SIZE, 0, 0)
-    keeper._crowd.until = time.monotonic() + 0.5
+    keeper._outcomes._gate.stored(GATE_SIZE, 0, 0)
+    keeper._outcomes._gate.until = time.monotonic() + 0.5
     end(keeper, runs)
-    assert keeper._until_next() <= 0.5
-    keeper._crowd.until = time.monotonic()
-    assert keeper._until_next() == 0
+    assert keeper._rounds.until_next() <= 0.5
+    keeper._outcomes._gate.until = time.monotonic()
+    assert keeper._rounds.until_next() == 0
     keeper.start()

@@ -16,6 +16,7 @@ from sqlalchemy import Engine, create_engine
 from garivini import Client, events
 from garivini.keeper.child import Child, Obituary, Slot
 from garivini.keeper.execution import Execution
+from garivini.keeper.functions import Registration
 from garivini.keeper.keeper import Keeper
 from garivini.model.job import Handle, Job
 from garivini.model.new_jobs import new_job
@@ -382,7 +383,7 @@ def test_a_lease_is_the_one_that_is_set_and_not_the_payloads(kept: Kept) -> None
         kept.keeper.read_functions()
         kept.keeper.start()
         deadline = time.monotonic() + PATIENCE
-        while kept.keeper.policies is None and time.monotonic() < deadline:
+        while kept.keeper.functions.policies is None and time.monotonic() < deadline:
             time.sleep(0.01)
         kept.keeper.check(run)
         assert kept.checked.get(timeout=PATIENCE) == (run, True)
@@ -430,7 +431,7 @@ def test_copies_without_an_attempt_are_adopted_together(kept: Kept, monkeypatch:
 
 
 def test_the_first_outcomes_do_not_wait_for_the_registration_of_many_functions(
-    urls: Callable[[str], str], name: str
+    urls: Callable[[str], str], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     functions = {f"f{number}": FunctionPolicy(renews=True, lease=30) for number in range(3000)}
     kept = Kept(urls(name), functions=functions)
@@ -438,14 +439,15 @@ def test_the_first_outcomes_do_not_wait_for_the_registration_of_many_functions(
     for run in runs:
         kept.keeper.end(run)
     registered: list[int] = []
-    register = kept.keeper._register
-    step = next(step for step in kept.keeper._steps if step.run == register)
+    found: list[Registration] = []
+    register = Registration.step
 
-    def watched() -> None:
+    def watched(registration: Registration) -> None:
         registered.append(kept.committed.qsize())
-        register()
+        found.append(registration)
+        register(registration)
 
-    step.run = watched
+    monkeypatch.setattr(Registration, "step", watched)
     kept.keeper.start()
     deadline = time.monotonic() + PATIENCE
     while len(kept.database.functions()) < 3000:
@@ -456,10 +458,10 @@ def test_the_first_outcomes_do_not_wait_for_the_registration_of_many_functions(
     # A second one finds them set, and writes none of them.
     again = Kept(urls(name), functions=functions)
     again.keeper.start()
-    while again.keeper._to_register is None:
+    while found[-1] is found[0] or found[-1].remaining is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert again.keeper._to_register == []
+    assert found[-1].remaining == []
     again.keeper.stop()
     for funcname in functions:
         kept.database.unset_function(funcname)

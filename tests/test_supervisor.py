@@ -117,7 +117,7 @@ def test_what_a_child_died_of_is_told_to_the_next_until_one_has_recorded_it(tmp_
             Path("told" if told else "first").write_text(repr(child.obituaries))
             if not told:
                 os._exit(1)  # before it could record anything
-            child.slot.tell()
+            child.slot.note_recorded()
             select.select([lifeline], [], [])
         child.slot.set(Handle(7, 2, 3))
         os.kill(os.getpid(), signal.SIGKILL)
@@ -135,7 +135,7 @@ def test_a_child_whose_job_is_out_of_time_is_killed_and_the_job_has_failed(tmp_p
     child = """
         if child.obituaries:
             Path("told").write_text(repr(child.obituaries))
-            child.slot.tell()
+            child.slot.note_recorded()
         else:
             child.slot.set(Handle(7, 2, 3), time.monotonic() - 60)
         select.select([lifeline], [], [])

@@ -16,7 +16,7 @@ from garivini import Client, Discard, Job, RefusedError, Retry, State, UsageErro
 from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
 from garivini.keeper.execution import Execution
-from garivini.keeper.keeper import Keeper
+from garivini.keeper.time_limit import TimeLimit
 from garivini.model.job import Handle
 from garivini.model.new_jobs import new_job
 from garivini.model.payload import encode_payload
@@ -422,18 +422,18 @@ async def test_an_async_function_that_runs_too_long_is_cancelled_and_has_failed(
         assert (failure.error, failure.message) == ("TimeoutError", "of the job's own")
 
 
-def test_a_time_limit_is_of_the_run_that_the_keeper_finds(
+def test_limit_is_called_when_the_keeper_finds_the_execution(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The limit wakes the keeper. If it found no run then, it would sleep past the limit."""
+    """The limit wakes the keeper. If it found no execution then, it would sleep past the limit."""
     found: list[bool] = []
-    limit = Keeper.limit
+    limit = TimeLimit.limit
 
-    def watched(keeper: Keeper, run: Execution, seconds: float) -> None:
-        found.append(keeper.current is run)
-        limit(keeper, run, seconds)
+    def watched(part: TimeLimit, execution: Execution, seconds: float) -> None:
+        found.append(part._running() is execution)
+        limit(part, execution, seconds)
 
-    monkeypatch.setattr(Keeper, "limit", watched)
+    monkeypatch.setattr(TimeLimit, "limit", watched)
 
     async def scenario() -> None:
         async with system(tmp_path) as queue:

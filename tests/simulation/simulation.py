@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import random
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ from unittest.mock import patch
 from garivini import backoff, events
 from garivini.errors import GariviniError, OutcomeUnknownError
 from garivini.gearman.aio import Client
-from garivini.keeper import keeper, outcomes, writer
+from garivini.keeper import keeper, wakeup
 from garivini.keeper.child import Obituary
 from garivini.model import when
 from garivini.model.job import Job
@@ -35,6 +36,9 @@ from tests.simulation.worker import ForeignWorker, WorkerProcess
 
 #: Virtual seconds after which a simulation has failed to come to rest.
 _PATIENCE: Final = 20_000.0
+
+#: The modules of the code under test that read the time in threads of keepers.
+KEEPER: Final = [module for name, module in sys.modules.items() if name.startswith("garivini.keeper.")]
 
 
 class Simulation:
@@ -82,8 +86,9 @@ class Simulation:
         )
         with ExitStack() as stack:
             for module, name, stand_in in (
-                *((module, "time", time) for module in (writer, outcomes, keeper)),
-                (keeper, "threading", SimpleNamespace(Thread=Thread, Event=Event)),
+                *((module, "time", time) for module in KEEPER if hasattr(module, "time")),
+                (keeper, "threading", SimpleNamespace(Thread=Thread)),
+                (wakeup, "threading", SimpleNamespace(Event=Event)),
                 (blocking, "time", time),
                 (blocking, "SimpleQueue", Queue),
                 (serving, "aio", SimpleNamespace(Worker=self._link)),

@@ -13,10 +13,14 @@ from hypothesis.stateful import run_state_machine_as_test
 from garivini import submission
 from garivini.gearman.protocol import Submission, Unknown
 from garivini.gearman.requests import SubmitResult
-from garivini.keeper import keeper
+from garivini.keeper import clock
+from garivini.keeper.clock import DatabaseClock
 from garivini.keeper.copies import copy_of
 from garivini.keeper.execution import Execution
-from garivini.keeper.keeper import Keeper
+from garivini.keeper.leases import Failed, Leases
+from garivini.keeper.obituaries import Obituaries
+from garivini.keeper.outcomes import Outcomes
+from garivini.keeper.start_checks import StartChecks
 from garivini.model.job import Handle, Job
 from garivini.model.lease import Extend, Found, Reclaim, Step, decide
 from garivini.model.outcome import Setback, Settled
@@ -96,25 +100,22 @@ def keeps_the_attempt(
     )
 
 
-def tells_first(self: Keeper) -> None:
-    runs = self._ended.take(len(self._ended))
-    self._on_committed(runs)
-    self._ended.put_back(runs)
+def reports_first(self: Outcomes) -> None:
+    executions = self._inbox.take(len(self._inbox))
+    self._on_committed(executions)
+    self._inbox.put_back(executions)
     commit(self)
 
 
-commit: Final = Keeper._commit
+commit: Final = Outcomes.step
 
 
-def checks_nothing(self: Keeper, run: Execution) -> None:
-    self._on_checked(run, True)
+def checks_nothing(self: StartChecks, execution: Execution) -> None:
+    self._on_checked(execution, True)
 
 
-def renews_nothing(
-    self: Keeper, runs: Sequence[Execution], kept: set[Handle]
-) -> list[tuple[Execution, Exception]]:
-    kept.update(run.job.handle for run in runs)
-    return []
+def renews_nothing(self: Leases, executions: Sequence[Execution]) -> tuple[set[Handle], Failed]:
+    return {execution.job.handle for execution in executions}, []
 
 
 def gives_back_whatever_attempt(self: Model, handles: Iterable[Handle], *, locked: Any = None) -> None:
@@ -163,9 +164,9 @@ def sweeps_at_once(self: Orphans) -> list[float]:
     return [max(0.0, when - asyncio.get_running_loop().time()) for when in (self._sweeps or [])[:1]]
 
 
-def reads_its_clock_late(self: Keeper) -> None:
-    if self._offset is None:
-        self._offset = self._database.clock() - vars(keeper)["time"].monotonic()
+def reads_its_clock_late(self: DatabaseClock) -> None:
+    if self.offset is None:
+        self.offset = self._database.clock() - vars(clock)["time"].monotonic()
 
 
 def counts_deserted_servers(self: JobServers, function: bytes) -> int:
@@ -176,19 +177,19 @@ def counts_deserted_servers(self: JobServers, function: bytes) -> int:
     )
 
 
-def records_again(self: Keeper) -> None:
-    """As it was: a death whose record has an unknown outcome is recorded again."""
+def records_again(self: Obituaries) -> None:
+    """As it was: a crash whose record has an unknown outcome is recorded again."""
     child = self._child
-    while child is not None and len(self._obituaries):
-        (obituary,) = self._obituaries.take(1)
+    while child is not None and len(self._inbox):
+        (obituary,) = self._inbox.take(1)
         try:
-            self._database.settle([Setback(handle=obituary.handle, kind=obituary.kind)])
+            self._setbacks._database.settle([Setback(handle=obituary.handle, kind=obituary.kind)])
         except Exception:
-            self._obituaries.put_back([obituary])
+            self._inbox.put_back([obituary])
             raise
         child.obituaries.remove(obituary)
         if not child.obituaries:
-            child.slot.tell()
+            child.slot.note_recorded()
 
 
 #: Stands for a property.
@@ -252,7 +253,7 @@ BROKEN: Final = {
     "what is queued is reclaimed": Broken(expired_leases, "decide", reclaims_what_is_queued, [8, 18]),
     "one strike is enough": Broken(expired_leases, "decide", reclaims_at_the_first_strike, [89, 127]),
     "a renewal without its fence": Broken(Model, "renew", renews_whatever_attempt, [509, 564]),
-    "a renewal that never comes": Broken(Keeper, "_renewed", renews_nothing, [0, 2]),
+    "a renewal that never comes": Broken(Leases, "renew", renews_nothing, [0, 2]),
     "a setback without its fence": Broken(Model, "settle", settles_without_fence, [2, 93]),
     "a give-back without its fence": Broken(Model, "give_back", gives_back_whatever_attempt, [1553]),
     "an end before its time without its guard": Broken(Model, "end_early", ends_whatever_lease, [0, 24]),
@@ -272,14 +273,14 @@ BROKEN: Final = {
     "a sweep that takes the youngest": Broken(orphans, "_SWEEP_AGE", 0, [STOPPED]),
     "a submit of what was claimed long ago": Broken(submission, "SUBMIT_WITHIN", 1e9, [STOPPED_LONG]),
     "an attempt submitted again": Broken(JobServers, "submit", submits_again, [0, 16]),
-    "a server told before the commit": Broken(Keeper, "_commit", tells_first, [0]),
-    "no start check": Broken(Keeper, "check", checks_nothing, [0, 2]),
+    "a server told before the commit": Broken(Outcomes, "step", reports_first, [0]),
+    "no start check": Broken(StartChecks, "check", checks_nothing, [0, 2]),
     "a copy that comes again": Broken(Serving, "_arrived", starts_whatever_comes, [0, 8]),
     "a start after the loss of the connection": Broken(Held, "disconnected", never_disconnected, [23, 33]),
     "a QueueRunner that waits for nobody": Broken(Orphans, "until_sweep", sweeps_at_once, [ONE_AWAY]),
-    "a clock read before its time": Broken(Keeper, "_read_clock", reads_its_clock_late, [LATE_CLOCK]),
+    "a clock read before its time": Broken(DatabaseClock, "step", reads_its_clock_late, [LATE_CLOCK]),
     "room that deserted servers use up": Broken(JobServers, "queued", counts_deserted_servers, [8076]),
-    "a death that is counted again": Broken(Keeper, "_record_deaths", records_again, [LOST_ANSWERS]),
+    "a death that is counted again": Broken(Obituaries, "step", records_again, [LOST_ANSWERS]),
 }
 
 

@@ -1,4 +1,4 @@
-"""A child process as its parent sees it: what it is running, and what it is given."""
+"""What a child process shares with its parent: the job that it is running, and what it is given."""
 
 import mmap
 import struct
@@ -7,24 +7,26 @@ from typing import Final, Literal
 
 from garivini.model.job import Handle, Job
 
-#: Exit status of a child that starting again cannot help: the parent ends too, with the same.
+#: Exit status of a child whose restart would not help. The parent ends too, with the same status.
 CONFIGURATION_ERROR: Final = 78
 #: Exit status of a child that ended itself because a job ran too long.
 TIME_LIMIT: Final = 79
 
 
 class Slot:
-    """What a child is running: written by the child, read by the parent."""
+    """Shared memory with the job that a child is running: written by the child, read by the parent."""
 
-    # Written by three threads of the child, so each has fields of its own: the main thread the job of a def
-    # function, as jobid (0: nothing), dbid, attempt and the monotonic time by which it must end (0: any); the
-    # loop's thread that of an async def in the same way; a keeper whether the obituaries are recorded.
-    # A keeper that ends the process makes the first jobid -1: the job of the loop is not to blame.
+    # Three threads of the child write it, so each has fields of its own. The main thread writes the job of a
+    # def function: jobid (0: none), dbid, attempt and the monotonic time by which it must end (0: no limit).
+    # The loop's thread writes that of an async def in the same way. A keeper writes whether the obituaries
+    # are recorded. A keeper that ends the process sets the first jobid to -1: no job has caused this end.
     _JOB: Final = struct.Struct("<qqqd")
-    _TOLD: Final = struct.Struct("<q")
+    _RECORDED: Final = struct.Struct("<q")
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 2 * self._JOB.size + self._TOLD.size)  # shared with children, of no file
+        self._memory = mmap.mmap(
+            -1, 2 * self._JOB.size + self._RECORDED.size
+        )  # shared with children, of no file
 
     def set(self, handle: Handle | Job, deadline: float = 0.0) -> None:
         """Note that this job is running in the main thread."""
@@ -35,7 +37,7 @@ class Slot:
         self._JOB.pack_into(self._memory, 0, 0, 0, 0, 0.0)
 
     def acquit(self) -> None:
-        """Note that no job is to blame for the end of this process."""
+        """Note that no job has caused the end of this process."""
         self._JOB.pack_into(self._memory, 0, -1, 0, 0, 0.0)
 
     def set_task(self, handle: Handle) -> None:
@@ -46,9 +48,9 @@ class Slot:
         """Note that no job, or several, are tasks of the loop."""
         self._JOB.pack_into(self._memory, self._JOB.size, 0, 0, 0, 0.0)
 
-    def tell(self) -> None:
+    def note_recorded(self) -> None:
         """Note that the obituaries that this child was given are recorded."""
-        self._TOLD.pack_into(self._memory, 2 * self._JOB.size, 1)
+        self._RECORDED.pack_into(self._memory, 2 * self._JOB.size, 1)
 
     def read(self) -> tuple[Handle | None, float, bool]:
         """Return the job, the time by which it must end, and whether the obituaries are recorded.
@@ -59,27 +61,27 @@ class Slot:
         jobid, dbid, attempt, deadline = self._JOB.unpack_from(self._memory)
         if not jobid:
             jobid, dbid, attempt, deadline = self._JOB.unpack_from(self._memory, self._JOB.size)
-        (told,) = self._TOLD.unpack_from(self._memory, 2 * self._JOB.size)
-        return (Handle(jobid, dbid, attempt) if jobid > 0 else None), deadline, bool(told)
+        (recorded,) = self._RECORDED.unpack_from(self._memory, 2 * self._JOB.size)
+        return (Handle(jobid, dbid, attempt) if jobid > 0 else None), deadline, bool(recorded)
 
 
 @dataclass(frozen=True, slots=True)
 class Obituary:
-    """A job whose process died."""
+    """A job whose process died while it ran."""
 
     handle: Handle
-    #: ``crashed``, or ``failed`` where the parent ended it for its time limit.
+    #: ``failed`` if the parent ended the process for the job's time limit, otherwise ``crashed``.
     kind: Literal["crashed", "failed"]
     message: str
 
 
 @dataclass(slots=True)
 class Child:
-    """What a child process is given."""
+    """What a child process receives from its parent."""
 
-    #: A file descriptor that reaches its end when the parent dies.
+    #: File descriptor of a pipe that reaches its end when the parent dies.
     lifeline: int
     slot: Slot
     obituaries: list[Obituary]
-    #: Seconds that it has to finish what it holds after the first signal.
+    #: Maximum seconds from the first signal until it has finished the jobs that it holds.
     drain: float

@@ -1,4 +1,4 @@
-"""A job in this process."""
+"""A job in the process that runs it."""
 
 import msgspec
 
@@ -9,34 +9,34 @@ from garivini.model.outcome import Setback
 
 
 class Execution(msgspec.Struct, eq=False):
-    """A job in this process: the copy from Gearman, and its outcome."""
+    """A job in the process that runs it: its copy, its lease, its time limit and its outcome."""
 
     job: Job
     held: Held
-    #: Name of the worker, for the record.
+    #: The worker's name, for records.
     worker: str
-    #: The name of the copy, also if it gets another attempt later.
+    #: The name of the copy. It does not change when the copy is adopted.
     copy: Copy = (0, 0, None)
-    #: The monotonic time of the next renewal of its lease.
+    #: Whether its lease is renewed, and the monotonic time of the next renewal.
     renews: bool = False
     renew_at: float = 0.0
-    #: How it ended, if not with success.
+    #: Its outcome, unless that is success or it is returned.
     setback: Setback | None = None
-    #: It ended without an outcome of its own: the job waits again as it did before.
+    #: It ended without an outcome: the job waits again as before.
     returned: bool = False
     #: Its result, if it succeeded.
     result: bytes = b""
-    #: Monotonic time by which it must end, and its time limit in seconds; 0: no limit.
+    #: Its time limit: the monotonic time by which it must end, and the seconds; 0: no limit.
     deadline: float = 0.0
     limit: float = 0.0
-    #: Its copy came without an attempt, and one was assigned.
+    #: Its copy came without an attempt and was given one.
     adopted: bool = False
-    #: Its start check renewed the lease.
+    #: Its start check has renewed the lease.
     checked: bool = False
-    #: Given up before it started: its lease is not ours to renew any more.
+    #: It does not start: another worker may have the job, so its lease is not renewed any more.
     dropped: bool = False
 
 
-def jobid_of(run: Execution) -> int:
-    """Return the id of a run's job."""
-    return run.job.jobid
+def jobid_of(execution: Execution) -> int:
+    """Return the id of an execution's job."""
+    return execution.job.jobid

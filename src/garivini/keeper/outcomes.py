@@ -1,243 +1,137 @@
-"""Commits the outcomes of jobs to one database in groups, and defers those that cannot be written.
-
-A group is committed in one transaction. Locked or refused outcomes are deferred and retried separately, so
-that they do not delay the others. An error text that a database refuses is stored in ASCII, or left out.
-"""
+"""Commits the outcomes of executions in batches, and defers those that cannot be written."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Final
-
-from msgspec.structs import replace as replaced
+from collections.abc import Callable
+from typing import Final
 
 from garivini import events
 from garivini.errors import ConflictError
-from garivini.keeper.execution import Execution, jobid_of
+from garivini.keeper.execution import Execution
 from garivini.keeper.inbox import Inbox
-from garivini.keeper.writer import Writer, is_unfit
-from garivini.model.job import Handle, Job
-from garivini.model.outcome import Setback, Success
-from garivini.model.policy import FunctionPolicy
-from garivini.outcome_events import emit_settled
-from garivini.store.database import Database
+from garivini.keeper.leases import Failed
+from garivini.keeper.outcome_writer import OutcomeWriter
+from garivini.keeper.reports import Reports
+from garivini.keeper.setbacks import emit_dropped
+from garivini.keeper.wakeup import Wakeup
+from garivini.keeper.writer import BATCH, is_unfit
+from garivini.model.pacing import BatchGate
 
-#: Maximum outcomes in one commit.
-GROUP: Final = 1000
-#: Tries after which an outcome that does not fit the database is given up.
+#: Tries after which an outcome that does not fit the database is dropped.
 _TRIES: Final = 10
 
 
 class Outcomes:
-    """Runs that have ended, until their outcomes are committed.
+    """Executions that have ended, until their outcomes are committed.
+
+    The outcomes that arrive during a commit are the next batch, so a batch is small when the worker is idle
+    and large when it is busy.
 
     Args:
-        database: where they go.
-        writer: writes to it.
-        due_of: returns when a job that goes back is due, as a unix time.
+        dbid: of the database.
+        writer: writes outcomes to it.
+        reports: written before outcomes.
+        wakeup: of the keeper's thread.
+        on_committed: called in the keeper's thread with the executions whose outcome is committed or dropped.
 
     """
 
-    def __init__(self, database: Database, writer: Writer, due_of: Callable[[Job], int]) -> None:
-        self._database = database
+    def __init__(
+        self,
+        dbid: int,
+        writer: OutcomeWriter,
+        reports: Reports,
+        wakeup: Wakeup,
+        on_committed: Callable[[list[Execution]], None],
+    ) -> None:
+        self._dbid = dbid
         self._writer = writer
-        self._due_of = due_of
-        #: Runs that have ended, and deferred ones.
-        self.inbox: Inbox[Execution] = Inbox()
-        #: Settings of functions that decide whether a finished job is kept.
-        self.policies: Mapping[str, FunctionPolicy] | None = None
-        #: Whether some were refused and deferred.
-        self.refused: bool = False
+        self._reports = reports
+        self._wakeup = wakeup
+        self._on_committed = on_committed
+        self._inbox: Inbox[Execution] = Inbox()
+        self._gate = BatchGate()
+        #: Whether the database has refused some that are deferred.
+        self.refused = False
 
-    def commit(self, runs: list[Execution]) -> list[Execution]:
-        """Write outcomes; return the runs that are over.
+    def end(self, execution: Execution) -> None:
+        """Commit the outcome of an execution: its setback, or success if it has none and is not returned."""
+        self._inbox.put(execution)
+        if self._wakeup.is_set():  # which takes no lock
+            return
+        if not self._gate.waits(len(self._inbox), time.monotonic()):
+            self._wakeup.set()  # otherwise the thread wakes by itself when the wait is over
 
-        The rest is deferred.
+    @property
+    def unwritten(self) -> int:
+        """Count the outcomes that are not committed."""
+        return len(self._inbox) + self._inbox.deferred
+
+    def hasten(self) -> None:
+        """Retry all deferred outcomes now."""
+        self._inbox.hasten(time.monotonic())
+
+    def step(self) -> None:
+        """Commit deferred outcomes that are due, and batches as long as there are any."""
+        if due := self._inbox.take_due(time.monotonic(), BATCH):
+            self._commit(due)
+        while self._inbox:
+            began = time.monotonic()
+            if self._gate.waits(len(self._inbox), began):
+                return
+            self._reports.step()  # those of the jobs that have ended
+            batch = self._inbox.take(BATCH)
+            ended = self._write(batch)
+            self._gate.stored(len(batch) + len(self._inbox), began, time.monotonic())
+            self._finish(ended)
+
+    def next_due(self) -> float:
+        """Return when a deferred outcome is due, or the wait for a larger batch is over."""
+        due = self._inbox.next_due()
+        if self._inbox or time.monotonic() < self._gate.until:
+            return min(due, self._gate.until)  # an execution that ends before does not wake the thread
+        return due
+
+    def _commit(self, executions: list[Execution]) -> None:
+        self._finish(self._write(executions))
+
+    def _finish(self, executions: list[Execution]) -> None:
+        for execution in executions:
+            execution.renews = False
+        if executions:
+            self._on_committed(executions)
+
+    def _write(self, executions: list[Execution]) -> list[Execution]:
+        """Write outcomes and defer those that failed; return the executions that are over.
 
         Raises:
-            GariviniError: one that concerns all; the runs are in the inbox again.
+            GariviniError: one that concerns all; the executions are in the inbox again.
 
         """
-        failed: list[tuple[Execution, Exception]] = []
         try:
-            for write, part in self._kinds(runs):
-                failed += self._writer.write(part, write, jobid_of)
-            rest = {id(run): error for run, error in failed}
-            given_up = self._put_aside([run for run in runs if id(run) in rest], rest) if failed else set()
+            failed = self._writer.write(executions)
+            deferred = self._defer(failed) if failed else set()
         except Exception:
-            self.inbox.put_back(runs)
+            self._inbox.put_back(executions)
             raise
-        ended = [run for run in runs if id(run) not in rest or id(run) in given_up] if failed else runs
-        self.inbox.forget(ended)
-        self.refused = self.refused and self.inbox.aside > 0
+        ended = [it for it in executions if id(it) not in deferred] if deferred else executions
+        self._inbox.forget(ended)
+        self.refused = self.refused and self._inbox.deferred > 0
         return ended
 
-    def settle(self, setback: Setback) -> bool:
-        """Record one setback, with as much of its text as fits; return whether it is over.
-
-        Raises:
-            GariviniError: it could not be recorded now.
-
-        """
-        left: set[int] = set()
-        last: Exception = ConflictError("another transaction has locked its row")
-        for variant in (setback, *_variants(setback)):
-            try:
-                (settled,) = self._database.settle([variant], locked=left)
-            except Exception as error:
-                if self._writer.concerns_all(error) or isinstance(error, ConflictError):
-                    raise
-                last = error
+    def _defer(self, failed: Failed) -> set[int]:
+        """Defer executions; return their identities. The others are over anyway."""
+        rest: Failed = []
+        for execution, error in failed:
+            if not isinstance(error, ConflictError) and self._writer.write_reduced(execution, error):
                 continue
-            if left:
-                break
-            if variant is not setback:
-                _emit_reduced(setback.handle, last)
-            emit_settled(variant, settled)
-            return True
-        raise last
-
-    # ---- the kinds of outcomes
-
-    def _kinds(
-        self, runs: list[Execution]
-    ) -> Iterator[tuple[Callable[[list[Execution], set[int] | None], None], list[Execution]]]:
-        done, kept, returned, setbacks = [], [], [], []
-        policies = self.policies or {}
-        for run in runs:
-            if run.setback is not None:
-                setbacks.append(run)
-            elif run.returned:
-                # Nobody holds a copy of the original's QueueRunner that was not adopted.
-                if run.job.attempt is not None:
-                    returned.append(run)
-            elif (policy := policies.get(run.job.funcname)) is not None and policy.retention is not None:
-                kept.append(run)
-            else:
-                done.append(run)
-        yield from (
-            (write, part)
-            for write, part in (
-                (self._keep, kept),
-                (self._complete, done),
-                (self._return, returned),
-                (self._settle, setbacks),
-            )
-            if part
-        )
-
-    def _complete(self, runs: list[Execution], left: set[int] | None) -> None:
-        jobids = {run.job.jobid for run in runs}
-        gone = self._database.complete(jobids, **_leaving(left))
-        self._note_missing(jobids - gone, left)
-
-    def _keep(self, runs: list[Execution], left: set[int] | None) -> None:
-        kept = {run.job.jobid: finish for run in runs if (finish := self._finish(run)) is not None}
-        gone = self._database.finish(list(kept.values()), **_leaving(left))
-        self._note_missing(kept.keys() - gone, left)
-
-    def _note_missing(self, jobids: set[int], left: set[int] | None) -> None:
-        for jobid in jobids - (left or set()):
-            events.emit("job.completed_before", jobid=jobid, dbid=self._database.dbid)
-
-    def _return(self, runs: list[Execution], left: set[int] | None) -> None:
-        jobs = [replaced(run.job, run_after=self._due_of(run.job)) for run in runs]
-        self._database.mark_leased([job.handle for job in jobs], **_leaving(left))
-        locked = set(left or ())
-        self._database.release([job for job in jobs if job.jobid not in locked], **_leaving(left))
-        if left is not None:
-            left |= locked
-        if written := len(jobs) - len(left or ()):
-            events.emit("jobs.returned", dbid=self._database.dbid, jobs=written)
-
-    def _settle(self, runs: list[Execution], left: set[int] | None) -> None:
-        setbacks = [run.setback for run in runs if run.setback is not None]
-        for setback, settled in zip(setbacks, self._database.settle(setbacks, **_leaving(left)), strict=True):
-            if settled.result != "locked":
-                emit_settled(setback, settled)
-
-    def _finish(self, run: Execution) -> Success | None:
-        """Return how a job that succeeded is kept, or None."""
-        policy = self.policies.get(run.job.funcname) if self.policies else None
-        if policy is None or policy.retention is None:
-            return None
-        return Success(run.job.jobid, run.job.attempt, run.result, run.worker, policy.retention)
-
-    # ---- what could not be written
-
-    def _put_aside(self, runs: Sequence[Execution], errors: Mapping[int, Exception]) -> set[int]:
-        """Defer runs; return the identities of those that are over anyway."""
-        over = set()
-        first_time: list[Exception] = []
-        for run in runs:
-            error = errors[id(run)]
-            if not isinstance(error, ConflictError) and self._reduce(run, error):
-                over.add(id(run))
+            if is_unfit(error) and self._inbox.tries(execution) >= _TRIES:
+                emit_dropped(execution.job.handle, error)
                 continue
-            tries = self.inbox.tries(run)
-            if tries >= _TRIES and is_unfit(error):
-                emit_dropped(run.job.handle, error)
-                over.add(id(run))
-                continue
-            self.inbox.put_aside(run, error, time.monotonic())
-            if not isinstance(error, ConflictError):
-                self.refused = True
-            if not tries:
-                first_time.append(error)
-        if first_time:
-            events.emit(
-                "outcomes.put_aside",
-                dbid=self._database.dbid,
-                outcomes=len(first_time),
-                error=str(first_time[0]),
-            )
-        return over
-
-    def _reduce(self, run: Execution, error: Exception) -> bool:
-        """Write as much of an outcome as fits; return whether that succeeded."""
-        try:
-            if run.setback is not None:
-                return self.settle(run.setback)
-            if not run.returned and self._finish(run) is not None:
-                self._database.complete([run.job.jobid], locked=(left := set[int]()))
-                if not left:
-                    _emit_reduced(run.job.handle, error)
-                return not left
-        except Exception as again:
-            if self._writer.concerns_all(again):
-                raise
-        return False
-
-
-def emit_dropped(handle: Handle, error: Exception) -> None:
-    """Report that an outcome is given up."""
-    jobid, dbid, attempt = handle
-    events.emit("outcome.dropped", dbid=dbid, jobid=jobid, attempt=attempt, error=str(error))
-
-
-def _emit_reduced(handle: Handle, error: Exception) -> None:
-    jobid, dbid, attempt = handle
-    events.emit("outcome.reduced", dbid=dbid, jobid=jobid, attempt=attempt, error=str(error))
-
-
-def _leaving(left: set[int] | None) -> dict[str, Any]:
-    return {} if left is None else {"locked": left}
-
-
-def _variants(setback: Setback) -> Iterator[Setback]:
-    """Yield a setback with less and less text."""
-    yield replace(
-        setback,
-        error=_ascii(setback.error),
-        message=_ascii(setback.message),
-        trace=_ascii(setback.trace),
-        worker=_ascii(setback.worker),
-    )
-    bare = replace(setback, error="", message="", trace="", worker="")
-    yield bare
-    if setback.when is not None:
-        yield replace(bare, when=None)
-
-
-def _ascii(text: object) -> str:
-    return str(text).encode("ascii", "backslashreplace").decode()
+            rest.append((execution, error))
+        if first_errors := [error for execution, error in rest if not self._inbox.tries(execution)]:
+            error = first_errors[0]
+            events.emit("outcomes.put_aside", dbid=self._dbid, outcomes=len(first_errors), error=str(error))
+        for execution, error in rest:  # after all that can raise: otherwise they would be in the inbox twice
+            self._inbox.defer(execution, error, time.monotonic())
+            self.refused = self.refused or not isinstance(error, ConflictError)
+        return {id(execution) for execution, _ in rest}

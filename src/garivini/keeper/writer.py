@@ -1,7 +1,8 @@
-"""Writes of groups that are split on errors: an item that cannot be written delays only itself.
+"""Writes batches, and splits a batch on errors: an item that cannot be written delays only itself.
 
-A group is written in one transaction. If that fails, rows that other transactions have locked are left out,
-and items that the database refuses are found by halving. The caller defers those, each with its own backoff.
+A batch is written in one transaction. If that fails, rows that other transactions have locked are left out,
+and items that the database refuses are found by halving the batch. The caller defers those, each with its own
+backoff.
 """
 
 import time
@@ -19,12 +20,14 @@ from garivini.errors import (
 
 T = TypeVar("T")
 
-#: Errors that concern all writes, and not one item.
+#: Maximum items in one transaction.
+BATCH: Final = 1000
+#: Errors that concern all writes to a database, not one item.
 OUTAGES: Final = (UnreachableError, OutcomeUnknownError, SchemaError)
 #: Seconds after a lock conflict during which no write waits for locks.
 _CAUTION: Final = 10.0
-#: Maximum seconds for splitting a group; the rest of it counts as failed.
-_TAKING_APART: Final = 1.0
+#: Maximum seconds for splitting a batch; the rest of it counts as failed.
+_SPLITTING: Final = 1.0
 
 #: Writes some items in one transaction. If a set is given, rows that another transaction has locked are not
 #: changed, and the ids of their jobs are added to it.
@@ -32,12 +35,12 @@ Write: TypeAlias = Callable[[list[T], set[int] | None], None]
 
 
 def is_unfit(error: Exception) -> bool:
-    """Return whether an error means that the item itself is invalid and fails each time."""
+    """Return whether an error means that the item itself is invalid, so that it fails each time."""
     return isinstance(error, UsageError) or not isinstance(error, GariviniError)
 
 
 class Writer:
-    """Writes groups to one database.
+    """Writes batches to one database.
 
     Args:
         locks_rows: whether its transactions lock rows. If not, a lock concerns all that is written.
@@ -49,7 +52,7 @@ class Writer:
         self._cautious_until = 0.0  # monotonic
 
     def concerns_all(self, error: Exception) -> bool:
-        """Return whether an error concerns all that is written to the database."""
+        """Return whether an error concerns all writes to the database."""
         return isinstance(error, OUTAGES) or (isinstance(error, ConflictError) and not self._locks_rows)
 
     def write(
@@ -57,7 +60,7 @@ class Writer:
     ) -> list[tuple[T, Exception]]:
         """Write items; return those that could not be written, each with the reason.
 
-        A row that another transaction has locked is a ``ConflictError``.
+        The reason is a ``ConflictError`` if another transaction has locked the row.
 
         Raises:
             GariviniError: one that concerns all; some of the items may have been written.
@@ -67,30 +70,31 @@ class Writer:
             try:
                 write(list(items), None)
             except Exception as error:
-                self._judge(error)
+                self._classify(error)
             else:
                 return []
-        return self._write_parts(list(items), write, jobid)
+        return self._write_split(list(items), write, jobid)
 
-    def _judge(self, error: Exception) -> None:
+    def _classify(self, error: Exception) -> None:
+        """Raise an error that concerns all; after a lock conflict, do not wait for locks for a while."""
         if self.concerns_all(error):
             raise error
         if isinstance(error, ConflictError):
             self._cautious_until = time.monotonic() + _CAUTION
 
-    def _write_parts(
+    def _write_split(
         self, items: list[T], write: Write[T], jobid: Callable[[T], int]
     ) -> list[tuple[T, Exception]]:
         failed: list[tuple[T, Exception]] = []
-        stop = time.monotonic() + _TAKING_APART
+        stop = time.monotonic() + _SPLITTING
         parts = [items]
         while parts:
             part = parts.pop()
-            left: set[int] = set()
+            locked: set[int] = set()
             try:
-                write(part, left)
+                write(part, locked)
             except Exception as error:
-                self._judge(error)
+                self._classify(error)
                 if time.monotonic() > stop:
                     return failed + [(item, error) for rest in (part, *parts) for item in rest]
                 half = len(part) // 2
@@ -99,8 +103,8 @@ class Writer:
                 else:
                     failed.append((part[0], error))
                 continue
-            if left:
-                locked = ConflictError("another transaction has locked its row")
-                self._judge(locked)
-                failed += [(item, locked) for item in part if jobid(item) in left]
+            if locked:
+                conflict = ConflictError("another transaction has locked its row")
+                self._classify(conflict)
+                failed += [(item, conflict) for item in part if jobid(item) in locked]
         return failed

@@ -66,7 +66,7 @@ class Caller:
         job = execution.job
         return (
             self._calls.may_start(job.funcname)
-            and self._keepers[job.dbid].policies is not None
+            and self._keepers[job.dbid].functions.policies is not None
             and self._servers.client_for(job).connected
         )
 
@@ -101,7 +101,7 @@ class Caller:
             keeper.drop(execution)
             self._end(call, Phase.DROPPED)
             return
-        policy = (keeper.policies or {}).get(job.funcname, NO_POLICY)
+        policy = (keeper.functions.policies or {}).get(job.funcname, NO_POLICY)
         data = execution.held.job.data
         client = self._servers.client_for(job)
         try:

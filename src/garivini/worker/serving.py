@@ -92,6 +92,7 @@ class Serving:
                 on_checked=self._checked,
                 take_back=self.blocking.take_back,
                 on_given_back=lambda runs: self._threadsafe(self._given_back, runs),
+                running=lambda: self._current,
                 on_overdue=self._end_process,
                 functions=policies,
                 child=child,
@@ -290,7 +291,7 @@ class Serving:
         entry = self._functions[held.job.function]
         keeper = self._keepers[run.job.dbid]
         # Current first: the keeper, woken for the time limit, must find its run.
-        self._current = keeper.current = run
+        self._current = run
         if entry.timeout is not None:
             keeper.limit(run, entry.timeout)
         if self._slot is not None:
@@ -305,7 +306,7 @@ class Serving:
         except BaseException as error:  # SystemExit too: a job must not end the worker
             forks.leave(error)
             run.setback = self._setback(run, error)
-        self._current = keeper.current = None
+        self._current = None
         self._blocking_links.ran += 1
         keeper.end(run)
         return True

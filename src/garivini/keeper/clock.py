@@ -1,0 +1,43 @@
+"""The database's clock, as a keeper knows it."""
+
+import time
+
+from garivini.keeper.step import NEVER
+from garivini.model.job import Job
+from garivini.store.database import Database
+
+
+class DatabaseClock:
+    """The offset of the database's clock to the monotonic clock of this process."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        #: Unix time by the database's clock less monotonic time, in seconds; None before it is read. Other
+        #: threads read it.
+        self.offset: float | None = None
+
+    def step(self) -> None:
+        """Read the clock if its offset is unknown."""
+        if self.offset is None:
+            # The monotonic time is read before the call. If this process stands still meanwhile, leases seem
+            # to be over too early, which costs a start check, and not too late.
+            before = time.monotonic()
+            self.offset = self._database.clock() - before
+
+    def next_due(self) -> float:
+        """Return infinity: the clock is read in the round of other work."""
+        return NEVER
+
+    def refresh(self) -> None:
+        """Read the clock again. Its offset is unknown until the database has answered."""
+        self.offset = None
+        self.step()
+
+    def due_of(self, job: Job) -> int:
+        """Return when a job that goes back is due, as a unix time.
+
+        That is now at the latest, even if its payload has a later time.
+        """
+        if self.offset is None:
+            return job.run_after
+        return min(job.run_after, int(time.monotonic() + self.offset))

@@ -1,0 +1,130 @@
+"""The settings of functions: reads them, and registers those of a worker."""
+
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from garivini.keeper.leases import Leases
+from garivini.keeper.step import NEVER
+from garivini.keeper.wakeup import Wakeup
+from garivini.model.policy import FunctionPolicy
+from garivini.store.database import Database
+
+#: Functions registered per transaction.
+_BATCH: Final = 500
+#: Seconds after which a worker refreshes the settings of functions.
+_MAX_AGE: Final = 60.0
+
+
+class Functions:
+    """The settings of functions in a database, as last read.
+
+    Args:
+        database: where they are.
+        own: the settings of this worker's functions; a Controller has none.
+        leases: receives the leases of functions.
+        wakeup: of the keeper's thread.
+
+    """
+
+    def __init__(
+        self, database: Database, own: Mapping[str, FunctionPolicy], leases: Leases, wakeup: Wakeup
+    ) -> None:
+        self._database = database
+        self._leases = leases
+        self._wakeup = wakeup
+        self._refreshes = bool(own)
+        self._must_read = bool(own)
+        self._publishes = False
+        self._read_at = 0.0  # monotonic
+        #: The settings by function; None before they are read. Of a worker they say what is registered.
+        self.stored: Mapping[str, FunctionPolicy] | None = None
+        #: The settings by function; None before the first ``read``. Other threads read them.
+        self.policies: Mapping[str, FunctionPolicy] | None = None
+        leases.seconds = {name: policy.lease for name, policy in own.items() if policy.lease}
+
+    def read(self) -> None:
+        """Read the settings in the next round, and set ``policies``."""
+        self._publishes = self._must_read = True
+        self._wakeup.set()
+
+    def refresh_old(self, now: float) -> None:
+        """Read a worker's settings in the next round if they are older than ``_MAX_AGE``."""
+        if now - self._read_at > _MAX_AGE and self._refreshes:
+            self._must_read = True
+
+    def step(self) -> None:
+        """Read the settings, if requested."""
+        if not self._must_read:
+            return
+        self.stored = self._database.functions()
+        self._must_read = False
+        self._read_at = time.monotonic()
+        self._leases.seconds = {name: policy.lease for name, policy in self.stored.items() if policy.lease}
+        if self._publishes:
+            self.policies = self.stored
+
+    def next_due(self) -> float:
+        """Return infinity: a request wakes the thread, and a refresh is not urgent."""
+        return NEVER
+
+
+class Registration:
+    """Stores the settings of a worker's functions, and that it renews, once after its start.
+
+    Args:
+        database: where they go.
+        own: the settings by function.
+        functions: what is stored already.
+        leases: receives the registered leases.
+        wakeup: of the keeper's thread.
+
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        own: Mapping[str, FunctionPolicy],
+        functions: Functions,
+        leases: Leases,
+        wakeup: Wakeup,
+    ) -> None:
+        self._database = database
+        self._own = own
+        self._functions = functions
+        self._leases = leases
+        self._wakeup = wakeup
+        #: The settings still to be written; None before the stored ones are known.
+        self.remaining: list[tuple[str, FunctionPolicy]] | None = None
+
+    def step(self) -> None:
+        """Store a batch. The rest follows in the next rounds, because other steps are more urgent."""
+        if self.remaining is None:
+            stored = self._functions.stored
+            if stored is None:
+                return
+            self.remaining = [(name, own) for name, own in self._own.items() if _adds(own, stored.get(name))]
+        if not self.remaining:
+            return
+        batch = self.remaining[-_BATCH:]
+        self._database.register_functions(dict(batch))
+        self._leases.seconds.update({name: policy.lease for name, policy in batch if policy.lease})
+        del self.remaining[-_BATCH:]
+        if self.remaining:
+            self._wakeup.set()
+
+    def next_due(self) -> float:
+        """Return infinity: it wakes the thread itself."""
+        return NEVER
+
+
+def _adds(own: FunctionPolicy, stored: FunctionPolicy | None) -> bool:
+    """Return whether a worker's settings for a function differ from the stored ones."""
+    if stored is None:
+        return True
+    return any(
+        given is not None and given != before and not (name == "renews" and before is not None)
+        for name, given, before in (
+            (name, getattr(own, name), getattr(stored, name)) for name in FunctionPolicy.__slots__
+        )
+    )

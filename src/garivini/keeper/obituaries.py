@@ -1,0 +1,81 @@
+"""Records the jobs that killed another process of this worker."""
+
+import time
+from typing import Final
+
+from garivini.errors import OutcomeUnknownError
+from garivini.keeper.child import Child, Obituary
+from garivini.keeper.inbox import Inbox
+from garivini.keeper.setbacks import SetbackWriter, emit_dropped
+from garivini.keeper.writer import BATCH, Writer, is_unfit
+from garivini.model.job import Handle
+from garivini.model.outcome import Setback
+
+#: The name of the error in the failure of a job, by the kind of its setback.
+_ERRORS: Final = {"failed": "TimeLimit", "crashed": "ProcessDied"}
+
+
+class Obituaries:
+    """The obituaries of one database's jobs, until they are recorded.
+
+    Args:
+        child: has the obituaries of all databases, and notes for the parent that all are recorded.
+        dbid: of the database.
+        setbacks: writes to it.
+        writer: decides which errors concern all writes.
+
+    """
+
+    def __init__(self, child: Child | None, dbid: int, setbacks: SetbackWriter, writer: Writer) -> None:
+        self._child = child
+        self._setbacks = setbacks
+        self._writer = writer
+        self._inbox = Inbox(it for it in (child.obituaries if child else ()) if it.handle.dbid == dbid)
+
+    def step(self) -> None:
+        """Record the obituaries that wait, and the deferred ones that are due."""
+        now = time.monotonic()
+        batch = self._inbox.take_batch(now, BATCH)
+        for index, obituary in enumerate(batch):
+            try:
+                recorded = self._record(obituary, now)
+            except Exception:
+                self._inbox.put_back(batch[index:])
+                raise
+            if recorded:
+                assert self._child is not None
+                self._child.obituaries.remove(obituary)
+                if not self._child.obituaries:  # the last keeper of all reports it
+                    self._child.slot.note_recorded()
+
+    def next_due(self) -> float:
+        """Return when the first deferred obituary is due."""
+        return self._inbox.next_due()
+
+    def _record(self, obituary: Obituary, now: float) -> bool:
+        """Record one; return whether it is over. Otherwise it is deferred.
+
+        Raises:
+            GariviniError: one that concerns all.
+
+        """
+        setback = Setback(
+            handle=Handle(*obituary.handle),
+            kind=obituary.kind,
+            error=_ERRORS[obituary.kind],
+            message=obituary.message,
+        )
+        try:
+            self._setbacks.settle(setback)
+        except Exception as error:
+            # A failure ends its attempt, so it counts once. A crash counts each time it is recorded, and one
+            # too many could make a harmless job dead. So one with an unknown outcome is not recorded again.
+            if isinstance(error, OutcomeUnknownError) and obituary.kind == "crashed":
+                return True
+            if self._writer.concerns_all(error):
+                raise
+            if not is_unfit(error):
+                self._inbox.defer(obituary, error, now)
+                return False
+            emit_dropped(setback.handle, error)
+        return True

@@ -1,0 +1,131 @@
+"""Renews the leases of executions until they end."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Final
+
+from msgspec.structs import force_setattr
+
+from garivini import events
+from garivini.keeper.clock import DatabaseClock
+from garivini.keeper.execution import Execution
+from garivini.keeper.functions import Functions
+from garivini.keeper.leases import Leases
+from garivini.keeper.row_changes import RowChanges
+from garivini.keeper.step import NEVER
+from garivini.keeper.wakeup import Wakeup
+
+#: Seconds until the first renewal, and at most a third of the lease. It makes the row running: from then on,
+#: a server that forgets the job does not make it run twice.
+FIRST_RENEWAL: Final = 1.0
+#: Seconds until a locked row is renewed again.
+_LOCKED_RENEWAL: Final = 1.0
+#: Seconds within which renewals are made together.
+_TOGETHER: Final = 0.2
+
+
+class Renewals:
+    """The executions whose leases are renewed.
+
+    Args:
+        leases: writes them.
+        given_back: gives back jobs that have not started.
+        clock: refreshed after each renewal.
+        functions: refreshed after renewals, if its settings are old.
+        wakeup: of the keeper's thread.
+        take_back: called in the keeper's thread; removes an execution from the worker's queue for good and
+            returns whether it was still there.
+
+    """
+
+    def __init__(
+        self,
+        leases: Leases,
+        given_back: RowChanges,
+        clock: DatabaseClock,
+        functions: Functions,
+        wakeup: Wakeup,
+        take_back: Callable[[Execution], bool],
+    ) -> None:
+        self._leases = leases
+        self._given_back = given_back
+        self._clock = clock
+        self._functions = functions
+        self._wakeup = wakeup
+        self._take_back = take_back
+        # Executions that were not renewed yet, in their order, because all first renewals are due after the
+        # same time; and the others by the time of their next renewal. Ended executions are skipped.
+        self._new: deque[Execution] = deque()
+        self._renewed: list[tuple[float, int, Execution]] = []
+        #: The executions that are being renewed, also if that failed.
+        self._due: list[Execution] = []
+
+    def hold(self, execution: Execution) -> None:
+        """Renew the lease of an execution from now on, until it ends."""
+        if self._leases.seconds:
+            self._leases.set_lease(execution)
+        if lease := execution.job.lease:
+            execution.renews = True
+            execution.renew_at = time.monotonic() + (
+                FIRST_RENEWAL if lease > 3 * FIRST_RENEWAL else lease / 3
+            )
+            self._new.append(execution)
+            if execution.renew_at < self._wakeup.until:
+                self._wakeup.set()
+
+    def step(self) -> None:
+        """Renew the leases that are due, and give back the jobs that have not started until then."""
+        now = time.monotonic()
+        self._collect_due(now)
+        due = [execution for execution in self._due if execution.renews]
+        if not due:
+            self._due.clear()
+            return
+        for execution in due:
+            if not execution.dropped and self._take_back(execution):
+                execution.dropped = True
+                self._given_back.add(execution)
+        holders, failed = self._leases.renew([execution for execution in due if not execution.dropped])
+        unknown = {id(execution) for execution, _ in failed}
+        self._due.clear()
+        for execution in due:
+            if execution.dropped:
+                execution.renews = False
+            elif id(execution) in unknown:
+                self._renew_at(execution, now + _LOCKED_RENEWAL)
+            elif execution.job.handle in holders:
+                self._renew_at(execution, now + execution.job.lease / 3)
+            else:
+                _supersede(execution)
+        self._functions.refresh_old(now)
+        self._clock.refresh()
+
+    def _collect_due(self, now: float) -> None:
+        while self._new and self._new[0].renew_at <= now:
+            self._due.append(self._new.popleft())
+        while self._renewed and self._renewed[0][0] <= now + (_TOGETHER if self._due else 0):
+            self._due.append(heappop(self._renewed)[2])
+
+    def _renew_at(self, execution: Execution, when: float) -> None:
+        execution.renew_at = when
+        heappush(self._renewed, (when, id(execution), execution))
+
+    def next_due(self) -> float:
+        """Return when the next lease must be renewed."""
+        while self._new and not self._new[0].renews:
+            self._new.popleft()
+        while self._renewed and not self._renewed[0][2].renews:
+            heappop(self._renewed)
+        return min(
+            self._new[0].renew_at if self._new else NEVER, self._renewed[0][0] if self._renewed else NEVER
+        )
+
+
+def _supersede(execution: Execution) -> None:
+    """Record that another attempt has the job. Success still counts; the fence refuses other outcomes."""
+    execution.renews = False
+    job = execution.job
+    force_setattr(job, "superseded", True)
+    events.emit("job.stale", jobid=job.jobid, dbid=job.dbid, attempt=job.attempt)

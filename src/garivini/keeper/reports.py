@@ -1,0 +1,66 @@
+"""Writes the reports of running jobs: progress, data and warnings."""
+
+import time
+from typing import Final
+
+from garivini import events
+from garivini.errors import ConflictError
+from garivini.keeper.inbox import Inbox
+from garivini.keeper.wakeup import Wakeup
+from garivini.keeper.writer import BATCH, Writer
+from garivini.model.outcome import Report
+from garivini.store.database import Database
+
+#: Maximum reports that wait for a database. More are dropped: a job must not fill the memory.
+_MAX_WAITING: Final = 20_000
+
+
+class Reports:
+    """Reports until they are written.
+
+    Only those of locked rows are deferred, because reports must not delay outcomes.
+
+    Args:
+        database: where they go.
+        writer: writes to it.
+        wakeup: of the keeper's thread.
+
+    """
+
+    def __init__(self, database: Database, writer: Writer, wakeup: Wakeup) -> None:
+        self._database = database
+        self._writer = writer
+        self._wakeup = wakeup
+        self._inbox: Inbox[Report] = Inbox()
+
+    def add(self, report: Report) -> None:
+        """Write a report soon, or drop it if too many wait."""
+        if len(self._inbox) + self._inbox.deferred < _MAX_WAITING:
+            self._inbox.put(report)
+            self._wakeup.set()
+        else:
+            events.emit("reports.dropped", dbid=report.handle.dbid, reports=1, error="too many wait")
+
+    def step(self) -> None:
+        """Write all reports that wait."""
+        now = time.monotonic()
+        while batch := self._inbox.take_batch(now, BATCH):
+            try:
+                failed = self._writer.write(batch, self._write, lambda report: report.handle.jobid)
+            except Exception:
+                self._inbox.put_back(batch)
+                raise
+            dropped = self._inbox.close_batch(
+                batch, failed, now, is_final=lambda error: not isinstance(error, ConflictError)
+            )
+            if dropped:
+                (_, error), *_ = dropped
+                dbid = self._database.dbid
+                events.emit("reports.dropped", dbid=dbid, reports=len(dropped), error=str(error))
+
+    def _write(self, reports: list[Report], locked: set[int] | None) -> None:
+        self._database.report(reports, locked=locked)
+
+    def next_due(self) -> float:
+        """Return when the first deferred report is due."""
+        return self._inbox.next_due()

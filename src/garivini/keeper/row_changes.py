@@ -1,0 +1,66 @@
+"""Changes of the rows of executions that do not run."""
+
+import time
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from garivini.keeper.execution import Execution, jobid_of
+from garivini.keeper.inbox import Inbox
+from garivini.keeper.writer import BATCH, Writer, is_unfit
+from garivini.model.job import Handle
+
+
+class Change(Protocol):
+    """A call of the database that changes the rows of some handles."""
+
+    def __call__(self, handles: Collection[Handle], *, locked: set[int] | None = None) -> None:
+        """Change rows in one transaction; ``locked``: see ``Write``."""
+
+
+class RowChanges:
+    """Executions that do not run, until their rows are changed: given back, or marked as leased again.
+
+    Args:
+        writer: writes to the database.
+        change: changes their rows.
+        on_written: called in the keeper's thread with the executions whose rows are changed.
+
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        change: Change,
+        on_written: Callable[[list[Execution]], None] = lambda executions: None,
+    ) -> None:
+        self._writer = writer
+        self._change = change
+        self._on_written = on_written
+        self._inbox: Inbox[Execution] = Inbox()
+
+    def add(self, execution: Execution) -> None:
+        """Change the row of an execution in the next round."""
+        self._inbox.put(execution)
+
+    def step(self) -> None:
+        """Change the rows of a batch. Executions that a database refuses are dropped."""
+        now = time.monotonic()
+        batch = self._inbox.take_batch(now, BATCH)
+        if not batch:
+            return
+        try:
+            failed = self._writer.write(batch, self._write, jobid_of)
+        except Exception:
+            self._inbox.put_back(batch)
+            raise
+        self._inbox.close_batch(batch, failed, now, is_final=is_unfit)
+        unwritten = {id(execution) for execution, _ in failed}
+        if written := [execution for execution in batch if id(execution) not in unwritten]:
+            self._on_written(written)
+
+    def _write(self, executions: list[Execution], locked: set[int] | None) -> None:
+        self._change([execution.job.handle for execution in executions], locked=locked)
+
+    def next_due(self) -> float:
+        """Return when the first deferred execution is due."""
+        return self._inbox.next_due()

@@ -1,0 +1,103 @@
+"""Start checks: whether the attempt of a copy still holds its job, asked before the copy starts."""
+
+import time
+from collections.abc import Callable
+
+from garivini.keeper.clock import DatabaseClock
+from garivini.keeper.execution import Execution
+from garivini.keeper.inbox import Inbox
+from garivini.keeper.leases import Leases
+from garivini.keeper.row_changes import RowChanges
+from garivini.keeper.wakeup import Wakeup
+from garivini.keeper.writer import BATCH, is_unfit
+
+
+class StartChecks:
+    """Renews the leases of copies that may be stale before they start, and adopts copies without an attempt.
+
+    Args:
+        leases: writes them.
+        clock: the database's clock.
+        unstarted: changes the rows of executions that are checked and do not start.
+        wakeup: of the keeper's thread.
+        on_checked: called in the keeper's thread with each execution, and whether it holds its job.
+
+    """
+
+    def __init__(
+        self,
+        leases: Leases,
+        clock: DatabaseClock,
+        unstarted: RowChanges,
+        wakeup: Wakeup,
+        on_checked: Callable[[Execution, bool], None],
+    ) -> None:
+        self._leases = leases
+        self._clock = clock
+        self._unstarted = unstarted
+        self._wakeup = wakeup
+        self._on_checked = on_checked
+        self._inbox: Inbox[Execution] = Inbox()
+
+    def must_check(self, execution: Execution) -> bool:
+        """Return whether a copy that has just arrived needs a start check.
+
+        It does if another attempt may have the job, or if the job may have ended:
+
+        * the copy is of a later attempt than the first, or its lease is over;
+        * it came on a reopened connection and was claimed before that. When the connection was lost, the
+          server may have given it to another worker;
+        * it has no attempt. It comes from a QueueRunner of the original, and must be adopted.
+        """
+        job = execution.job
+        if job.attempt is None or job.attempt > 1:
+            return True
+        if not job.lease:
+            return False
+        offset = self._clock.offset  # read once: another thread sets it
+        # The database did not set a lease that has not begun.
+        if offset is None or not 0 <= job.lease_end - time.monotonic() - offset <= job.lease + 2:
+            return True
+        reopened_at = execution.held.reopened_at
+        # The time of the claim is in whole seconds.
+        return reopened_at is not None and job.lease_end - job.lease - 1 <= reopened_at + offset + 1
+
+    def check(self, execution: Execution) -> None:
+        """Check an execution before it starts; ``on_checked`` receives the result."""
+        self._leases.set_lease(execution)
+        self._inbox.put(execution)
+        self._wakeup.set()
+
+    def drop(self, execution: Execution) -> None:
+        """Do not start an execution whose connection is lost: the server gives its copy to another worker.
+
+        If its start check has made the row running, the row becomes leased again, so that its lease may end.
+        """
+        execution.dropped = True
+        if execution.checked:
+            self._unstarted.add(execution)
+            self._wakeup.set()
+
+    def step(self) -> None:
+        """Check the executions that wait for it, and the deferred ones that are due."""
+        now = time.monotonic()
+        batch = self._inbox.take_due(now, BATCH) + self._inbox.take(len(self._inbox))
+        if not batch:
+            return
+        try:
+            holders, failed = self._leases.renew([it for it in batch if it.job.attempt is not None])
+            failed += self._leases.adopt([it for it in batch if it.job.attempt is None])
+        except Exception:
+            self._inbox.put_back(batch)
+            raise
+        self._inbox.close_batch(batch, failed, now, is_final=is_unfit)
+        deferred = {id(execution) for execution, error in failed if not is_unfit(error)}
+        for execution in batch:
+            if id(execution) not in deferred:
+                job = execution.job
+                execution.checked = job.attempt is not None and (execution.adopted or job.handle in holders)
+                self._on_checked(execution, execution.checked)
+
+    def next_due(self) -> float:
+        """Return when the first deferred check is due."""
+        return self._inbox.next_due()

@@ -1,0 +1,87 @@
+"""Ends a process whose main thread is in a job that runs too long."""
+
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+from garivini import events
+from garivini.keeper.execution import Execution
+from garivini.keeper.setbacks import SetbackWriter
+from garivini.keeper.step import NEVER
+from garivini.keeper.wakeup import Wakeup
+from garivini.model.outcome import Setback
+
+
+class TimeLimit:
+    """The time limit of the job in the main thread.
+
+    Args:
+        dbid: of the database.
+        setbacks: writes the failure to it.
+        wakeup: of the keeper's thread.
+        running: returns what the main thread runs now.
+        on_overdue: called in the keeper's thread when the failure is committed; ends the process.
+        ends_process: whether a supervisor starts another process then. Otherwise the job is only reported.
+
+    """
+
+    def __init__(
+        self,
+        dbid: int,
+        setbacks: SetbackWriter,
+        wakeup: Wakeup,
+        running: Callable[[], Execution | None],
+        on_overdue: Callable[[Execution], None],
+        *,
+        ends_process: bool,
+    ) -> None:
+        self._dbid = dbid
+        self._setbacks = setbacks
+        self._wakeup = wakeup
+        self._running = running
+        self._ends_process = ends_process
+        self._on_overdue = on_overdue
+
+    def limit(self, execution: Execution, seconds: float) -> None:
+        """Limit the time of an execution that starts now. The main thread runs it already."""
+        execution.limit = seconds
+        execution.deadline = time.monotonic() + seconds
+        if execution.deadline < self._wakeup.until:
+            self._wakeup.set()
+
+    def step(self) -> None:
+        """Record that the main thread's job runs too long, and end the process."""
+        execution = self._limited()
+        if execution is None or time.monotonic() < execution.deadline:
+            return
+        job = execution.job
+        if not self._ends_process:
+            execution.deadline = 0.0
+            events.emit("job.overdue", jobid=job.jobid, seconds=execution.limit)
+            return
+        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        setback = Setback(
+            handle=job.handle,
+            kind="failed",
+            error="TimeLimit",
+            message=f"ran longer than {execution.limit:g} s",
+            trace="".join(traceback.format_stack(frame)),
+            worker=execution.worker,
+        )
+        self._setbacks.settle(setback)
+        if self._running() is execution:
+            self._on_overdue(execution)
+
+    def next_due(self) -> float:
+        """Return the deadline of the main thread's job."""
+        execution = self._limited()
+        return NEVER if execution is None else execution.deadline
+
+    def _limited(self) -> Execution | None:
+        """Return what the main thread runs, if it is a job of this database and has a limit."""
+        execution = self._running()
+        if execution is None or execution.job.dbid != self._dbid or not execution.deadline:
+            return None
+        return execution
