@@ -341,6 +341,34 @@ async def test_cancelling_serve_waits_for_no_thread_of_a_function(tmp_path: Path
         await client.close()
 
 
+@pytest.mark.parametrize("kind", ["async", "def"])
+async def test_serve_returns_the_jobs_that_its_drain_has_left(tmp_path: Path, kind: str) -> None:
+    async with system(tmp_path) as queue:
+        go_on, started = threading.Event(), threading.Event()
+
+        async def task(job: Job) -> None:
+            started.set()
+            await asyncio.Event().wait()
+
+        def blocking(job: Job) -> None:
+            started.set()
+            go_on.wait()
+
+        queue.worker.function("long")(task if kind == "async" else blocking)
+        queue.start_queue_runner()
+        stop = asyncio.Event()
+        serving = asyncio.create_task(queue.worker.serve(stop, drain=0.05))
+        jobid, _ = await queue.call(queue.client.insert_job, "long")
+        await asyncio.to_thread(started.wait)
+        stop.set()
+        done, _ = await asyncio.wait([serving], timeout=PATIENCE)
+        go_on.set()
+        assert done
+        assert [job.jobid for job in serving.result()] == [jobid]
+        job = await queue.call(queue.client.get_job, (jobid, 1))
+        assert job is not None  # it runs again
+
+
 async def test_outcomes_wait_for_a_database_that_is_away(tmp_path: Path) -> None:
     """Held jobs are not lost, nor reported to Gearman, while nothing can be committed."""
 

@@ -25,14 +25,14 @@ from garivini.roles.job_servers import JobServers
 from garivini.roles.queue_runner import QueueRunner, QueueRunnerSettings
 from garivini.roles.runner import run_passes
 from garivini.store.database import Database
-from garivini.worker import Discard, Registered, Retry, blocking, serving
+from garivini.worker import Discard, Registered, Retry, async_jobs, blocking, def_jobs, links
 from tests.simulation.database import HELD, Connection, DatabaseThread, Model, Trouble
 from tests.simulation.ledger import Ledger
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.processes import Event, KilledError, Process, Queue, Thread, Threads, current_thread
 from tests.simulation.scenario import Fault, Function, Plan, Scenario, Worker
 from tests.simulation.servers import ClientLink, Server, WorkerLink
-from tests.simulation.worker import ForeignWorker, WorkerProcess
+from tests.simulation.worker import ForeignWorker, WorkerProcess, setback_unless_killed
 
 #: Virtual seconds after which a simulation has failed to come to rest.
 _PATIENCE: Final = 20_000.0
@@ -91,7 +91,8 @@ class Simulation:
                 (wakeup, "threading", SimpleNamespace(Event=Event)),
                 (blocking, "time", time),
                 (blocking, "SimpleQueue", Queue),
-                (serving, "aio", SimpleNamespace(Worker=self._link)),
+                (links, "aio", SimpleNamespace(Worker=self._link)),
+                *((module, "setback_of", setback_unless_killed) for module in (def_jobs, async_jobs)),
                 (backoff, "random", self.source),
                 (when, "random", self.source),
                 (events, "_listeners", [self.ledger.event]),

@@ -30,7 +30,7 @@ from garivini.roles import expired_leases, orphans
 from garivini.roles.job_servers import JobServers
 from garivini.roles.orphans import Orphans
 from garivini.store.database import Lane, Lapsed
-from garivini.worker.serving import Serving
+from garivini.worker.held_jobs import HeldJobs
 from tests.simulation.database import HELD, Model, Row
 from tests.simulation.scenario import Fault, Plan, Scenario, draw, plain
 from tests.simulation.servers import Held
@@ -151,9 +151,9 @@ unchanged: Final = Model._unchanged
 expired: Final = Model.expired
 
 
-def starts_whatever_comes(self: Serving, held: Any) -> None:
+def starts_whatever_comes(self: HeldJobs, held: Any) -> None:
     job = decode_payload(held.job.data)
-    run = self._copies[copy_of(job)] = Execution(job, held, self.name, copy_of(job))
+    run = self._executions[copy_of(job)] = Execution(job, held, self._name, copy_of(job))
     if (job.attempt or 0) > 1:
         self._keepers[job.dbid].check(run)
     else:
@@ -275,7 +275,7 @@ BROKEN: Final = {
     "an attempt submitted again": Broken(JobServers, "submit", submits_again, [0, 16]),
     "a server told before the commit": Broken(Outcomes, "step", reports_first, [0]),
     "no start check": Broken(StartChecks, "check", checks_nothing, [0, 2]),
-    "a copy that comes again": Broken(Serving, "_arrived", starts_whatever_comes, [0, 8]),
+    "a copy that comes again": Broken(HeldJobs, "arrived", starts_whatever_comes, [0, 8]),
     "a start after the loss of the connection": Broken(Held, "disconnected", never_disconnected, [23, 33]),
     "a QueueRunner that waits for nobody": Broken(Orphans, "until_sweep", sweeps_at_once, [ONE_AWAY]),
     "a clock read before its time": Broken(DatabaseClock, "step", reads_its_clock_late, [LATE_CLOCK]),

@@ -10,12 +10,12 @@ from garivini.errors import GariviniError
 from garivini.gearman.aio import Held as RealHeld
 from garivini.gearman.protocol import Assigned
 from garivini.keeper.child import Child, Obituary, Slot
-from garivini.keeper.execution import Execution
-from garivini.model.job import Job
+from garivini.model.job import Handle, Job
 from garivini.model.outcome import Setback
 from garivini.model.payload import decode_payload
 from garivini.worker import Registered, Worker
 from garivini.worker.serving import Serving
+from garivini.worker.setbacks import setback_of
 from tests.simulation.database import Connection
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.processes import KilledError, MainThread, Process, Thread, Threads
@@ -36,13 +36,11 @@ class Databases:
         return self._connection
 
 
-class _Serving(Serving):
-    """The death of a process is no failure of its job."""
-
-    def _setback(self, run: Execution, error: BaseException) -> Setback:
-        if isinstance(error, KilledError):
-            raise error
-        return super()._setback(run, error)
+def setback_unless_killed(handle: Handle, error: BaseException, worker: str) -> Setback:
+    """Stand in for ``setback_of``: the death of a process is no failure of its job."""
+    if isinstance(error, KilledError):
+        raise error
+    return setback_of(handle, error, worker)
 
 
 class WorkerProcess(Process):
@@ -85,9 +83,9 @@ class WorkerProcess(Process):
         worker.functions.update(functions(self))
         self.main = MainThread(self, lambda call: False)
         Thread.starting = self
-        self.serving = _Serving(worker, cast(asyncio.AbstractEventLoop, self.main), self.child)
+        loop_of_process = cast(asyncio.AbstractEventLoop, self.main)
+        self.serving = Serving(worker, loop_of_process, self.child.drain, self.child)
         Thread.starting = None
-        self.serving.name = name
 
     def start(self) -> None:
         self.loop.create_task(self.serving.run(self.stop))

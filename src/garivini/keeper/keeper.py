@@ -31,6 +31,7 @@ from garivini.keeper.time_limit import TimeLimit
 from garivini.keeper.wakeup import Wakeup
 from garivini.keeper.writer import Writer
 from garivini.model.job import StartCounter
+from garivini.model.outcome import Report
 from garivini.model.policy import FunctionPolicy
 from garivini.store.database import Database
 
@@ -89,22 +90,21 @@ class Keeper:
         leases = Leases(own, writer)
         clock = DatabaseClock(own)
         #: The settings of functions.
-        self.functions = stored = Functions(own, functions, leases, wakeup)
+        self.functions: Functions = Functions(own, functions, leases, wakeup)
         #: Counts the starts that ask for their number; see ``Job.run``.
-        self.start_counter = StartCounter(lambda handle: database.count_run(handle), asyncio.to_thread)
+        self.start_counter: StartCounter = StartCounter(lambda it: database.count_run(it), asyncio.to_thread)
         unstarted = RowChanges(writer, own.mark_leased)
         checks = StartChecks(leases, clock, unstarted, wakeup, on_checked)
         reports = Reports(own, writer, wakeup)
-        outcome_writer = OutcomeWriter(own, writer, setbacks, stored, clock)
+        outcome_writer = OutcomeWriter(own, writer, setbacks, self.functions, clock)
         self._outcomes = outcomes = Outcomes(own.dbid, outcome_writer, reports, wakeup, on_committed)
         given_back = RowChanges(writer, own.give_back, on_given_back)
-        renewals = Renewals(leases, given_back, clock, stored, wakeup, take_back)
+        renewals = Renewals(leases, given_back, clock, self.functions, wakeup, take_back)
         limit = TimeLimit(own.dbid, setbacks, wakeup, running, on_overdue, ends_process=child is not None)
-        first: list[Part] = [Obituaries(child, own.dbid, setbacks, writer), stored, clock, checks]
+        first: list[Part] = [Obituaries(child, own.dbid, setbacks, writer), self.functions, clock, checks]
         then: list[Part] = [reports, outcomes, unstarted, renewals, given_back, limit]
-        last = Registration(own, functions, stored, leases, wakeup)
-        name = f"keeper of database {own.dbid}"
-        self._rounds = Rounds(name, [*first, *then, last], wakeup, outcomes, limit, writer.concerns_all)
+        last = Registration(own, functions, self.functions, leases, wakeup)
+        self._rounds = Rounds(own.dbid, [*first, *then, last], wakeup, outcomes, limit, writer.concerns_all)
         name = f"garivini-keeper-{own.dbid}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._publish(renewals, checks, reports, limit)
@@ -113,14 +113,14 @@ class Keeper:
         self, renewals: Renewals, checks: StartChecks, reports: Reports, time_limit: TimeLimit
     ) -> None:
         """Make the calls of other threads attributes, because a call of our own in between costs time."""
-        self.must_check = checks.must_check
-        self.check = checks.check
-        self.drop = checks.drop
-        self.hold = renewals.hold
-        self.limit = time_limit.limit
-        self.report = reports.add
-        self.end = self._outcomes.end
-        self.read_functions = self.functions.read
+        self.must_check: Callable[[Execution], bool] = checks.must_check
+        self.check: Callable[[Execution], None] = checks.check
+        self.drop: Callable[[Execution], None] = checks.drop
+        self.hold: Callable[[Execution], None] = renewals.hold
+        self.limit: Callable[[Execution, float], None] = time_limit.limit
+        self.report: Callable[[Report], None] = reports.add
+        self.end: Callable[[Execution], None] = self._outcomes.end
+        self.read_functions: Callable[[], None] = self.functions.read
 
     def start(self) -> None:
         """Start the thread."""

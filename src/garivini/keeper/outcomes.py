@@ -51,7 +51,7 @@ class Outcomes:
         self._inbox: Inbox[Execution] = Inbox()
         self._gate = BatchGate()
         #: Whether the database has refused some that are deferred.
-        self.refused = False
+        self.refused: bool = False
 
     def end(self, execution: Execution) -> None:
         """Commit the outcome of an execution: its setback, or success if it has none and is not returned."""

@@ -17,7 +17,7 @@ class Rounds:
     """Runs the steps of all parts in rounds, until it is stopped.
 
     Args:
-        name: of the keeper, for events.
+        dbid: of the database, for events.
         parts: in the order of their steps.
         wakeup: of this thread.
         outcomes: the part that a stop waits for.
@@ -28,14 +28,14 @@ class Rounds:
 
     def __init__(
         self,
-        name: str,
+        dbid: int,
         parts: Sequence[Part],
         wakeup: Wakeup,
         outcomes: Outcomes,
         time_limit: TimeLimit,
         concerns_all: Callable[[Exception], bool],
     ) -> None:
-        self._name = name
+        self._name = f"keeper of database {dbid}"
         self._steps = [Step(part) for part in parts]
         self._wakeup = wakeup
         self._outcomes = outcomes
@@ -45,7 +45,7 @@ class Rounds:
         self._stop_by: float | None = None  # monotonic; None while not stopping
         self._hastened = False
         #: Whether the last round failed.
-        self.failing = False
+        self.failing: bool = False
 
     def run(self) -> None:
         """Run rounds until a stop, and then until all outcomes are committed or the time is over."""

@@ -28,7 +28,7 @@ class Step:
     """Runs the step of a part. After an error, it pauses without delaying the steps of other parts."""
 
     def __init__(self, part: Part) -> None:
-        self.part = part
+        self.part: Part = part
         #: The error for which it pauses.
         self.error: Exception | None = None
         self._paused_until = 0.0  # monotonic

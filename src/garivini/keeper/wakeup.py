@@ -1,6 +1,7 @@
 """Wakes the thread of a keeper."""
 
 import threading
+from collections.abc import Callable
 
 
 class Wakeup:
@@ -14,9 +15,9 @@ class Wakeup:
 
     def __init__(self) -> None:
         event = threading.Event()
-        self.set = event.set
-        self.is_set = event.is_set
-        self.clear = event.clear
-        self.wait = event.wait
+        self.set: Callable[[], None] = event.set
+        self.is_set: Callable[[], bool] = event.is_set
+        self.clear: Callable[[], None] = event.clear
+        self.wait: Callable[[float], bool] = event.wait
         #: Monotonic time at which the thread wakes by itself. Work that is due later need not wake it.
-        self.until = 0.0
+        self.until: float = 0.0

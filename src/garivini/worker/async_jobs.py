@@ -1,0 +1,101 @@
+"""Jobs of ``async def`` functions: runs them as tasks of the loop."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+from msgspec.structs import force_setattr
+
+from garivini.keeper.execution import Execution
+from garivini.model.current import set_current_job
+from garivini.worker import forks
+from garivini.worker.functions import check_result
+from garivini.worker.links import Links
+from garivini.worker.setbacks import setback_of
+from garivini.worker.shared import Shared
+
+
+class AsyncJobs:
+    """Awaits ``async def`` functions, and hands their outcomes to the keepers. It is used in the loop only.
+
+    Args:
+        shared: what the parts of a worker share.
+        concurrency: maximum jobs that run at a time.
+        give_up: called with an execution that does not start because its connection is lost.
+
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        concurrency: int,
+        give_up: Callable[[Execution], None],
+    ) -> None:
+        self._name = shared.name
+        self._functions = shared.functions
+        self._keepers = shared.keepers
+        self._slot = shared.slot
+        self._loop = shared.loop
+        #: The connections for ``async def`` functions.
+        self.links: Links = Links(concurrency)
+        self._give_up = give_up
+        self._closing = False
+        #: The tasks that are running, and what they run.
+        self.tasks: dict[asyncio.Task[None], Execution] = {}
+
+    def start(self, execution: Execution) -> None:
+        """Start a job, unless its connection has been lost since it was checked."""
+        if execution.held.disconnected:
+            self._give_up(execution)
+            return
+        task = self._loop.create_task(self._run(execution))
+        self.tasks[task] = execution
+        task.add_done_callback(self._done)
+        self._note_task()
+
+    def cancel(self) -> list[asyncio.Task[None]]:
+        """Cancel the running jobs, without an outcome: the server gives them to another worker."""
+        self._closing = True
+        tasks = list(self.tasks)
+        for task in tasks:
+            task.cancel()
+        return tasks
+
+    async def _run(self, execution: Execution) -> None:
+        job = execution.job
+        entry = self._functions[execution.held.job.function]
+        keeper = self._keepers[job.dbid]
+        limit = asyncio.timeout(entry.timeout)
+        force_setattr(job, "counter", keeper.start_counter)
+        try:
+            set_current_job(job)  # in this task's own context
+            async with limit:
+                result = await entry.function(job)
+            forks.leave()
+            if result is not None:
+                check_result(result)
+        except BaseException as error:  # in any case the job ends and its slot is free
+            forks.leave(error)
+            if self._closing and isinstance(error, asyncio.CancelledError | GeneratorExit):
+                raise  # not an error of the job
+            setback = setback_of(job.handle, error, self._name)
+            if limit.expired():
+                message = f"ran longer than {entry.timeout:g} s"
+                setback = replace(setback, error="TimeLimit", message=message)
+            execution.setback = setback
+        self.links.ran += 1
+        keeper.end(execution)
+        self.links.offer()
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        del self.tasks[task]
+        self._note_task()
+
+    def _note_task(self) -> None:
+        """Note the job for the parent if it is the only one: of several, none can be blamed for a crash."""
+        if self._slot is not None:
+            if len(self.tasks) == 1:
+                (execution,) = self.tasks.values()
+                self._slot.set_task(execution.job.handle)
+            else:
+                self._slot.clear_task()

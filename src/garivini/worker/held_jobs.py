@@ -1,0 +1,148 @@
+"""The jobs that a worker holds, from the arrival of a copy until its end is reported to the server."""
+
+import asyncio
+
+from garivini import events
+from garivini.errors import UsageError
+from garivini.gearman.aio import Held
+from garivini.keeper.copies import Copy, EndedCopies, copy_of
+from garivini.keeper.execution import Execution
+from garivini.keeper.keeper import Keeper
+from garivini.model.payload import decode_payload
+from garivini.worker.async_jobs import AsyncJobs
+from garivini.worker.def_jobs import DefJobs
+from garivini.worker.shared import Shared
+
+
+class HeldJobs:
+    """Decides which copies start, and reports ends after their commit. Most calls are made in the loop.
+
+    Args:
+        shared: what the parts of a worker share.
+        def_jobs: runs the jobs of ``def`` functions.
+        async_jobs: runs the jobs of ``async def`` functions.
+
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        def_jobs: DefJobs,
+        async_jobs: AsyncJobs,
+    ) -> None:
+        self._name = shared.name
+        self._functions = shared.functions
+        self._keepers = shared.keepers
+        self._call_in_loop = shared.call_in_loop
+        self._def_jobs = def_jobs
+        self._async_jobs = async_jobs
+        self._blocking = def_jobs.runner
+        #: What this process holds, by the name of the copy, until the end is committed.
+        self._executions: dict[Copy, Execution] = {}
+        #: The copies that a server may send again although they have ended.
+        self.ended: EndedCopies = EndedCopies()
+        self._some_left = asyncio.Event()
+
+    def arrived(self, held: Held) -> None:
+        """Accept a copy: start it, check it first, or drop it."""
+        try:
+            job = decode_payload(held.job.data)
+            keeper = self._keepers.get(job.dbid)
+            if keeper is None:
+                raise UsageError(f"database {job.dbid} is not one of this worker's")
+        except UsageError as error:
+            # Without a handle there is no row to write to. If there is a row, it runs again after its lease.
+            events.emit("job.dropped", function=held.job.function.decode(errors="replace"), error=str(error))
+            held.fail()
+            return
+        copy = copy_of(job)
+        execution = Execution(job, held, self._name, copy)
+        if copy in self._executions:
+            self._attach(self._executions[copy], held)
+        elif copy in self.ended and self.ended.drops(copy):
+            self._drop_stale(execution)
+        else:
+            self._executions[copy] = execution
+            if keeper.must_check(execution):
+                keeper.check(execution)
+            else:
+                self._start(execution, keeper)
+
+    async def until_empty(self) -> None:
+        """Wait until this process holds no job, also none whose connection was lost."""
+        while self._executions:
+            self._some_left.clear()
+            await self._some_left.wait()
+
+    def checked(self, execution: Execution, holds: bool) -> None:
+        """Receive the result of a start check, in the keeper's thread.
+
+        The lease is renewed from here on, also while the loop is busy.
+        """
+        if not holds:
+            self._call_in_loop(self._drop_stale, execution)
+            return
+        self._keepers[execution.job.dbid].hold(execution)
+        if self._functions[execution.held.job.function].is_async:
+            self._call_in_loop(self._async_jobs.start, execution)
+        else:
+            self._blocking.put(execution)
+
+    def give_up(self, execution: Execution) -> None:
+        """Do not start a job whose connection is lost: the server sends the copy again, perhaps to us."""
+        keeper = self._keepers[execution.job.dbid]
+        if execution.held.disconnected:
+            del self._executions[execution.copy]
+            self._some_left.set()
+            keeper.drop(execution)
+        else:
+            self._start(execution, keeper)  # the copy has arrived again meanwhile
+
+    def given_back(self, executions: list[Execution]) -> None:
+        """Forget jobs that another worker may have now."""
+        for execution in executions:
+            del self._executions[execution.copy]
+            execution.held.complete()
+        self._some_left.set()
+        # This process holds too many: it requests no more until the blocking function has ended, and then
+        # only as many as it can start.
+        self._def_jobs.links.slots = 1
+        if self._def_jobs.current is not None:  # otherwise no end would trigger the next request
+            self._def_jobs.links.pause()
+
+    def committed(self, executions: list[Execution]) -> None:
+        """Report the ends of jobs whose outcome is committed."""
+        for execution in executions:
+            copy = execution.copy
+            del self._executions[copy]
+            held = execution.held
+            reported = held.complete(note=copy) if execution.setback is None else held.fail(note=copy)
+            if not reported:
+                self.ended.add([copy])
+        self._some_left.set()
+        tasks = 0
+        if self._async_jobs.links.connections:
+            tasks = sum(self._functions[it.held.job.function].is_async for it in executions)
+        self._def_jobs.links.settle(len(executions) - tasks)
+        self._async_jobs.links.settle(tasks)
+
+    def _start(self, execution: Execution, keeper: Keeper) -> None:
+        keeper.hold(execution)
+        if self._functions[execution.held.job.function].is_async:
+            self._async_jobs.start(execution)
+        else:
+            self._blocking.put(execution)
+
+    def _attach(self, execution: Execution, held: Held) -> None:
+        """Accept a second copy of a job that this process holds: its end is reported for both."""
+        if execution.held.disconnected:
+            execution.held = held
+        else:
+            held.complete()
+
+    def _drop_stale(self, execution: Execution) -> None:
+        job = execution.job
+        events.emit("job.stale", jobid=job.jobid, dbid=job.dbid, attempt=job.attempt)
+        self._executions.pop(execution.copy, None)
+        self._some_left.set()
+        execution.held.complete()
