@@ -54,6 +54,10 @@ class Peer:
         assert line is not None, f"it has ended: {self.errors}"
         return line.split(" ")
 
+    def rest(self) -> list[str]:
+        """Wait for the end of its output and return the lines that were not read."""
+        return list(iter(lambda: self._lines.get(timeout=PATIENCE), None))
+
     def tell(self, line: str) -> str:
         """Give it a step to do; return its answer, which names that step."""
         assert self.process.stdin is not None

@@ -271,6 +271,40 @@ def test_the_worker_that_is_shown_takes_no_jobs_without_its_database(
         until(lambda: len(client.list_jobs()) <= 1, "the jobs to be done")
 
 
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+def test_the_worker_that_is_shown_does_no_work_on_a_connection_that_idled_away(
+    language: str,
+    tmp_path: Path,
+    server: str,
+    database: Place,
+    queue_runner: Command,
+    client: Client,
+    mariadb: MariaDB,
+) -> None:
+    words = shown_worker(language, tmp_path, server, database)
+    file = tmp_path / words[-1]
+    setting = "SET SESSION wait_timeout = 31536000"
+    text = file.read_text()
+    assert setting in text
+    store(client).set_function("resize", FunctionPolicy(lease=3))
+
+    def timed_out() -> int:
+        ((_, count),) = mariadb.execute("SHOW GLOBAL STATUS LIKE 'Aborted_clients'")
+        return int(count)
+
+    before = timed_out()
+    file.write_text(text.replace(setting, "SET SESSION wait_timeout = 1"))
+    with Peer(words, tmp_path) as worker:
+        until(lambda: timed_out() > before, "the server to close the idle connection")
+        client.insert_job("resize", "one")
+        assert worker.process.wait(PATIENCE) != 0
+        assert "resized one" not in worker.rest()
+    file.write_text(text)
+    with peer.run(words, tmp_path) as worker:
+        assert worker.line() == ["resized", "one"]
+        until(lambda: client.list_jobs() == [])
+
+
 # ---- a client
 
 
