@@ -20,7 +20,7 @@ from tests.peers.databases import Place
 PAGE: Final = Path(__file__).parents[2] / "docs/reference/contract.md"
 #: How the page names the databases.
 HEADINGS: Final = {"mariadb": "MariaDB and MySQL", "postgresql": "PostgreSQL", "sqlite": "SQLite"}
-NAMES: Final = ["holds", "renew", "complete", "again", "dead", "record", "insert"]
+NAMES: Final = ["holds", "renew", "complete", "again", "dead", "record", "insert", "retry"]
 
 
 def statements(kind: str) -> dict[str, list[str]]:
@@ -192,6 +192,34 @@ def test_a_dead_job_is_never_claimed(client: Client, run: Run) -> None:
     assert store(client).lanes().lanes == []
     assert [dead.jobid for dead in client.failed_jobs()] == [job.jobid]
     assert client.retry_job(job)
+
+
+@pytest.mark.parametrize("attempts", [0, 1])
+def test_retry_brings_back_a_job_that_another_program_parked(
+    client: Client, run: Run, database: Place, attempts: int
+) -> None:
+    jobid = claimed(client).jobid if attempts else client.insert_job("resize").jobid
+    with closing(connect(database)) as connection, closing(connection.cursor()) as cursor:
+        cursor.execute(f"UPDATE job SET run_after = 2147483647, failcount = 3 WHERE jobid = {jobid}")
+        connection.commit()
+    assert [job.jobid for job in client.list_jobs(state="dead")] == [jobid]
+    assert run("retry", jobid=jobid) == 1
+    (job,) = client.list_jobs(state="waiting")
+    assert (job.failcount, job.attempt) == (0, attempts)
+    assert abs(job.run_after - store(client).clock()) < 5
+    (lane,) = store(client).lanes().lanes
+    (again,) = store(client).claim(lane, limit=1, lease=60)
+    assert (again.jobid, again.attempt) == (jobid, attempts + 1)
+
+
+def test_retry_brings_back_a_dead_job_and_leaves_a_leased_one(client: Client, run: Run) -> None:
+    dead, leased = claimed(client), claimed(client)
+    assert run("dead", jobid=dead.jobid, attempt=1, failcount=25) == 1
+    before = now(client, leased)
+    assert run("retry", jobid=leased.jobid) == 0
+    assert now(client, leased) == before
+    assert run("retry", jobid=dead.jobid) == 1
+    assert (now(client, dead).state, now(client, dead).failcount) == (State.WAITING, 0)
 
 
 def test_an_inserted_row_is_a_job_like_any_other(client: Client, run: Run) -> None:
