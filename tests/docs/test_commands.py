@@ -67,7 +67,17 @@ def test_a_wrong_command_would_be_seen() -> None:
 
 #: What ``--tls-*`` stands for.
 TLS: Final = {"--tls-ca", "--tls-certificate", "--tls-key", "--tls-verify-host", "--tls-no-verify-host"}
-COMMON: Final = {"--db", "--job-server", "-o", "--output", "-v", "--verbose", "--log-format", *TLS}
+COMMON: Final = {
+    "--db",
+    "--job-server",
+    "-o",
+    "--output",
+    "-v",
+    "--verbose",
+    "--log-format",
+    "--log-level",
+    *TLS,
+}
 
 
 def test_the_reference_of_commands_names_each_command_and_its_options() -> None:
@@ -110,7 +120,7 @@ def test_the_common_options_have_the_defaults_that_are_said() -> None:
     assert said["--job-server"] == DEFAULT_SERVER
     assert set(said) == COMMON
     for _, command in leaves(cli):
-        for name in COMMON & {"--output", "--log-format"} & set(options(command)):
+        for name in COMMON & {"--output", "--log-format", "--log-level"} & set(options(command)):
             assert options(command)[name].default == said[name]
 
 
