@@ -353,7 +353,7 @@ def test_health_and_status_answer_by_their_exit_status(url: str, tmp_path: Path)
         # However long a job may wait: without a worker it does not run.
         patient = invoke("health", "--max-age", "1000", *places)
         assert patient.exit_code == 1
-        assert "jobs of f are due and no worker can do it" in patient.output
+        assert "jobs of f are due, and no worker has this function" in patient.output
         seen = invoke("status", "-o", "json", *places)
         assert seen.exit_code == 0
         store, gearman = json.loads(seen.output)
@@ -364,7 +364,7 @@ def test_health_and_status_answer_by_their_exit_status(url: str, tmp_path: Path)
             client.submit([Submission(b"f", b"")])
         deserted = invoke("health", "--max-age", "1000", *places)
         assert deserted.exit_code == 1
-        assert "jobs wait for f and no worker can do it" in deserted.output
+        assert "jobs of f are queued, and no worker has this function" in deserted.output
         assert server in invoke("status", *places).output
     gone = invoke("health", *places)
     assert gone.exit_code == 2
@@ -409,11 +409,11 @@ def test_flags_come_before_the_environment_and_that_before_the_settings_file(
 def test_a_settings_file_says_what_is_wrong_with_it(tmp_path: Path) -> None:
     file = tmp_path / "garivini.toml"
     for text, message in (
-        ("databses = []", "key databses of the file is not known; did you mean databases?"),
+        ("databses = []", "key databses of the file is unknown; did you mean databases?"),
         ("job-servers = []", "did you mean job_servers?"),
-        ("[queu_runner]\nlease = 1", "key queu_runner of the file is not known; did you mean queue_runner?"),
-        ("[queue_runner]\nleas = 1", "key leas of [queue_runner] is not known; did you mean lease?"),
-        ("[worker]\nnothing = 1", "key nothing of [worker] is not known; it has drain, processes"),
+        ("[queu_runner]\nlease = 1", "key queu_runner of the file is unknown; did you mean queue_runner?"),
+        ("[queue_runner]\nleas = 1", "key leas of [queue_runner] is unknown; did you mean lease?"),
+        ("[worker]\nnothing = 1", "key nothing of [worker] is unknown; it has drain, processes"),
         ("[queue_runner]\nlease = 'long'", "[queue_runner] lease is not a whole number, such as 60"),
         ("[queue_runner]\npoll = 'long'", "[queue_runner] poll is not a number, such as 1.5"),
         ("[injector]\njson_args = 'yes'", "[injector] json_args is not true or false"),
@@ -444,7 +444,7 @@ def test_a_settings_file_with_a_password_that_others_can_read_is_warned_of(tmp_p
 
 def test_a_misspelt_variable_flag_or_command_is_said_with_the_right_one(url: str, tmp_path: Path) -> None:
     said = invoke("jobs", "list", GARIVINI_DB=url, GARIVINI_JOB_SERVER="h").stderr
-    assert "GARIVINI_JOB_SERVER is not known: did you mean GARIVINI_JOB_SERVERS?" in said
+    assert "GARIVINI_JOB_SERVER is unknown: did you mean GARIVINI_JOB_SERVERS?" in said
     assert invoke("jobs", "list", GARIVINI_DB=url, GARIVINI_COLOUR="red").stderr == ""
     assert "--state" in invoke("jobs", "list", "--stat", "dead", GARIVINI_DB=url).stderr
     wrong = invoke("insert", "f", GARIVINI_DB=url, GARIVINI_TLS_CA="none", GARIVINI_TLS_VERIFY_HOST="maybe")

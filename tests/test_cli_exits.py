@@ -185,7 +185,7 @@ def test_dev_reports_a_broken_module_once_and_starts_the_mended_one(tmp_path: Pa
         "GARIVINI_JOB_SERVERS": f"127.0.0.1:{free_port()}",
     }
     with command(tmp_path, "dev", "work.py", "-p", "2", **environment) as dev:
-        dev.wait_for("garivini: the worker has ended; it is started again when a file changes")
+        dev.wait_for("garivini: the worker has ended; it is restarted when a file changes")
         (tmp_path / "work.py").write_text(good)
         dev.wait_for("worker.started", 2)
         assert dev.output.count("SyntaxError") == 1

@@ -81,8 +81,8 @@ def test_due_jobs_without_a_worker_are_a_fault(url: str, address: str) -> None:
     Client(url).insert_job("later", run_after=3600)
     _, found = examine(url, address)
     assert faults(found) == [
-        "jobs of mail are due and no worker can do it",
-        "jobs of resize are due and no worker can do it",
+        "jobs of mail are due, and no worker has this function",
+        "jobs of resize are due, and no worker has this function",
     ]
 
 
@@ -101,7 +101,7 @@ def test_ids_that_start_again_are_a_fault(url: str, address: str) -> None:
     _, found = examine(url, address)
     # The jobs of f also wait for a worker, which is a fault of its own.
     (fault,) = [says for says in faults(found) if "ids start" in says]
-    assert "ids start again: Gearman holds 2 of its jobs from id 999 on, and the next insert gets 1" in fault
+    assert "ids start again: Gearman has 2 of its jobs from id 999 on, and the next insert gets 1" in fault
 
 
 @pytest.mark.servers
@@ -121,7 +121,7 @@ def test_a_gearmand_that_was_started_badly_is_told_how(
         status, found = examine(url, address)
     assert status == 1
     assert faults(found) == [
-        "no --job-retries: a job that kills its worker goes from one to the next for ever"
+        "no --job-retries: a job that kills its worker is given to the next worker for ever"
     ]
 
 
@@ -143,23 +143,23 @@ def test_doctor_and_health_agree_on_a_sound_set_up(url: str, address: str) -> No
 def test_doctor_and_health_agree_on_a_due_job_without_a_worker(url: str, address: str) -> None:
     Client(url).insert_job("f")
     status, found, health, words = answers(url, address)
-    assert (status, found, health) == (1, ["jobs of f are due and no worker can do it"], 1)
-    assert "jobs of f are due and no worker can do it" in words
+    assert (status, found, health) == (1, ["jobs of f are due, and no worker has this function"], 1)
+    assert "jobs of f are due, and no worker has this function" in words
 
 
 def test_doctor_and_health_agree_on_a_dispatched_job_without_a_worker(url: str, address: str) -> None:
     with Client(url, [address]) as client:
         client.insert_job("f")
     status, found, health, words = answers(url, address)
-    assert (status, found, health) == (1, ["jobs wait for f and no worker can do it"], 1)
+    assert (status, found, health) == (1, ["jobs of f are queued, and no worker has this function"], 1)
     assert found[0] in words
 
 
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        ("run_queued_job", "1 call of run_queued_job waits and no Controller is there"),
-        ("inject_jobs", "1 call of inject_jobs waits and no Injector is there"),
+        ("run_queued_job", "1 call of run_queued_job waits, and there is no Controller"),
+        ("inject_jobs", "1 call of inject_jobs waits, and there is no Injector"),
     ],
 )
 def test_doctor_and_health_agree_on_a_role_that_is_missing(
@@ -179,16 +179,16 @@ def test_doctor_and_health_agree_on_a_job_that_nobody_takes(url: str, address: s
     with ability(address, b"f"):
         status, found, health, words = answers(url, address)
         assert (status, health) == (1, 1)
-        assert re.fullmatch(r"a job of f has been due for 7\d s and no QueueRunner is there", found[0])
-        assert "no QueueRunner is there" in words
+        assert re.fullmatch(r"a job of f has been due for 7\d s and there is no QueueRunner", found[0])
+        assert "there is no QueueRunner" in words
         with ability(address, b"garivini_wake"):
             assert answers(url, address) == (0, [], 0, "")
             with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
                 connection.execute("UPDATE job SET run_after = run_after - 300")
             status, found, health, words = answers(url, address)
             assert (status, health) == (1, 1)
-            assert "and nobody has taken it" in found[0]
-            assert "and nobody has taken it" in words
+            assert "and has not started" in found[0]
+            assert "and has not started" in words
 
 
 def test_doctor_and_health_blame_a_server_that_is_down_for_itself_alone(url: str, address: str) -> None:
@@ -400,7 +400,7 @@ def test_a_mariadb_that_may_lose_commits_is_a_fault(own_mariadb: MariaDB, addres
         status, found = examine(url, address)
     assert status == 1
     (fault,) = faults(found)
-    assert fault.startswith("innodb_flush_log_at_trx_commit is 2: a commit may be gone")
+    assert fault.startswith("innodb_flush_log_at_trx_commit is 2: a crash may undo a commit")
 
 
 def test_a_postgresql_that_takes_no_jobs_is_a_fault(own_postgresql: PostgreSQL, address: str) -> None:
@@ -410,4 +410,4 @@ def test_a_postgresql_that_takes_no_jobs_is_a_fault(own_postgresql: PostgreSQL, 
         own_postgresql.set_read_only(True)
         status, found = examine(url, address)
     assert status == 1
-    assert any(fault.startswith("transaction_read_only is on: it takes no jobs") for fault in faults(found))
+    assert any(fault.startswith("transaction_read_only is on: it accepts no jobs") for fault in faults(found))

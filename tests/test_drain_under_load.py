@@ -71,7 +71,7 @@ def test_each_job_runs_once_while_a_database_is_drained(tmp_path: Path) -> None:
             until(lambda: len(history.refresh().starts()) > 200)
             with command(tmp_path, "db", "drain", "2", **environment) as drain:
                 assert drain.process.wait(PATIENCE) == 0, drain.output
-            assert "is empty: take it out" in drain.output
+            assert "is empty: remove it" in drain.output
             before = len(tokens)
             until(lambda: len(tokens) > before + 100)
         finally:

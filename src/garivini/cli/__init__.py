@@ -1,4 +1,4 @@
-"""The command ``garivini``. Subcommands are imported when they are called, so that ``--help`` is quick."""
+"""The command ``garivini``. Its commands are imported when they are called, so that ``--help`` is fast."""
 
 import io
 import os
@@ -18,7 +18,7 @@ from garivini.errors import (
     UsageError,
 )
 
-#: Exit statuses, those of sysexits.h where it has a name for the matter.
+#: Exit statuses, those of sysexits.h if it has one for the error.
 EXIT_STATUSES: Final[dict[type[GariviniError], int]] = {
     UsageError: 2,
     UnreachableError: 69,
@@ -29,23 +29,23 @@ EXIT_STATUSES: Final[dict[type[GariviniError], int]] = {
 
 # Name: (module below garivini.cli, attribute, one line for the overview).
 _COMMANDS: Final = {
-    "bench": ("bench", "bench", "Measure this machine, beside the bare loop of the same steps."),
-    "demo": ("demo", "demo", "Watch durable jobs go through, with kills; needs nothing."),
+    "bench": ("bench", "bench", "Measure this machine, beside a bare loop of the same steps."),
+    "demo": ("demo", "demo", "Show durable jobs while processes are killed; needs no set-up."),
     "run": ("run", "run", "Run the QueueRunner, the Injector, the embedded Gearman server."),
     "worker": ("worker", "worker", "Run the functions of a module as a worker."),
-    "dev": ("dev", "dev", "Run everything for writing an application; reloads it on change."),
+    "dev": ("dev", "dev", "Run everything for development; restarts the worker on change."),
     "insert": ("insert", "insert", "Insert a job."),
     "jobs": ("jobs", "jobs", "List, show, retry, cancel, reschedule and delete jobs."),
-    "functions": ("functions", "functions", "List functions and set how they are treated."),
-    "status": ("status", "status", "Show databases, Gearman servers and functions at a glance."),
-    "health": ("status", "health", "Say by the exit status whether all is well."),
-    "doctor": ("doctor", "doctor", "Grade a set-up and say what to change."),
+    "functions": ("functions", "functions", "List functions and change their settings."),
+    "status": ("status", "status", "Show databases, Gearman servers and functions."),
+    "health": ("status", "health", "Report by the exit status whether jobs can run."),
+    "doctor": ("doctor", "doctor", "Examine an installation and recommend changes."),
     "db": ("db", "db", "Create, upgrade and check the tables."),
 }
 
 
 class _Lazy(click.Group):
-    """A group whose commands are imported when they are needed."""
+    """A group that imports a command when it is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -66,39 +66,39 @@ class _Lazy(click.Group):
     cls=_Lazy,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Each command has a --help with examples. Settings: --db or GARIVINI_DB names the database, "
-    "--job-server or GARIVINI_JOB_SERVERS the Gearman servers; both may stand in garivini.toml.",
+    "--job-server or GARIVINI_JOB_SERVERS the Gearman servers; both can also be set in garivini.toml.",
 )
 @click.version_option(__version__, prog_name="garivini")
 @click.option(
     "--config",
     envvar="GARIVINI_CONFIG",
     metavar="FILE",
-    help="Settings file. [default: garivini.toml, if it is there; environment: GARIVINI_CONFIG]",
+    help="Settings file. [default: garivini.toml, if it exists; environment: GARIVINI_CONFIG]",
 )
 @click.pass_context
 def cli(ctx: click.Context, config: str | None) -> None:
     """Durable jobs for Gearman.
 
-    A job is a row in a SQL database. A QueueRunner carries it to a Gearman server, a worker in any language
-    runs it, and the row is deleted when it has succeeded, or comes back later when it has not.
+    A job is a row in a SQL database. A QueueRunner submits it to a Gearman server, and a worker in any
+    language runs it. When it has succeeded, the row is deleted; when it has failed, it runs again later.
     """
-    import logging  # here: --help need not wait for these
+    import logging  # imported here, because --help does not need it
 
     from garivini.cli.options import load_settings
 
-    # Commands that log say so; the others speak for themselves.
+    # Commands with log options raise the level; the output of the others is not mixed with events.
     logging.getLogger("garivini").setLevel(logging.ERROR)
     load_settings(ctx, config)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command; errors become one line and an exit status."""
+    """Run the command. An error becomes one line and an exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # characters that the locale lacks are escaped
+            stream.reconfigure(errors="backslashreplace")  # escapes characters that the locale lacks
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        # Commands return nothing, so the status is 0 unless one exits with another.
+        # Commands return nothing, so the status is 0 unless a command exits with another.
         status: Any = cli.main(arguments, prog_name="garivini", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.Abort:
@@ -113,15 +113,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _report(message: str, status: int) -> int:
-    from garivini.cli.output import note  # imported late: --help does not need it
+    from garivini.cli.output import note  # imported here, because --help does not need it
 
     note(message)
     return status
 
 
 def _hide(message: str, arguments: list[str]) -> str:
-    """Return a message without the arguments and variables that it quotes, if they may have a password."""
-    from garivini.databases.urls import has_password  # not needed for --help
+    """Return a message without the arguments and variables in it that may have a password."""
+    from garivini.databases.urls import has_password  # imported here, because --help does not need it
 
     variables = [value for name, value in os.environ.items() if name.startswith("GARIVINI_")]
     for argument in (*arguments, *variables):

@@ -9,14 +9,14 @@ from pathlib import Path, PurePosixPath
 def usable_cores(proc: Path = Path("/proc/self")) -> int:
     """Return the number of cores that this process may use, at least 1.
 
-    It is bounded by the affinity of the process (``taskset``, ``cpuset``) and by the CPU limit of its control
+    It is limited by the affinity of the process (``taskset``, ``cpuset``) and by the CPU limit of its control
     groups (``docker run --cpus``, a limit of Kubernetes, ``CPUQuota`` of systemd), rounded up.
     """
     return max(1, min([_affinity(), *(ceil(limit) for limit in _limits(proc))]))
 
 
 def _affinity() -> int:
-    if hasattr(os, "process_cpu_count"):  # from Python 3.13 on; it can be set by the user
+    if hasattr(os, "process_cpu_count"):  # from Python 3.13 on; the user can set it
         return int(os.process_cpu_count() or 1)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -24,11 +24,11 @@ def _affinity() -> int:
 
 
 def _limits(proc: Path) -> Iterator[float]:
-    """Yield the limit in cores of each control group that this process is in, directly or by a parent."""
+    """Yield the limit, in cores, of each control group of this process and of the parents of these groups."""
     try:
         groups = [line.split(":", 2) for line in (proc / "cgroup").read_text().splitlines()]
         mounts = (proc / "mountinfo").read_text().splitlines()
-    except OSError:  # no Linux, or not mounted
+    except OSError:  # not Linux, or not mounted
         return
     for line in mounts:
         before, _, after = line.partition(" - ")

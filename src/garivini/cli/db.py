@@ -16,15 +16,15 @@ from garivini.store.shards import Shards
 
 @click.group()
 def db() -> None:
-    """Look after the tables."""
+    """Create, upgrade and check the tables, and empty a database."""
 
 
 @db.command()
 @databases
 def upgrade(dbs: list[str]) -> None:
-    """Create the tables, or bring them to the version of this program.
+    """Create the tables, or upgrade them to this version.
 
-    Does nothing where they are there already. Run it before the first start and after an update.
+    Tables of this version are not changed. Run it before the first start and after an update.
 
     \b
     Examples:
@@ -40,7 +40,7 @@ def upgrade(dbs: list[str]) -> None:
 @db.command()
 @databases
 def check(dbs: list[str]) -> None:
-    """Say whether each database has the tables of this program; the exit status is 0 if all have.
+    """Check whether each database has the tables of this version. The exit status is 0 if all have.
 
     \b
     Example:
@@ -54,10 +54,10 @@ def check(dbs: list[str]) -> None:
 
 @db.command()
 @click.argument("dialect", type=click.Choice(sorted(DIALECTS)))
-@click.option("--existing", is_flag=True, help="There is a job table of the Perl system (mysql).")
-@click.option("--undo", is_flag=True, help="Print what takes it back.")
+@click.option("--existing", is_flag=True, help="For a database with the job table of the original (mysql).")
+@click.option("--undo", is_flag=True, help="Print the SQL that reverses it.")
 def sql(dialect: str, existing: bool, undo: bool) -> None:
-    """Print the SQL that makes the tables, for a database administrator to run.
+    """Print the SQL that creates the tables, for a database administrator.
 
     \b
     Examples:
@@ -65,21 +65,21 @@ def sql(dialect: str, existing: bool, undo: bool) -> None:
       garivini db sql mysql --existing
     """
     if existing and dialect != "mysql":
-        raise UsageError(f"the Perl system has no tables on {dialect}: leave --existing out")
+        raise UsageError(f"the original has no tables on {dialect}: omit --existing")
     click.echo(migration_sql(dialect, existing=existing, undo=undo), nl=False)
 
 
 @db.command()
 @databases
 @click.argument("dbid", type=click.IntRange(1))
-@click.option("--stop", is_flag=True, help="End the drain: the database takes jobs again.")
+@click.option("--stop", is_flag=True, help="End the drain: the database accepts jobs again.")
 def drain(dbs: list[str], dbid: int, stop: bool) -> None:
     """Empty a database for its removal, by moving its jobs to the others.
 
-    DBID is its place in the list of databases. It takes no more jobs, whoever inserts them; what waits is
-    moved, with its record; what runs there is left to its end, so its QueueRunner stays up. The command
-    returns when the database is empty. Only then take it out of everybody's list. Stopped in the middle, call
-    it again.
+    DBID is its position in the list of databases. The database accepts no more jobs from any client. Waiting
+    jobs are moved with their records. Running jobs end where they are, so its QueueRunner must keep running.
+    The command returns when the database is empty; only then remove it from every list. If the command was
+    interrupted, run it again.
 
     \b
     Examples:
@@ -90,11 +90,11 @@ def drain(dbs: list[str], dbid: int, stop: bool) -> None:
     source = shards[dbid]
     if stop:
         drains.stop(source)
-        say(f"{source.where} takes jobs again")
+        say(f"{source.where} accepts jobs again")
         return
     targets = [database for database in shards if database is not source]
     if not targets:
-        raise UsageError("there is no other database to move jobs to: name all databases of the queue")
+        raise UsageError("there is no other database for the jobs: give all databases of the queue")
     moved = drains.resume(source, targets)
     while True:
         for number in drains.drain(source, lambda job: shards.target(job, without=[dbid])):
@@ -103,5 +103,5 @@ def drain(dbs: list[str], dbid: int, stop: bool) -> None:
         say(f"{moved} moved, {held} left")
         if not held:
             break
-        time.sleep(1.0)  # what runs ends by itself; a deleted row says nothing
-    say(f"{source.where} is empty: take it out of every list of databases")
+        time.sleep(1.0)  # nothing reports that a running job has ended
+    say(f"{source.where} is empty: remove it from every list of databases")

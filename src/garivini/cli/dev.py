@@ -1,4 +1,4 @@
-"""``garivini dev``: everything for writing an application against."""
+"""``garivini dev``: everything for development."""
 
 import os
 import signal
@@ -19,10 +19,10 @@ from garivini.gearman.blocking import Client
 from garivini.gearman.servers import parse_addresses
 from garivini.store.shards import Shards
 
-#: Seconds between two looks at the files.
-_LOOK = 0.5
-#: Seconds between two checks whether the server listens.
-_START = 0.05
+#: Seconds between two checks of the files.
+_CHECK_FILES = 0.5
+#: Seconds between two checks of whether the server listens.
+_CHECK_SERVER = 0.05
 
 
 @click.command()
@@ -30,17 +30,21 @@ _START = 0.05
 @options.databases
 @options.job_servers
 @click.option(
-    "-p", "--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Of the worker."
+    "-p",
+    "--processes",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Processes of the worker.",
 )
 @click.pass_context
 def dev(
     ctx: click.Context, module: str | None, dbs: list[str], job_servers: tuple[str, ...], processes: int
 ) -> None:
-    """Run everything for writing an application against: database, Gearman server, QueueRunner, worker.
+    """Run everything for development: a Gearman server, a QueueRunner, a Controller and a worker.
 
-    Makes the tables where they are missing and stays up until ^C. With MODULE (a name or a file, as for
-    garivini worker) it runs the module's functions, and starts the worker again when a Python file beside it
-    changes.
+    It creates missing tables and runs until ^C. With MODULE (a name or a file, as for garivini worker) it
+    runs the functions of the module, and restarts the worker when a Python file beside it changes.
 
     \b
     Examples:
@@ -55,7 +59,7 @@ def dev(
         **os.environ,
         "GARIVINI_DB": " ".join(dbs),
         "GARIVINI_JOB_SERVERS": " ".join(job_servers),
-        "GARIVINI_TLS_CA": "none",  # whatever the settings say: the embedded server speaks no TLS
+        "GARIVINI_TLS_CA": "none",  # whatever the settings are: the embedded server has no TLS
     }
     if config := ctx.find_root().params.get("config"):
         environment["GARIVINI_CONFIG"] = config
@@ -84,16 +88,16 @@ class _Dev:
             worker = self._start_worker()
             files = self._files()
             while not self._stopping:
-                time.sleep(_LOOK)
+                time.sleep(_CHECK_FILES)
                 if roles.poll() is not None:
                     return roles.returncode
                 if worker is not None and worker.poll() is not None:
-                    note("the worker has ended; it is started again when a file changes")
+                    note("the worker has ended; it is restarted when a file changes")
                     worker = None
                 now = self._files()
                 if now != files:
                     files = now
-                    say("a file has changed: starting the worker again")
+                    say("a file has changed: restarting the worker")
                     _end(worker)
                     worker = self._start_worker()
             return 0
@@ -102,20 +106,20 @@ class _Dev:
             _end(roles)
 
     def _wait_for(self, roles: "subprocess.Popen[bytes]") -> bool:
-        """Wait until the embedded server answers; return False if it has ended, or a signal has come."""
+        """Wait until the embedded server answers; return False if it has ended, or at a signal."""
         while not self._stopping and roles.poll() is None:
-            # Another server that has this address answers too, but by its own pid.
+            # Another server at this address would answer too, but with its own pid.
             with suppress(GariviniError), Client(self._address, timeout=1) as client:
                 if client.command(b"getpid", block=False) == [b"OK %d" % roles.pid]:
                     return True
-            time.sleep(_START)
+            time.sleep(_CHECK_SERVER)
         return False
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True
 
     def _start(self, *arguments: str) -> "subprocess.Popen[bytes]":
-        # A session of its own: ^C reaches this process alone, which then stops the worker before the roles.
+        # In another session: ^C reaches only this process, which stops the worker before the roles.
         return subprocess.Popen(  # noqa: S603  # our own command
             [sys.executable, "-m", "garivini", *arguments], env=self._environment, start_new_session=True
         )
@@ -126,7 +130,7 @@ class _Dev:
         return self._start("worker", self._module, "-p", str(self._processes))
 
     def _files(self) -> dict[Path, int]:
-        """Return when each Python file beside the module was changed."""
+        """Return the time of the last change of each Python file beside the module."""
         if self._module is None:
             return {}
         folder = Path(self._module).resolve().parent if self._module.endswith(".py") else Path.cwd()
@@ -140,8 +144,8 @@ class _Dev:
 def python_files(folder: Path) -> Iterator[Path]:
     """Yield the Python files of a project, without installed packages.
 
-    Hidden folders, ``node_modules`` and virtual environments of any name are skipped: they hold thousands of
-    files that nobody edits.
+    Hidden directories, ``node_modules`` and virtual environments of any name are skipped: they have thousands
+    of files that nobody edits.
     """
     for parent, folders, files in os.walk(folder):
         here = Path(parent)
@@ -150,7 +154,7 @@ def python_files(folder: Path) -> Iterator[Path]:
 
 
 def _is_installed(folder: Path) -> bool:
-    """Whether a folder holds files of a package manager or another tool."""
+    """Return whether a directory has files of a package manager or another tool."""
     return (
         folder.name.startswith(".")
         or folder.name in ("node_modules", "site-packages", "__pycache__")

@@ -1,4 +1,4 @@
-"""``garivini functions``: how functions are treated."""
+"""``garivini functions``: the settings of functions."""
 
 from contextlib import closing
 from dataclasses import asdict
@@ -16,7 +16,7 @@ from garivini.store.shards import Shards
 
 @click.group()
 def functions() -> None:
-    """List functions and set how they are treated."""
+    """List functions and change their settings."""
 
 
 @functions.command("list")
@@ -59,26 +59,28 @@ def list_(dbs: list[str], output: str) -> None:
 @functions.command("set")
 @click.argument("funcname", required=False)
 @databases
-@click.option("--default", is_flag=True, help="In place of FUNCNAME: the envelope of functions without one.")
+@click.option(
+    "--default", is_flag=True, help="Instead of FUNCNAME: set the envelope of functions that have none."
+)
 @click.option("--lease", type=int, metavar="SECONDS", help="Lease of a dispatched job.")
 @click.option(
-    "--deadline", type=int, metavar="SECONDS", help="How long a worker that does not renew may take."
+    "--deadline", type=int, metavar="SECONDS", help="Maximum time of a job on a worker that does not renew."
 )
 @click.option(
     "--renews/--no-renews",
     default=None,
-    help="Whether all its workers renew. A Worker says yes where nothing is set.",
+    help="Whether all its workers renew. If it is not set, a Worker sets it to yes.",
 )
 @click.option(
     "--envelope",
     type=click.Choice(ENVELOPES),
-    help="json; latin-1: the same with the original's blobs, for its workers; raw: the argument alone.",
+    help="Payload. json; latin-1: the same in the form of the original, for its workers; raw: the argument.",
 )
 @click.option("--max-failures", type=int, metavar="N", help="Failures after which a job is dead.")
 @click.option(
-    "--retention", type=int, metavar="SECONDS", help="How long a job that a Controller finished is kept."
+    "--retention", type=int, metavar="SECONDS", help="How long a job of a Controller is kept after success."
 )
-@click.option("--reset", is_flag=True, help="First go back to the defaults.")
+@click.option("--reset", is_flag=True, help="First reset all settings to the defaults.")
 def set_(
     funcname: str | None,
     dbs: list[str],
@@ -91,7 +93,7 @@ def set_(
     retention: int | None,
     reset: bool,
 ) -> None:
-    """Set how the jobs of FUNCNAME are treated; what is not named stays as it is.
+    """Change the settings of the function FUNCNAME. Settings that are not given stay as they are.
 
     \b
     Examples:
@@ -105,7 +107,7 @@ def set_(
     if funcname is not None:
         new_job(funcname, b"")
     elif envelope == "raw" or {lease, deadline, renews, max_failures, retention} != {None}:
-        raise UsageError("--default takes --envelope json or latin-1, and --reset")
+        raise UsageError("--default allows only --envelope json or latin-1, and --reset")
     policy = FunctionPolicy(
         lease=lease,
         deadline=deadline,

@@ -25,7 +25,7 @@ class BrokenModuleError(Exception):
 
 
 class Speaker:
-    """Lets one of several processes report an error that all of them meet. Made before they are forked."""
+    """Lets one of several processes report an error that they all have. Make it before they are forked."""
 
     def __init__(self) -> None:
         self._turn, first = os.pipe()
@@ -35,8 +35,8 @@ class Speaker:
     def report(self, message: str) -> None:
         """Print a message, unless another process has done so.
 
-        From here on SIGTERM is ignored: the parent sends it when the first process has ended, which may not
-        be the one that reports.
+        After this call SIGTERM is ignored: the parent sends it when the first process has ended, which may be
+        another one than the process that reports.
         """
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
@@ -47,10 +47,10 @@ class Speaker:
 
 
 def load(target: str) -> Worker:
-    """Import a module or file and return its Worker, which has a function.
+    """Import a module or file and return its Worker, which has at least one function.
 
     Raises:
-        UsageError: there is no such module, or it has no Worker, or several and none is chosen.
+        UsageError: there is no such module, it has no Worker with a function, or it has several Workers.
         BrokenModuleError: the module cannot be imported.
 
     """
@@ -63,7 +63,7 @@ def load(target: str) -> Worker:
     else:
         workers = {id(value): value for value in vars(module).values() if isinstance(value, Worker)}
         if len(workers) != 1:
-            count = "no Worker" if not workers else f"{len(workers)} Workers: choose with {name}:NAME"
+            count = "no Worker" if not workers else f"{len(workers)} Workers: select one with {name}:NAME"
             raise UsageError(f"{name} has {count}")
         _, found = workers.popitem()
     if not found.functions:
@@ -98,11 +98,11 @@ def _prepare_file(file: Path) -> str:
 
 
 def user_traceback(error: BaseException) -> str:
-    """Return the traceback of an exception with the user's frames only, not ours or the importer's."""
+    """Return the traceback of an exception with the frames of the user's code only."""
     report = traceback.TracebackException.from_exception(error)
     _prune(report)
     text = "".join(report.format()).rstrip()
-    # Of a syntax error all frames may be ours; the line that is wrong is part of its message.
+    # All frames of a syntax error may be ours. Its message has the wrong line.
     return text if "Traceback" in text else f"Traceback (most recent call last):\n{text}"
 
 

@@ -43,7 +43,7 @@ _FORMAT: Final = click.option(
     envvar="GARIVINI_LOG_FORMAT",
     expose_value=False,
     callback=_start,
-    help="One line for people, or one JSON object, for each event.",
+    help="Form of a log record: a line of text, or a JSON object.",
 )
 _LEVEL: Final = click.option(
     "--log-level",
@@ -54,7 +54,7 @@ _LEVEL: Final = click.option(
     is_eager=True,
     expose_value=False,
     callback=_keep,
-    help="From which level on messages of other loggers, such as the application's own, are written. "
+    help="Minimum level of messages from other loggers, such as those of the application. "
     "Environment: GARIVINI_LOG_LEVEL.",
 )
 _VERBOSE: Final = click.option(
@@ -69,13 +69,13 @@ _VERBOSE: Final = click.option(
 
 
 class TextFormatter(logging.Formatter):
-    """One line per record; one of another logger has that logger's name and the job it was logged in."""
+    """One line per record. A record of another logger has the name of its logger and the current job."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(process)d %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """Return the line, before a traceback."""
+        """Return the line without a traceback."""
         if hasattr(record, "event"):
             return super().formatMessage(record)
         record.message = f"{record.name} {record.message}{_job_text(record)}"

@@ -1,4 +1,4 @@
-"""What several commands take: databases, Gearman servers, logs, the form of the output."""
+"""Options of several commands: databases, Gearman servers, logs, and the form of the output."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,14 +18,14 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def load_settings(ctx: click.Context, path: str | None) -> None:
-    """Take settings without a flag from the environment and the settings file.
+    """Set the defaults of all options from the environment and the settings file.
 
     Args:
-        ctx: of the command group.
-        path: of the file; None: ``garivini.toml`` in the working folder, if it is there.
+        ctx: the context of the command group.
+        path: the name of the file. None: ``garivini.toml`` in the working directory, if it exists.
 
     Raises:
-        UsageError: the file cannot be read, or says something that is not known.
+        UsageError: the file cannot be read, or has an unknown key or a wrong value.
 
     """
     found = ctx.meta[_CONFIGURATION] = load(path)
@@ -38,12 +38,12 @@ def load_settings(ctx: click.Context, path: str | None) -> None:
     for group, names in _BELOW.items():
         defaults[group] = dict.fromkeys(names, shared)
     roles = (settings.queue_runner, settings.controller, settings.injector)
-    defaults["run"] = shared | {name: value for role in roles for name, value in _said(role).items()}
-    defaults["worker"] = shared | _said(settings.worker)
+    defaults["run"] = shared | {name: value for role in roles for name, value in _given(role).items()}
+    defaults["worker"] = shared | _given(settings.worker)
     ctx.default_map = defaults
 
 
-#: In the context: the ``Configuration`` of the command.
+#: The key of the command's ``Configuration`` in its context.
 _CONFIGURATION: Final = "garivini.configuration"
 
 
@@ -53,7 +53,7 @@ def configuration(ctx: click.Context) -> Configuration:
     return found
 
 
-#: Commands of a group that take databases or servers.
+#: By group: its commands with databases or servers.
 _BELOW: Final = {
     "jobs": ("list", "show", "retry", "cancel", "reschedule", "delete"),
     "functions": ("list", "set"),
@@ -61,18 +61,18 @@ _BELOW: Final = {
 }
 
 
-def _said(table: Any) -> dict[str, Any]:
+def _given(table: Any) -> dict[str, Any]:
     values = ((name, getattr(table, name)) for name in table.__struct_fields__)
     return {name: value for name, value in values if value is not None}
 
 
 def _is_flag(ctx: click.Context, name: str) -> bool:
-    """Whether a parameter was given on the command line."""
+    """Return whether a parameter was given on the command line."""
     return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
 def _databases(ctx: click.Context, param: click.Parameter, urls: tuple[str, ...]) -> list[str]:
-    """Refuse a password on the command line, where others can read it."""
+    """Return the databases. A password on the command line is refused, because other users could read it."""
     if not _is_flag(ctx, param.name or ""):
         return configuration(ctx).databases()
     for url in urls:
@@ -86,25 +86,25 @@ def _job_servers(ctx: click.Context, param: click.Parameter, servers: tuple[str,
 
 def _refuse_password(url: str, elsewhere: str) -> None:
     if has_password(url):
-        raise UsageError(f"a password on the command line can be read by others: put the URL in {elsewhere}")
+        raise UsageError(f"other users can read a password on the command line: put the URL in {elsewhere}")
 
 
 def bench_database(ctx: click.Context, param: click.Parameter, url: str | None) -> str | None:
-    """Refuse a password on the command line."""
+    """Return the database of a bench. A password on the command line is refused."""
     if url is not None and _is_flag(ctx, param.name or ""):
         _refuse_password(url, "GARIVINI_BENCH_DB")
     return url
 
 
 class _SettingsOption(click.Option):
-    """An option that stands for a setting: ``settings`` reads its variable, not click."""
+    """An option of a setting, whose environment variable is read by ``settings`` and not by click."""
 
     def resolve_envvar_value(self, ctx: click.Context) -> None:
         return None
 
 
 class _PlaceOption(_SettingsOption):
-    """An option whose default comes from the settings: ``--help`` shows that, without passwords."""
+    """An option with a default from the settings. ``--help`` shows the default without passwords."""
 
     def get_help_extra(self, ctx: click.Context) -> Any:
         found = configuration(ctx)
@@ -113,7 +113,7 @@ class _PlaceOption(_SettingsOption):
         else:
             values = [shown_name(server) for server in found.job_servers()]
         if "***" in values:
-            values = ["***"]  # a password with white space may have been taken for several values
+            values = ["***"]  # a password with white space may have been split into several values
         return {**super().get_help_extra(ctx), "default": ", ".join(values)}
 
 
@@ -127,9 +127,9 @@ def databases(command: _F) -> _F:
         multiple=True,
         callback=_databases,
         metavar="URL",
-        help="Database with the jobs. Several make one queue; the first is database 1. "
-        "Environment: GARIVINI_DB, or GARIVINI_DB_FILE with the name of a file, with white space between "
-        "several.",
+        help="Database with the jobs. Several are one queue; the first is database 1. Environment: "
+        "GARIVINI_DB, or GARIVINI_DB_FILE with the name of a file; several URLs with white space between "
+        "them.",
     )(command)
 
 
@@ -143,13 +143,13 @@ def job_servers(command: _F) -> _F:
         multiple=True,
         callback=_job_servers,
         metavar="HOST:PORT",
-        help="Gearman server; may be given several times. Environment: GARIVINI_JOB_SERVERS, with white "
-        "space between several.",
+        help="Gearman server; may be repeated. Environment: GARIVINI_JOB_SERVERS, with white space between "
+        "several.",
     )(command)
 
 
 def tls(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of TLS to Gearman servers; the command gets the context as ``tls``, None for no TLS."""
+    """Add the TLS options for Gearman servers. The command gets the context, or None, as ``tls``."""
 
     @wraps(command)
     def with_context(
@@ -185,7 +185,7 @@ _TLS_OPTIONS: Final = (
         envvar="GARIVINI_TLS_CA",
         show_default="none",
         metavar="FILE",
-        help="Talk TLS to the Gearman servers and trust the authorities in this file (PEM). system: those "
+        help="Use TLS to the Gearman servers and trust the authorities in this file (PEM). system: those "
         "that the system trusts; none: no TLS. Environment: GARIVINI_TLS_CA.",
     ),
     click.option(
@@ -193,14 +193,15 @@ _TLS_OPTIONS: Final = (
         cls=_SettingsOption,
         envvar="GARIVINI_TLS_CERTIFICATE",
         metavar="FILE",
-        help="Certificate to show to a server that wants one (PEM). Environment: GARIVINI_TLS_CERTIFICATE.",
+        help="Certificate for a server that requires one (PEM). Environment: GARIVINI_TLS_CERTIFICATE.",
     ),
     click.option(
         "--tls-key",
         cls=_SettingsOption,
         envvar="GARIVINI_TLS_KEY",
         metavar="FILE",
-        help="Its key, without a passphrase, if it is not in the same file. Environment: GARIVINI_TLS_KEY.",
+        help="Its key, without a passphrase, if the key is not in the same file. Environment: "
+        "GARIVINI_TLS_KEY.",
     ),
     click.option(
         "--tls-verify-host/--tls-no-verify-host",
@@ -208,7 +209,7 @@ _TLS_OPTIONS: Final = (
         envvar="GARIVINI_TLS_VERIFY_HOST",
         default=True,
         show_default="on",
-        help="Whether a server's certificate must name the host as --job-server does. "
+        help="Whether the certificate of a server must have its host name as in --job-server. "
         "Environment: GARIVINI_TLS_VERIFY_HOST.",
     ),
 )
@@ -222,5 +223,5 @@ def output(command: _F) -> _F:
         type=click.Choice(["table", "json", "jsonl"]),
         default="table",
         show_default=True,
-        help="For people, or one JSON document, or one JSON object a line.",
+        help="A table, one JSON document, or one JSON object per line.",
     )(command)

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import click
 
 _STYLES: Final = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
-#: Between two columns on a terminal.
+#: The space between two columns on a terminal.
 _GAP: Final = "  "
 
 Style = Literal["bold", "dim", "red", "green", "yellow"]
@@ -26,14 +26,14 @@ class Column:
     """A column of a table."""
 
     name: str
-    #: A terminal that is too narrow loses the columns with the lowest rank first; None: never.
+    #: A narrow terminal omits the columns with the lowest rank first; None: this column is never omitted.
     rank: int | None = None
 
 
 def visible(text: str) -> str:
     """Return text as one line without characters that a terminal would interpret.
 
-    Those that are not printable, line breaks and tabs among them, become escapes as in Python's source.
+    Characters that are not printable, also line breaks and tabs, are escaped as in Python source.
     """
     if text.isprintable():
         return text
@@ -41,7 +41,7 @@ def visible(text: str) -> str:
 
 
 def visible_lines(text: str) -> str:
-    """Return text as ``visible`` does, its line breaks kept."""
+    """Return text as ``visible`` does, but with its line breaks."""
     return "\n".join(map(visible, text.split("\n")))
 
 
@@ -62,7 +62,7 @@ def say(text: str = "", style: Style | None = None) -> None:
 
 
 def note(text: str) -> None:
-    """Print a message of the program itself on standard error."""
+    """Print a message of the program on standard error."""
     click.echo(f"garivini: {visible_lines(text)}", err=True)
 
 
@@ -84,8 +84,8 @@ def print_details(details: Mapping[str, str]) -> None:
 def print_table(columns: Sequence[Column], pages: Iterable[Sequence[Sequence[str]]], *, none: str) -> None:
     """Print rows below a heading, each page as soon as it is available.
 
-    A terminal gets the columns that fit for the first page; they grow with later pages. Other outputs get
-    whole values with tabs between them.
+    A terminal shows the columns for which the first page leaves room; they grow with later pages. Any other
+    output gets complete values with tabs between them.
 
     Args:
         columns: the heading.
@@ -118,12 +118,12 @@ def print_json(objects: Iterable[Mapping[str, Any]], form: str) -> None:
 
 
 def on_terminal() -> bool:
-    """Whether standard output is a terminal."""
+    """Return whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 
 def _styled(text: str, style: Style) -> str:
-    """Return text in a style if standard output is a terminal that takes it."""
+    """Return text in a style if standard output is a terminal that supports it."""
     if not on_terminal() or os.environ.get("TERM") == "dumb" or os.environ.get("NO_COLOR"):
         return text
     return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
@@ -138,8 +138,8 @@ def _tabbed(columns: Sequence[Column], pages: Iterable[Sequence[Sequence[str]]])
 
 
 def _fitted(columns: Sequence[Column], pages: Iterable[Sequence[Sequence[str]]]) -> Iterator[str]:
-    """Yield pages for a terminal: columns are left out before any value is cut."""
-    from rich.cells import cell_len  # for terminals only
+    """Yield pages for a terminal. Columns are omitted before any value is cut."""
+    from rich.cells import cell_len  # imported for terminals only
 
     room = shutil.get_terminal_size().columns
     names = [column.name for column in columns]
@@ -178,10 +178,10 @@ def _cell(text: str, width: int) -> str:
 
 
 def fit(widths: Sequence[int], ranks: Sequence[int | None], room: int) -> dict[int, int]:
-    """Return which columns a terminal of ``room`` cells shows, each with its width.
+    """Return the columns that a terminal of ``room`` cells shows, each with its width.
 
-    Columns are left out from the lowest rank on until the rest has room. Only those that are never left out
-    are narrowed, the widest first.
+    Columns are omitted, lowest rank first, until the others fit. Only columns that are never omitted are
+    narrowed, the widest first.
     """
     layout = dict(enumerate(widths))
 

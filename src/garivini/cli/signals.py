@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the command by an exception, so that it ends the processes that it has started."""
+    """Turn SIGTERM into SystemExit, so that the command ends the processes that it has started."""
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         yield

@@ -21,10 +21,9 @@ from garivini.model.state import State
 def status(
     dbs: list[str], job_servers: tuple[str, ...], tls: ssl.SSLContext | None, internal: bool, output: str
 ) -> None:
-    """Show databases, Gearman servers and functions at a glance.
+    """Show databases, Gearman servers and functions.
 
-    Of the waiting jobs, those that are due are counted apart from those whose time has not come (delayed) and
-    those that have failed and wait for their next attempt (backed off).
+    Waiting jobs are counted as due, delayed (not due yet) or backed off (not due yet, after a failure).
 
     \b
     Exit status:
@@ -60,18 +59,18 @@ def status(
     type=click.IntRange(1),
     default=MAX_AGE,
     show_default=True,
-    help="Seconds for which a due job may wait before that is a fault.",
+    help="Maximum seconds for which a due job may wait.",
 )
 def health(dbs: list[str], job_servers: tuple[str, ...], tls: ssl.SSLContext | None, max_age: int) -> None:
-    """Say by the exit status whether all is well, for monitors and orchestrators.
+    """Report by the exit status whether jobs can run, for monitors and orchestrators.
 
-    Jobs whose function no worker can do are a fault at once, and after a minute those that no QueueRunner is
-    there to take.
+    Due jobs of a function without a worker are a fault immediately. Without a QueueRunner, due jobs are a
+    fault after a minute.
 
     \b
     Exit status:
-      0  databases and Gearman servers answer, and due jobs are taken
-      1  they answer, but a job has been due for longer than --max-age, or none can do its function
+      0  databases and Gearman servers answer, and due jobs start
+      1  they answer, but a job has been due for longer than --max-age, or its function has no worker
       2  one of them does not answer or cannot be used
 
     \b
@@ -81,7 +80,7 @@ def health(dbs: list[str], job_servers: tuple[str, ...], tls: ssl.SSLContext | N
     stores, servers = survey(dbs, job_servers, tls)
     found = list(problems(stores, servers, max_age=max_age))
     for problem in found:
-        # An error names its database or server by itself.
+        # The text of an error names its database or server.
         says = problem.says if problem.unusable else f"{problem.subject}: {problem.says}"
         click.echo(visible(says), err=True)
     if any(problem.unusable for problem in found):

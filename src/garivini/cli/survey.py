@@ -18,9 +18,9 @@ from garivini.store.database import Database, Waiting
 from garivini.store.shards import Shards
 from garivini.submission import INJECT_JOBS, RUN_QUEUED_JOB, WAKE
 
-#: Seconds for which a due job may wait if there is no QueueRunner to take it.
+#: Maximum seconds for which a due job may wait if there is no QueueRunner.
 _WITHOUT_QUEUE_RUNNER: Final = 60
-#: Seconds for which a due job may wait.
+#: Default maximum seconds for which a due job may wait.
 MAX_AGE: Final = 300
 #: Garivini's own functions, and the role that runs each.
 ROLES: Final = {RUN_QUEUED_JOB: "controller", INJECT_JOBS: "injector", WAKE: "queue-runner"}
@@ -33,15 +33,15 @@ class Store:
 
     name: str
     error: str = ""
-    #: By name of the state.
+    #: Numbers of jobs by the name of their state.
     jobs: Counter[str] = field(default_factory=Counter)
     waiting: Waiting = field(default_factory=lambda: Waiting(0, 0, 0))
-    #: Seconds since the oldest due job of each function became due that nobody has taken.
+    #: By function: seconds since its oldest waiting job became due.
     due: dict[str, int] = field(default_factory=dict)
 
     @property
     def oldest(self) -> int:
-        """Seconds since the oldest of them became due; 0 if there is none."""
+        """Seconds since the oldest waiting job became due; 0 if none is due."""
         return max(self.due.values(), default=0)
 
 
@@ -58,7 +58,7 @@ class Server:
 class Problem:
     """A fault that keeps jobs from running."""
 
-    #: The database or server that it was found in.
+    #: The database or server that has it.
     subject: str
     says: str
     #: The recommended change, if known.
@@ -70,13 +70,13 @@ class Problem:
 def survey(
     dbs: Sequence[str], addresses: Iterable[str], tls: ssl.SSLContext | None, *, counted: bool = False
 ) -> tuple[list[Store], list[Server]]:
-    """Ask each database and server.
+    """Return the state of each database and server.
 
     Args:
-        dbs: URLs.
-        addresses: of Gearman servers.
-        tls: the context of the connections to them.
-        counted: whether to count due, delayed and backed-off jobs as well, which reads more.
+        dbs: the URLs of the databases.
+        addresses: the addresses of the Gearman servers.
+        tls: the context of the connections to the servers.
+        counted: whether to count due, delayed and backed-off jobs, which reads more rows.
 
     """
     with closing(Shards(dbs)) as shards:
@@ -95,7 +95,7 @@ def _store(database: Database, *, counted: bool) -> Store:
                 store.due[count.funcname] = int(now) - count.first
         if counted:
             waiting = database.waiting()
-            # Leased rows that another program has put off wait as well.
+            # Leased rows that another program has put off are waiting too.
             put_off = max(0, store.jobs[State.WAITING.name.lower()] - sum(waiting))
             store.waiting = waiting._replace(delayed=waiting.delayed + put_off)
     except GariviniError as error:
@@ -119,15 +119,15 @@ def _server(address: str, tls: ssl.SSLContext | None) -> Server:
 
 
 def problems(stores: Sequence[Store], servers: Sequence[Server], *, max_age: int) -> Iterator[Problem]:
-    """Yield the reasons for which jobs do not run.
+    """Yield the reasons why jobs do not run.
 
-    Workers and QueueRunners are reported missing only if every server has answered: those of an unreachable
-    server cannot be seen.
+    Missing workers and QueueRunners are reported only if every server has answered, because an unreachable
+    server may have them.
 
     Args:
-        stores: as ``survey`` found them.
-        servers: likewise.
-        max_age: seconds for which a due job may wait.
+        stores: the databases, from ``survey``.
+        servers: the Gearman servers, from ``survey``.
+        max_age: maximum seconds for which a due job may wait.
 
     """
     yield from (Problem(server.name, server.error, unusable=True) for server in servers if server.error)
@@ -143,7 +143,9 @@ def problems(stores: Sequence[Store], servers: Sequence[Server], *, max_age: int
     for store in stores:
         for name, age in store.due.items():
             if all_answer and not workers[name]:
-                yield Problem(store.name, f"jobs of {name} are due and no worker can do it", _start(name))
+                yield Problem(
+                    store.name, f"jobs of {name} are due, and no worker has this function", _start(name)
+                )
             yield from _overdue(store, name, age, max_age, no_queue_runner=all_answer and not workers[WAKE])
 
 
@@ -154,20 +156,20 @@ def _queued(server: Server, workers: Counter[str]) -> Iterator[Problem]:
         if name in ROLES:
             role = ROLES[name]
             verb = "waits" if counts["queued"] == 1 else "wait"
-            says = f"{number(counts['queued'], 'call')} of {name} {verb} and no {_TITLES[role]} is there"
+            says = f"{number(counts['queued'], 'call')} of {name} {verb}, and there is no {_TITLES[role]}"
         else:
-            says = f"jobs wait for {name} and no worker can do it"
+            says = f"jobs of {name} are queued, and no worker has this function"
         yield Problem(server.name, says, _start(name))
 
 
 def _overdue(store: Store, name: str, age: int, max_age: int, *, no_queue_runner: bool) -> Iterator[Problem]:
     says = f"a job of {name} has been due for {age} s and "
     if no_queue_runner and age > min(max_age, _WITHOUT_QUEUE_RUNNER):
-        yield Problem(store.name, f"{says}no QueueRunner is there", "start one: garivini run queue-runner")
+        yield Problem(store.name, f"{says}there is no QueueRunner", "start one: garivini run queue-runner")
     elif age > max_age:
         yield Problem(
             store.name,
-            f"{says}nobody has taken it",
+            f"{says}has not started",
             "start more workers, or read the log of the QueueRunner",
         )
 

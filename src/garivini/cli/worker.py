@@ -1,4 +1,4 @@
-"""``garivini worker``: the functions of a module, in several processes."""
+"""``garivini worker``: runs the functions of a module, in several processes."""
 
 import logging
 import ssl
@@ -33,7 +33,7 @@ from garivini.worker.supervisor import Supervisor
     type=click.FloatRange(0, 86400),
     default=30.0,
     show_default=True,
-    help="Seconds after the first signal in which jobs may finish.",
+    help="Seconds for which jobs may continue after the first signal.",
 )
 @click.option(
     "--log-jobs",
@@ -41,7 +41,7 @@ from garivini.worker.supervisor import Supervisor
     default="off",
     show_default=True,
     envvar="GARIVINI_LOG_JOBS",
-    help="Level of a line for the start and the end of each job; debug needs --verbose. "
+    help="Level of log records for the start and end of each job; debug needs --verbose. "
     "Environment: GARIVINI_LOG_JOBS.",
 )
 @click.option(
@@ -64,11 +64,11 @@ def worker(
 ) -> None:
     """Run the functions that MODULE registers on a Worker.
 
-    MODULE is an importable name such as shop.jobs, or a file such as jobs.py; MODULE:NAME chooses one Worker
-    if it has several. The first SIGTERM or ^C finishes what has begun, the second ends at once. A child that
-    dies is started again, and its jobs run again. If the module cannot be imported or has no Worker with a
-    function, the exit status is 78 and nothing is started again. The --tls options are for a Worker that was
-    made without tls=.
+    MODULE is an importable name such as shop.jobs, or a file such as jobs.py. MODULE:NAME selects one of
+    several Workers. After the first SIGTERM or ^C, jobs that have started finish; the second ends all
+    processes immediately. A process that dies is restarted, and its jobs run again. If the module cannot be
+    imported or has no Worker with a function, the exit status is 78, and no process is restarted. The --tls
+    options apply to a Worker without tls=.
 
     \b
     Example, in jobs.py:

@@ -1,4 +1,4 @@
-"""The databases of a client: their ids, and how to reach them. No I/O."""
+"""The databases of a client: their ids and their URLs or engines. No I/O."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,29 +9,29 @@ from garivini.databases.dsn import is_dsn, parse_dsn
 from garivini.databases.urls import READABLE, shown_value
 from garivini.errors import UsageError
 
-#: A URL, an SQLAlchemy Engine, a list of them, or the original's mapping of ids.
+#: A URL, a SQLAlchemy Engine, a list of these, or the original's mapping of ids.
 DatabasesLike: TypeAlias = str | Any | Sequence[Any] | Mapping[int | str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseSettings:
-    """One database: the id that rows and handles carry, and how to reach it."""
+    """One database: the id that handles and payloads have, and its URL or engine."""
 
     dbid: int
-    #: A URL (with its password: never print it) or an SQLAlchemy Engine.
+    #: A URL or a SQLAlchemy Engine. Never print it: a URL may have a password.
     target: Any = field(repr=False)
 
 
 def parse_databases(dbs: DatabasesLike) -> list[DatabaseSettings]:
-    """Read the databases of a Client.
+    """Return the databases of a Client.
 
-    One URL or Engine is database 1; in a list, or in a text of several URLs with white space between them,
-    the position is the id, from 1, unless it is written before the URL as in ``3=sqlite:///three.db``; a
-    mapping names the ids, its values being URLs, Engines or the original's ``{"id", "dsn", "user", "pass"}``
-    with a DBI data source.
+    A single URL or Engine is database 1. In a list, or in a text of several URLs with white space between
+    them, the position from 1 is the id, unless the id is before the URL as in ``3=sqlite:///three.db``. In a
+    mapping, the keys are the ids, and the values are URLs, Engines or the original's
+    ``{"id", "dsn", "user", "pass"}`` with a DBI data source.
 
     Raises:
-        UsageError: it is none of these, or an id is wrong or there twice.
+        UsageError: it is none of these, or an id is wrong or occurs twice.
 
     """
     if isinstance(dbs, str) and len(dbs.split()) > 1 and all("://" in part for part in dbs.split()):
@@ -43,7 +43,7 @@ def parse_databases(dbs: DatabasesLike) -> list[DatabaseSettings]:
     else:
         found = [_listed(1, dbs)]
     if not found:
-        raise UsageError("no database is named: give a URL such as sqlite:///jobs.db")
+        raise UsageError("no database is given: give a URL such as sqlite:///jobs.db")
     if len({entry.dbid for entry in found}) < len(found):
         raise UsageError("two databases have the same id")
     return found
@@ -58,7 +58,7 @@ def _entry(key: int | str, value: Any) -> DatabaseSettings:
     dbid = _dbid(key)
     if isinstance(value, Mapping):
         if _dbid(value.get("id", dbid)) != dbid:
-            raise UsageError(f"database {dbid} says that its id is {shown_value(value['id'])}")
+            raise UsageError(f"database {dbid} has another id in its settings: {shown_value(value['id'])}")
         dsn, user, password = (value.get(name) for name in ("dsn", "user", "pass"))
         if not dsn:
             raise UsageError(f"database {dbid} has no dsn")
@@ -76,5 +76,5 @@ def _dbid(key: Any) -> int:
     dbid = int(key) if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 20 else key
     if isinstance(dbid, bool) or not isinstance(dbid, int) or not 0 < dbid < 2**31:
         shown = repr(key) if key is None or READABLE.fullmatch(str(key)) else "***"
-        raise UsageError(f"{shown} is no database id: use whole numbers from 1")
+        raise UsageError(f"{shown} is not the id of a database: use whole numbers from 1")
     return dbid

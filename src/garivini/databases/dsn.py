@@ -1,4 +1,4 @@
-"""Data sources of Perl's DBI, as the original's scripts have them, read into URLs. No I/O."""
+"""URLs from data sources of Perl's DBI, which scripts of the original use. No I/O."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -9,10 +9,10 @@ from urllib.parse import quote, urlencode
 from garivini.errors import UsageError
 
 _SCHEMES: Final = {"mysql": "mysql", "mariadb": "mysql", "pg": "postgresql", "sqlite": "sqlite"}
-#: DBI's own syntax: ``dbi:driver(attributes):rest``.
+#: The syntax of DBI: ``dbi:driver(attributes):rest``.
 _DSN: Final = re.compile(r"dbi:\s*(\w+)\s*(?:\(([^)]*)\))?:(.*)", re.IGNORECASE | re.DOTALL)
 
-#: Attributes of every driver, and our parameters for them.
+#: Attributes of every driver, and the parts of a URL with the same meaning.
 _PARTS: Final = {
     "database": "database",
     "dbname": "database",
@@ -24,7 +24,7 @@ _PARTS: Final = {
     "username": "user",
     "password": "password",
 }
-#: Attributes of DBI that change how Perl code sees errors and rows.
+#: Attributes of DBI that affect only how Perl code receives errors and rows.
 _OF_DBI: Final = frozenset(
     "raiseerror printerror printwarn raisewarn warn handleerror showerrorstatement autocommit longreadlen "
     "longtruncok chopblanks fetchhashkeyname taint taintin taintout tracelevel profile readonly rootclass "
@@ -58,7 +58,7 @@ _MAPPED: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "sqlite": {},
 }
-#: By scheme: attributes about the Perl driver itself. Text is always UTF-8 here.
+#: By scheme: attributes that affect only the Perl driver. Text is always UTF-8 here.
 _HARMLESS: Final[Mapping[str, frozenset[str]]] = {
     "mysql": frozenset(
         "enable_utf8 enable_utf8mb4 auto_reconnect use_result compression client_found_rows "
@@ -75,24 +75,24 @@ _HARMLESS: Final[Mapping[str, frozenset[str]]] = {
         "unprepared_statements extended_result_codes defensive prefer_numeric_type".split()
     ),
 }
-#: The prefix of a driver's own attributes.
+#: By scheme: the prefix of the driver's attributes.
 _PREFIX: Final = {"mysql": r"(?:mysql|mariadb)_", "postgresql": "pg_", "sqlite": "sqlite_"}
 _OFF: Final = ("", "0")
 
 
 def is_dsn(text: str) -> bool:
-    """Whether a text is meant as a data source."""
+    """Return whether a text is a data source."""
     return text[:4].lower() == "dbi:"
 
 
 def parse_dsn(dsn: str, user: str | None = None, password: str | None = None) -> str:
     """Return the URL of a data source such as ``DBI:mysql:job:host=127.0.0.1;port=3306``.
 
-    Names may be in upper or lower case. Attributes with a counterpart in URLs are kept, those about Perl are
-    omitted. A URL is returned as it is, with user and password put in where it has none.
+    Names may be in upper or lower case. Attributes with a counterpart in URLs are kept; those that affect
+    only Perl are omitted. A URL is returned as it is; if it has no user, user and password are added.
 
     Raises:
-        UsageError: it is neither, or names a driver or an attribute that cannot be used here.
+        UsageError: it is neither, or has an unknown driver or attribute.
 
     """
     if "://" in dsn and not is_dsn(dsn):
@@ -112,15 +112,15 @@ def parse_dsn(dsn: str, user: str | None = None, password: str | None = None) ->
 
 
 def _attributes(scheme: str, of_dbi: str | None, rest: str) -> Iterator[tuple[str, str]]:
-    """Yield the attributes in parentheses, then those of the driver; a database alone has no name."""
+    """Yield the attributes in parentheses, then those of the driver. A database alone has no name."""
     for pair in re.split(r"\s*,\s*", (of_dbi or "").strip()):
         if pair:
             name, _, value = re.sub(r"\s*=>\s*", "=", pair, count=1).partition("=")
             yield name.strip(), value.strip().strip("'\"")
-    # DBD::mysql alone takes a colon between parts as well; it is not one within the brackets of IPv6.
+    # DBD::mysql alone also separates parts by colons. A colon in the brackets of IPv6 is none of these.
     separated = r"(?:\[[^]]*\]|[^:;])+" if scheme == "mysql" else "[^;]+"
     if scheme == "sqlite" and rest.lower().startswith("uri="):
-        separated = ".+"  # its parameters may stand behind semicolons
+        separated = ".+"  # a semicolon may separate its parameters
     for position, part in enumerate(re.findall(separated, rest)):
         name, equals, value = part.partition("=")
         if equals:
@@ -148,7 +148,7 @@ def _take(
 
 
 def _map(own: str, parameter: str, value: str, query: dict[str, str]) -> None:
-    """Take one attribute into a URL's query."""
+    """Add an attribute to the query of a URL."""
     if parameter == "ssl_mode":
         if value in _OFF:
             return
@@ -156,12 +156,12 @@ def _map(own: str, parameter: str, value: str, query: dict[str, str]) -> None:
         if query.get(parameter) == "VERIFY_IDENTITY":
             return
     elif parameter.endswith("timeout") and value in _OFF:
-        return  # none; ours has one always
+        return  # no timeout, but there always is one here
     query[parameter] = value
 
 
 def _unknown(scheme: str, number: int, name: str, own: str) -> str:
-    """Return the error about an attribute. An unknown name may be part of a password."""
+    """Return the error about an attribute. Its name is not shown if it may be part of a password."""
     if not name:
         return (
             f"the data source names two databases, or part {number} needs its name, as in host=…; an IPv6 "
@@ -170,8 +170,8 @@ def _unknown(scheme: str, number: int, name: str, own: str) -> str:
     shown = f"{name!r}" if own != name and re.fullmatch(r"\w+", own) else f"{number}"
     known = [*_PARTS, *_MAPPED[scheme]]
     near = get_close_matches(own, known, 1, 0.75)
-    return f"part {shown} of the data source is not known here: " + (
-        f"did you mean {near[0]}?" if near else "leave it out, or write a URL"
+    return f"part {shown} of the data source is unknown: " + (
+        f"did you mean {near[0]}?" if near else "remove it, or write a URL"
     )
 
 
@@ -189,9 +189,9 @@ def _url(scheme: str, parts: Mapping[str, str | None], query: dict[str, str]) ->
     if "service" not in query:
         host = host or "localhost"
     if host != "localhost":
-        query.pop("unix_socket", None)  # as in the original: another host is reached by its address
+        query.pop("unix_socket", None)  # as in the original, for localhost only
     if host.startswith("/") or "," in host + port:
-        # A folder of sockets, or several servers: libpq takes them as parameters.
+        # A directory of sockets, or several servers: parameters of libpq.
         query = {"host": host, **({"port": port} if port else {}), **query}
         host = port = ""
     place = f"{host}{f':{port}' if port else ''}/{quote(database)}"

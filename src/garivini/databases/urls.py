@@ -16,7 +16,7 @@ _URL: Final = re.compile(
     (?:\?(?P<query>[^@?]*))?""",
     re.VERBOSE | re.IGNORECASE,
 )
-#: A URL of SQLite: a path, which may have odd characters.
+#: A URL of SQLite: a path, which may have any characters but a question mark.
 _FILE_URL: Final = re.compile(
     r"(?P<scheme>sqlite(?:\+[a-z0-9_]+)?)://(?:/(?P<database>[^?]*)(?:\?(?P<query>[^?]*))?)?", re.IGNORECASE
 )
@@ -35,28 +35,28 @@ def _read_url(url: str) -> re.Match[str] | None:
     if url.count("://") != 1:
         return None
     found = _FILE_URL.fullmatch(url) or _URL.fullmatch(url)
-    # Nor is a parameter a part of the account: then a ? was forgotten.
+    # A parameter in the account or the database shows that a ? is missing.
     if found is None or any(_SECRET.search(part or "") for part in (found["database"], *found.groups()[1:3])):
         return None
-    # With a second @ and nothing behind it, the host may be the end of a password.
+    # With a second @ and no database behind it, the host may be the end of a password.
     if "@" in (found.groupdict().get("password") or "") and not found["database"]:
         return None
-    # A secret within another parameter's value would be quoted by the driver that refuses the value.
+    # If a value contained a secret, a driver that refuses the value would quote it.
     parts = (found["query"] or "").split("&")
     return None if any(_SECRET.search(part) and not _SECRET.match(part) for part in parts) else found
 
 
 def check_url(dbid: int, url: str) -> None:
-    """Make sure that a URL has each part in its place.
+    """Check that a URL has each part in its place.
 
     Raises:
-        UsageError: it has not. The message shows only parts that are certainly not a password.
+        UsageError: it does not. The message shows only parts that are certainly not a password.
 
     """
     found = _read_url(url)
     if found is None:
         raise UsageError(
-            f"what is given for database {dbid} is not a database URL such as sqlite:///jobs.db or mysql://user:password@host/database."
+            f"the value for database {dbid} is not a database URL such as sqlite:///jobs.db or mysql://user:password@host/database."
             f" (It is not shown: it may have a password.) {_ESCAPES}"
         )
     if "@" in (found.groupdict().get("password") or ""):
@@ -86,9 +86,9 @@ def has_password(url: str) -> bool:
 
 
 def without_password(url: str) -> str:
-    """Return a URL for messages: user, host, port and database, as far as they are certainly that.
+    """Return a URL for messages, with those parts that are certainly not a password.
 
-    ``***`` stands for a text that cannot be read as a URL.
+    A text that cannot be read as a URL is returned as ``***``.
     """
     found = _read_url(url)
     if found is None:
@@ -104,11 +104,11 @@ def without_password(url: str) -> str:
 
 
 def shown_name(name: str) -> str:
-    """Return the name of a file or server for a message, ``***`` if it may be a URL with a password."""
+    """Return the name of a file or server for a message, or ``***`` if it may be a URL with a password."""
     return "***" if has_password(name) else name
 
 
 def shown_value(value: object) -> str:
-    """Return a short plain value for a message, ``***`` for any other: it may hold a piece of a password."""
+    """Return a short plain value for a message, or ``***`` for any other: it may be part of a password."""
     text = str(value)
     return text if READABLE.fullmatch(text) else "***"

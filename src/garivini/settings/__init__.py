@@ -22,7 +22,7 @@ DEFAULT_DATABASE: Final = "sqlite:///garivini.db"
 DEFAULT_SERVER: Final = "127.0.0.1:4730"
 SETTINGS_FILE: Final = "garivini.toml"
 
-#: All variables that are read.
+#: The environment variables that are read.
 VARIABLES: Final = (
     *("GARIVINI_CONFIG", "GARIVINI_DB", "GARIVINI_DB_FILE", "GARIVINI_JOB_SERVERS", "GARIVINI_LOG_FORMAT"),
     *("GARIVINI_LOG_LEVEL", "GARIVINI_LOG_JOBS", "GARIVINI_LOG_TRACEBACKS"),
@@ -41,7 +41,7 @@ class Configuration:
     #: Warnings about settings that can be used anyway.
     warnings: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    #: Flags of TLS that were given on a command line, by the names of the table ``[tls]``.
+    #: TLS options of a command line, by the names of the table ``[tls]``.
     tls_flags: Mapping[str, Any] = field(default_factory=dict)
 
     def databases(self) -> list[str]:
@@ -58,7 +58,7 @@ class Configuration:
         return self.file.databases or [DEFAULT_DATABASE]
 
     def job_servers(self) -> list[str]:
-        """Return the addresses of the Gearman servers, as they are written."""
+        """Return the addresses of the Gearman servers, as they were given."""
         servers = self.environment.get("GARIVINI_JOB_SERVERS", "").split()
         return servers or self.file.job_servers or [DEFAULT_SERVER]
 
@@ -66,7 +66,7 @@ class Configuration:
         """Return the TLS context for the Gearman servers, None for plain connections.
 
         Raises:
-            UsageError: a file cannot be read, or the settings do not go together.
+            UsageError: a file cannot be read, or the settings contradict each other.
 
         """
         from garivini.settings.tls import make_context  # OpenSSL is slow to import
@@ -91,11 +91,11 @@ def load(path: str | None = None) -> Configuration:
     """Read the environment and the settings file.
 
     Args:
-        path: of the file; None: what ``GARIVINI_CONFIG`` names, or ``garivini.toml`` in the working folder,
-            if it is there.
+        path: the name of the file. None: the file that ``GARIVINI_CONFIG`` names, or ``garivini.toml`` in the
+            working directory if it exists.
 
     Raises:
-        UsageError: the file cannot be read, or has unknown contents.
+        UsageError: the file cannot be read, or has an unknown key or a wrong value.
 
     """
     environment = {name: os.environ[name] for name in VARIABLES if name in os.environ}
@@ -107,21 +107,21 @@ def load(path: str | None = None) -> Configuration:
     file = Path(name or SETTINGS_FILE)
     found = parse_settings(text, str(file))
     if any(map(has_password, found.databases)) and file.stat().st_mode & 0o077:
-        warnings += (f"{file} has a password and can be read by others: chmod 600 {file}",)
+        warnings += (f"{file} has a password, and other users can read it: chmod 600 {file}",)
     return Configuration(found, warnings, environment)
 
 
-#: The settings of a command that runs the code of an application in this process.
+#: The settings of the command that runs an application in this process; empty if there is none.
 _chosen: list[Configuration] = []
 
 
 def choose(configuration: Configuration) -> None:
-    """Let ``Client()`` and ``Worker()`` in this process take the settings of the command line."""
+    """Make ``Client()`` and ``Worker()`` in this process use the settings of the command line."""
     _chosen[:] = [configuration]
 
 
 def current() -> Configuration:
-    """Return the settings for a client or worker of the application's."""
+    """Return the settings for the clients and workers of an application."""
     if _chosen:
         return _chosen[0]
     found = load()
@@ -137,7 +137,7 @@ def _read(name: str, source: str) -> bytes:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not the name of a file"
     prefix = f"{source}: " if source else ""
-    # It may be a URL in the wrong variable.
+    # The name may be a URL in the wrong variable.
     raise UsageError(f"{prefix}{shown_name(name)} cannot be read: {reason}")
 
 
@@ -150,11 +150,11 @@ def _parse_bool(name: str, text: str) -> bool:
 
 
 def _unknown_variables() -> tuple[str, ...]:
-    """Report variables with misspelt names. Others may be the application's own."""
+    """Return warnings about variables with misspelt names. Others may belong to the application."""
     unknown = (name for name in os.environ if name.startswith("GARIVINI_") and name not in VARIABLES)
     near = ((name, get_close_matches(name, VARIABLES, 1, 0.9)) for name in unknown)
     return tuple(
-        f"the environment variable {name} is not known: did you mean {match[0]}?"
+        f"the environment variable {name} is unknown: did you mean {match[0]}?"
         for name, match in sorted(near)
         if match
     )

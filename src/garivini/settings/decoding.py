@@ -1,4 +1,4 @@
-"""Decodes a settings file; errors use the terms of the file, not of Python. No I/O."""
+"""Decodes a settings file. Errors use the terms of the file, not of Python. No I/O."""
 
 import re
 import types
@@ -12,7 +12,7 @@ from garivini.errors import UsageError
 
 _S = TypeVar("_S", bound=msgspec.Struct)
 
-#: Keys that may be shown. Any other may be a value in the wrong place, such as a URL with a password.
+#: Keys that errors may show. Any other may be a value in the wrong place, such as a URL with a password.
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _WORDS: Final[Mapping[type, str]] = {
     int: "a whole number, such as 60",
@@ -26,12 +26,12 @@ def decode_toml(text: bytes, kind: type[_S], name: str) -> _S:
     """Return the settings in a text.
 
     Args:
-        text: of the file.
-        kind: the tables of the file.
-        name: of the file, for errors.
+        text: the contents of the file.
+        kind: the class of the file's tables.
+        name: the name of the file, for errors.
 
     Raises:
-        UsageError: it is not TOML, has a key that is not known, or a value of another type.
+        UsageError: it is not TOML, has an unknown key, or a value of a wrong type.
 
     """
     where = ""
@@ -42,7 +42,7 @@ def decode_toml(text: bytes, kind: type[_S], name: str) -> _S:
         where = f" at {at[1]}" if at else ""
     else:
         return _table(found, kind, name, "")
-    # Not within the except: the reason may quote the file.
+    # Outside of the except: its error may quote the file.
     raise UsageError(f"{name} is not TOML{where}: write key = value, with text in quotes")
 
 
@@ -73,13 +73,13 @@ def _unknown(key: str, known: list[str], table: str) -> str:
     place = f"[{table}]" if table else "the file"
     near = get_close_matches(key.replace("-", "_").lower(), known, 1)
     shown = f"key {key}" if _KEY.fullmatch(key) else "a key"
-    return f"{shown} of {place} is not known; " + (
+    return f"{shown} of {place} is unknown; " + (
         f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known))}"
     )
 
 
 def _expected(kind: Any) -> str:
-    """Return what a type is called in a sentence."""
+    """Return the description of a type for an error."""
     if get_origin(kind) in (Union, types.UnionType):
         (kind,) = (part for part in get_args(kind) if part is not type(None))
     if get_origin(kind) is Literal:

@@ -9,7 +9,7 @@ from garivini.settings.decoding import decode_toml
 
 
 class QueueRunnerTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """The table ``[queue_runner]`` of a settings file; None where it says nothing."""
+    """The table ``[queue_runner]`` of a settings file. None: the key is missing."""
 
     lease: int | None = None
     watermark: int | None = None
@@ -42,7 +42,7 @@ class WorkerTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class TlsTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """The table ``[tls]`` of a settings file: how to talk to Gearman servers."""
+    """The table ``[tls]`` of a settings file: TLS to the Gearman servers."""
 
     ca: str | None = None
     certificate: str | None = None
@@ -77,10 +77,10 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 def parse_settings(text: bytes, name: str) -> Settings:
-    """Read the text of a settings file.
+    """Return the settings in the text of a file.
 
     Raises:
-        UsageError: it is not TOML, or has a key or value that is not known; it says which.
+        UsageError: it is not TOML, or has an unknown key or a wrong value. The message says which.
 
     """
     return decode_toml(text, Settings, name)

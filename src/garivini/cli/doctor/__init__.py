@@ -22,7 +22,7 @@ from garivini.model.state import State
 from garivini.store.database import Database
 from garivini.store.shards import Shards
 
-#: Seconds by which this machine's clock may differ from a database's before that is worth a word.
+#: Maximum seconds by which the clocks of this machine and a database may differ without advice.
 _CLOCK: Final = 5.0
 _MARKS: Final = {"ok": "ok    ", "advice": "advice", "fault": "FAULT "}
 
@@ -33,11 +33,11 @@ _MARKS: Final = {"ok": "ok    ", "advice": "advice", "fault": "FAULT "}
 @tls
 @output
 def doctor(dbs: list[str], job_servers: tuple[str, ...], tls: ssl.SSLContext | None, output: str) -> None:
-    """Grade a set-up and say what to change.
+    """Examine an installation and recommend changes.
 
-    Looks at the databases (version, durability, privileges, tables, ids), at the Gearman servers (version,
-    how they were started, as far as that shows) and at both together (jobs that are due and have no worker).
-    It writes one job and takes it back in the same transaction.
+    It examines the databases (version, durability, privileges, tables, ids), the Gearman servers (version,
+    and if they run here their options), and both together (due jobs without a worker). It inserts one job
+    and rolls the transaction back.
 
     \b
     Exit status:
@@ -63,7 +63,7 @@ def doctor(dbs: list[str], job_servers: tuple[str, ...], tls: ssl.SSLContext | N
 
 def _examine(dbs: list[str], addresses: Iterable[str], tls: ssl.SSLContext | None) -> Iterator[Finding]:
     stores, servers = survey(dbs, addresses, tls)
-    # The faults that decide the status of health, so that the two agree.
+    # The same faults as those of ``garivini health``, so that both commands agree.
     found: dict[str, list[Finding]] = {}
     for problem in problems(stores, servers, max_age=MAX_AGE):
         finding = Finding("fault", problem.subject, problem.says, problem.do)
@@ -84,7 +84,7 @@ def _or_ok(
     deeper: Iterator[Finding],
     words: Callable[[GariviniError], str] = str,
 ) -> Iterator[Finding]:
-    """Yield the given findings and those of deeper checks; without any, one that all is well."""
+    """Yield the given findings and those of deeper checks; if there are none, a finding that all is well."""
     findings = found.get(subject, [])
     well = not findings
     yield from findings
@@ -107,8 +107,8 @@ def _server(address: str, tls: ssl.SSLContext | None, held: list[gearmand.Sent])
             yield Finding(
                 "advice",
                 address,
-                "it does not tell the jobs it holds, so that ids which start again go unnoticed",
-                "use a newer one",
+                "it does not list its jobs, so ids that start again cannot be noticed",
+                "use a newer version",
             )
         (answer,) = client.command(b"getpid", block=False)
         pid = answer.removeprefix(b"OK ").strip()
@@ -139,7 +139,7 @@ def _clock(database: Database, now: float) -> Iterator[Finding]:
             "advice",
             database.where,
             f"its clock is {abs(difference):.0f} s {side} this machine's",
-            "jobs go by the database's clock: let both follow a time server",
+            "jobs use the clock of the database: synchronise both with a time server",
         )
 
 

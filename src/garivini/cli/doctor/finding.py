@@ -1,4 +1,4 @@
-"""What ``garivini doctor`` says of one thing."""
+"""A finding of ``garivini doctor``."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,12 +6,12 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     #: ``ok``; ``advice`` (it works, and could be better); ``fault`` (jobs can be lost, or nothing works).
     grade: Literal["ok", "advice", "fault"]
-    #: The database, server or function that it is about.
+    #: The database, server or function that was checked.
     subject: str
     says: str
-    #: What to change, where there is something.
+    #: The recommended change, if there is one.
     do: str = ""

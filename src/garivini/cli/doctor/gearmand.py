@@ -1,4 +1,4 @@
-"""How a gearmand was started, as far as that shows, and what it holds; graded without I/O."""
+"""Checks of a gearmand: its options, if it runs on this machine, and the ids of its jobs."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from garivini.cli.doctor.finding import Finding
 
-#: How to start gearmand; docs/how-to/run-under-systemd.md says why.
+#: The recommended options of gearmand; docs/how-to/run-under-systemd.md gives the reasons.
 ADVISED: Final = (
     "--listen=127.0.0.1 --job-retries=3 --round-robin --threads=1 --hashtable-buckets=100003 "
     "--keepalive --keepalive-idle=60 --keepalive-interval=10 --keepalive-count=3"
@@ -16,7 +16,7 @@ _LOOPBACK: Final = ("localhost", "127.", "::1")
 
 
 def command_line(pid: int) -> list[str] | None:
-    """Return the words that a process of this machine was started with; None: that cannot be seen."""
+    """Return the command line of a gearmand on this machine, or None if it cannot be read."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
     except OSError:
@@ -41,21 +41,21 @@ def options(words: Sequence[str]) -> dict[str, str]:
 
 
 def grade_start(subject: str, given: Mapping[str, str]) -> Iterator[Finding]:
-    """Yield what is to be changed in how gearmand was started."""
+    """Yield recommended changes of gearmand's options."""
     start = f"start it with {ADVISED}"
     retries = given.get("--job-retries", "0")
     if not retries.isdigit() or not int(retries):
         yield Finding(
             "fault",
             subject,
-            "no --job-retries: a job that kills its worker goes from one to the next for ever",
+            "no --job-retries: a job that kills its worker is given to the next worker for ever",
             start,
         )
     if not given.get("--listen", "").startswith(_LOOPBACK):
         yield Finding(
             "advice",
             subject,
-            "it may listen on every network, and has no authentication: who reaches it can run any function",
+            "it may listen on every network, without authentication: any peer can run any function",
             "give --listen with the address of a private network, or 127.0.0.1",
         )
     if "--round-robin" not in given:
@@ -67,24 +67,27 @@ def grade_start(subject: str, given: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding(
             "advice",
             subject,
-            f"--hashtable-buckets is {buckets}: slow from some ten thousand jobs on",
+            f"--hashtable-buckets is {buckets}: slow with more than about ten thousand jobs",
             start,
         )
     if "--keepalive" not in given:
         yield Finding(
-            "advice", subject, "no --keepalive: a worker's lost machine is noticed after two hours", start
+            "advice",
+            subject,
+            "no --keepalive: the loss of a worker's machine is noticed only after two hours",
+            start,
         )
     if given.get("--queue-type") or given.get("-q"):
         yield Finding(
             "advice",
             subject,
             "it keeps a queue of its own beside the database",
-            "leave out --queue-type: a job would be kept twice, and more slowly",
+            "omit --queue-type: it stores each job twice, which is slower",
         )
 
 
 class Sent(NamedTuple):
-    """An attempt that a server holds: what its unique says."""
+    """An attempt that a server has, from its unique."""
 
     dbid: int
     jobid: int
@@ -92,7 +95,7 @@ class Sent(NamedTuple):
 
 
 def sent(uniques: Collection[bytes]) -> list[Sent]:
-    """Return those of these uniques that are attempts of jobs."""
+    """Return the attempts among these uniques."""
     found = []
     for unique in uniques:
         parts = unique.split(b":")
@@ -102,13 +105,13 @@ def sent(uniques: Collection[bytes]) -> list[Sent]:
 
 
 def grade_ids(subject: str, dbid: int, held: Collection[Sent], *, next_jobid: int) -> Iterator[Finding]:
-    """Yield a fault where a server holds jobs that the database will yet give out."""
+    """Yield a fault if a server has jobs with ids that the database will assign to new jobs."""
     ahead = [one for one in held if one.dbid == dbid and one.jobid >= next_jobid]
     if ahead:
         yield Finding(
             "fault",
             subject,
-            f"ids start again: Gearman holds {len(ahead)} of its jobs from id {min(ahead)[1]} on, "
+            f"ids start again: Gearman has {len(ahead)} of its jobs from id {min(ahead)[1]} on, "
             f"and the next insert gets {next_jobid}. Was it restored from a backup? A late worker would "
             "delete a new job",
             "stop inserts, raise the table's counter above "

@@ -1,4 +1,4 @@
-"""How a database is set up: its settings, read by one statement, graded without I/O."""
+"""Checks of the settings of a database, which one statement has read. No I/O."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,23 +6,23 @@ from typing import Final
 
 from garivini.cli.doctor.finding import Finding
 
-#: A database's settings by name, as it tells them.
+#: The settings of a database by name.
 Facts = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One setting, when it is well, and what to do where it is not."""
+    """A setting, a condition for its value, and the recommended change."""
 
     setting: str
     well: Callable[[str], bool]
     why: str
     do: str
-    #: Whether jobs can be lost, or nothing works, where it is not.
+    #: Whether jobs can be lost, or do not run, if the condition is not met.
     serious: bool = True
 
     def grade(self, subject: str, facts: Facts) -> Iterator[Finding]:
-        """Yield a finding where the setting is not as it should be; one that is not there is no matter."""
+        """Yield a finding if the setting exists and does not meet the condition."""
         value = facts.get(self.setting)
         if value is not None and not self.well(value):
             grade: Final = "fault" if self.serious else "advice"
@@ -42,7 +42,7 @@ def _newer(*least: int) -> Callable[[str], bool]:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    """Return the numbers that a version begins with: 10.11.6-MariaDB is 10, 11, 6."""
+    """Return the numbers at the beginning of a version: 10, 11, 6 of 10.11.6-MariaDB."""
     numbers = []
     for part in text.replace("-", ".").split("."):
         if not part.isdigit():
@@ -51,7 +51,7 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-_LOSES: Final = "a commit may be gone after a crash, and with it a job that was acknowledged"
+_LOSES: Final = "a crash may undo a commit, and lose a job that was acknowledged"
 
 _SQLITE: Final = (
     Rule("version", _newer(3, 35), "too old", "use a Python with SQLite 3.35 or newer"),
@@ -72,11 +72,11 @@ _MYSQL: Final = (
         "set innodb_flush_log_at_trx_commit=1 in the server's [mysqld] section",
     ),
     Rule("innodb_doublewrite", _is("on", "1"), _LOSES, "set innodb_doublewrite=ON"),
-    Rule("read_only", _is("off", "0"), "it takes no jobs", "use the primary, or SET GLOBAL read_only=OFF"),
+    Rule("read_only", _is("off", "0"), "it accepts no jobs", "use the primary, or SET GLOBAL read_only=OFF"),
     Rule(
         "max_allowed_packet",
         _least(32 * 1024 * 1024),
-        "a job of 16 MB does not fit with what is around it",
+        "a job of 16 MB does not fit",
         "set max_allowed_packet=64M",
         serious=False,
     ),
@@ -99,12 +99,12 @@ _POSTGRESQL: Final = (
     Rule("version", _newer(13), "too old", "use PostgreSQL 13 or newer"),
     Rule("fsync", _is("on"), _LOSES, "set fsync=on in postgresql.conf"),
     Rule("full_page_writes", _is("on"), "a crash may damage pages", "set full_page_writes=on"),
-    Rule("transaction_read_only", _is("off"), "it takes no jobs", "use the primary"),
-    Rule("in_recovery", _is("f", "false", "off"), "it is a standby and takes no jobs", "use the primary"),
+    Rule("transaction_read_only", _is("off"), "it accepts no jobs", "use the primary"),
+    Rule("in_recovery", _is("f", "false", "off"), "it is a standby and accepts no jobs", "use the primary"),
     Rule(
         "autovacuum",
         _is("on"),
-        "deleted jobs stay in the table, and each claim walks over them",
+        "deleted rows stay in the table, and each claim reads them",
         "set autovacuum=on",
     ),
 )
@@ -116,13 +116,13 @@ _RULES: Final[Mapping[str, Sequence[Rule]]] = {
 
 
 def grade(dialect: str, subject: str, facts: Facts) -> list[Finding]:
-    """Return what is not as it should be in a database's settings."""
+    """Return the findings about the settings of a database."""
     rules = [*_RULES[dialect], *(_after(dialect, facts))]
     return [finding for rule in rules for finding in rule.grade(subject, facts)]
 
 
 def _after(dialect: str, facts: Facts) -> Iterator[Rule]:
-    """Yield the rules that hang on another setting."""
+    """Yield the rules that depend on another setting."""
     if dialect != "mysql":
         return
     if facts.get("log_bin", "").lower() in ("on", "1"):
@@ -132,13 +132,13 @@ def _after(dialect: str, facts: Facts) -> Iterator[Rule]:
             "job_collation",
             lambda _: False,
             "function names and unique keys that differ only in case, or in trailing spaces, are the same",
-            "leave it while processes of the original use the table; later convert the columns",
+            "keep it while processes of the original use the table; later convert the columns",
             serious=False,
         )
     if facts.get("original_table", "0") != "0":
         yield Rule(
             "default_envelope",
             _is("json", "latin-1"),
-            "workers of the original get other bytes than were inserted, where their function has none",
+            "workers of the original receive other bytes than were inserted if no envelope is set",
             "run `garivini functions set --default --envelope latin-1`; with json if no such worker is left",
         )
