@@ -43,6 +43,16 @@ STOP_TIMEOUT: Final = 10.0
 _LAST_ANSWER: Final = 0.5
 
 
+def _emit_given_back(then: Callable[[list[Execution]], None]) -> Callable[[list[Execution]], None]:
+    """Return a function that emits the event of jobs that were given back, and passes them on."""
+
+    def given_back(executions: list[Execution]) -> None:
+        events.emit("jobs.given_back", jobs=len(executions))
+        then(executions)
+
+    return given_back
+
+
 class Keeper:
     """The thread that writes the rows of the jobs of one database that a process holds.
 
@@ -98,7 +108,7 @@ class Keeper:
         reports = Reports(own, writer, wakeup)
         outcome_writer = OutcomeWriter(own, writer, setbacks, self.functions, clock)
         self._outcomes = outcomes = Outcomes(own.dbid, outcome_writer, reports, wakeup, on_committed)
-        given_back = RowChanges(writer, own.give_back, on_given_back)
+        given_back = RowChanges(writer, own.give_back, _emit_given_back(on_given_back))
         renewals = Renewals(leases, given_back, clock, self.functions, wakeup, take_back)
         limit = TimeLimit(own.dbid, setbacks, wakeup, running, on_overdue, ends_process=child is not None)
         first: list[Part] = [Obituaries(child, own.dbid, setbacks, writer), self.functions, clock, checks]
