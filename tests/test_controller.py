@@ -288,6 +288,24 @@ async def test_a_lost_connection_is_no_failure_and_the_job_runs_again(tmp_path: 
         assert len(worker.held) == 2
 
 
+async def test_a_call_that_a_server_refuses_is_returned_later_and_has_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller, "_LATER", 0.1)
+    async with system(tmp_path) as queue:
+        client = aio.Client(queue.address)
+        await client.command(b"create function f", block=False)
+        await client.command(b"maxqueue f 1", block=False)
+        await client.close()
+        queue.start_queue_runner()
+        queue.start_controller()
+        await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 2, flag="controller")
+        refused = (await queue.seen.wait("calls.lost"))[0]
+        assert (refused["function"], refused["reason"][:11]) == ("f", "QUEUE_ERROR")
+        assert (await queue.seen.wait("jobs.returned"))[0]["jobs"] == 1
+        assert {job.failcount for job in await queue.call(queue.database.jobs)} == {0}
+
+
 @pytest.mark.slow
 async def test_a_call_that_runs_beyond_its_deadline_has_failed(made: Make) -> None:
     async with made() as queue, stock(queue.address) as worker:

@@ -2,9 +2,9 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -29,13 +29,6 @@ from garivini.submission import PRIORITY_OF
 _SMALL: Final = 1024
 
 
-class OnEnd(Protocol):
-    """A callback for a call that has ended, before its outcome is committed."""
-
-    def __call__(self, call: Call, phase: End, *, refused: bool) -> None:
-        """``refused``: a server has refused the call, and would probably refuse the next one too."""
-
-
 class Caller:
     """Makes calls and ends them.
 
@@ -44,12 +37,17 @@ class Caller:
         servers: receive the calls.
         keepers: by the id of their database. They make start checks, renew leases and write reports.
         calls: the table of the calls.
-        on_end: called with each call that has ended.
+        on_end: called with each call that has ended, and how.
 
     """
 
     def __init__(
-        self, name: str, servers: JobServers, keepers: Mapping[int, Keeper], calls: Calls, on_end: OnEnd
+        self,
+        name: str,
+        servers: JobServers,
+        keepers: Mapping[int, Keeper],
+        calls: Calls,
+        on_end: Callable[[Call, End], None],
     ) -> None:
         self._name = name
         self._servers = servers
@@ -148,7 +146,7 @@ class Caller:
             case Refused(code, text):
                 reason = (b"%s: %s" % (code, text)).decode(errors="replace")
                 self._failed[call.execution.job.funcname, reason] += 1
-                self._end(call, Phase.RETURNED, refused=True)
+                self._end(call, Phase.REFUSED)
 
     def _overdue(self, call: Call) -> None:
         message = f"ran longer than {call.deadline:g} s"
@@ -165,11 +163,11 @@ class Caller:
         """End a call whose job is to wait in its database again."""
         self._end(call, Phase.RETURNED)
 
-    def _end(self, call: Call, phase: End, *, refused: bool = False) -> None:
+    def _end(self, call: Call, phase: End) -> None:
         self._calls.end(call, phase)
         if self._reports.progress:
             self._reports.end(call)
-        self._on_end(call, phase, refused=refused)
+        self._on_end(call, phase)
 
     # ---- for the Controller's loops
 

@@ -20,20 +20,22 @@ class Phase(IntEnum):
     #: A Gearman server has it: it waits for a worker or runs.
     CREATED = 3
 
-    #: The job has succeeded. In this phase and the next two, its outcome is still to be committed.
+    #: The job has succeeded. In this phase and the next three, that is still to be committed.
     SUCCEEDED = 4
     #: The job has failed, asked for another time, or cannot be submitted.
     SET_BACK = 5
     #: The call ended without an outcome, so the job waits in its database again.
     RETURNED = 6
+    #: The same, because a server has refused the call. It would probably refuse the next one too.
+    REFUSED = 7
     #: The call was not made: the copy is stale, or its connection was lost. Nothing is to be committed.
-    DROPPED = 7
+    DROPPED = 8
 
 
 #: A call in a lower phase is in flight. A constant, because the member of an enum is slow to look up.
 ENDED: Final = Phase.SUCCEEDED
 #: The phases that end a call.
-End: TypeAlias = Literal[Phase.SUCCEEDED, Phase.SET_BACK, Phase.RETURNED, Phase.DROPPED]
+End: TypeAlias = Literal[Phase.SUCCEEDED, Phase.SET_BACK, Phase.RETURNED, Phase.REFUSED, Phase.DROPPED]
 
 
 class Call(msgspec.Struct, eq=False):

@@ -236,13 +236,13 @@ class Controller:
 
     # ---- outcomes
 
-    def _call_ended(self, call: Call, phase: End, *, refused: bool) -> None:
+    def _call_ended(self, call: Call, phase: End) -> None:
         match phase:
             case Phase.SUCCEEDED | Phase.SET_BACK:
                 self._commit(call.execution)
-            case Phase.RETURNED if refused and not self._draining:
+            case Phase.REFUSED if not self._draining:
                 self._later.append((time.monotonic() + _LATER, call.execution))
-            case Phase.RETURNED:
+            case Phase.RETURNED | Phase.REFUSED:
                 self._commit(call.execution, returned=True)
             case Phase.DROPPED:
                 self._remove(call)
