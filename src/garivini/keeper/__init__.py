@@ -1,1 +1,1 @@
-"""What a process holds of each database's jobs: leases are renewed, outcomes committed."""
+"""The jobs that a process holds: keepers renew their leases and commit their outcomes."""

@@ -111,6 +111,7 @@ class Keeper:
         given_back = RowChanges(writer, own.give_back, _emit_given_back(on_given_back))
         renewals = Renewals(leases, given_back, clock, self.functions, wakeup, take_back)
         limit = TimeLimit(own.dbid, setbacks, wakeup, running, on_overdue, ends_process=child is not None)
+        # In the order of the steps: reports come before the outcomes of their jobs, registration comes last.
         first: list[Part] = [Obituaries(child, own.dbid, setbacks, writer), self.functions, clock, checks]
         then: list[Part] = [reports, outcomes, unstarted, renewals, given_back, limit]
         last = Registration(own, functions, self.functions, leases, wakeup)
@@ -122,7 +123,7 @@ class Keeper:
     def _publish(
         self, renewals: Renewals, checks: StartChecks, reports: Reports, time_limit: TimeLimit
     ) -> None:
-        """Make the calls of other threads attributes, because a call of our own in between costs time."""
+        """Make the calls of other threads attributes: methods here would cost another call per job."""
         self.must_check: Callable[[Execution], bool] = checks.must_check
         self.check: Callable[[Execution], None] = checks.check
         self.drop: Callable[[Execution], None] = checks.drop

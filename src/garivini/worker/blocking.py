@@ -1,4 +1,4 @@
-"""The thread that runs ``def`` functions: the main thread of a worker process. It has no event loop."""
+"""The queue of ``def`` functions, and the loop that runs them in the main thread of a worker process."""
 
 import time
 from collections import deque
@@ -8,15 +8,15 @@ from typing import Final
 
 from garivini.keeper.execution import Execution
 
-#: Maximum seconds of one batch, after which the loop is notified of its jobs.
+#: Maximum seconds of one batch. The event loop is notified once per batch.
 _BATCH: Final = 0.005
 
 
 class BlockingRunner:
     """Runs jobs of blocking functions one after another, in the thread that calls ``run``.
 
-    Other threads add jobs, and take back those that have not started. Each job leaves the queue by one atomic
-    call, so none is both run and taken back. The thread is woken once per batch, not once per job.
+    Other threads add jobs, and remove those that have not started. Each job leaves the queue by one atomic
+    call, so none is both run and removed. An idle thread is woken once per batch, not once per job.
 
     Args:
         execute: runs one job, records its outcome and returns whether it ran; must not raise.
@@ -28,28 +28,28 @@ class BlockingRunner:
         self._execute = execute
         self._on_batch = on_batch
         self._queue: deque[Execution] = deque()
-        # An idle thread waits on this. An Event takes several times as long.
+        # An idle thread waits for an item of this. An Event takes several times as long.
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._idle = False
         self._stopping = False
 
-    def put(self, run: Execution) -> None:
+    def put(self, execution: Execution) -> None:
         """Add a job."""
-        self._queue.append(run)
+        self._queue.append(execution)
         if self._idle:
             self._idle = False
             self._wake.put(None)
 
-    def take_back(self, run: Execution) -> bool:
+    def take_back(self, execution: Execution) -> bool:
         """Remove a job that has not started; return whether it was still there."""
         try:
-            self._queue.remove(run)
+            self._queue.remove(execution)
         except ValueError:
             return False
         return True
 
     def stop(self) -> None:
-        """Let ``run`` return after the job that is running."""
+        """Make ``run`` return after the job that is running."""
         self._stopping = True
         self._wake.put(None)
 
@@ -68,10 +68,10 @@ class BlockingRunner:
         ran = 0
         while not self._stopping:
             try:
-                run = self._queue.popleft()
+                execution = self._queue.popleft()
             except IndexError:
                 break
-            ran += self._execute(run)
+            ran += self._execute(execution)
             if time.monotonic() - began >= _BATCH:
                 break
         self._on_batch(ran, time.monotonic() - began)

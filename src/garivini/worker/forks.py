@@ -1,8 +1,8 @@
 """Child processes that a function forks: they do not inherit the worker's signal handlers and connections.
 
-``multiprocessing`` and ``os.fork`` copy both. A child with the handlers cannot be ended by SIGTERM, which
-``multiprocessing.Pool`` does. One with an open socket hides the death of its worker from the Gearman server.
-And one that returns from the function would go on as a second worker on the same sockets.
+``multiprocessing`` and ``os.fork`` copy both. A child with the handlers ignores SIGTERM, by which
+``multiprocessing.Pool`` ends it. A child with an open socket hides the death of its worker from the Gearman
+server. A child that returns from the function would continue as a second worker on the same sockets.
 """
 
 import os
@@ -30,7 +30,7 @@ _masks: Final = threading.local()
 
 @contextmanager
 def watched(descriptors: Callable[[], Iterable[int]]) -> Iterator[None]:
-    """Make children that are forked meanwhile drop the handlers and these descriptors."""
+    """Make children that are forked in this context drop the handlers and these descriptors."""
     global _descriptors
     _descriptors = descriptors
     try:
@@ -41,7 +41,7 @@ def watched(descriptors: Callable[[], Iterable[int]]) -> Iterator[None]:
 
 def _before() -> None:
     if _descriptors is not None:
-        # A signal that reaches the child before it has its own handlers waits for them.
+        # A signal for the child waits until it has its own handlers.
         _masks.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLERS)
 
 

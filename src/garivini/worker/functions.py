@@ -1,4 +1,4 @@
-"""The functions of a worker: checks of registration and return values, and the exceptions they raise."""
+"""The functions of a worker: how they are checked, and the exceptions that they raise."""
 
 import inspect
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Function = Callable[[Job], Any]
 
 
 class Retry(Exception):
-    """Raise it in a function: the job runs again after the given seconds. It does not count as a failure."""
+    """Raise it in a function to run the job again after the given seconds. It does not count as a failure."""
 
     def __init__(self, after: float | timedelta, reason: str = "") -> None:
         super().__init__(reason)
@@ -24,7 +24,7 @@ class Retry(Exception):
 
 
 class Discard(Exception):
-    """Raise it in a function: the job is dead at once, kept with this reason until an operator retries it."""
+    """Raise it in a function to make the job dead, with this reason, until an operator retries it."""
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
@@ -37,7 +37,7 @@ class Registered:
 
     function: Function
     policy: FunctionPolicy
-    #: Seconds that it may run; None: no limit.
+    #: Maximum seconds of a job; None: no limit.
     timeout: float | None
     is_async: bool
 
@@ -73,7 +73,7 @@ def _is_async(function: Function) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
-#: Types of return values whose code has not run.
+#: Checks for return values whose code has not run, each with its name.
 _UNDONE: Final = (
     (inspect.isgenerator, "a generator"),
     (inspect.isasyncgen, "an async generator"),

@@ -32,7 +32,7 @@ _NAMED: Final = 10
 
 
 class Served(Protocol):
-    """The attributes of a worker that serving it needs. So what runs its functions does not import it."""
+    """The attributes of a ``Worker`` that serving it needs. ``Worker`` imports this module."""
 
     functions: dict[str, Registered]
     client: Client

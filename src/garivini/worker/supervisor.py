@@ -1,8 +1,9 @@
-"""A parent process and its children: started, watched, started again when they die, drained on a signal.
+"""A parent process and its children: it starts them, restarts those that die, and drains them on a signal.
 
-The parent has neither a loop nor threads, so that it can fork at any time, and it imports nothing of the
-user's: a child does, after the fork. It knows what each child is running from a piece of shared memory, so
-that it can end a job that runs too long, and say of which job a child died. The next child records that.
+The parent has neither a loop nor threads, so that it can fork at any time. It does not import the user's
+module; each child does, after the fork. The parent reads from shared memory which job a child is running. So
+it can end a job that runs too long, and knows which job a child was running when it died. The next child
+records that.
 """
 
 import os
@@ -21,8 +22,9 @@ from garivini.model.job import Handle
 
 #: Seconds beyond a job's time limit after which the parent ends a child that has not done so itself.
 TIME_LIMIT_GRACE: Final = 5.0
-#: A child that lived so many seconds is started again at once.
+#: A child that has lived for this many seconds is restarted immediately.
 _LONG_LIFE: Final = 10.0
+#: Maximum seconds between two checks of the children.
 _WATCH: Final = 1.0
 
 
@@ -31,7 +33,7 @@ class _Process:
     started: float
     slot: Slot
     obituaries: list[Obituary]
-    #: Why the parent has killed it.
+    #: The reason for which the parent has killed it, empty if it has not.
     killed_for: str = ""
 
 
@@ -40,8 +42,8 @@ class Supervisor:
 
     Args:
         child: called in each child. Its return ends the child with status 0.
-        processes: how many.
-        drain: seconds after the first signal in which a child may finish what it holds; then it is killed.
+        processes: the number of children.
+        drain: maximum seconds from the first signal until a child has finished its jobs; then it is killed.
 
     """
 
@@ -106,14 +108,14 @@ class Supervisor:
             events.emit("worker.child_started", pid=pid)
 
     def _be_child(self, process: _Process) -> None:
-        """Never returns."""
+        """Run the child. It never returns."""
         status = 1
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            # A terminal sends ^C to parent and children alike; the parent passes it on as SIGTERM. It is not
-            # ignored but handled: programs that a function starts would inherit that it is ignored.
+            # A terminal sends ^C to the parent and to its children, and the parent sends them SIGTERM then.
+            # So ^C does nothing here. It is not ignored: programs that a function starts would inherit that.
             signal.signal(signal.SIGINT, lambda *_: None)
             lifeline, wake, signalled = self._inherited
             for descriptor in (self._keep_open, wake, signalled):
@@ -136,18 +138,18 @@ class Supervisor:
             return
         for number in numbers:
             if number in (signal.SIGTERM, signal.SIGINT):
-                # The first lets a child drain, the second ends it: it counts itself.
+                # The first one makes a child drain, the second one ends it: the child counts them.
                 self._stop()
 
     def _stop(self) -> None:
         if self._stop_by is None:
-            # The child keeps the time itself; this is for one that cannot.
+            # The child ends by itself in time. This is for one that cannot.
             self._stop_by = time.monotonic() + self._drain + 2.0
         for pid in self._children:
             os.kill(pid, signal.SIGTERM)
 
     def _watch(self) -> None:
-        """Kill children that are out of time."""
+        """Kill children that exceed the time limit of their job or of the drain."""
         now = time.monotonic()
         for pid, process in self._children.items():
             handle, deadline, _ = process.slot.read()
@@ -167,10 +169,10 @@ class Supervisor:
                 self._bury(pid, process, os.waitstatus_to_exitcode(status))
 
     def _bury(self, pid: int, process: _Process, code: int) -> None:
-        if code != CONFIGURATION_ERROR:  # one that has ended for that has said so
+        if code != CONFIGURATION_ERROR:  # otherwise the child has reported the reason
             events.emit("worker.child_died", pid=pid, status=code)
-        handle, _, told = process.slot.read()
-        if not told:
+        handle, _, recorded = process.slot.read()
+        if not recorded:
             self._obituaries += process.obituaries
         if handle is not None:
             self._obituaries.append(_obituary(handle, process, code))

@@ -1,0 +1,139 @@
+"""The parts of a keeper, each by itself: no thread, no database."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from garivini import events
+from garivini.errors import RefusedError, UnreachableError
+from garivini.keeper.execution import Execution
+from garivini.keeper.outcomes import Outcomes
+from garivini.keeper.reports import Reports
+from garivini.keeper.rounds import Rounds
+from garivini.keeper.setbacks import SetbackWriter
+from garivini.keeper.step import NEVER
+from garivini.keeper.time_limit import TimeLimit
+from garivini.keeper.wakeup import Wakeup
+from garivini.model.job import Job
+
+
+class Part:
+    """Counts its steps, and raises an error if it has one."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.steps = 0
+        self.due = NEVER
+
+    def step(self) -> None:
+        self.steps += 1
+        if self.error is not None:
+            raise self.error
+
+    def next_due(self) -> float:
+        return self.due
+
+
+class Refusing:
+    """Refuses all outcomes, and cannot be reached from the second reduced one on."""
+
+    def __init__(self) -> None:
+        self.reduced = 0
+
+    def write(self, executions: list[Execution]) -> list[tuple[Execution, Exception]]:
+        return [(execution, RefusedError("read-only")) for execution in executions]
+
+    def write_reduced(self, execution: Execution, error: Exception) -> bool:
+        self.reduced += 1
+        if self.reduced > 1:
+            raise UnreachableError("away")
+        return False
+
+
+def execution_of(jobid: int, dbid: int = 1) -> Execution:
+    return Execution(Job(jobid=jobid, dbid=dbid, funcname="f", arg=b""), cast(Any, None), "me")
+
+
+def limit_of(dbid: int, running: Callable[[], Execution | None]) -> TimeLimit:
+    return TimeLimit(
+        dbid,
+        cast(SetbackWriter, None),
+        Wakeup(),
+        running,
+        lambda execution: None,
+        ends_process=False,
+    )
+
+
+def outcomes_of(writer: Any, committed: list[Execution]) -> Outcomes:
+    return Outcomes(1, writer, cast(Reports, Part()), Wakeup(), committed.extend)
+
+
+def rounds_of(*parts: Part) -> Rounds:
+    nothing = limit_of(1, lambda: None)
+    return Rounds(
+        1,
+        parts,
+        Wakeup(),
+        outcomes_of(None, []),
+        nothing,
+        lambda error: isinstance(error, UnreachableError),
+    )
+
+
+def test_round_runs_all_other_parts_while_one_that_failed_pauses() -> None:
+    failed, other = Part(ValueError("a defect")), Part()
+    rounds = rounds_of(failed, other)
+    for _ in range(2):
+        rounds._round()
+    assert (failed.steps, other.steps) == (1, 2)
+    assert rounds.failing
+
+
+def test_until_next_waits_for_the_end_of_a_pause_and_not_for_the_work_of_the_part() -> None:
+    failed = Part(ValueError("a defect"))
+    failed.due = 0.0
+    rounds = rounds_of(failed)
+    assert rounds.until_next() == 0
+    rounds._round()
+    assert rounds.until_next() > 0
+
+
+def test_round_runs_no_later_part_if_the_database_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("garivini.keeper.rounds.time.sleep", lambda seconds: None)
+    away, other = Part(UnreachableError("away")), Part()
+    rounds = rounds_of(away, other)
+    rounds._round()
+    rounds._round()
+    assert (away.steps, other.steps) == (2, 0)
+    away.error = None
+    rounds._round()
+    assert other.steps == 1
+    assert not rounds.failing
+
+
+def test_step_of_outcomes_keeps_each_execution_once_if_the_database_goes_away_meanwhile() -> None:
+    committed: list[Execution] = []
+    outcomes = outcomes_of(Refusing(), committed)
+    for jobid in (1, 2, 3):
+        outcomes.end(execution_of(jobid))
+    with pytest.raises(UnreachableError):
+        outcomes.step()
+    assert outcomes.unwritten == 3
+    assert committed == []
+
+
+def test_step_of_the_time_limit_reports_an_overdue_job_of_its_database_once() -> None:
+    seen: list[str] = []
+    unlisten = events.listen(lambda name, fields: seen.append(name))
+    execution = execution_of(1, dbid=2)
+    other, own = limit_of(1, lambda: execution), limit_of(2, lambda: execution)
+    own.limit(execution, -1.0)
+    assert other.next_due() == NEVER
+    assert own.next_due() < NEVER
+    for part in (other, own, own):
+        part.step()
+    unlisten()
+    assert seen == ["job.overdue"]
+    assert own.next_due() == NEVER
