@@ -33,7 +33,7 @@ from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Setback
 from garivini.model.state import State
 from garivini.store.database import Database, Lane
-from garivini.store.dialects import mysql
+from garivini.store.dialects import mysql, mysql_lanes
 from garivini.store.dialects.mysql import MySQL
 from garivini.store.dialects.pymysql_connection import Connection
 from tests.databases import MySQLRoles
@@ -469,7 +469,7 @@ class Index:
 
     def __call__(self, name: str, /, rows: Sequence[Mapping[str, Any]] = (), **values: Any) -> Any:
         assert name == "lanes"
-        assert 0 < len(rows) <= mysql.DIVES
+        assert 0 < len(rows) <= mysql_lanes.DIVES
         self.statements += 1
         found = []
         for row in rows:

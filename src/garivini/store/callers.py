@@ -32,19 +32,19 @@ AsyncJoinable: TypeAlias = Union[Joinable, "AsyncConnection", "AsyncSession"]
 
 
 class Cursor(Protocol):
-    """As much of a driver's cursor as statements need."""
+    """The part of a driver's cursor that statements need."""
 
     @property
     def description(self) -> Any:
-        """None where the last statement returns no rows."""
+        """None if the last statement returns no rows."""
 
     @property
     def rowcount(self) -> int:
-        """How many rows it changed."""
+        """The number of rows that it changed."""
 
     @property
     def lastrowid(self) -> int | None:
-        """The first id that it gave, on MySQL."""
+        """The first new id, on MySQL."""
 
     def execute(self, text: str, values: Sequence[Any], /) -> Any:
         """Run one statement."""
@@ -54,7 +54,7 @@ class Cursor(Protocol):
 
 
 class _ConnectionCursor:
-    """Runs statements through a SQLAlchemy connection, so that it knows of its transaction."""
+    """Runs statements through a SQLAlchemy connection, which then knows of its transaction."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -80,11 +80,11 @@ class _ConnectionCursor:
 
 
 def cursor_of(connection: Any, cursor: Callable[[Any], Cursor] | None = None) -> tuple[Cursor, str | None]:
-    """Return a cursor in the caller's transaction, and the URL of its database where that can be known.
+    """Return a cursor in the caller's transaction, and the URL of its database if that is known.
 
     Args:
-        connection: a SQLAlchemy Connection or Session, Django's connection, or a driver's (DB-API). Of an
-            AsyncConnection or AsyncSession, what its ``run_sync`` hands to a function.
+        connection: a SQLAlchemy Connection or Session, Django's connection, or a driver's (DB-API). For an
+            AsyncConnection or AsyncSession, the connection that its ``run_sync`` passes to a function.
         cursor: makes the cursor of a driver's connection.
 
     Raises:
@@ -104,10 +104,10 @@ def cursor_of(connection: Any, cursor: Callable[[Any], Cursor] | None = None) ->
 
 
 def after_commit(connection: Any, call: Callable[[], None]) -> bool:
-    """Call something once after the caller's next commit; return whether there is a way to hear of it.
+    """Call something once after the caller's next commit; return whether the connection reports commits.
 
-    Only a Session and Django's connection tell. A SQLAlchemy Connection says that it is going to commit, a
-    driver's says nothing.
+    Only a Session and Django's connection do. A SQLAlchemy Connection has an event before the commit, and a
+    driver's connection has none.
     """
     if callable(on_commit := getattr(connection, "on_commit", None)):
         on_commit(call)

@@ -1,4 +1,4 @@
-"""How many rows go into one statement."""
+"""Splits rows into parts of one statement each."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
@@ -7,27 +7,27 @@ from garivini.model.job import Handle
 from garivini.model.pacing import BATCH_BYTES
 from garivini.store.values import check_values
 
-#: Rows in one statement, at most. Above 1,000 MariaDB gives up the key for a list of ids.
+#: Maximum number of rows in one statement. From 1,001 on MariaDB does not use the key for a list of ids.
 CHUNK: Final = 1000
 
 
 def chunks(
-    items: list[int], sizes: Sequence[int] | None = None, most: int = BATCH_BYTES
+    items: list[int], sizes: Sequence[int] | None = None, maximum: int = BATCH_BYTES
 ) -> Iterator[list[int]]:
-    """Cut into parts of at most ``CHUNK`` items.
+    """Split into parts of at most ``CHUNK`` items.
 
-    Where ``sizes`` has the bytes of each, by item, a part has also at most ``BATCH_BYTES`` of them, and at
-    most ``most``; an item that is larger goes alone.
+    If ``sizes`` has the bytes of each item, a part has also at most ``BATCH_BYTES`` of them, and at most
+    ``maximum``; a larger item is a part by itself.
     """
-    most = min(most, BATCH_BYTES)
-    if sizes is None or sum(sizes) <= most:
+    maximum = min(maximum, BATCH_BYTES)
+    if sizes is None or sum(sizes) <= maximum:
         for start in range(0, len(items), CHUNK):
             yield items[start : start + CHUNK]
         return
     part: list[int] = []
     total = 0
     for item in items:
-        if part and (len(part) == CHUNK or total + sizes[item] > most):
+        if part and (len(part) == CHUNK or total + sizes[item] > maximum):
             yield part
             part, total = [], 0
         part.append(item)
@@ -37,7 +37,7 @@ def chunks(
 
 
 def by_attempt(handles: Iterable[Handle]) -> Iterator[tuple[int, list[int]]]:
-    """Group by attempt, ids sorted, in chunks. Nearly all are of attempt 1."""
+    """Group ids by attempt, sorted and in parts. Handles without an attempt are omitted."""
     groups: dict[int, list[int]] = {}
     for jobid, _, attempt in handles:
         if attempt is not None:

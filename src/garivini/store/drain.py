@@ -1,14 +1,14 @@
 """Moves the jobs of one database to the others, so that it can be removed.
 
-No transaction spans two databases, so a move has four steps, each of which leaves one copy that can run:
+No transaction spans two databases, so a move has four steps, and after each one row can run:
 
-1. The source leases the job, as a dispatch would, so that nobody else takes it.
-2. The target gets a parked copy, with a note of where it comes from.
-3. The source deletes the job, if that lease still holds it, and notes that it has gone.
-4. The target lets its copy wait, and forgets the note.
+1. The source leases the job, as a dispatch would, so that nobody else claims it.
+2. The target gets a parked row, with a note of its origin.
+3. The source deletes its row, if that lease still holds it, and notes that the job has left.
+4. The target makes its row waiting, and deletes the note.
 
-After a crash the notes tell how far a move came: with the source's note the copy is let go on; without it the
-copy is thrown away, and the source's lease runs out as any other.
+After a crash the notes show how far a move came: with the source's note the target's row is made waiting;
+without it that row is deleted, and the source's lease expires like any other.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,41 +23,41 @@ from garivini.model.limits import NEVER, PRIORITIES
 from garivini.model.state import State
 from garivini.store.database import Database
 
-#: Seconds for which a job is held while it is moved.
+#: Seconds of the lease of a job that is being moved.
 _HELD: Final = 60
-#: Jobs that are moved together.
+#: Maximum number of jobs that are moved together.
 _BATCH: Final = 200
 _MOVED: Final = "moved"
 
 
 class _Origin(msgspec.Struct, frozen=True):
-    """What the target's note says of a copy."""
+    """The origin of a moved row, as the target's note has it."""
 
     dbid: int
     jobid: int
     attempt: int
-    #: What the copy is to be.
+    #: The state that the moved row gets.
     state: State
     run_after: int
 
     @property
     def attempts(self) -> int:
-        """The attempts at the job so far, which the copy keeps. The lease of the move does not count."""
+        """The attempts at the job so far, which its row keeps. The lease of the move does not count."""
         return self.attempt - (self.state is not State.DEAD)
 
 
 def drain(source: Database, target_of: Callable[[Job], Database]) -> Iterator[int]:
-    """Move what waits and what is dead; yield how many have been moved, after each batch.
+    """Move waiting and dead jobs; yield the number of moved jobs after each batch.
 
-    A job's attempts and its record of failures move with it. The reports of its former attempts do not: they
-    may be many megabytes, and nothing depends on them. Finished jobs that are kept stay here.
+    A job's attempts and its failure records move with it. The reports of its former attempts do not: they may
+    be many megabytes, and nothing depends on them. Kept jobs stay.
 
-    From the first step on the source takes no new jobs. What runs there is left to its end: call this again
-    until the source is empty. Two must not drain one database at the same time.
+    From the first step on the source accepts no new jobs. Leased and running jobs are not moved: call this
+    again until the source is empty. Two processes must not drain one database at the same time.
 
     Args:
         source: the database to empty.
-        target_of: where a job belongs from now on.
+        target_of: returns the database to which a job moves.
 
     """
     with source.transaction() as run:
@@ -73,8 +73,8 @@ def drain(source: Database, target_of: Callable[[Job], Database]) -> Iterator[in
 
 
 def resume(source: Database, targets: Sequence[Database]) -> int:
-    """Finish what an earlier drain of this source left half done; return how many copies went on."""
-    gone_on = 0
+    """Finish the moves that an earlier drain of this source did not finish; return how many succeeded."""
+    finished = 0
     for target in targets:
         with target.reading() as run:
             notes = [(jobid, msgspec.json.decode(text, type=_Origin)) for jobid, text in run("moves")]
@@ -88,18 +88,18 @@ def resume(source: Database, targets: Sequence[Database]) -> int:
                 )
             }
         _settle(target, mine, left)
-        gone_on += len(left)
-    return gone_on
+        finished += len(left)
+    return finished
 
 
 def stop(source: Database) -> None:
-    """Let a database take jobs again."""
+    """Let a database accept jobs again."""
     with source.transaction() as run:
         run("allow_inserts")
 
 
 def _hold(source: Database, jobs: Sequence[Job]) -> list[Job]:
-    """Lease those of these waiting jobs that are still as they were read."""
+    """Lease the waiting jobs among these that are still as they were read."""
     held = []
     with source.transaction() as run:
         for job in jobs:
@@ -127,7 +127,7 @@ def _move_to(source: Database, target: Database, jobs: Sequence[Job]) -> int:
             (job,) = jobs
             if job.uniqkey is None or target.live(job.funcname, job.uniqkey, exact=False) is None:
                 raise
-            # A job of its key is live there. This one stays where it is.
+            # A job of its key is live there, so this one stays.
             return 0
         return sum(_move_to(source, target, [job]) for job in jobs)
     left = _leave(source, [origin for _, origin in copies])
@@ -136,7 +136,7 @@ def _move_to(source: Database, target: Database, jobs: Sequence[Job]) -> int:
 
 
 def _park(source: Database, target: Database, jobs: Sequence[Job]) -> list[tuple[int, _Origin]]:
-    """Put copies into the target that nobody takes, with their records and where they come from."""
+    """Insert parked rows into the target, with their records and notes of their origin."""
     records = {job.jobid: source.record(job.jobid) for job in jobs}
     copies = []
     with target.transaction() as run:
@@ -166,7 +166,7 @@ def _park(source: Database, target: Database, jobs: Sequence[Job]) -> list[tuple
 
 
 def _leave(source: Database, origins: Sequence[_Origin]) -> set[_Origin]:
-    """Delete the jobs that are still ours to move, and note that they have gone."""
+    """Delete the rows that are still leased for the move, and note that they have left."""
     left = set()
     with source.transaction() as run:
         for origin in origins:
@@ -180,7 +180,7 @@ def _leave(source: Database, origins: Sequence[_Origin]) -> set[_Origin]:
 
 
 def _settle(target: Database, copies: Sequence[tuple[int, _Origin]], left: set[_Origin]) -> None:
-    """Let the copies go on whose jobs have left the source; throw the others away."""
+    """Make the rows waiting whose jobs have left the source; delete the others."""
     with target.transaction() as run:
         for jobid, origin in copies:
             if origin in left:

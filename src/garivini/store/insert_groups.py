@@ -1,4 +1,4 @@
-"""Splits a group of inserts that failed as a whole, so that each caller gets its own answer. Pure."""
+"""Splits a batch of inserts that failed as a whole, so that each caller gets its own answer. Pure."""
 
 from collections.abc import Mapping, Sequence
 from copy import copy

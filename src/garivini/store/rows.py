@@ -1,7 +1,7 @@
-"""Reads rows: each value gets the type of its column, whatever another writer has stored.
+"""Converts the values of rows to the types of their columns, whatever another program has stored.
 
-SQLite accepts any value in any column, MariaDB may keep names in binary columns, and a PostgreSQL of encoding
-SQL_ASCII checks no text. One such row must not stop others.
+SQLite accepts any value in any column, MariaDB may have names in binary columns, and a PostgreSQL of encoding
+SQL_ASCII does not check text. One such row must not stop others.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 
 class Undecodable(str):
-    """Text that is not UTF-8: invalid bytes are shown in hexadecimal."""
+    """Text that is not UTF-8, with its invalid bytes in hexadecimal."""
 
     __slots__ = ("raw",)
 
@@ -80,7 +80,7 @@ class Columns:
 
     def read(self, rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
         """Return the rows with the right types."""
-        # By columns: a look at each row takes twice as long, and nearly always there is nothing to convert.
+        # By columns: checking each row takes twice as long, and nearly always there is nothing to convert.
         for column, (kinds, _) in zip(zip(*rows, strict=True), self._kinds, strict=False):
             if not set(map(type, column)).issubset(kinds):
                 return [self._read(row) for row in rows]

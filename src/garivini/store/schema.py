@@ -1,4 +1,4 @@
-"""The schema: which one this code works with, and how a database gets it. Alembic does the work."""
+"""The schema that this code works with, and its migrations, which Alembic runs."""
 
 import io
 from typing import TYPE_CHECKING, Any, Final
@@ -29,8 +29,8 @@ def migration_sql(dialect: str, *, existing: bool = False, undo: bool = False) -
 
     Args:
         dialect: the kind of database.
-        existing: there is a job table that the original made, which is added to.
-        undo: the SQL that takes it back.
+        existing: whether there is a job table of the original, to which columns are added.
+        undo: whether to return the SQL that removes it.
 
     """
     from alembic import command
@@ -45,7 +45,7 @@ def migration_sql(dialect: str, *, existing: bool = False, undo: bool = False) -
 
 
 def _config(output: io.StringIO | None = None, **attributes: Any) -> "Config":
-    # Imported here and above: a quarter of a second that only upgrades need.
+    # Imported here and above: it takes a quarter of a second, which only upgrades need.
     from alembic.config import Config
 
     config = Config(output_buffer=output)

@@ -1,4 +1,4 @@
-"""Several databases as one queue: which one a job goes to, and which to leave alone for a while."""
+"""Several databases as one queue: which one a job goes to, and which one to avoid for some time."""
 
 import random
 import time
@@ -56,12 +56,12 @@ class Shards:
     def home(self, funcname: str, uniqkey: str, *, without: Collection[int] = ()) -> Database:
         """Return the database of a unique key: rendezvous on the CRC-32 of function and key.
 
-        When a database is added, only the keys that now belong to it move; when one is left out
-        (``without``, ids), only those that were its own.
+        If a database is added, only the keys that now belong to it move; without one (``without``: ids), only
+        its own keys move.
         """
         key = crc32(f"{funcname}\0{uniqkey}".encode())
-        left = [database for database in self if database.dbid not in without]
-        return max(left, key=lambda database: _weight(key, database.dbid))
+        rest = [database for database in self if database.dbid not in without]
+        return max(rest, key=lambda database: _weight(key, database.dbid))
 
     def target(self, job: Job, *, without: Collection[int]) -> Database:
         """Return the database for a job that leaves another: its key's home, or any."""
@@ -72,19 +72,19 @@ class Shards:
     def insert(
         self, jobs: Sequence[NewJob], *, connection: Any = None, into: Insert = _insert
     ) -> list[Inserted]:
-        """Insert jobs, one transaction for each database touched; return one answer each, in order.
+        """Insert jobs, one transaction per database; return one answer each, in order.
 
-        Jobs without a key come last and all together: if one database fails, none of them is stored, so
-        the same jobs may be inserted again. It stops at the first database that fails.
+        Jobs without a key come last and all together: if a database fails, none of them is stored, so that
+        the same jobs can be inserted again. It stops at the first database that fails.
 
         Args:
-            jobs: what to insert.
+            jobs: to insert.
             connection: a caller's own; all jobs go to its database, in its transaction.
             into: called with a database and the jobs for it.
 
         Raises:
             UnreachableError, RefusedError, ConflictError: nothing was inserted in the database that failed;
-                with several databases, others may have taken their part: see ``stored`` and ``failed``.
+                with several databases, others may have stored their part: see ``stored`` and ``failed``.
             OutcomeUnknownError: the connection was lost at the commit.
 
         """
@@ -135,7 +135,7 @@ class Shards:
         return found[0]
 
     def _at_home(self, home: Database, jobs: Sequence[NewJob], into: Insert) -> list[Inserted]:
-        """Insert jobs with unique keys in the database where they belong, or the next if that is drained."""
+        """Insert jobs with unique keys into their home, or the next database if that one is being drained."""
         try:
             return into(home, jobs)
         except RefusedError as error:
@@ -155,7 +155,7 @@ class Shards:
         assert job.uniqkey is not None
         drained = [home.dbid]
         while True:
-            # What is live there has not been moved yet, and no more can come: a trigger sees to that.
+            # A job that is live there has not been moved yet, and a trigger prevents new ones.
             live = self[drained[-1]].live(job.funcname, job.uniqkey)
             if live is not None:
                 return live
@@ -171,7 +171,7 @@ class Shards:
         now = self._clock()
         databases = list(self)
         random.shuffle(databases)
-        # The avoided ones come last: when all have failed, trying one beats refusing.
+        # The avoided ones come last: if all have failed, trying one is better than refusing.
         databases.sort(key=lambda database: self._avoid_until.get(database.dbid, 0.0) > now)
         for database in databases[:-1]:
             try:
@@ -190,7 +190,7 @@ class Shards:
 
 
 def _weight(key: int, dbid: int) -> int:
-    """Mix a CRC with an id. CRCs of related texts differ by a constant, which alone would not be fair."""
+    """Mix a CRC with an id: the CRCs of similar texts differ by a constant, which gives uneven shares."""
     value = (key ^ dbid * 0x9E3779B1) & 0xFFFFFFFF
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
         value = (value ^ value >> shift) * factor & 0xFFFFFFFF

@@ -1,4 +1,4 @@
-"""Checks the values of statements. No I/O."""
+"""Checks the types of the values of statements. No I/O."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -9,9 +9,9 @@ from garivini.errors import UsageError
 _TEXTS: Final = frozenset(
     "funcname uniqkey coalesce arg flag kind error message trace worker body result envelope".split()
 )
-#: Those for which True is not a number: it would be the first job.
+#: Parameters for which True is not a number: it would be the first job.
 _STRICT: Final = frozenset(("jobid", "first", "last", "dbid", "attempt", "after", "limit"))
-#: Those that may be omitted, besides the texts.
+#: Parameters that may be None, besides the texts.
 _OPTIONAL: Final = frozenset(("state", "lease", "deadline", "renews", "max_failures", "retention"))
 _LARGEST: Final = 2**63 - 1
 
@@ -20,7 +20,7 @@ def check_values(values: Mapping[str, Any]) -> None:
     """Make sure that each value of a statement has the type of its parameter, on every database alike.
 
     Raises:
-        UsageError: one has not; the message names it.
+        UsageError: one has another type; the message names it.
 
     """
     for name, value in values.items():
@@ -29,7 +29,7 @@ def check_values(values: Mapping[str, Any]) -> None:
                 wrong = next(item for item in value if type(item) is not int)
                 raise UsageError(f"a job's id is a whole number, not {wrong!r:.100}")
         elif name == "funcnames":
-            continue  # as the database has them
+            continue  # read from the database
         elif name in _TEXTS:
             if value is not None and not isinstance(value, str | bytes):
                 raise UsageError(f"{name} is a text, not {value!r:.100}")
@@ -49,7 +49,7 @@ def check_number(name: str, value: object, *, optional: bool = False, strict: bo
         strict: whether to refuse True and False.
 
     Raises:
-        UsageError: it is not.
+        UsageError: it is not a whole number.
 
     """
     if optional and value is None:

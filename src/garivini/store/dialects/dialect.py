@@ -18,12 +18,12 @@ NO_IDS: Final = (
     "that job and set the counter back"
 )
 SCHEMA_ADVICE: Final = "run `garivini db upgrade`"
-#: Seconds without a word from a server after which it counts as lost, where the URL says nothing else.
+#: Seconds of silence after which a server counts as lost, if the URL gives no other number.
 TIMEOUT: Final = 10.0
-#: Seconds to wait for a lock. Under a sixth of the default lease, and under ``TIMEOUT``.
+#: Seconds to wait for a lock. Less than a sixth of the default lease, and less than ``TIMEOUT``.
 LOCK_TIMEOUT: Final = 5
-#: Seconds after which a server ends a transaction of ours in which nothing happens: a process that was frozen
-#: in one must not hold its rows for ever.
+#: Seconds after which a server ends an idle transaction of ours: a process that is frozen in one must not
+#: keep its rows locked.
 IDLE_TIMEOUT: Final = 10
 #: Seconds for which one upgrade waits for another.
 UPGRADE_TIMEOUT: Final = 60
@@ -33,7 +33,7 @@ def parse_timeout(name: str, given: Any) -> float:
     """Return the seconds that a URL gives for a parameter.
 
     Raises:
-        UsageError: they are none, or a day and more.
+        UsageError: it is not a number of seconds above 0 and below a day.
 
     """
     try:
@@ -48,7 +48,7 @@ def parse_timeout(name: str, given: Any) -> float:
 def unknown_parameter(names: Iterable[str], known: Collection[str], driver: str) -> str:
     """Return the error in the names of a URL's parameters, if any.
 
-    An unknown name is not shown: it may be part of a password that contains an &.
+    The text does not contain the name: it may be part of a password that contains an &.
     """
     for name in names:
         if name not in known:
@@ -59,7 +59,7 @@ def unknown_parameter(names: Iterable[str], known: Collection[str], driver: str)
 
 
 def silent_socket(descriptor: int) -> bool:
-    """Whether nothing has come on an idle connection: the end of it would be something."""
+    """Whether nothing has arrived on an idle connection: its end would arrive as an event."""
     waiting = select.poll()
     waiting.register(descriptor, select.POLLIN)
     return not waiting.poll(0)
@@ -69,17 +69,17 @@ class RunStatement(Protocol):
     """Runs a named statement and returns its rows."""
 
     def __call__(self, name: str, /, rows: Sequence[Mapping[str, Any]] = (), **values: Any) -> Any:
-        """RunStatement it with these values; ``rows`` for the line that repeats."""
+        """Run it with these values; ``rows`` for the line that repeats."""
 
 
 class Dialect:
-    """One kind of database, through one driver. Stateless but for what a connection has told it."""
+    """One kind of database, through one driver. Its only state is what it has read from a server."""
 
     #: SQLAlchemy's name, and that of the file of statements.
     name: ClassVar[str]
-    #: What the driver puts for a value.
+    #: The driver's placeholder for a value.
     placeholder: ClassVar[str]
-    #: Starts a transaction in which a row that has been read for an update stays as it is.
+    #: Starts a transaction in which no other one changes a row that has been read for an update.
     begin: ClassVar[str]
     #: Whether a transaction locks rows, and not the whole database.
     locks_rows: ClassVar[bool] = True
@@ -93,11 +93,11 @@ class Dialect:
     folding: bool = False
     #: Bytes of arguments that fit one statement; known once a server has been met.
     statement_bytes: int = sys.maxsize
-    #: The setting of the server that says so.
+    #: The setting of the server that limits them.
     statement_setting: ClassVar[str] = ""
 
     def engine(self, url: URL) -> tuple[URL, dict[str, Any]]:
-        """Return the URL with the driver to use, and what the driver's ``connect`` takes beside it.
+        """Return the URL with the driver to use, and what the driver's ``connect`` takes besides.
 
         Raises:
             UsageError: the URL cannot be used.
@@ -129,15 +129,15 @@ class Dialect:
         """Change how an engine of ours connects."""
 
     def prepare(self, connection: Any) -> None:
-        """Set a connection of ours up, once: autocommit, and what its session needs."""
+        """Set up a new connection of ours: autocommit, and the settings of its session."""
         raise NotImplementedError
 
     def borrow(self, connection: Any) -> Any:
-        """Switch a caller's connection to autocommit; return what ``give_back`` needs."""
+        """Switch a caller's connection to autocommit; return its settings for ``give_back``."""
         raise NotImplementedError
 
     def give_back(self, connection: Any, before: Any) -> None:
-        """Switch it back."""
+        """Give a caller's connection its settings back."""
         raise NotImplementedError
 
     def cursor(self, connection: Any) -> Any:
@@ -149,13 +149,13 @@ class Dialect:
         cursor.execute(self.begin)
 
     def shorten_lock_wait(self, cursor: Any) -> Any:
-        """Let the current transaction not wait for locks, or as briefly as possible.
+        """Let the current transaction not wait for locks, or as briefly as the server allows.
 
-        Returns what ``restore_lock_wait`` needs.
+        Returns the setting for ``restore_lock_wait``.
         """
 
     def restore_lock_wait(self, cursor: Any, before: Any) -> None:
-        """Let the session wait for locks again."""
+        """Let the session wait for locks as before."""
 
     @contextmanager
     def carrying(self, cursor: Any, texts: Collection[str]) -> Iterator[None]:
@@ -191,9 +191,9 @@ class Dialect:
     def insert_keyed(
         self, run: RunStatement, rows: Sequence[dict[str, Any]]
     ) -> list[tuple[int, int, str, str]]:
-        """Insert rows with a unique key where there is no live job of that key.
+        """Insert rows whose unique key has no live job.
 
-        Returns id, time, function and key of those that are new. No error but that conflict is passed over.
+        Returns id, time, function and key of the new rows. No error but that conflict is ignored.
         """
         return list(run("insert_keyed", rows=rows))
 
@@ -212,15 +212,15 @@ class Dialect:
         return list(run("lanes"))
 
     def before_upgrade(self, connection: Any) -> None:
-        """Set up what stays with the database, outside a transaction."""
+        """Make the settings that stay with the database, outside a transaction."""
 
     def begin_upgrade(self, connection: Connection) -> None:
-        """Start the transaction of an upgrade, and wait until no other is under way."""
-        # SQLite's driver starts none of its own: half a schema could be left, or two make one.
+        """Start the transaction of an upgrade, and wait until no other upgrade is running."""
+        # SQLite's driver starts none by itself: half a schema could remain, or two processes create one.
         connection.exec_driver_sql(self.begin)
 
     def silent(self, error: Exception) -> bool:
-        """Whether an error says that the server did not answer in time, as it would not elsewhere."""
+        """Whether an error means that the server did not answer in time, as on any other connection."""
         return False
 
     def translate(self, error: Exception, where: str, *, committing: bool) -> GariviniError:
@@ -228,8 +228,8 @@ class Dialect:
 
         Args:
             error: what the driver raised.
-            where: names the database.
-            committing: whether it was raised by COMMIT, so that a lost connection leaves the outcome open.
+            where: names the database in the message.
+            committing: whether COMMIT raised it, so that a lost connection leaves the outcome open.
 
         """
         raise NotImplementedError

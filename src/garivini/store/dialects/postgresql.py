@@ -32,9 +32,9 @@ from garivini.store.dialects.dialect import (
 #: Names the lock of an upgrade: "garivini" in hexadecimal.
 _UPGRADE_LOCK: Final = 0x676172_6976696E69
 
-#: What our sessions start with; what the URL says comes later and wins. The planner is kept to the indexes:
-#: a bitmap would lock the rows of a list of ids in the order of the table, others go by the ids; and its
-#: statistics of a queue, which decide whether a table is read as a whole, are always out of date.
+#: Settings of our sessions; those in the URL override them. The planner must use the order of the index: a
+#: bitmap scan would lock the rows of a list of ids in the order of the table, while other sessions lock them
+#: by id. And the statistics of a queue, by which it would choose a scan of the table, are always out of date.
 _OPTIONS: Final = (
     r"default_transaction_isolation=read\ committed",
     f"lock_timeout={LOCK_TIMEOUT}s",
@@ -44,7 +44,7 @@ _OPTIONS: Final = (
     "jit=off",
 )
 
-#: What a server says that lets nobody in (there is no code with it), and what to do.
+#: Messages with which a server refuses a connection, without a code, and our advice.
 _NOT_LET_IN: Final = (
     ("password authentication failed", "check user and password"),
     ("no password supplied", "put the password into the URL"),
@@ -69,7 +69,7 @@ _INVALID: Final = re.compile(r"invalid \w+ value: |bad value for |invalid intege
 
 _POOLER: Final = "behind a pooler in transaction mode, put prepare_threshold=none into the URL"
 
-#: By code: what it is here, and what to say. Codes: postgresql.org, "PostgreSQL Error Codes".
+#: By code: our error and its text. Codes: postgresql.org, "PostgreSQL Error Codes".
 _ERRORS: Final[dict[str, tuple[type[GariviniError], str]]] = {
     # A statement that was prepared in one session of the server is unknown in the next that PgBouncer picks.
     "26000": (RefusedError, f"refused: {_POOLER}"),
@@ -91,7 +91,7 @@ _ERRORS: Final[dict[str, tuple[type[GariviniError], str]]] = {
     "55P03": (ConflictError, "was locked for too long by another transaction"),
     "57014": (ConflictError, "ended a statement that took too long"),
 }
-#: Where the other side has gone on, and the same call may be made again at once.
+#: Errors after which the other transaction has finished, so that the same call can be repeated immediately.
 _TRANSIENT: Final = ("40001", "40P01")
 
 
@@ -101,14 +101,14 @@ class PostgreSQL(Dialect):
     name = "postgresql"
     placeholder = "%s"
     packages: ClassVar[Mapping[str, str]] = {"psycopg": "'garivini[postgresql]'"}
-    # At a higher level a claim would fail where another took the row, instead of passing over it.
+    # At a higher level a claim would fail if another one has the row, instead of skipping it.
     begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
     def begin_transaction(self, cursor: Any) -> None:
         if self.lock_timeout is None:
             cursor.execute(self.begin)
         else:
-            # In one round trip. Settings of the session get lost behind a pooler, and a caller's has others.
+            # In one round trip. A pooler loses the settings of a session, and a caller's session has others.
             begin = f"{self.begin}; SET LOCAL lock_timeout = {round(self.lock_timeout * 1000)}"
             cursor.execute(begin)
 
@@ -155,7 +155,7 @@ class PostgreSQL(Dialect):
             return Connection.connect(*arguments, **named)
 
     def prepare(self, connection: Any) -> None:
-        # "off" acknowledges what a crash of the server loses. What is stricter than "on" stays.
+        # "off" acknowledges commits that a crash of the server loses. A stricter setting than "on" stays.
         connection.execute(
             "SELECT set_config('synchronous_commit', 'on', false)"
             " WHERE current_setting('synchronous_commit') = 'off'"
@@ -191,7 +191,7 @@ class PostgreSQL(Dialect):
         if hasattr(cursor, "row_factory"):
             from psycopg.rows import tuple_row
 
-            cursor.row_factory = tuple_row  # the caller's own may make mappings
+            cursor.row_factory = tuple_row  # the caller's own may return mappings
         info = getattr(connection, "info", None)
         if info is not None and info.parameter_status("server_encoding") == _UNCHECKED:
             from garivini.store.dialects.psycopg_connection import read_any_text
@@ -221,11 +221,11 @@ class PostgreSQL(Dialect):
         super().begin_upgrade(connection)
         driver: Any = connection.connection.driver_connection
         if hasattr(driver, "read_timeout"):
-            driver.read_timeout = None  # an index takes as long as it takes
+            driver.read_timeout = None  # creating an index may take hours
         wait = "SELECT set_config('lock_timeout', %s, true)"
         connection.exec_driver_sql(wait, (f"{UPGRADE_TIMEOUT}s",))
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (_UPGRADE_LOCK,))
-        # Who waits for a table makes all others wait behind.
+        # A session waiting for a table lock makes every later one queue up behind it.
         connection.exec_driver_sql(wait, (f"{LOCK_TIMEOUT}s",))
 
     def silent(self, error: Exception) -> bool:
@@ -243,7 +243,7 @@ class PostgreSQL(Dialect):
             found = kind(f"{where} {text} ({words})")
             found.transient = code in _TRANSIENT
             return found
-        # 22: data exceptions. psycopg finds some before they are sent: no code then.
+        # 22: data exceptions. psycopg finds some before it sends them; these have no code.
         if code.startswith("22") or (not code and "DataError" in _kinds(error)):
             return UsageError(f"{where} does not take a value: {words}")
         return RefusedError(f"{where} refused: {words}")
@@ -251,7 +251,7 @@ class PostgreSQL(Dialect):
 
 @lru_cache(1024)
 def _quoted(text: str) -> str:
-    """Return a text as an item of an array. The same few names come again and again."""
+    """Return a text as an item of an array. Most are the same few names."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
@@ -289,7 +289,7 @@ def _kinds(error: Exception) -> set[str]:
 
 
 def _threshold(given: Any) -> int | None:
-    """After how many runs a statement is prepared."""
+    """Return after how many runs a statement is prepared, None for never."""
     if given == "none":
         return None
     if isinstance(given, str) and given.isascii() and given.isdigit() and len(given) < 10:

@@ -1,4 +1,4 @@
-"""A connection of psycopg's that does not wait for ever. Imported only where PostgreSQL is used."""
+"""A connection of psycopg's with a limit for each answer. Imported only if PostgreSQL is used."""
 
 import select
 from collections.abc import Generator
@@ -14,7 +14,7 @@ from garivini.store.rows import decode
 
 _R = TypeVar("_R")
 
-#: What to ask the kernel for, and what its answer means, by psycopg's numbers.
+#: The events to poll for, by psycopg's names, and psycopg's names of the events that have come.
 _ASKED: Final = {
     Wait.R: select.POLLIN,
     Wait.W: select.POLLOUT,
@@ -38,13 +38,13 @@ def read_any_text(cursor: Any) -> None:
 
 
 class NoAnswer(psycopg.OperationalError):
-    """The server has not said a word for too long. The connection is closed."""
+    """The server has sent nothing for too long. The connection is closed."""
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
-    """Closes itself where the server is silent for longer than ``read_timeout`` seconds.
+    """Closes itself if the server is silent for longer than ``read_timeout`` seconds.
 
-    libpq has no such limit, and those of TCP do not see a server that is frozen: its kernel answers for it.
+    libpq has no such limit, and those of TCP do not detect a frozen server: its kernel answers for it.
     """
 
     read_timeout: float | None = None
@@ -57,7 +57,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         return connection
 
     def wait(self, gen: Generator[Any, Any, _R], *_: Any, **__: Any) -> _R:
-        """Run one of psycopg's generators, which yields what to wait for and is sent what has come."""
+        """Run one of psycopg's generators, which yields events to wait for and is sent those that come."""
         limit = None if self.read_timeout is None else self.read_timeout * 1000
         poll = select.poll()
         try:
@@ -66,12 +66,12 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
                 poll.register(self.pgconn.socket, _ASKED[asked])
                 if not (found := poll.poll(limit)):
                     raise NoAnswer(f"no answer for {self.read_timeout:g} s")
-                # An error or the end of the connection is found by trying.
+                # psycopg finds an error or the end of the connection by trying.
                 asked = gen.send(_READY.get(found[0][1], Ready.RW))
         except StopIteration as end:
             result: _R = end.value
             return result
         except (NoAnswer, KeyboardInterrupt, SystemExit):
             gen.close()
-            self.close()  # what comes now would be taken for the answer to the next statement
+            self.close()  # a late answer would count as that of the next statement
             raise

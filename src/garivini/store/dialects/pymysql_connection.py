@@ -1,18 +1,19 @@
-"""A connection of PyMySQL's that is quick to write values. Imported only where it is used."""
+"""A connection of PyMySQL's that writes values faster. Imported only if it is used."""
 
 from typing import Any, Final
 
 from pymysql import connections
 
-#: Texts whose form in a statement is remembered, at most, and their characters.
+#: Maximum number of texts whose form in a statement is remembered.
 _TEXTS: Final = 1024
+#: Maximum characters of such a text.
 _LONGEST: Final = 64
 
 
 class Connection(connections.Connection):
     """Writes values into a statement as PyMySQL does, in fewer calls.
 
-    Most are whole numbers, lists of ids above all, arguments of jobs, and the same few names again and again.
+    Most are whole numbers, above all ids, arguments of jobs, and the same few names.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -20,7 +21,7 @@ class Connection(connections.Connection):
         super().__init__(*arguments, **named)
 
     def escape(self, obj: Any, mapping: Any = None) -> Any:
-        """Return a value as it stands in a statement."""
+        """Return a value in the form that a statement has."""
         kind = type(obj)
         if kind is int:
             return str(obj)
@@ -31,7 +32,7 @@ class Connection(connections.Connection):
         written = self._plain.get(obj) if kind is str else None
         if written is None:
             written = super().escape(obj, mapping)
-            # What needs no escape is written alike in each sql_mode.
+            # A text that needs no escape has the same form in each sql_mode.
             if kind is str and len(obj) <= _LONGEST and written == f"'{obj}'":
                 if len(self._plain) == _TEXTS:
                     self._plain.clear()

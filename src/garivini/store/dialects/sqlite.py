@@ -38,11 +38,11 @@ class SQLite(Dialect):
     name = "sqlite"
     placeholder = "?"
     # IMMEDIATE takes the write lock at once. A transaction that reads first and writes later can fail with
-    # SQLITE_BUSY in the middle, where waiting does not help.
+    # SQLITE_BUSY in between, and waiting does not help then.
     begin = "BEGIN IMMEDIATE"
     locks_rows = False
-    # A child process inherits the belief that the parent's locks are its own, and from then on shares the
-    # file without any: its commits are lost when the parent closes. Idle connections are closed before.
+    # A child process inherits the state of the parent's locks without the locks, and uses the file without
+    # them: its commits are lost when the parent closes. So idle connections are closed before a fork.
     close_before_fork = True
     #: Seconds to wait for another writer.
     busy_timeout: Final = 5.0
@@ -94,7 +94,7 @@ class SQLite(Dialect):
     def hook(self, engine: Engine) -> None:
         @event.listens_for(engine, "do_connect")
         def connect(_: object, __: object, arguments: list[Any], named: dict[str, Any]) -> sqlite3.Connection:
-            # Without a mode SQLite creates a missing file, also for a mistyped name.
+            # Without a mode SQLite creates a missing file, even for a mistyped name.
             (name,) = arguments
             if not named.get("uri"):
                 name = f"file:{quote(name)}?mode=rw"
@@ -104,7 +104,7 @@ class SQLite(Dialect):
             return connection
 
     def prepare(self, connection: Any) -> None:
-        # FULL is the default of most builds, not of all; with WAL it is one sync a commit.
+        # FULL is the default of most builds, not of all; with WAL it is one sync per commit.
         connection.execute("PRAGMA synchronous = FULL")
         connection.text_factory = decode
 
@@ -119,7 +119,7 @@ class SQLite(Dialect):
     def cursor(self, connection: Any) -> Any:
         cursor = connection.cursor()
         if isinstance(cursor, sqlite3.Cursor):
-            cursor.row_factory = None  # the caller's own may make mappings
+            cursor.row_factory = None  # the caller's own may return mappings
         return cursor
 
     def in_transaction(self, connection: Any) -> bool:

@@ -1,16 +1,15 @@
--- Statements for PostgreSQL 13 and newer. `store/sql_files.py` says how this file is read.
+-- Statements for PostgreSQL 13 and newer. `store/sql_files.py` describes the form of this file.
 --
--- The clock is clock_timestamp(): now() would be the start of the transaction. It stands in a subquery wherever
--- it bounds a search, for a volatile function there would be asked again for each row, and no index would be
--- entered by it. Whole seconds; a lease ends at now + lease + 1 because they round down. 2147483647 is "never";
--- it is left out of every claim, so that a row parked by the original's clients does not start in 2038. Later
--- times are times like any other. Each value has its type, so that one too large for its column is an error and
--- does not keep the index from being used.
+-- The clock is clock_timestamp(): now() would be the start of the transaction. It is in a subquery wherever it bounds a
+-- search, because a volatile function would be called again for each row and could not be the bound of an index scan.
+-- Whole seconds; a lease ends at now + lease + 1 because they round down. 2147483647 is "never". Claims exclude it, so
+-- that a row parked by the original's clients does not start in 2038. Later times are ordinary times. Each value has
+-- its type, so that a value too large for its column is an error and does not prevent the use of the index.
 --
 -- A lease ends at `run_after`, and `lease_end` repeats it. Both use one reading of the clock, because it advances
 -- within a statement. Other programs put a leased row off by `run_after` alone: if the two differ, nobody holds the
 -- row, and it waits until `run_after`. A time before `since` only ends the lease. `lease_end` is 0 if the row was
--- leased by a version without that column. A delay is counted from the next whole second: it is never short.
+-- leased by a version without that column. A delay counts from the next whole second, so it is never too short.
 
 -- name: clock () -> one
 -- The unix time with its fraction.
@@ -21,24 +20,24 @@ SELECT extract(epoch FROM clock_timestamp())::float8
 SELECT version_num FROM garivini_version
 
 -- name: dbid () -> rows
--- The id that this database was given.
+-- The id of this database.
 SELECT dbid FROM garivini_database
 
 -- name: set_dbid (dbid) -> none
--- Given once, by the first who comes. There is room for one row.
+-- Stored once, by the first process that comes. The table holds one row.
 INSERT INTO garivini_database (dbid) VALUES (:dbid::bigint) ON CONFLICT (one) DO NOTHING
 
 -- name: ids_left () -> one
--- How many ids are left for new jobs: the server has an error of its own for that.
+-- The number of ids that are left for new jobs: not needed, the server has an error of its own for that.
 SELECT 1
 
 -- name: folds () -> one
--- Whether the table treats names that differ in their bytes as equal: never here.
+-- Whether the table treats names as equal that differ in their bytes: never here.
 SELECT 0
 
 -- name: insert (funcname, coalesce, arg, flag, priority, delay, taken) -> rows
--- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them. Taken (1): with the
--- first attempt's lease, which ends after the delay; not taken (0): waiting until then.
+-- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them. Taken is 1: leased for the
+-- first attempt, until the delay is over; 0: waiting until then.
 INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 SELECT n.funcname, n."coalesce", n.arg, n.flag, n.priority,
        CASE WHEN n.taken = 1 OR n.delay = 0 THEN t.now ELSE t.next END + n.delay, t.now, n.taken, n.taken,
@@ -52,7 +51,7 @@ SELECT n.funcname, n."coalesce", n.arg, n.flag, n.priority,
 RETURNING jobid, created
 
 -- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, delay, taken) -> rows
--- Jobs with a unique key. Only that conflict is passed over; what is returned is new.
+-- Jobs with a unique key. Only a conflict of that key is ignored; the rows returned are new.
 INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 SELECT n.funcname, n.uniqkey, n."coalesce", n.arg, n.flag, n.priority,
        CASE WHEN n.taken = 1 OR n.delay = 0 THEN t.now ELSE t.next END + n.delay, t.now, n.taken, n.taken,
@@ -78,9 +77,9 @@ SELECT jobid, CASE WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) A
   FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: lanes () -> rows
--- Every lane that holds a job in a state below dead, when its head is due, and the time now with its
--- fraction. A loose scan: one dive for each function and twelve for its lanes (a second for each that is empty
--- from 2038 on), whatever the backlog and without statistics.
+-- All lanes that hold a job in a state below dead, when their first job is due, and the time now with its fraction. A
+-- loose scan: one dive per function and twelve for its lanes (a second one per empty lane from 2038 on), whatever the
+-- backlog and without statistics.
 WITH RECURSIVE
   func (name) AS (
     (SELECT funcname FROM job ORDER BY funcname LIMIT 1)
@@ -110,8 +109,8 @@ SELECT lane.funcname, lane.state, lane.priority, lane.due, clock.now FROM lane, 
  ORDER BY lane.priority, lane.due
 
 -- name: due (funcname, priority, limit, small) -> rows
--- The head of one lane: what a claim may take, with the arguments, but for those of more than so many bytes
--- (NULL), and the time now. What another claims meanwhile is passed over, not waited for.
+-- The first jobs of a lane that a claim may take, with their arguments, or NULL for an argument of more than `small`
+-- bytes, and the time now. Rows that another claim has locked are skipped.
 SELECT jobid, run_after, CASE WHEN octet_length(arg) > :small::bigint THEN NULL ELSE coalesce(arg, '') END, uniqkey,
        "coalesce", flag, failcount, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
   FROM job
@@ -121,11 +120,11 @@ SELECT jobid, run_after, CASE WHEN octet_length(arg) > :small::bigint THEN NULL 
    FOR UPDATE SKIP LOCKED
 
 -- name: named (funcname, limit) -> rows
--- Jobs whose function has this name, given as bytes, to be parked: it is no text.
+-- Jobs whose function has this name, given as bytes, to be parked: it is not text.
 SELECT jobid FROM job WHERE funcname = convert_from(:funcname::bytea, 'SQL_ASCII') AND state < 4 LIMIT :limit::bigint
 
 -- name: sizes (jobids) -> rows
--- Bytes of these arguments.
+-- The bytes of these arguments.
 SELECT jobid, octet_length(arg) FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: args (jobids) -> rows
@@ -133,14 +132,14 @@ SELECT jobid, octet_length(arg) FROM job WHERE jobid = ANY (:@jobids::bigint[])
 SELECT jobid, arg FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: claim (jobids, now, lease_end) -> none
--- The claim's write, in the transaction that read them as due, with the time of then.
+-- The write of a claim, in the transaction that read the rows as due, with the time of that read.
 UPDATE job SET attempt = attempt + 1, state = 1, since = :now::bigint, run_after = :lease_end::bigint,
        lease_end = :lease_end::bigint
  WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: expired (funcname, state, priority, limit) -> rows
--- Leases that ran out, of one lane, and whether another program has put the row off. Rows locked by another transaction
--- are skipped.
+-- Expired leases of a lane, and whether another program has put the row off. Rows locked by another transaction are
+-- skipped.
 SELECT jobid, attempt, flag, crashes, since, floor(extract(epoch FROM clock_timestamp()))::bigint - since,
        lease_end NOT IN (0, run_after) AND run_after >= since,
        funcname
@@ -157,8 +156,8 @@ UPDATE job SET state = 0, lease_end = 0
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
 
 -- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
--- A lease that ran out goes on. Only where nothing has changed since it was read; queued: a server has it
--- waiting, so the time without a start counts from now.
+-- Extends an expired lease, if nothing has changed since it was read. Queued: a server has the job in its queue, so the
+-- time without a start counts from now.
 UPDATE job
    SET state = :new_state::smallint,
        (run_after, lease_end) =
@@ -168,7 +167,7 @@ UPDATE job
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: reclaim (jobid, attempt, state, lease, crashed) -> rows
--- A lease that ran out for good: the claim's write with the next attempt.
+-- The write of a claim for the next attempt, after a lease has expired for good.
 UPDATE job
    SET attempt = attempt + 1, state = 1, since = floor(extract(epoch FROM clock_timestamp()))::bigint,
        crashes = crashes + :crashed::boolean::integer,
@@ -180,12 +179,12 @@ RETURNING jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount,
           since, crashes, created, runs
 
 -- name: release (jobid, attempt, run_after) -> none
--- A claim that was not sent: waiting again at its old time.
+-- Makes a claimed job that was not submitted waiting again, due when it was before.
 UPDATE job SET state = 0, run_after = :run_after::bigint, lease_end = 0
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = 1 AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: end_early (jobids, attempt, lease) -> none
--- The lease of what may have got lost on the way ends now, unless somebody has prolonged it meanwhile.
+-- Ends now the lease of a job that may not have reached a server, unless it has been renewed meanwhile.
 UPDATE job SET (run_after, lease_end) =
        (SELECT lease.ends, lease.ends FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint + 0 AS ends) AS lease)
  WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state = 1
@@ -199,70 +198,70 @@ UPDATE job SET state = 2, (run_after, lease_end) =
    AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: mine (jobids, attempt) -> rows
--- Which of these this attempt holds. Decides after a renewal: a count of changed rows means other things
--- on other databases.
+-- The jobs among these that this attempt holds. This decides after a renewal: a count of changed rows differs in
+-- meaning between databases.
 SELECT jobid FROM job
  WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
    AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: present (jobids) -> rows
--- Which of these are there, locked by the transaction.
+-- The jobs among these that exist, locked by the transaction.
 SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE
 
 -- name: lockable (jobids) -> rows
--- Locks those of these rows that no other transaction has locked, and returns them.
+-- Locks the rows among these that no other transaction has locked, and returns them.
 SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE SKIP LOCKED
 
 -- name: known (jobids) -> rows
--- Those of these rows that exist, locked or not.
+-- The rows among these that exist, locked or not.
 SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: complete (jobids) -> count
--- Success. By id alone: finished work is finished, whoever did it.
+-- Success. By id alone: finished work is finished, whichever attempt did it.
 DELETE FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: complete_one (jobid) -> count
--- The same for one that this transaction has locked.
+-- The same for one row that this transaction has locked.
 DELETE FROM job WHERE jobid = :jobid::bigint
 
 -- name: complete_range (first, last) -> count
--- The same for ids without a gap between them: a fifth less of the server's work than to look for each.
+-- The same for consecutive ids: a fifth less of the server's work than a lookup per id.
 DELETE FROM job WHERE jobid BETWEEN :first AND :last
 
 -- name: any_records (first, last) -> rows
--- Whether any job from the first id to the last has a record of failures, or reports. Mostly none has, which costs
--- less to see than to look for each id. Asked after they are deleted: what was written while that waited for a job is
--- there by now, and no more can come.
+-- Whether any job from the first id to the last has records. Usually none has, and one range scan costs less than a
+-- lookup per id. It runs after the jobs are deleted: records that were written while the DELETE waited for a row exist
+-- by now, and no more can be added.
 SELECT EXISTS (SELECT 1 FROM failure WHERE jobid BETWEEN :first AND :last)
     OR EXISTS (SELECT 1 FROM report WHERE jobid BETWEEN :first AND :last)
 
 -- name: with_records (jobids) -> rows
--- Which of these have a record of failures, or reports. Asked after they are deleted, as above.
+-- The jobs among these that have records: rows of `failure` or `report`. It runs after the jobs are deleted, as above.
 SELECT jobid FROM failure WHERE jobid = ANY (:@jobids::bigint[])
 UNION SELECT jobid FROM report WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: forget_failures (jobids) -> none
--- The record of a job that is gone.
+-- Deletes the failure records of jobs that are deleted.
 DELETE FROM failure WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: forget_reports (jobids) -> none
--- What a job said that is gone.
+-- Deletes the reports of jobs that are deleted.
 DELETE FROM report WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: held (jobids, attempt) -> rows
--- Which of these this attempt holds, locked by its transaction.
+-- The jobs among these that this attempt holds, locked by its transaction.
 SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
    FOR UPDATE
 
 -- name: set_status (jobid, attempt, body) -> none
--- How far an attempt has come: one row, written over.
+-- The progress of an attempt: one row, which is overwritten.
 INSERT INTO report (jobid, attempt, number, kind, reported_at, body)
 VALUES (:jobid::bigint, :attempt::bigint, 0, 'status',
         floor(extract(epoch FROM clock_timestamp()))::bigint, :body::bytea)
 ON CONFLICT (jobid, attempt, number) DO UPDATE SET reported_at = excluded.reported_at, body = excluded.body
 
 -- name: add_line (jobid, attempt, kind, body, limit) -> none
--- What an attempt said, after what it said before; nothing where there are so many lines already.
+-- Adds a line to the report of an attempt, unless it has `limit` lines already.
 INSERT INTO report (jobid, attempt, number, kind, reported_at, body)
 SELECT :jobid::bigint, :attempt::bigint, last + 1, :kind::text,
        floor(extract(epoch FROM clock_timestamp()))::bigint, :body::bytea
@@ -271,11 +270,11 @@ SELECT :jobid::bigint, :attempt::bigint, last + 1, :kind::text,
  WHERE last < :limit::integer
 
 -- name: reports (jobid) -> rows
--- What a job said, oldest attempt first.
+-- The reports of a job, oldest attempt first.
 SELECT attempt, kind, reported_at, body FROM report WHERE jobid = :jobid::bigint ORDER BY attempt, number
 
 -- name: keep (jobid, attempt, worker, result, retention) -> none
--- A finished job that is kept, in the transaction that deletes its row. An id is given once.
+-- Keeps a job that succeeded, in the transaction that deletes its row. An id is used once.
 INSERT INTO finished (jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result)
 SELECT jobid, funcname, uniqkey, :attempt::bigint, failcount, created,
        floor(extract(epoch FROM clock_timestamp()))::bigint,
@@ -284,21 +283,21 @@ SELECT jobid, funcname, uniqkey, :attempt::bigint, failcount, created,
 ON CONFLICT (jobid) DO NOTHING
 
 -- name: finished (jobid) -> rows
--- A finished job that is kept.
+-- A kept job.
 SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result
   FROM finished WHERE jobid = :jobid::bigint
 
 -- name: outlived (limit) -> rows
--- Finished jobs that have been kept for long enough.
+-- Kept jobs whose retention is over.
 SELECT jobid FROM finished WHERE expires <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
  ORDER BY expires LIMIT :limit::bigint
 
 -- name: forget_finished (jobids) -> none
--- Finished jobs that are kept no more.
+-- Deletes kept jobs.
 DELETE FROM finished WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: standing (jobids) -> rows
--- The row before a failure or a new time, locked by the transaction; last, whether its attempt holds it.
+-- The row before a setback, locked by the transaction; the last column is whether its attempt holds it.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM function WHERE function.funcname = job.funcname),
        state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
@@ -306,7 +305,7 @@ SELECT jobid, attempt, state, failcount, crashes,
   FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE OF job
 
 -- name: put_back (jobid, attempt, state, failcount, delay) -> none
--- The end of an attempt without success: waiting for so many seconds.
+-- The end of an attempt without success: the job waits for this many seconds.
 UPDATE job SET state = 0, failcount = :failcount::smallint, lease_end = 0,
        run_after = :delay::bigint +
          CASE WHEN :delay::bigint = 0 THEN floor(extract(epoch FROM clock_timestamp()))
@@ -314,14 +313,14 @@ UPDATE job SET state = 0, failcount = :failcount::smallint, lease_end = 0,
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
 
 -- name: put_at (jobid, attempt, state, failcount, run_after) -> none
--- The same, at a unix time; also with "never", where the new state is dead.
+-- The same until a unix time. If that is "never", the new state is dead.
 UPDATE job SET state = CASE WHEN :run_after::bigint = 2147483647 THEN 4 ELSE 0 END,
        failcount = :failcount::smallint, run_after = :run_after::bigint, lease_end = 0
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
 
 -- name: record_failure (jobid, attempt, kind, error, message, trace, worker) -> none
--- An attempt ends once, and a repeated report does not reach this. A report without an attempt, or the death of a
--- process, may be recorded twice for one attempt: the newest is kept.
+-- Records a setback. An attempt ends once, and a repeated report does not reach this. A report without an attempt, or
+-- the death of a process, may be recorded twice for one attempt: the newest is kept.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 VALUES (:jobid::bigint, :attempt::bigint, floor(extract(epoch FROM clock_timestamp()))::bigint, :kind::text,
         :error::text, :message::text, :trace::text, :worker::text)
@@ -330,26 +329,26 @@ ON CONFLICT (jobid, attempt, kind) DO UPDATE
        worker = excluded.worker
 
 -- name: record_keys (jobid) -> rows
--- The record of a job without its texts, except the number in the row that counts omitted ones.
+-- The failure records of a job without their texts, except the number in the row that counts omitted ones.
 SELECT attempt, kind, CASE WHEN kind = 'omitted' THEN message END FROM failure WHERE jobid = :jobid::bigint ORDER BY attempt, kind
 
 -- name: omit_failures (jobid, after, before) -> count
--- Deletes the rows between two attempts from the record of a job.
+-- Deletes the failure records of a job between two attempts.
 DELETE FROM failure WHERE jobid = :jobid::bigint AND attempt > :after::bigint AND attempt < :before::bigint
 
 -- name: count_run (jobid, attempt) -> rows
--- Counts a start, which has read `job.run`.
+-- Counts a start whose function has read `job.run`.
 UPDATE job SET runs = runs + 1
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state IN (1, 2, 3)
    AND (lease_end IN (0, run_after) OR run_after < since)
 RETURNING runs
 
 -- name: recorded (jobid, attempt) -> rows
--- Whether this attempt has reported its end already; the death of a process is not the attempt's.
+-- Whether this attempt has reported its end already. The death of a process is not the attempt's own report.
 SELECT kind FROM failure WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND kind NOT IN ('crashed', 'omitted')
 
 -- name: failures (jobid) -> rows
--- The record of a job, oldest first.
+-- The failure records of a job, oldest first.
 SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure
  WHERE jobid = :jobid::bigint ORDER BY attempt, kind
 
@@ -373,7 +372,7 @@ SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, at
  ORDER BY jobid LIMIT :limit::bigint
 
 -- name: retry (jobid) -> none
--- A person wants it to run now, with its failures forgiven. What is under way is left alone.
+-- An operator makes a job due now, with its failures forgiven. A leased or running job is not touched.
 UPDATE job SET state = 0, failcount = 0, crashes = 0, lease_end = 0,
        run_after = floor(extract(epoch FROM clock_timestamp()))::bigint
  WHERE jobid = :jobid::bigint
@@ -401,14 +400,14 @@ SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_
   FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint AS now) AS t
 
 -- name: facts () -> rows
--- Settings of the database that decide whether a job can be lost, and whether claims go on costing the same.
+-- Settings of the database that decide whether a job can be lost, and whether the cost of claims stays the same.
 SELECT name, setting FROM pg_catalog.pg_settings
  WHERE name IN ('autovacuum', 'fsync', 'full_page_writes', 'transaction_read_only')
 UNION ALL SELECT 'version', current_setting('server_version')
 UNION ALL SELECT 'in_recovery', pg_is_in_recovery()::text
 
 -- name: functions () -> rows
--- What is set for each function.
+-- The settings of all functions.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention FROM function ORDER BY funcname
 
 -- name: set_function (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
@@ -440,7 +439,8 @@ ON CONFLICT (funcname) DO UPDATE
 SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND state IN (0, 1) AND run_after <> 2147483647 FOR UPDATE
 
 -- name: adopt (jobids, lease) -> rows
--- Starts such copies: the original's QueueRunner leases by run_after alone. Their arguments are not read.
+-- Gives an attempt to such copies: the original's QueueRunner leases by `run_after` alone. Their arguments are not
+-- read.
 UPDATE job
    SET attempt = attempt + 1, state = 2, since = floor(extract(epoch FROM clock_timestamp()))::bigint,
        (run_after, lease_end) =
@@ -450,12 +450,12 @@ RETURNING jobid, funcname, NULL, uniqkey, "coalesce", run_after, flag, failcount
           since, crashes, created, runs
 
 -- name: unset_function (funcname) -> none
--- Back to the defaults.
+-- Deletes the settings of a function, so that the defaults apply.
 DELETE FROM function WHERE funcname = :funcname::text
 
 -- name: dispatched (funcname, priority, age, since, after, limit) -> rows
--- Jobs handed to Gearman and not yet heard of, of one lane, whose lease is going on; the youngest left out,
--- for their submit may be on its way. Read in pages by the end of the lease.
+-- Leased jobs of a lane that no worker has started and whose leases have not expired. The youngest are omitted, because
+-- they may not have been submitted yet. Read in pages by the end of the lease.
 SELECT jobid, attempt, run_after FROM job
  WHERE funcname = :funcname::text AND state = 1 AND priority = :priority::smallint
    AND run_after > (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after >= :after::bigint
@@ -473,24 +473,24 @@ SELECT count(*) FROM (
    LIMIT :limit::bigint) AS handed_out
 
 -- name: give_back (jobids, attempt) -> none
--- What a worker holds and has not started: waiting again, at once.
+-- Makes jobs that a worker holds and has not started waiting again, due now.
 UPDATE job SET state = 0, run_after = floor(extract(epoch FROM clock_timestamp()))::bigint, lease_end = 0
  WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state IN (1, 2, 3)
    AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: mark_leased (jobids, attempt) -> none
--- What a worker had asked about and will not start, its server being lost: leased and not running, so that the
--- lease may end early. Should that server be there, whoever has the copy now renews it.
+-- Makes a job leased again that a worker has checked and will not start, because its server is lost: not running, so
+-- that the lease may end early. If that server still exists, the worker that has the copy now renews it.
 UPDATE job SET state = 1 WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state = 2
    AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: crash (jobid, attempt) -> none
--- The process that ran it died. Its lease stays: the server has given the copy to another worker already.
+-- The process that ran it died. The lease stays: the server has given the copy to another worker already.
 UPDATE job SET crashes = crashes + 1
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state IN (1, 2, 3)
 
 -- name: refuse_inserts () -> none
--- From now on no program puts jobs in, whether it knows of the drain or not.
+-- From now on no program inserts jobs, whether it knows of the drain or not.
 CREATE OR REPLACE FUNCTION garivini_draining() RETURNS trigger LANGUAGE plpgsql AS
   $$ BEGIN RAISE EXCEPTION 'garivini is draining this database'; END $$;
 DROP TRIGGER IF EXISTS garivini_draining ON job;
@@ -501,7 +501,7 @@ CREATE TRIGGER garivini_draining BEFORE INSERT ON job EXECUTE FUNCTION garivini_
 DROP TRIGGER IF EXISTS garivini_draining ON job
 
 -- name: hold (jobid, attempt, run_after, seconds) -> rows
--- A waiting job is leased for its move, if nothing has changed since it was read.
+-- Leases a waiting job for its move, if nothing has changed since it was read.
 UPDATE job
    SET attempt = attempt + 1, state = 1, since = floor(extract(epoch FROM clock_timestamp()))::bigint,
        (run_after, lease_end) =
@@ -511,31 +511,31 @@ UPDATE job
 RETURNING jobid
 
 -- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs) -> rows
--- The copy of a job that is being moved here, with its attempts. It cannot be claimed until it is released.
+-- Inserts the moved row of a job, with its attempts. It cannot be claimed until its move is finished.
 INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, attempt, runs, state, run_after)
 VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, 4, 2147483647)
 RETURNING jobid
 
 -- name: leave (jobid, attempt, state) -> rows
--- One copy of a moved job goes, if it is still held for that.
+-- Deletes one of the two rows of a moved job, if it is still held for the move.
 DELETE FROM job
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint
    AND (state = :state::smallint OR :state::smallint = 4 AND run_after = 2147483647)
 RETURNING jobid
 
 -- name: let_go (jobid, run_after) -> none
--- A copy waits from now on as its job did.
+-- Makes a moved row wait as its job did.
 UPDATE job SET state = 0, run_after = :run_after::bigint WHERE jobid = :jobid::bigint AND state = 4
 
 -- name: moves () -> rows
--- Copies that have been parked and not let go, with what is noted of their origin.
+-- Moved rows that do not wait yet, with the note of their origin.
 SELECT jobid, message FROM failure WHERE kind = 'moved' AND attempt = 0
 
 -- name: forget_move (jobid) -> none
--- The note of a copy's origin.
+-- Deletes the note of a moved row's origin.
 DELETE FROM failure WHERE jobid = :jobid::bigint AND attempt = 0 AND kind = 'moved'
 
 -- name: copy_failure (jobid, attempt, failed_at, kind, error, message, trace, worker) -> none
--- A line of a moved job's record.
+-- Copies a failure record of a moved job.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 VALUES (:jobid::bigint, :attempt::bigint, :failed_at::bigint, :kind, :error, :message, :trace, :worker)

@@ -1,15 +1,15 @@
--- Statements for SQLite 3.35 and newer. `store/sql_files.py` says how this file is read.
+-- Statements for SQLite 3.35 and newer. `store/sql_files.py` describes the form of this file.
 --
--- The clock is the database's: strftime('%s', 'now') is the unix time, whole seconds, the same throughout a
--- statement. A lease ends at now + lease + 1 because whole seconds round down. 2147483647 is "never"; it is
--- left out of every claim, so that a row parked by the original's clients does not start in 2038. Later times
--- are times like any other. CAST(arg AS BLOB): another writer may have bound text that is no UTF-8.
+-- The clock is the database's: strftime('%s', 'now') is the unix time in whole seconds, the same throughout a
+-- statement. A lease ends at now + lease + 1 because whole seconds round down. 2147483647 is "never". Claims exclude
+-- it, so that a row parked by the original's clients does not start in 2038. Later times are ordinary times. CAST(arg
+-- AS BLOB): another program may have stored text that is not UTF-8.
 --
 -- A lease ends at `run_after`, and `lease_end` repeats it. Other programs put a leased row off by `run_after` alone: if
 -- the two differ, nobody holds the row, and it waits until `run_after`. A time before `since` only ends the lease.
--- `lease_end` is 0 if the row was leased by a version without that column. A delay is counted from the next
--- whole second: it is never short. (This clock has milliseconds, and julianday half of one in doubt: + 0.9995 and cut
--- off is to round up.)
+-- `lease_end` is 0 if the row was leased by a version without that column. A delay counts from the next whole second,
+-- so it is never too short. (This clock has milliseconds, and julianday may be wrong by half of one: adding 0.9995 and
+-- truncating rounds up.)
 
 -- name: clock () -> one
 -- The unix time with its fraction.
@@ -20,31 +20,31 @@ SELECT (julianday('now') - 2440587.5) * 86400.0
 SELECT version_num FROM garivini_version
 
 -- name: dbid () -> rows
--- The id that this database was given.
+-- The id of this database.
 SELECT dbid FROM garivini_database
 
 -- name: set_dbid (dbid) -> none
--- Given once, by the first who comes.
+-- Stored once, by the first process that comes.
 INSERT INTO garivini_database (dbid) SELECT :dbid WHERE NOT EXISTS (SELECT 1 FROM garivini_database)
 
 -- name: ids_left () -> one
--- How many ids are left for new jobs.
+-- The number of ids that are left for new jobs.
 SELECT 9223372036854775807 - coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'job'
 
 -- name: folds () -> one
--- Whether the table takes names for one that differ in their bytes: never here.
+-- Whether the table treats names as equal that differ in their bytes: never here.
 SELECT 0
 
 -- name: insert (funcname, coalesce, arg, flag, priority, delay, taken) -> rows
--- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them. Taken (1): with the
--- first attempt's lease, which ends after the delay; not taken (0): waiting until then.
+-- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them. Taken is 1: leased for the
+-- first attempt, until the delay is over; 0: waiting until then.
 INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :coalesce, :arg, :flag, :priority, CASE WHEN :taken OR :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay, strftime('%s', 'now') + 0, :taken, :taken, strftime('%s', 'now') * :taken, (strftime('%s', 'now') + :delay) * :taken) -- each
 RETURNING jobid, created
 
 -- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, delay, taken) -> rows
--- Jobs with a unique key. Only that conflict is passed over; what is returned is new.
+-- Jobs with a unique key. Only a conflict of that key is ignored; the rows returned are new.
 INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, CASE WHEN :taken OR :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay, strftime('%s', 'now') + 0, :taken, :taken, strftime('%s', 'now') * :taken, (strftime('%s', 'now') + :delay) * :taken) -- each
@@ -52,7 +52,7 @@ ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
 RETURNING jobid, created, funcname, uniqkey
 
 -- name: live (funcname, uniqkey) -> one
--- The live job of a key. One dive each: a list of pairs would read the whole table.
+-- The live job of a key. One index dive per key: a list of pairs would read the whole table.
 SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey
 
 -- name: states (jobids) -> rows
@@ -63,9 +63,9 @@ SELECT jobid, CASE WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) A
   FROM job WHERE jobid IN (:*jobids)
 
 -- name: lanes () -> rows
--- Every lane that holds a job in a state below dead, when its head is due, and the time now with its
--- fraction. A loose scan: one dive for each function and twelve for its lanes (a second for each that is empty
--- from 2038 on), whatever the backlog and without statistics.
+-- All lanes that hold a job in a state below dead, when their first job is due, and the time now with its fraction. A
+-- loose scan: one dive per function and twelve for its lanes (a second one per empty lane from 2038 on), whatever the
+-- backlog and without statistics.
 WITH RECURSIVE
   func (name) AS (
     SELECT min(funcname) FROM job
@@ -91,8 +91,8 @@ SELECT funcname, state, priority, due, (julianday('now') - 2440587.5) * 86400.0 
  ORDER BY priority, due
 
 -- name: due (funcname, priority, limit, small) -> rows
--- The head of one lane: what a claim may take, with the arguments, but for those of more than so many bytes
--- (NULL), and the time now.
+-- The first jobs of a lane that a claim may take, with their arguments, or NULL for an argument of more than `small`
+-- bytes, and the time now.
 SELECT jobid, run_after, CASE WHEN length(arg) > :small THEN NULL ELSE coalesce(CAST(arg AS BLOB), x'') END, uniqkey,
        "coalesce", flag, failcount, attempt, strftime('%s', 'now') + 0
   FROM job INDEXED BY job_lane
@@ -101,12 +101,12 @@ SELECT jobid, run_after, CASE WHEN length(arg) > :small THEN NULL ELSE coalesce(
  ORDER BY run_after LIMIT :limit
 
 -- name: named (funcname, limit) -> rows
--- Jobs whose function has this name, given as bytes, to be parked: it is a blob or text that is not UTF-8.
+-- Jobs whose function has this name, given as bytes, to be parked: it is a blob, or text that is not UTF-8.
 SELECT jobid FROM job INDEXED BY job_lane
  WHERE funcname IN (:funcname, CAST(:funcname AS TEXT)) AND state < 4 LIMIT :limit
 
 -- name: sizes (jobids) -> rows
--- Bytes of these arguments.
+-- The bytes of these arguments.
 SELECT jobid, length(arg) FROM job WHERE jobid IN (:*jobids)
 
 -- name: args (jobids) -> rows
@@ -114,12 +114,12 @@ SELECT jobid, length(arg) FROM job WHERE jobid IN (:*jobids)
 SELECT jobid, CAST(arg AS BLOB) FROM job WHERE jobid IN (:*jobids)
 
 -- name: claim (jobids, now, lease_end) -> none
--- The claim's write, in the transaction that read them as due, with the time of then.
+-- The write of a claim, in the transaction that read the rows as due, with the time of that read.
 UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :lease_end, lease_end = :lease_end
  WHERE jobid IN (:*jobids)
 
 -- name: expired (funcname, state, priority, limit) -> rows
--- Leases that ran out, of one lane, and whether another program has put the row off.
+-- Expired leases of a lane, and whether another program has put the row off.
 SELECT jobid, attempt, flag, crashes, since, strftime('%s', 'now') - since, lease_end NOT IN (0, run_after) AND run_after >= since,
        funcname
   FROM job INDEXED BY job_lane
@@ -134,8 +134,8 @@ UPDATE job SET state = 0, lease_end = 0
    AND run_after <= strftime('%s', 'now') + 0
 
 -- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
--- A lease that ran out goes on. Only where nothing has changed since it was read; queued: a server has it
--- waiting, so the time without a start counts from now.
+-- Extends an expired lease, if nothing has changed since it was read. Queued: a server has the job in its queue, so the
+-- time without a start counts from now.
 UPDATE job
    SET state = :new_state, run_after = strftime('%s', 'now') + :seconds, lease_end = strftime('%s', 'now') + :seconds,
        since = CASE WHEN :queued THEN strftime('%s', 'now') + 0 ELSE since END
@@ -143,7 +143,7 @@ UPDATE job
    AND run_after <= strftime('%s', 'now') + 0 AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: reclaim (jobid, attempt, state, lease, crashed) -> rows
--- A lease that ran out for good: the claim's write with the next attempt.
+-- The write of a claim for the next attempt, after a lease has expired for good.
 UPDATE job
    SET attempt = attempt + 1, state = 1, since = strftime('%s', 'now') + 0, crashes = crashes + :crashed,
        run_after = strftime('%s', 'now') + :lease + 1, lease_end = strftime('%s', 'now') + :lease + 1
@@ -153,12 +153,12 @@ RETURNING jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, fl
           since, crashes, created, runs
 
 -- name: release (jobid, attempt, run_after) -> none
--- A claim that was not sent: waiting again at its old time.
+-- Makes a claimed job that was not submitted waiting again, due when it was before.
 UPDATE job SET state = 0, run_after = :run_after, lease_end = 0
  WHERE jobid = :jobid AND attempt = :attempt AND state = 1 AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: end_early (jobids, attempt, lease) -> none
--- The lease of what may have got lost on the way ends now, unless somebody has prolonged it meanwhile.
+-- Ends now the lease of a job that may not have reached a server, unless it has been renewed meanwhile.
 UPDATE job SET run_after = strftime('%s', 'now') + 0, lease_end = strftime('%s', 'now') + 0
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 1
    AND run_after <= strftime('%s', 'now') + :lease + 2 AND (lease_end IN (0, run_after) OR run_after < since)
@@ -169,66 +169,66 @@ UPDATE job SET state = 2, run_after = strftime('%s', 'now') + :lease + 1, lease_
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: mine (jobids, attempt) -> rows
--- Which of these this attempt holds. Decides after a renewal: a count of changed rows means other things
--- on other databases.
+-- The jobs among these that this attempt holds. This decides after a renewal: a count of changed rows differs in
+-- meaning between databases.
 SELECT jobid FROM job
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: present (jobids) -> rows
--- Which of these are there.
+-- The jobs among these that exist.
 SELECT jobid FROM job WHERE jobid IN (:*jobids)
 
 -- name: lockable (jobids) -> rows
--- Locks those of these rows that no other transaction has locked, and returns them.
+-- Locks the rows among these that no other transaction has locked, and returns them.
 SELECT jobid FROM job WHERE jobid IN (:*jobids)
 
 -- name: known (jobids) -> rows
--- Those of these rows that exist, locked or not.
+-- The rows among these that exist, locked or not.
 SELECT jobid FROM job WHERE jobid IN (:*jobids)
 
 -- name: complete (jobids) -> count
--- Success. By id alone: finished work is finished, whoever did it.
+-- Success. By id alone: finished work is finished, whichever attempt did it.
 DELETE FROM job WHERE jobid IN (:*jobids)
 
 -- name: complete_one (jobid) -> count
--- The same for one that this transaction has locked.
+-- The same for one row that this transaction has locked.
 DELETE FROM job WHERE jobid = :jobid
 
 -- name: complete_range (first, last) -> count
--- The same for ids without a gap between them: a fifth less of the server's work than to look for each.
+-- The same for consecutive ids: a fifth less of the server's work than a lookup per id.
 DELETE FROM job WHERE jobid BETWEEN :first AND :last
 
 -- name: any_records (first, last) -> rows
--- Whether any job from the first id to the last has a record of failures, or reports. Mostly none has, which costs
--- less to see than to look for each id.
+-- Whether any job from the first id to the last has records. Usually none has, and one range scan costs less than a
+-- lookup per id.
 SELECT EXISTS (SELECT 1 FROM failure WHERE jobid BETWEEN :first AND :last)
     OR EXISTS (SELECT 1 FROM report WHERE jobid BETWEEN :first AND :last)
 
 -- name: with_records (jobids) -> rows
--- Which of these have a record of failures, or reports.
+-- The jobs among these that have records: rows of `failure` or `report`.
 SELECT jobid FROM failure WHERE jobid IN (:*jobids)
 UNION SELECT jobid FROM report WHERE jobid IN (:*jobids)
 
 -- name: forget_failures (jobids) -> none
--- The record of a job that is gone.
+-- Deletes the failure records of jobs that are deleted.
 DELETE FROM failure WHERE jobid IN (:*jobids)
 
 -- name: forget_reports (jobids) -> none
--- What a job said that is gone.
+-- Deletes the reports of jobs that are deleted.
 DELETE FROM report WHERE jobid IN (:*jobids)
 
 -- name: held (jobids, attempt) -> rows
--- Which of these this attempt holds, locked by its transaction.
+-- The jobs among these that this attempt holds.
 SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
 
 -- name: set_status (jobid, attempt, body) -> none
--- How far an attempt has come: one row, written over.
+-- The progress of an attempt: one row, which is overwritten.
 INSERT INTO report (jobid, attempt, number, kind, reported_at, body)
 VALUES (:jobid, :attempt, 0, 'status', strftime('%s', 'now') + 0, :body)
 ON CONFLICT (jobid, attempt, number) DO UPDATE SET reported_at = excluded.reported_at, body = excluded.body
 
 -- name: add_line (jobid, attempt, kind, body, limit) -> none
--- What an attempt said, after what it said before; nothing where there are so many lines already.
+-- Adds a line to the report of an attempt, unless it has `limit` lines already.
 INSERT INTO report (jobid, attempt, number, kind, reported_at, body)
 SELECT :jobid, :attempt, last + 1, :kind, strftime('%s', 'now') + 0, :body
   FROM (SELECT COALESCE(MAX(number), 0) AS last FROM report
@@ -236,11 +236,11 @@ SELECT :jobid, :attempt, last + 1, :kind, strftime('%s', 'now') + 0, :body
  WHERE last < :limit
 
 -- name: reports (jobid) -> rows
--- What a job said, oldest attempt first.
+-- The reports of a job, oldest attempt first.
 SELECT attempt, kind, reported_at, body FROM report WHERE jobid = :jobid ORDER BY attempt, number
 
 -- name: keep (jobid, attempt, worker, result, retention) -> none
--- A finished job that is kept, in the transaction that deletes its row. An id is given once.
+-- Keeps a job that succeeded, in the transaction that deletes its row. An id is used once.
 INSERT INTO finished (jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result)
 SELECT jobid, funcname, uniqkey, :attempt, failcount, created, strftime('%s', 'now') + 0,
        strftime('%s', 'now') + :retention, :worker, :result
@@ -248,21 +248,21 @@ SELECT jobid, funcname, uniqkey, :attempt, failcount, created, strftime('%s', 'n
 ON CONFLICT (jobid) DO NOTHING
 
 -- name: finished (jobid) -> rows
--- A finished job that is kept.
+-- A kept job.
 SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result
   FROM finished WHERE jobid = :jobid
 
 -- name: outlived (limit) -> rows
--- Finished jobs that have been kept for long enough.
+-- Kept jobs whose retention is over.
 SELECT jobid FROM finished WHERE expires <= strftime('%s', 'now') + 0
  ORDER BY expires LIMIT :limit
 
 -- name: forget_finished (jobids) -> none
--- Finished jobs that are kept no more.
+-- Deletes kept jobs.
 DELETE FROM finished WHERE jobid IN (:*jobids)
 
 -- name: standing (jobids) -> rows
--- The row before a failure or a new time, locked by the transaction; last, whether its attempt holds it.
+-- The row before a setback; the last column is whether its attempt holds it.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM function WHERE function.funcname = job.funcname),
        state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
@@ -270,20 +270,20 @@ SELECT jobid, attempt, state, failcount, crashes,
   FROM job WHERE jobid IN (:*jobids)
 
 -- name: put_back (jobid, attempt, state, failcount, delay) -> none
--- The end of an attempt without success: waiting for so many seconds.
+-- The end of an attempt without success: the job waits for this many seconds.
 UPDATE job SET state = 0, failcount = :failcount, lease_end = 0,
        run_after = CASE WHEN :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
 
 -- name: put_at (jobid, attempt, state, failcount, run_after) -> none
--- The same, at a unix time; also with "never", where the new state is dead.
+-- The same until a unix time. If that is "never", the new state is dead.
 UPDATE job SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END, failcount = :failcount,
        run_after = :run_after, lease_end = 0
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
 
 -- name: record_failure (jobid, attempt, kind, error, message, trace, worker) -> none
--- An attempt ends once, and a repeated report does not reach this. A report without an attempt, or the death of a
--- process, may be recorded twice for one attempt: the newest is kept.
+-- Records a setback. An attempt ends once, and a repeated report does not reach this. A report without an attempt, or
+-- the death of a process, may be recorded twice for one attempt: the newest is kept.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 VALUES (:jobid, :attempt, strftime('%s', 'now') + 0, :kind, :error, :message, :trace, :worker)
 ON CONFLICT (jobid, attempt, kind) DO UPDATE
@@ -291,26 +291,26 @@ ON CONFLICT (jobid, attempt, kind) DO UPDATE
        worker = excluded.worker
 
 -- name: record_keys (jobid) -> rows
--- The record of a job without its texts, except the number in the row that counts omitted ones.
+-- The failure records of a job without their texts, except the number in the row that counts omitted ones.
 SELECT attempt, kind, CASE WHEN kind = 'omitted' THEN message END FROM failure WHERE jobid = :jobid ORDER BY attempt, kind
 
 -- name: omit_failures (jobid, after, before) -> count
--- Deletes the rows between two attempts from the record of a job.
+-- Deletes the failure records of a job between two attempts.
 DELETE FROM failure WHERE jobid = :jobid AND attempt > :after AND attempt < :before
 
 -- name: count_run (jobid, attempt) -> rows
--- Counts a start, which has read `job.run`.
+-- Counts a start whose function has read `job.run`.
 UPDATE job SET runs = runs + 1
  WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3)
    AND (lease_end IN (0, run_after) OR run_after < since)
 RETURNING runs
 
 -- name: recorded (jobid, attempt) -> rows
--- Whether this attempt has reported its end already; the death of a process is not the attempt's.
+-- Whether this attempt has reported its end already. The death of a process is not the attempt's own report.
 SELECT kind FROM failure WHERE jobid = :jobid AND attempt = :attempt AND kind NOT IN ('crashed', 'omitted')
 
 -- name: failures (jobid) -> rows
--- The record of a job, oldest first.
+-- The failure records of a job, oldest first.
 SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure WHERE jobid = :jobid ORDER BY attempt
 
 -- name: get (jobid) -> rows
@@ -333,7 +333,7 @@ SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag,
  ORDER BY jobid LIMIT :limit
 
 -- name: retry (jobid) -> none
--- A person wants it to run now, with its failures forgiven. What is under way is left alone.
+-- An operator makes a job due now, with its failures forgiven. A leased or running job is not touched.
 UPDATE job SET state = 0, failcount = 0, crashes = 0, run_after = strftime('%s', 'now') + 0, lease_end = 0
  WHERE jobid = :jobid AND (state IN (0, 4) OR run_after = 2147483647 OR lease_end NOT IN (0, run_after) AND run_after >= since)
 
@@ -363,7 +363,7 @@ SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_
 SELECT 'version', sqlite_version() UNION ALL SELECT 'journal_mode', journal_mode FROM pragma_journal_mode
 
 -- name: functions () -> rows
--- What is set for each function.
+-- The settings of all functions.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention FROM function ORDER BY funcname
 
 -- name: set_function (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
@@ -392,7 +392,8 @@ ON CONFLICT (funcname) DO UPDATE
 SELECT jobid FROM job WHERE jobid IN (:*jobids) AND state IN (0, 1) AND run_after <> 2147483647
 
 -- name: adopt (jobids, lease) -> rows
--- Starts such copies: the original's QueueRunner leases by run_after alone. Their arguments are not read.
+-- Gives an attempt to such copies: the original's QueueRunner leases by `run_after` alone. Their arguments are not
+-- read.
 UPDATE job
    SET attempt = attempt + 1, state = 2, since = strftime('%s', 'now') + 0,
        run_after = strftime('%s', 'now') + :lease + 1, lease_end = strftime('%s', 'now') + :lease + 1
@@ -401,12 +402,12 @@ RETURNING jobid, funcname, NULL, uniqkey, "coalesce", run_after, flag, failcount
           since, crashes, created, runs
 
 -- name: unset_function (funcname) -> none
--- Back to the defaults.
+-- Deletes the settings of a function, so that the defaults apply.
 DELETE FROM function WHERE funcname = :funcname
 
 -- name: dispatched (funcname, priority, age, since, after, limit) -> rows
--- Jobs handed to Gearman and not yet heard of, of one lane, whose lease is going on; the youngest left out,
--- for their submit may be on its way. Read in pages by the end of the lease.
+-- Leased jobs of a lane that no worker has started and whose leases have not expired. The youngest are omitted, because
+-- they may not have been submitted yet. Read in pages by the end of the lease.
 SELECT jobid, attempt, run_after FROM job INDEXED BY job_lane
  WHERE funcname = :funcname AND state = 1 AND priority = :priority
    AND run_after > strftime('%s', 'now') + 0 AND run_after >= :after
@@ -421,22 +422,22 @@ SELECT count(*) FROM (
    WHERE funcname = :funcname AND state = 1 AND run_after <= strftime('%s', 'now') + :lease + 2 LIMIT :limit)
 
 -- name: give_back (jobids, attempt) -> none
--- What a worker holds and has not started: waiting again, at once.
+-- Makes jobs that a worker holds and has not started waiting again, due now.
 UPDATE job SET state = 0, run_after = strftime('%s', 'now') + 0, lease_end = 0
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: mark_leased (jobids, attempt) -> none
--- What a worker had asked about and will not start, its server being lost: leased and not running, so that the
--- lease may end early. Should that server be there, whoever has the copy now renews it.
+-- Makes a job leased again that a worker has checked and will not start, because its server is lost: not running, so
+-- that the lease may end early. If that server still exists, the worker that has the copy now renews it.
 UPDATE job SET state = 1 WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 2
    AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: crash (jobid, attempt) -> none
--- The process that ran it died. Its lease stays: the server has given the copy to another worker already.
+-- The process that ran it died. The lease stays: the server has given the copy to another worker already.
 UPDATE job SET crashes = crashes + 1 WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3)
 
 -- name: refuse_inserts () -> none
--- From now on no program puts jobs in, whether it knows of the drain or not.
+-- From now on no program inserts jobs, whether it knows of the drain or not.
 CREATE TRIGGER IF NOT EXISTS garivini_draining BEFORE INSERT ON job BEGIN SELECT RAISE(ABORT, 'garivini is draining this database'); END
 
 -- name: allow_inserts () -> none
@@ -444,7 +445,7 @@ CREATE TRIGGER IF NOT EXISTS garivini_draining BEFORE INSERT ON job BEGIN SELECT
 DROP TRIGGER IF EXISTS garivini_draining
 
 -- name: hold (jobid, attempt, run_after, seconds) -> rows
--- A waiting job is leased for its move, if nothing has changed since it was read.
+-- Leases a waiting job for its move, if nothing has changed since it was read.
 UPDATE job
    SET attempt = attempt + 1, state = 1, since = strftime('%s', 'now') + 0,
        run_after = strftime('%s', 'now') + :seconds, lease_end = strftime('%s', 'now') + :seconds
@@ -453,30 +454,30 @@ UPDATE job
 RETURNING jobid
 
 -- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs) -> rows
--- The copy of a job that is being moved here, with its attempts. It cannot be claimed until it is released.
+-- Inserts the moved row of a job, with its attempts. It cannot be claimed until its move is finished.
 INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, attempt, runs, state, run_after)
 VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, 4, 2147483647)
 RETURNING jobid
 
 -- name: leave (jobid, attempt, state) -> rows
--- One copy of a moved job goes, if it is still held for that.
+-- Deletes one of the two rows of a moved job, if it is still held for the move.
 DELETE FROM job
  WHERE jobid = :jobid AND attempt = :attempt AND (state = :state OR :state = 4 AND run_after = 2147483647)
 RETURNING jobid
 
 -- name: let_go (jobid, run_after) -> none
--- A copy waits from now on as its job did.
+-- Makes a moved row wait as its job did.
 UPDATE job SET state = 0, run_after = :run_after WHERE jobid = :jobid AND state = 4
 
 -- name: moves () -> rows
--- Copies that have been parked and not let go, with what is noted of their origin.
+-- Moved rows that do not wait yet, with the note of their origin.
 SELECT jobid, message FROM failure WHERE kind = 'moved' AND attempt = 0
 
 -- name: forget_move (jobid) -> none
--- The note of a copy's origin.
+-- Deletes the note of a moved row's origin.
 DELETE FROM failure WHERE jobid = :jobid AND attempt = 0 AND kind = 'moved'
 
 -- name: copy_failure (jobid, attempt, failed_at, kind, error, message, trace, worker) -> none
--- A line of a moved job's record.
+-- Copies a failure record of a moved job.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 VALUES (:jobid, :attempt, :failed_at, :kind, :error, :message, :trace, :worker)

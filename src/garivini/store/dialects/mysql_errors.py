@@ -1,0 +1,105 @@
+"""What the errors of MariaDB and MySQL mean."""
+
+import re
+from typing import Final
+
+from garivini.errors import (
+    ConflictError,
+    GariviniError,
+    OutcomeUnknownError,
+    RefusedError,
+    SchemaError,
+    UnreachableError,
+    UsageError,
+)
+from garivini.store.dialects.dialect import NO_IDS, SCHEMA_ADVICE
+
+#: The error of a duplicate key, and how it names the primary key. A duplicate id means that ids have run out.
+_DUPLICATE: Final = 1062
+_PRIMARY: Final = re.compile(r"for key '(job\.)?PRIMARY'")
+
+_NO_IDS: Final = f"{NO_IDS}, by ALTER TABLE job AUTO_INCREMENT = 1"
+#: By code: our error and its text. Some codes below 1000 and above 2000 are the client's.
+_ERRORS: Final[dict[int, tuple[type[GariviniError], str]]] = {
+    167: (RefusedError, _NO_IDS),
+    1020: (ConflictError, "gave way to another transaction"),
+    1021: (RefusedError, "refused: the disk is full, make room"),
+    1040: (RefusedError, "has too many connections: run fewer processes, or raise max_connections"),
+    1044: (RefusedError, "refuses the user this database: GRANT it, or correct the URL"),
+    1045: (RefusedError, "refuses the connection: check user and password"),
+    1049: (RefusedError, "is not there: create it, or correct the URL"),
+    1054: (SchemaError, f"has no tables of this version: {SCHEMA_ADVICE}"),
+    1114: (RefusedError, "refused: the disk is full, make room"),
+    1129: (RefusedError, "refuses this host: FLUSH HOSTS"),
+    1130: (RefusedError, "does not let this host in: create the user for it"),
+    1142: (RefusedError, "refused: the user lacks a privilege"),
+    1143: (RefusedError, "refused: the user lacks a privilege"),
+    1146: (SchemaError, f"has no tables of this version: {SCHEMA_ADVICE}"),
+    1153: (UsageError, "does not take a statement that large: raise max_allowed_packet, or send less"),
+    1176: (SchemaError, f"has no index of this version: {SCHEMA_ADVICE}"),
+    1203: (RefusedError, "has too many connections: run fewer processes, or raise max_user_connections"),
+    1205: (ConflictError, "was locked for too long by another transaction"),
+    1206: (RefusedError, "has no room for locks: raise innodb_buffer_pool_size"),
+    1213: (ConflictError, "gave way to another transaction"),
+    1226: (RefusedError, "has too many connections: raise the user's MAX_USER_CONNECTIONS"),
+    1227: (RefusedError, "refused: the user lacks a privilege"),
+    1264: (UsageError, "does not take a value"),
+    1290: (RefusedError, "is read-only: is it a replica?"),
+    1317: (ConflictError, "ended a statement: somebody killed it"),
+    1366: (UsageError, "does not take a value"),
+    1370: (RefusedError, "refused: the user lacks a privilege"),
+    1406: (UsageError, "does not take a value that long"),
+    1467: (RefusedError, _NO_IDS),
+    1665: (RefusedError, "logs statements, and needs binlog_format = MIXED or ROW"),
+    1698: (RefusedError, "refuses the connection: check user and password"),
+    1792: (RefusedError, "is read-only: is it a replica?"),
+    1836: (RefusedError, "is read-only: is it a replica?"),
+    1845: (RefusedError, "cannot do that at once: see `garivini db sql`"),
+    1846: (RefusedError, "cannot do that at once: see `garivini db sql`"),
+    1969: (ConflictError, "ended a statement that took longer than max_statement_time"),
+    2026: (RefusedError, "refuses the connection: the URL asks for TLS, see ssl_mode and ssl_ca"),
+    3024: (ConflictError, "ended a statement that took longer than max_execution_time"),
+}
+#: Errors after which the other transaction has finished, so that the same call can be repeated immediately.
+_TRANSIENT: Final = (1020, 1213)
+#: Connections that could not be made, or are lost.
+_LOST: Final = frozenset(
+    {1053, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1927}
+    | {2002, 2003, 2005, 2006, 2012, 2013, 2055, 3169, 4031, 4032}
+)
+
+
+def translate(error: Exception, where: str, *, committing: bool) -> GariviniError:
+    """Return our error for one of the driver's: see ``Dialect.translate``."""
+    if isinstance(error, OSError):
+        return UsageError(f"{where}: ssl_ca, ssl_cert or ssl_key in the URL cannot be used: {error}")
+    code = _code_of(error)
+    words = " ".join(str(part) for part in error.args[1:]) or str(error)
+    if code in _LOST or type(error).__name__ == "InterfaceError":
+        if "SSL" in words:
+            return RefusedError(
+                f"{where} refuses the connection: see ssl_mode and ssl_ca in the URL ({words})"
+            )
+        if committing:
+            return OutcomeUnknownError(
+                f"{where} was lost at the commit, which it may have done or not: {words}"
+            )
+        return UnreachableError(f"{where} cannot be reached: {words}")
+    if code == _DUPLICATE and _PRIMARY.search(words):
+        code = 167  # as MariaDB reports it
+    if code in _ERRORS:
+        kind, text = _ERRORS[code]
+        found = kind(f"{where} {text} ({words})")
+        found.transient = code in _TRANSIENT
+        return found
+    return RefusedError(f"{where} refused: {words}")
+
+
+def is_duplicate(error: BaseException) -> bool:
+    """Whether a row was refused because its unique key has a live job."""
+    return _code_of(error) == _DUPLICATE and not _PRIMARY.search(str(error))
+
+
+def _code_of(error: BaseException) -> int:
+    """Return the number of an error, 0 if it has none."""
+    return error.args[0] if error.args and isinstance(error.args[0], int) else 0
