@@ -11,6 +11,7 @@ import pytest
 from garivini import Client, State
 from garivini.gearman import blocking
 from garivini.gearman.protocol import Submission
+from tests.docs.pages import ROOT, blocks
 from tests.peers import peer
 from tests.peers.databases import Place
 from tests.peers.peer import PROGRAMS, SUFFIXES
@@ -126,6 +127,15 @@ def test_a_php_program_of_the_guide_does_not_wait_for_ever(
     Path(file).write_text(text.replace("10_000", "100"))
     done = output([program, file])
     assert "may not have been stored" in done.stderr + done.stdout or "no answer" in done.stdout
+
+
+def test_the_php_lines_of_the_readme_inject(injector: Command, server: str, client: Client) -> None:
+    (block,) = [block for block in blocks(ROOT / "README.md") if block.language == "php"]
+    host, port = server.split(":")
+    done = output(["php", "-r", block.text.replace("'127.0.0.1', 4730", f"'{host}', {port}")])
+    (job,) = client.list_jobs()
+    assert (job.funcname, job.arg, job.flag) == ("hello", b"world", "shim")
+    assert done.stdout == f'{{"jobid":{job.jobid},"dbid":1,"duplicate":false}} is committed\n'
 
 
 def test_a_perl_worker_may_return_nothing(tmp_path: Path) -> None:
