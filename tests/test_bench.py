@@ -93,7 +93,7 @@ def test_payloads_have_their_size() -> None:
 
 
 def test_a_database_without_a_floor_is_refused() -> None:
-    with pytest.raises(UsageError, match="no floor for oracle"):
+    with pytest.raises(UsageError, match="no baseline for oracle"):
         bare.connect("oracle://localhost/job")
 
 

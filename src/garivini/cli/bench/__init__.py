@@ -1,4 +1,4 @@
-"""``garivini bench``: what this machine does, beside bare loops of the same steps."""
+"""``garivini bench``: measures this machine, beside baselines, which are bare loops of the same steps."""
 
 import os
 import platform
@@ -20,26 +20,26 @@ from garivini.cli.options import bench_database
 from garivini.cli.output import Column, print_details, print_table, say
 from garivini.cli.signals import exit_on_sigterm
 
-#: What is compared, measure by measure: ours, then the floor.
+#: What each measure compares: ours, then the baseline.
 _COMPARED: Final = {
     "bulk-insert": (
         "Client.insert_jobs in batches of {batch:,}",
         "{bulk}",
     ),
     "single-insert": (
-        "Client.insert_job, its own commit each, {single:g} s a round",
+        "Client.insert_job, its own commit each, {single:g} s per round",
         "INSERT, its own commit each",
     ),
     "drain": (
-        "a standing backlog until its last row is gone: QueueRunner, and a worker whose def does nothing",
+        "a backlog until its last row is deleted: QueueRunner, and a worker whose def does nothing",
         "claim of {batch:,}, JSON, pipelined submit in one process; {grabs} grabs and deletes of {batch:,}",
     ),
     "steady": (
-        "rows gone in {seconds:g} s a round, beside a producer with direct dispatch, {standing:,} standing",
+        "rows deleted in {seconds:g} s, beside a producer with direct dispatch and a backlog of {standing:,}",
         "the loops of drain, beside a bare producer",
     ),
     "pickup": (
-        "{rate} inserts a second for {seconds:g} s a round, from scheduled time to start of the handler",
+        "{rate} inserts per second for {seconds:g} s, from scheduled time to start of the handler",
         "insert and submit in one process, grab in another",
     ),
     "pickup-bulk": (
@@ -52,15 +52,15 @@ _COMPARED: Final = {
     ),
     "pure": (
         "{callers} calls of inject_jobs in flight; Injector, Controller, stock worker; until the last row",
-        "the same with a bare injector and controller: one insert, one delete for what a read has brought",
+        "the same with a bare injector and controller: one insert, one delete per read",
     ),
     "pure-pickup": (
-        "{pure_rate} calls a second for {seconds:g} s a round, from scheduled time to start of the handler",
+        "{pure_rate} calls per second for {seconds:g} s, from scheduled time to start of the handler",
         "the same, with the bare chain",
     ),
 }
 _HEADINGS: Final = ("measure", "ours", "floor", "unit", "ratio", "of the rounds")
-#: Whose CPU time is measured.
+#: The processes whose CPU time is measured.
 _PARTS: Final = ("dispatcher", "workers", "server")
 
 
@@ -71,20 +71,20 @@ _PARTS: Final = ("dispatcher", "workers", "server")
     metavar="URL",
     envvar="GARIVINI_BENCH_DB",
     callback=bench_database,
-    help="A database of yours without a job in it, for the bench alone. Environment: GARIVINI_BENCH_DB. "
+    help="Your database, without jobs, for the bench only. Environment: GARIVINI_BENCH_DB. "
     "[default: a SQLite file]",
 )
 @click.option(
     "--job-server",
     metavar="HOST:PORT",
-    help="A gearmand of yours with nothing else on it. [default: the embedded server, in its own process]",
+    help="Your gearmand, without other jobs. [default: the embedded server, in its own process]",
 )
 @click.option(
     "--jobs",
     type=click.IntRange(1, 10_000_000),
     default=20_000,
     show_default=True,
-    help="Jobs of a round of bulk-insert and drain.",
+    help="Jobs per round of bulk-insert and drain.",
 )
 @click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True)
 @click.option(
@@ -92,7 +92,7 @@ _PARTS: Final = ("dispatcher", "workers", "server")
     type=click.FloatRange(0.1, 3600),
     default=2.0,
     show_default=True,
-    help="Seconds of a round of steady and pickup.",
+    help="Seconds per round of steady and pickup.",
 )
 @click.option(
     "--payload",
@@ -105,7 +105,7 @@ _PARTS: Final = ("dispatcher", "workers", "server")
     "--only",
     multiple=True,
     type=click.Choice(list(measures.MEASURES)),
-    help="Take this measure; may be given several times. [default: all]",
+    help="Take this measure only; may be repeated. [default: all]",
 )
 @click.option(
     "-p",
@@ -127,11 +127,12 @@ def bench(
     processes: int,
     output: str,
 ) -> None:
-    """Measure this machine, beside the bare loop of the same steps.
+    """Measure this machine, beside a bare loop of the same steps.
 
-    Each measure is taken of Garivini and of its floor, a plain blocking loop without features over the same
-    tables with the same durability, in turn. On a busy machine the figures are worth little and the ratios
-    still something. Every run checks that each job was delivered; the exit status is 1 where one was not.
+    Each measure is taken in turn of Garivini and of a baseline, a plain blocking loop without features, with
+    the same tables and durability. In the output the baseline is named floor. On a busy machine the figures
+    say little, but the ratios remain useful. Each run checks that every job was delivered; if one was not,
+    the exit status is 1.
 
     \b
     Examples:
@@ -165,7 +166,7 @@ def bench(
 
 
 def _method(setup: Setup, size: Size, rounds: int, processes: int) -> dict[str, Any]:
-    """Return what the figures rest on."""
+    """Return the conditions of the measures."""
     (version,) = setup.gearman.command(b"version", block=False)
     values = {
         "batch": bare.BATCH,
@@ -210,8 +211,8 @@ def _print(method: dict[str, Any], taken: list[Measure]) -> None:
         for side, what in method["compared"][measure.name].items():
             say(f"{measure.name}, {side}: {what}")
     rows = [_row(measure, figure) for measure in taken for figure in measure.figures]
-    say("\nMedians, the ratio of the medians, and the ratios of the rounds from least to most:")
-    print_table([Column(name) for name in _HEADINGS], [rows], none="none was taken")
+    say("\nMedians, the ratio of the medians, and the lowest and highest ratio of a round:")
+    print_table([Column(name) for name in _HEADINGS], [rows], none="no measure was taken")
     rows = [
         [f"{measure.name}, {side}", *(f"{parts[part]:.3f}" if part in parts else "-" for part in _PARTS)]
         for measure in taken

@@ -1,4 +1,4 @@
-"""The steps of the floors on each database, through its driver alone: no leases, no retries, no fences."""
+"""The steps of the baselines on each database, with its driver only: no leases, no retries, no fences."""
 
 import json
 import sqlite3
@@ -14,15 +14,15 @@ from garivini.errors import UsageError
 #: A claimed job: jobid, funcname, arg, uniqkey, coalesce, run_after, flag, failcount.
 Row: TypeAlias = tuple[int, str, bytes, str | None, str | None, int, str | None, int]
 
-#: Rows in one statement and one transaction.
+#: Rows per statement and transaction.
 BATCH: Final = 1000
 
 
 class BareSQLite:
-    """The steps on SQLite, through Python's driver alone. Another database gets a class like this one."""
+    """The steps on SQLite, with Python's driver only."""
 
-    #: What it runs, for the report.
-    method: Final = "sqlite3 executemany, one transaction a batch"
+    #: The description of its bulk insert, for the output.
+    method: Final = "sqlite3 executemany, one transaction per batch"
 
     _INSERT: Final = "INSERT INTO job (funcname, arg, run_after, created) VALUES (?, ?, ?, ?)"
     _CLAIM: Final = """
@@ -41,7 +41,7 @@ class BareSQLite:
         self._db.execute("PRAGMA synchronous = FULL")  # WAL stays with the file
 
     def insert_many(self, args: Sequence[bytes], delay: int = 0) -> range:
-        """Insert jobs that are due in so many seconds, in one transaction; return their ids."""
+        """Insert jobs that are due after ``delay`` seconds, in one transaction; return their ids."""
         now = int(time.time())
         self._db.execute("BEGIN IMMEDIATE")
         self._db.executemany(self._INSERT, [(FLOOR, arg, now + delay, now) for arg in args])
@@ -63,33 +63,33 @@ class BareSQLite:
         """Delete finished jobs."""
         self._db.execute(self._DELETE, (json.dumps(jobids),))
 
-    # ---- for the bench itself
+    # ---- for checks by the bench
 
     def standing(self, *, leased: bool = False) -> list[int]:
-        """Return the ids in the table; ``leased``: only of what a dispatcher has taken."""
+        """Return the ids in the table; ``leased``: only of claimed jobs."""
         query = "SELECT jobid FROM job WHERE state >= ?"
         return [jobid for (jobid,) in self._db.execute(query, (1 if leased else 0,))]
 
     def empty(self) -> bool:
-        """Whether no job stands in the table."""
+        """Return whether the table has no job."""
         return not self._db.execute("SELECT EXISTS (SELECT 1 FROM job)").fetchone()[0]
 
     def holds(self, count: int) -> bool:
-        """Whether so many jobs stand in the table."""
+        """Return whether the table has at least this number of jobs."""
         query = "SELECT count(*) FROM (SELECT 1 FROM job LIMIT ?)"
         return bool(self._db.execute(query, (count,)).fetchone()[0] == count)
 
     def ended(self) -> int:
-        """Return how many jobs have ever been inserted and are gone, by one look."""
+        """Return the number of inserted jobs that were deleted, by one statement."""
         return int(self._db.execute(self._ENDED).fetchone()[0])
 
     def clear(self) -> None:
-        """Empty the table and write the log back, so that each run starts alike."""
+        """Empty the table and the write-ahead log, so that each round starts in the same state."""
         self._db.execute("DELETE FROM job")
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def describe(self) -> dict[str, str]:
-        """Return version and durability, as the database tells them."""
+        """Return the version and durability that the database reports."""
         (journal,) = self._db.execute("PRAGMA journal_mode").fetchone()
         (synchronous,) = self._db.execute("PRAGMA synchronous").fetchone()
         level = {0: "OFF", 1: "NORMAL", 2: "FULL", 3: "EXTRA"}[synchronous]
@@ -104,9 +104,9 @@ class BareSQLite:
 
 
 class BareMySQL:
-    """The steps on MariaDB or MySQL, through PyMySQL alone."""
+    """The steps on MariaDB or MySQL, with PyMySQL only."""
 
-    method: Final = "PyMySQL, INSERT of many rows, one statement and transaction a batch"
+    method: Final = "PyMySQL, INSERT of many rows, one statement and transaction per batch"
 
     _INSERT: Final = "INSERT INTO job (funcname, arg, run_after, created) VALUES "
     _CLAIM: Final = """
@@ -120,7 +120,7 @@ class BareMySQL:
                  WHERE table_schema = DATABASE() AND table_name = 'job') - 1 - (SELECT COUNT(*) FROM job)"""
 
     def __init__(self, url: str) -> None:
-        import pymysql  # comes with the extra
+        import pymysql  # installed by the extra
 
         parts = make_url(url)
         self._db = pymysql.connect(
@@ -135,7 +135,7 @@ class BareMySQL:
         self._cursor = self._db.cursor()
 
     def insert_many(self, args: Sequence[bytes], delay: int = 0) -> range:
-        """Insert jobs that are due in so many seconds, in one transaction; return their ids."""
+        """Insert jobs that are due after ``delay`` seconds, in one transaction; return their ids."""
         now = int(time.time())
         values = [value for arg in args for value in (FLOOR, arg, now + delay, now)]
         self._cursor.execute(self._INSERT + ",".join(["(%s,%s,%s,%s)"] * len(args)), values)
@@ -161,34 +161,34 @@ class BareMySQL:
         """Delete finished jobs."""
         self._cursor.execute("DELETE FROM job WHERE jobid IN %s", (sorted(jobids),))
 
-    # ---- for the bench itself
+    # ---- for checks by the bench
 
     def standing(self, *, leased: bool = False) -> list[int]:
-        """Return the ids in the table; ``leased``: only of what a dispatcher has taken."""
+        """Return the ids in the table; ``leased``: only of claimed jobs."""
         self._cursor.execute("SELECT jobid FROM job WHERE state >= %s", (1 if leased else 0,))
         return [jobid for (jobid,) in self._cursor.fetchall()]
 
     def empty(self) -> bool:
-        """Whether no job stands in the table."""
+        """Return whether the table has no job."""
         return not self._one("SELECT EXISTS (SELECT 1 FROM job)")
 
     def holds(self, count: int) -> bool:
-        """Whether so many jobs stand in the table."""
+        """Return whether the table has at least this number of jobs."""
         return bool(self._one("SELECT COUNT(*) FROM (SELECT 1 FROM job LIMIT %s) AS j", count) == count)
 
     def ended(self) -> int:
-        """Return how many jobs have ever been inserted and are gone, by one look."""
+        """Return the number of inserted jobs that were deleted, by one statement."""
         return int(self._one(self._ENDED))
 
     def clear(self) -> None:
-        """Empty the table, files and all, so that each run starts alike; ids go on."""
+        """Empty the table and its files, so that each round starts in the same state. Ids continue."""
         following = self._one("SELECT COALESCE(MAX(jobid), 0) + 1 FROM job")
         following = max(following, self.ended() + 1)
         self._cursor.execute("TRUNCATE job")
         self._cursor.execute("ALTER TABLE job AUTO_INCREMENT = %s", (following,))
 
     def describe(self) -> dict[str, str]:
-        """Return version and durability, as the database tells them."""
+        """Return the version and durability that the database reports."""
         names = ("innodb_flush_log_at_trx_commit", "innodb_doublewrite", "log_bin", "sync_binlog")
         settings = {name: self._one(f"SELECT @@{name}") for name in names}
         return {
@@ -207,9 +207,9 @@ class BareMySQL:
 
 
 class BarePostgreSQL:
-    """The steps on PostgreSQL, through psycopg alone, whose statements it prepares."""
+    """The steps on PostgreSQL, with psycopg only, which prepares the statements."""
 
-    method: Final = "psycopg, INSERT of unnest, one statement and transaction a batch"
+    method: Final = "psycopg, INSERT of unnest, one statement and transaction per batch"
 
     _INSERT: Final = """
         INSERT INTO job (funcname, arg, run_after, created)
@@ -227,12 +227,12 @@ class BarePostgreSQL:
                - (SELECT count(*) FROM job)"""
 
     def __init__(self, url: str) -> None:
-        import psycopg  # comes with the extra
+        import psycopg  # installed by the extra
 
         self._db = psycopg.connect(url, autocommit=True, prepare_threshold=1)
 
     def insert_many(self, args: Sequence[bytes], delay: int = 0) -> Sequence[int]:
-        """Insert jobs that are due in so many seconds, in one transaction; return their ids."""
+        """Insert jobs that are due after ``delay`` seconds, in one transaction; return their ids."""
         now = int(time.time())
         return sorted(
             jobid for (jobid,) in self._db.execute(self._INSERT, (FLOOR, now + delay, now, list(args)))
@@ -252,31 +252,31 @@ class BarePostgreSQL:
         """Delete finished jobs."""
         self._db.execute(self._DELETE, (list(jobids),))
 
-    # ---- for the bench itself
+    # ---- for checks by the bench
 
     def standing(self, *, leased: bool = False) -> list[int]:
-        """Return the ids in the table; ``leased``: only of what a dispatcher has taken."""
+        """Return the ids in the table; ``leased``: only of claimed jobs."""
         query = "SELECT jobid FROM job WHERE state >= %s ORDER BY jobid"
         return [jobid for (jobid,) in self._db.execute(query, (1 if leased else 0,))]
 
     def empty(self) -> bool:
-        """Whether no job stands in the table."""
+        """Return whether the table has no job."""
         return not self._one("SELECT EXISTS (SELECT 1 FROM job)")
 
     def holds(self, count: int) -> bool:
-        """Whether so many jobs stand in the table."""
+        """Return whether the table has at least this number of jobs."""
         return bool(self._one("SELECT count(*) FROM (SELECT 1 FROM job LIMIT %s) AS j", count) == count)
 
     def ended(self) -> int:
-        """Return how many jobs have ever been inserted and are gone, by one look."""
+        """Return the number of inserted jobs that were deleted, by one statement."""
         return int(self._one(self._ENDED))
 
     def clear(self) -> None:
-        """Empty the table, files and all, so that each run starts alike."""
+        """Empty the table and its files, so that each round starts in the same state."""
         self._db.execute("TRUNCATE job")
 
     def describe(self) -> dict[str, str]:
-        """Return version and durability, as the database tells them."""
+        """Return the version and durability that the database reports."""
         settings = {name: self._one("SELECT current_setting(%s)", name) for name in _DURABILITY}
         return {
             "database": f"PostgreSQL {self._one('SHOW server_version')}",
@@ -306,10 +306,10 @@ def connect(url: str) -> Bare:
     """Return the bare steps on the database of this URL.
 
     Raises:
-        UsageError: there is no floor for such a database.
+        UsageError: there is no baseline for this kind of database.
 
     """
     backend = make_url(url).get_backend_name()
     if backend not in _FLOORS:
-        raise UsageError(f"there is no floor for {backend} yet; there is one for {', '.join(_FLOORS)}")
+        raise UsageError(f"there is no baseline for {backend}: use one of {', '.join(_FLOORS)}")
     return _FLOORS[backend](url)

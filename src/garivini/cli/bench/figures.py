@@ -1,4 +1,4 @@
-"""What the bench found: figures beside their floors, and whether every job was delivered. No I/O."""
+"""The results of the bench: figures beside their baselines, and whether every job was delivered. No I/O."""
 
 import math
 from collections import Counter
@@ -7,28 +7,29 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final
 
-#: Names of figures that are milliseconds; all others are jobs a second.
+#: Names of figures in milliseconds. All others are jobs per second.
 IN_MS: Final = frozenset({"p50", "p99", "max", "last"})
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What became of the jobs of some runs."""
+    """Whether the jobs of some rounds were delivered."""
 
     jobs: int = 0
-    #: Jobs that ran, each counted once, and runs beyond the first.
+    #: Jobs that ran, each counted once.
     ran: int = 0
+    #: Starts after the first one of a job.
     duplicates: int = 0
-    #: Inserted, and neither run nor where they should stand.
+    #: Inserted jobs that neither ran nor are where they should be.
     lost: int = 0
-    #: Run, or found in the table, and never inserted.
+    #: Jobs that ran or are in the table, but were never inserted.
     unexpected: int = 0
-    #: Run and still in the table, or in it where it should be empty.
+    #: Jobs that ran and are still in the table, or that are in a table that should be empty.
     left: int = 0
 
     @property
     def right(self) -> bool:
-        """Whether each job came to its end. A duplicate is no fault: a job runs at least once."""
+        """Whether each job has ended. A duplicate is not a fault: a job runs at least once."""
         return not (self.lost or self.unexpected or self.left)
 
     def __add__(self, other: "Delivery") -> "Delivery":
@@ -50,13 +51,13 @@ class Delivery:
 def delivered(
     inserted: Iterable[int], ran: Iterable[int], standing: Iterable[int], *, may_stand: bool = False
 ) -> Delivery:
-    """Compare what was inserted with what ran and what stands in the table.
+    """Compare the inserted jobs with those that ran and those in the table.
 
     Args:
         inserted: ids that were acknowledged.
-        ran: one id for each run.
-        standing: ids in the table after the run.
-        may_stand: whether a job that has not run may stand there, as at the end of a window of time.
+        ran: one id per start.
+        standing: ids in the table after the round.
+        may_stand: whether a job that has not run may be in the table, as at the end of a period.
 
     """
     wanted, rows, runs = set(inserted), set(standing), Counter(ran)
@@ -78,13 +79,13 @@ class Outcome:
 
     values: dict[str, float]
     delivery: Delivery
-    #: CPU seconds of each part per 1,000 jobs, where the system tells.
+    #: CPU seconds of each part per 1,000 jobs, if the system reports them.
     cpu: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One figure: the values of all rounds of both sides, in turn."""
+    """A figure: its values in all rounds of both sides."""
 
     name: str
     #: ``jobs/s`` or ``ms``.
@@ -94,7 +95,7 @@ class Figure:
 
     @property
     def ratio(self) -> float:
-        """Median of ours by the median of the floor."""
+        """The median of ours divided by the median of the baseline."""
         return _by(median(self.ours), median(self.floor))
 
     @property
@@ -127,7 +128,7 @@ class Measure:
     name: str
     ours: list[Outcome] = field(default_factory=list)
     floor: list[Outcome] = field(default_factory=list)
-    #: Both sides, the unmeasured first runs included.
+    #: By side, including the first round, which is not measured.
     deliveries: dict[str, Delivery] = field(default_factory=dict)
 
     @property
@@ -137,7 +138,7 @@ class Measure:
 
     @property
     def figures(self) -> list[Figure]:
-        """Its figures; none where it broke off."""
+        """Its figures; none if it was not completed."""
         if not self.ours or len(self.ours) != len(self.floor):
             return []
         return [
@@ -152,7 +153,7 @@ class Measure:
 
     @property
     def cpu(self) -> dict[str, dict[str, float]]:
-        """Median CPU seconds per 1,000 jobs by side and part; empty where the system does not tell."""
+        """Median CPU seconds per 1,000 jobs by side and part; empty if the system does not report them."""
         sides = {"ours": self.ours, "floor": self.floor}
         return {
             side: {part: median([one.cpu[part] for one in outcomes]) for part in outcomes[0].cpu}

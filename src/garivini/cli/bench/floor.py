@@ -1,7 +1,7 @@
-"""The floors: bare blocking loops of the same steps, over the same tables, with the same durability.
+"""The baselines: bare blocking loops of the same steps, with the same tables and durability.
 
-No features: no leases to renew, no retries, no fences, no bound on what the server holds, no answer to a
-lost connection. What is here is what the steps cost at least.
+They have no features: no renewals, no retries, no fences, no watermark, no handling of a lost connection. So
+they show the minimum cost of the steps.
 """
 
 import socket
@@ -17,11 +17,11 @@ from garivini.gearman.servers import parse_address
 
 _T = TypeVar("_T")
 
-#: Grabs that a worker has outstanding.
+#: Pending grabs of a worker.
 GRABS: Final = 256
 
-#: Jobs that a producer keeps standing. One that never waited would keep the others off a database with one
-#: writer: at full speed a bare loop leaves them nothing at all.
+#: The backlog that a producer maintains. A producer that never waited would block the others on a database
+#: with a single writer.
 STANDING: Final = 10_000
 
 _HEADER: Final = struct.Struct(">4sII")
@@ -38,7 +38,7 @@ _GRAB, _SLEEP = packet(_GRAB_JOB), packet(_PRE_SLEEP)
 
 
 class Connection:
-    """A blocking socket that sends requests and reads what comes."""
+    """A blocking socket that sends requests and reads packets."""
 
     def __init__(self, address: str) -> None:
         self._socket = socket.create_connection(parse_address(address))
@@ -49,7 +49,7 @@ class Connection:
         self.close: Final = self._socket.close
 
     def read(self) -> Iterator[tuple[int, bytes]]:
-        """Read once and yield the type and body of what is complete; end the process where all ends."""
+        """Read once and yield the type and body of complete packets. Exit if the connection was closed."""
         data = self._socket.recv(256 * 1024)
         if not data:
             raise SystemExit(0)
@@ -66,7 +66,7 @@ class Connection:
 
 
 class Submitter:
-    """Submits jobs in the background: all at once, then it waits for every answer."""
+    """Submits background jobs: all in one write, then it waits for every answer."""
 
     def __init__(self, address: str) -> None:
         self._connection = Connection(address)
@@ -101,7 +101,7 @@ class Submitter:
 
 
 def dispatch(store: Bare, submitter: Submitter, stopped: Callable[[float], bool]) -> None:
-    """Claim and submit until told to stop. ``stopped`` waits for that so many seconds."""
+    """Claim and submit until ``stopped`` is true, which waits for the given seconds."""
     wait = 0.0
     while not stopped(wait):
         rows = store.claim()
@@ -111,9 +111,9 @@ def dispatch(store: Bare, submitter: Submitter, stopped: Callable[[float], bool]
 
 
 def produce(store: Bare, insert: Callable[[], _T], stopped: Callable[[float], bool]) -> list[_T]:
-    """Insert batch after batch while less than ``STANDING`` jobs stand, until told to stop.
+    """Insert batches until ``stopped`` is true, while the backlog has less than ``STANDING`` jobs.
 
-    Returns what the inserts returned.
+    Returns the results of the inserts.
     """
     found = []
     wait = 0.0
@@ -124,25 +124,25 @@ def produce(store: Bare, insert: Callable[[], _T], stopped: Callable[[float], bo
     return found
 
 
-class Taker:
-    """A worker's connection that keeps grabs outstanding."""
+class Grabber:
+    """A worker's connection that keeps grabs pending."""
 
     def __init__(self, address: str, function: str, grabs: int = GRABS) -> None:
         self.connection: Connection = Connection(address)
         self._grabs = grabs
         self.connection.send(packet(_CAN_DO, function.encode()) + _GRAB)
         self._asked, self._dry = 1, False
-        #: Jobs that have been taken and not ended.
+        #: Jobs that have been assigned and not ended.
         self.held: int = 0
         self._out: list[bytes] = []
 
     @property
     def waits(self) -> bool:
-        """Whether the server has said that there is no more."""
+        """Whether the server has no more jobs."""
         return not self._asked
 
     def read(self) -> list[tuple[bytes, bytes]]:
-        """Read once; return handle and payload of the jobs that have come."""
+        """Read once; return the handles and payloads of the assigned jobs."""
         found = []
         for kind, body in self.connection.read():
             if kind == _JOB_ASSIGN:
@@ -153,17 +153,17 @@ class Taker:
                 self._asked, self._dry = self._asked - 1, True
             elif kind == _NOOP and not self._asked:
                 self._out.append(_GRAB)
-                self._asked, self._dry = 1, True  # one to see; the first job opens the window
+                self._asked, self._dry = 1, True  # one grab; if there is a job, the window opens
         self.held += len(found)
         return found
 
     def complete(self, handle: bytes, data: bytes = b"") -> None:
-        """Say, with the next ``send``, that a job has ended."""
+        """Report with the next ``send`` that a job has ended."""
         self._out.append(packet(WORK_COMPLETE, handle + b"\0" + data))
         self.held -= 1
 
     def send(self) -> None:
-        """Send what there is to say, and ask for more."""
+        """Send the pending reports, and grabs for free slots."""
         if not self._dry:
             free = max(0, self._grabs - self._asked - self.held)
             self._out += [_GRAB] * free
@@ -175,20 +175,20 @@ class Taker:
 
 
 def work(store: Bare, address: str, ran: Callable[[int], None]) -> None:
-    """Take jobs and delete their rows in batches, or when there is no more to take; never returns.
+    """Grab jobs, and delete their rows in batches or when there are no more jobs. It never returns.
 
     ``ran`` is the handler: it is called with the id of each job.
     """
     decode = msgspec.json.Decoder().decode
-    taker = Taker(address, FLOOR)
+    grabber = Grabber(address, FLOOR)
     done: list[int] = []
     while True:
-        for handle, payload in taker.read():
+        for handle, payload in grabber.read():
             jobid = decode(payload)["jobid"]
             ran(jobid)
             done.append(jobid)
-            taker.complete(handle)
-        taker.send()
-        if len(done) >= BATCH or (done and taker.waits):
+            grabber.complete(handle)
+        grabber.send()
+        if len(done) >= BATCH or (done and grabber.waits):
             store.delete(done)
             done.clear()

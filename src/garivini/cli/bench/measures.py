@@ -1,4 +1,4 @@
-"""The measures. Each has two sides, ours and the floor, which do the same in turn."""
+"""The measures. Each has two sides, ours and the baseline, which do the same in turn."""
 
 import math
 import time
@@ -11,30 +11,32 @@ from typing import Final, NamedTuple
 
 from garivini.cli.bench import bare, floor
 from garivini.cli.bench.figures import Delivery, Measure, Outcome, delivered
-from garivini.cli.bench.runs import FLOOR, OURS, Run, rows
+from garivini.cli.bench.runs import FLOOR, OURS, Start, rows
 from garivini.cli.bench.setup import PureSide, Setup, Side
 from garivini.client import Client
 
-#: Jobs a second of the pickup measure.
+#: Jobs per second of the pickup measure.
 RATE: Final = 50
-#: Calls in flight of the pure measure, and calls a second of its pickup.
+#: Calls in flight of the pure measure.
 CALLERS: Final = 200
+#: Calls per second of its pickup.
 PURE_RATE: Final = 100
-#: Jobs of an insert of the bulk pickup, and how often in a round; the first of them is not measured.
+#: Jobs per insert of the bulk pickup.
 BULK: Final = 1000
+#: Inserts per round of it. The first one is not measured.
 REPEATS: Final = 6
-#: Seconds of single inserts in a round.
+#: Seconds of single inserts per round.
 SINGLE: Final = 0.5
-#: Seconds without any progress after which what stands in the table is lost.
+#: Seconds without progress after which the jobs in the table count as lost.
 LOST: Final = 20.0
 _POLL: Final = 0.005
 
 
 class Size(NamedTuple):
-    """How much a round does."""
+    """The size of a round."""
 
     jobs: int
-    #: Of the measures that last so long.
+    #: The length of a round of the measures that have one.
     seconds: float
 
 
@@ -84,11 +86,11 @@ def _single(setup: Setup, insert: Callable[[], int]) -> Outcome:
 
 
 def _inserted(setup: Setup, inserted: Iterable[int], rate: float) -> Outcome:
-    """See that each acknowledged job stands there, and nothing else."""
+    """Check that the table has each acknowledged job, and no other."""
     return Outcome({"jobs/s": rate}, delivered(inserted, (), setup.store.standing(), may_stand=True))
 
 
-# ---- the whole way
+# ---- from insert to end
 
 
 @contextmanager
@@ -135,7 +137,7 @@ def _steady(setup: Setup, side: Side, size: Size) -> Outcome:
         completed = setup.store.ended() - ended
         seconds = time.perf_counter() - began
         side.producer.stop()
-    # What was not claimed goes on standing there; what was has to come to its end.
+    # Jobs that were not claimed stay in the table. Those that were must end.
     _wait(lambda: not setup.store.standing(leased=True), setup)
     runs = _settled(setup, side)
     inserted = [note.jobid for note in side.inserted.take()]
@@ -161,7 +163,7 @@ def _pickup_floor(setup: Setup, size: Size) -> Outcome:
             return jobid
 
         outcome = _pickup(setup, setup.floor, insert, size)
-        outcome.cpu.pop("dispatcher", None)  # it is this process
+        outcome.cpu.pop("dispatcher", None)  # this process is the dispatcher
         return outcome
 
 
@@ -184,7 +186,7 @@ def _bulk_pickup_floor(setup: Setup, size: Size) -> Outcome:
 
 
 def _bulk_pickup(setup: Setup, side: Side, insert: Callable[[], list[int]]) -> Outcome:
-    """Insert a batch some times; the first warms up. Each is measured until its last handler starts."""
+    """Insert batches, each measured until its last handler starts. The first one is not measured."""
     inserted, lasts, runs = [], [], []
     for _ in range(REPEATS):
         began = time.monotonic_ns()
@@ -220,7 +222,7 @@ def _pure_pickup(setup: Setup, side: PureSide, size: Size) -> Outcome:
     )
 
 
-def _pure_settled(setup: Setup, side: PureSide) -> list[Run]:
+def _pure_settled(setup: Setup, side: PureSide) -> list[Start]:
     _wait(lambda: setup.idle(*side.functions), setup)
     return side.runs.take()
 
@@ -230,7 +232,7 @@ def _row(jobid: int, arg: bytes) -> bare.Row:
 
 
 def _pickup(setup: Setup, side: Side, insert: Callable[[], int], size: Size) -> Outcome:
-    """Insert at fixed times; what a slow one delays counts, for each is measured from its own time."""
+    """Insert at fixed times, and measure from these times, so that the delay by a slow insert counts."""
     warm = [insert() for _ in range(5)]
     _wait(setup.store.empty, setup)
     before = setup.cpu(side)
@@ -246,7 +248,7 @@ def _pickup(setup: Setup, side: Side, insert: Callable[[], int], size: Size) -> 
 
 
 def _timed(insert: Callable[[], int], count: int, rate: int) -> dict[int, int]:
-    """Insert at fixed times; return the time of each job by its id, in nanoseconds."""
+    """Insert at fixed times; return the scheduled time of each job by its id, in nanoseconds."""
     began = time.monotonic_ns()
     due: dict[int, int] = {}
     for number in range(count):
@@ -256,8 +258,8 @@ def _timed(insert: Callable[[], int], count: int, rate: int) -> dict[int, int]:
     return due
 
 
-def _waits(due: Mapping[int, int], runs: Sequence[Run]) -> dict[str, float]:
-    """Return percentiles of the milliseconds from the times to the starts."""
+def _waits(due: Mapping[int, int], runs: Sequence[Start]) -> dict[str, float]:
+    """Return percentiles of the milliseconds from scheduled times to starts."""
     started = {run.jobid: run.began for run in reversed(runs)}
     waits = sorted((started[jobid] - at) / 1e6 for jobid, at in due.items() if jobid in started)
     return {"p50": _at(waits, 0.5), "p99": _at(waits, 0.99), "max": _at(waits, 1.0)}
@@ -268,7 +270,7 @@ def _at(ordered: list[float], share: float) -> float:
 
 
 def _wait(done: Callable[[], bool], setup: Setup) -> None:
-    """Wait until it is done, or nothing has moved for long: then the delivery tells what is missing."""
+    """Wait until it is done, or there is no progress. Then the comparison of ids shows the missing jobs."""
     ended, moved = -1, time.monotonic()
     while not done():
         time.sleep(_POLL)
@@ -279,8 +281,8 @@ def _wait(done: Callable[[], bool], setup: Setup) -> None:
             ended, moved = now, time.monotonic()
 
 
-def _settled(setup: Setup, side: Side) -> list[Run]:
-    """Return all runs, once the server holds no copy that could still run."""
+def _settled(setup: Setup, side: Side) -> list[Start]:
+    """Return all starts, when the server has no copy that could still start."""
     _wait(lambda: setup.idle(side.funcname), setup)
     return side.runs.take()
 
@@ -320,10 +322,10 @@ MEASURES: Final = {
 }
 
 
-def take(name: str, setup: Setup, size: Size, rounds: int, said: Callable[[str], None]) -> Measure:
-    """Take a measure: a small first run of both sides that is not measured, then ours and floor in turn.
+def take(name: str, setup: Setup, size: Size, rounds: int, report: Callable[[str], None]) -> Measure:
+    """Take a measure: a small first round that is not measured, then rounds of ours and the baseline in turn.
 
-    It breaks off where a job is not delivered.
+    It ends when a job was not delivered.
     """
     measure = Measure(name)
     sides = {"ours": MEASURES[name].ours, "floor": MEASURES[name].floor}
@@ -338,6 +340,6 @@ def take(name: str, setup: Setup, size: Size, rounds: int, said: Callable[[str],
             if number:
                 (measure.ours if side == "ours" else measure.floor).append(outcome)
                 values = ", ".join(f"{key} {value:,.1f}" for key, value in outcome.values.items())
-                said(f"{name}, round {number} of {rounds}, {side}: {values}")
+                report(f"{name}, round {number} of {rounds}, {side}: {values}")
     setup.store.clear()
     return measure

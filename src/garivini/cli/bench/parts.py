@@ -1,7 +1,7 @@
-"""The processes beside the bench. Started as ``python -m garivini.cli.bench.parts NAME URL SERVER …``.
+"""The processes beside the bench, started as ``python -m garivini.cli.bench.parts NAME URL SERVER …``.
 
-A part says with one byte on standard output that it is ready. On standard input ``g`` lets it go and ``s``
-stops it, which it answers with one byte; at the end of standard input it ends.
+A part writes one byte to standard output when it is ready. On standard input, ``g`` begins a turn and ``s``
+ends it, which the part answers with one byte. At the end of standard input the part ends.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ def main(name: str, url: str, server: str, *rest: str) -> None:
 
 
 def _turns(turn: Callable[[], None]) -> None:
-    """Do a turn at each ``g``; the turn itself takes the ``s``."""
+    """Do a turn at each ``g``. The turn itself reads the ``s``."""
     os.write(_OUT, b".")
     while os.read(_IN, 1):
         turn()
@@ -37,7 +37,7 @@ def _turns(turn: Callable[[], None]) -> None:
 
 
 def _stopped(seconds: float) -> bool:
-    """Wait so long for ``s``, or the end of standard input; return whether it has come."""
+    """Wait this number of seconds for ``s`` or the end of standard input; return whether it came."""
     if not select.select([_IN], [], [], seconds)[0]:
         return False
     os.read(_IN, 1)
@@ -45,7 +45,7 @@ def _stopped(seconds: float) -> bool:
 
 
 def _queue_runner(url: str, server: str) -> None:
-    """Run the QueueRunner as it is."""
+    """Run a QueueRunner with its default settings."""
     databases = list(Shards(url))
     for database in databases:
         database.check()
@@ -97,7 +97,7 @@ def _bare_producer(url: str, server: str, inserted: str, size: str) -> None:
 
 
 def _bare_worker(url: str, server: str, runs: str) -> None:
-    """Work for ever: the bench ends it."""
+    """Run jobs until the bench ends this process."""
     store = bare.connect(url)
     recorder = Recorder(Path(runs))
     os.write(_OUT, b".")

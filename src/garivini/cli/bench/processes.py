@@ -1,4 +1,4 @@
-"""The processes of the bench, seen from the command: started, let go, stopped, and what CPU they used."""
+"""The processes of the bench, as the command starts, resumes, stops and measures them."""
 
 import os
 import select
@@ -16,7 +16,7 @@ import click
 from garivini.errors import GariviniError
 from garivini.gearman.blocking import Client as GearmanClient
 
-#: Seconds to wait for a process that is to start or stop.
+#: Maximum seconds for a process to start or stop.
 PATIENCE: Final = 30.0
 
 
@@ -24,10 +24,10 @@ class Process:
     """A process that runs until the end of the bench.
 
     Args:
-        name: for messages, and of its log.
-        arguments: of the Python interpreter.
-        folder: for its log.
-        environment: beside that of the bench.
+        name: its name in messages, and the name of its log.
+        arguments: the arguments of the Python interpreter.
+        folder: the directory of its log.
+        environment: variables in addition to those of the bench.
 
     """
 
@@ -41,7 +41,7 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                cwd=folder,  # away from any settings file of the user's
+                cwd=folder,  # a directory without a settings file
                 bufsize=0,
             )
 
@@ -51,7 +51,7 @@ class Process:
         return self._process.pid
 
     def check(self) -> None:
-        """Make sure that it is alive.
+        """Check that it is running.
 
         Raises:
             ClickException: it has ended.
@@ -62,7 +62,7 @@ class Process:
             raise click.ClickException(f"the {self.name} ended with {self._process.returncode}:\n{log}")
 
     def wait_ready(self) -> None:
-        """Wait for the byte that says that it is ready, or has stopped."""
+        """Wait for the byte that reports that it is ready, or has stopped."""
         assert self._process.stdout is not None
         if not select.select([self._process.stdout], [], [], PATIENCE)[0]:
             raise click.ClickException(f"the {self.name} did not answer within {PATIENCE:.0f} s")
@@ -71,26 +71,26 @@ class Process:
             self.check()
 
     def go(self) -> None:
-        """Let it go."""
-        self._tell(b"g")
+        """Let it begin a turn."""
+        self._send(b"g")
 
     def stop(self) -> None:
-        """Let it come to its end of a turn, and wait for that."""
-        self._tell(b"s")
+        """Let it end its turn, and wait until it has."""
+        self._send(b"s")
         self.wait_ready()
 
-    def _tell(self, byte: bytes) -> None:
+    def _send(self, byte: bytes) -> None:
         self.check()
         assert self._process.stdin is not None
         self._process.stdin.write(byte)
 
     def end(self) -> None:
-        """Ask it to end."""
+        """Send it SIGTERM."""
         with suppress(OSError):
             self._process.terminate()
 
     def wait(self) -> None:
-        """Wait for its end; kill it where that does not come."""
+        """Wait until it has ended; kill it if it does not end."""
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
@@ -116,18 +116,18 @@ def command(
 
 
 def until(condition: Callable[[], bool], what: str, *processes: Process) -> None:
-    """Wait until a condition of other processes holds, while they live."""
+    """Wait until a condition is true, while these processes are running."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         for process in processes:
             process.check()
         if time.monotonic() > deadline:
-            raise click.ClickException(f"waited {PATIENCE:.0f} s in vain for {what}")
+            raise click.ClickException(f"waited {PATIENCE:.0f} s for {what}, without success")
         time.sleep(0.02)
 
 
 def answers(server: str) -> bool:
-    """Whether a Gearman server answers there."""
+    """Return whether a Gearman server answers at this address."""
     with GearmanClient(server, timeout=1) as client, suppress(GariviniError):
         client.echo()
         return True
@@ -135,13 +135,13 @@ def answers(server: str) -> bool:
 
 
 def free_address() -> str:
-    """Return an address of this machine on which nobody listens just now."""
+    """Return an address of this machine on which nothing listens now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 def cpu_seconds(pids: list[int]) -> float | None:
-    """Return the CPU seconds that processes have used so far; None where the system does not tell."""
+    """Return the CPU seconds of processes so far; None if the system does not report them."""
     total = 0
     for pid in pids:
         try:

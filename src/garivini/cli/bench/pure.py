@@ -1,7 +1,7 @@
 """Pure Gearman mode: callers, a stock worker, and the bare chain of the same calls.
 
-The callers and the worker are the same for both sides. The bare chain is an injector and a controller, each a
-blocking loop: what one read of the socket has brought is one insert, and one delete.
+Both sides have the same callers and worker. The bare chain is an injector and a controller, each a blocking
+loop: each read of the socket leads to one insert, or one delete.
 """
 
 import select
@@ -18,13 +18,13 @@ from garivini.cli.bench.floor import (
     SUBMIT_JOB_BG,
     WORK_COMPLETE,
     Connection,
-    Taker,
+    Grabber,
     packet,
 )
 
-#: Of our side: the stock worker's function, and where jobs are injected.
+#: On our side: the function of the stock worker, and the function that injects jobs.
 OURS: Final = ("bench.pure", "inject_jobs")
-#: Of the bare chain: the stock worker's function, its injector's and its controller's.
+#: In the bare chain: the functions of the stock worker, of the injector and of the controller.
 FLOOR: Final = ("bench.bare", "bench.bare.inject", "bench.bare.run")
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -41,7 +41,7 @@ class Callers:
         self.close: Final = self._connection.close
 
     def run(self, count: int, in_flight: int) -> list[int]:
-        """Make so many calls; return the ids of the jobs, which are committed."""
+        """Make this number of calls; return the ids of the jobs, which are committed."""
         found: list[int] = []
         first = min(count, in_flight)
         self._connection.send(self._call * first)
@@ -62,53 +62,53 @@ class Callers:
 
 
 def work(address: str, funcname: str, ran: Callable[[int], None]) -> None:
-    """Run jobs as a worker that knows nothing of databases; never returns."""
-    taker = Taker(address, funcname)
+    """Run jobs as a worker without databases does. It never returns."""
+    grabber = Grabber(address, funcname)
     while True:
-        for handle, payload in taker.read():
+        for handle, payload in grabber.read():
             ran(_decode(payload)["jobid"])
-            taker.complete(handle)
-        taker.send()
+            grabber.complete(handle)
+        grabber.send()
 
 
 def inject(store: Bare, address: str) -> None:
-    """Insert what is called for, answer, and submit it to the controller; never returns."""
+    """Insert the jobs of calls, answer the calls, and submit the jobs to the controller. It never returns."""
     _, function, run = FLOOR
-    taker, client = Taker(address, function), Connection(address)
+    grabber, client = Grabber(address, function), Connection(address)
     while True:
-        calls = taker.read()
+        calls = grabber.read()
         if calls:
             jobs = [_decode(payload) for _, payload in calls]
-            # Not due: the QueueRunners of the other side would take them for theirs.
+            # Not due, because otherwise the QueueRunner of the other side would claim them.
             jobids = store.insert_many([job["arg"].encode() for job in jobs], 60)
             packets = []
             for (handle, _), job, jobid in zip(calls, jobs, jobids, strict=True):
-                taker.complete(handle, _encode({"jobid": jobid, "dbid": 1}))
+                grabber.complete(handle, _encode({"jobid": jobid, "dbid": 1}))
                 payload = _encode({"jobid": jobid, "dbid": 1, **job})
                 packets.append(packet(SUBMIT_JOB_BG, b"%s\0001:%d\0%s" % (run.encode(), jobid, payload)))
-            taker.send()
+            grabber.send()
             client.send(b"".join(packets))
             created = 0
             while created < len(packets):
                 created += sum(kind == JOB_CREATED for kind, _ in client.read())
         else:
-            taker.send()
+            grabber.send()
 
 
 def control(store: Bare, address: str) -> None:
-    """Call the worker for what is submitted, and delete the rows of what has ended; never returns."""
+    """Call the worker for submitted jobs, and delete the rows of ended ones. It never returns."""
     funcname, _, function = FLOOR
-    taker, client = Taker(address, function), Connection(address)
+    grabber, client = Grabber(address, function), Connection(address)
     called: deque[tuple[bytes, int]] = deque()
     running: dict[bytes, tuple[bytes, int]] = {}
     while True:
-        ready, _, _ = select.select([taker.connection, client], [], [])
-        if taker.connection in ready:
+        ready, _, _ = select.select([grabber.connection, client], [], [])
+        if grabber.connection in ready:
             calls = []
-            for handle, payload in taker.read():
+            for handle, payload in grabber.read():
                 called.append((handle, _decode(payload)["jobid"]))
                 calls.append(packet(SUBMIT_JOB, b"%s\0\0%s" % (funcname.encode(), payload)))
-            taker.send()
+            grabber.send()
             client.send(b"".join(calls))
         if client in ready:
             done = []
@@ -120,5 +120,5 @@ def control(store: Bare, address: str) -> None:
             if done:
                 store.delete([jobid for _, jobid in done])
                 for handle, _ in done:
-                    taker.complete(handle)
-                taker.send()
+                    grabber.complete(handle)
+                grabber.send()

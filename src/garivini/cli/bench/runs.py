@@ -1,7 +1,7 @@
-"""The jobs of the bench, and which of them ran, and when.
+"""The jobs of the bench, and the records of their starts.
 
-Each process notes its runs in a file of its own that outlives it. A note is two numbers in shared memory, so
-that it costs a no-op job next to nothing.
+Each process records the starts in its own file, which remains after its end. A record is two numbers in
+shared memory, so that it costs almost nothing beside a job without work.
 """
 
 import mmap
@@ -11,36 +11,37 @@ import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
-#: The functions: of our worker, and of the bare one.
+#: The function of our worker.
 OURS: Final = "bench.ours"
+#: The function of the baseline's worker.
 FLOOR: Final = "bench.floor"
 
-#: A job's id, and the monotonic time in nanoseconds, which is one for all processes of a machine.
+#: The id of a job, and the monotonic time in nanoseconds, which is the same for all processes of a machine.
 _NOTE: Final = struct.Struct("<qq")
-#: Notes in one file.
+#: Records per file.
 _NOTES: Final = 1 << 18
 
 
 def payload(size: int) -> bytes:
-    """Return an argument of so many bytes."""
+    """Return an argument of this number of bytes."""
     return (b"0123456789abcdef" * (size // 16 + 1))[:size]
 
 
 def rows(arg: bytes, count: int) -> list[list[object]]:
-    """Return jobs of ours as ``insert_jobs`` takes them."""
+    """Return jobs of our function for ``insert_jobs``."""
     return [[OURS, None, None, arg] for _ in range(count)]
 
 
-class Run(NamedTuple):
-    """One run of a job."""
+class Start(NamedTuple):
+    """One start of a job."""
 
     jobid: int
-    #: Monotonic time in nanoseconds at which its handler started.
+    #: Monotonic time, in nanoseconds, at which its handler started.
     began: int
 
 
 class Recorder:
-    """The notes of this process, in a folder."""
+    """Records the starts in this process, in a directory."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -56,7 +57,7 @@ class Recorder:
         self._end = 0
 
     def note(self, jobid: int) -> None:
-        """Note that a job's handler has started."""
+        """Record that the handler of a job has started."""
         if self._end == len(self._memory):
             self._open()
         _NOTE.pack_into(self._memory, self._end, jobid, time.monotonic_ns())
@@ -64,7 +65,7 @@ class Recorder:
 
 
 class Reader:
-    """Reads what all recorders of a folder have noted, each note once."""
+    """Reads the records of all recorders of a directory, each record once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -74,8 +75,8 @@ class Reader:
         """Return the ids of the processes that record here."""
         return sorted({int(path.name.partition("-")[0]) for path in self._folder.iterdir()})
 
-    def take(self) -> list[Run]:
-        """Return what is new."""
+    def take(self) -> list[Start]:
+        """Return the new records."""
         found = []
         for path in self._folder.iterdir():
             offset = self._offsets.get(path, 0)
@@ -84,7 +85,7 @@ class Reader:
                 for jobid, began in _NOTE.iter_unpack(file.read()):
                     if not jobid:
                         break
-                    found.append(Run(jobid, began))
+                    found.append(Start(jobid, began))
                     offset += _NOTE.size
             self._offsets[path] = offset
         return found

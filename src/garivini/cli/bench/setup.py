@@ -1,4 +1,4 @@
-"""What the measures run on: the database, the Gearman server, and the processes of both sides."""
+"""The set-up of the measures: the database, the Gearman server, and the processes of both sides."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -34,19 +34,19 @@ class PureSide:
 
     callers: Callers
     runs: Reader
-    #: What the Gearman server has of it.
+    #: Its functions in the Gearman server.
     functions: tuple[str, ...]
 
 
 class Setup:
-    """What the measures run on: a database, a Gearman server, and processes, started when first needed.
+    """The database, the Gearman server and the processes of the measures, started when first needed.
 
     Args:
-        folder: for everything.
-        server: a Gearman server; without one the embedded server runs in a process of its own.
-        size: bytes of a payload.
-        processes: worker processes of a side.
-        url: the database, without a job in it; without one a SQLite file.
+        folder: the directory for all files.
+        server: a Gearman server; None: the embedded server, in its own process.
+        size: bytes of an argument.
+        processes: worker processes per side.
+        url: the URL of a database without jobs; None: a SQLite file.
 
     """
 
@@ -67,10 +67,12 @@ class Setup:
         if not self.store.empty():
             self.client.close()
             self.store.close()
-            raise UsageError("the bench deletes all jobs, and this database has some: give it one of its own")
+            raise UsageError(
+                "the bench deletes all jobs, and this database has some: give it an empty database"
+            )
 
     def close(self) -> None:
-        """End all processes and close what is open."""
+        """End all processes and close all connections."""
         self._ends.close()
         self.client.close()
         self.store.close()
@@ -83,7 +85,7 @@ class Setup:
 
     @cached_property
     def embedded(self) -> Process | None:
-        """The embedded server's process; None where the user runs a server."""
+        """The process of the embedded server; None if the user has given a server."""
         if self._given is not None:
             return None
         self._address = processes.free_address()
@@ -93,7 +95,7 @@ class Setup:
 
     @cached_property
     def address(self) -> str:
-        """The Gearman server, which answers."""
+        """The address of the Gearman server, which answers now."""
         server = self.embedded
         address = self._given or self._address
         processes.until(
@@ -103,7 +105,7 @@ class Setup:
 
     @cached_property
     def gearman(self) -> GearmanClient:
-        """A connection to the Gearman server, for looks."""
+        """A connection to the Gearman server, for checks."""
         return self._ends.enter_context(GearmanClient(self.address))
 
     def _started(self, process: Process) -> Process:
@@ -122,7 +124,7 @@ class Setup:
 
     @cached_property
     def ours(self) -> Side:
-        """QueueRunner, worker and producer, warm and idle."""
+        """QueueRunner, worker and producer, started and idle."""
         runs, inserted = self._folders("ours")
         worker = self._started(
             processes.command(
@@ -149,7 +151,7 @@ class Setup:
 
     @cached_property
     def floor(self) -> Side:
-        """The bare loops, warm and idle."""
+        """The bare loops, started and idle."""
         runs, inserted = self._folders("floor")
         workers = [self._part("bare-worker", str(runs)) for _ in range(self._processes)]
         self._wait_for_workers(FLOOR, *workers)
@@ -203,12 +205,12 @@ class Setup:
         processes.until(connected, f"the workers of {funcname}", *workers)
 
     def idle(self, *functions: str) -> bool:
-        """Whether the Gearman server holds no job of these functions."""
+        """Return whether the Gearman server has no job of these functions."""
         counts = self.gearman.functions()
         return not any(name.encode() in counts and counts[name.encode()].total for name in functions)
 
     def cpu(self, side: Side) -> dict[str, float]:
-        """Return the CPU seconds of each part so far; empty where the system does not tell."""
+        """Return the CPU seconds of each part so far; empty if the system does not report them."""
         parts = {"dispatcher": [side.dispatcher.pid], "workers": side.workers}
         if self.embedded is not None:
             parts["server"] = [self.embedded.pid]

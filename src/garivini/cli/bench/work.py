@@ -1,6 +1,6 @@
-"""The bench's worker module: one function, which does nothing but note that it ran.
+"""The worker module of the bench: one function, which only records its start.
 
-``garivini worker garivini.cli.bench.work`` runs it, as it would any application's.
+``garivini worker garivini.cli.bench.work`` runs it like the module of an application.
 """
 
 import os
@@ -18,5 +18,5 @@ _recorder = Recorder(Path(os.environ["GARIVINI_BENCH_RUNS"]))
 
 @worker.function(OURS)
 def nothing(job: Job) -> None:
-    """Note the run."""
+    """Record the start."""
     _recorder.note(job.jobid)

@@ -1,4 +1,4 @@
-"""``garivini demo``: durable jobs end to end on the embedded database and server, with kills."""
+"""``garivini demo``: durable jobs from insert to end on SQLite and the embedded server, with kills."""
 
 import json
 import os
@@ -30,29 +30,29 @@ from garivini.gearman.blocking import Client as GearmanClient
 from garivini.model.job import Job
 from garivini.model.records import FailedAttempt
 
-#: Seconds. Short, so that a person need not wait a minute to see what a lease does.
+#: Seconds of a lease: short, so that its effect can be seen without waiting for a minute.
 LEASE: Final = 5
-#: Jobs that may wait in the Gearman server, so that most of the backlog stands in the database.
+#: Maximum jobs that wait in the Gearman server, so that most of the backlog stays in the database.
 WATERMARK: Final = 200
-#: Seconds without any progress after which the demo gives up.
+#: Seconds without progress after which the demo ends.
 PATIENCE: Final = 45.0
 
 
 @click.command()
 @click.argument("tree", required=False, type=click.Path(path_type=Path))
 @click.option(
-    "--files", "most", type=click.IntRange(1, 100_000), default=3000, show_default=True, help="At most."
+    "--files", "most", type=click.IntRange(1, 100_000), default=3000, show_default=True, help="Maximum files."
 )
 @click.option(
-    "-p", "--processes", type=click.IntRange(1, 64), default=2, show_default=True, help="Worker children."
+    "-p", "--processes", type=click.IntRange(1, 64), default=2, show_default=True, help="Worker processes."
 )
 def demo(tree: Path | None, most: int, processes: int) -> None:
-    """Watch durable jobs go through an embedded database and Gearman server, and see that none is lost.
+    """Run durable jobs on SQLite and the embedded Gearman server, with kills, and check that none is lost.
 
-    One job for each source or text file of TREE (the running Python's own library, unless you name a
-    folder): its bytes, lines, SHA-256 and, for Python, functions. Three broken files must fail. A worker
-    process and the QueueRunner are killed on the way. Everything is checked against a plain loop over the
-    same files; the exit status is 1 where a job is missing or wrong.
+    There is one job per source or text file of TREE, by default the library of this Python. It determines
+    bytes, lines, SHA-256 and, for Python, the number of functions. Three broken files must fail. Meanwhile a
+    worker process and the QueueRunner are killed. All results are compared with those of a plain loop over
+    the same files. If a job is missing or has a wrong result, the exit status is 1.
 
     \b
     Examples:
@@ -67,17 +67,17 @@ def demo(tree: Path | None, most: int, processes: int) -> None:
 
 @dataclass(slots=True)
 class _Run:
-    """What the worker processes have noted."""
+    """What the worker processes have recorded."""
 
     started: Counter[str] = field(default_factory=Counter)
     finished: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     waited: list[float] = field(default_factory=list)
-    #: When each was last read, by process id: the latest is one that is alive.
+    #: The bytes of each file that were read.
     offsets: dict[Path, int] = field(default_factory=dict)
     last_pid: int = 0
 
     def read(self, folder: Path) -> None:
-        """Take in what is new."""
+        """Read the new records."""
         for path in folder.iterdir():
             with path.open("rb") as file:
                 file.seek(self.offsets.get(path, 0))
@@ -111,7 +111,7 @@ class _Demo:
         self._duration = 0.0
 
     def run(self, tree: Path, most: int) -> bool:
-        """Run the demo; return whether every job came to its right end."""
+        """Run the demo; return whether every job had the right result."""
         paths = files.list_files(tree, most)
         broken = files.write_broken(self._folder)
         self._say("Input", f"{number(len(paths), 'file')} of {tree}, and {len(broken)} broken ones")
@@ -198,10 +198,10 @@ class _Demo:
                 raise click.ClickException(f"the embedded Gearman server did not start:\n{log}")
             time.sleep(0.05)
 
-    # ---- the course
+    # ---- the run
 
     def _drive(self, client: Client, paths: Sequence[str]) -> None:
-        """Insert, watch, kill twice, and wait until every job has completed or failed."""
+        """Insert the jobs, kill two processes, and wait until every job has completed or failed."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         began = moved = time.monotonic()
         kills = {len(paths) // 3: self._kill_worker_child, len(paths) * 2 // 3: self._kill_queue_runner}
@@ -235,7 +235,7 @@ class _Demo:
                 time.sleep(0.05)
 
     def _ended(self, client: Client, inserted: int) -> int:
-        """Return how many jobs have completed (the row is gone) or failed (it waits for its retry)."""
+        """Return the number of jobs that have completed (no row) or failed (waiting for their retry)."""
         rows = len(client.list_jobs(limit=100_000))
         return inserted - rows + len(client.failed_jobs(limit=100_000))
 
@@ -261,7 +261,7 @@ class _Demo:
         records: dict[str, FailedAttempt],
         left: int,
     ) -> list[str]:
-        """Return what is not as the plain loop found it."""
+        """Return the differences from the results of the plain loop."""
         wrong = []
         for path, outcome in expected.items():
             found = self._run.finished.get(path, [])
@@ -319,7 +319,7 @@ class _Demo:
 
 
 def _expect(path: Path) -> files.Analysis | str:
-    """Return what a job must find out about a file, or the name of the error it must fail with."""
+    """Return the expected result of a job, or the name of the error with which it must fail."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -1,4 +1,4 @@
-"""The real input of the demo: source and text files, and what is to be found out about each."""
+"""The input of the demo, source and text files, and their analysis."""
 
 import ast
 import hashlib
@@ -20,7 +20,7 @@ _LEFT_OUT: Final = frozenset(
     {"site-packages", "dist-packages", "__pycache__", "node_modules", ".git", ".venv"}
 )
 
-#: Files that cannot be analysed, each in another way.
+#: Files that cannot be analysed, each for another reason.
 BROKEN: Final = {
     "broken_syntax.py": b"def half(:\n    return 1\n",
     "broken_encoding.py": b"# -*- coding: no-such-encoding -*-\nname = 'x'\n",
@@ -30,7 +30,7 @@ BROKEN: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What a job finds out about a file."""
+    """The result of a job: facts about a file."""
 
     bytes: int
     lines: int
@@ -47,7 +47,7 @@ def analyse(path: Path) -> Analysis:
     """Read a file and analyse it; Python source is parsed.
 
     Raises:
-        SyntaxError, ValueError: it is Python source that does not parse.
+        SyntaxError, ValueError: it is Python source that cannot be parsed.
         OSError: it cannot be read.
 
     """
@@ -60,7 +60,7 @@ def analyse(path: Path) -> Analysis:
 
 
 def _functions(body: list[Any]) -> int:
-    """Count functions in statements and what is nested in them; expressions can hold none."""
+    """Return the number of functions in statements and in nested ones. Expressions cannot contain any."""
     count = 0
     for node in body:
         count += isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
@@ -70,15 +70,15 @@ def _functions(body: list[Any]) -> int:
 
 
 def default_tree() -> Path:
-    """Return the folder of the running Python's own library."""
+    """Return the directory of the standard library."""
     return Path(sysconfig.get_path("stdlib"))
 
 
 def list_files(tree: Path, most: int) -> list[Path]:
-    """Return source and text files below ``tree``, sorted, at most ``most``.
+    """Return at most ``most`` source and text files below ``tree``, sorted.
 
     Raises:
-        UsageError: it is no folder, or has none.
+        UsageError: it is not a directory, or has no such files.
 
     """
     if not tree.is_dir():
@@ -106,7 +106,7 @@ def _utf8(path: Path) -> bool:
 
 
 def write_broken(folder: Path) -> list[Path]:
-    """Write the broken files into a folder and return them."""
+    """Write the broken files into a directory and return their paths."""
     paths = []
     for name, content in BROKEN.items():
         path = folder / name

@@ -1,6 +1,6 @@
-"""The demo's worker module: one function, which analyses a file and notes what it found.
+"""The worker module of the demo: one function, which analyses a file and records the result.
 
-It stands for any application: ``garivini worker garivini.cli.demo.work`` runs it.
+``garivini worker garivini.cli.demo.work`` runs it like the module of an application.
 """
 
 import json
@@ -19,11 +19,11 @@ FUNCTION = "demo.analyse"
 
 worker: Final = Worker(Client(os.environ["GARIVINI_DB"]), os.environ["GARIVINI_JOB_SERVERS"])
 _results = Path(os.environ["GARIVINI_DEMO_RESULTS"])
-warnings.simplefilter("ignore")  # old escapes in the files that are parsed are not the demo's business
+warnings.simplefilter("ignore")  # about old escapes in the parsed files
 
 
 def note(**fields: object) -> None:
-    """Append a line to this process's results, in one write: whole or not there, even if it is killed."""
+    """Append a line to the results of this process, in one write, so that a kill leaves no partial line."""
     line = json.dumps({"pid": os.getpid(), **fields}) + "\n"
     with (_results / f"{os.getpid()}.jsonl").open("ab", buffering=0) as file:
         file.write(line.encode())

@@ -58,6 +58,17 @@ def grade_start(subject: str, given: Mapping[str, str]) -> Iterator[Finding]:
             "it may listen on every network, without authentication: any peer can run any function",
             "give --listen with the address of a private network, or 127.0.0.1",
         )
+    yield from _grade_queues(subject, given, start)
+    if "--keepalive" not in given:
+        yield Finding(
+            "advice",
+            subject,
+            "no --keepalive: the loss of a worker's machine is noticed only after two hours",
+            start,
+        )
+
+
+def _grade_queues(subject: str, given: Mapping[str, str], start: str) -> Iterator[Finding]:
     if "--round-robin" not in given:
         yield Finding(
             "advice", subject, "no --round-robin: one function's jobs keep another's workers busy", start
@@ -68,13 +79,6 @@ def grade_start(subject: str, given: Mapping[str, str]) -> Iterator[Finding]:
             "advice",
             subject,
             f"--hashtable-buckets is {buckets}: slow with more than about ten thousand jobs",
-            start,
-        )
-    if "--keepalive" not in given:
-        yield Finding(
-            "advice",
-            subject,
-            "no --keepalive: the loss of a worker's machine is noticed only after two hours",
             start,
         )
     if given.get("--queue-type") or given.get("-q"):
