@@ -100,15 +100,17 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
             DEBUG, ("jobs",), "a worker gave back jobs that it could not start soon"
         ),
         "jobs.returned": EventType(
-            DEBUG, ("dbid", "jobs"), "a Controller could not run these jobs, or their calls were lost"
+            DEBUG, ("dbid", "jobs"), "a Controller could not run these jobs, or their calls had no outcome"
         ),
         "calls.lost": EventType(
             WARNING,
             ("function", "calls", "reason"),
-            "calls were lost with a connection, or refused; not a failure",
+            "calls ended with a connection, or were refused; not a failure",
         ),
         "call.cancelled": EventType(
-            WARNING, ("function", "seconds"), "no worker took a call within its deadline; its job waits again"
+            WARNING,
+            ("function", "seconds"),
+            "no worker started a call by its deadline; its job waits again",
         ),
         "reports.dropped": EventType(
             WARNING,
