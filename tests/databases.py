@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 
 import psycopg
 import pymysql
+from pymysql.cursors import DictCursor
 from sqlalchemy import create_engine
 
 from garivini.databases import DatabaseSettings
@@ -107,6 +108,24 @@ _CLOCK: Final = (
       'SELECT coalesce((SELECT time FROM clock.setting), pg_catalog.clock_timestamp())'
     """,
 )
+
+
+def numbers(count: int) -> str:
+    """Return a table of the numbers from 1 on, column ``seq``, as MariaDB and MySQL make it of nothing."""
+    digits = " UNION ALL ".join(f"SELECT {digit} AS digit" for digit in range(10))
+    places = range(len(str(count - 1)))
+    number = " + ".join(f"{10**place} * place{place}.digit" for place in places)
+    tables = ", ".join(f"({digits}) AS place{place}" for place in places)
+    counted = f"SELECT 1 + {number} AS seq FROM {tables}"
+    return f"(SELECT seq FROM ({counted}) AS counted WHERE seq <= {count} ORDER BY seq) AS numbers"
+
+
+def mysql_plan(connection: Any, text: str, bound: Any) -> list[tuple[str, str, str, str]]:
+    """Return table, access, key and the rest of each step of a statement's plan on MariaDB or MySQL."""
+    with connection.cursor(DictCursor) as cursor:
+        cursor.execute(f"EXPLAIN FORMAT=TRADITIONAL {text}", bound)
+        rows = cursor.fetchall()
+    return [(row["table"] or "", row["type"], row["key"], row["Extra"] or "") for row in rows]
 
 
 class MySQLRoles:

@@ -500,8 +500,12 @@ SERVERS: Final[dict[str, type[MariaDB] | type[PostgreSQL]]] = {
     "mariadb": MariaDBOrMySQL,
     "postgresql": PostgreSQL,
 }
+#: Whether this run has MySQL in the place of MariaDB.
+ON_MYSQL: Final = chosen("mysql") is not None
 #: The servers whose statements for inserts a run can use: MariaDB takes MySQL's too.
-INSERTS_AS: Final = ("mysql",) if chosen("mysql") else ("mariadb", "mysql")
+INSERTS_AS: Final = ("mysql",) if ON_MYSQL else ("mariadb", "mysql")
+#: The schemes of SQLAlchemy's engines that a run can use.
+SCHEMES: Final = ("mysql+pymysql",) if ON_MYSQL else ("mysql+pymysql", "mariadb+pymysql")
 
 
 def family(pid: int) -> list[int]:

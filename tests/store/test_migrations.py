@@ -15,6 +15,7 @@ from garivini.model.policy import FunctionPolicy
 from garivini.model.state import State
 from garivini.store import schema
 from garivini.store.database import Database, Lane
+from tests.databases import numbers
 
 DRIVERS = {"mysql": "mysql+pymysql", "postgresql": "postgresql+psycopg"}
 
@@ -122,7 +123,7 @@ def test_upgrade_adds_the_end_of_leases_to_a_large_table_at_once(request: pytest
         execute(
             engine,
             "INSERT INTO job (funcname, run_after, state, arg) SELECT CONCAT('f', seq MOD 5), seq,"
-            " IF(seq MOD 1000 = 0, 1 + seq MOD 3, 0), REPEAT('x', 100) FROM seq_1_to_200000",
+            f" IF(seq MOD 1000 = 0, 1 + seq MOD 3, 0), REPEAT('x', 100) FROM {numbers(200_000)}",
         )
         reads = "SHOW GLOBAL STATUS LIKE 'Handler_read_next'"
         before = int(execute(engine, reads)[0][1])

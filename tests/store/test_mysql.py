@@ -38,7 +38,7 @@ from garivini.store.dialects.mysql import MySQL
 from garivini.store.dialects.pymysql_connection import Connection
 from tests.databases import MySQLRoles
 from tests.processes import PATIENCE
-from tests.sql_servers import INSERTS_AS, MariaDB, MariaDBOrMySQL
+from tests.sql_servers import INSERTS_AS, ON_MYSQL, SCHEMES, MariaDB, MariaDBOrMySQL
 from tests.store.test_errors import CALLS, Opener, insert
 from tests.system import system
 
@@ -46,6 +46,10 @@ pytestmark = pytest.mark.servers
 
 #: What a call may take at most where the URL says that a second of silence is enough.
 BOUND = 8.0
+
+ISOLATION = "transaction_isolation" if ON_MYSQL else "tx_isolation"
+#: What is about a server without TLS, which a MySQL offers from its first start on.
+NO_TLS = pytest.mark.skipif(ON_MYSQL, reason="MySQL offers TLS")
 
 LANE = Lane("f", State.WAITING, "normal", 0)
 
@@ -121,7 +125,9 @@ def run(connection: Any, sql: str) -> Sequence[Any]:
         ({"username": "nobody_of_that_name"}, RefusedError, "check user and password"),
         ({"database": "nothing"}, RefusedError, "refuses the user this database"),
         ({"port": 1}, UnreachableError, "cannot be reached"),
-        ({"query": {"ssl_mode": "REQUIRED"}}, RefusedError, "asks for TLS, see ssl_mode"),
+        pytest.param(
+            {"query": {"ssl_mode": "REQUIRED"}}, RefusedError, "asks for TLS, see ssl_mode", marks=NO_TLS
+        ),
         ({"query": {"ssl_ca": "/etc/hostname"}}, UsageError, "ssl_ca"),
         ({"query": {"ssl_ca": "/none", "ssl_mode": "VERIFY_IDENTITY"}}, UsageError, "ssl_ca"),
     ],
@@ -261,6 +267,7 @@ def test_calls_replace_a_lost_connection_of_which_the_driver_does_not_know(
     assert len(database.jobs()) == 2
 
 
+@NO_TLS
 def test_a_driver_that_goes_on_without_tls_is_not_believed(database: Database) -> None:
     # MariaDB's C library does so.
     database.connections.dialect._tls = True  # type: ignore[attr-defined]
@@ -346,6 +353,7 @@ def test_a_process_that_is_frozen_within_a_transaction_loses_it(
     roles: MySQLRoles, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mysql, "IDLE_TIMEOUT", 1)
+    monkeypatch.setattr(mysql, "WAIT_TIMEOUT", 1)
     database = opened(roles.runtime)
     insert(database)
     other = opened(roles.runtime)
@@ -540,11 +548,12 @@ def setting(connection: Any, name: str) -> Any:
 
 def test_our_sessions_have_their_limits(database: Database) -> None:
     with database.connections.connection() as connection:
-        assert setting(connection, "tx_isolation") == "READ-COMMITTED"
+        assert setting(connection, ISOLATION) == "READ-COMMITTED"
         assert "STRICT_ALL_TABLES" in setting(connection, "sql_mode")
         assert setting(connection, "innodb_lock_wait_timeout") == 5
         assert setting(connection, "lock_wait_timeout") == 5
-        assert setting(connection, "idle_transaction_timeout") == 10
+        limit = ("wait_timeout", 60) if ON_MYSQL else ("idle_transaction_timeout", 10)
+        assert setting(connection, limit[0]) == limit[1]
         assert setting(connection, "autocommit") == 1
         assert setting(connection, "character_set_client") == "utf8mb4"
 
@@ -571,7 +580,7 @@ def test_settle_stores_any_character_whatever_the_url_says(
 
 
 @pytest.mark.parametrize("autocommit", [0, 1])
-@pytest.mark.parametrize("scheme", ["mysql+pymysql", "mariadb+pymysql"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_calls_leave_the_settings_of_a_callers_engine(
     roles: MySQLRoles, opened: Opener, autocommit: int, scheme: str
 ) -> None:
@@ -586,7 +595,7 @@ def test_calls_leave_the_settings_of_a_callers_engine(
     with pytest.raises(UsageError):
         database.insert([odd(funcname="f" * 201)])
     pooled = engine.raw_connection()
-    assert setting(pooled, "tx_isolation") == "REPEATABLE-READ"
+    assert setting(pooled, ISOLATION) == "REPEATABLE-READ"
     assert setting(pooled, "sql_mode") == "ANSI_QUOTES"
     assert setting(pooled, "autocommit") == autocommit
     pooled.close()

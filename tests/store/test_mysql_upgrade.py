@@ -21,7 +21,8 @@ from garivini.model.state import State
 from garivini.store.database import Database, Lane
 from garivini.store.dialects import mysql
 from garivini.store.schema import SCHEMA, migration_sql
-from tests.sql_servers import MariaDB
+from tests.databases import numbers
+from tests.sql_servers import SCHEMES, MariaDB
 from tests.store.test_errors import Opener, insert
 
 pytestmark = pytest.mark.servers
@@ -197,7 +198,7 @@ def test_upgrade_leaves_a_table_of_another_program_alone(place: Place, opened: O
 
 
 def test_upgrade_by_an_engine_of_the_caller_works(place: Place, opened: Opener) -> None:
-    engine = create_engine(place.url.replace("mysql", "mariadb+pymysql", 1))
+    engine = create_engine(place.url.replace("mysql", SCHEMES[-1], 1))
     database = opened(engine)
     database.upgrade()
     insert(database)
@@ -279,7 +280,7 @@ def test_upgrade_of_the_perl_table_lets_its_programs_and_ours_go_on_together(
 @pytest.mark.slow
 def test_upgrade_of_the_perl_table_lets_its_programs_work_on(place: Place, opened: Opener) -> None:
     place.execute(ORIGINAL.format(engine="InnoDB", charset="latin1"))
-    place.execute("INSERT INTO job (funcname, run_after, arg) SELECT 'f', 0, 'x' FROM seq_1_to_100000")
+    place.execute(f"INSERT INTO job (funcname, run_after, arg) SELECT 'f', 0, 'x' FROM {numbers(100_000)}")
     stop = threading.Event()
 
     def work() -> int:

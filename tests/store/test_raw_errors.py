@@ -20,7 +20,7 @@ from garivini.model.state import State
 from garivini.store.database import Database, Lane
 from garivini.store.dialects.postgresql import PostgreSQL as Dialect
 from tests.databases import MySQLRoles, PostgreSQLRoles, sqlite_url
-from tests.sql_servers import MariaDB, PostgreSQL
+from tests.sql_servers import ON_MYSQL, MariaDB, PostgreSQL
 from tests.store.test_errors import Opener
 
 LANE = Lane("f", State.WAITING, "normal", 0)
@@ -401,7 +401,7 @@ def test_upgrade_and_jobs_work_in_every_sql_mode_of_the_server(
     own_mariadb: MariaDB, opened: Opener, kind: str
 ) -> None:
     odd: dict[str, Any] = {"funcname": "f'\\", "arg": b"a\\'b\"", "uniqkey": "k\\'\"||"}
-    for mode in MODES:
+    for mode in MODES if not ON_MYSQL else sorted({*MODES} - {"ORACLE", "EMPTY_STRING_IS_NULL"}):
         own_mariadb.execute(f"SET GLOBAL sql_mode = '{mode}'")
         with own_mariadb.database() as url:
             target: Any = url if kind == "url" else create_engine(url.replace("mysql:", "mysql+pymysql:"))

@@ -18,7 +18,7 @@ from garivini.store.database import Database, Lane
 from garivini.store.records import MAX_LINE, MAX_LINES, MAX_RESULT
 from garivini.store.statements import Statements
 from tests.processes import PATIENCE
-from tests.store.conftest import Backend, Clock
+from tests.store.conftest import Backend, Clock, MariaDBDatabase
 
 #: A time of day in 2023.
 NOON = 1_700_000_000
@@ -329,8 +329,10 @@ def test_set_function_keeps_a_retention(database: Database) -> None:
 
 @pytest.mark.parametrize("seconds", [0, 31_536_001])
 def test_set_function_refuses_another_retention(backend: Backend, seconds: int) -> None:
+    # MySQL reserves this word.
+    table = "`function`" if isinstance(backend, MariaDBDatabase) else "function"
     with pytest.raises(Exception, match=r"(?i)constraint"):
-        backend.execute(f"INSERT INTO function (funcname, retention) VALUES ('f', {seconds})")
+        backend.execute(f"INSERT INTO {table} (funcname, retention) VALUES ('f', {seconds})")
 
 
 def test_probe_leaves_nothing(database: Database, backend: Backend) -> None:
