@@ -1,13 +1,13 @@
-"""Durable jobs for Gearman: a job is a row in a SQL database, Gearman carries it to a worker.
+"""Durable jobs for Gearman: a job is a row in a SQL database, and Gearman delivers it to a worker.
 
 General layout, from the bottom up. No part imports one that is below it in this list:
 
 * ``errors``, ``backoff``, ``events``: used by all others.
-* ``model``: what a job is, and the decisions about it. No I/O, no clock.
-* ``databases``, ``settings``: how databases are named; the environment and ``garivini.toml``.
+* ``model``: a job, its values, and the decisions about it. No I/O, no clock.
+* ``databases``, ``settings``: the URLs of databases; the environment and ``garivini.toml``.
 * ``gearman``: the protocol, clients, workers and an embedded server.
 * ``store``: the rows of jobs: statements, one database, several databases.
-* ``submission``, ``outcome_events``: how a job is submitted; the events of deliveries and setbacks.
+* ``submission``, ``outcome_events``: submitting jobs; the events of deliveries and setbacks.
 * ``client``: ``Client``, ``AsyncClient`` and direct dispatch.
 * ``keeper``: renews leases and commits outcomes, for workers and Controllers.
 * ``worker``: ``Worker``, its functions and processes. ``roles``: QueueRunner, Controller, Injector.

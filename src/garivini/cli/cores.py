@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 
 def usable_cores(proc: Path = Path("/proc/self")) -> int:
-    """Return the number of cores that this process may use, at least 1.
+    """Return the number of cores that this process may use; the minimum is 1.
 
     It is limited by the affinity of the process (``taskset``, ``cpuset``) and by the CPU limit of its control
     groups (``docker run --cpus``, a limit of Kubernetes, ``CPUQuota`` of systemd), rounded up.

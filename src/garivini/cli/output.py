@@ -75,7 +75,7 @@ class Failed(click.ClickException):
 
 
 def print_details(details: Mapping[str, str]) -> None:
-    """Print named values, each on a line of its own."""
+    """Print named values, one per line."""
     width = max(map(len, details))
     for name, value in details.items():
         click.echo(f"{name:<{width}}{_GAP}{visible(value)}".rstrip())

@@ -214,7 +214,7 @@ class AsyncClient:
         return await self._call(self._client.reschedule_job, handle, when)
 
     async def failed_job(self, handle: HandleLike, error: BaseException | str | None = None) -> bool:
-        """Count a failure and let the job run again after 2^failcount minutes, at most a day.
+        """Count a failure and let the job run again after 2^failcount minutes, up to a day.
 
         At the maximum of failures, by default 25, the job is dead until an operator retries it.
 

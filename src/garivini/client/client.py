@@ -209,7 +209,7 @@ class Client:
         return self._settle(Setback(handle=handle_of(handle), kind="rescheduled", when=parse_when(when)))
 
     def failed_job(self, handle: HandleLike, error: BaseException | str | None = None) -> bool:
-        """Count a failure and let the job run again after 2^failcount minutes, at most a day.
+        """Count a failure and let the job run again after 2^failcount minutes, up to a day.
 
         At the maximum of failures, by default 25, the job is dead until an operator retries it.
 

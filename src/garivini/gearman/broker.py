@@ -50,7 +50,7 @@ class Broker:
     """The queues of a server, and the rules by which the requests of connections fill and empty them.
 
     Args:
-        prefix: the beginning of every handle, at most 42 bytes.
+        prefix: the beginning of every handle: up to 42 bytes.
         version: the answer to the administrative command ``version``.
         pid: the answer to ``getpid``.
         job_retries: deaths of workers after which a job is dropped; 0: it is never dropped.
@@ -135,7 +135,7 @@ class Broker:
         self._reset_abilities(connection, [])
         for job in connection.follows:
             del job.clients[connection]
-            # A running job goes on; it is not repeated if its worker dies.
+            # A running job continues, but it is not repeated if its worker dies.
             if job.worker is None and not job.wanted:
                 self._drop(job)
         connection.follows = set()

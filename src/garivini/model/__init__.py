@@ -1,1 +1,1 @@
-"""What a job is, and the decisions about it: no I/O, no clock."""
+"""A job, its values, and the decisions about it. No I/O, no clock."""

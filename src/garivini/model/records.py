@@ -1,4 +1,4 @@
-"""What is recorded of a job beside its row: failures, reports, and the kept job after its success."""
+"""The records of a job beside its row: its failures, its reports, and the kept job after its success."""
 
 from typing import Literal, NamedTuple
 
@@ -49,5 +49,5 @@ class KeptJob(NamedTuple):
     expires: int
     #: The worker that ran it; empty if unknown.
     worker: str
-    #: None if it was too large to be kept. Then a report of kind ``warning`` says so.
+    #: None if it was too large to be kept. Then a report of kind ``warning`` notes it.
     result: bytes | None

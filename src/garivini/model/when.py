@@ -35,7 +35,7 @@ When: TypeAlias = Offset | At | Never
 
 
 def backoff(failcount: int, *, spread: float | None = None) -> int:
-    """Return the seconds to wait after a failure: 2^failcount minutes, at most a day.
+    """Return the seconds to wait after a failure: 2^failcount minutes, up to a day.
 
     Args:
         failcount: failures so far, including this one.

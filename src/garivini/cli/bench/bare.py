@@ -50,7 +50,7 @@ class BareSQLite:
         return range(last - len(args) + 1, last + 1)
 
     def insert_one(self, arg: bytes) -> int:
-        """Insert a job with a commit of its own; return its id."""
+        """Insert a job with its own commit; return its id."""
         now = int(time.time())
         return self._db.execute(self._INSERT, (FLOOR, arg, now, now)).lastrowid or 0
 
@@ -143,7 +143,7 @@ class BareMySQL:
         return range(first, first + len(args))
 
     def insert_one(self, arg: bytes) -> int:
-        """Insert a job with a commit of its own; return its id."""
+        """Insert a job with its own commit; return its id."""
         return self.insert_many([arg])[0]
 
     def claim(self) -> list[Row]:
@@ -239,7 +239,7 @@ class BarePostgreSQL:
         )
 
     def insert_one(self, arg: bytes) -> int:
-        """Insert a job with a commit of its own; return its id."""
+        """Insert a job with its own commit; return its id."""
         return self.insert_many([arg])[0]
 
     def claim(self) -> list[Row]:

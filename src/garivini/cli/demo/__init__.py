@@ -67,7 +67,7 @@ def demo(tree: Path | None, most: int, processes: int) -> None:
 
 @dataclass(slots=True)
 class _Run:
-    """What the worker processes have recorded."""
+    """The records of the worker processes."""
 
     started: Counter[str] = field(default_factory=Counter)
     finished: dict[str, list[dict[str, Any]]] = field(default_factory=dict)

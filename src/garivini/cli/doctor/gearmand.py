@@ -85,7 +85,7 @@ def _grade_queues(subject: str, given: Mapping[str, str], start: str) -> Iterato
         yield Finding(
             "advice",
             subject,
-            "it keeps a queue of its own beside the database",
+            "it stores its own queue beside the database",
             "omit --queue-type: it stores each job twice, which is slower",
         )
 

@@ -9,7 +9,7 @@ are assigned by their handle.
 from collections import deque
 from collections.abc import Callable, Iterator
 from enum import IntEnum
-from typing import Final, Generic, TypeVar, cast
+from typing import Final, Generic, Literal, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -65,6 +65,8 @@ _FOREGROUND: Final = (Type.SUBMIT_JOB_HIGH, Type.SUBMIT_JOB, Type.SUBMIT_JOB_LOW
 _CREATED: Final = Type.JOB_CREATED
 #: Identifies a request: any value of the caller, returned with the answer.
 Tag = TypeVar("Tag")
+#: The packet type of an answer, or the form of the answer to a line.
+_Expected: TypeAlias = Type | Literal["line", "block"]
 
 #: Maximum bytes of a line of a server.
 _MAX_LINE: Final = 16 * 1024 * 1024
@@ -87,7 +89,7 @@ class ClientProtocol(Generic[Tag]):
         # A line of ``workers`` has the names of all functions of a worker.
         self._decoder = Decoder(RESPONSE, lines=True, max_body=max_body, max_line=_MAX_LINE)
         self._out: list[bytes] = []
-        self._pending: deque[tuple[Type | str, Tag, bool]] = deque()
+        self._pending: deque[tuple[_Expected, Tag, bool]] = deque()
         #: Tags by handle. There is usually one, for which a list takes a tenth of the bytes of a deque.
         self._foreground: dict[bytes, list[Tag]] = {}
         #: The lines of an answer whose end has not arrived.
@@ -158,7 +160,7 @@ class ClientProtocol(Generic[Tag]):
         # gearmand cuts two bytes from the end of a line, so a bare newline would cost the last letter.
         self._request(tag, text + b"\r\n", "block" if block else "line")
 
-    def _request(self, tag: Tag, packet: bytes, answer: Type | str, foreground: bool = False) -> None:
+    def _request(self, tag: Tag, packet: bytes, answer: _Expected, foreground: bool = False) -> None:
         self._out.append(packet)
         self._pending.append((answer, tag, foreground))
 
@@ -212,7 +214,7 @@ class ClientProtocol(Generic[Tag]):
         elif kind is expected:
             answer = _ANSWERS[kind](fields)
         else:
-            raise ProtocolError(f"the server answers {kind.name} where {expected} is due")
+            raise ProtocolError(f"the server answers {kind.name} to a request that has another answer")
         self._pending.popleft()
         return tag, answer
 
@@ -238,7 +240,7 @@ class ClientProtocol(Generic[Tag]):
         if expected not in ("line", "block"):
             if self._after_block:
                 return None  # gearmand does not escape names, and one contained the end of a block
-            raise ProtocolError(f"the server sends the line {text[:80]!r} where {expected} is due")
+            raise ProtocolError(f"the server sends the line {text[:80]!r} without a request for it")
         if text.startswith(b"ERR "):
             code, _, message = text[4:].partition(b" ")
             answer: Answer = Refused(code, message)
@@ -256,7 +258,7 @@ class ClientProtocol(Generic[Tag]):
 
 def _number(field: bytes) -> int:
     if not field.isdigit() or len(field) > 20:
-        raise ProtocolError(f"{field[:40]!r} where a number is due")
+        raise ProtocolError(f"{field[:40]!r} is not a number")
     return int(field)
 
 

@@ -1,4 +1,4 @@
-"""What a client or worker receives from a server, as typed events."""
+"""The events that a client or worker receives from a server."""
 
 from typing import TypeAlias
 
@@ -43,7 +43,7 @@ class OptionSet(msgspec.Struct, frozen=True, gc=False):
 
 
 class JobStatus(msgspec.Struct, frozen=True, gc=False):
-    """What the server knows of a job: whether it has the job, whether a worker runs it, its progress."""
+    """The status of a job: whether the server has it, whether a worker runs it, and its progress."""
 
     known: bool
     running: bool
