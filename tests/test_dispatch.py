@@ -44,7 +44,9 @@ def client(tmp_path: Path, address: str) -> Iterator[Client]:
 def now(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The time by which a client judges what it knows of servers."""
     now = SimpleNamespace(seconds=1000.0)
-    monkeypatch.setattr("garivini.client.direct.time", SimpleNamespace(monotonic=lambda: now.seconds))
+    for module in ("direct", "server_pool"):
+        clock = SimpleNamespace(monotonic=lambda: now.seconds)
+        monkeypatch.setattr(f"garivini.client.{module}.time", clock)
     return now
 
 
@@ -425,7 +427,7 @@ def test_a_server_that_comes_back_is_used_again(tmp_path: Path, now: SimpleNames
 def test_a_server_that_does_not_answer_holds_up_one_insert_and_not_each(
     tmp_path: Path, connections: Connections, now: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("garivini.client.direct.DirectDispatch.TIMEOUT", 0.02)
+    monkeypatch.setattr("garivini.client.server_pool.ServerPool.TIMEOUT", 0.02)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         with Client(sqlite_url(tmp_path), address) as client:

@@ -8,21 +8,15 @@ error after the commit is not raised: the jobs are stored, and it only delays th
 import ssl
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from msgspec.structs import replace
 
 from garivini import events
-from garivini.backoff import Backoff
+from garivini.client.server_pool import ServerPool
 from garivini.errors import GariviniError
-from garivini.gearman import blocking
-from garivini.gearman.admin import FunctionStatus
-from garivini.gearman.protocol import Created, Refused, Submission, Unknown, Unsent
-from garivini.gearman.requests import SubmitResult
-from garivini.gearman.servers import Counts, queued
+from garivini.gearman.servers import queued
 from garivini.model.inserted import Inserted
 from garivini.model.job import Job, NewJob
 from garivini.model.lease import LEASE
@@ -31,7 +25,7 @@ from garivini.model.policy import Policies
 from garivini.outcome_events import emit_delivery
 from garivini.store.database import Database
 from garivini.store.shards import Shards
-from garivini.submission import WAKE, Delivery, is_late, shares, submission, unfit
+from garivini.submission import Delivery, is_late, submission, unfit
 
 #: Maximum jobs of an insert that are submitted. Inserting a longer list takes longer than a submit may wait.
 _MAX_JOBS: Final = 4000
@@ -40,21 +34,11 @@ _COUNTS_AGE: Final = 1.0
 _POLICIES_AGE: Final = 5.0
 
 
-@dataclass(slots=True)
-class _Server:
-    """The state of one server, which all threads share."""
-
-    functions: dict[bytes, FunctionStatus] | None = None
-    retry_at: float = 0.0  # monotonic
-    backoff: Backoff = field(default_factory=lambda: Backoff(first=0.5, longest=10.0))
-
-
 class DirectDispatch:
     """Submits a client's jobs to the Gearman servers. Safe for threads, and after a fork.
 
-    Each call removes a set of connections from a pool, or creates one, and puts it back. So each thread has
-    connections of its own without a lock, which a fork could leave locked. Counts shared between threads may
-    be slightly stale, so a function may briefly exceed or underuse its watermark.
+    Counts shared between threads may be slightly stale, so a function may briefly exceed or underuse its
+    watermark.
 
     Args:
         shards: the databases of the jobs.
@@ -64,18 +48,12 @@ class DirectDispatch:
 
     """
 
-    #: Maximum seconds that a call waits for a server that does not answer.
-    TIMEOUT: Final = 1.0
-
     def __init__(
         self, shards: Shards, job_servers: Sequence[str], *, watermark: int, tls: ssl.SSLContext | None
     ) -> None:
         self._shards = shards
-        self._servers = {address: _Server() for address in job_servers}
+        self._servers = ServerPool(job_servers, tls)
         self._watermark = watermark
-        self._tls = tls
-        self._idle: deque[dict[str, blocking.Client]] = deque()
-        self._counted = -_COUNTS_AGE  # monotonic
         #: Jobs that may be submitted before the next count, by function and flag.
         self._room: dict[tuple[str, str], int] = {}
         #: Settings of functions by database, and the monotonic time when they were read.
@@ -113,7 +91,7 @@ class DirectDispatch:
         """Return the jobs; those that are due and have room get their first lease."""
         if len(jobs) > _MAX_JOBS or not any(job.dispatch and not job.delay for job in jobs):
             return jobs
-        if not self._count():
+        if not self._refresh_counts():
             return jobs
         policies = self._read_policies(database)
         bytes_left = BATCH_BYTES
@@ -137,22 +115,12 @@ class DirectDispatch:
             self._policies[database.dbid] = now, policies
         return policies
 
-    def _count(self) -> bool:
+    def _refresh_counts(self) -> bool:
         """Read how many jobs wait in the servers, if that is due; return whether a server answers."""
-        now = time.monotonic()
-        if now - self._counted >= _COUNTS_AGE:
-            clients = self._borrow()
-            for address, server in self._servers.items():
-                if server.retry_at <= now:
-                    try:
-                        server.functions = clients[address].functions()
-                        server.backoff.succeeded()
-                    except GariviniError as error:
-                        self._failed(address, error)
-            self._idle.append(clients)
+        if time.monotonic() - self._servers.counted_at >= _COUNTS_AGE:
+            self._servers.refresh_counts()
             self._room = {}
-            self._counted = now
-        return any(server.functions is not None for server in self._servers.values())
+        return self._servers.answered
 
     def _use_room(self, database: Database, job: NewJob, lease: int) -> bool:
         """Subtract a job from the room of its function; return whether there was any."""
@@ -160,7 +128,7 @@ class DirectDispatch:
             return True
         rooms, key = self._room, (job.funcname, job.flag)
         if key not in rooms:
-            waiting = queued(self._counts(), job.funcname.encode())
+            waiting = queued(self._servers.counts(), job.funcname.encode())
             if job.flag == "controller":
                 # These wait in the servers under one name for all functions, and then in a Controller.
                 leased = database.leased(job.funcname, lease=lease, limit=self._watermark)
@@ -192,7 +160,7 @@ class DirectDispatch:
         else:
             _, policies = self._policies[database.dbid]
             delivery = Delivery.of(
-                leased, self._submit([submission(job, policies[job.funcname]) for job in leased])
+                leased, self._servers.submit([submission(job, policies[job.funcname]) for job in leased])
             )
             for unsent in delivery.unsent:
                 self._room[unsent.funcname, unsent.flag] = 0
@@ -213,66 +181,12 @@ class DirectDispatch:
             # When their leases expire, a QueueRunner finds the jobs.
             events.emit("dispatch.failed", dbid=database.dbid, error=str(error))
 
-    def _submit(self, jobs: Sequence[Submission]) -> list[SubmitResult]:
-        results: list[SubmitResult] = [Unsent()] * len(jobs)
-        clients = self._borrow()
-        for address, indexes in shares(self._counts(), jobs).items():
-            try:
-                found = clients[address].submit([jobs[index] for index in indexes])
-            except GariviniError as error:
-                self._failed(address, error)
-                continue
-            if isinstance(found[-1], Unknown | Unsent):
-                self._failed(address, None)  # it went away before it had answered all
-            for index, result in zip(indexes, found, strict=True):
-                results[index] = result
-        self._idle.append(clients)
-        return results
-
-    # ---- QueueRunners
-
-    def wake(self) -> None:
-        """Start the next pass of a QueueRunner immediately, through any server that answers."""
-        # With one unique, because one waiting wake-up is enough.
-        job = Submission(WAKE.encode(), b"", unique=b"wake")
-        clients = self._borrow()
-        for address, server in self._servers.items():
-            if server.retry_at > time.monotonic():
-                continue
-            try:
-                (result,) = clients[address].submit([job])
-            except GariviniError as error:
-                self._failed(address, error)
-                continue
-            if isinstance(result, Created | Refused):
-                server.backoff.succeeded()
-                break
-            self._failed(address, None)
-        self._idle.append(clients)
-
     # ---- servers
 
-    def _counts(self) -> Counts:
-        return {address: server.functions for address, server in self._servers.items()}
-
-    def _failed(self, address: str, error: GariviniError | None) -> None:
-        """Do not use a server for a while."""
-        server = self._servers[address]
-        server.functions = None
-        server.retry_at = time.monotonic() + server.backoff.failed()
-        events.emit("gearman.unreachable", server=address, error=str(error or "no answer"))
-
-    def _borrow(self) -> dict[str, blocking.Client]:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return {
-                address: blocking.Client(address, timeout=self.TIMEOUT, tls=self._tls)
-                for address in self._servers
-            }
+    def wake(self) -> None:
+        """Start the next pass of a QueueRunner immediately, if a server answers."""
+        self._servers.wake()
 
     def close(self) -> None:
         """Close the connections. A later call opens new ones."""
-        while self._idle:
-            for client in self._idle.pop().values():
-                client.close()
+        self._servers.close()
