@@ -31,7 +31,7 @@ EXIT_STATUSES: Final[dict[type[GariviniError], int]] = {
 _COMMANDS: Final = {
     "bench": ("bench", "bench", "Measure this machine, beside a bare loop of the same steps."),
     "demo": ("demo", "demo", "Show durable jobs while processes are killed; needs no set-up."),
-    "run": ("run", "run", "Run the QueueRunner, the Injector, the embedded Gearman server."),
+    "run": ("run", "run", "Run the QueueRunner, Controller, Injector or embedded server."),
     "worker": ("worker", "worker", "Run the functions of a module as a worker."),
     "dev": ("dev", "dev", "Run everything for development; restarts the worker on change."),
     "insert": ("insert", "insert", "Insert a job."),

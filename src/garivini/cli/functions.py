@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from garivini.cli.options import databases, output
-from garivini.cli.output import Column, print_json, print_table, say, visible
+from garivini.cli.output import Column, Form, print_json, print_table, say, visible
 from garivini.errors import UsageError
 from garivini.model.new_jobs import new_job
 from garivini.model.policy import DEFAULT, ENVELOPES, Envelope, FunctionPolicy
@@ -22,7 +22,7 @@ def functions() -> None:
 @functions.command("list")
 @databases
 @output
-def list_(dbs: list[str], output: str) -> None:
+def list_(dbs: list[str], output: Form) -> None:
     """List functions that have jobs or settings, with their jobs by state.
 
     \b

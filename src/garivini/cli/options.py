@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 import click
 
 from garivini.cli.logs import logs as logs
+from garivini.cli.output import Form
 from garivini.databases.urls import has_password, shown_name, without_password
 from garivini.errors import UsageError
 from garivini.settings import DEFAULT_DATABASE as DEFAULT_DATABASE
@@ -220,7 +221,7 @@ def output(command: _F) -> _F:
     return click.option(
         "-o",
         "--output",
-        type=click.Choice(["table", "json", "jsonl"]),
+        type=click.Choice(get_args(Form)),
         default="table",
         show_default=True,
         help="A table, one JSON document, or one JSON object per line.",

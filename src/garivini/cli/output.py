@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import click
 
@@ -18,7 +18,9 @@ _STYLES: Final = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow":
 #: The space between two columns on a terminal.
 _GAP: Final = "  "
 
-Style = Literal["bold", "dim", "red", "green", "yellow"]
+Style: TypeAlias = Literal["bold", "dim", "red", "green", "yellow"]
+#: The forms of a command's output.
+Form: TypeAlias = Literal["table", "json", "jsonl"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ def print_table(columns: Sequence[Column], pages: Iterable[Sequence[Sequence[str
         click.echo(none)
 
 
-def print_json(objects: Iterable[Mapping[str, Any]], form: str) -> None:
+def print_json(objects: Iterable[Mapping[str, Any]], form: Form) -> None:
     """Print objects as one JSON document or one per line, each as soon as it is available."""
     if form != "json":
         for entry in objects:

@@ -7,7 +7,7 @@ import signal
 import ssl
 import sys
 from contextlib import closing
-from typing import Final
+from typing import Final, Literal, TypeAlias, get_args
 
 import click
 
@@ -26,10 +26,11 @@ from garivini.roles.injector import InjectorSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
 from garivini.store.shards import Shards
 
-ROLES: Final = ("gearman", "queue-runner", "controller", "injector")
+Role: TypeAlias = Literal["gearman", "queue-runner", "controller", "injector"]
+ROLES: Final[tuple[Role, ...]] = get_args(Role)
 #: The roles that run if none is named. The Injector is not one of them, because it stores the jobs of every
 #: client that reaches the Gearman server.
-DEFAULT_ROLES: Final = ("gearman", "queue-runner", "controller")
+DEFAULT_ROLES: Final[tuple[Role, ...]] = ("gearman", "queue-runner", "controller")
 
 
 @click.command()
@@ -96,7 +97,7 @@ DEFAULT_ROLES: Final = ("gearman", "queue-runner", "controller")
 )
 @options.logs
 def run(
-    roles: tuple[str, ...],
+    roles: tuple[Role, ...],
     dbs: list[str],
     job_servers: tuple[str, ...],
     tls: ssl.SSLContext | None,
@@ -151,7 +152,7 @@ def run(
 
 
 async def _run(
-    roles: tuple[str, ...],
+    roles: tuple[Role, ...],
     dbs: list[str],
     addresses: list[str],
     settings: QueueRunnerSettings,

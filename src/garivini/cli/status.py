@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from garivini.cli.options import databases, job_servers, output, tls
-from garivini.cli.output import Column, print_json, print_table, say, visible
+from garivini.cli.output import Column, Form, print_json, print_table, say, visible
 from garivini.cli.survey import MAX_AGE, ROLES, Server, Store, problems, survey
 from garivini.model.state import State
 
@@ -19,7 +19,7 @@ from garivini.model.state import State
 @click.option("--all", "internal", is_flag=True, help="Show Garivini's own functions too.")
 @output
 def status(
-    dbs: list[str], job_servers: tuple[str, ...], tls: ssl.SSLContext | None, internal: bool, output: str
+    dbs: list[str], job_servers: tuple[str, ...], tls: ssl.SSLContext | None, internal: bool, output: Form
 ) -> None:
     """Show databases, Gearman servers and functions.
 

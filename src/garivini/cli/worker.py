@@ -3,6 +3,7 @@
 import logging
 import ssl
 import sys
+from typing import Literal
 
 import click
 
@@ -58,7 +59,7 @@ def worker(
     module: str,
     processes: int,
     drain: float,
-    log_jobs: str,
+    log_jobs: Literal["off", "debug", "info"],
     log_tracebacks: bool,
     tls: ssl.SSLContext | None,
 ) -> None:

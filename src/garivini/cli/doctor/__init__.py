@@ -13,7 +13,7 @@ import click
 from garivini.cli.doctor import gearmand, sql
 from garivini.cli.doctor.finding import Finding
 from garivini.cli.options import databases, job_servers, output, tls
-from garivini.cli.output import number, print_json, say, visible
+from garivini.cli.output import Form, number, print_json, say, visible
 from garivini.cli.survey import MAX_AGE, problems, survey
 from garivini.cli.tls import PATIENCE, explain
 from garivini.errors import GariviniError, RefusedError
@@ -32,7 +32,7 @@ _MARKS: Final = {"ok": "ok    ", "advice": "advice", "fault": "FAULT "}
 @job_servers
 @tls
 @output
-def doctor(dbs: list[str], job_servers: tuple[str, ...], tls: ssl.SSLContext | None, output: str) -> None:
+def doctor(dbs: list[str], job_servers: tuple[str, ...], tls: ssl.SSLContext | None, output: Form) -> None:
     """Examine an installation and recommend changes.
 
     It examines the databases (version, durability, privileges, tables, ids), the Gearman servers (version,

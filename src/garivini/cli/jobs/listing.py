@@ -9,7 +9,7 @@ import click
 from garivini.cli.jobs.forms import argument_text, as_json, time_text
 from garivini.cli.options import databases
 from garivini.cli.options import output as output_option
-from garivini.cli.output import Column, print_json, print_table
+from garivini.cli.output import Column, Form, print_json, print_table
 from garivini.errors import UsageError
 from garivini.model.job import Job, parse_state
 from garivini.model.state import State
@@ -45,7 +45,7 @@ _COLUMNS: Final = (
 )
 @output_option
 def list_(
-    dbs: list[str], funcname: str | None, state: str | None, failed: bool, limit: int, output: str
+    dbs: list[str], funcname: str | None, state: str | None, failed: bool, limit: int, output: Form
 ) -> None:
     """List jobs in the order of their ids.
 

@@ -8,7 +8,7 @@ import click
 from garivini.cli.jobs.forms import argument_text, as_json, blob_fields, blob_text, parse_job, time_text
 from garivini.cli.options import databases
 from garivini.cli.options import output as output_option
-from garivini.cli.output import Failed, number, print_details, print_json, say, visible, visible_bytes
+from garivini.cli.output import Failed, Form, number, print_details, print_json, say, visible, visible_bytes
 from garivini.client import Client
 from garivini.model.job import Job
 from garivini.model.records import FailedAttempt, KeptJob, Reported
@@ -23,7 +23,7 @@ _EXCERPT: Final = 2000
 @click.argument("job")
 @databases
 @output_option
-def show(job: str, dbs: list[str], output: str) -> None:
+def show(job: str, dbs: list[str], output: Form) -> None:
     """Show one job, its failures, and what its worker reported.
 
     A job that has succeeded is shown with its result as long as it is kept: see garivini functions set
