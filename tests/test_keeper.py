@@ -1,4 +1,4 @@
-"""The keeper: outcomes that come as a crowd are committed together, and none waits for long."""
+"""The keeper: after a large batch, outcomes wait for more, and none waits for long."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 @pytest.fixture
 def committed() -> "Queue[list[Execution]]":
-    """The groups that were committed."""
+    """The batches that were committed."""
     return Queue()
 
 
@@ -40,9 +40,9 @@ def keeper(database: Database, committed: "Queue[list[Execution]]") -> Iterator[
     keeper = Keeper(
         database,
         on_committed=committed.put,
-        on_checked=lambda run, mine: None,
-        take_back=lambda run: False,
-        on_given_back=lambda runs: None,
+        on_checked=lambda execution, holds: None,
+        take_back=lambda execution: False,
+        on_given_back=lambda executions: None,
     )
     yield keeper
     keeper.stop()
@@ -50,7 +50,7 @@ def keeper(database: Database, committed: "Queue[list[Execution]]") -> Iterator[
 
 @pytest.fixture
 def ended(database: Database) -> Callable[[int], list[Execution]]:
-    """Makes so many runs of jobs that have succeeded."""
+    """Makes the given number of executions that have succeeded."""
 
     def make(count: int) -> list[Execution]:
         new = replace(new_job("f", b""), lease=60)
@@ -60,56 +60,56 @@ def ended(database: Database) -> Callable[[int], list[Execution]]:
     return make
 
 
-def end(keeper: Keeper, runs: list[Execution]) -> None:
-    for run in runs:
-        keeper.end(run)
+def end(keeper: Keeper, executions: list[Execution]) -> None:
+    for execution in executions:
+        keeper.end(execution)
 
 
 @pytest.fixture
-def crowded(
+def busy(
     keeper: Keeper, committed: "Queue[list[Execution]]", ended: Callable[[int], list[Execution]]
 ) -> Keeper:
-    """A keeper that has committed a crowd."""
+    """A keeper that has committed a large batch."""
     end(keeper, ended(GATE_SIZE))
     keeper.start()
     assert len(committed.get(timeout=PATIENCE)) == GATE_SIZE
     return keeper
 
 
-def test_after_a_crowd_fewer_outcomes_are_committed_when_the_time_for_more_is_over(
-    crowded: Keeper,
+def test_end_after_a_large_batch_commits_fewer_outcomes_when_the_wait_is_over(
+    busy: Keeper,
     committed: "Queue[list[Execution]]",
     ended: Callable[[int], list[Execution]],
     database: Database,
 ) -> None:
-    end(crowded, ended(1))
+    end(busy, ended(1))
     assert len(committed.get(timeout=PATIENCE)) == 1
     assert database.jobs() == []
 
 
-def test_after_a_crowd_outcomes_wait_for_as_many_as_came_the_last_time(
-    crowded: Keeper, committed: "Queue[list[Execution]]", ended: Callable[[int], list[Execution]]
+def test_end_after_a_large_batch_waits_for_as_many_outcomes(
+    busy: Keeper, committed: "Queue[list[Execution]]", ended: Callable[[int], list[Execution]]
 ) -> None:
-    crowded._outcomes._gate.until = time.monotonic() + 3600
-    runs = ended(GATE_SIZE)
-    end(crowded, runs[1:])
-    crowded.read_functions()  # which wakes it, and is done before commits
+    busy._outcomes._gate.until = time.monotonic() + 3600
+    executions = ended(GATE_SIZE)
+    end(busy, executions[1:])
+    busy.read_functions()  # which wakes the keeper, and is done before commits
     deadline = time.monotonic() + PATIENCE
-    while crowded.functions.policies is None and time.monotonic() < deadline:
+    while busy.functions.policies is None and time.monotonic() < deadline:
         with pytest.raises(Empty):
             committed.get(timeout=0.01)
-    assert crowded.functions.policies is not None
-    end(crowded, runs[:1])
+    assert busy.functions.policies is not None
+    end(busy, executions[:1])
     assert len(committed.get(timeout=PATIENCE)) == GATE_SIZE
 
 
-def test_after_a_crowd_to_which_nothing_more_comes_the_keeper_sleeps(crowded: Keeper) -> None:
-    while time.monotonic() < crowded._outcomes._gate.until:
-        time.sleep(crowded._outcomes._gate.until - time.monotonic() + 0.001)
-    assert crowded._rounds.until_next() > 0.5
+def test_until_next_is_long_if_nothing_follows_a_large_batch(busy: Keeper) -> None:
+    while time.monotonic() < busy._outcomes._gate.until:
+        time.sleep(busy._outcomes._gate.until - time.monotonic() + 0.001)
+    assert busy._rounds.until_next() > 0.5
 
 
-def test_few_outcomes_wait_for_no_others(
+def test_end_after_a_small_batch_waits_for_no_others(
     keeper: Keeper, committed: "Queue[list[Execution]]", ended: Callable[[int], list[Execution]]
 ) -> None:
     end(keeper, ended(GATE_SIZE - 1))
@@ -120,14 +120,14 @@ def test_few_outcomes_wait_for_no_others(
     assert len(committed.get(timeout=PATIENCE)) == 1
 
 
-def test_outcomes_whose_time_ran_out_while_the_keeper_did_something_else_are_committed_at_once(
+def test_until_next_is_0_if_the_wait_for_more_outcomes_is_over(
     keeper: Keeper, ended: Callable[[int], list[Execution]]
 ) -> None:
-    """Who ended them before that time did not wake the keeper."""
-    runs = ended(1)
+    """The calls of ``end`` before that time did not wake the keeper."""
+    executions = ended(1)
     keeper._outcomes._gate.stored(GATE_SIZE, 0, 0)
     keeper._outcomes._gate.until = time.monotonic() + 0.5
-    end(keeper, runs)
+    end(keeper, executions)
     assert keeper._rounds.until_next() <= 0.5
     keeper._outcomes._gate.until = time.monotonic()
     assert keeper._rounds.until_next() == 0

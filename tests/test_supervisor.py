@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 PROGRAM = """
 import os, select, signal, sys, time
 from pathlib import Path
-from garivini import Handle
+from garivini import Handle, events
 from garivini.worker.supervisor import Supervisor
 
 def run(child):
@@ -28,6 +28,7 @@ def noted(child):
     Path("pids", str(os.getpid())).touch()
     run(child)
 
+events.listen(lambda name, fields: print(name, fields, file=open("events", "a")))
 sys.exit(Supervisor(noted, PROCESSES, drain=0.2).run())
 """
 
@@ -110,7 +111,7 @@ def test_a_child_that_fails_at_once_is_started_ever_more_slowly(tmp_path: Path) 
         assert len(pids(tmp_path)) < 10
 
 
-def test_what_a_child_died_of_is_told_to_the_next_until_one_has_recorded_it(tmp_path: Path) -> None:
+def test_run_gives_obituaries_to_the_next_child_until_one_has_recorded_them(tmp_path: Path) -> None:
     child = """
         if child.obituaries:
             told = len(list(Path("pids").iterdir())) > 2
@@ -146,10 +147,18 @@ def test_a_child_whose_job_is_out_of_time_is_killed_and_the_job_has_failed(tmp_p
         assert "kind='failed', message='ran beyond its time limit" in told.read_text()
 
 
-def test_a_child_that_does_not_finish_in_time_is_killed(tmp_path: Path) -> None:
-    child = "signal.signal(signal.SIGTERM, signal.SIG_IGN); Path('ready').touch(); time.sleep(600)"
+def test_run_kills_a_child_that_does_not_finish_in_time_and_reports_its_job(tmp_path: Path) -> None:
+    child = """
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        child.slot.set(Handle(7, 2, 3))
+        Path("ready").touch()
+        time.sleep(600)
+    """
     with supervised(tmp_path, child, processes=1) as parent:
         until((tmp_path / "ready").exists)
         parent.terminate()
         assert parent.wait(PATIENCE) == 0
         assert not any(map(alive, pids(tmp_path)))
+    seen = (tmp_path / "events").read_text()
+    assert seen.count("worker.drain_incomplete") == 1
+    assert "'jobs': 1, 'running': ['2:7']" in seen

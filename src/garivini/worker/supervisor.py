@@ -9,11 +9,12 @@ records that.
 import os
 import select
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from garivini import events
 from garivini.backoff import Backoff
@@ -33,8 +34,8 @@ class _Process:
     started: float
     slot: Slot
     obituaries: list[Obituary]
-    #: The reason for which the parent has killed it, empty if it has not.
-    killed_for: str = ""
+    #: The limit for which the parent has killed it, if it has.
+    killed_for: Literal["", "TimeLimit", "Drain"] = ""
 
 
 class Supervisor:
@@ -152,11 +153,17 @@ class Supervisor:
         """Kill children that exceed the time limit of their job or of the drain."""
         now = time.monotonic()
         for pid, process in self._children.items():
+            if process.killed_for:
+                continue
             handle, deadline, _ = process.slot.read()
-            if handle and deadline and now > deadline + TIME_LIMIT_GRACE and not process.killed_for:
+            if handle and deadline and now > deadline + TIME_LIMIT_GRACE:
                 process.killed_for = "TimeLimit"
                 os.kill(pid, signal.SIGKILL)
             elif self._stop_by is not None and now > self._stop_by:
+                process.killed_for = "Drain"
+                running = [handle.id] if handle is not None else []
+                worker = f"{socket.gethostname()}:{pid}"
+                events.emit("worker.drain_incomplete", worker=worker, jobs=len(running), running=running)
                 os.kill(pid, signal.SIGKILL)
 
     def _reap(self) -> None:
