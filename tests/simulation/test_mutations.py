@@ -160,6 +160,14 @@ def starts_whatever_comes(self: HeldJobs, held: Any) -> None:
         self._start(run, self._keepers[job.dbid])
 
 
+def attaches_whatever_comes(self: HeldJobs, execution: Execution, held: Any) -> None:
+    """As it was: a job that waits for its start is not checked again."""
+    if execution.held.disconnected:
+        execution.held = held
+    else:
+        held.complete()
+
+
 def sweeps_at_once(self: Orphans) -> list[float]:
     return [max(0.0, when - asyncio.get_running_loop().time()) for when in (self._sweeps or [])[:1]]
 
@@ -276,6 +284,7 @@ BROKEN: Final = {
     "a server told before the commit": Broken(Outcomes, "step", reports_first, [0]),
     "no start check": Broken(StartChecks, "check", checks_nothing, [0, 2]),
     "a copy that comes again": Broken(HeldJobs, "arrived", starts_whatever_comes, [0, 8]),
+    "a second copy that is not checked": Broken(HeldJobs, "_attach", attaches_whatever_comes, [2555]),
     "a start after the loss of the connection": Broken(Held, "disconnected", never_disconnected, [23, 33]),
     "a QueueRunner that waits for nobody": Broken(Orphans, "until_sweep", sweeps_at_once, [ONE_AWAY]),
     "a clock read before its time": Broken(DatabaseClock, "step", reads_its_clock_late, [LATE_CLOCK]),

@@ -80,9 +80,11 @@ class HeldJobs:
         The lease is renewed from here on, also while the loop is busy.
         """
         if not holds:
+            execution.renews = False
             self._call_in_loop(self._drop_stale, execution)
             return
-        self._keepers[execution.job.dbid].hold(execution)
+        if not execution.renews:  # otherwise its copy has arrived a second time
+            self._keepers[execution.job.dbid].hold(execution)
         if self._functions[execution.held.job.function].is_async:
             self._call_in_loop(self._async_jobs.start, execution)
         else:
@@ -96,7 +98,7 @@ class HeldJobs:
             self._some_left.set()
             keeper.drop(execution)
         else:
-            self._start(execution, keeper)  # the copy has arrived again meanwhile
+            keeper.check(execution)  # the copy has arrived again meanwhile: see _attach
 
     def given_back(self, executions: list[Execution]) -> None:
         """Forget jobs that another worker may have now."""
@@ -135,10 +137,13 @@ class HeldJobs:
 
     def _attach(self, execution: Execution, held: Held) -> None:
         """Accept a second copy of a job that this process holds: its end is reported for both."""
-        if execution.held.disconnected:
-            execution.held = held
-        else:
+        if not execution.held.disconnected:
             held.complete()
+            return
+        execution.held = held
+        if self._blocking.take_back(execution):
+            # It has not started. Another worker may have had the copy meanwhile, and may have ended the job.
+            self._keepers[execution.job.dbid].check(execution)
 
     def _drop_stale(self, execution: Execution) -> None:
         job = execution.job
