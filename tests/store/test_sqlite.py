@@ -303,3 +303,19 @@ def test_after_a_fork_neither_parent_nor_child_loses_a_commit(database: Database
         b"child, after the parent has closed",
     ]
     again.close()
+
+
+def test_insert_of_many_returns_their_ids_in_a_callers_transaction_with_a_trigger(
+    database: Database, connection: sqlite3.Connection
+) -> None:
+    connection.execute("CREATE TABLE audit (id INTEGER PRIMARY KEY, jobid INTEGER)")
+    connection.execute(
+        "CREATE TRIGGER audited AFTER INSERT ON job BEGIN INSERT INTO audit (jobid) VALUES (new.jobid); END"
+    )
+    connection.execute("INSERT INTO audit (id) VALUES (1000)")
+    connection.execute("BEGIN")
+    joined = database.insert([new_job("f", b"%d" % number) for number in range(50)], connection=connection)
+    connection.execute("COMMIT")
+    answers = joined + database.insert([new_job("f", b"%d" % number) for number in range(50, 100)])
+    stored = dict(connection.execute("SELECT CAST(arg AS INTEGER), jobid FROM job"))
+    assert [answer.jobid for answer in answers] == [stored[number] for number in range(100)]

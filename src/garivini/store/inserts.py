@@ -23,7 +23,7 @@ def fits_one_statement(jobs: Sequence[NewJob], sizes: Sequence[int], dialect: Di
     """Whether one statement stores these jobs, so that it can be a transaction by itself."""
     if len(jobs) == 1:
         return True
-    if len(jobs) > CHUNK or any(job.uniqkey is not None for job in jobs):
+    if len(jobs) > min(CHUNK, dialect.single_rows) or any(job.uniqkey is not None for job in jobs):
         return False
     return sum(sizes) <= min(BATCH_BYTES, dialect.statement_bytes)
 

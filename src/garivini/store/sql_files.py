@@ -2,10 +2,10 @@
 
 A statement follows a line ``-- name: NAME (parameter, …) -> RESULT`` and a line that gives its reason. RESULT
 is ``rows``, ``one`` (the first column of the first row), ``count`` (rows that the last statement changed),
-``id`` (the first new id) or ``none``. A value is written ``:name``, and is always bound. There are three
-markers: a line that ends in ``-- each`` is repeated per row, with the comma or ``UNION ALL`` before the
-marker between the rows; ``:*name`` expands to one placeholder per item of a list; ``:@name`` is an array,
-from a list or from that value of all rows.
+``id`` (the first new id, on SQLite the last one) or ``none``. A value is written ``:name``, and is always
+bound. There are three markers: a line that ends in ``-- each`` is repeated per row, with the comma or
+``UNION ALL`` before the marker between the rows; ``:*name`` expands to one placeholder per item of a list;
+``:@name`` is an array, from a list or from that value of all rows.
 
 If a database needs several statements where another needs one, they follow one name, and each but the last
 ends in ``;``. They run in turn, and the result is the rows of the last one that reads. If one that reads

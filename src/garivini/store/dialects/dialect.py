@@ -65,6 +65,23 @@ def silent_socket(descriptor: int) -> bool:
     return not waiting.poll(0)
 
 
+def set_times(rows: Sequence[dict[str, Any]], now: int, next_second: int) -> None:
+    """Set the times of rows to insert, as numbers, which the database evaluates faster than expressions.
+
+    Args:
+        rows: to insert.
+        now: the database's unix time, rounded down.
+        next_second: the same, rounded up: a delay counts from it, so that it is never too short.
+
+    """
+    for row in rows:
+        taken, delay = row["taken"], row["delay"]
+        row["now"] = now
+        row["due"] = delay + (now if taken or not delay else next_second)
+        row["since"] = now if taken else 0
+        row["lease_end"] = row["due"] if taken else 0
+
+
 class RunStatement(Protocol):
     """Runs a named statement and returns its rows."""
 
@@ -83,6 +100,8 @@ class Dialect:
     begin: ClassVar[str]
     #: Whether a transaction locks rows, and not the whole database.
     locks_rows: ClassVar[bool] = True
+    #: Maximum number of jobs that are inserted by one statement outside of a transaction.
+    single_rows: ClassVar[int] = sys.maxsize
     #: Whether idle connections must be closed before this process forks.
     close_before_fork: ClassVar[bool] = False
     #: Seconds to wait for a row lock, if not ``LOCK_TIMEOUT``.

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final
 
-from garivini.store.dialects.dialect import RunStatement
+from garivini.store.dialects.dialect import RunStatement, set_times
 from garivini.store.dialects.mysql_errors import is_duplicate
 
 #: Below this number of rows RETURNING, one round trip less, is faster than counting the ids from the first.
@@ -28,13 +28,7 @@ def insert(
     # Read now and not when connecting: growing a cluster changes the step.
     ((time, step),) = run("clock")
     now = int(time)
-    for row in rows:
-        row["now"] = now
-        taken, delay = row["taken"], row["delay"]
-        # A delay counts from the next whole second, so that it is never too short.
-        row["due"] = delay + (now if taken or not delay else math.ceil(time))
-        row["since"] = now if taken else 0
-        row["lease_end"] = row["due"] if taken else 0
+    set_times(rows, now, math.ceil(time))
     first = run(name, rows=rows)
     return [(first + number * step, now) for number in range(len(rows))]
 

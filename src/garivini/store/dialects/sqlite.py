@@ -3,8 +3,7 @@
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -22,7 +21,14 @@ from garivini.errors import (
     UnreachableError,
     UsageError,
 )
-from garivini.store.dialects.dialect import NO_IDS, SCHEMA_ADVICE, Dialect, RunStatement, unknown_parameter
+from garivini.store.dialects.dialect import (
+    NO_IDS,
+    SCHEMA_ADVICE,
+    Dialect,
+    RunStatement,
+    set_times,
+    unknown_parameter,
+)
 from garivini.store.rows import decode
 
 #: Allowed parameters of a URL: parameters of Python's driver, and with ``uri=true`` of SQLite too.
@@ -41,6 +47,7 @@ class SQLite(Dialect):
     # SQLITE_BUSY in between, and waiting does not help then.
     begin = "BEGIN IMMEDIATE"
     locks_rows = False
+    single_rows = 19
     # A child process inherits the state of the parent's locks without the locks, and uses the file without
     # them: its commits are lost when the parent closes. So idle connections are closed before a fork.
     close_before_fork = True
@@ -145,14 +152,26 @@ class SQLite(Dialect):
                 time.sleep(0.01)
 
     def insert(self, run: RunStatement, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
-        with _ids(run):
-            return super().insert(run, rows)
+        try:
+            if len(rows) <= self.single_rows:
+                return super().insert(run, rows)
+            # In a transaction, which has waited for other writers before the time is read.
+            ((now, next_second),) = run("times")
+            set_times(rows, now, next_second)
+            last = run("insert_many", rows=rows)
+        except Exception as error:
+            _refuse_without_ids(run, error)
+            raise
+        return [(jobid, now) for jobid in range(last - len(rows) + 1, last + 1)]
 
     def insert_keyed(
         self, run: RunStatement, rows: Sequence[dict[str, Any]]
     ) -> list[tuple[int, int, str, str]]:
-        with _ids(run):
+        try:
             return super().insert_keyed(run, rows)
+        except Exception as error:
+            _refuse_without_ids(run, error)
+            raise
 
     def translate(self, error: Exception, where: str, *, committing: bool) -> GariviniError:
         # Codes: sqlite.org, "Result and Error Codes".
@@ -189,14 +208,9 @@ class SQLite(Dialect):
         return self._path is not None and self._path.parent.is_dir() and not self._path.exists()
 
 
-@contextmanager
-def _ids(run: RunStatement) -> Iterator[None]:
-    """Distinguish ids that have run out from a disk that is full: SQLite has one code for both."""
-    try:
-        yield
-    except Exception as error:
-        original: Any = getattr(error, "orig", None) or error
-        full = getattr(original, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
-        if full and run("ids_left")[0][0] <= 0:
-            raise RefusedError(f"the database {NO_IDS}, in the table sqlite_sequence") from error
-        raise
+def _refuse_without_ids(run: RunStatement, error: Exception) -> None:
+    """Raise an error of its own if ids have run out: SQLite has one code for that and a full disk."""
+    original: Any = getattr(error, "orig", None) or error
+    full = getattr(original, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+    if full and run("ids_left")[0][0] <= 0:
+        raise RefusedError(f"the database {NO_IDS}, in the table sqlite_sequence") from error

@@ -43,6 +43,17 @@ VALUES
   (:funcname, :coalesce, :arg, :flag, :priority, CASE WHEN :taken OR :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay, strftime('%s', 'now') + 0, :taken, :taken, strftime('%s', 'now') * :taken, (strftime('%s', 'now') + :delay) * :taken) -- each
 RETURNING jobid, created
 
+-- name: times () -> rows
+-- The unix time, rounded down and rounded up.
+SELECT strftime('%s', 'now') + 0, CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER)
+
+-- name: insert_many (funcname, coalesce, arg, flag, priority, due, now, taken, since, lease_end) -> id
+-- Many jobs without a unique key. Their ids are consecutive; the result is the last. The time was read just before:
+-- numbers and no RETURNING take a third less time than expressions for each row.
+INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
+VALUES
+  (:funcname, :coalesce, :arg, :flag, :priority, :due, :now, :taken, :taken, :since, :lease_end) -- each
+
 -- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, delay, taken) -> rows
 -- Jobs with a unique key. Only a conflict of that key is ignored; the rows returned are new.
 INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
