@@ -212,7 +212,7 @@ async def test_nothing_is_claimed_while_no_server_answers(tmp_path: Path) -> Non
         async with Server(host, int(port)):
             await ran.wait()
             await queue.gone()
-        assert queue.seen.of("role.recovered")
+        await queue.seen.wait("role.recovered")
 
 
 async def test_what_the_server_refuses_is_due_again_at_once(tmp_path: Path) -> None:
