@@ -7,10 +7,10 @@ export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check format test soak fuzz servers versions kills pins clean
+.PHONY: help demo check format test soak fuzz servers versions test-versions kills pins clean
 
 help:  ## Show this list
-	@sed -n 's/^\([a-z]*\):.*##\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*##\(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 demo: .venv/.run  ## Run durable jobs end to end on the embedded database and server, with kills
 	@$(BIN)/garivini demo
@@ -47,6 +47,9 @@ kills: .venv/.dev  ## Kill each role fifty times under load and check that nothi
 
 versions: .venv/.dev  ## Fetch servers of other versions beside the machine's packages: 2 GB
 	@$(BIN)/python -m tests.versions.install
+
+test-versions: versions  ## The tests of databases on those servers; writes docs/reference/versions.md: an hour
+	@$(BIN)/python -m tests.versions
 
 # Gearman servers, databases, PHP and Perl. The tests start private servers of their own and stop them.
 servers:
