@@ -12,7 +12,7 @@ from garivini.model.state import State
 from garivini.store.database import Database, Lane
 from garivini.store.sql_files import Step, load
 from tests.databases import mysql_plan, numbers
-from tests.sql_servers import MariaDBOrMySQL
+from tests.sql_servers import ON_MYSQL, MariaDBOrMySQL
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
@@ -180,7 +180,7 @@ def test_reports_are_found_by_their_job(filled: tuple[Database, Any]) -> None:
         ("report", "PRIMARY"),
     ]
     assert with_records[1][1] == "range"  # the other table is empty: a list of ids is more than its index
-    assert all("Using index" in extra for *_, extra in with_records)
+    assert ON_MYSQL or all("Using index" in extra for *_, extra in with_records)
     any_records = plan(connection, steps("any_records")[0], first=JOBIDS[0], last=JOBIDS[-1])
     assert {(access, key) for table, access, key, _ in any_records if table} == {("range", "PRIMARY")}
     for name, values in (
@@ -188,9 +188,9 @@ def test_reports_are_found_by_their_job(filled: tuple[Database, Any]) -> None:
         ("forget_finished", {"jobids": JOBIDS}),
         ("reports", {"jobid": 5}),
     ):
-        ((_, access, key, extra),) = plan(connection, steps(name)[0], **values)
+        (_, access, key, extra) = plan(connection, steps(name)[0], **values)[-1]
         assert key == "PRIMARY"
-        assert access in ("range", "ref")
+        assert access in ("range", "ref", "eq_ref")
         assert "filesort" not in extra
     line = {"jobid": 5, "attempt": 1, "kind": "data", "body": b"", "limit": 1000}
     text, bound = steps("add_line")[0].bind(line)
