@@ -21,7 +21,7 @@ class BrokenModuleError(Exception):
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(error)
-        self.error = error
+        self.error: BaseException = error
 
 
 class Speaker:

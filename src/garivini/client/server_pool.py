@@ -48,7 +48,7 @@ class ServerPool:
         self._tls = tls
         self._idle: deque[dict[str, blocking.Client]] = deque()
         #: Monotonic time of the last counts.
-        self.counted_at = -math.inf
+        self.counted_at: float = -math.inf
 
     @property
     def answered(self) -> bool:

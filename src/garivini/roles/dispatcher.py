@@ -46,7 +46,7 @@ class Dispatcher:
             thread: runs the database's calls; by default a thread of its own.
 
         """
-        self.database = database
+        self.database: Database = database
         #: Number of jobs that servers have acknowledged.
         self.sent: int = 0
         self._servers = job_servers

@@ -22,7 +22,7 @@ class Room:
 
     def __init__(self, job_servers: JobServers, watermark: int) -> None:
         self._servers = job_servers
-        self.watermark = watermark
+        self.watermark: int = watermark
         self._room: dict[str, int | None] = {}
         self._controlled: set[str] = set()
         #: Leased rows by database and function, and the loop's time of that count.

@@ -20,7 +20,7 @@ class Retry(Exception):
     def __init__(self, after: float | timedelta, reason: str = "") -> None:
         super().__init__(reason)
         self.after: int = parse_delay(after)
-        self.reason = reason
+        self.reason: str = reason
 
 
 class Discard(Exception):
@@ -28,7 +28,7 @@ class Discard(Exception):
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason: str = reason
 
 
 @dataclass(frozen=True, slots=True)

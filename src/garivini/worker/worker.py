@@ -50,9 +50,9 @@ class Worker:
             else:
                 found = settings.current()
                 job_servers, tls = found.job_servers(), tls or found.tls()
-        self.tls = tls
+        self.tls: ssl.SSLContext | None = tls
         self.job_servers: list[str] = parse_addresses(job_servers)
-        self.concurrency = concurrency
+        self.concurrency: int = concurrency
         self.functions: dict[str, Registered] = {}
 
     def function(

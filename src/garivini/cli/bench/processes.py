@@ -32,7 +32,7 @@ class Process:
     """
 
     def __init__(self, name: str, arguments: list[str], folder: Path, **environment: str) -> None:
-        self.name = name
+        self.name: str = name
         self._log = folder / f"{name}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603  # our own code
