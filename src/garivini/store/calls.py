@@ -15,7 +15,7 @@ _PAUSES: Final = (0.0, 0.01, 0.03, 0.1, 0.3)
 
 
 class Connected(Protocol):
-    """What has the connections to a database."""
+    """An object that has the connections to a database."""
 
     connections: Connections
 

@@ -79,9 +79,8 @@ def claim(
         max_bytes: maximum bytes of arguments; one larger job is claimed alone.
 
     Returns:
-        The jobs in the order in which they were due, with that time as ``run_after``. Each has the function
-        of its row, which in a table of the original may differ in case from the lane's. ``created`` and
-        ``crashes`` are not read: each column costs time, and no dispatcher needs them.
+        The jobs in the order in which they were due, with that time as ``run_after``. Each has its row's
+        function, which in a table of the original may differ in case, but not ``created`` and ``crashes``.
 
     """
     rows = run(
@@ -101,7 +100,7 @@ def claim(
     for seconds in sorted(set(by_name.values())):
         jobids = [row[0] for row, its_lease in zip(rows, leases, strict=True) if its_lease == seconds]
         run("claim", jobids=sorted(jobids), now=now, lease_end=now + seconds + 1)
-    return from_due_rows(rows, args, leases, names, dbid=run.dbid, priority=lane.priority)
+    return from_due_rows(rows, args, leases, names, run.dbid, lane.priority)
 
 
 def head(run: Statements, lane: Lane) -> int | None:

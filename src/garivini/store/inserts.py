@@ -45,7 +45,7 @@ def insert(run: Statements, jobs: Sequence[NewJob], sizes: Sequence[int]) -> lis
         for index, (jobid, created) in zip(part, stored, strict=True):
             answers[index] = Inserted(jobid, run.dbid, created=created)
     if len(unkeyed) < len(jobs):
-        # In the order of the keys, so that two who insert the same ones do not wait for each other.
+        # In the order of the keys, so that two inserts of the same ones do not wait for each other.
         keyed = sorted(
             (index for index, job in enumerate(jobs) if job.uniqkey is not None),
             key=lambda index: (jobs[index].funcname, jobs[index].uniqkey),

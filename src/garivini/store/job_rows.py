@@ -43,30 +43,18 @@ def from_row(row: Sequence[Any], dbid: int, *, lease: int = 0, due: int | None =
 
 
 def from_due_rows(
-    rows: Sequence[Any],
-    args: dict[int, bytes],
-    leases: Sequence[int],
-    funcnames: Sequence[str],
-    *,
-    dbid: int,
-    priority: str,
+    rows: Sequence[Any], args: dict[int, bytes], leases: list[int], names: list[str], dbid: int, priority: str
 ) -> list[Job]:
     """Return the jobs of rows that ``due`` has read and ``claim`` has written, in order.
 
-    Args:
-        rows: from ``due``.
-        args: the arguments that are not in the rows, by job.
-        leases: seconds of each job's lease.
-        funcnames: the function of each.
-        dbid: the id of their database.
-        priority: of their lane.
-
+    ``args`` has the arguments that are not in the rows; ``leases`` the seconds, ``names`` the function of
+    each job.
     """
     return [
         Job(
             jobid=jobid,
             dbid=dbid,
-            funcname=funcname,
+            funcname=name,
             arg=args[jobid] if arg is None else arg,
             uniqkey=uniqkey,
             coalesce=coalesce,
@@ -80,18 +68,8 @@ def from_due_rows(
             lease=lease,
             lease_end=now + lease + 1,
         )
-        for funcname, lease, (
-            jobid,
-            run_after,
-            arg,
-            uniqkey,
-            coalesce,
-            flag,
-            failcount,
-            attempt,
-            now,
-            *_,
-        ) in zip(funcnames, leases, rows, strict=True)
+        for name, lease, row in zip(names, leases, rows, strict=True)
+        for jobid, run_after, arg, uniqkey, coalesce, flag, failcount, attempt, now, *_ in (row,)
     ]
 
 

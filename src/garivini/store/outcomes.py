@@ -136,7 +136,7 @@ def settle(
     Args:
         run: runs the statements.
         setbacks: in any order.
-        max_failures: after so many failures a job is dead, if its function has no limit of its own.
+        max_failures: number of failures after which a job is dead, if its function has no own limit.
         locked: gets the ids of rows that another transaction has locked; their result is ``locked``.
 
     """

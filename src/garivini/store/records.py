@@ -79,7 +79,7 @@ def keep(run: Statements, success: Success, attempt: int) -> None:
         warning = f"the result of {size} bytes was left out: {run.where} takes at most {maximum}"
         if maximum < MAX_RESULT:
             warning += f", by its {run.dialect.statement_setting}"
-        # Behind the last line, so that there is always room for it.
+        # After the last line, so that it is never omitted.
         run(
             "add_line",
             jobid=success.jobid,

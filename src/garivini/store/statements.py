@@ -36,7 +36,7 @@ class Statements:
             values: all other values.
 
         Returns:
-            What its head in the SQL file says: the rows, the number of changed rows, or the first new id.
+            The result that its head in the SQL file names: rows, the number of changed rows, or an id.
 
         Raises:
             UsageError: a value has the wrong type, or the driver cannot carry it.

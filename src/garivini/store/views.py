@@ -1,4 +1,4 @@
-"""What operators read: jobs, their numbers, and facts about the database."""
+"""Reads for operators: jobs, their numbers, and facts about the database."""
 
 from collections import Counter
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The databases that hold jobs. What each does in its own way is one small class."""
+"""The databases that hold jobs. Each has a class for its differences."""
 
 from typing import Final
 

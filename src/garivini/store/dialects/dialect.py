@@ -1,4 +1,4 @@
-"""What differs between databases beyond the text of their statements."""
+"""The differences between databases beyond the text of their statements."""
 
 import select
 import sys
@@ -22,7 +22,7 @@ SCHEMA_ADVICE: Final = "run `garivini db upgrade`"
 TIMEOUT: Final = 10.0
 #: Seconds to wait for a lock. Less than a sixth of the default lease, and less than ``TIMEOUT``.
 LOCK_TIMEOUT: Final = 5
-#: Seconds after which a server ends an idle transaction of ours: a process that is frozen in one must not
+#: Seconds after which a server ends an idle transaction: a process that is frozen in one must not
 #: keep its rows locked.
 IDLE_TIMEOUT: Final = 10
 #: Seconds for which one upgrade waits for another.
@@ -110,7 +110,7 @@ class Dialect:
     packages: ClassVar[Mapping[str, str]] = {}
     #: Whether the job table treats names that differ in their bytes as equal; known after the first check.
     folding: bool = False
-    #: Bytes of arguments that fit one statement; known once a server has been met.
+    #: Maximum bytes of the arguments of one statement; known after the first connection.
     statement_bytes: int = sys.maxsize
     #: The setting of the server that limits them.
     statement_setting: ClassVar[str] = ""
@@ -145,10 +145,10 @@ class Dialect:
         return ""
 
     def hook(self, engine: Engine) -> None:
-        """Change how an engine of ours connects."""
+        """Change how our own engine connects."""
 
     def prepare(self, connection: Any) -> None:
-        """Set up a new connection of ours: autocommit, and the settings of its session."""
+        """Set up a new connection of our pool: autocommit, and the settings of its session."""
         raise NotImplementedError
 
     def borrow(self, connection: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the errors of MariaDB and MySQL mean."""
+"""The errors of MariaDB and MySQL, as errors of this library."""
 
 import re
 from typing import Final

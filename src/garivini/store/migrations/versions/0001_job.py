@@ -33,7 +33,7 @@ def upgrade() -> None:
             op.execute(statement)
 
 
-#: A column by which each table is known for ours.
+#: A column of each table that shows that the table is ours.
 _OURS = {"job": "attempt", "failure": "failed_at", "function": "max_failures", "garivini_database": "dbid"}
 
 

@@ -1,5 +1,5 @@
--- Names and keys compare by their bytes, trailing spaces included: MariaDB and MySQL have other names for that.
--- Ids are never given again: InnoDB keeps its counter over a restart.
+-- Names and keys are compared by their bytes, trailing spaces included: the collations of MariaDB and MySQL for that
+-- have different names. Ids are never reused: InnoDB keeps its counter over a restart.
 CREATE TABLE job (
   jobid      BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
   funcname   VARCHAR(200) NOT NULL,
@@ -9,19 +9,19 @@ CREATE TABLE job (
   `coalesce` VARCHAR(255),
   flag       ENUM('controller', 'shim') DEFAULT 'shim',
   failcount  TINYINT UNSIGNED NOT NULL DEFAULT 0,
-  -- Ours, all with defaults, so that a writer who names only the columns above goes on working.
+  -- Our columns, all with defaults, so that a program that writes only the columns above still works.
   priority   TINYINT UNSIGNED NOT NULL DEFAULT 1 CHECK (priority IN (0, 1, 2)),
   created    INT UNSIGNED NOT NULL DEFAULT 0,
   attempt    INT UNSIGNED NOT NULL DEFAULT 0,
   state      TINYINT UNSIGNED NOT NULL DEFAULT 0 CHECK (state BETWEEN 0 AND 4),
   since      INT UNSIGNED NOT NULL DEFAULT 0,
   crashes    SMALLINT UNSIGNED NOT NULL DEFAULT 0,
-  -- A claim reads the head of one lane, so a function that is full or a backlog of another state is not touched.
+  -- A claim reads the first rows of one lane, and none of a function at its limit or of a backlog in another state.
   KEY job_lane (funcname, state, priority, run_after),
   UNIQUE KEY job_uniqkey (funcname, uniqkey)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 /*M! COLLATE utf8mb4_nopad_bin */ /*!80017 COLLATE utf8mb4_0900_bin */;
--- One row for each attempt that did not complete, and for one whose process died; the key makes a repeated
--- report harmless.
+-- One row per attempt that did not complete, and per death of its process. The key makes a repeated report
+-- harmless.
 CREATE TABLE failure (
   jobid      BIGINT UNSIGNED NOT NULL,
   attempt    INT UNSIGNED NOT NULL,
@@ -33,7 +33,7 @@ CREATE TABLE failure (
   worker     VARCHAR(255) NOT NULL,
   PRIMARY KEY (jobid, attempt, kind)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 /*M! COLLATE utf8mb4_nopad_bin */ /*!80017 COLLATE utf8mb4_0900_bin */;
--- What is set for a function; NULL where the default holds.
+-- The settings of a function; NULL if the default applies.
 CREATE TABLE `function` (
   funcname      VARCHAR(200) NOT NULL PRIMARY KEY,
   lease         INT CHECK (lease BETWEEN 3 AND 604800),

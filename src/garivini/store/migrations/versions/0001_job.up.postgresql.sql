@@ -1,5 +1,5 @@
--- Names and keys are compared by bytes. An id is never given again: the sequence only rises, and ALWAYS keeps
--- other writers from giving one.
+-- Names and keys are compared by bytes. An id is never reused: the sequence only rises, and with ALWAYS no other
+-- program can choose one.
 CREATE TABLE job (
   jobid      BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   funcname   VARCHAR(200) COLLATE "C" NOT NULL,
@@ -9,7 +9,7 @@ CREATE TABLE job (
   "coalesce" VARCHAR(255),
   flag       VARCHAR(10) DEFAULT 'shim',
   failcount  SMALLINT NOT NULL DEFAULT 0,
-  -- Ours, all with defaults, so that a writer who names only the columns above goes on working.
+  -- Our columns, all with defaults, so that a program that writes only the columns above still works.
   priority   SMALLINT NOT NULL DEFAULT 1 CHECK (priority IN (0, 1, 2)),
   created    BIGINT NOT NULL DEFAULT 0,
   attempt    INTEGER NOT NULL DEFAULT 0,
@@ -17,17 +17,17 @@ CREATE TABLE job (
   since      BIGINT NOT NULL DEFAULT 0,
   crashes    INTEGER NOT NULL DEFAULT 0
 );
--- A job leaves several dead rows behind, so a share of a fifth, the default, would let millions gather behind a
--- backlog. No update here can be heap-only, for each changes the lane index: room left in the pages would not
--- help. The file keeps its size: to give space back takes a lock on the table, and the queue needs it again.
+-- A job leaves several dead rows, so with the default threshold of a fifth of the table millions would collect beside
+-- a backlog. No update here can be heap-only, because each changes the lane index, so free space in the pages would not
+-- help. The file keeps its size: shrinking it locks the table, and the queue needs the space again.
 ALTER TABLE job SET (
   autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000, vacuum_truncate = off
 );
--- A claim reads the head of one lane, so a function that is full or a backlog of another state is not touched.
+-- A claim reads the first rows of one lane, and none of a function at its limit or of a backlog in another state.
 CREATE INDEX job_lane ON job (funcname, state, priority, run_after);
 CREATE UNIQUE INDEX job_uniqkey ON job (funcname, uniqkey) WHERE uniqkey IS NOT NULL;
--- One row for each attempt that did not complete, and for one whose process died; the key makes a repeated
--- report harmless.
+-- One row per attempt that did not complete, and per death of its process. The key makes a repeated report
+-- harmless.
 CREATE TABLE failure (
   jobid      BIGINT NOT NULL,
   attempt    INTEGER NOT NULL,
@@ -39,7 +39,7 @@ CREATE TABLE failure (
   worker     VARCHAR(255) NOT NULL,
   PRIMARY KEY (jobid, attempt, kind)
 );
--- What is set for a function; NULL where the default holds.
+-- The settings of a function; NULL if the default applies.
 CREATE TABLE function (
   funcname      VARCHAR(200) COLLATE "C" NOT NULL PRIMARY KEY,
   lease         INTEGER CHECK (lease BETWEEN 3 AND 604800),
@@ -51,6 +51,6 @@ CREATE TABLE function (
 -- The id by which rows and handles name this database. A client that knows it by another is refused.
 CREATE TABLE garivini_database (
   dbid       BIGINT NOT NULL,
-  -- One row at the most, also when two come at once.
+  -- At most one row, even if two processes insert it at the same time.
   one       BOOLEAN NOT NULL DEFAULT true CHECK (one) UNIQUE
 );

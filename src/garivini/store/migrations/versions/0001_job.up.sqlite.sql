@@ -1,5 +1,4 @@
--- Without AUTOINCREMENT SQLite gives the id of a deleted last row again, and a late completion would
--- delete another job.
+-- Without AUTOINCREMENT SQLite reuses the id of a deleted last row, and a late completion would delete another job.
 CREATE TABLE job (
   jobid      INTEGER PRIMARY KEY AUTOINCREMENT,
   funcname   VARCHAR(200) NOT NULL,
@@ -9,7 +8,7 @@ CREATE TABLE job (
   "coalesce" VARCHAR(255),
   flag       VARCHAR(10) DEFAULT 'shim',
   failcount  INTEGER NOT NULL DEFAULT 0,
-  -- Ours, all with defaults, so that a writer who names only the columns above goes on working.
+  -- Our columns, all with defaults, so that a program that writes only the columns above still works.
   priority   INTEGER NOT NULL DEFAULT 1 CHECK (priority IN (0, 1, 2)),
   created    INTEGER NOT NULL DEFAULT 0,
   attempt    INTEGER NOT NULL DEFAULT 0,
@@ -17,11 +16,11 @@ CREATE TABLE job (
   since      INTEGER NOT NULL DEFAULT 0,
   crashes    INTEGER NOT NULL DEFAULT 0
 );
--- A claim reads the head of one lane, so a function that is full or a backlog of another state is not touched.
+-- A claim reads the first rows of one lane, and none of a function at its limit or of a backlog in another state.
 CREATE INDEX job_lane ON job (funcname, state, priority, run_after);
 CREATE UNIQUE INDEX job_uniqkey ON job (funcname, uniqkey) WHERE uniqkey IS NOT NULL;
--- One row for each attempt that did not complete, and for one whose process died; the key makes a repeated
--- report harmless.
+-- One row per attempt that did not complete, and per death of its process. The key makes a repeated report
+-- harmless.
 CREATE TABLE failure (
   jobid      INTEGER NOT NULL,
   attempt    INTEGER NOT NULL,
@@ -33,7 +32,7 @@ CREATE TABLE failure (
   worker     VARCHAR(255) NOT NULL,
   PRIMARY KEY (jobid, attempt, kind)
 ) WITHOUT ROWID;
--- What is set for a function; NULL where the default holds.
+-- The settings of a function; NULL if the default applies.
 CREATE TABLE function (
   funcname      VARCHAR(200) NOT NULL PRIMARY KEY,
   lease         INTEGER CHECK (lease BETWEEN 3 AND 604800),

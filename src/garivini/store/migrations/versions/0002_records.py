@@ -1,4 +1,4 @@
-"""What jobs say while they run, finished jobs that are kept, and for how long."""
+"""Reports of running jobs, kept jobs, and the retention of a function."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from sqlalchemy import inspect
 revision = "0002"
 down_revision = "0001"
 
-#: What each statement of "up" brings: a table, and a column by which it is known for ours.
+#: The table of each statement of "up", and a column that shows that the table is ours.
 _BROUGHT = (("report", "reported_at"), ("finished", "finished_at"), ("function", "retention"))
 
 

@@ -1,4 +1,4 @@
--- What an attempt said while it ran. Number 0 is its progress, written over; from 1 on come its lines.
+-- Reports of a running attempt. Number 0 is its progress, which is overwritten; its lines have the numbers from 1.
 CREATE TABLE report (
   jobid       BIGINT NOT NULL,
   attempt     INTEGER NOT NULL,
