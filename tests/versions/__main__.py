@@ -79,7 +79,7 @@ def _full_number(version: Version) -> str:
 def write(rows: list[list[str]]) -> None:
     """Put rows into the page's table, in the place of those of the same kind and major version."""
     text = _PAGE.read_text(encoding="utf-8")
-    start, end = text.index("| version"), text.rindex("|\n") + 2
+    start, end = text.index("| version"), text.rindex("|\n") + len("|\n")
     old = [[cell.strip() for cell in line.strip("|").split("|")] for line in text[start:end].splitlines()[2:]]
     known = {_series(row[0]): row for row in [*old, *rows]}
     lines = [_HEAD, ["---"] * len(_HEAD), *(known[series] for series in sorted(known))]
@@ -88,10 +88,10 @@ def write(rows: list[list[str]]) -> None:
     click.echo(table)
 
 
-def _series(version: str) -> tuple[str, list[int]]:
+def _series(version: str) -> tuple[str, tuple[int, ...]]:
     """Return kind and the numbers that do not change within a series."""
     kind, number = version.split()
-    return kind, [int(part) for part in number.split(".")][: 1 if kind == "PostgreSQL" else 2]
+    return kind, tuple(int(part) for part in number.split(".")[: 1 if kind == "PostgreSQL" else 2])
 
 
 @click.command()
