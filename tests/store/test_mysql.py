@@ -718,6 +718,15 @@ async def test_several_queue_runners_and_workers_run_each_job_once(
 # ---- the driver's codes
 
 
+@pytest.mark.parametrize(("committing", "expected"), [(False, UnreachableError), (True, OutcomeUnknownError)])
+def test_a_lost_connection_with_tls_is_lost_and_not_refused(
+    committing: bool, expected: type[GariviniError]
+) -> None:
+    words = "MySQL server has gone away (SSLEOFError(8, 'EOF occurred in violation of protocol'))"
+    error = pymysql.err.OperationalError(2006, words)
+    assert type(MySQL().translate(error, "database 1 (x)", committing=committing)) is expected
+
+
 @pytest.mark.parametrize(
     ("code", "committing", "expected", "transient"),
     [

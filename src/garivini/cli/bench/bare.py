@@ -133,6 +133,8 @@ class BareMySQL:
             init_command="SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
         )
         self._cursor = self._db.cursor()
+        # MySQL would answer with the next id of the table as it was up to a day ago.
+        self._cursor.execute("SET /*!80000 information_schema_stats_expiry = 0, */ autocommit = 1")
 
     def insert_many(self, args: Sequence[bytes], delay: int = 0) -> range:
         """Insert jobs that are due after ``delay`` seconds, in one transaction; return their ids."""

@@ -76,7 +76,8 @@ def translate(error: Exception, where: str, *, committing: bool) -> GariviniErro
     code = _code_of(error)
     words = " ".join(str(part) for part in error.args[1:]) or str(error)
     if code in _LOST or type(error).__name__ == "InterfaceError":
-        if "SSL" in words:
+        # A lost connection with TLS has "SSLEOFError" in its words.
+        if "SSL" in words and "EOF occurred" not in words and not committing:
             return RefusedError(
                 f"{where} refuses the connection: see ssl_mode and ssl_ca in the URL ({words})"
             )
