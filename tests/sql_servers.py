@@ -504,6 +504,8 @@ SERVERS: Final[dict[str, type[MariaDB] | type[PostgreSQL]]] = {
 ON_MYSQL: Final = chosen("mysql") is not None
 #: The servers whose statements for inserts a run can use: MariaDB takes MySQL's too.
 INSERTS_AS: Final = ("mysql",) if ON_MYSQL else ("mariadb", "mysql")
+#: Whether the server in MariaDB's place offers TLS from its first start on, as MariaDB does since 11.4.
+OFFERS_TLS: Final = ON_MYSQL or chosen("mariadb") is not None
 #: The schemes of SQLAlchemy's engines that a run can use.
 SCHEMES: Final = ("mysql+pymysql",) if ON_MYSQL else ("mysql+pymysql", "mariadb+pymysql")
 

@@ -38,7 +38,7 @@ from garivini.store.dialects.mysql import MySQL
 from garivini.store.dialects.pymysql_connection import Connection
 from tests.databases import MySQLRoles
 from tests.processes import PATIENCE
-from tests.sql_servers import INSERTS_AS, ON_MYSQL, SCHEMES, MariaDB, MariaDBOrMySQL
+from tests.sql_servers import INSERTS_AS, OFFERS_TLS, ON_MYSQL, SCHEMES, MariaDB, MariaDBOrMySQL
 from tests.store.test_errors import CALLS, Opener, insert
 from tests.system import system
 
@@ -48,8 +48,7 @@ pytestmark = pytest.mark.servers
 BOUND = 8.0
 
 ISOLATION = "transaction_isolation" if ON_MYSQL else "tx_isolation"
-#: What is about a server without TLS, which a MySQL offers from its first start on.
-NO_TLS = pytest.mark.skipif(ON_MYSQL, reason="MySQL offers TLS")
+NO_TLS = pytest.mark.skipif(OFFERS_TLS, reason="it is about a server without TLS")
 
 LANE = Lane("f", State.WAITING, "normal", 0)
 
