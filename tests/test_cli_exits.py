@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from garivini import Client, State
+from garivini.cli.signals import exit_on_sigterm, sigterm_deferred
 from garivini.gearman.blocking import Client as GearmanClient
 from garivini.gearman.protocol import Submission
 from tests.commands import invoke, run
@@ -287,6 +288,21 @@ def test_sigterm_at_any_moment_of_the_start_ends_the_command(url: str, tmp_path:
             time.sleep(tenth / 10)  # the moment is the point
             process.terminate()
             assert process.wait(PATIENCE) in (0, -signal.SIGTERM), tenth
+
+
+def test_sigterm_deferred_lets_a_process_that_starts_be_registered() -> None:
+    registered = []
+
+    def start() -> None:
+        with sigterm_deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            registered.append(1)
+        registered.append(2)
+
+    with pytest.raises(SystemExit) as ended, exit_on_sigterm():
+        start()
+    assert registered == [1]
+    assert ended.value.code == 128 + signal.SIGTERM
 
 
 @pytest.mark.slow

@@ -4,13 +4,42 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+#: Whether SIGTERM waits now, and the signal that waits; 0: none.
+_deferred = False
+_waiting = 0
 
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
     """Turn SIGTERM into SystemExit, so that the command ends the processes that it has started."""
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    before = signal.signal(signal.SIGTERM, _exit)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def sigterm_deferred() -> Iterator[None]:
+    """Let SIGTERM wait for the end of the block, which starts a process and registers it to be ended.
+
+    Otherwise the signal could come in between, and leave a process behind that nobody ends.
+    """
+    global _deferred, _waiting
+    _deferred, _waiting = True, 0
+    try:
+        yield
+    finally:
+        _deferred = False
+        if _waiting:
+            sys.exit(128 + _waiting)
+
+
+def _exit(number: int, frame: Any) -> None:
+    global _waiting
+    if _deferred:
+        _waiting = number
+    else:
+        sys.exit(128 + number)

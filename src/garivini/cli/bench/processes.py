@@ -102,10 +102,8 @@ class Process:
 
 
 def part(name: str, url: str, server: str, *rest: str, folder: Path) -> Process:
-    """Start one of ``parts`` and wait until it is ready."""
-    started = Process(name, ["-m", "garivini.cli.bench.parts", name, url, server, *rest], folder)
-    started.wait_ready()
-    return started
+    """Start one of ``parts``, which reports when it is ready."""
+    return Process(name, ["-m", "garivini.cli.bench.parts", name, url, server, *rest], folder)
 
 
 def command(

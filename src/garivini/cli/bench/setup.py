@@ -1,23 +1,28 @@
 """The set-up of the measures: the database, the Gearman server, and the processes of both sides."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ParamSpec
 
 from garivini.cli.bench import bare, processes, pure
 from garivini.cli.bench.processes import Process
 from garivini.cli.bench.pure import Callers
 from garivini.cli.bench.runs import FLOOR, OURS, Reader, payload
+from garivini.cli.signals import sigterm_deferred
 from garivini.client import Client
 from garivini.errors import UsageError
 from garivini.gearman.blocking import Client as GearmanClient
 from garivini.submission import RUN_QUEUED_JOB
 
+_P = ParamSpec("_P")
+
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """The processes of one side."""
+    """The processes of one side of the comparison: Garivini or the baseline."""
 
     funcname: str
     dispatcher: Process
@@ -89,9 +94,8 @@ class Setup:
         if self._given is not None:
             return None
         self._address = processes.free_address()
-        return self._started(
-            processes.command("server", "run", "gearman", "--job-server", self._address, folder=self._folder)
-        )
+        words = ("run", "gearman", "--job-server", self._address)
+        return self._start(processes.command, "server", *words, folder=self._folder)
 
     @cached_property
     def address(self) -> str:
@@ -108,9 +112,12 @@ class Setup:
         """A connection to the Gearman server, for checks."""
         return self._ends.enter_context(GearmanClient(self.address))
 
-    def _started(self, process: Process) -> Process:
-        self._ends.callback(process.wait)
-        self._ends.callback(process.end)
+    def _start(self, start: Callable[_P, Process], *arguments: _P.args, **named: _P.kwargs) -> Process:
+        """Start a process that ``close`` ends."""
+        with sigterm_deferred():
+            process = start(*arguments, **named)
+            self._ends.callback(process.wait)
+            self._ends.callback(process.end)
         return process
 
     def _folders(self, name: str) -> tuple[Path, Path]:
@@ -120,23 +127,24 @@ class Setup:
         return runs, inserted
 
     def _part(self, name: str, *rest: str) -> Process:
-        return self._started(processes.part(name, self.url, self.address, *rest, folder=self._folder))
+        part = self._start(processes.part, name, self.url, self.address, *rest, folder=self._folder)
+        part.wait_ready()
+        return part
 
     @cached_property
     def ours(self) -> Side:
         """QueueRunner, worker and producer, started and idle."""
         runs, inserted = self._folders("ours")
-        worker = self._started(
-            processes.command(
-                "worker",
-                *("worker", "garivini.cli.bench.work", "--processes", str(self._processes)),
-                folder=self._folder,
-                environment={
-                    "GARIVINI_DB": self.url,
-                    "GARIVINI_JOB_SERVERS": self.address,
-                    "GARIVINI_BENCH_RUNS": str(runs),
-                },
-            )
+        worker = self._start(
+            processes.command,
+            "worker",
+            *("worker", "garivini.cli.bench.work", "--processes", str(self._processes)),
+            folder=self._folder,
+            environment={
+                "GARIVINI_DB": self.url,
+                "GARIVINI_JOB_SERVERS": self.address,
+                "GARIVINI_BENCH_RUNS": str(runs),
+            },
         )
         self._wait_for_workers(OURS, worker)
         reader = Reader(runs)
@@ -170,9 +178,8 @@ class Setup:
         environment = {"GARIVINI_DB": self.url, "GARIVINI_JOB_SERVERS": self.address}
         funcname, inject = pure.OURS
         for name, *roles in (("injector",), ("controller", "queue-runner")):
-            self._started(
-                processes.command(name, "run", name, *roles, folder=self._folder, environment=environment)
-            )
+            words = ("run", name, *roles)
+            self._start(processes.command, name, *words, folder=self._folder, environment=environment)
         return self._pure(funcname, inject, RUN_QUEUED_JOB)
 
     @cached_property

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from garivini.cli.demo import files
 from garivini.cli.output import number, visible
-from garivini.cli.signals import exit_on_sigterm
+from garivini.cli.signals import exit_on_sigterm, sigterm_deferred
 from garivini.client import Client
 from garivini.errors import GariviniError
 from garivini.gearman.blocking import Client as GearmanClient
@@ -173,7 +173,7 @@ class _Demo:
             "GARIVINI_JOB_SERVERS": self._server,
             "GARIVINI_DEMO_RESULTS": str(self._results),
         }
-        with (self._folder / f"{name}.log").open("ab") as log:
+        with (self._folder / f"{name}.log").open("ab") as log, sigterm_deferred():
             self._children[name] = subprocess.Popen(  # noqa: S603  # our own command
                 [sys.executable, "-m", "garivini", *arguments],
                 env=environment,
