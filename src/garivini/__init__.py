@@ -9,8 +9,9 @@ General layout, from the bottom up. No part imports one that is below it in this
 * ``store``: the rows of jobs: statements, one database, several databases.
 * ``submission``, ``outcome_events``: submitting jobs; the events of deliveries and setbacks.
 * ``client``: ``Client``, ``AsyncClient`` and direct dispatch.
-* ``keeper``: renews leases and commits outcomes, for workers and Controllers.
-* ``worker``: ``Worker``, its functions and processes. ``roles``: QueueRunner, Controller, Injector.
+* ``keeper``: renews leases, checks copies before they start, and commits outcomes.
+* ``worker``: ``Worker``, its functions, the copies that it holds, and ``supervisor``, which restarts and
+  kills its processes. ``roles``: QueueRunner, Controller, Injector.
 * ``cli``: the command ``garivini``.
 """
 

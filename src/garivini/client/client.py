@@ -31,7 +31,8 @@ class Client:
     after a fork. It is a context manager that closes itself.
 
     Without ``dbs``, the databases come from the settings of the commands: the environment, then the file
-    ``garivini.toml`` in the working directory or the file that ``GARIVINI_CONFIG`` names, then the default.
+    ``garivini.toml`` in the working directory or the file that ``GARIVINI_CONFIG`` names, then
+    ``sqlite:///garivini.db``.
     If ``job_servers`` is not given either, the Gearman servers and TLS come from there too.
 
     Every call that reaches a database can raise ``UnreachableError``, ``RefusedError``, ``ConflictError`` and

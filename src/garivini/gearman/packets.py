@@ -230,7 +230,7 @@ class Decoder:
                     raise ProtocolError(f"a body of {length} bytes; the limit here is {self._max_body} bytes")
                 start = offset + 12
                 if end - start < length:
-                    # So a large body is copied once, and not once per piece of it.
+                    # Wait for the whole packet: a large body is then copied once, not once per piece.
                     self._wanted = 12 + length
                     break
                 offset = start + length

@@ -41,7 +41,7 @@ class Leases:
         """Renew leases; return the handles that still hold their job, and the executions that failed.
 
         Raises:
-            GariviniError: one that concerns all; some of the leases may have been renewed.
+            GariviniError: one that concerns all writes; some of the leases may have been renewed.
 
         """
         by_lease: dict[int, list[Execution]] = {}
@@ -64,7 +64,7 @@ class Leases:
         ``adopted`` is true for those that hold their job now.
 
         Raises:
-            GariviniError: one that concerns all; some may have been adopted.
+            GariviniError: one that concerns all writes; some may have been adopted.
 
         """
         return self._writer.write(executions, self._adopt, jobid_of) if executions else []

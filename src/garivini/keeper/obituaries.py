@@ -56,7 +56,7 @@ class Obituaries:
         """Record one; return whether it is over. Otherwise it is deferred.
 
         Raises:
-            GariviniError: one that concerns all.
+            GariviniError: one that concerns all writes.
 
         """
         setback = Setback(

@@ -47,7 +47,7 @@ class OutcomeWriter:
         """Write outcomes; return the executions that failed, each with the reason.
 
         Raises:
-            GariviniError: one that concerns all; some of the outcomes may have been written.
+            GariviniError: one that concerns all writes; some of the outcomes may have been written.
 
         """
         failed: Failed = []
@@ -61,7 +61,7 @@ class OutcomeWriter:
         ``error``: for which it was refused.
 
         Raises:
-            GariviniError: one that concerns all.
+            GariviniError: one that concerns all writes.
 
         """
         try:
@@ -107,8 +107,8 @@ class OutcomeWriter:
 
     def _complete(self, executions: list[Execution], locked: set[int] | None) -> None:
         jobids = {execution.job.jobid for execution in executions}
-        gone = self._database.complete(jobids, **_leaving_out(locked))
-        self._emit_missing(jobids - gone, locked)
+        existed = self._database.complete(jobids, **_leaving_out(locked))
+        self._emit_missing(jobids - existed, locked)
 
     def _keep(self, executions: list[Execution], locked: set[int] | None) -> None:
         kept = {
@@ -116,8 +116,8 @@ class OutcomeWriter:
             for execution in executions
             if (success := self._success(execution)) is not None
         }
-        gone = self._database.finish(list(kept.values()), **_leaving_out(locked))
-        self._emit_missing(kept.keys() - gone, locked)
+        existed = self._database.finish(list(kept.values()), **_leaving_out(locked))
+        self._emit_missing(kept.keys() - existed, locked)
 
     def _emit_missing(self, jobids: set[int], locked: set[int] | None) -> None:
         for jobid in jobids - (locked or set()):

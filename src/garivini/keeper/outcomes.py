@@ -104,7 +104,7 @@ class Outcomes:
         """Write outcomes and defer those that failed; return the executions that are over.
 
         Raises:
-            GariviniError: one that concerns all; the executions are in the inbox again.
+            GariviniError: one that concerns all writes; the executions are in the inbox again.
 
         """
         try:

@@ -76,7 +76,7 @@ class Renewals:
                 self._wakeup.set()
 
     def step(self) -> None:
-        """Renew the leases that are due, and give back the jobs that have not started until then."""
+        """Renew the leases that are due. A job that has not started by then is given back instead."""
         now = time.monotonic()
         self._collect_due(now)
         due = [execution for execution in self._due if execution.renews]

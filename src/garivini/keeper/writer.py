@@ -63,7 +63,7 @@ class Writer:
         The reason is a ``ConflictError`` if another transaction has locked the row.
 
         Raises:
-            GariviniError: one that concerns all; some of the items may have been written.
+            GariviniError: one that concerns all writes; some of the items may have been written.
 
         """
         if time.monotonic() >= self._cautious_until:

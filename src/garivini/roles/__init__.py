@@ -4,8 +4,8 @@
 * ``queue_runner`` dispatches due jobs. ``expired_leases`` and ``orphans`` recover jobs that others have left.
 * ``controller`` receives jobs and commits outcomes. ``caller`` makes its calls, ``calls`` is their table,
   and ``deadlines`` ends them. ``answers`` reads how they end, ``reports`` passes on their progress, and
-  ``waiting_room`` has the jobs that wait for one.
-* ``injector`` receives calls and answers them. ``injected`` reads them, ``streams`` has those that wait,
+  ``waiting_room`` holds jobs until a call is free.
+* ``injector`` receives calls and answers them. ``injected`` reads them, ``streams`` holds those that wait,
   ``inject_dispatch`` dispatches their jobs, and ``recovery`` finds those of an Injector that was killed.
 * ``dispatcher``, ``room`` and ``job_servers`` submit jobs to the Gearman servers, as many as have room.
 """

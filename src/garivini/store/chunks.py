@@ -16,8 +16,8 @@ def chunks(
 ) -> Iterator[list[int]]:
     """Split into parts of at most ``CHUNK`` items.
 
-    If ``sizes`` has the bytes of each item, a part has also at most ``BATCH_BYTES`` of them, and at most
-    ``maximum``; a larger item is a part by itself.
+    With ``sizes``, in bytes, the items are indices into it, and a part has at most ``maximum`` bytes, or
+    ``BATCH_BYTES`` if that is less. A larger item is a part by itself.
     """
     maximum = min(maximum, BATCH_BYTES)
     if sizes is None or sum(sizes) <= maximum:

@@ -20,7 +20,8 @@ from garivini.store.statements import Statements
 class Connections:
     """Runs statements of one database, one by one or in transactions.
 
-    Construction does no I/O. The first use checks the schema. All raise the errors of ``garivini.errors``.
+    Construction does no I/O. The first use checks the schema. All methods raise the errors of
+    ``garivini.errors``.
     """
 
     def __init__(self, settings: DatabaseSettings) -> None:

@@ -83,7 +83,7 @@ class HeldJobs:
             execution.renews = False
             self._call_in_loop(self._drop_stale, execution)
             return
-        if not execution.renews:  # otherwise its copy has arrived a second time
+        if not execution.renews:  # held already if the check was for a second copy
             self._keepers[execution.job.dbid].hold(execution)
         if self._functions[execution.held.job.function].is_async:
             self._call_in_loop(self._async_jobs.start, execution)

@@ -92,5 +92,5 @@ def choose(job_log: JobLog) -> None:
 
 
 def wrap(entry: Registered) -> Registered:
-    """Return a function that logs its jobs by the options of this process."""
+    """Apply this process's log options to a function; return it unchanged if there is nothing to log."""
     return _chosen[0].wrap(entry)

@@ -194,7 +194,7 @@ class Supervisor:
 
 
 def _obituary(handle: Handle, process: _Process, code: int) -> Obituary:
-    if process.killed_for:
+    if process.killed_for == "TimeLimit":
         return Obituary(handle, "failed", "ran beyond its time limit, and its process had to be killed")
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else "unknown"

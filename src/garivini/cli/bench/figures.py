@@ -20,7 +20,7 @@ class Delivery:
     ran: int = 0
     #: Starts after the first one of a job.
     duplicates: int = 0
-    #: Inserted jobs that neither ran nor are where they should be.
+    #: Inserted jobs that did not run, and do not wait in the table although they should.
     lost: int = 0
     #: Jobs that ran or are in the table, but were never inserted.
     unexpected: int = 0
@@ -75,7 +75,7 @@ def delivered(
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One side of one round."""
+    """The figures of one side, Garivini or the baseline, in one round."""
 
     values: dict[str, float]
     delivery: Delivery

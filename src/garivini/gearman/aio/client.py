@@ -84,7 +84,7 @@ class Client:
         self._backoff = Backoff()
         self._retry_at = 0.0  # the loop's time before which a server that failed is avoided
         self._error = ""
-        #: The number of connections opened so far. If it has risen, requests on an earlier one may be lost.
+        #: The number of connections opened so far. If it rises, earlier requests may be lost.
         self.generation: int = 0
 
     async def submit(self, jobs: Sequence[Submission]) -> list[SubmitResult]:

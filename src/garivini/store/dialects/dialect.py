@@ -20,7 +20,8 @@ NO_IDS: Final = (
 SCHEMA_ADVICE: Final = "run `garivini db upgrade`"
 #: Seconds of silence after which a server counts as lost, if the URL gives no other number.
 TIMEOUT: Final = 10.0
-#: Seconds to wait for a lock. Less than a sixth of the default lease, and less than ``TIMEOUT``.
+#: Seconds to wait for a lock. Less than ``TIMEOUT``, so that a lock does not count as silence, and much less
+#: than a lease, so that a renewal that waits is made in time.
 LOCK_TIMEOUT: Final = 5
 #: Seconds after which a server ends an idle transaction: a process that is frozen in one must not
 #: keep its rows locked.

@@ -51,7 +51,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     @classmethod
     def connect(cls, conninfo: str = "", *, read_timeout: float | None = None, **named: Any) -> Self:  # type: ignore[override]
-        """Connect as psycopg does; ``connect_timeout`` is the limit of that."""
+        """Connect as psycopg does. ``connect_timeout`` limits that, ``read_timeout`` each answer after it."""
         connection = super().connect(conninfo, row_factory=tuple_row, **named)
         connection.read_timeout = read_timeout
         return connection

@@ -100,7 +100,7 @@ SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniq
    FOR UPDATE SKIP LOCKED
 
 -- name: named (funcname, limit) -> rows
--- Jobs whose function has this name, given as bytes, to be parked: it is not text.
+-- Jobs to park, whose function's name is not text: it is given as bytes.
 SELECT jobid FROM job FORCE INDEX (job_lane) WHERE funcname = :funcname AND state < 4 LIMIT :limit
 
 -- name: sizes (jobids) -> rows
@@ -133,8 +133,8 @@ UPDATE job SET state = 0, lease_end = 0
  WHERE jobid IN (:*jobids) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since AND run_after <= UNIX_TIMESTAMP()
 
 -- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
--- Extends an expired lease, if nothing has changed since it was read. Queued: a server has the job in its queue, so the
--- time without a start counts from now.
+-- Extends an expired lease, if nothing has changed since it was read. Queued: a Gearman server has the job queued, so
+-- the time without a start counts from now.
 UPDATE job
    SET since = CASE WHEN :queued THEN UNIX_TIMESTAMP() ELSE since END, state = :new_state,
        run_after = UNIX_TIMESTAMP() + :seconds, lease_end = run_after
@@ -458,13 +458,13 @@ UPDATE job FORCE INDEX (PRIMARY) SET state = 0, run_after = UNIX_TIMESTAMP(), le
    AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: mark_leased (jobids, attempt) -> none
--- Makes a job leased again that a worker has checked and will not start, because its server is lost: not running, so
--- that the lease may end early. If that server still exists, the worker that has the copy now renews it.
+-- Makes a job leased again that a worker has checked and will not start, because its Gearman server is lost: not
+-- running, so that the lease may end early. If that server still exists, the worker that has the copy now renews it.
 UPDATE job FORCE INDEX (PRIMARY) SET state = 1 WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 2
    AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: crash (jobid, attempt) -> none
--- The process that ran it died. The lease stays: the server has given the copy to another worker already.
+-- The process that ran it died. The lease stays: the Gearman server has given the copy to another worker.
 UPDATE job SET crashes = crashes + 1 WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3)
 
 -- name: refuse_inserts () -> none

@@ -121,7 +121,7 @@ SELECT jobid, run_after, CASE WHEN octet_length(arg) > :small::bigint THEN NULL 
    FOR UPDATE SKIP LOCKED
 
 -- name: named (funcname, limit) -> rows
--- Jobs whose function has this name, given as bytes, to be parked: it is not text.
+-- Jobs to park, whose function's name is not text: it is given as bytes.
 SELECT jobid FROM job WHERE funcname = convert_from(:funcname::bytea, 'SQL_ASCII') AND state < 4 LIMIT :limit::bigint
 
 -- name: sizes (jobids) -> rows
@@ -157,8 +157,8 @@ UPDATE job SET state = 0, lease_end = 0
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
 
 -- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
--- Extends an expired lease, if nothing has changed since it was read. Queued: a server has the job in its queue, so the
--- time without a start counts from now.
+-- Extends an expired lease, if nothing has changed since it was read. Queued: a Gearman server has the job queued, so
+-- the time without a start counts from now.
 UPDATE job
    SET state = :new_state::smallint,
        (run_after, lease_end) =
@@ -480,13 +480,13 @@ UPDATE job SET state = 0, run_after = floor(extract(epoch FROM clock_timestamp()
    AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: mark_leased (jobids, attempt) -> none
--- Makes a job leased again that a worker has checked and will not start, because its server is lost: not running, so
--- that the lease may end early. If that server still exists, the worker that has the copy now renews it.
+-- Makes a job leased again that a worker has checked and will not start, because its Gearman server is lost: not
+-- running, so that the lease may end early. If that server still exists, the worker that has the copy now renews it.
 UPDATE job SET state = 1 WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 = 2
    AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: crash (jobid, attempt) -> none
--- The process that ran it died. The lease stays: the server has given the copy to another worker already.
+-- The process that ran it died. The lease stays: the Gearman server has given the copy to another worker.
 UPDATE job SET crashes = crashes + 1
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state IN (1, 2, 3)
 

@@ -112,7 +112,7 @@ SELECT jobid, run_after, CASE WHEN length(arg) > :small THEN NULL ELSE coalesce(
  ORDER BY run_after LIMIT :limit
 
 -- name: named (funcname, limit) -> rows
--- Jobs whose function has this name, given as bytes, to be parked: it is a blob, or text that is not UTF-8.
+-- Jobs to park, whose function's name is a blob, or text that is not UTF-8: it is given as bytes.
 SELECT jobid FROM job INDEXED BY job_lane
  WHERE funcname IN (:funcname, CAST(:funcname AS TEXT)) AND state < 4 LIMIT :limit
 
@@ -145,8 +145,8 @@ UPDATE job SET state = 0, lease_end = 0
    AND run_after <= strftime('%s', 'now') + 0
 
 -- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
--- Extends an expired lease, if nothing has changed since it was read. Queued: a server has the job in its queue, so the
--- time without a start counts from now.
+-- Extends an expired lease, if nothing has changed since it was read. Queued: a Gearman server has the job queued, so
+-- the time without a start counts from now.
 UPDATE job
    SET state = :new_state, run_after = strftime('%s', 'now') + :seconds, lease_end = strftime('%s', 'now') + :seconds,
        since = CASE WHEN :queued THEN strftime('%s', 'now') + 0 ELSE since END
@@ -438,13 +438,13 @@ UPDATE job SET state = 0, run_after = strftime('%s', 'now') + 0, lease_end = 0
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: mark_leased (jobids, attempt) -> none
--- Makes a job leased again that a worker has checked and will not start, because its server is lost: not running, so
--- that the lease may end early. If that server still exists, the worker that has the copy now renews it.
+-- Makes a job leased again that a worker has checked and will not start, because its Gearman server is lost: not
+-- running, so that the lease may end early. If that server still exists, the worker that has the copy now renews it.
 UPDATE job SET state = 1 WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 2
    AND (lease_end IN (0, run_after) OR run_after < since)
 
 -- name: crash (jobid, attempt) -> none
--- The process that ran it died. The lease stays: the server has given the copy to another worker already.
+-- The process that ran it died. The lease stays: the Gearman server has given the copy to another worker.
 UPDATE job SET crashes = crashes + 1 WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3)
 
 -- name: refuse_inserts () -> none
