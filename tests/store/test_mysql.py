@@ -3,9 +3,9 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +93,14 @@ def odd(**fields: Any) -> NewJob:
     return NewJob(**{"delay": 0, **plain, **fields})
 
 
-def raw(url: str, **options: Any) -> Any:
-    """Connect as a caller does, in a transaction."""
+@contextmanager
+def raw(url: str, **options: Any) -> Iterator[Any]:
+    """Connect as a caller does, in a transaction, which is rolled back at the end.
+
+    Closing the connection would end it too, but only when the server comes to it.
+    """
     parts = make_url(url)
-    return closing(
+    with closing(
         pymysql.connect(
             host=parts.host or "",
             port=parts.port or 0,
@@ -105,7 +109,11 @@ def raw(url: str, **options: Any) -> Any:
             database=parts.database,
             **options,
         )
-    )
+    ) as connection:
+        yield connection
+        if connection.open:
+            with suppress(pymysql.err.Error):  # the server may have ended it
+                connection.rollback()
 
 
 def run(connection: Any, sql: str) -> Sequence[Any]:
