@@ -210,7 +210,7 @@ class SQLServer(ABC):
 
     @abstractmethod
     def end_sessions(self, user: str) -> int:
-        """End the sessions of a user; return how many there were."""
+        """End the sessions of a user; return how many there were, when they have ended."""
 
     @abstractmethod
     def set_read_only(self, on: bool) -> None:
@@ -304,15 +304,15 @@ class MariaDB(SQLServer):
         return int(self.execute("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_current_waits'")[0][1])
 
     def end_sessions(self, user: str) -> int:
-        sessions = self.execute(
-            "SELECT id FROM information_schema.processlist WHERE user = %s", parameters=[user]
-        )
+        asked = "SELECT id FROM information_schema.processlist WHERE user = %s"
+        sessions = set(self.execute(asked, parameters=[user]))
         for (session,) in sessions:
             try:
                 self.execute(f"KILL {session}")
             except pymysql.err.OperationalError as error:
                 if error.args[0] != 1094:  # it has gone by itself
                     raise
+        _wait(lambda: sessions.isdisjoint(self.execute(asked, parameters=[user])))
         return len(sessions)
 
     def set_read_only(self, on: bool) -> None:
@@ -433,9 +433,13 @@ class PostgreSQL(SQLServer):
         return int(self.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")[0][0])
 
     def end_sessions(self, user: str) -> int:
-        asked = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = %s"
-        ((sessions,),) = self.execute(asked, parameters=[user])
-        return int(sessions)
+        asked = "SELECT pid FROM pg_stat_activity WHERE usename = %s"
+        sessions = set(self.execute(asked, parameters=[user]))
+        for session in sessions:
+            self.execute("SELECT pg_terminate_backend(%s)", parameters=session)
+        # The signal is only on its way: until it arrives, a session begins statements and is lost in one.
+        _wait(lambda: sessions.isdisjoint(self.execute(asked, parameters=[user])))
+        return len(sessions)
 
     def set_read_only(self, on: bool) -> None:
         self.execute(f"ALTER SYSTEM SET default_transaction_read_only = {'on' if on else 'off'}")
