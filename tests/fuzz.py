@@ -23,7 +23,7 @@ from garivini.gearman.protocol import ClientProtocol, Submission, WorkerProtocol
 from garivini.model.handles import handle_of
 from garivini.model.job import Job
 from garivini.model.payload import decode_payload, encode_payload
-from garivini.roles import injected
+from garivini.roles import inject_calls
 
 LIMIT: Final = 4096
 #: Seconds that one input may take.
@@ -165,8 +165,8 @@ def call(dice: random.Random) -> None:
     if dice.random() < 0.3:
         job |= {"arg": {"a": [1]}} if dice.random() < 0.5 else {"arg_encoding": "base64"}
     data = damage(json.dumps(dice.choice((job, [job] * dice.randrange(1, 4)))).encode(), dice)
-    rules = injected.Rules(max_arg=LIMIT, json_args=dice.random() < 0.5)
-    for new in injected.read(dice.choice((data, data, b"[" * dice.randrange(3000) + data)), rules)[0]:
+    rules = inject_calls.Rules(max_arg=LIMIT, json_args=dice.random() < 0.5)
+    for new in inject_calls.read(dice.choice((data, data, b"[" * dice.randrange(3000) + data)), rules)[0]:
         assert len(new.arg) <= LIMIT
 
 

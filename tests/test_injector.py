@@ -21,14 +21,14 @@ from garivini.model.pacing import GATE_SIZE, BatchGate
 from garivini.model.payload import decode_payload
 from garivini.model.policy import FunctionPolicy
 from garivini.roles import injector
-from garivini.roles.injected import Rules, read
+from garivini.roles.inject_calls import Rules, read
+from garivini.roles.inject_streams import InjectCall, Stream
 from garivini.roles.injector import InjectorSettings
-from garivini.roles.streams import InjectCall, Stream
 from tests.databases import sqlite_url
 from tests.processes import PATIENCE, command
 from tests.servers import free_port
 from tests.system import System, system
-from tests.test_injected import call
+from tests.test_inject_calls import call
 
 
 class Caller:

@@ -20,7 +20,7 @@ from garivini.model.payload import encode_payload
 from garivini.submission import RUN_QUEUED_JOB
 from tests.processes import PATIENCE
 from tests.system import system
-from tests.test_injected import call
+from tests.test_inject_calls import call
 from tests.test_injector import Caller, counted
 
 

@@ -25,7 +25,7 @@ from garivini.gearman.broker import Broker
 from garivini.model.outcome import Kind
 from garivini.model.payload import _Envelope
 from garivini.model.policy import ENVELOPES
-from garivini.roles.injected import _Answer, _Request
+from garivini.roles.inject_calls import _Answer, _Request
 from tests.docs.pages import (
     names,
     page,

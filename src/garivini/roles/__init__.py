@@ -5,7 +5,8 @@
 * ``controller`` receives jobs and commits outcomes. ``caller`` makes its calls, ``calls`` is their table,
   and ``deadlines`` ends them. ``answers`` reads how they end, ``reports`` passes on their progress, and
   ``waiting_room`` holds jobs until a call is free.
-* ``injector`` receives calls and answers them. ``injected`` reads them, ``streams`` holds those that wait,
-  ``inject_dispatch`` dispatches their jobs, and ``recovery`` finds those of an Injector that was killed.
+* ``injector`` receives calls and answers them. ``inject_calls`` reads them, ``inject_streams`` holds those
+  that wait, ``inject_dispatch`` dispatches their jobs, and ``inject_passes`` finds those of an Injector that
+  was killed.
 * ``dispatcher``, ``room`` and ``job_servers`` submit jobs to the Gearman servers, as many as have room.
 """

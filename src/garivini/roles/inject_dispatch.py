@@ -18,8 +18,8 @@ from garivini.model.inserted import Inserted
 from garivini.model.job import Job, NewJob
 from garivini.model.pacing import WATERMARK
 from garivini.roles.dispatcher import Dispatcher
+from garivini.roles.inject_passes import InjectPasses
 from garivini.roles.job_servers import JobServers
-from garivini.roles.recovery import Recovery
 from garivini.roles.room import Room
 from garivini.roles.runner import run_passes
 from garivini.store.shards import Shards
@@ -69,7 +69,7 @@ class InjectDispatch:
         policies = (dispatcher.refresh() for dispatcher in self._dispatchers.values())
         # If a server or database does not answer now, the passes try it again.
         await asyncio.gather(*policies, self.run_pass(), return_exceptions=True)
-        passes = [Recovery(each, self._servers, self._room) for each in self._dispatchers.values()]
+        passes = [InjectPasses(each, self._servers, self._room) for each in self._dispatchers.values()]
         self._loops = [
             asyncio.create_task(run_passes(self, stop=self._stop, wake=self._count)),
             *(

@@ -22,10 +22,10 @@ from garivini.model.job import NewJob
 from garivini.model.lease import LEASE, check_lease
 from garivini.model.limits import MAX_ARG
 from garivini.model.pacing import WATERMARK
+from garivini.roles.inject_calls import Rate, Rules, answer, read, refusal
 from garivini.roles.inject_dispatch import InjectDispatch
-from garivini.roles.injected import Rate, Rules, answer, read, refusal
+from garivini.roles.inject_streams import InjectCall, Stream
 from garivini.roles.runner import run_role
-from garivini.roles.streams import InjectCall, Stream
 from garivini.store.insert_groups import InsertGroups
 from garivini.store.shards import Shards
 from garivini.submission import INJECT_JOBS

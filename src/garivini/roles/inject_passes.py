@@ -12,7 +12,7 @@ from garivini.roles.room import Room
 INTERVAL = 1.0
 
 
-class Recovery:
+class InjectPasses:
     """A loop of passes for one database.
 
     An Injector that is killed between commit and submit leaves orphans, and the next one that starts finds

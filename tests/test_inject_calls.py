@@ -13,7 +13,7 @@ from garivini import UsageError
 from garivini.model.inserted import Inserted
 from garivini.model.limits import MAX_ARG
 from garivini.model.state import State
-from garivini.roles.injected import MAX_JOBS, Rate, Rules, answer, read
+from garivini.roles.inject_calls import MAX_JOBS, Rate, Rules, answer, read
 from garivini.roles.injector import InjectorSettings
 
 
