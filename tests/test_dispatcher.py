@@ -12,14 +12,14 @@ from garivini.model.lease import SUBMIT_WITHIN
 from garivini.roles import dispatcher
 from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.job_servers import JobServers
-from garivini.roles.room import Room
+from garivini.roles.watermark import Watermark
 from tests.system import System, system
 
 
-def dispatcher_of(queue: System) -> tuple[Dispatcher, Room, JobServers]:
+def dispatcher_of(queue: System) -> tuple[Dispatcher, Watermark, JobServers]:
     servers = JobServers([queue.address])
-    room = Room(servers, 100)
-    return Dispatcher(queue.database, servers, room), room, servers
+    watermark = Watermark(servers, 100)
+    return Dispatcher(queue.database, servers, watermark), watermark, servers
 
 
 async def claimed(queue: System, jobs: int) -> list[Job]:
@@ -42,7 +42,7 @@ async def test_send_handles_each_job_by_its_result(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(JobServers, "submit", submit)
     async with system(tmp_path) as queue:
-        sender, room, servers = dispatcher_of(queue)
+        sender, watermark, servers = dispatcher_of(queue)
         await servers.refresh_counts()
         jobs = await claimed(queue, 5)
         await sender.send(jobs, dispatcher._now())
@@ -57,7 +57,7 @@ async def test_send_handles_each_job_by_its_result(tmp_path: Path, monkeypatch: 
         lapsing = await queue.call(queue.database.get, jobs[3].jobid)
         assert lapsing is not None
         assert lapsing.run_after < jobs[0].lease_end - 10
-        assert (sender.sent, room.left("f")) == (1, 0)
+        assert (sender.sent, watermark.room("f")) == (1, 0)
         assert queue.seen.of("jobs.dispatched") == [{"dbid": 1, "jobs": 1}]
         assert queue.seen.of("jobs.released") == [{"dbid": 1, "jobs": 2, "reason": "QUEUE_ERROR: it is full"}]
         assert queue.seen.of("jobs.unknown") == [{"dbid": 1, "jobs": 1}]
@@ -68,12 +68,12 @@ async def test_send_handles_each_job_by_its_result(tmp_path: Path, monkeypatch: 
 
 async def test_send_releases_a_batch_that_is_too_late_and_leaves_its_room(tmp_path: Path) -> None:
     async with system(tmp_path) as queue:
-        sender, room, servers = dispatcher_of(queue)
+        sender, watermark, servers = dispatcher_of(queue)
         await servers.refresh_counts()
         jobs = await claimed(queue, 2)
         await sender.send(jobs, dispatcher._now() - SUBMIT_WITHIN - 0.1)
         assert {job.state for job in await queue.call(queue.database.jobs)} == {State.WAITING}
-        assert (sender.sent, room.left("f")) == (0, 100)
+        assert (sender.sent, watermark.room("f")) == (0, 100)
         assert queue.seen.of("jobs.dispatched") == []
         assert [fields["jobs"] for fields in queue.seen.of("jobs.released")] == [2]
         await servers.close()

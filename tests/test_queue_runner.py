@@ -18,7 +18,7 @@ from garivini.model.policy import Envelope, FunctionPolicy
 from garivini.roles import job_servers, orphans
 from garivini.roles.job_servers import JobServers
 from garivini.roles.queue_runner import QueueRunner, QueueRunnerSettings
-from garivini.roles.room import Room
+from garivini.roles.watermark import Watermark
 from tests.processes import PATIENCE
 from tests.system import System, Waking, system
 
@@ -803,19 +803,19 @@ async def test_a_full_function_without_due_jobs_lets_the_queue_runner_rest(tmp_p
 
 
 def test_leased_rows_of_a_quick_function_are_counted_sooner_when_half_of_its_room_is_used() -> None:
-    room = Room(JobServers(["127.0.0.1:1"]), WATERMARK)
-    room.note_controlled("f")
-    assert room.uncounted(1, ["f"], 10.0) == ["f"]
-    room.record_leased(1, "f", 100, 10.0)
-    assert room.left("f") == WATERMARK - 100
-    assert [room.uncounted(1, ["f"], now) for now in (10.1, 10.3)] == [[], ["f"]]
-    room.use("f", WATERMARK // 2)
-    assert [room.uncounted(1, ["f"], now) for now in (10.01, 10.03)] == [[], ["f"]]
+    watermark = Watermark(JobServers(["127.0.0.1:1"]), WATERMARK)
+    watermark.note_controlled("f")
+    assert watermark.uncounted(1, ["f"], 10.0) == ["f"]
+    watermark.record_leased(1, "f", 100, 10.0)
+    assert watermark.room("f") == WATERMARK - 100
+    assert [watermark.uncounted(1, ["f"], now) for now in (10.1, 10.3)] == [[], ["f"]]
+    watermark.use("f", WATERMARK // 2)
+    assert [watermark.uncounted(1, ["f"], now) for now in (10.01, 10.03)] == [[], ["f"]]
 
 
 def test_leased_rows_of_a_function_that_stays_full_are_counted_no_sooner() -> None:
-    room = Room(JobServers(["127.0.0.1:1"]), WATERMARK)
-    room.note_controlled("f")
-    room.record_leased(1, "f", WATERMARK, 10.0)
-    assert room.left("f") == 0
-    assert [room.uncounted(1, ["f"], now) for now in (10.03, 10.3)] == [[], ["f"]]
+    watermark = Watermark(JobServers(["127.0.0.1:1"]), WATERMARK)
+    watermark.note_controlled("f")
+    watermark.record_leased(1, "f", WATERMARK, 10.0)
+    assert watermark.room("f") == 0
+    assert [watermark.uncounted(1, ["f"], now) for now in (10.03, 10.3)] == [[], ["f"]]

@@ -8,5 +8,6 @@
 * ``injector`` receives calls and answers them. ``inject_calls`` reads them, ``inject_streams`` holds those
   that wait, ``inject_dispatch`` dispatches their jobs, and ``inject_passes`` finds those of an Injector that
   was killed.
-* ``dispatcher``, ``room`` and ``job_servers`` submit jobs to the Gearman servers, as many as have room.
+* ``dispatcher`` and ``job_servers`` submit jobs to the Gearman servers, as many of each function as
+  ``watermark`` has room for.
 """

@@ -14,7 +14,7 @@ from garivini.model.outcome import Setback
 from garivini.model.policy import FunctionPolicy, Policies
 from garivini.outcome_events import emit_delivery, emit_settled
 from garivini.roles.job_servers import JobServers
-from garivini.roles.room import Room
+from garivini.roles.watermark import Watermark
 from garivini.store.database import Database
 from garivini.submission import Delivery, is_late, submission, unfit
 
@@ -31,7 +31,7 @@ class Dispatcher:
         self,
         database: Database,
         job_servers: JobServers,
-        room: Room,
+        watermark: Watermark,
         *,
         lease: int = LEASE,
         thread: Executor | None = None,
@@ -41,7 +41,7 @@ class Dispatcher:
         Args:
             database: has the jobs.
             job_servers: receive them.
-            room: has none left for a function once a server has refused one of its jobs.
+            watermark: leaves no room for a function once a server has refused one of its jobs.
             lease: seconds of a lease, for functions that have none of their own.
             thread: runs the database's calls; by default a thread of its own.
 
@@ -50,7 +50,7 @@ class Dispatcher:
         #: Number of jobs that servers have acknowledged.
         self.sent: int = 0
         self._servers = job_servers
-        self._room = room
+        self._watermark = watermark
         self._lease = lease
         self._policies = Policies()
         self._policies_read = -_POLICIES_AGE
@@ -83,10 +83,10 @@ class Dispatcher:
         For the database's thread. ``now``: the loop's time.
         """
         dbid = self.database.dbid
-        for funcname in self._room.uncounted(dbid, funcnames, now):
+        for funcname in self._watermark.uncounted(dbid, funcnames, now):
             lease = self.lease(funcname)
-            jobs = self.database.leased(funcname, lease=lease, limit=self._room.watermark)
-            self._room.record_leased(dbid, funcname, jobs, now)
+            jobs = self.database.leased(funcname, lease=lease, limit=self._watermark.limit)
+            self._watermark.record_leased(dbid, funcname, jobs, now)
 
     async def refresh(self) -> None:
         """Read the settings of functions, unless they were read less than a second ago."""
@@ -125,7 +125,7 @@ class Dispatcher:
         else:
             delivery = Delivery.of(good, await self._servers.submit(submissions))
             for funcname in {job.funcname for job in delivery.unsent}:
-                self._room.fill(funcname)
+                self._watermark.fill(funcname)
         self.sent += delivery.delivered
         emit_delivery(self.database.dbid, delivery)
         if delivery.unsent:

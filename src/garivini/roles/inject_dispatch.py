@@ -20,8 +20,8 @@ from garivini.model.pacing import WATERMARK
 from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.inject_passes import InjectPasses
 from garivini.roles.job_servers import JobServers
-from garivini.roles.room import Room
 from garivini.roles.runner import run_passes
+from garivini.roles.watermark import Watermark
 from garivini.store.shards import Shards
 from garivini.submission import WAKE
 
@@ -49,13 +49,13 @@ class InjectDispatch:
     def __init__(
         self, shards: Shards, addresses: Sequence[str], lease: int, watermark: int, tls: ssl.SSLContext | None
     ) -> None:
-        self._watermark = watermark
         self._servers = JobServers(
             addresses, remember=2 * (watermark or WATERMARK), connect=partial(Client, tls=tls)
         )
-        self._room = Room(self._servers, watermark)
+        self._watermark = Watermark(self._servers, watermark)
         self._dispatchers = {
-            database.dbid: Dispatcher(database, self._servers, self._room, lease=lease) for database in shards
+            database.dbid: Dispatcher(database, self._servers, self._watermark, lease=lease)
+            for database in shards
         }
         self._stop = asyncio.Event()
         #: Start the next counts immediately: of the servers, and of the leased rows of each database.
@@ -69,7 +69,7 @@ class InjectDispatch:
         policies = (dispatcher.refresh() for dispatcher in self._dispatchers.values())
         # If a server or database does not answer now, the passes try it again.
         await asyncio.gather(*policies, self.run_pass(), return_exceptions=True)
-        passes = [InjectPasses(each, self._servers, self._room) for each in self._dispatchers.values()]
+        passes = [InjectPasses(each, self._servers, self._watermark) for each in self._dispatchers.values()]
         self._loops = [
             asyncio.create_task(run_passes(self, stop=self._stop, wake=self._count)),
             *(
@@ -84,7 +84,7 @@ class InjectDispatch:
         try:
             await self._servers.refresh_counts()
         finally:
-            self._room.counts_refreshed(_now())
+            self._watermark.counts_refreshed(_now())
         return _COUNT_INTERVAL
 
     async def drain(self) -> None:
@@ -113,12 +113,12 @@ class InjectDispatch:
             if not job.delay:
                 due.setdefault(job.funcname, []).append(index)
                 if job.flag == "controller":
-                    self._room.note_controlled(job.funcname)
+                    self._watermark.note_controlled(job.funcname)
         for funcname, indexes in due.items():
-            left = self._room.left(funcname)
+            left = self._watermark.room(funcname)
             leased = indexes if left is None else indexes[:left]
-            self._room.use(funcname, len(leased))
-            filling = left is not None and left - len(leased) <= self._watermark // 2
+            self._watermark.use(funcname, len(leased))
+            filling = left is not None and left - len(leased) <= self._watermark.limit // 2
             if filling and self._servers.age > _COUNT_INTERVAL_MIN:
                 for count in (self._count, *self._count_leased):
                     count.set()

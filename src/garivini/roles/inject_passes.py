@@ -6,7 +6,7 @@ from garivini.model.state import State
 from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.job_servers import JobServers
 from garivini.roles.orphans import Orphans
-from garivini.roles.room import Room
+from garivini.roles.watermark import Watermark
 
 #: Seconds between two passes.
 INTERVAL = 1.0
@@ -19,10 +19,10 @@ class InjectPasses:
     them. The leased rows of functions that have jobs of flag controller are counted for their room.
     """
 
-    def __init__(self, dispatcher: Dispatcher, job_servers: JobServers, room: Room) -> None:
+    def __init__(self, dispatcher: Dispatcher, job_servers: JobServers, watermark: Watermark) -> None:
         self.name: str = f"injector of database {dispatcher.database.dbid}"
         self._dispatcher = dispatcher
-        self._room = room
+        self._watermark = watermark
         self._servers = job_servers
         self._orphans = Orphans(dispatcher, job_servers)
 
@@ -31,7 +31,7 @@ class InjectPasses:
         if not self._servers.answered:
             return INTERVAL
         now = asyncio.get_running_loop().time()
-        await self._dispatcher.call(self._dispatcher.count_leased, self._room.controlled, now)
+        await self._dispatcher.call(self._dispatcher.count_leased, self._watermark.controlled, now)
         clock, lanes, _ = await self._dispatcher.call(self._dispatcher.database.lanes)
         await self._orphans.find([lane for lane in lanes if lane.state is State.LEASED], clock)
         return min([INTERVAL, *self._orphans.until_sweep()])

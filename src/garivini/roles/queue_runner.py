@@ -26,8 +26,8 @@ from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.expired_leases import ExpiredLeases
 from garivini.roles.job_servers import JobServers
 from garivini.roles.orphans import Orphans
-from garivini.roles.room import Room
 from garivini.roles.runner import run_passes, run_role
+from garivini.roles.watermark import Watermark
 from garivini.store.database import Database, Lane, Lanes
 from garivini.submission import WAKE
 
@@ -101,8 +101,10 @@ class QueueRunner:
         self._servers = job_servers
         self._settings = settings
         self._batch = min(BATCH_START, settings.batch_max)
-        self._room = Room(job_servers, settings.watermark)
-        self._dispatcher = Dispatcher(database, job_servers, self._room, lease=settings.lease, thread=thread)
+        self._watermark = Watermark(job_servers, settings.watermark)
+        self._dispatcher = Dispatcher(
+            database, job_servers, self._watermark, lease=settings.lease, thread=thread
+        )
         self._call = self._dispatcher.call
         self._orphans = Orphans(self._dispatcher, job_servers, watch=True)
         self._tidy_at: float | None = None  # loop time; None: before the first pass
@@ -132,7 +134,7 @@ class QueueRunner:
         if due or first is None or self._servers.age > _COUNTS_AGE:
             # Raises if no server answers. Then no more is claimed.
             await self._servers.refresh_counts()
-            self._room.counts_refreshed(_now())
+            self._watermark.counts_refreshed(_now())
         more = await self._orphans.find([lane for lane in lanes if lane.state is State.LEASED], now)
         if due:
             await self._call(self._dispatcher.count_leased, [lane.funcname for lane in due], _now())
@@ -185,7 +187,7 @@ class QueueRunner:
 
     def _until_room(self) -> list[float]:
         """Return the seconds until full functions may have room: few while their jobs start, else more."""
-        waits, ask = self._room.until_room(_now())
+        waits, ask = self._watermark.until_room(_now())
         if not ask:
             self._full_for = 0
             return waits
@@ -237,7 +239,7 @@ class QueueRunner:
             self._batch = next_batch(self._batch, full=full, maximum=self._settings.batch_max)
         for job in jobs:
             if job.flag == "controller":
-                self._room.note_controlled(job.funcname)
+                self._watermark.note_controlled(job.funcname)
         return _Claim(lane, jobs, full, now)
 
     def _claim_split(self, lane: Lane, limit: int, error: GariviniError) -> tuple[list[Job], bool]:
@@ -260,10 +262,10 @@ class QueueRunner:
 
     def _use_room(self, jobs: Sequence[Job]) -> None:
         for funcname, count in Counter(job.funcname for job in jobs).items():
-            self._room.use(funcname, count)
+            self._watermark.use(funcname, count)
 
     def _limit(self, funcname: str) -> int:
-        left = self._room.left(funcname)
+        left = self._watermark.room(funcname)
         return self._batch if left is None else min(self._batch, left)
 
 

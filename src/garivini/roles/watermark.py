@@ -1,4 +1,4 @@
-"""The room of functions: how many more jobs of each may be submitted before its watermark is reached."""
+"""The watermark: how many more jobs of each function may be submitted, which is called its room."""
 
 import math
 from collections.abc import Iterable
@@ -12,34 +12,39 @@ _LEASED_AGE: Final = 0.25
 _LEASED_AGE_MIN: Final = 0.02
 
 
-class Room:
-    """The room of each function, from the last counts of the Gearman servers.
+class Watermark:
+    """Limits the jobs of each function that wait, by the last counts of the Gearman servers.
 
     Jobs of flag controller wait in the servers under one name for all functions, and then in a Controller. So
     for functions with such jobs the leased rows are counted as well. The watermark applies per dispatcher:
     another one may fill the same room between our count and our claim.
+
+    Args:
+        job_servers: count the jobs that wait in them.
+        limit: maximum jobs of a function that wait; 0: unlimited.
+
     """
 
-    def __init__(self, job_servers: JobServers, watermark: int) -> None:
+    def __init__(self, job_servers: JobServers, limit: int) -> None:
         self._servers = job_servers
-        self.watermark: int = watermark
+        self.limit: int = limit
         self._room: dict[str, int | None] = {}
         self._controlled: set[str] = set()
         #: Leased rows by database and function, and the loop's time of that count.
         self._leased: dict[tuple[int, str], tuple[int, float]] = {}
         # A low watermark is used up sooner.
-        self._leased_age = min(_LEASED_AGE, max(_LEASED_AGE_MIN, watermark / WATERMARK * _LEASED_AGE))
+        self._leased_age = min(_LEASED_AGE, max(_LEASED_AGE_MIN, limit / WATERMARK * _LEASED_AGE))
 
-    def left(self, funcname: str) -> int | None:
+    def room(self, funcname: str) -> int | None:
         """Return the room of a function; None: unlimited."""
         if funcname not in self._room:
             leased = sum(jobs for (_, name), (jobs, _) in self._leased.items() if name == funcname)
-            self._room[funcname] = room(self.watermark, max(self._servers.queued(funcname.encode()), leased))
+            self._room[funcname] = room(self.limit, max(self._servers.queued(funcname.encode()), leased))
         return self._room[funcname]
 
     def use(self, funcname: str, jobs: int) -> None:
         """Subtract a number of jobs from the room of a function."""
-        left = self.left(funcname)
+        left = self.room(funcname)
         if left is not None:
             self._room[funcname] = max(0, left - jobs)
 
@@ -70,13 +75,13 @@ class Room:
         A count is due sooner if half of the room has been used since a count that left more than half: such a
         function is fast. A slow one stays full, and frequent counts would delay the others.
         """
-        if not self.watermark:
+        if not self.limit:
             return []
         found = []
         for funcname in self._controlled.intersection(funcnames):
             jobs, counted = self._leased.get((dbid, funcname), (0, -math.inf))
             left = self._room.get(funcname)
-            fast = left is not None and max(left, jobs) <= self.watermark // 2
+            fast = left is not None and max(left, jobs) <= self.limit // 2
             if now - counted >= (_LEASED_AGE_MIN if fast else self._leased_age):
                 found.append(funcname)
         return found
