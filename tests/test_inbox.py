@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from garivini.errors import ConflictError, RefusedError, UnreachableError, UsageError
+from garivini.keeper.batch_writer import BatchWriter
 from garivini.keeper.inbox import Inbox
-from garivini.keeper.writer import Writer
 
 
 class Table:
@@ -32,8 +32,8 @@ class Table:
         self.written += [item for item in items if item not in self.locked]
 
 
-def write(table: Table, items: list[int], writer: Writer | None = None) -> dict[int, type[Exception]]:
-    writer = writer or Writer(locks_rows=True)
+def write(table: Table, items: list[int], writer: BatchWriter | None = None) -> dict[int, type[Exception]]:
+    writer = writer or BatchWriter(locks_rows=True)
     return {item: type(error) for item, error in writer.write(items, table.write, lambda item: item)}
 
 
@@ -61,14 +61,14 @@ def test_write_finds_one_wrong_item_by_halves() -> None:
 
 
 def test_write_waits_for_no_lock_for_a_while_after_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = Writer(locks_rows=True)
+    writer = BatchWriter(locks_rows=True)
     table = Table(locked={3})
     assert write(table, [1, 2, 3], writer) == {3: ConflictError}
     assert table.calls == 2
     write(table, [3, 4], writer)
     assert table.calls == 3
     now = time.monotonic()
-    monkeypatch.setattr("garivini.keeper.writer.time.monotonic", lambda: now + 60)
+    monkeypatch.setattr("garivini.keeper.batch_writer.time.monotonic", lambda: now + 60)
     table.locked = set()
     write(table, [3], writer)
     assert table.calls == 4
@@ -81,7 +81,7 @@ def test_write_raises_what_concerns_all(error: Exception, locks_rows: bool) -> N
     table = Table(wrong={1})
     table.error = error
     with pytest.raises(type(error)):
-        write(table, [1, 2], Writer(locks_rows=locks_rows))
+        write(table, [1, 2], BatchWriter(locks_rows=locks_rows))
 
 
 def test_write_gives_up_in_time_where_all_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_write_gives_up_in_time_where_all_is_refused(monkeypatch: pytest.MonkeyP
         now[0] += 0.1
         return now[0]
 
-    monkeypatch.setattr("garivini.keeper.writer.time.monotonic", monotonic)
+    monkeypatch.setattr("garivini.keeper.batch_writer.time.monotonic", monotonic)
     table = Table(wrong=set(range(1000)))
     table.error = RefusedError("read-only")
     assert len(write(table, list(range(1000)))) == 1000

@@ -14,10 +14,10 @@ from msgspec.structs import replace
 from sqlalchemy import Engine, create_engine
 
 from garivini import Client, events
-from garivini.keeper.child import Child, Obituary, Slot
 from garivini.keeper.execution import Execution
 from garivini.keeper.functions import Registration
 from garivini.keeper.keeper import Keeper
+from garivini.keeper.supervised_child import Obituary, Slot, SupervisedChild
 from garivini.model.job import Handle, Job
 from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Setback
@@ -193,7 +193,7 @@ def test_a_locked_row_delays_no_obituary_of_another(
     first = Kept(urls(name))
     runs = first.runs(3)
     obituaries = [Obituary(run.job.handle, "crashed", "killed") for run in runs]
-    child = Child(-1, Slot(), list(obituaries), 30.0)
+    child = SupervisedChild(-1, Slot(), list(obituaries), 30.0)
     kept = Kept(urls(name), child=child)
     with locked(urls(name), [runs[1].job.jobid]):
         kept.keeper.start()

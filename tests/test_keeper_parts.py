@@ -8,11 +8,11 @@ import pytest
 from garivini import events
 from garivini.errors import RefusedError, UnreachableError
 from garivini.keeper.execution import Execution
-from garivini.keeper.outcomes import Outcomes
+from garivini.keeper.outcome_queue import OutcomeQueue
 from garivini.keeper.reports import Reports
 from garivini.keeper.rounds import Rounds
-from garivini.keeper.setbacks import SetbackWriter
-from garivini.keeper.step import NEVER
+from garivini.keeper.setback_writer import SetbackWriter
+from garivini.keeper.step import NOT_DUE
 from garivini.keeper.time_limit import TimeLimit
 from garivini.keeper.wakeup import Wakeup
 from garivini.model.job import Job
@@ -24,7 +24,7 @@ class Part:
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
         self.steps = 0
-        self.due = NEVER
+        self.due = NOT_DUE
 
     def step(self) -> None:
         self.steps += 1
@@ -66,8 +66,8 @@ def limit_of(dbid: int, running: Callable[[], Execution | None]) -> TimeLimit:
     )
 
 
-def outcomes_of(writer: Any, committed: list[Execution]) -> Outcomes:
-    return Outcomes(1, writer, cast(Reports, Part()), Wakeup(), committed.extend)
+def outcomes_of(writer: Any, committed: list[Execution]) -> OutcomeQueue:
+    return OutcomeQueue(1, writer, cast(Reports, Part()), Wakeup(), committed.extend)
 
 
 def rounds_of(*parts: Part) -> Rounds:
@@ -130,10 +130,10 @@ def test_step_of_the_time_limit_reports_an_overdue_job_of_its_database_once() ->
     execution = execution_of(1, dbid=2)
     other, own = limit_of(1, lambda: execution), limit_of(2, lambda: execution)
     own.limit(execution, -1.0)
-    assert other.next_due() == NEVER
-    assert own.next_due() < NEVER
+    assert other.next_due() == NOT_DUE
+    assert own.next_due() < NOT_DUE
     for part in (other, own, own):
         part.step()
     unlisten()
     assert seen == ["job.overdue"]
-    assert own.next_due() == NEVER
+    assert own.next_due() == NOT_DUE

@@ -14,7 +14,7 @@ from garivini import (
 )
 from garivini.cli import EXIT_STATUSES, cli
 from garivini.cli.options import DEFAULT_DATABASE, DEFAULT_SERVER
-from garivini.keeper.child import CONFIGURATION_ERROR
+from garivini.keeper.supervised_child import CONFIGURATION_ERROR
 from garivini.model.outcome import Report, Success
 from garivini.roles.controller import ControllerSettings
 from garivini.roles.injector import InjectorSettings

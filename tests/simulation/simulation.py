@@ -16,7 +16,7 @@ from garivini import backoff, events
 from garivini.errors import GariviniError, OutcomeUnknownError
 from garivini.gearman.aio import Client
 from garivini.keeper import keeper, wakeup
-from garivini.keeper.child import Obituary
+from garivini.keeper.supervised_child import Obituary
 from garivini.model import when
 from garivini.model.job import Job
 from garivini.model.new_jobs import new_job

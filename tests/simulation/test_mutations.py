@@ -19,7 +19,7 @@ from garivini.keeper.copies import copy_of
 from garivini.keeper.execution import Execution
 from garivini.keeper.leases import Failed, Leases
 from garivini.keeper.obituaries import Obituaries
-from garivini.keeper.outcomes import Outcomes
+from garivini.keeper.outcome_queue import OutcomeQueue
 from garivini.keeper.start_checks import StartChecks
 from garivini.model.job import Handle, Job
 from garivini.model.lease import Extend, Found, Reclaim, Step, decide
@@ -100,14 +100,14 @@ def keeps_the_attempt(
     )
 
 
-def reports_first(self: Outcomes) -> None:
+def reports_first(self: OutcomeQueue) -> None:
     executions = self._inbox.take(len(self._inbox))
     self._on_committed(executions)
     self._inbox.put_back(executions)
     commit(self)
 
 
-commit: Final = Outcomes.step
+commit: Final = OutcomeQueue.step
 
 
 def checks_nothing(self: StartChecks, execution: Execution) -> None:
@@ -281,7 +281,7 @@ BROKEN: Final = {
     "a sweep that takes the youngest": Broken(orphans, "_SWEEP_AGE", 0, [STOPPED]),
     "a submit of what was claimed long ago": Broken(submission, "SUBMIT_WITHIN", 1e9, [STOPPED_LONG]),
     "an attempt submitted again": Broken(JobServers, "submit", submits_again, [0, 16]),
-    "a server told before the commit": Broken(Outcomes, "step", reports_first, [0]),
+    "a server told before the commit": Broken(OutcomeQueue, "step", reports_first, [0]),
     "no start check": Broken(StartChecks, "check", checks_nothing, [0, 2]),
     "a copy that comes again": Broken(HeldJobs, "arrived", starts_whatever_comes, [0, 8]),
     "a second copy that is not checked": Broken(HeldJobs, "_attach", attaches_whatever_comes, [2555]),

@@ -9,7 +9,7 @@ from garivini.client import Client
 from garivini.errors import GariviniError
 from garivini.gearman.aio import Held as RealHeld
 from garivini.gearman.protocol import Assigned
-from garivini.keeper.child import Child, Obituary, Slot
+from garivini.keeper.supervised_child import Obituary, Slot, SupervisedChild
 from garivini.model.job import Handle, Job
 from garivini.model.outcome import Setback
 from garivini.model.payload import decode_payload
@@ -69,7 +69,7 @@ class WorkerProcess(Process):
         told: Callable[[Process, Assigned], None],
     ) -> None:
         super().__init__(loop, name)
-        self.child = Child(-1, Slot(), list(obituaries), 30.0)
+        self.child = SupervisedChild(-1, Slot(), list(obituaries), 30.0)
         self._given = obituaries
         self.links: list[WorkerLink] = []
         self.stop = asyncio.Event()

@@ -13,7 +13,7 @@ from garivini.cli.cores import usable_cores
 from garivini.cli.loading import BrokenModuleError, Speaker, load, user_traceback
 from garivini.cli.tls import warn_of_servers
 from garivini.errors import UsageError
-from garivini.keeper.child import CONFIGURATION_ERROR, Child
+from garivini.keeper.supervised_child import CONFIGURATION_ERROR, SupervisedChild
 from garivini.worker import joblog
 from garivini.worker.joblog import JobLog
 from garivini.worker.supervisor import Supervisor
@@ -91,7 +91,7 @@ def worker(
     job_log = JobLog(level=level, tracebacks=log_tracebacks)
     found = options.configuration(click.get_current_context())
 
-    def child_process(child: Child) -> None:
+    def child_process(child: SupervisedChild) -> None:
         settings.choose(found)
         joblog.choose(job_log)
         _child(module, child, tls, speaker)
@@ -100,7 +100,7 @@ def worker(
     sys.exit(supervisor.run())
 
 
-def _child(target: str, child: Child, tls: ssl.SSLContext | None, speaker: Speaker) -> None:
+def _child(target: str, child: SupervisedChild, tls: ssl.SSLContext | None, speaker: Speaker) -> None:
     try:
         found = load(target)
     except UsageError as error:

@@ -2,7 +2,7 @@
 
 import time
 
-from garivini.keeper.step import NEVER
+from garivini.keeper.step import NOT_DUE
 from garivini.model.job import Job
 from garivini.store.database import Database
 
@@ -26,7 +26,7 @@ class DatabaseClock:
 
     def next_due(self) -> float:
         """Return infinity: the clock is read in the round of other work."""
-        return NEVER
+        return NOT_DUE
 
     def refresh(self) -> None:
         """Read the clock again. Its offset is unknown until the database has answered."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from garivini.keeper.leases import Leases
-from garivini.keeper.step import NEVER
+from garivini.keeper.step import NOT_DUE
 from garivini.keeper.wakeup import Wakeup
 from garivini.model.policy import FunctionPolicy
 from garivini.store.database import Database
@@ -66,7 +66,7 @@ class Functions:
 
     def next_due(self) -> float:
         """Return infinity: a request wakes the thread, and a refresh is not urgent."""
-        return NEVER
+        return NOT_DUE
 
 
 class Registration:
@@ -115,7 +115,7 @@ class Registration:
 
     def next_due(self) -> float:
         """Return infinity: it wakes the thread itself."""
-        return NEVER
+        return NOT_DUE
 
 
 def _adds(own: FunctionPolicy, stored: FunctionPolicy | None) -> bool:

@@ -12,24 +12,24 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from garivini import events
-from garivini.keeper.child import Child
+from garivini.keeper.batch_writer import BatchWriter
 from garivini.keeper.clock import DatabaseClock
 from garivini.keeper.execution import Execution
 from garivini.keeper.functions import Functions, Registration
 from garivini.keeper.leases import Leases
 from garivini.keeper.obituaries import Obituaries
+from garivini.keeper.outcome_queue import OutcomeQueue
 from garivini.keeper.outcome_writer import OutcomeWriter
-from garivini.keeper.outcomes import Outcomes
 from garivini.keeper.renewals import Renewals
 from garivini.keeper.reports import Reports
 from garivini.keeper.rounds import Rounds
 from garivini.keeper.row_changes import RowChanges
-from garivini.keeper.setbacks import SetbackWriter
+from garivini.keeper.setback_writer import SetbackWriter
 from garivini.keeper.start_checks import StartChecks
 from garivini.keeper.step import Part
+from garivini.keeper.supervised_child import SupervisedChild
 from garivini.keeper.time_limit import TimeLimit
 from garivini.keeper.wakeup import Wakeup
-from garivini.keeper.writer import Writer
 from garivini.model.job import StartCounter
 from garivini.model.outcome import Report
 from garivini.model.policy import FunctionPolicy
@@ -61,7 +61,8 @@ class Keeper:
 
     * ``must_check``, ``check``, ``drop``: see ``StartChecks``;
     * ``hold``: see ``Renewals``; ``limit``: see ``TimeLimit``;
-    * ``report``: see ``Reports.add``; ``end``: see ``Outcomes``; ``read_functions``: see ``Functions.read``.
+    * ``report``: see ``Reports.add``; ``end``: see ``OutcomeQueue``;
+    * ``read_functions``: see ``Functions.read``.
 
     Args:
         database: whose jobs these are.
@@ -90,12 +91,12 @@ class Keeper:
         running: Callable[[], Execution | None] = lambda: None,
         on_overdue: Callable[[Execution], None] = lambda execution: None,
         functions: Mapping[str, FunctionPolicy] = {},  # not changed
-        child: Child | None = None,
+        child: SupervisedChild | None = None,
     ) -> None:
         self._shared = database
         self._database = own = database.with_lock_timeout(_LOCK_TIMEOUT)
         wakeup = Wakeup()
-        writer = Writer(locks_rows=database.locks_rows)
+        writer = BatchWriter(locks_rows=database.locks_rows)
         setbacks = SetbackWriter(own, writer)
         leases = Leases(own, writer)
         clock = DatabaseClock(own)
@@ -107,7 +108,7 @@ class Keeper:
         checks = StartChecks(leases, clock, unstarted, wakeup, on_checked)
         reports = Reports(own, writer, wakeup)
         outcome_writer = OutcomeWriter(own, writer, setbacks, self.functions, clock)
-        self._outcomes = outcomes = Outcomes(own.dbid, outcome_writer, reports, wakeup, on_committed)
+        self._outcomes = outcomes = OutcomeQueue(own.dbid, outcome_writer, reports, wakeup, on_committed)
         given_back = RowChanges(writer, own.give_back, _emit_given_back(on_given_back))
         renewals = Renewals(leases, given_back, clock, self.functions, wakeup, take_back)
         limit = TimeLimit(own.dbid, setbacks, wakeup, running, on_overdue, ends_process=child is not None)

@@ -5,8 +5,8 @@ from typing import TypeAlias
 
 from msgspec.structs import replace
 
+from garivini.keeper.batch_writer import BatchWriter
 from garivini.keeper.execution import Execution, jobid_of
-from garivini.keeper.writer import Writer
 from garivini.model.job import Handle
 from garivini.model.lease import LEASE
 from garivini.store.database import Database
@@ -24,7 +24,7 @@ class Leases:
 
     """
 
-    def __init__(self, database: Database, writer: Writer) -> None:
+    def __init__(self, database: Database, writer: BatchWriter) -> None:
         self._database = database
         self._writer = writer
         #: Seconds of the leases that are set, by function.

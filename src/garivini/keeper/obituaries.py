@@ -4,10 +4,10 @@ import time
 from typing import Final
 
 from garivini.errors import OutcomeUnknownError
-from garivini.keeper.child import Child, Obituary
+from garivini.keeper.batch_writer import BATCH, BatchWriter, is_unfit
 from garivini.keeper.inbox import Inbox
-from garivini.keeper.setbacks import SetbackWriter, emit_dropped
-from garivini.keeper.writer import BATCH, Writer, is_unfit
+from garivini.keeper.setback_writer import SetbackWriter, emit_dropped
+from garivini.keeper.supervised_child import Obituary, SupervisedChild
 from garivini.model.job import Handle
 from garivini.model.outcome import Setback
 
@@ -26,7 +26,9 @@ class Obituaries:
 
     """
 
-    def __init__(self, child: Child | None, dbid: int, setbacks: SetbackWriter, writer: Writer) -> None:
+    def __init__(
+        self, child: SupervisedChild | None, dbid: int, setbacks: SetbackWriter, writer: BatchWriter
+    ) -> None:
         self._child = child
         self._setbacks = setbacks
         self._writer = writer

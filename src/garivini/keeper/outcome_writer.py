@@ -6,12 +6,12 @@ from typing import Any
 from msgspec.structs import replace
 
 from garivini import events
+from garivini.keeper.batch_writer import BatchWriter, Write
 from garivini.keeper.clock import DatabaseClock
 from garivini.keeper.execution import Execution, jobid_of
 from garivini.keeper.functions import Functions
 from garivini.keeper.leases import Failed
-from garivini.keeper.setbacks import SetbackWriter, emit_reduced
-from garivini.keeper.writer import Write, Writer
+from garivini.keeper.setback_writer import SetbackWriter, emit_reduced
 from garivini.model.outcome import Success
 from garivini.outcome_events import emit_settled
 from garivini.store.database import Database
@@ -32,7 +32,7 @@ class OutcomeWriter:
     def __init__(
         self,
         database: Database,
-        writer: Writer,
+        writer: BatchWriter,
         setbacks: SetbackWriter,
         functions: Functions,
         clock: DatabaseClock,

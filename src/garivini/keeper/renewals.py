@@ -14,7 +14,7 @@ from garivini.keeper.execution import Execution
 from garivini.keeper.functions import Functions
 from garivini.keeper.leases import Leases
 from garivini.keeper.row_changes import RowChanges
-from garivini.keeper.step import NEVER
+from garivini.keeper.step import NOT_DUE
 from garivini.keeper.wakeup import Wakeup
 
 #: Seconds until the first renewal, and at most a third of the lease. It makes the row running: from then on,
@@ -119,7 +119,7 @@ class Renewals:
         while self._renewed and not self._renewed[0][2].renews:
             heappop(self._renewed)
         return min(
-            self._new[0].renew_at if self._new else NEVER, self._renewed[0][0] if self._renewed else NEVER
+            self._new[0].renew_at if self._new else NOT_DUE, self._renewed[0][0] if self._renewed else NOT_DUE
         )
 
 

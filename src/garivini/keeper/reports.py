@@ -5,9 +5,9 @@ from typing import Final
 
 from garivini import events
 from garivini.errors import ConflictError
+from garivini.keeper.batch_writer import BATCH, BatchWriter
 from garivini.keeper.inbox import Inbox
 from garivini.keeper.wakeup import Wakeup
-from garivini.keeper.writer import BATCH, Writer
 from garivini.model.outcome import Report
 from garivini.store.database import Database
 
@@ -27,7 +27,7 @@ class Reports:
 
     """
 
-    def __init__(self, database: Database, writer: Writer, wakeup: Wakeup) -> None:
+    def __init__(self, database: Database, writer: BatchWriter, wakeup: Wakeup) -> None:
         self._database = database
         self._writer = writer
         self._wakeup = wakeup

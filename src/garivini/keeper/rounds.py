@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from garivini import events
 from garivini.backoff import Backoff
-from garivini.keeper.outcomes import Outcomes
+from garivini.keeper.outcome_queue import OutcomeQueue
 from garivini.keeper.renewals import FIRST_RENEWAL
 from garivini.keeper.step import Part, Step
 from garivini.keeper.time_limit import TimeLimit
@@ -31,7 +31,7 @@ class Rounds:
         dbid: int,
         parts: Sequence[Part],
         wakeup: Wakeup,
-        outcomes: Outcomes,
+        outcomes: OutcomeQueue,
         time_limit: TimeLimit,
         concerns_all: Callable[[Exception], bool],
     ) -> None:

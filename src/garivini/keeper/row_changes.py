@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+from garivini.keeper.batch_writer import BATCH, BatchWriter, is_unfit
 from garivini.keeper.execution import Execution, jobid_of
 from garivini.keeper.inbox import Inbox
-from garivini.keeper.writer import BATCH, Writer, is_unfit
 from garivini.model.job import Handle
 
 
@@ -29,7 +29,7 @@ class RowChanges:
 
     def __init__(
         self,
-        writer: Writer,
+        writer: BatchWriter,
         change: Change,
         on_written: Callable[[list[Execution]], None] = lambda executions: None,
     ) -> None:

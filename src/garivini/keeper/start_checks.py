@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable
 
+from garivini.keeper.batch_writer import BATCH, is_unfit
 from garivini.keeper.clock import DatabaseClock
 from garivini.keeper.execution import Execution
 from garivini.keeper.inbox import Inbox
 from garivini.keeper.leases import Leases
 from garivini.keeper.row_changes import RowChanges
 from garivini.keeper.wakeup import Wakeup
-from garivini.keeper.writer import BATCH, is_unfit
 
 
 class StartChecks:

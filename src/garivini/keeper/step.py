@@ -5,8 +5,8 @@ from typing import Final, Protocol
 
 from garivini.backoff import Backoff
 
-#: No work is due.
-NEVER: Final = float("inf")
+#: The time at which a part has work, if it has none.
+NOT_DUE: Final = float("inf")
 
 
 class Part(Protocol):

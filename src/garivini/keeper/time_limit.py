@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from garivini import events
 from garivini.keeper.execution import Execution
-from garivini.keeper.setbacks import SetbackWriter
-from garivini.keeper.step import NEVER
+from garivini.keeper.setback_writer import SetbackWriter
+from garivini.keeper.step import NOT_DUE
 from garivini.keeper.wakeup import Wakeup
 from garivini.model.outcome import Setback
 
@@ -77,7 +77,7 @@ class TimeLimit:
     def next_due(self) -> float:
         """Return the deadline of the main thread's job."""
         execution = self._limited()
-        return NEVER if execution is None else execution.deadline
+        return NOT_DUE if execution is None else execution.deadline
 
     def _limited(self) -> Execution | None:
         """Return what the main thread runs, if it is a job of this database and has a limit."""

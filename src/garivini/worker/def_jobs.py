@@ -7,8 +7,8 @@ from typing import Final
 
 from msgspec.structs import force_setattr
 
-from garivini.keeper.child import TIME_LIMIT
 from garivini.keeper.execution import Execution
+from garivini.keeper.supervised_child import TIME_LIMIT
 from garivini.model.current import set_current_job
 from garivini.worker import forks
 from garivini.worker.blocking import BlockingRunner

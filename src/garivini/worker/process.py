@@ -7,7 +7,7 @@ import sys
 import threading
 import types
 
-from garivini.keeper.child import Child
+from garivini.keeper.supervised_child import SupervisedChild
 from garivini.worker import forks
 from garivini.worker.serving import Served, Serving
 
@@ -21,7 +21,7 @@ class Process:
 
     """
 
-    def __init__(self, worker: Served, child: Child | None) -> None:
+    def __init__(self, worker: Served, child: SupervisedChild | None) -> None:
         self._child = child
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()

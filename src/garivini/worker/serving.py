@@ -13,9 +13,9 @@ from garivini import events
 from garivini.client import Client
 from garivini.events import throttle
 from garivini.gearman.aio import Worker as Connection
-from garivini.keeper.child import Child
 from garivini.keeper.execution import Execution
 from garivini.keeper.keeper import STOP_TIMEOUT, Keeper
+from garivini.keeper.supervised_child import SupervisedChild
 from garivini.model.job import Job
 from garivini.worker import joblog
 from garivini.worker.async_jobs import AsyncJobs
@@ -61,7 +61,7 @@ class Serving:
         worker: Served,
         loop: asyncio.AbstractEventLoop,
         drain: float | None = None,
-        child: Child | None = None,
+        child: SupervisedChild | None = None,
         *,
         after_batch: Callable[[], None] = lambda: None,
     ) -> None:
@@ -80,7 +80,7 @@ class Serving:
         self._add_keepers(worker, child)
         self._add_links(worker)
 
-    def _add_keepers(self, worker: Served, child: Child | None) -> None:
+    def _add_keepers(self, worker: Served, child: SupervisedChild | None) -> None:
         in_loop, held_jobs = self._shared.call_in_loop, self._held_jobs
         policies = {name: entry.policy for name, entry in worker.functions.items()}
         for database in worker.client.shards:

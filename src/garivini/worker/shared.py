@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from garivini.keeper.child import Slot
 from garivini.keeper.keeper import Keeper
+from garivini.keeper.supervised_child import Slot
 from garivini.worker.functions import Registered
 
 

@@ -18,7 +18,7 @@ from typing import Final, Literal
 
 from garivini import events
 from garivini.backoff import Backoff
-from garivini.keeper.child import CONFIGURATION_ERROR, TIME_LIMIT, Child, Obituary, Slot
+from garivini.keeper.supervised_child import CONFIGURATION_ERROR, TIME_LIMIT, Obituary, Slot, SupervisedChild
 from garivini.model.job import Handle
 
 #: Seconds beyond a job's time limit after which the parent ends a child that has not done so itself.
@@ -48,7 +48,9 @@ class Supervisor:
 
     """
 
-    def __init__(self, child: Callable[[Child], None], processes: int, *, drain: float = 30.0) -> None:
+    def __init__(
+        self, child: Callable[[SupervisedChild], None], processes: int, *, drain: float = 30.0
+    ) -> None:
         self._child = child
         self._processes = processes
         self._drain = drain
@@ -121,7 +123,7 @@ class Supervisor:
             lifeline, wake, signalled = self._inherited
             for descriptor in (self._keep_open, wake, signalled):
                 os.close(descriptor)
-            self._child(Child(lifeline, process.slot, process.obituaries, self._drain))
+            self._child(SupervisedChild(lifeline, process.slot, process.obituaries, self._drain))
             status = 0
         except SystemExit as error:
             status = error.code if isinstance(error.code, int) else 1

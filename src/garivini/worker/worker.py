@@ -10,7 +10,7 @@ from garivini import settings
 from garivini.client import Client
 from garivini.errors import UsageError
 from garivini.gearman.servers import parse_addresses
-from garivini.keeper.child import Child
+from garivini.keeper.supervised_child import SupervisedChild
 from garivini.model.job import Job
 from garivini.model.new_jobs import new_job
 from garivini.model.policy import FunctionPolicy
@@ -94,7 +94,7 @@ class Worker:
 
         return register
 
-    def run(self, child: Child | None = None) -> None:
+    def run(self, child: SupervisedChild | None = None) -> None:
         """Run jobs in this process until SIGTERM or SIGINT, which drain it; a second one ends it at once.
 
         It blocks the main thread, which runs the ``def`` functions and handles the signals.

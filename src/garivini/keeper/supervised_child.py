@@ -1,4 +1,4 @@
-"""What a child process shares with its parent: the job that it is running, and what it is given."""
+"""What a child of ``garivini worker`` and its parent share: the job that runs, and deaths to record."""
 
 import mmap
 import struct
@@ -76,8 +76,8 @@ class Obituary:
 
 
 @dataclass(slots=True)
-class Child:
-    """What a child process receives from its parent."""
+class SupervisedChild:
+    """What a child process receives from its supervisor."""
 
     #: File descriptor of a pipe that reaches its end when the parent dies.
     lifeline: int

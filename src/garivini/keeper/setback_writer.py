@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from garivini import events
 from garivini.errors import ConflictError
-from garivini.keeper.writer import Writer
+from garivini.keeper.batch_writer import BatchWriter
 from garivini.model.job import Handle
 from garivini.model.outcome import Setback
 from garivini.outcome_events import emit_settled
@@ -23,7 +23,7 @@ class SetbackWriter:
 
     """
 
-    def __init__(self, database: Database, writer: Writer) -> None:
+    def __init__(self, database: Database, writer: BatchWriter) -> None:
         self._database = database
         self._writer = writer
 

@@ -6,21 +6,21 @@ from typing import Final
 
 from garivini import events
 from garivini.errors import ConflictError
+from garivini.keeper.batch_writer import BATCH, is_unfit
 from garivini.keeper.execution import Execution
 from garivini.keeper.inbox import Inbox
 from garivini.keeper.leases import Failed
 from garivini.keeper.outcome_writer import OutcomeWriter
 from garivini.keeper.reports import Reports
-from garivini.keeper.setbacks import emit_dropped
+from garivini.keeper.setback_writer import emit_dropped
 from garivini.keeper.wakeup import Wakeup
-from garivini.keeper.writer import BATCH, is_unfit
 from garivini.model.pacing import BatchGate
 
 #: Tries after which an outcome that does not fit the database is dropped.
 _TRIES: Final = 10
 
 
-class Outcomes:
+class OutcomeQueue:
     """Executions that have ended, until their outcomes are committed.
 
     The outcomes that arrive during a commit are the next batch, so a batch is small when the worker is idle

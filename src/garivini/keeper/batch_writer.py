@@ -39,7 +39,7 @@ def is_unfit(error: Exception) -> bool:
     return isinstance(error, UsageError) or not isinstance(error, GariviniError)
 
 
-class Writer:
+class BatchWriter:
     """Writes batches to one database.
 
     Args:
