@@ -24,13 +24,15 @@ def pause(error: Exception, tries: int) -> float:
 class Inbox(Generic[T]):
     """Items that wait to be written, and deferred items.
 
-    Any thread may ``put`` items. All other methods are for the one thread that writes them.
+    Any thread may ``put`` and ``count`` items. All other methods are for the one thread that writes them.
     """
 
     def __init__(self, items: Iterable[T] = ()) -> None:
         self._items = deque(items)
         #: Adds an item. The method of the deque itself: it is called once per job.
         self.put: Callable[[T], None] = self._items.append
+        #: Counts the items that are not deferred. The method of the deque, as ``put``.
+        self.count: Callable[[], int] = self._items.__len__
         self._deferred: list[tuple[float, int, T]] = []
         self._tries: dict[int, int] = {}  # by the item's identity
 

@@ -50,16 +50,16 @@ class OutcomeQueue:
         self._on_committed = on_committed
         self._inbox: Inbox[Execution] = Inbox()
         self._gate = BatchGate()
+        #: Outcomes that wake the thread. It wakes by itself when its wait for so many is over.
+        self._enough = 0
         #: Whether the database has refused some that are deferred.
         self.refused: bool = False
 
     def end(self, execution: Execution) -> None:
         """Commit the outcome of an execution: its setback, or success if it has none and is not returned."""
         self._inbox.put(execution)
-        if self._wakeup.is_set():  # which takes no lock
-            return
-        if not self._gate.waits(len(self._inbox), time.monotonic()):
-            self._wakeup.set()  # otherwise the thread wakes by itself when the wait is over
+        if not self._wakeup.is_set() and self._inbox.count() >= self._enough:  # neither takes a lock
+            self._wakeup.set()
 
     @property
     def unwritten(self) -> int:
@@ -87,9 +87,9 @@ class OutcomeQueue:
     def next_due(self) -> float:
         """Return when a deferred outcome is due, or the wait for a larger batch is over."""
         due = self._inbox.next_due()
-        if self._inbox or time.monotonic() < self._gate.until:
-            return min(due, self._gate.until)  # an execution that ends before does not wake the thread
-        return due
+        waits = time.monotonic() < self._gate.until
+        self._enough = self._gate.expected if waits else 0
+        return min(due, self._gate.until) if self._inbox or waits else due
 
     def _commit(self, executions: list[Execution]) -> None:
         self._finish(self._write(executions))

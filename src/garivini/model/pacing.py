@@ -47,23 +47,24 @@ class BatchGate:
     Times are seconds of one monotonic clock.
     """
 
-    __slots__ = ("_expected", "until")
+    __slots__ = ("expected", "until")
 
     def __init__(self) -> None:
-        self._expected = 0
+        #: The items for which a batch waits.
+        self.expected: int = 0
         #: The time at which waiting ends.
         self.until: float = 0.0
 
     def waits(self, size: int, now: float) -> bool:
         """Return whether a batch of this size should wait for more items."""
-        return size < self._expected and now < self.until
+        return size < self.expected and now < self.until
 
     def stored(self, size: int, began: float, now: float) -> None:
         """Record that a batch was written from ``began`` to ``now``.
 
         ``size``: its items and those that arrived meanwhile.
         """
-        self._expected = size if size >= GATE_SIZE else 0
+        self.expected = size if size >= GATE_SIZE else 0
         self.until = now + min(now - began, GATE_PATIENCE)
 
 

@@ -113,8 +113,11 @@ class Dispatcher:
         ``claimed``: the loop's time just before the claim.
         """
         good, submissions, bad = [], [], []
+        funcname, policy = "", self.policy("")
         for job in jobs:
-            policy = self.policy(job.funcname)
+            if job.funcname != funcname:  # usually all are of one
+                funcname = job.funcname
+                policy = self.policy(funcname)
             if (reason := unfit(job, policy)) is None:
                 good.append(job)
                 submissions.append(submission(job, policy))
@@ -124,8 +127,8 @@ class Dispatcher:
             delivery = Delivery.too_late(good)
         else:
             delivery = Delivery.of(good, await self._servers.submit(submissions))
-            for funcname in {job.funcname for job in delivery.unsent}:
-                self._watermark.fill(funcname)
+            for name in {job.funcname for job in delivery.unsent}:
+                self._watermark.fill(name)
         self.sent += delivery.delivered
         emit_delivery(self.database.dbid, delivery)
         if delivery.unsent:

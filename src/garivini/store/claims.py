@@ -15,6 +15,8 @@ from garivini.store.statements import Statements
 
 #: Maximum bytes of an argument that is read with its row: 1,000 of them are less than a claim may have.
 _SMALL: Final = 4096
+#: Columns of a row of ``due``. Where a lane holds functions that differ in case, the row's function follows.
+_DUE_COLUMNS: Final = 9
 
 
 class Lane(NamedTuple):
@@ -94,13 +96,23 @@ def claim(
         return []
     rows, args = _fitting(run, rows, max_bytes)
     now = rows[0][8]
-    names = [row[9] if len(row) > 9 else lane.funcname for row in rows]
-    by_name = {name: lease(name) if callable(lease) else lease for name in set(names)}
-    leases = [by_name[name] for name in names]
-    for seconds in sorted(set(by_name.values())):
-        jobids = [row[0] for row, its_lease in zip(rows, leases, strict=True) if its_lease == seconds]
-        run("claim", jobids=sorted(jobids), now=now, lease_end=now + seconds + 1)
-    return from_due_rows(rows, args, leases, names, run.dbid, lane.priority)
+    parts = {lane.funcname: rows} if len(rows[0]) == _DUE_COLUMNS else _by_function(rows)
+    jobs: list[Job] = []
+    for funcname, part in parts.items():
+        seconds = lease(funcname) if callable(lease) else lease
+        run("claim", jobids=sorted([row[0] for row in part]), now=now, lease_end=now + seconds + 1)
+        jobs += from_due_rows(part, args, run.dbid, funcname, lane.priority, seconds)
+    if len(parts) > 1:
+        jobs.sort(key=lambda job: job.run_after)
+    return jobs
+
+
+def _by_function(rows: Sequence[Any]) -> dict[str, list[Any]]:
+    """Return rows that end with the function of each, without it, by function."""
+    parts: dict[str, list[Any]] = {}
+    for *row, funcname in rows:
+        parts.setdefault(funcname, []).append(row)
+    return parts
 
 
 def head(run: Statements, lane: Lane) -> int | None:

@@ -43,18 +43,18 @@ def from_row(row: Sequence[Any], dbid: int, *, lease: int = 0, due: int | None =
 
 
 def from_due_rows(
-    rows: Sequence[Any], args: dict[int, bytes], leases: list[int], names: list[str], dbid: int, priority: str
+    rows: Sequence[Any], args: dict[int, bytes], dbid: int, funcname: str, priority: str, lease: int
 ) -> list[Job]:
     """Return the jobs of rows that ``due`` has read and ``claim`` has written, in order.
 
-    ``args`` has the arguments that are not in the rows; ``leases`` the seconds, ``names`` the function of
-    each job.
+    ``args`` has the arguments that are not in the rows; ``lease``: seconds of their leases.
     """
+    lease_end = rows[0][8] + lease + 1
     return [
         Job(
             jobid=jobid,
             dbid=dbid,
-            funcname=name,
+            funcname=funcname,
             arg=args[jobid] if arg is None else arg,
             uniqkey=uniqkey,
             coalesce=coalesce,
@@ -66,10 +66,9 @@ def from_due_rows(
             state=State.LEASED,
             since=now,
             lease=lease,
-            lease_end=now + lease + 1,
+            lease_end=lease_end,
         )
-        for name, lease, row in zip(names, leases, rows, strict=True)
-        for jobid, run_after, arg, uniqkey, coalesce, flag, failcount, attempt, now, *_ in (row,)
+        for jobid, run_after, arg, uniqkey, coalesce, flag, failcount, attempt, now in rows
     ]
 
 

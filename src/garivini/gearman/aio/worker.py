@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
+import msgspec
+
 from garivini import events
 from garivini.backoff import Backoff
 from garivini.errors import UnreachableError
@@ -31,6 +33,7 @@ class _WorkerConnection(Connection):
         self._on_job = on_job
 
     def take(self) -> bytes:
+        self.wake()  # ``drain``, once for all jobs that have ended in this turn of the loop
         return self.core.data_to_send()
 
     def receive(self, data: bytes) -> bool:
@@ -62,18 +65,15 @@ def _rejected(event: Rejected) -> None:
     )
 
 
-class Held:
+class Held(msgspec.Struct, eq=False):
     """A job that a server has assigned to this worker, bound to its connection.
 
     When the connection is lost, the server assigns the job to another worker, and after a restart it uses the
     same handles again. So the end of the job is reported on this connection or not at all.
     """
 
-    __slots__ = ("_connection", "job")
-
-    def __init__(self, connection: _WorkerConnection, job: Assigned) -> None:
-        self._connection = connection
-        self.job: Assigned = job
+    _connection: _WorkerConnection
+    job: Assigned
 
     @property
     def disconnected(self) -> bool:
@@ -101,7 +101,6 @@ class Held:
             connection.notes.append(note)
         if not connection.flush_due:  # usually many jobs end in one turn of the loop
             connection.flush()
-        connection.wake()
         return True
 
     def fail(self, *, note: Any = None) -> bool:
@@ -111,14 +110,14 @@ class Held:
         self._connection.core.fail(self.job.handle)
         if note is not None:
             self._connection.notes.append(note)
-        self._ended()
+        self._connection.flush()
         return True
 
     def exception(self, data: bytes) -> None:
         """Report failure, with a text for clients that have asked for exceptions. Nothing may follow."""
         if not self.disconnected:
             self._connection.core.exception(self.job.handle, data)
-            self._ended()
+            self._connection.flush()
 
     def refuse(self, reason: str) -> None:
         """Report failure, with a reason for every client, as a WORK_WARNING before the failure.
@@ -138,10 +137,6 @@ class Held:
         if not self.disconnected:
             self._connection.core.report(self.job.handle, kind, *fields)
             self._connection.flush()
-
-    def _ended(self) -> None:
-        self._connection.flush()
-        self._connection.wake()
 
 
 class Worker:
