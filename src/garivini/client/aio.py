@@ -19,7 +19,7 @@ from garivini.model.new_jobs import JobLike, checked_job, checked_jobs
 from garivini.model.pacing import WATERMARK
 from garivini.model.records import FailedAttempt, KeptJob, Reported
 from garivini.store.callers import AsyncJoinable
-from garivini.store.insert_groups import Ends, InsertGroups
+from garivini.store.split_inserts import Ends, SplitInserts
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -348,8 +348,8 @@ class AsyncClient:
                 caller.answer.cancel()  # only if this task was cancelled: otherwise all have been answered
 
     async def _insert_batch(self, batch: list[_Caller]) -> None:
-        split = InsertGroups(batch)
-        while part := split.next_group():
+        split = SplitInserts(batch)
+        while part := split.next_batch():
             try:
                 answers = await self._call(self._client._insert_checked, [caller.jobs[0] for caller in part])
             except Exception as error:

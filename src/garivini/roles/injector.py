@@ -26,8 +26,8 @@ from garivini.roles.inject_calls import Rate, Rules, answer, read, refusal
 from garivini.roles.inject_dispatch import InjectDispatch
 from garivini.roles.inject_streams import InjectCall, Stream
 from garivini.roles.runner import run_role
-from garivini.store.insert_groups import InsertGroups
 from garivini.store.shards import Shards
+from garivini.store.split_inserts import SplitInserts
 from garivini.submission import INJECT_JOBS
 
 #: Bytes of the payloads that are held, from which on no more calls are requested.
@@ -215,15 +215,15 @@ class Injector:
 
     async def _insert(self, stream: Stream, batch: Sequence[InjectCall]) -> None:
         """Store a batch. If that fails, store it in smaller ones, so that each call gets its own answer."""
-        groups = InsertGroups(batch)
-        while part := groups.next_group():
+        split = SplitInserts(batch)
+        while part := split.next_batch():
             began = _now()
             jobs = self._dispatch.lease([job for call in part for job in call.jobs])
             loop = asyncio.get_running_loop()
             try:
                 stored = await loop.run_in_executor(stream.thread, self._shards.insert, jobs)
             except Exception as error:
-                ends = groups.failed(part, error)
+                ends = split.failed(part, error)
                 self._answer([call for call, _ in ends.stored], [at for _, ats in ends.stored for at in ats])
                 self._fail(ends.failed)
                 if isinstance(error, GariviniError):

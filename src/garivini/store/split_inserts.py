@@ -8,7 +8,7 @@ from garivini.errors import ConflictError, GariviniError, RefusedError, UsageErr
 from garivini.model.inserted import Inserted
 from garivini.model.job import NewJob
 
-#: Maximum lock timeouts of single callers, after which the rest of the group is given up.
+#: Maximum lock timeouts of single callers, after which the rest of the batch is given up.
 _CONFLICTS: Final = 3
 
 
@@ -24,37 +24,37 @@ _C = TypeVar("_C", bound=Inserting)
 
 
 class Ends(NamedTuple, Generic[_C]):
-    """The callers of a failed group whose outcome is known."""
+    """The callers of a failed batch whose outcome is known."""
 
     stored: list[tuple[_C, Sequence[Inserted]]]
     failed: list[tuple[_C, Exception]]
 
 
-class InsertGroups(Generic[_C]):
-    """A group of inserts, and the smaller groups to try when it fails.
+class SplitInserts(Generic[_C]):
+    """A batch of inserts, and the smaller batches to try when it fails.
 
-    A value that a database refuses may be only one caller's: the group is halved until that caller is found.
+    A value that a database refuses may be only one caller's: the batch is halved until that caller is found.
     A lock may block only one key: each caller is tried separately. If a database cannot be reached, or the
-    outcome of its commit is unknown, that applies to the whole group.
+    outcome of its commit is unknown, that applies to the whole batch.
     """
 
-    def __init__(self, group: Sequence[_C]) -> None:
-        self._todo: list[Sequence[_C]] = [group]
+    def __init__(self, batch: Sequence[_C]) -> None:
+        self._todo: list[Sequence[_C]] = [batch]
         self._conflicts = 0
 
-    def next_group(self) -> Sequence[_C]:
+    def next_batch(self) -> Sequence[_C]:
         """Return the callers to insert next in one call; none at the end."""
         return self._todo.pop() if self._todo else ()
 
-    def failed(self, group: Sequence[_C], error: Exception) -> Ends[_C]:
-        """Note that this group failed; return the callers whose outcome is known now."""
+    def failed(self, batch: Sequence[_C], error: Exception) -> Ends[_C]:
+        """Note that this batch failed; return the callers whose outcome is known now."""
         ends: Ends[_C] = Ends([], [])
         untried: list[_C] = []
         about: list[_C] = []
         stored = error.stored if isinstance(error, GariviniError) else {}
         failed = frozenset(error.failed) if isinstance(error, GariviniError) else frozenset()
         start = 0
-        for call in group:
+        for call in batch:
             own = range(start, start + len(call.jobs))
             start = own.stop
             answers = {number - own.start: stored[number] for number in own if number in stored}
@@ -71,16 +71,16 @@ class InsertGroups(Generic[_C]):
         self._divide(about, error, ends)
         return ends
 
-    def _divide(self, group: Sequence[_C], error: Exception, ends: Ends[_C]) -> None:
-        """Try these in smaller groups, or end them."""
-        if len(group) > 1 and isinstance(error, UsageError | RefusedError):
-            half = len(group) // 2
-            self._todo += [group[half:], group[:half]]
+    def _divide(self, batch: Sequence[_C], error: Exception, ends: Ends[_C]) -> None:
+        """Try these in smaller batches, or end them."""
+        if len(batch) > 1 and isinstance(error, UsageError | RefusedError):
+            half = len(batch) // 2
+            self._todo += [batch[half:], batch[:half]]
             return
-        if len(group) > 1 and isinstance(error, ConflictError) and not error.whole:
-            self._todo += [[call] for call in reversed(group)]
+        if len(batch) > 1 and isinstance(error, ConflictError) and not error.whole:
+            self._todo += [[call] for call in reversed(batch)]
             return
-        over = list(group)
+        over = list(batch)
         if isinstance(error, ConflictError):
             self._conflicts += 1
             if self._conflicts >= _CONFLICTS:

@@ -1,4 +1,4 @@
-"""Inserts that are stored together: if a group fails, each caller gets the truth about his own job."""
+"""Inserts that are stored together: if a batch fails, each caller gets the truth about his own job."""
 
 import asyncio
 import sqlite3
@@ -23,7 +23,7 @@ from garivini.errors import (
 from garivini.model.job import NewJob
 from garivini.model.new_jobs import new_job
 from garivini.store.dialects.sqlite import SQLite
-from garivini.store.insert_groups import InsertGroups
+from garivini.store.split_inserts import SplitInserts
 from tests import servers
 from tests.databases import sqlite_url
 from tests.processes import PATIENCE
@@ -228,7 +228,7 @@ def test_insert_job_of_a_taken_key_does_not_wait_for_a_lock_on_its_row(
         engine.dispose()
 
 
-async def test_insert_job_that_is_cancelled_before_its_group_is_not_stored_and_the_others_are(
+async def test_insert_job_that_is_cancelled_before_its_batch_is_not_stored_and_the_others_are(
     tmp_path: Path,
 ) -> None:
     url = sqlite_url(tmp_path)
@@ -380,47 +380,47 @@ def calls(*sizes: int) -> list[Call]:
     return [Call([new_job("f", b"")] * size) for size in sizes]
 
 
-def outcome(group: list[Call], insert: Callable[[Sequence[Call]], Exception | None]) -> tuple[list[Any], int]:
-    """Take a group apart; return what each call came to, and how many inserts it took."""
-    apart = InsertGroups(group)
+def outcome(batch: list[Call], insert: Callable[[Sequence[Call]], Exception | None]) -> tuple[list[Any], int]:
+    """Split a batch; return what each call came to, and how many inserts it took."""
+    split = SplitInserts(batch)
     found: dict[int, Any] = {}
     tried = 0
-    while part := apart.next_group():
+    while part := split.next_batch():
         tried += 1
         error = insert(part)
         if error is None:
             found |= {id(call): "stored" for call in part}
             continue
-        ends = apart.failed(part, error)
+        ends = split.failed(part, error)
         found |= {id(call): answers for call, answers in ends.stored}
         found |= {id(call): error for call, error in ends.failed}
-    return [found[id(call)] for call in group], tried
+    return [found[id(call)] for call in batch], tried
 
 
-def test_apart_halves_a_group_in_which_one_is_refused() -> None:
-    group = calls(*[1] * 1000)
-    found, tried = outcome(group, lambda part: UsageError("no") if group[700] in part else None)
+def test_split_inserts_halves_a_batch_in_which_one_is_refused() -> None:
+    batch = calls(*[1] * 1000)
+    found, tried = outcome(batch, lambda part: UsageError("no") if batch[700] in part else None)
     assert isinstance(found.pop(700), UsageError)
     assert set(found) == {"stored"}
     assert tried <= 21
 
 
 @pytest.mark.parametrize("kind", [UnreachableError, OutcomeUnknownError, RuntimeError])
-def test_apart_tries_nothing_again_when_the_database_is_away(kind: type[Exception]) -> None:
+def test_split_inserts_tries_nothing_again_when_the_database_is_away(kind: type[Exception]) -> None:
     found, tried = outcome(calls(1, 2, 1), lambda _: kind("away"))
     assert [type(error) for error in found] == [kind] * 3
     assert tried == 1
 
 
-def test_apart_gives_up_a_group_when_many_keys_are_locked() -> None:
-    group = calls(*[1] * 10)
-    found, tried = outcome(group, lambda part: ConflictError("locked") if {*group[2:]} & {*part} else None)
+def test_split_inserts_gives_up_a_batch_when_many_keys_are_locked() -> None:
+    batch = calls(*[1] * 10)
+    found, tried = outcome(batch, lambda part: ConflictError("locked") if {*batch[2:]} & {*part} else None)
     assert found[:2] == ["stored", "stored"]
     assert all(isinstance(error, ConflictError) for error in found[2:])
     assert tried == 1 + 2 + 3
 
 
-def test_apart_waits_once_for_a_database_that_is_locked_as_a_whole() -> None:
+def test_split_inserts_waits_once_for_a_database_that_is_locked_as_a_whole() -> None:
     def insert(_: Sequence[Call]) -> Exception:
         error = ConflictError("locked")
         error.whole = True
@@ -429,18 +429,18 @@ def test_apart_waits_once_for_a_database_that_is_locked_as_a_whole() -> None:
     assert outcome(calls(1, 1, 1), insert)[1] == 1
 
 
-def test_apart_tells_what_is_stored_unknown_and_not_tried_from_each_other() -> None:
-    group = calls(1, 2, 1, 2)
+def test_split_inserts_tells_what_is_stored_unknown_and_not_tried_from_each_other() -> None:
+    batch = calls(1, 2, 1, 2)
     stored_at = {0: Inserted(1, 1), 1: Inserted(2, 1)}
 
     def insert(part: Sequence[Call]) -> GariviniError | None:
-        if len(part) < len(group):
+        if len(part) < len(batch):
             return None
         error = OutcomeUnknownError("lost")
         error.stored, error.failed = stored_at, [2, 3]
         return error
 
-    found, tried = outcome(group, insert)
+    found, tried = outcome(batch, insert)
     assert found[0] == [Inserted(1, 1)]
     assert dict(found[1].stored) == {0: Inserted(2, 1)}
     assert list(found[1].failed) == [1]
