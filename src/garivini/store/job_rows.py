@@ -82,5 +82,5 @@ def insert_row(job: NewJob) -> dict[str, Any]:
         "flag": job.flag,
         "priority": PRIORITIES.index(job.priority),
         "delay": job.lease + 1 if job.lease else job.delay,
-        "taken": 1 if job.lease else 0,
+        "leased": 1 if job.lease else 0,
     }

@@ -76,11 +76,11 @@ def set_times(rows: Sequence[dict[str, Any]], now: int, next_second: int) -> Non
 
     """
     for row in rows:
-        taken, delay = row["taken"], row["delay"]
+        leased, delay = row["leased"], row["delay"]
         row["now"] = now
-        row["due"] = delay + (now if taken or not delay else next_second)
-        row["since"] = now if taken else 0
-        row["lease_end"] = row["due"] if taken else 0
+        row["due"] = delay + (now if leased or not delay else next_second)
+        row["since"] = now if leased else 0
+        row["lease_end"] = row["due"] if leased else 0
 
 
 class RunStatement(Protocol):

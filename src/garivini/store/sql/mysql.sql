@@ -43,33 +43,33 @@ SELECT EXISTS (
    WHERE table_schema = DATABASE() AND table_name = 'job' AND column_name IN ('funcname', 'uniqkey')
      AND RIGHT(collation_name, 9) <> 'nopad_bin' AND collation_name <> 'utf8mb4_0900_bin')
 
--- name: insert (funcname, coalesce, arg, flag, priority, due, now, taken, since, lease_end) -> id
+-- name: insert (funcname, coalesce, arg, flag, priority, due, now, leased, since, lease_end) -> id
 -- Jobs without a unique key. The server knows the number of rows before it stores the first one, so their ids have
 -- equal steps; the result is the first. The time was read just before: numbers take a third less of the server's work
--- than expressions, which it evaluates for each row. Taken is 1: leased for the first attempt, until the job is due; 0:
--- waiting until then.
+-- than expressions, which it evaluates for each row. If `leased` is 1, a row is leased for its first attempt until
+-- `due`; if it is 0, the row waits until then.
 INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
-  (:funcname, :coalesce, :arg, :flag, :priority, :due, :now, :taken, :taken, :since, :lease_end) -- each
+  (:funcname, :coalesce, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
 
--- name: insert_returning (funcname, coalesce, arg, flag, priority, delay, taken) -> rows
+-- name: insert_returning (funcname, coalesce, arg, flag, priority, delay, leased) -> rows
 -- Few jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them.
 INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
-  (:funcname, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay + IF(:taken OR :delay = 0, 0, MICROSECOND(NOW(6)) > 0), UNIX_TIMESTAMP(), :taken, attempt, attempt * created, attempt * run_after) -- each
+  (:funcname, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay + IF(:leased OR :delay = 0, 0, MICROSECOND(NOW(6)) > 0), UNIX_TIMESTAMP(), :leased, attempt, attempt * created, attempt * run_after) -- each
 RETURNING jobid, created
 
--- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, due, now, taken, since, lease_end) -> id
+-- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, due, now, leased, since, lease_end) -> id
 -- Jobs with a unique key: all of them, or none and an error if one has a live job of its key.
 INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
-  (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :due, :now, :taken, :taken, :since, :lease_end) -- each
+  (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
 
--- name: insert_keyed_returning (funcname, uniqkey, coalesce, arg, flag, priority, delay, taken) -> rows
+-- name: insert_keyed_returning (funcname, uniqkey, coalesce, arg, flag, priority, delay, leased) -> rows
 -- Few jobs with a unique key: all of them, or none and an error if one has a live job of its key.
 INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
-  (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay + IF(:taken OR :delay = 0, 0, MICROSECOND(NOW(6)) > 0), UNIX_TIMESTAMP(), :taken, attempt, attempt * created, attempt * run_after) -- each
+  (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay + IF(:leased OR :delay = 0, 0, MICROSECOND(NOW(6)) > 0), UNIX_TIMESTAMP(), :leased, attempt, attempt * created, attempt * run_after) -- each
 RETURNING jobid, created
 
 -- name: live (funcname, uniqkey) -> one

@@ -36,30 +36,30 @@ SELECT 1
 -- Whether the table treats names as equal that differ in their bytes: never here.
 SELECT 0
 
--- name: insert (funcname, coalesce, arg, flag, priority, delay, taken) -> rows
--- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them. Taken is 1: leased for the
--- first attempt, until the delay is over; 0: waiting until then.
+-- name: insert (funcname, coalesce, arg, flag, priority, delay, leased) -> rows
+-- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them. If `leased` is 1, a
+-- row is leased for its first attempt until its delay is over; if it is 0, the row waits until then.
 INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 SELECT n.funcname, n."coalesce", n.arg, n.flag, n.priority,
-       CASE WHEN n.taken = 1 OR n.delay = 0 THEN t.now ELSE t.next END + n.delay, t.now, n.taken, n.taken,
-       n.taken * t.now, n.taken * (t.now + n.delay)
+       CASE WHEN n.leased = 1 OR n.delay = 0 THEN t.now ELSE t.next END + n.delay, t.now, n.leased, n.leased,
+       n.leased * t.now, n.leased * (t.now + n.delay)
   FROM unnest(:@funcname::text[], :@coalesce::text[], :@arg::bytea[], :@flag::text[], :@priority::smallint[],
-              :@delay::bigint[], :@taken::smallint[])
-       WITH ORDINALITY AS n (funcname, "coalesce", arg, flag, priority, delay, taken, position),
+              :@delay::bigint[], :@leased::smallint[])
+       WITH ORDINALITY AS n (funcname, "coalesce", arg, flag, priority, delay, leased, position),
        (SELECT floor(clock.now)::bigint AS now, ceil(clock.now)::bigint AS next
           FROM (SELECT extract(epoch FROM clock_timestamp()) AS now) AS clock) AS t
  ORDER BY n.position
 RETURNING jobid, created
 
--- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, delay, taken) -> rows
+-- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, delay, leased) -> rows
 -- Jobs with a unique key. Only a conflict of that key is ignored; the rows returned are new.
 INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 SELECT n.funcname, n.uniqkey, n."coalesce", n.arg, n.flag, n.priority,
-       CASE WHEN n.taken = 1 OR n.delay = 0 THEN t.now ELSE t.next END + n.delay, t.now, n.taken, n.taken,
-       n.taken * t.now, n.taken * (t.now + n.delay)
+       CASE WHEN n.leased = 1 OR n.delay = 0 THEN t.now ELSE t.next END + n.delay, t.now, n.leased, n.leased,
+       n.leased * t.now, n.leased * (t.now + n.delay)
   FROM unnest(:@funcname::text[], :@uniqkey::text[], :@coalesce::text[], :@arg::bytea[], :@flag::text[],
-              :@priority::smallint[], :@delay::bigint[], :@taken::smallint[])
-       WITH ORDINALITY AS n (funcname, uniqkey, "coalesce", arg, flag, priority, delay, taken, position),
+              :@priority::smallint[], :@delay::bigint[], :@leased::smallint[])
+       WITH ORDINALITY AS n (funcname, uniqkey, "coalesce", arg, flag, priority, delay, leased, position),
        (SELECT floor(clock.now)::bigint AS now, ceil(clock.now)::bigint AS next
           FROM (SELECT extract(epoch FROM clock_timestamp()) AS now) AS clock) AS t
  ORDER BY n.position

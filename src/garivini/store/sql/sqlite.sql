@@ -35,30 +35,30 @@ SELECT 9223372036854775807 - coalesce(max(seq), 0) FROM sqlite_sequence WHERE na
 -- Whether the table treats names as equal that differ in their bytes: never here.
 SELECT 0
 
--- name: insert (funcname, coalesce, arg, flag, priority, delay, taken) -> rows
--- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them. Taken is 1: leased for the
--- first attempt, until the delay is over; 0: waiting until then.
+-- name: insert (funcname, coalesce, arg, flag, priority, delay, leased) -> rows
+-- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them. If `leased` is 1, a
+-- row is leased for its first attempt until its delay is over; if it is 0, the row waits until then.
 INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
-  (:funcname, :coalesce, :arg, :flag, :priority, CASE WHEN :taken OR :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay, strftime('%s', 'now') + 0, :taken, :taken, strftime('%s', 'now') * :taken, (strftime('%s', 'now') + :delay) * :taken) -- each
+  (:funcname, :coalesce, :arg, :flag, :priority, CASE WHEN :leased OR :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay, strftime('%s', 'now') + 0, :leased, :leased, strftime('%s', 'now') * :leased, (strftime('%s', 'now') + :delay) * :leased) -- each
 RETURNING jobid, created
 
 -- name: times () -> rows
 -- The unix time, rounded down and rounded up.
 SELECT strftime('%s', 'now') + 0, CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER)
 
--- name: insert_many (funcname, coalesce, arg, flag, priority, due, now, taken, since, lease_end) -> id
+-- name: insert_many (funcname, coalesce, arg, flag, priority, due, now, leased, since, lease_end) -> id
 -- Many jobs without a unique key. Their ids are consecutive; the result is the last. The time was read just before:
 -- numbers and no RETURNING take a third less time than expressions for each row.
 INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
-  (:funcname, :coalesce, :arg, :flag, :priority, :due, :now, :taken, :taken, :since, :lease_end) -- each
+  (:funcname, :coalesce, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
 
--- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, delay, taken) -> rows
+-- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, delay, leased) -> rows
 -- Jobs with a unique key. Only a conflict of that key is ignored; the rows returned are new.
 INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
-  (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, CASE WHEN :taken OR :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay, strftime('%s', 'now') + 0, :taken, :taken, strftime('%s', 'now') * :taken, (strftime('%s', 'now') + :delay) * :taken) -- each
+  (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, CASE WHEN :leased OR :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay, strftime('%s', 'now') + 0, :leased, :leased, strftime('%s', 'now') * :leased, (strftime('%s', 'now') + :delay) * :leased) -- each
 ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
 RETURNING jobid, created, funcname, uniqkey
 
