@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from garivini import Client
 from garivini.cli import cli
 from garivini.cli.bench import bare, measures
-from garivini.cli.bench.figures import Delivery, Figure, Measure, Outcome, delivered
+from garivini.cli.bench.figures import DeliveryCheck, Figure, Measure, RoundResult, check_delivery
 from garivini.cli.bench.runs import FLOOR, Reader, Recorder, payload
 from garivini.cli.bench.setup import Setup
 from garivini.errors import UsageError
@@ -27,33 +27,36 @@ def bench(*arguments: str) -> Result:
 @pytest.mark.parametrize(
     ("inserted", "ran", "standing", "found"),
     [
-        ([1, 2, 3], [3, 1, 2], [], Delivery(jobs=3, ran=3)),
-        ([1, 2, 3], [1, 2, 3, 2, 2], [], Delivery(jobs=3, ran=3, duplicates=2)),
-        ([1, 2, 3], [1, 3], [], Delivery(jobs=3, ran=2, lost=1)),
-        ([1, 2], [1, 2, 9, 9], [], Delivery(jobs=2, ran=2, unexpected=1)),
-        ([1, 2], [1, 2], [9], Delivery(jobs=2, ran=2, unexpected=1)),
-        ([1, 2], [1, 2], [2], Delivery(jobs=2, ran=2, left=1)),
-        ([1, 2], [1], [2], Delivery(jobs=2, ran=1, lost=1, left=1)),
+        ([1, 2, 3], [3, 1, 2], [], DeliveryCheck(jobs=3, ran=3)),
+        ([1, 2, 3], [1, 2, 3, 2, 2], [], DeliveryCheck(jobs=3, ran=3, duplicates=2)),
+        ([1, 2, 3], [1, 3], [], DeliveryCheck(jobs=3, ran=2, lost=1)),
+        ([1, 2], [1, 2, 9, 9], [], DeliveryCheck(jobs=2, ran=2, unexpected=1)),
+        ([1, 2], [1, 2], [9], DeliveryCheck(jobs=2, ran=2, unexpected=1)),
+        ([1, 2], [1, 2], [2], DeliveryCheck(jobs=2, ran=2, left=1)),
+        ([1, 2], [1], [2], DeliveryCheck(jobs=2, ran=1, lost=1, left=1)),
     ],
 )
 def test_each_job_is_accounted_for(
-    inserted: Sequence[int], ran: Sequence[int], standing: Sequence[int], found: Delivery
+    inserted: Sequence[int], ran: Sequence[int], standing: Sequence[int], found: DeliveryCheck
 ) -> None:
-    assert delivered(inserted, ran, standing) == found
+    assert check_delivery(inserted, ran, standing) == found
 
 
 def test_a_job_that_may_stand_is_not_lost_but_one_that_ran_may_not() -> None:
-    assert delivered([1, 2], [1], [2], may_stand=True) == Delivery(jobs=2, ran=1)
-    assert delivered([1, 2], [1], [1, 2], may_stand=True) == Delivery(jobs=2, ran=1, left=1)
-    assert delivered([1, 2, 3], [1], [2], may_stand=True).lost == 1
+    assert check_delivery([1, 2], [1], [2], may_stand=True) == DeliveryCheck(jobs=2, ran=1)
+    assert check_delivery([1, 2], [1], [1, 2], may_stand=True) == DeliveryCheck(jobs=2, ran=1, left=1)
+    assert check_delivery([1, 2, 3], [1], [2], may_stand=True).lost == 1
 
 
 def test_a_duplicate_alone_is_no_fault() -> None:
-    assert Delivery(jobs=1, ran=1, duplicates=1).right
+    assert DeliveryCheck(jobs=1, ran=1, duplicates=1).right
     assert not any(
-        delivery.right for delivery in (Delivery(lost=1), Delivery(unexpected=1), Delivery(left=1))
+        delivery.right
+        for delivery in (DeliveryCheck(lost=1), DeliveryCheck(unexpected=1), DeliveryCheck(left=1))
     )
-    assert Delivery(jobs=1, lost=1) + Delivery(jobs=2, ran=2) == Delivery(jobs=3, ran=2, lost=1)
+    assert DeliveryCheck(jobs=1, lost=1) + DeliveryCheck(jobs=2, ran=2) == DeliveryCheck(
+        jobs=3, ran=2, lost=1
+    )
 
 
 def test_runs_are_read_once_from_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,9 +83,9 @@ def test_the_ratio_is_of_medians_and_its_range_of_rounds() -> None:
 
 
 def test_a_measure_that_broke_off_has_no_figures() -> None:
-    outcome = Outcome({"p50": 1.5}, Delivery(), {"server": 0.5})
-    assert Measure("pickup", ours=[outcome]).figures == []
-    measure = Measure("pickup", [outcome], [outcome], {"ours": Delivery(lost=1)})
+    result = RoundResult({"p50": 1.5}, DeliveryCheck(), {"server": 0.5})
+    assert Measure("pickup", ours=[result]).figures == []
+    measure = Measure("pickup", [result], [result], {"ours": DeliveryCheck(lost=1)})
     assert [figure.unit for figure in measure.figures] == ["ms"]
     assert measure.cpu == {"ours": {"server": 0.5}, "floor": {"server": 0.5}}
     assert not measure.right

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from garivini.model.lease import ASK_AGAIN, DEADLINE, Extend, Found, Reclaim, Step, decide
+from garivini.model.lease import ASK_AGAIN, DEADLINE, Decision, Extend, Found, Reclaim, decide
 from garivini.model.state import State
 
 LEASE = 60
@@ -18,20 +18,20 @@ ON = Extend(State.LEASED, LEASE + 1)
 def test_what_is_queued_waits_on_as_leased_and_its_time_without_a_start_counts_anew(
     state: State, renews: bool
 ) -> None:
-    step = decide(state, Found.QUEUED, age=10 * DEADLINE, lease=LEASE, renews=renews)
-    assert step == Extend(State.LEASED, LEASE + 1, queued=True)
+    decision = decide(state, Found.QUEUED, age=10 * DEADLINE, lease=LEASE, renews=renews)
+    assert decision == Extend(State.LEASED, LEASE + 1, queued=True)
 
 
 @pytest.mark.parametrize("state", HELD)
 @pytest.mark.parametrize("renews", [False, True])
 def test_what_is_undecided_is_asked_again_soon_and_keeps_its_state(state: State, renews: bool) -> None:
-    step = decide(state, Found.UNDECIDED, age=10 * DEADLINE, lease=LEASE, renews=renews)
-    assert step == Extend(state, ASK_AGAIN)
+    decision = decide(state, Found.UNDECIDED, age=10 * DEADLINE, lease=LEASE, renews=renews)
+    assert decision == Extend(state, ASK_AGAIN)
 
 
 @pytest.mark.parametrize("renews", [False, True])
 @pytest.mark.parametrize(
-    ("state", "found", "step"),
+    ("state", "found", "decision"),
     [
         (State.RUNNING, Found.RUNNING, FIRST_STRIKE),
         (State.RUNNING, Found.UNKNOWN, FIRST_STRIKE),
@@ -41,9 +41,9 @@ def test_what_is_undecided_is_asked_again_soon_and_keeps_its_state(state: State,
     ],
 )
 def test_a_holder_that_has_renewed_gets_a_second_strike_and_one_that_has_not_does_not(
-    state: State, found: Found, step: Step, renews: bool
+    state: State, found: Found, decision: Decision, renews: bool
 ) -> None:
-    assert decide(state, found, age=0, lease=LEASE, renews=renews) == step
+    assert decide(state, found, age=0, lease=LEASE, renews=renews) == decision
 
 
 @pytest.mark.parametrize(
@@ -53,18 +53,18 @@ def test_a_holder_that_has_renewed_gets_a_second_strike_and_one_that_has_not_doe
 def test_what_a_server_got_and_lost_counts_as_a_crash_where_workers_renew(
     renews: bool, delivered: bool, crashed: bool
 ) -> None:
-    step = decide(State.LEASED, Found.UNKNOWN, age=0, lease=LEASE, renews=renews, delivered=delivered)
-    assert step == Reclaim(crashed=crashed)
+    decision = decide(State.LEASED, Found.UNKNOWN, age=0, lease=LEASE, renews=renews, delivered=delivered)
+    assert decision == Reclaim(crashed=crashed)
 
 
 def test_a_worker_that_does_not_renew_may_run_until_the_deadline() -> None:
-    def step(age: int) -> Step:
+    def decision(age: int) -> Decision:
         return decide(State.LEASED, Found.RUNNING, age=age, lease=LEASE, deadline=500)
 
-    assert step(0) == ON
-    assert step(499) == ON
-    assert step(500) == Reclaim()
-    assert step(501) == Reclaim()
+    assert decision(0) == ON
+    assert decision(499) == ON
+    assert decision(500) == Reclaim()
+    assert decision(501) == Reclaim()
 
 
 def test_the_deadline_is_an_hour_unless_told_otherwise() -> None:
@@ -88,8 +88,8 @@ def test_the_second_strike_comes_after_a_third_of_a_lease_and_two_seconds(lease:
 def test_every_lease_that_ran_out_ends_or_goes_on_for_a_while_in_a_held_state(
     state: State, found: Found, age: int, renews: bool
 ) -> None:
-    step = decide(state, found, age=age, lease=3, renews=renews)
-    assert isinstance(step, Reclaim) or (step.state in HELD and step.seconds >= ASK_AGAIN)
+    decision = decide(state, found, age=age, lease=3, renews=renews)
+    assert isinstance(decision, Reclaim) or (decision.state in HELD and decision.seconds >= ASK_AGAIN)
 
 
 @pytest.mark.parametrize("state", HELD)
@@ -99,10 +99,10 @@ def test_a_job_that_nobody_renews_and_no_server_has_queued_is_reclaimed_in_the_e
 ) -> None:
     age = 0
     for _ in range(DEADLINE // LEASE + 2):
-        step = decide(state, found, age=age, lease=LEASE)
-        if isinstance(step, Reclaim):
+        decision = decide(state, found, age=age, lease=LEASE)
+        if isinstance(decision, Reclaim):
             return
-        state, age = step.state, age + step.seconds
+        state, age = decision.state, age + decision.seconds
     pytest.fail("it goes on for ever")
 
 

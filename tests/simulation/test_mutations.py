@@ -22,7 +22,7 @@ from garivini.keeper.obituaries import Obituaries
 from garivini.keeper.outcome_queue import OutcomeQueue
 from garivini.keeper.start_checks import StartChecks
 from garivini.model.job import Handle, Job
-from garivini.model.lease import Extend, Found, Reclaim, Step, decide
+from garivini.model.lease import Decision, Extend, Found, Reclaim, decide
 from garivini.model.outcome import Setback, Settled
 from garivini.model.payload import decode_payload
 from garivini.model.state import State
@@ -38,11 +38,11 @@ from tests.simulation.simulation import simulate
 from tests.simulation.test_model import Both, comparison
 
 
-def reclaims_what_is_queued(state: State, found: Found, **facts: Any) -> Step:
+def reclaims_what_is_queued(state: State, found: Found, **facts: Any) -> Decision:
     return Reclaim() if found is Found.QUEUED else decide(state, found, **facts)
 
 
-def reclaims_at_the_first_strike(state: State, found: Found, **facts: Any) -> Step:
+def reclaims_at_the_first_strike(state: State, found: Found, **facts: Any) -> Decision:
     step = decide(state, found, **facts)
     return Reclaim(crashed=True) if isinstance(step, Extend) and step.state is State.SUSPECT else step
 

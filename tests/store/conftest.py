@@ -17,7 +17,7 @@ from garivini.store.database import Database
 from garivini.store.dialects.mysql import MySQL
 from garivini.store.dialects.postgresql import PostgreSQL
 from garivini.store.dialects.sqlite import SQLite
-from garivini.store.sql_files import Statement, Step, load
+from garivini.store.sql_files import SqlTemplate, Statement, load
 from tests.databases import MySQLRoles, PostgreSQLRoles, sqlite_url
 from tests.sql_servers import INSERTS_AS
 from tests.sql_servers import MariaDB as MariaDBServer
@@ -167,12 +167,12 @@ class MySQLStatements(MariaDBDatabase):
 def _load_with_later(
     name: str, placeholder: str, array: Callable[[list[Any]], Any], folding: bool
 ) -> dict[str, Statement]:
-    def later(step: Step) -> Step:
-        parts = [part.replace("UNIX_TIMESTAMP()", "(UNIX_TIMESTAMP() + @later)") for part in step.parts]
-        return Step((parts[0], parts[1], parts[2]), step.placeholder, step.between)
+    def later(template: SqlTemplate) -> SqlTemplate:
+        parts = [part.replace("UNIX_TIMESTAMP()", "(UNIX_TIMESTAMP() + @later)") for part in template.parts]
+        return SqlTemplate((parts[0], parts[1], parts[2]), template.placeholder, template.between)
 
     return {
-        name: replace(statement, steps=tuple(map(later, statement.steps)))
+        name: replace(statement, templates=tuple(map(later, statement.templates)))
         for name, statement in load(name, placeholder, array, folding).items()
     }
 

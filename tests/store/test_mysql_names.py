@@ -149,7 +149,7 @@ def test_claim_by_the_bytes_of_a_name_reads_the_lane_index(folding: Database) ->
 def mysql_step(name: str) -> Any:
     from garivini.store.sql_files import load
 
-    return load("mysql", "%s", folding=True)[name].steps[0]
+    return load("mysql", "%s", folding=True)[name].templates[0]
 
 
 @pytest.mark.parametrize("charset", ["binary", "latin1 COLLATE latin1_bin"])

@@ -10,7 +10,7 @@ import pytest
 from garivini.databases import DatabaseSettings
 from garivini.model.state import State
 from garivini.store.database import Database, Lane
-from garivini.store.sql_files import Step, load
+from garivini.store.sql_files import SqlTemplate, load
 from tests.databases import mysql_plan, numbers
 from tests.sql_servers import ON_MYSQL, MariaDBOrMySQL
 
@@ -76,14 +76,16 @@ def rows_of(connection: Any, text: str, values: Any = None) -> list[tuple[Any, .
         return list(cursor.fetchall())
 
 
-def plan(connection: Any, step: Step, rows: Any = (), **values: Any) -> list[tuple[str, str, str, str]]:
+def plan(
+    connection: Any, template: SqlTemplate, rows: Any = (), **values: Any
+) -> list[tuple[str, str, str, str]]:
     """Return table, access, key and the rest of each step of a statement's plan."""
-    text, bound = step.bind(values, rows)
+    text, bound = template.bind(values, rows)
     return [row for row in mysql_plan(connection, text, bound) if row[0] and "<" not in row[0]]
 
 
-def steps(name: str) -> tuple[Step, ...]:
-    return load("mysql", "%s")[name].steps
+def templates(name: str) -> tuple[SqlTemplate, ...]:
+    return load("mysql", "%s")[name].templates
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ def steps(name: str) -> tuple[Step, ...]:
 def test_claim_reads_the_head_of_a_lane_off_the_lane_index_without_a_sort(
     filled: tuple[Database, Any], name: str, values: dict[str, Any]
 ) -> None:
-    ((table, access, key, extra),) = plan(filled[1], steps(name)[0], **values)
+    ((table, access, key, extra),) = plan(filled[1], templates(name)[0], **values)
     assert (table, access, key) == ("job", "range", "job_lane")
     assert "filesort" not in extra
     assert "temporary" not in extra
@@ -110,7 +112,7 @@ def test_lanes_take_a_place_by_a_dive_into_the_lane_index(filled: tuple[Database
         for name in ("", "f3", "f9")
         for state in (-1, 0, 4)
     ]
-    found = plan(filled[1], steps("lanes")[0], places)
+    found = plan(filled[1], templates("lanes")[0], places)
     assert len(found) == 9
     for table, access, key, extra in found:
         assert (table, access, key) == ("job", "range", "job_lane")
@@ -119,7 +121,7 @@ def test_lanes_take_a_place_by_a_dive_into_the_lane_index(filled: tuple[Database
 
 
 def test_counts_read_the_lane_index_alone(filled: tuple[Database, Any]) -> None:
-    ((_, access, key, extra),) = plan(filled[1], steps("counts")[0])
+    ((_, access, key, extra),) = plan(filled[1], templates("counts")[0])
     assert (access, key) == ("index", "job_lane")
     assert extra == "Using index"
 
@@ -154,8 +156,8 @@ def test_counts_read_the_lane_index_alone(filled: tuple[Database, Any]) -> None:
     ],
 )
 def test_jobs_are_found_by_their_ids(filled: tuple[Database, Any], name: str, values: dict[str, Any]) -> None:
-    for step in steps(name):
-        for table, access, key, extra in plan(filled[1], step, **values):
+    for template in templates(name):
+        for table, access, key, extra in plan(filled[1], template, **values):
             if table == "job":
                 assert (access, key) in (("range", "PRIMARY"), ("const", "PRIMARY"))
             assert "filesort" not in extra
@@ -164,36 +166,36 @@ def test_jobs_are_found_by_their_ids(filled: tuple[Database, Any], name: str, va
 def test_the_live_job_of_a_key_and_a_page_of_jobs_are_found_by_their_keys(
     filled: tuple[Database, Any],
 ) -> None:
-    ((_, access, key, extra),) = plan(filled[1], steps("live")[0], funcname="f1", uniqkey="1")
+    ((_, access, key, extra),) = plan(filled[1], templates("live")[0], funcname="f1", uniqkey="1")
     assert (access, key, extra) == ("const", "job_uniqkey", "Using index")
     page = {"funcname": None, "state": None, "failed": False, "after": 0, "limit": 10}
-    ((_, access, key, extra),) = plan(filled[1], steps("jobs")[0], **page)
+    ((_, access, key, extra),) = plan(filled[1], templates("jobs")[0], **page)
     assert (access, key) == ("range", "PRIMARY")
     assert "filesort" not in extra
 
 
 def test_reports_are_found_by_their_job(filled: tuple[Database, Any]) -> None:
     _, connection = filled
-    with_records = plan(connection, steps("with_records")[0], jobids=JOBIDS)
+    with_records = plan(connection, templates("with_records")[0], jobids=JOBIDS)
     assert [(table, key) for table, _, key, _ in with_records] == [
         ("failure", "PRIMARY"),
         ("report", "PRIMARY"),
     ]
     assert with_records[1][1] == "range"  # the other table is empty: a list of ids is more than its index
     assert ON_MYSQL or all("Using index" in extra for *_, extra in with_records)
-    any_records = plan(connection, steps("any_records")[0], first=JOBIDS[0], last=JOBIDS[-1])
+    any_records = plan(connection, templates("any_records")[0], first=JOBIDS[0], last=JOBIDS[-1])
     assert {(access, key) for table, access, key, _ in any_records if table} == {("range", "PRIMARY")}
     for name, values in (
         ("forget_reports", {"jobids": JOBIDS}),
         ("forget_finished", {"jobids": JOBIDS}),
         ("reports", {"jobid": 5}),
     ):
-        (_, access, key, extra) = plan(connection, steps(name)[0], **values)[-1]
+        (_, access, key, extra) = plan(connection, templates(name)[0], **values)[-1]
         assert key == "PRIMARY"
         assert access in ("range", "ref", "eq_ref")
         assert "filesort" not in extra
     line = {"jobid": 5, "attempt": 1, "kind": "data", "body": b"", "limit": 1000}
-    text, bound = steps("add_line")[0].bind(line)
+    text, bound = templates("add_line")[0].bind(line)
     # The last number of an attempt is the end of its range in the key.
     assert any("optimized away" in extra for *_, extra in mysql_plan(connection, text, bound))
 
@@ -206,15 +208,15 @@ def test_complete_touches_no_more_reports_than_it_has_jobs(filled: tuple[Databas
         cursor.execute("BEGIN")
         before = reads(connection)
         values = {"jobids": jobids, "first": jobids[0], "last": jobids[-1]}
-        for step in steps(name) + steps("any_records") + steps("with_records"):
-            cursor.execute(*step.bind(values))
+        for template in templates(name) + templates("any_records") + templates("with_records"):
+            cursor.execute(*template.bind(values))
         touched = reads(connection) - before
         cursor.execute("ROLLBACK")
     assert 1000 <= touched <= 5 * 1000
 
 
 def test_what_has_been_kept_for_long_enough_is_found_by_its_time(filled: tuple[Database, Any]) -> None:
-    ((_, access, key, extra),) = plan(filled[1], steps("outlived")[0], limit=100)
+    ((_, access, key, extra),) = plan(filled[1], templates("outlived")[0], limit=100)
     assert (access, key) == ("range", "finished_expires")
     assert "filesort" not in extra
 
@@ -244,8 +246,8 @@ def test_a_pass_touches_no_more_than_it_takes(filled: tuple[Database, Any]) -> N
 
 
 def test_the_checks_of_plans_can_fail(filled: tuple[Database, Any]) -> None:
-    (step,) = steps("due")
-    text = step.parts[0].replace("FORCE INDEX (job_lane)", "IGNORE INDEX (job_lane)")
-    ((_, _, key, extra),) = plan(filled[1], Step((text, "", ""), "%s"), **LANE)
+    (template,) = templates("due")
+    text = template.parts[0].replace("FORCE INDEX (job_lane)", "IGNORE INDEX (job_lane)")
+    ((_, _, key, extra),) = plan(filled[1], SqlTemplate((text, "", ""), "%s"), **LANE)
     assert key != "job_lane"
     assert "filesort" in extra

@@ -97,7 +97,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def analysed(connection: Any, name: str, **values: Any) -> list[dict[str, Any]]:
     """Run a statement; return the steps of its plan that touch a table, with what they did."""
-    text, bound = STATEMENTS[name].steps[-1].bind(values)
+    text, bound = STATEMENTS[name].templates[-1].bind(values)
     for number in range(len(bound)):
         text = text.replace("%s", f"${number + 1}", 1)
     connection.execute(f"PREPARE examined AS {text}".encode())
@@ -244,7 +244,7 @@ def cost_of_a_claim(database: Database, rows: int) -> int:
             ("due", {"funcname": "f", "priority": 1, "limit": 1000, "small": 4096}),
             ("claim", {"jobids": jobids, "now": 1, "lease_end": 60}),
         ):
-            text, bound = STATEMENTS[name].steps[0].bind(values)
+            text, bound = STATEMENTS[name].templates[0].bind(values)
             ((plan,),) = connection.execute(
                 f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}", bound
             ).fetchall()

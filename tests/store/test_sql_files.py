@@ -9,17 +9,17 @@ import pytest
 
 import garivini.store
 from garivini.store.dialects import DIALECTS
-from garivini.store.sql_files import Statement, Step, load, parse
+from garivini.store.sql_files import SqlTemplate, Statement, load, parse
 
 SQL = Path(garivini.store.__file__).with_name("sql")
 FILES = sorted(SQL.glob("*.sql"))
 SQLITE = parse((SQL / "sqlite.sql").read_text(encoding="utf-8"), "?")
 
 
-def one(text: str, placeholder: str = "?") -> Step:
+def one(text: str, placeholder: str = "?") -> SqlTemplate:
     (statement,) = parse(text, placeholder)
-    (step,) = statement.steps
-    return step
+    (template,) = statement.templates
+    return template
 
 
 # ---- the loader
@@ -123,7 +123,7 @@ def test_statements_under_one_name_are_cut_at_their_semicolons() -> None:
     )
     assert statement.parameters == {"a", "b"}
     values = {"a": 1, "b": 2}
-    assert [step.bind(values) for step in statement.steps] == [
+    assert [template.bind(values) for template in statement.templates] == [
         ("UPDATE t SET a = ?\n", [1]),
         ("SELECT ';'\n FROM t WHERE b = ?\n", [2]),
     ]
@@ -219,25 +219,25 @@ def test_no_statement_hides_an_error(path: Path) -> None:
 def test_load_for_a_folding_table_replaces_some_statements() -> None:
     plain, folding = load("mysql", "%s"), load("mysql", "%s", folding=True)
     assert plain.keys() == folding.keys()
-    replaced = {name for name in plain if plain[name].steps[0].parts != folding[name].steps[0].parts}
+    replaced = {name for name in plain if plain[name].templates[0].parts != folding[name].templates[0].parts}
     assert replaced == interface(SQL / "mysql_folding.sql").keys()
 
 
 def test_load_takes_how_arrays_are_written() -> None:
-    step = load("postgresql", "%s", str)["complete"].steps[0]
-    assert step.bind({"jobids": [1, 2]})[1] == ["[1, 2]"]
+    template = load("postgresql", "%s", str)["complete"].templates[0]
+    assert template.bind({"jobids": [1, 2]})[1] == ["[1, 2]"]
 
 
 def test_a_dialect_is_loaded_with_its_own_placeholder() -> None:
     found = load("sqlite", "?")
     assert found.keys() == {statement.name for statement in SQLITE}
-    assert found["complete"].steps[0].bind({"jobids": [1, 2]})[0].count("?") == 2
+    assert found["complete"].templates[0].bind({"jobids": [1, 2]})[0].count("?") == 2
 
 
 @pytest.mark.parametrize("statement", SQLITE, ids=lambda statement: statement.name)
 def test_every_statement_has_a_placeholder_for_each_value(statement: Statement) -> None:
     values: dict[str, Any] = {name: [1, 2] for name in statement.parameters}
-    for step in statement.steps:
-        text, bound = step.bind(values, [values, values])
+    for template in statement.templates:
+        text, bound = template.bind(values, [values, values])
         assert text.count("?") == len(bound)
         assert ":" not in text

@@ -56,7 +56,7 @@ def fill(connection: sqlite3.Connection, rows: int) -> None:
 
 
 def plan(connection: sqlite3.Connection, name: str, **values: Any) -> list[str]:
-    text, bound = STATEMENTS[name].steps[0].bind(values)
+    text, bound = STATEMENTS[name].templates[0].bind(values)
     return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", bound)]
 
 
@@ -181,7 +181,7 @@ def test_the_checks_of_plans_can_fail(connection: sqlite3.Connection) -> None:
 
 def steps_of(connection: sqlite3.Connection, name: str, **values: Any) -> int:
     """Count the instructions of SQLite's machine that a statement takes."""
-    text, bound = STATEMENTS[name].steps[0].bind(values)
+    text, bound = STATEMENTS[name].templates[0].bind(values)
     count = 0
 
     def step() -> int:
@@ -200,7 +200,7 @@ def cost_of_a_pass(directory: Path, rows: int) -> int:
     sqlite_url(directory, f"{rows}.db")
     with closing(sqlite3.connect(directory / f"{rows}.db", isolation_level=None)) as connection:
         fill(connection, rows)
-        heads = connection.execute(*STATEMENTS["due"].steps[0].bind(LANE)).fetchall()
+        heads = connection.execute(*STATEMENTS["due"].templates[0].bind(LANE)).fetchall()
         assert len(heads) == 50
         return (
             steps_of(connection, "lanes")

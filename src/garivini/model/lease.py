@@ -58,7 +58,7 @@ class Reclaim:
     crashed: bool = False
 
 
-Step: TypeAlias = Extend | Reclaim
+Decision: TypeAlias = Extend | Reclaim
 
 
 def decide(
@@ -70,7 +70,7 @@ def decide(
     renews: bool = False,
     deadline: int = DEADLINE,
     delivered: bool = False,
-) -> Step:
+) -> Decision:
     """Return what to do with an expired lease.
 
     Args:

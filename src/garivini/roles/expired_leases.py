@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from garivini import events
 from garivini.errors import GariviniError, RefusedError, UsageError
 from garivini.model.job import Job
-from garivini.model.lease import DEADLINE, Extend, Found, Reclaim, decide
+from garivini.model.lease import DEADLINE, Decision, Found, Reclaim, decide
 from garivini.model.policy import MAX_CRASHES
 from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.job_servers import JobServers
@@ -75,7 +75,7 @@ class ExpiredLeases:
         if reclaims:
             await self._resubmit(await self._dispatcher.call(self._reclaim, reclaims, lease), asked)
 
-    def _step(self, lane: Lane, row: Lapsed, found: Found, lease: int) -> Extend | Reclaim:
+    def _step(self, lane: Lane, row: Lapsed, found: Found, lease: int) -> Decision:
         policy = self._dispatcher.policy(lane.funcname)
         unique = self._dispatcher.unique(row.jobid, row.attempt)
         return decide(

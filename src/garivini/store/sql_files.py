@@ -31,7 +31,7 @@ _VALUE: Final = re.compile(r"(?<!:):([*@]?)([a-z_]+)")
 
 
 @dataclass(slots=True)
-class Step:
+class SqlTemplate:
     """One statement of SQL with, by size, its text in the driver's style."""
 
     #: Text before, on and after the line that repeats; the latter two are empty if none does.
@@ -101,7 +101,7 @@ class Statement:
     name: str
     parameters: frozenset[str]
     result: str
-    steps: tuple[Step, ...]
+    templates: tuple[SqlTemplate, ...]
 
 
 @cache
@@ -139,12 +139,12 @@ def parse(text: str, placeholder: str, array: Callable[[list[Any]], Any] = list)
         match = _HEAD.match(head)
         if match is None:
             raise ValueError(f"not the head of a statement: {head}")
-        steps = [_step(lines, placeholder, array) for lines in _split(lines)]
+        templates = [_template(lines, placeholder, array) for lines in _split(lines)]
         named = frozenset(filter(None, re.split(r",\s*", match[2])))
-        used = {name for step in steps for part in step.parts for _, name in _VALUE.findall(part)}
+        used = {name for template in templates for part in template.parts for _, name in _VALUE.findall(part)}
         if used != named:
             raise ValueError(f"statement {match[1]} names {sorted(named)} and uses {sorted(used)}")
-        statements.append(Statement(match[1], named, match[3], tuple(steps)))
+        statements.append(Statement(match[1], named, match[3], tuple(templates)))
     return statements
 
 
@@ -157,10 +157,10 @@ def _split(lines: Sequence[str]) -> list[list[str]]:
         found[-1].append(line.removesuffix(";"))
         if line.endswith(";"):
             found.append([])
-    return [step for step in found if step]
+    return [part for part in found if part]
 
 
-def _step(lines: Sequence[str], placeholder: str, array: Callable[[list[Any]], Any]) -> Step:
+def _template(lines: Sequence[str], placeholder: str, array: Callable[[list[Any]], Any]) -> SqlTemplate:
     parts = ["", "", ""]
     between = ","
     for line in lines:
@@ -168,4 +168,4 @@ def _step(lines: Sequence[str], placeholder: str, array: Callable[[list[Any]], A
             parts[1], between = each[1], each[2] or ","
         else:
             parts[2 if parts[1] else 0] += f"{line}\n"
-    return Step((parts[0], parts[1], parts[2].rstrip()), placeholder, between, array)
+    return SqlTemplate((parts[0], parts[1], parts[2].rstrip()), placeholder, between, array)

@@ -45,9 +45,9 @@ class Statements:
         found: Any = []
         statement = self._statements[name]
         check_values(values)
-        for step in statement.steps:
+        for template in statement.templates:
             try:
-                self._cursor.execute(*step.bind(values, rows))
+                self._cursor.execute(*template.bind(values, rows))
             except (UnicodeEncodeError, OverflowError) as error:
                 raise UsageError(f"a value does not fit the database: {error}") from None
             if self._cursor.description is not None:

@@ -12,7 +12,7 @@ IN_MS: Final = frozenset({"p50", "p99", "max", "last"})
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class DeliveryCheck:
     """Whether the jobs of some rounds were delivered."""
 
     jobs: int = 0
@@ -32,8 +32,8 @@ class Delivery:
         """Whether each job has ended. A duplicate is not a fault: a job runs at least once."""
         return not (self.lost or self.unexpected or self.left)
 
-    def __add__(self, other: "Delivery") -> "Delivery":
-        return Delivery(
+    def __add__(self, other: "DeliveryCheck") -> "DeliveryCheck":
+        return DeliveryCheck(
             self.jobs + other.jobs,
             self.ran + other.ran,
             self.duplicates + other.duplicates,
@@ -48,9 +48,9 @@ class Delivery:
         return {**{name: getattr(self, name) for name in counts}, "right": self.right}
 
 
-def delivered(
+def check_delivery(
     inserted: Iterable[int], ran: Iterable[int], standing: Iterable[int], *, may_stand: bool = False
-) -> Delivery:
+) -> DeliveryCheck:
     """Compare the inserted jobs with those that ran and those in the table.
 
     Args:
@@ -63,7 +63,7 @@ def delivered(
     wanted, rows, runs = set(inserted), set(standing), Counter(ran)
     began = wanted & runs.keys()
     waiting = (wanted & rows) - began if may_stand else set()
-    return Delivery(
+    return DeliveryCheck(
         jobs=len(wanted),
         ran=len(began),
         duplicates=sum(runs[jobid] - 1 for jobid in began),
@@ -74,11 +74,11 @@ def delivered(
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RoundResult:
     """The figures of one side, Garivini or the baseline, in one round."""
 
     values: dict[str, float]
-    delivery: Delivery
+    delivery: DeliveryCheck
     #: CPU seconds of each part per 1,000 jobs, if the system reports them.
     cpu: dict[str, float] = field(default_factory=dict)
 
@@ -126,10 +126,10 @@ class Measure:
     """A measure that was taken: its rounds."""
 
     name: str
-    ours: list[Outcome] = field(default_factory=list)
-    floor: list[Outcome] = field(default_factory=list)
+    ours: list[RoundResult] = field(default_factory=list)
+    floor: list[RoundResult] = field(default_factory=list)
     #: By side, including the first round, which is not measured.
-    deliveries: dict[str, Delivery] = field(default_factory=dict)
+    deliveries: dict[str, DeliveryCheck] = field(default_factory=dict)
 
     @property
     def right(self) -> bool:
@@ -145,8 +145,8 @@ class Measure:
             Figure(
                 name,
                 "ms" if name in IN_MS else "jobs/s",
-                [outcome.values[name] for outcome in self.ours],
-                [outcome.values[name] for outcome in self.floor],
+                [result.values[name] for result in self.ours],
+                [result.values[name] for result in self.floor],
             )
             for name in self.ours[0].values
         ]
@@ -156,9 +156,9 @@ class Measure:
         """Median CPU seconds per 1,000 jobs by side and part; empty if the system does not report them."""
         sides = {"ours": self.ours, "floor": self.floor}
         return {
-            side: {part: median([one.cpu[part] for one in outcomes]) for part in outcomes[0].cpu}
-            for side, outcomes in sides.items()
-            if outcomes and outcomes[0].cpu
+            side: {part: median([one.cpu[part] for one in results]) for part in results[0].cpu}
+            for side, results in sides.items()
+            if results and results[0].cpu
         }
 
     def as_dict(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Final, NamedTuple
 
 from garivini.cli.bench import bare, floor
-from garivini.cli.bench.figures import Delivery, Measure, Outcome, delivered
+from garivini.cli.bench.figures import DeliveryCheck, Measure, RoundResult, check_delivery
 from garivini.cli.bench.runs import FLOOR, OURS, Start, rows
 from garivini.cli.bench.setup import PureSide, Setup, Side
 from garivini.client import Client
@@ -43,7 +43,7 @@ class Size(NamedTuple):
 # ---- inserts
 
 
-def _bulk_ours(setup: Setup, size: Size) -> Outcome:
+def _bulk_ours(setup: Setup, size: Size) -> RoundResult:
     jobs = rows(setup.arg, min(size.jobs, bare.BATCH))
     batches = _batches(size.jobs)
     began = time.perf_counter()
@@ -53,7 +53,7 @@ def _bulk_ours(setup: Setup, size: Size) -> Outcome:
     return _inserted(setup, inserted, size.jobs / seconds)
 
 
-def _bulk_floor(setup: Setup, size: Size) -> Outcome:
+def _bulk_floor(setup: Setup, size: Size) -> RoundResult:
     args = [setup.arg] * min(size.jobs, bare.BATCH)
     batches = _batches(size.jobs)
     began = time.perf_counter()
@@ -66,17 +66,17 @@ def _batches(jobs: int) -> list[int]:
     return [min(bare.BATCH, jobs - begun) for begun in range(0, jobs, bare.BATCH)]
 
 
-def _single_ours(setup: Setup, size: Size) -> Outcome:
+def _single_ours(setup: Setup, size: Size) -> RoundResult:
     insert, arg = setup.client.insert_job, setup.arg
     return _single(setup, lambda: insert(OURS, arg).jobid)
 
 
-def _single_floor(setup: Setup, size: Size) -> Outcome:
+def _single_floor(setup: Setup, size: Size) -> RoundResult:
     insert, arg = setup.store.insert_one, setup.arg
     return _single(setup, lambda: insert(arg))
 
 
-def _single(setup: Setup, insert: Callable[[], int]) -> Outcome:
+def _single(setup: Setup, insert: Callable[[], int]) -> RoundResult:
     inserted = []
     began = now = time.perf_counter()
     while now - began < SINGLE:
@@ -85,9 +85,9 @@ def _single(setup: Setup, insert: Callable[[], int]) -> Outcome:
     return _inserted(setup, inserted, len(inserted) / (now - began))
 
 
-def _inserted(setup: Setup, inserted: Iterable[int], rate: float) -> Outcome:
+def _inserted(setup: Setup, inserted: Iterable[int], rate: float) -> RoundResult:
     """Check that the table has each acknowledged job, and no other."""
-    return Outcome({"jobs/s": rate}, delivered(inserted, (), setup.store.standing(), may_stand=True))
+    return RoundResult({"jobs/s": rate}, check_delivery(inserted, (), setup.store.standing(), may_stand=True))
 
 
 # ---- from insert to end
@@ -102,33 +102,33 @@ def _dispatching(side: Side) -> Iterator[None]:
         side.dispatcher.stop()
 
 
-def _drain_ours(setup: Setup, size: Size) -> Outcome:
+def _drain_ours(setup: Setup, size: Size) -> RoundResult:
     jobs = rows(setup.arg, min(size.jobs, bare.BATCH))
     answers = [setup.client.insert_jobs(jobs[:count]) for count in _batches(size.jobs)]
     return _drain(setup, setup.ours, [answer.jobid for batch in answers for answer in batch])
 
 
-def _drain_floor(setup: Setup, size: Size) -> Outcome:
+def _drain_floor(setup: Setup, size: Size) -> RoundResult:
     args = [setup.arg] * min(size.jobs, bare.BATCH)
     answers = [setup.store.insert_many(args[:count]) for count in _batches(size.jobs)]
     return _drain(setup, setup.floor, list(chain.from_iterable(answers)))
 
 
-def _drain(setup: Setup, side: Side, inserted: list[int]) -> Outcome:
+def _drain(setup: Setup, side: Side, inserted: list[int]) -> RoundResult:
     before = setup.cpu(side)
     began = time.perf_counter()
     with _dispatching(side):
         _wait(setup.store.empty, setup)
         seconds = time.perf_counter() - began
     runs = _settled(setup, side)
-    return Outcome(
+    return RoundResult(
         {"jobs/s": len(inserted) / seconds},
-        delivered(inserted, [run.jobid for run in runs], setup.store.standing()),
+        check_delivery(inserted, [run.jobid for run in runs], setup.store.standing()),
         _used(setup, side, before, len(inserted)),
     )
 
 
-def _steady(setup: Setup, side: Side, size: Size) -> Outcome:
+def _steady(setup: Setup, side: Side, size: Size) -> RoundResult:
     before, ended = setup.cpu(side), setup.store.ended()
     began = time.perf_counter()
     with _dispatching(side):
@@ -141,20 +141,20 @@ def _steady(setup: Setup, side: Side, size: Size) -> Outcome:
     _wait(lambda: not setup.store.standing(leased=True), setup)
     runs = _settled(setup, side)
     inserted = [note.jobid for note in side.inserted.take()]
-    return Outcome(
+    return RoundResult(
         {"jobs/s": completed / seconds},
-        delivered(inserted, [run.jobid for run in runs], setup.store.standing(), may_stand=True),
+        check_delivery(inserted, [run.jobid for run in runs], setup.store.standing(), may_stand=True),
         _used(setup, side, before, max(1, len(runs))),
     )
 
 
-def _pickup_ours(setup: Setup, size: Size, *, dispatch: bool = True) -> Outcome:
+def _pickup_ours(setup: Setup, size: Size, *, dispatch: bool = True) -> RoundResult:
     with _dispatching(setup.ours), Client(setup.url, setup.address) as client:
         insert, arg = client.insert_job, setup.arg
         return _pickup(setup, setup.ours, lambda: insert(OURS, arg, dispatch=dispatch).jobid, size)
 
 
-def _pickup_floor(setup: Setup, size: Size) -> Outcome:
+def _pickup_floor(setup: Setup, size: Size) -> RoundResult:
     with closing(floor.Submitter(setup.address)) as submitter:
 
         def insert() -> int:
@@ -162,18 +162,18 @@ def _pickup_floor(setup: Setup, size: Size) -> Outcome:
             submitter.submit([_row(jobid, setup.arg)])
             return jobid
 
-        outcome = _pickup(setup, setup.floor, insert, size)
-        outcome.cpu.pop("dispatcher", None)  # this process is the dispatcher
-        return outcome
+        result = _pickup(setup, setup.floor, insert, size)
+        result.cpu.pop("dispatcher", None)  # this process is the dispatcher
+        return result
 
 
-def _bulk_pickup_ours(setup: Setup, size: Size) -> Outcome:
+def _bulk_pickup_ours(setup: Setup, size: Size) -> RoundResult:
     jobs = rows(setup.arg, BULK)
     with _dispatching(setup.ours), Client(setup.url, setup.address) as client:
         return _bulk_pickup(setup, setup.ours, lambda: [answer.jobid for answer in client.insert_jobs(jobs)])
 
 
-def _bulk_pickup_floor(setup: Setup, size: Size) -> Outcome:
+def _bulk_pickup_floor(setup: Setup, size: Size) -> RoundResult:
     args = [setup.arg] * BULK
     with closing(floor.Submitter(setup.address)) as submitter:
 
@@ -185,7 +185,7 @@ def _bulk_pickup_floor(setup: Setup, size: Size) -> Outcome:
         return _bulk_pickup(setup, setup.floor, insert)
 
 
-def _bulk_pickup(setup: Setup, side: Side, insert: Callable[[], list[int]]) -> Outcome:
+def _bulk_pickup(setup: Setup, side: Side, insert: Callable[[], list[int]]) -> RoundResult:
     """Insert batches, each measured until its last handler starts. The first one is not measured."""
     inserted, lasts, runs = [], [], []
     for _ in range(REPEATS):
@@ -195,30 +195,30 @@ def _bulk_pickup(setup: Setup, side: Side, insert: Callable[[], list[int]]) -> O
         found = _settled(setup, side)
         lasts.append((max((run.began for run in found), default=began) - began) / 1e6)
         runs += [run.jobid for run in found]
-    return Outcome({"last": median(lasts[1:])}, delivered(inserted, runs, setup.store.standing()))
+    return RoundResult({"last": median(lasts[1:])}, check_delivery(inserted, runs, setup.store.standing()))
 
 
-def _pure(setup: Setup, side: PureSide, size: Size) -> Outcome:
+def _pure(setup: Setup, side: PureSide, size: Size) -> RoundResult:
     began = time.perf_counter()
     inserted = side.callers.run(size.jobs, CALLERS)
     _wait(setup.store.empty, setup)
     seconds = time.perf_counter() - began
     runs = _pure_settled(setup, side)
-    return Outcome(
+    return RoundResult(
         {"jobs/s": len(inserted) / seconds},
-        delivered(inserted, [run.jobid for run in runs], setup.store.standing()),
+        check_delivery(inserted, [run.jobid for run in runs], setup.store.standing()),
     )
 
 
-def _pure_pickup(setup: Setup, side: PureSide, size: Size) -> Outcome:
+def _pure_pickup(setup: Setup, side: PureSide, size: Size) -> RoundResult:
     warm = side.callers.run(5, 1)
     _wait(setup.store.empty, setup)
     count = max(2, round(size.seconds * PURE_RATE))
     due = _timed(lambda: side.callers.run(1, 1)[0], count, PURE_RATE)
     _wait(setup.store.empty, setup)
     runs = _pure_settled(setup, side)
-    return Outcome(
-        _waits(due, runs), delivered([*warm, *due], [run.jobid for run in runs], setup.store.standing())
+    return RoundResult(
+        _waits(due, runs), check_delivery([*warm, *due], [run.jobid for run in runs], setup.store.standing())
     )
 
 
@@ -231,7 +231,7 @@ def _row(jobid: int, arg: bytes) -> bare.Row:
     return jobid, FLOOR, arg, None, None, 0, "shim", 0
 
 
-def _pickup(setup: Setup, side: Side, insert: Callable[[], int], size: Size) -> Outcome:
+def _pickup(setup: Setup, side: Side, insert: Callable[[], int], size: Size) -> RoundResult:
     """Insert at fixed times, and measure from these times, so that the delay by a slow insert counts."""
     warm = [insert() for _ in range(5)]
     _wait(setup.store.empty, setup)
@@ -240,9 +240,9 @@ def _pickup(setup: Setup, side: Side, insert: Callable[[], int], size: Size) -> 
     due = _timed(insert, count, RATE)
     _wait(setup.store.empty, setup)
     runs = _settled(setup, side)
-    return Outcome(
+    return RoundResult(
         _waits(due, runs),
-        delivered([*warm, *due], [run.jobid for run in runs], setup.store.standing()),
+        check_delivery([*warm, *due], [run.jobid for run in runs], setup.store.standing()),
         _used(setup, side, before, count),
     )
 
@@ -296,8 +296,8 @@ def _used(setup: Setup, side: Side, before: dict[str, float], jobs: int) -> dict
 
 
 class _Sides(NamedTuple):
-    ours: Callable[[Setup, Size], Outcome]
-    floor: Callable[[Setup, Size], Outcome]
+    ours: Callable[[Setup, Size], RoundResult]
+    floor: Callable[[Setup, Size], RoundResult]
 
 
 MEASURES: Final = {
@@ -333,13 +333,13 @@ def take(name: str, setup: Setup, size: Size, rounds: int, report: Callable[[str
     for number in range(rounds + 1):
         for side, run in sides.items():
             setup.store.clear()
-            outcome = run(setup, size if number else first)
-            measure.deliveries[side] = measure.deliveries.get(side, Delivery()) + outcome.delivery
-            if not outcome.delivery.right:
+            result = run(setup, size if number else first)
+            measure.deliveries[side] = measure.deliveries.get(side, DeliveryCheck()) + result.delivery
+            if not result.delivery.right:
                 return measure
             if number:
-                (measure.ours if side == "ours" else measure.floor).append(outcome)
-                values = ", ".join(f"{key} {value:,.1f}" for key, value in outcome.values.items())
+                (measure.ours if side == "ours" else measure.floor).append(result)
+                values = ", ".join(f"{key} {value:,.1f}" for key, value in result.values.items())
                 report(f"{name}, round {number} of {rounds}, {side}: {values}")
     setup.store.clear()
     return measure
