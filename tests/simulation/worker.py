@@ -14,8 +14,8 @@ from garivini.model.job import Handle, Job
 from garivini.model.outcome import Setback
 from garivini.model.payload import decode_payload
 from garivini.worker import Registered, Worker
+from garivini.worker.functions import setback_of
 from garivini.worker.serving import Serving
-from garivini.worker.setbacks import setback_of
 from tests.simulation.database import Connection
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.processes import KilledError, MainThread, Process, Thread, Threads

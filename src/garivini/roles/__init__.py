@@ -3,7 +3,7 @@
 * ``runner``: their lifecycle, and loops of passes.
 * ``queue_runner`` dispatches due jobs. ``expired_leases`` and ``orphans`` recover jobs that others have left.
 * ``controller`` receives jobs and commits outcomes. ``caller`` makes its calls, ``calls`` is their table,
-  and ``deadlines`` ends them. ``answers`` reads how they end, ``reports`` passes on their progress, and
+  and ``deadlines`` ends them. ``answers`` reads how they end, ``call_reports`` passes on their progress, and
   ``waiting_room`` holds jobs until a call is free.
 * ``injector`` receives calls and answers them. ``inject_calls`` reads them, ``inject_streams`` holds those
   that wait, ``inject_dispatch`` dispatches their jobs, and ``inject_passes`` finds those of an Injector that

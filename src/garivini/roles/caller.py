@@ -19,10 +19,10 @@ from garivini.model.payload import decode_payload
 from garivini.model.policy import NO_POLICY
 from garivini.roles import deadlines
 from garivini.roles.answers import setback_of
+from garivini.roles.call_reports import CallReports
 from garivini.roles.calls import ENDED, Call, Calls, End, Phase
 from garivini.roles.deadlines import Deadlines
 from garivini.roles.job_servers import JobServers
-from garivini.roles.reports import Reports
 from garivini.submission import PRIORITY_OF
 
 #: Bytes of a payload that may stay in memory until its call has ended.
@@ -55,7 +55,7 @@ class Caller:
         self._calls = calls
         self._on_end = on_end
         self._deadlines = Deadlines(self._overdue, self.end_without_outcome)
-        self._reports = Reports(lambda report: keepers[report.handle.dbid].report(report))
+        self._reports = CallReports(lambda report: keepers[report.handle.dbid].report(report))
         #: Calls that were lost or refused since the last ``flush``, by function and reason.
         self._failed: Counter[tuple[str, str]] = Counter()
 

@@ -9,9 +9,8 @@ from msgspec.structs import force_setattr
 from garivini.keeper.execution import Execution
 from garivini.model.current import set_current_job
 from garivini.worker import forks
-from garivini.worker.functions import check_result
+from garivini.worker.functions import check_result, setback_of
 from garivini.worker.links import Links
-from garivini.worker.setbacks import setback_of
 from garivini.worker.shared import Shared
 
 

@@ -12,9 +12,8 @@ from garivini.keeper.supervised_child import TIME_LIMIT
 from garivini.model.current import set_current_job
 from garivini.worker import forks
 from garivini.worker.blocking import BlockingRunner
-from garivini.worker.functions import check_result
+from garivini.worker.functions import check_result, setback_of
 from garivini.worker.links import Links
-from garivini.worker.setbacks import setback_of
 from garivini.worker.shared import Shared
 
 #: Maximum seconds to report the end of a job to its Gearman server before the process ends.

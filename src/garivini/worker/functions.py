@@ -1,4 +1,4 @@
-"""The functions of a worker: how they are checked, and the exceptions that they raise."""
+"""The functions of a worker: how they are checked, and what their results and exceptions mean."""
 
 import inspect
 from collections.abc import Callable
@@ -7,9 +7,10 @@ from datetime import timedelta
 from typing import Any, Final
 
 from garivini.errors import UsageError
-from garivini.model.job import Job
+from garivini.model.job import Handle, Job
+from garivini.model.outcome import Setback, failure
 from garivini.model.policy import FunctionPolicy
-from garivini.model.when import parse_delay
+from garivini.model.when import Offset, parse_delay
 
 Function = Callable[[Job], Any]
 
@@ -96,3 +97,23 @@ def check_result(result: Any) -> None:
                 f"the function returned {name}, whose code has not run: register an async def, await it or "
                 "iterate over it"
             )
+
+
+def setback_of(handle: Handle, error: BaseException, worker: str) -> Setback:
+    """Return the setback of a job whose function raised ``error``; ``worker``: its name, for the record."""
+    match error:
+        case Retry():
+            return Setback(
+                handle=handle,
+                kind="rescheduled",
+                error="Retry",
+                message=error.reason,
+                worker=worker,
+                when=Offset(error.after),
+            )
+        case Discard():
+            return Setback(
+                handle=handle, kind="discarded", error="Discard", message=error.reason, worker=worker
+            )
+        case _:
+            return failure(handle, error, worker)

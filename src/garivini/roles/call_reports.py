@@ -8,7 +8,7 @@ from garivini.roles.calls import Call
 from garivini.store.records import MAX_LINES
 
 
-class Reports:
+class CallReports:
     """Passes on the lines of a call immediately, up to a limit, and its latest progress about every second.
 
     Args:
