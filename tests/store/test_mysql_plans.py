@@ -188,6 +188,8 @@ def test_reports_are_found_by_their_job(filled: tuple[Database, Any]) -> None:
     for name, values in (
         ("forget_reports", {"jobids": JOBIDS}),
         ("forget_finished", {"jobids": JOBIDS}),
+        ("records", {"jobids": JOBIDS}),
+        ("lockable_records", {"jobids": JOBIDS}),
         ("reports", {"jobid": 5}),
     ):
         (_, access, key, extra) = plan(connection, templates(name)[0], **values)[-1]

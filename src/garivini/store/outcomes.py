@@ -87,7 +87,7 @@ def _finish_unlocked(
     A list of ids may be searched by a scan, which waits for rows that are not in it.
     """
     existing: set[int] = set()
-    skipped = skip_locked(run, jobids, locked)
+    skipped = skip_locked(run, jobids, locked, records=True)
     for jobid in jobids:
         if jobid in skipped:
             continue
@@ -140,7 +140,8 @@ def settle(
         locked: gets the ids of rows that another transaction has locked; their result is ``locked``.
 
     """
-    skipped = skip_locked(run, (setback.handle.jobid for setback in setbacks), locked)
+    jobids = (setback.handle.jobid for setback in setbacks)
+    skipped = skip_locked(run, jobids, locked, records=True)
     return [
         Settled("locked") if setback.handle.jobid in skipped else _settle(run, setback, max_failures)
         for setback in setbacks

@@ -29,7 +29,7 @@ def report(run: Statements, reports: Sequence[Report], *, locked: set[int] | Non
     A status replaces the attempt's last one. Of lines the first ``MAX_LINES`` of an attempt are kept, each
     cut to ``MAX_LINE`` bytes. Reports of attempts that do not hold their job are omitted.
     """
-    skipped = skip_locked(run, (report.handle.jobid for report in reports), locked)
+    skipped = skip_locked(run, (report.handle.jobid for report in reports), locked, records=True)
     if skipped:
         reports = [report for report in reports if report.handle.jobid not in skipped]
     held: set[tuple[int, int | None]] = set()

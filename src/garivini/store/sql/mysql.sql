@@ -216,6 +216,16 @@ SELECT EXISTS (SELECT 1 FROM failure FORCE INDEX (PRIMARY) WHERE jobid BETWEEN :
 SELECT jobid FROM failure FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 UNION SELECT jobid FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND reported_at IS NOT NULL */
 
+-- name: records (jobids) -> rows
+-- The job of each record of these jobs: as often as it has records, locked or not.
+SELECT jobid FROM failure FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
+UNION ALL SELECT jobid FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND reported_at IS NOT NULL */
+
+-- name: lockable_records (jobids) -> rows
+-- Locks those of these records that no other transaction has locked, and returns the job of each.
+(SELECT jobid FROM failure FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) FOR UPDATE SKIP LOCKED)
+UNION ALL (SELECT jobid FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND reported_at IS NOT NULL */ FOR UPDATE SKIP LOCKED)
+
 -- name: forget_failures (jobids) -> none
 -- Deletes the failure records of jobs that are deleted. By a join, because MySQL scans a small table for a list of
 -- ids, whatever the hint, and a scan waits for the rows of other jobs that others have locked.

@@ -241,6 +241,17 @@ SELECT EXISTS (SELECT 1 FROM failure WHERE jobid BETWEEN :first AND :last)
 SELECT jobid FROM failure WHERE jobid = ANY (:@jobids::bigint[])
 UNION SELECT jobid FROM report WHERE jobid = ANY (:@jobids::bigint[])
 
+-- name: records (jobids) -> rows
+-- The job of each record of these jobs: as often as it has records, locked or not.
+SELECT jobid FROM failure WHERE jobid = ANY (:@jobids::bigint[])
+UNION ALL SELECT jobid FROM report WHERE jobid = ANY (:@jobids::bigint[])
+
+-- name: lockable_records (jobids) -> rows
+-- Locks those of these records that no other transaction has locked, and returns the job of each.
+SELECT jobid FROM (SELECT jobid FROM failure WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE SKIP LOCKED) AS failures
+UNION ALL
+SELECT jobid FROM (SELECT jobid FROM report WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE SKIP LOCKED) AS reports
+
 -- name: forget_failures (jobids) -> none
 -- Deletes the failure records of jobs that are deleted.
 DELETE FROM failure WHERE jobid = ANY (:@jobids::bigint[])

@@ -220,6 +220,16 @@ SELECT EXISTS (SELECT 1 FROM failure WHERE jobid BETWEEN :first AND :last)
 SELECT jobid FROM failure WHERE jobid IN (:*jobids)
 UNION SELECT jobid FROM report WHERE jobid IN (:*jobids)
 
+-- name: records (jobids) -> rows
+-- The job of each record of these jobs: as often as it has records, locked or not.
+SELECT jobid FROM failure WHERE jobid IN (:*jobids)
+UNION ALL SELECT jobid FROM report WHERE jobid IN (:*jobids)
+
+-- name: lockable_records (jobids) -> rows
+-- Returns the job of each of these records: no other transaction has locked one.
+SELECT jobid FROM failure WHERE jobid IN (:*jobids)
+UNION ALL SELECT jobid FROM report WHERE jobid IN (:*jobids)
+
 -- name: forget_failures (jobids) -> none
 -- Deletes the failure records of jobs that are deleted.
 DELETE FROM failure WHERE jobid IN (:*jobids)
