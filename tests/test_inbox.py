@@ -1,5 +1,6 @@
 """Batches of writes that are split, and deferred items."""
 
+import itertools
 import time
 
 import pytest
@@ -33,7 +34,7 @@ class Table:
 
 
 def write(table: Table, items: list[int], writer: BatchWriter | None = None) -> dict[int, type[Exception]]:
-    writer = writer or BatchWriter(locks_rows=True)
+    writer = writer or BatchWriter(time.monotonic, locks_rows=True)
     return {item: type(error) for item, error in writer.write(items, table.write, lambda item: item)}
 
 
@@ -60,15 +61,15 @@ def test_write_finds_one_wrong_item_by_halves() -> None:
     assert table.calls < 25
 
 
-def test_write_waits_for_no_lock_for_a_while_after_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = BatchWriter(locks_rows=True)
+def test_write_waits_for_no_lock_for_a_while_after_a_conflict() -> None:
+    now = 0.0
+    writer = BatchWriter(lambda: now, locks_rows=True)
     table = Table(locked={3})
     assert write(table, [1, 2, 3], writer) == {3: ConflictError}
     assert table.calls == 2
     write(table, [3, 4], writer)
     assert table.calls == 3
-    now = time.monotonic()
-    monkeypatch.setattr("garivini.keeper.batch_writer.time.monotonic", lambda: now + 60)
+    now += 60
     table.locked = set()
     write(table, [3], writer)
     assert table.calls == 4
@@ -81,20 +82,15 @@ def test_write_raises_what_concerns_all(error: Exception, locks_rows: bool) -> N
     table = Table(wrong={1})
     table.error = error
     with pytest.raises(type(error)):
-        write(table, [1, 2], BatchWriter(locks_rows=locks_rows))
+        write(table, [1, 2], BatchWriter(time.monotonic, locks_rows=locks_rows))
 
 
-def test_write_gives_up_in_time_where_all_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-
-    def monotonic() -> float:
-        now[0] += 0.1
-        return now[0]
-
-    monkeypatch.setattr("garivini.keeper.batch_writer.time.monotonic", monotonic)
+def test_write_gives_up_in_time_where_all_is_refused() -> None:
+    now = itertools.count(0.0, 0.1)
     table = Table(wrong=set(range(1000)))
     table.error = RefusedError("read-only")
-    assert len(write(table, list(range(1000)))) == 1000
+    writer = BatchWriter(lambda: next(now), locks_rows=True)
+    assert len(write(table, list(range(1000)), writer)) == 1000
     assert table.calls < 20
 
 

@@ -1,11 +1,14 @@
 """The parts of a keeper, each by itself: no thread, no database."""
 
+import threading
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 
 from garivini import events
+from garivini.clock import Clock
 from garivini.errors import RefusedError, UnreachableError
 from garivini.keeper.execution import Execution
 from garivini.keeper.outcome_queue import OutcomeQueue
@@ -59,15 +62,18 @@ def limit_of(dbid: int, running: Callable[[], Execution | None]) -> TimeLimit:
     return TimeLimit(
         dbid,
         cast(SetbackWriter, None),
-        Wakeup(),
+        Wakeup(threading.Event()),
         running,
         lambda execution: None,
+        time.monotonic,
         ends_process=False,
     )
 
 
 def outcomes_of(writer: Any, committed: list[Execution]) -> OutcomeQueue:
-    return OutcomeQueue(1, writer, cast(Reports, Part()), Wakeup(), committed.extend)
+    return OutcomeQueue(
+        1, writer, cast(Reports, Part()), Wakeup(threading.Event()), committed.extend, time.monotonic
+    )
 
 
 def rounds_of(*parts: Part) -> Rounds:
@@ -75,10 +81,11 @@ def rounds_of(*parts: Part) -> Rounds:
     return Rounds(
         1,
         parts,
-        Wakeup(),
+        Wakeup(threading.Event()),
         outcomes_of(None, []),
         nothing,
         lambda error: isinstance(error, UnreachableError),
+        Clock(sleep=lambda seconds: None),
     )
 
 
@@ -100,8 +107,7 @@ def test_until_next_waits_for_the_end_of_a_pause_and_not_for_the_work_of_the_par
     assert rounds.until_next() > 0
 
 
-def test_round_runs_no_later_part_if_the_database_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("garivini.keeper.rounds.time.sleep", lambda seconds: None)
+def test_round_runs_no_later_part_if_the_database_cannot_be_reached() -> None:
     away, other = Part(UnreachableError("away")), Part()
     rounds = rounds_of(away, other)
     rounds._round()

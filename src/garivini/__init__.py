@@ -2,7 +2,7 @@
 
 General layout, from the bottom up. No part imports one that is below it in this list:
 
-* ``errors``, ``backoff``, ``events``: used by all others.
+* ``errors``, ``backoff``, ``clock``, ``events``: used by all others.
 * ``model``: a job, its values, and the decisions about it. No I/O, no clock.
 * ``databases``, ``settings``: the URLs of databases; the environment and ``garivini.toml``.
 * ``gearman``: the protocol, clients, workers and an embedded server.

@@ -1,6 +1,7 @@
 """The delay before a failed operation is retried."""
 
 import random
+from collections.abc import Callable
 
 
 class Backoff:
@@ -9,12 +10,20 @@ class Backoff:
     Args:
         first: seconds after the first failure.
         longest: maximum seconds.
+        uniform: returns a random number between two numbers, for the jitter.
 
     """
 
-    def __init__(self, first: float = 0.1, longest: float = 2.0) -> None:
+    def __init__(
+        self,
+        first: float = 0.1,
+        longest: float = 2.0,
+        *,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
         self._first = first
         self._longest = longest
+        self._uniform = uniform
         self._failures = 0
 
     def succeeded(self) -> None:
@@ -25,4 +34,4 @@ class Backoff:
         """Return the seconds to wait now. Jitter keeps many clients from retrying at the same moment."""
         delay = min(self._first * 2.0 ** min(self._failures, 30), self._longest)
         self._failures += 1
-        return delay * random.uniform(0.5, 1.0)
+        return delay * self._uniform(0.5, 1.0)

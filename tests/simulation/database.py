@@ -80,16 +80,25 @@ class Model:
     Args:
         dbid: its id.
         clock: the unix time.
+        watch: called with each change.
+        spread: gives the position in the jitter of a failed job's delay; by default it is random.
 
     """
 
-    def __init__(self, dbid: int, clock: Callable[[], float], watch: Watch | None = None) -> None:
+    def __init__(
+        self,
+        dbid: int,
+        clock: Callable[[], float],
+        watch: Watch | None = None,
+        spread: Callable[[], float | None] = lambda: None,
+    ) -> None:
         self.dbid = dbid
         self.rows: dict[int, Row] = {}
         self.records: dict[tuple[int, int, str], FailedAttempt] = {}
         self.policies: dict[str, FunctionPolicy] = {}
         self._clock = clock
         self._watch = watch
+        self._spread = spread
         self.jobids: Iterator[int] = count(1)
 
     # ---- jobs in
@@ -289,7 +298,7 @@ class Model:
         if setback.kind in ("discarded", "parked", "crashed") or too_often:
             when: Offset | At | Never = Never()
         else:
-            when = setback.when or Offset(backoff(failcount))
+            when = setback.when or Offset(backoff(failcount, spread=self._spread()))
         match when:
             case Offset(seconds):
                 run_after = self._after(seconds)

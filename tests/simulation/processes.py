@@ -7,12 +7,14 @@ when its sleep, its event or its database answers. So the order of everything is
 
 import asyncio
 import itertools
+import random
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, ClassVar, Final, TypeVar, cast
 
+from garivini.clock import Clock
 from tests.simulation.loop import VirtualExecutor, VirtualLoop
 
 _R = TypeVar("_R")
@@ -105,21 +107,16 @@ class Thread:
 
     #: The one that runs now.
     running: "Thread | None" = None
-    #: The process that makes threads now.
-    starting: Process | None = None
 
     def __init__(
         self,
         target: Callable[[], object],
         name: str = "",
-        daemon: bool = True,
         *,
-        process: Process | None = None,
+        process: Process,
         at_end: Callable[[], None] | None = None,
     ) -> None:
-        owner = process or Thread.starting
-        assert owner is not None
-        self.process = owner
+        self.process = process
         self.name = name
         self.alive = False
         #: Counts its parkings, so that only what it waits for now resumes it.
@@ -209,6 +206,25 @@ def current_thread() -> Thread:
     """Return the thread of the simulation that runs now."""
     assert Thread.running is not None, "this blocks the loop"
     return Thread.running
+
+
+def clock_of(process: Process, source: random.Random) -> Clock:
+    """Return the clock of a process: the loop's time, threads of the simulation, and its chance."""
+
+    def monotonic() -> float:
+        # Code that takes the death of its process for an error of a job comes no further than this.
+        if Thread.running is not None and not Thread.running.process.alive:
+            raise KilledError
+        return process.loop.time()
+
+    return Clock(
+        monotonic=monotonic,
+        sleep=lambda seconds: current_thread().sleep(seconds),
+        event=cast(Any, Event),
+        queue=cast(Any, Queue),
+        thread=lambda run, name: cast(Any, Thread(run, name, process=process)),
+        uniform=source.uniform,
+    )
 
 
 class Event:

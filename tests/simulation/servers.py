@@ -306,7 +306,7 @@ class ClientLink:
         self._sent = sent
         self._heard = heard
         self._loop = server.loop
-        self._backoff = Backoff()
+        self._backoff = Backoff(uniform=server.source.uniform)
         self._retry_at = 0.0
         self._waiting: dict[asyncio.Future[Any], None] = {}
         server.clients.append(self)
@@ -454,7 +454,7 @@ class WorkerLink:
             self.flush()
 
     async def run(self) -> None:
-        backoff = Backoff()
+        backoff = Backoff(uniform=self.server.source.uniform)
         while not self._stopping:
             await self.process.sleep(self.server.delay)
             if not self.server.up:

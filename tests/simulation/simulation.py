@@ -3,21 +3,15 @@
 import asyncio
 import gc
 import random
-import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from functools import partial
-from types import SimpleNamespace
 from typing import Any, Final, cast
-from unittest.mock import patch
 
-from garivini import backoff, events
+from garivini import events
 from garivini.errors import GariviniError, OutcomeUnknownError
+from garivini.events import throttle
 from garivini.gearman.aio import Client
-from garivini.keeper import keeper, wakeup
 from garivini.keeper.supervised_child import Obituary
-from garivini.model import when
 from garivini.model.job import Job
 from garivini.model.new_jobs import new_job
 from garivini.model.policy import FunctionPolicy
@@ -25,20 +19,17 @@ from garivini.roles.job_servers import JobServers
 from garivini.roles.queue_runner import QueueRunner, QueueRunnerSettings
 from garivini.roles.runner import run_passes
 from garivini.store.database import Database
-from garivini.worker import Discard, Registered, Retry, async_jobs, blocking, def_jobs, links
+from garivini.worker import Discard, Registered, Retry
 from tests.simulation.database import HELD, Connection, DatabaseThread, Model, Trouble
 from tests.simulation.ledger import Ledger
 from tests.simulation.loop import VirtualLoop
-from tests.simulation.processes import Event, KilledError, Process, Queue, Thread, Threads, current_thread
+from tests.simulation.processes import KilledError, Process, Threads, clock_of, current_thread
 from tests.simulation.scenario import Fault, Function, Plan, Scenario, Worker
 from tests.simulation.servers import ClientLink, Server, WorkerLink
-from tests.simulation.worker import ForeignWorker, WorkerProcess, setback_unless_killed
+from tests.simulation.worker import ForeignWorker, WorkerProcess
 
 #: Virtual seconds after which a simulation has failed to come to rest.
 _PATIENCE: Final = 20_000.0
-
-#: The modules of the code under test that read the time in threads of keepers.
-KEEPER: Final = [module for name, module in sys.modules.items() if name.startswith("garivini.keeper.")]
 
 
 class Simulation:
@@ -53,7 +44,12 @@ class Simulation:
         self.ledger = Ledger(self.loop, unread_is_wrong=not quick)
         offset = scenario.database_time - scenario.loop_time
         self.loop.set_exception_handler(self._caught)
-        self.model = Model(7, lambda: self.loop.time() + offset, self.ledger.changed)
+        self.model = Model(
+            7,
+            lambda: self.loop.time() + offset,
+            self.ledger.changed,
+            lambda: self.source.uniform(-1, 1),
+        )
         self.ledger.model = self.model
         self.functions = {function.name: function for function in scenario.functions}
         self.plans = {plan.number: plan for plan in scenario.plans}
@@ -69,36 +65,16 @@ class Simulation:
         # The collector would go over all that the process holds, again and again.
         collects = gc.isenabled()
         gc.disable()
+        throttle.install()  # which a worker does once per process
+        throttle.emit_held()
         try:
-            with self._patched():
+            with events.only(self.ledger.event):
                 self.loop.run(self._main())
         finally:
             if collects:
                 gc.enable()
         self.ledger.check()
         return self.ledger
-
-    @contextmanager
-    def _patched(self) -> Iterator[None]:
-        """Give the code under test threads, time and chance of the simulation."""
-        time = SimpleNamespace(
-            monotonic=self.loop.time, sleep=lambda seconds: current_thread().sleep(seconds)
-        )
-        with ExitStack() as stack:
-            for module, name, stand_in in (
-                *((module, "time", time) for module in KEEPER if hasattr(module, "time")),
-                (keeper, "threading", SimpleNamespace(Thread=Thread)),
-                (wakeup, "threading", SimpleNamespace(Event=Event)),
-                (blocking, "time", time),
-                (blocking, "SimpleQueue", Queue),
-                (links, "aio", SimpleNamespace(Worker=self._link)),
-                *((module, "setback_of", setback_unless_killed) for module in (def_jobs, async_jobs)),
-                (backoff, "random", self.source),
-                (when, "random", self.source),
-                (events, "_listeners", [self.ledger.event]),
-            ):
-                stack.enter_context(patch.object(module, name, stand_in))
-            yield
 
     def _caught(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -165,10 +141,6 @@ class Simulation:
             self.ledger.guard,
         )
 
-    def _link(self, *arguments: Any, **named: Any) -> Any:
-        assert isinstance(Thread.starting, WorkerProcess)
-        return Thread.starting.link(*arguments, **named)
-
     def _start_worker(self, number: int, spec: Worker) -> None:
         process = WorkerProcess(
             self.loop,
@@ -184,6 +156,7 @@ class Simulation:
             obituaries=self._obituaries.get(number, []),
             arrived=self.ledger.arrived,
             told=self.ledger.told,
+            source=self.source,
         )
         self.workers[number] = process
         process.start()
@@ -402,7 +375,8 @@ class RunnerProcess(Process):
         )
         connection = simulation.connect(self)
         runner = QueueRunner(cast(Database, connection), servers, settings, thread=DatabaseThread(connection))
-        self.loop.create_task(run_passes(runner, stop=asyncio.Event(), wake=self.wake))
+        clock = clock_of(self, simulation.source)
+        self.loop.create_task(run_passes(runner, stop=asyncio.Event(), wake=self.wake, clock=clock))
 
 
 def simulate(scenario: Scenario) -> Ledger:

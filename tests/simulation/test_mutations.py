@@ -13,7 +13,6 @@ from hypothesis.stateful import run_state_machine_as_test
 from garivini import submission
 from garivini.gearman.protocol import Submission, Unknown
 from garivini.gearman.requests import SubmitResult
-from garivini.keeper import clock
 from garivini.keeper.clock import DatabaseClock
 from garivini.keeper.copies import copy_of
 from garivini.keeper.execution import Execution
@@ -174,7 +173,7 @@ def sweeps_at_once(self: Orphans) -> list[float]:
 
 def reads_its_clock_late(self: DatabaseClock) -> None:
     if self.offset is None:
-        self.offset = self._database.clock() - vars(clock)["time"].monotonic()
+        self.offset = self._database.clock() - self._monotonic()
 
 
 def counts_deserted_servers(self: JobServers, function: bytes) -> int:

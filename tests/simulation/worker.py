@@ -1,6 +1,7 @@
 """Workers: the real one, its threads in lockstep with the loop, and a foreign one."""
 
 import asyncio
+import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,15 +11,13 @@ from garivini.errors import GariviniError
 from garivini.gearman.aio import Held as RealHeld
 from garivini.gearman.protocol import Assigned
 from garivini.keeper.supervised_child import Obituary, Slot, SupervisedChild
-from garivini.model.job import Handle, Job
-from garivini.model.outcome import Setback
+from garivini.model.job import Job
 from garivini.model.payload import decode_payload
 from garivini.worker import Registered, Worker
-from garivini.worker.functions import setback_of
 from garivini.worker.serving import Serving
 from tests.simulation.database import Connection
 from tests.simulation.loop import VirtualLoop
-from tests.simulation.processes import KilledError, MainThread, Process, Thread, Threads
+from tests.simulation.processes import MainThread, Process, Thread, Threads, clock_of
 from tests.simulation.servers import Held, Server, WorkerLink
 
 
@@ -36,13 +35,6 @@ class Databases:
         return self._connection
 
 
-def setback_unless_killed(handle: Handle, error: BaseException, worker: str) -> Setback:
-    """Stand in for ``setback_of``: the death of a process is no failure of its job."""
-    if isinstance(error, KilledError):
-        raise error
-    return setback_of(handle, error, worker)
-
-
 class WorkerProcess(Process):
     """A child of ``garivini worker``.
 
@@ -52,6 +44,7 @@ class WorkerProcess(Process):
         obituaries: what its parent gives it to record.
         arrived: called with each copy that comes in.
         told: called with each copy that it says to have done with.
+        source: of the jitter of its delays.
 
     """
 
@@ -67,6 +60,7 @@ class WorkerProcess(Process):
         obituaries: list[Obituary],
         arrived: Callable[[Process, Assigned], None],
         told: Callable[[Process, Assigned], None],
+        source: random.Random,
     ) -> None:
         super().__init__(loop, name)
         self.child = SupervisedChild(-1, Slot(), list(obituaries), 30.0)
@@ -82,10 +76,14 @@ class WorkerProcess(Process):
         worker = Worker(client, list(self._servers), concurrency=concurrency)
         worker.functions.update(functions(self))
         self.main = MainThread(self, lambda call: False)
-        Thread.starting = self
-        loop_of_process = cast(asyncio.AbstractEventLoop, self.main)
-        self.serving = Serving(worker, loop_of_process, self.child.drain, self.child)
-        Thread.starting = None
+        self.serving = Serving(
+            worker,
+            cast(asyncio.AbstractEventLoop, self.main),
+            self.child.drain,
+            self.child,
+            clock=clock_of(self, source),
+            connection=cast(Any, self.link),
+        )
 
     def start(self) -> None:
         self.loop.create_task(self.serving.run(self.stop))

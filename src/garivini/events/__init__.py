@@ -4,7 +4,8 @@ The standard logger ``garivini`` is the first listener. Metrics, dashboards and 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 from garivini.events.table import EVENTS
@@ -73,3 +74,18 @@ def listen(listener: Listener) -> Callable[[], None]:
         _gate.restart()
     _listeners.append(listener)
     return lambda: _listeners.remove(listener)
+
+
+@contextmanager
+def only(listener: Listener) -> Iterator[None]:
+    """Send each event to this listener alone, without a limit, while the context lasts.
+
+    For a simulation: the events of its process do not mix with the log and the listeners of the real one.
+    """
+    global _listeners, _gate
+    before = _listeners, _gate
+    _listeners, _gate = [listener], None
+    try:
+        yield
+    finally:
+        _listeners, _gate = before

@@ -5,7 +5,6 @@ and items that the database refuses are found by halving the batch. The caller d
 backoff.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias, TypeVar
 
@@ -44,10 +43,12 @@ class BatchWriter:
 
     Args:
         locks_rows: whether its transactions lock rows. If not, a lock concerns all that is written.
+        monotonic: returns the monotonic time.
 
     """
 
-    def __init__(self, *, locks_rows: bool) -> None:
+    def __init__(self, monotonic: Callable[[], float], *, locks_rows: bool) -> None:
+        self._monotonic = monotonic
         self._locks_rows = locks_rows
         self._cautious_until = 0.0  # monotonic
 
@@ -66,7 +67,7 @@ class BatchWriter:
             GariviniError: one that concerns all writes; some of the items may have been written.
 
         """
-        if time.monotonic() >= self._cautious_until:
+        if self._monotonic() >= self._cautious_until:
             try:
                 write(list(items), None)
             except Exception as error:
@@ -80,13 +81,13 @@ class BatchWriter:
         if self.concerns_all(error):
             raise error
         if isinstance(error, ConflictError):
-            self._cautious_until = time.monotonic() + _CAUTION
+            self._cautious_until = self._monotonic() + _CAUTION
 
     def _write_split(
         self, items: list[T], write: Write[T], jobid: Callable[[T], int]
     ) -> list[tuple[T, Exception]]:
         failed: list[tuple[T, Exception]] = []
-        stop = time.monotonic() + _SPLITTING
+        stop = self._monotonic() + _SPLITTING
         parts = [items]
         while parts:
             part = parts.pop()
@@ -95,7 +96,7 @@ class BatchWriter:
                 write(part, locked)
             except Exception as error:
                 self._classify(error)
-                if time.monotonic() > stop:
+                if self._monotonic() > stop:
                     return failed + [(item, error) for rest in (part, *parts) for item in rest]
                 half = len(part) // 2
                 if half:

@@ -1,6 +1,6 @@
 """The database's clock, as a keeper knows it."""
 
-import time
+from collections.abc import Callable
 
 from garivini.keeper.step import NOT_DUE
 from garivini.model.job import Job
@@ -8,10 +8,17 @@ from garivini.store.database import Database
 
 
 class DatabaseClock:
-    """The offset of the database's clock to the monotonic clock of this process."""
+    """The offset of the database's clock to the monotonic clock of this process.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        database: whose clock it is.
+        monotonic: returns the monotonic time.
+
+    """
+
+    def __init__(self, database: Database, monotonic: Callable[[], float]) -> None:
         self._database = database
+        self._monotonic = monotonic
         #: Unix time by the database's clock less monotonic time, in seconds; None before it is read. Other
         #: threads read it.
         self.offset: float | None = None
@@ -21,7 +28,7 @@ class DatabaseClock:
         if self.offset is None:
             # The monotonic time is read before the call. If this process stands still meanwhile, leases seem
             # to be over too early, which costs a start check, and not too late.
-            before = time.monotonic()
+            before = self._monotonic()
             self.offset = self._database.clock() - before
 
     def next_due(self) -> float:
@@ -40,4 +47,4 @@ class DatabaseClock:
         """
         if self.offset is None:
             return job.run_after
-        return min(job.run_after, int(time.monotonic() + self.offset))
+        return min(job.run_after, int(self._monotonic() + self.offset))

@@ -1,7 +1,6 @@
 """The settings of functions: reads them, and registers those of a worker."""
 
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from garivini.keeper.leases import Leases
@@ -24,15 +23,22 @@ class Functions:
         own: the settings of this worker's functions; a Controller has none.
         leases: receives the leases of functions.
         wakeup: of the keeper's thread.
+        monotonic: returns the monotonic time.
 
     """
 
     def __init__(
-        self, database: Database, own: Mapping[str, FunctionPolicy], leases: Leases, wakeup: Wakeup
+        self,
+        database: Database,
+        own: Mapping[str, FunctionPolicy],
+        leases: Leases,
+        wakeup: Wakeup,
+        monotonic: Callable[[], float],
     ) -> None:
         self._database = database
         self._leases = leases
         self._wakeup = wakeup
+        self._monotonic = monotonic
         self._refreshes = bool(own)
         self._must_read = bool(own)
         self._publishes = False
@@ -59,7 +65,7 @@ class Functions:
             return
         self.stored = self._database.functions()
         self._must_read = False
-        self._read_at = time.monotonic()
+        self._read_at = self._monotonic()
         self._leases.seconds = {name: policy.lease for name, policy in self.stored.items() if policy.lease}
         if self._publishes:
             self.policies = self.stored

@@ -6,12 +6,11 @@ keepers, so a lease should be much longer than that.)
 """
 
 import asyncio
-import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from garivini import events
+from garivini.clock import SYSTEM_CLOCK, Clock
 from garivini.keeper.batch_writer import BatchWriter
 from garivini.keeper.clock import DatabaseClock
 from garivini.keeper.execution import Execution
@@ -77,6 +76,7 @@ class Keeper:
             committed; ends the process.
         functions: what this worker's functions set, written once at the start; a Controller has none.
         child: what a supervised process was given; only such a one ends itself for a time limit.
+        clock: the time, and what waits for it.
 
     """
 
@@ -92,33 +92,37 @@ class Keeper:
         on_overdue: Callable[[Execution], None] = lambda execution: None,
         functions: Mapping[str, FunctionPolicy] = {},  # not changed
         child: SupervisedChild | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._shared = database
         self._database = own = database.with_lock_timeout(_LOCK_TIMEOUT)
-        wakeup = Wakeup()
-        writer = BatchWriter(locks_rows=database.locks_rows)
+        self._monotonic = monotonic = clock.monotonic
+        wakeup = Wakeup(clock.event())
+        writer = BatchWriter(monotonic, locks_rows=database.locks_rows)
         setbacks = SetbackWriter(own, writer)
         leases = Leases(own, writer)
-        clock = DatabaseClock(own)
+        database_clock = DatabaseClock(own, monotonic)
         #: The settings of functions.
-        self.functions: Functions = Functions(own, functions, leases, wakeup)
+        self.functions: Functions = Functions(own, functions, leases, wakeup, monotonic)
         #: Counts the starts that ask for their number; see ``Job.run``.
         self.start_counter: StartCounter = StartCounter(lambda it: database.count_run(it), asyncio.to_thread)
-        unstarted = RowChanges(writer, own.mark_leased)
-        checks = StartChecks(leases, clock, unstarted, wakeup, on_checked)
-        reports = Reports(own, writer, wakeup)
-        outcome_writer = OutcomeWriter(own, writer, setbacks, self.functions, clock)
-        self._outcomes = outcomes = OutcomeQueue(own.dbid, outcome_writer, reports, wakeup, on_committed)
-        given_back = RowChanges(writer, own.give_back, _emit_given_back(on_given_back))
-        renewals = Renewals(leases, given_back, clock, self.functions, wakeup, take_back)
-        limit = TimeLimit(own.dbid, setbacks, wakeup, running, on_overdue, ends_process=child is not None)
+        unstarted = RowChanges(writer, own.mark_leased, monotonic)
+        checks = StartChecks(leases, database_clock, unstarted, wakeup, on_checked, monotonic)
+        reports = Reports(own, writer, wakeup, monotonic)
+        outcome_writer = OutcomeWriter(own, writer, setbacks, self.functions, database_clock)
+        outcomes = OutcomeQueue(own.dbid, outcome_writer, reports, wakeup, on_committed, monotonic)
+        self._outcomes = outcomes
+        given_back = RowChanges(writer, own.give_back, monotonic, _emit_given_back(on_given_back))
+        renewals = Renewals(leases, given_back, database_clock, self.functions, wakeup, take_back, monotonic)
+        ends = child is not None
+        limit = TimeLimit(own.dbid, setbacks, wakeup, running, on_overdue, monotonic, ends_process=ends)
+        obituaries = Obituaries(child, own.dbid, setbacks, writer, monotonic)
         # In the order of the steps: reports come before the outcomes of their jobs, registration comes last.
-        first: list[Part] = [Obituaries(child, own.dbid, setbacks, writer), self.functions, clock, checks]
+        first: list[Part] = [obituaries, self.functions, database_clock, checks]
         then: list[Part] = [reports, outcomes, unstarted, renewals, given_back, limit]
-        last = Registration(own, functions, self.functions, leases, wakeup)
-        self._rounds = Rounds(own.dbid, [*first, *then, last], wakeup, outcomes, limit, writer.concerns_all)
-        name = f"garivini-keeper-{own.dbid}"
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        parts = [*first, *then, Registration(own, functions, self.functions, leases, wakeup)]
+        self._rounds = Rounds(own.dbid, parts, wakeup, outcomes, limit, writer.concerns_all, clock)
+        self._thread = clock.thread(self._run, f"garivini-keeper-{own.dbid}")
         self._publish(renewals, checks, reports, limit)
 
     def _publish(
@@ -149,7 +153,7 @@ class Keeper:
             jobs run again when their leases expire.
 
         """
-        self._rounds.stop_by(time.monotonic() + timeout)
+        self._rounds.stop_by(self._monotonic() + timeout)
         self._thread.join(timeout + _LAST_ANSWER)
         if left := self._outcomes.unwritten:
             events.emit("keeper.abandoned", dbid=self._database.dbid, outcomes=left, seconds=timeout)

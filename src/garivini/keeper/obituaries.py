@@ -1,6 +1,6 @@
 """Records the jobs that killed another process of this worker."""
 
-import time
+from collections.abc import Callable
 from typing import Final
 
 from garivini.errors import OutcomeUnknownError
@@ -23,20 +23,27 @@ class Obituaries:
         dbid: of the database.
         setbacks: writes to it.
         writer: decides which errors concern all writes.
+        monotonic: returns the monotonic time.
 
     """
 
     def __init__(
-        self, child: SupervisedChild | None, dbid: int, setbacks: SetbackWriter, writer: BatchWriter
+        self,
+        child: SupervisedChild | None,
+        dbid: int,
+        setbacks: SetbackWriter,
+        writer: BatchWriter,
+        monotonic: Callable[[], float],
     ) -> None:
         self._child = child
         self._setbacks = setbacks
         self._writer = writer
+        self._monotonic = monotonic
         self._inbox = Inbox(it for it in (child.obituaries if child else ()) if it.handle.dbid == dbid)
 
     def step(self) -> None:
         """Record the obituaries that wait, and the deferred ones that are due."""
-        now = time.monotonic()
+        now = self._monotonic()
         batch = self._inbox.take_batch(now, BATCH)
         for index, obituary in enumerate(batch):
             try:

@@ -1,6 +1,5 @@
 """Commits the outcomes of executions in batches, and defers those that cannot be written."""
 
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -32,6 +31,7 @@ class OutcomeQueue:
         reports: written before outcomes.
         wakeup: of the keeper's thread.
         on_committed: called in the keeper's thread with the executions whose outcome is committed or dropped.
+        monotonic: returns the monotonic time.
 
     """
 
@@ -42,12 +42,14 @@ class OutcomeQueue:
         reports: Reports,
         wakeup: Wakeup,
         on_committed: Callable[[list[Execution]], None],
+        monotonic: Callable[[], float],
     ) -> None:
         self._dbid = dbid
         self._writer = writer
         self._reports = reports
         self._wakeup = wakeup
         self._on_committed = on_committed
+        self._monotonic = monotonic
         self._inbox: Inbox[Execution] = Inbox()
         self._gate = BatchGate()
         #: Outcomes that wake the thread. It wakes by itself when its wait for so many is over.
@@ -68,26 +70,26 @@ class OutcomeQueue:
 
     def hasten(self) -> None:
         """Retry all deferred outcomes now."""
-        self._inbox.hasten(time.monotonic())
+        self._inbox.hasten(self._monotonic())
 
     def step(self) -> None:
         """Commit deferred outcomes that are due, and batches as long as there are any."""
-        if due := self._inbox.take_due(time.monotonic(), BATCH):
+        if due := self._inbox.take_due(self._monotonic(), BATCH):
             self._commit(due)
         while self._inbox:
-            began = time.monotonic()
+            began = self._monotonic()
             if self._gate.waits(len(self._inbox), began):
                 return
             self._reports.step()  # those of the jobs that have ended
             batch = self._inbox.take(BATCH)
             ended = self._write(batch)
-            self._gate.stored(len(batch) + len(self._inbox), began, time.monotonic())
+            self._gate.stored(len(batch) + len(self._inbox), began, self._monotonic())
             self._finish(ended)
 
     def next_due(self) -> float:
         """Return when a deferred outcome is due, or the wait for a larger batch is over."""
         due = self._inbox.next_due()
-        waits = time.monotonic() < self._gate.until
+        waits = self._monotonic() < self._gate.until
         self._enough = self._gate.expected if waits else 0
         return min(due, self._gate.until) if self._inbox or waits else due
 
@@ -132,6 +134,6 @@ class OutcomeQueue:
             error = first_errors[0]
             events.emit("outcomes.put_aside", dbid=self._dbid, outcomes=len(first_errors), error=str(error))
         for execution, error in rest:  # after all that can raise: otherwise they would be in the inbox twice
-            self._inbox.defer(execution, error, time.monotonic())
+            self._inbox.defer(execution, error, self._monotonic())
             self.refused = self.refused or not isinstance(error, ConflictError)
         return {id(execution) for execution, _ in rest}

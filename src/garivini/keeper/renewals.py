@@ -1,6 +1,5 @@
 """Renews the leases of executions until they end."""
 
-import time
 from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
@@ -37,6 +36,7 @@ class Renewals:
         wakeup: of the keeper's thread.
         take_back: called in the keeper's thread; removes an execution from the worker's queue for good and
             returns whether it was still there.
+        monotonic: returns the monotonic time.
 
     """
 
@@ -48,6 +48,7 @@ class Renewals:
         functions: Functions,
         wakeup: Wakeup,
         take_back: Callable[[Execution], bool],
+        monotonic: Callable[[], float],
     ) -> None:
         self._leases = leases
         self._given_back = given_back
@@ -55,6 +56,7 @@ class Renewals:
         self._functions = functions
         self._wakeup = wakeup
         self._take_back = take_back
+        self._monotonic = monotonic
         # Executions that were not renewed yet, in their order, because all first renewals are due after the
         # same time; and the others by the time of their next renewal. Ended executions are skipped.
         self._new: deque[Execution] = deque()
@@ -68,7 +70,7 @@ class Renewals:
             self._leases.set_lease(execution)
         if lease := execution.job.lease:
             execution.renews = True
-            execution.renew_at = time.monotonic() + (
+            execution.renew_at = self._monotonic() + (
                 FIRST_RENEWAL if lease > 3 * FIRST_RENEWAL else lease / 3
             )
             self._new.append(execution)
@@ -77,7 +79,7 @@ class Renewals:
 
     def step(self) -> None:
         """Renew the leases that are due. A job that has not started by then is given back instead."""
-        now = time.monotonic()
+        now = self._monotonic()
         self._collect_due(now)
         due = [execution for execution in self._due if execution.renews]
         if not due:

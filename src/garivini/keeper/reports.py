@@ -1,6 +1,6 @@
 """Writes the reports of running jobs: progress, data and warnings."""
 
-import time
+from collections.abc import Callable
 from typing import Final
 
 from garivini import events
@@ -24,13 +24,17 @@ class Reports:
         database: where they go.
         writer: writes to it.
         wakeup: of the keeper's thread.
+        monotonic: returns the monotonic time.
 
     """
 
-    def __init__(self, database: Database, writer: BatchWriter, wakeup: Wakeup) -> None:
+    def __init__(
+        self, database: Database, writer: BatchWriter, wakeup: Wakeup, monotonic: Callable[[], float]
+    ) -> None:
         self._database = database
         self._writer = writer
         self._wakeup = wakeup
+        self._monotonic = monotonic
         self._inbox: Inbox[Report] = Inbox()
 
     def add(self, report: Report) -> None:
@@ -43,7 +47,7 @@ class Reports:
 
     def step(self) -> None:
         """Write all reports that wait."""
-        now = time.monotonic()
+        now = self._monotonic()
         while batch := self._inbox.take_batch(now, BATCH):
             try:
                 failed = self._writer.write(batch, self._write, lambda report: report.handle.jobid)

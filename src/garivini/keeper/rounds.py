@@ -1,11 +1,11 @@
 """The rounds of a keeper's thread: when they are due, which steps run, and what happens on errors."""
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from garivini import events
 from garivini.backoff import Backoff
+from garivini.clock import Clock
 from garivini.keeper.outcome_queue import OutcomeQueue
 from garivini.keeper.renewals import FIRST_RENEWAL
 from garivini.keeper.step import Part, Step
@@ -23,6 +23,7 @@ class Rounds:
         outcomes: the part that a stop waits for.
         time_limit: the part whose step runs even if the database cannot be reached.
         concerns_all: returns whether an error means that no step can succeed.
+        clock: by which it waits.
 
     """
 
@@ -34,14 +35,17 @@ class Rounds:
         outcomes: OutcomeQueue,
         time_limit: TimeLimit,
         concerns_all: Callable[[Exception], bool],
+        clock: Clock,
     ) -> None:
         self._name = f"keeper of database {dbid}"
-        self._steps = [Step(part) for part in parts]
+        self._steps = [Step(part, clock) for part in parts]
         self._wakeup = wakeup
         self._outcomes = outcomes
         self._time_limit = time_limit
         self._concerns_all = concerns_all
-        self._backoff = Backoff(first=0.05, longest=2.0)
+        self._monotonic = clock.monotonic
+        self._sleep = clock.sleep
+        self._backoff = Backoff(first=0.05, longest=2.0, uniform=clock.uniform)
         self._stop_by: float | None = None  # monotonic; None while not stopping
         self._hastened = False
         #: Whether the last round failed.
@@ -64,7 +68,7 @@ class Rounds:
 
     def until_next(self) -> float:
         """Return the seconds until the next round; note that time in the wakeup."""
-        now = time.monotonic()
+        now = self._monotonic()
         due = min(step.next_due() for step in self._steps)
         if self._stop_by is not None:
             due = min(due, self._stop_by)
@@ -76,7 +80,7 @@ class Rounds:
     def _is_over(self) -> bool:
         if self._stop_by is None:
             return False
-        return time.monotonic() >= self._stop_by or not self._outcomes.unwritten
+        return self._monotonic() >= self._stop_by or not self._outcomes.unwritten
 
     def _round(self) -> None:
         """Run each step that is due. A failed step does not prevent the others.
@@ -116,8 +120,8 @@ class Rounds:
                 self._time_limit.step()
         seconds = self._backoff.failed()
         if self._stop_by is not None:
-            seconds = min(seconds, max(0.0, self._stop_by - time.monotonic()))
-        time.sleep(seconds)
+            seconds = min(seconds, max(0.0, self._stop_by - self._monotonic()))
+        self._sleep(seconds)
         self._wakeup.set()
 
     def _record_error(self, error: Exception | None) -> None:

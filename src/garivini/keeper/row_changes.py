@@ -1,6 +1,5 @@
 """Changes of the rows of executions that do not run."""
 
-import time
 from collections.abc import Callable, Collection
 from typing import Protocol
 
@@ -23,6 +22,7 @@ class RowChanges:
     Args:
         writer: writes to the database.
         change: changes their rows.
+        monotonic: returns the monotonic time.
         on_written: called in the keeper's thread with the executions whose rows are changed.
 
     """
@@ -31,10 +31,12 @@ class RowChanges:
         self,
         writer: BatchWriter,
         change: Change,
+        monotonic: Callable[[], float],
         on_written: Callable[[list[Execution]], None] = lambda executions: None,
     ) -> None:
         self._writer = writer
         self._change = change
+        self._monotonic = monotonic
         self._on_written = on_written
         self._inbox: Inbox[Execution] = Inbox()
 
@@ -44,7 +46,7 @@ class RowChanges:
 
     def step(self) -> None:
         """Change the rows of a batch. Executions that a database refuses are dropped."""
-        now = time.monotonic()
+        now = self._monotonic()
         batch = self._inbox.take_batch(now, BATCH)
         if not batch:
             return

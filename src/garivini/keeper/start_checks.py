@@ -1,6 +1,5 @@
 """Start checks: whether the attempt of a copy still holds its job, asked before the copy starts."""
 
-import time
 from collections.abc import Callable
 
 from garivini.keeper.batch_writer import BATCH, is_unfit
@@ -21,6 +20,7 @@ class StartChecks:
         unstarted: changes the rows of executions that are checked and do not start.
         wakeup: of the keeper's thread.
         on_checked: called in the keeper's thread with each execution, and whether it holds its job.
+        monotonic: returns the monotonic time.
 
     """
 
@@ -31,12 +31,14 @@ class StartChecks:
         unstarted: RowChanges,
         wakeup: Wakeup,
         on_checked: Callable[[Execution, bool], None],
+        monotonic: Callable[[], float],
     ) -> None:
         self._leases = leases
         self._clock = clock
         self._unstarted = unstarted
         self._wakeup = wakeup
         self._on_checked = on_checked
+        self._monotonic = monotonic
         self._inbox: Inbox[Execution] = Inbox()
 
     def must_check(self, execution: Execution) -> bool:
@@ -56,7 +58,7 @@ class StartChecks:
             return False
         offset = self._clock.offset  # read once: another thread sets it
         # The database did not set a lease that has not begun.
-        if offset is None or not 0 <= job.lease_end - time.monotonic() - offset <= job.lease + 2:
+        if offset is None or not 0 <= job.lease_end - self._monotonic() - offset <= job.lease + 2:
             return True
         reopened_at = execution.held.reopened_at
         # The time of the claim is in whole seconds.
@@ -80,7 +82,7 @@ class StartChecks:
 
     def step(self) -> None:
         """Check the executions that wait for it, and the deferred ones that are due."""
-        now = time.monotonic()
+        now = self._monotonic()
         batch = self._inbox.take_due(now, BATCH) + self._inbox.take(len(self._inbox))
         if not batch:
             return

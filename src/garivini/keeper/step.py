@@ -1,9 +1,9 @@
 """One step of a keeper's round: the work of one part, and its pause after an error."""
 
-import time
 from typing import Final, Protocol
 
 from garivini.backoff import Backoff
+from garivini.clock import Clock
 
 #: The time at which a part has work, if it has none.
 NOT_DUE: Final = float("inf")
@@ -27,16 +27,17 @@ class Part(Protocol):
 class Step:
     """Runs the step of a part. After an error, it pauses without delaying the steps of other parts."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Part, clock: Clock) -> None:
         self.part: Part = part
         #: The error for which it pauses.
         self.error: Exception | None = None
+        self._monotonic = clock.monotonic
         self._paused_until = 0.0  # monotonic
-        self._backoff = Backoff(first=0.05, longest=2.0)
+        self._backoff = Backoff(first=0.05, longest=2.0, uniform=clock.uniform)
 
     def is_due(self) -> bool:
         """Return whether the step may run now."""
-        return time.monotonic() >= self._paused_until
+        return self._monotonic() >= self._paused_until
 
     def next_due(self) -> float:
         """Return the monotonic time at which the step must run."""
@@ -45,7 +46,7 @@ class Step:
     def failed(self, error: Exception) -> None:
         """Pause, longer each time."""
         self.error = error
-        self._paused_until = time.monotonic() + self._backoff.failed()
+        self._paused_until = self._monotonic() + self._backoff.failed()
 
     def succeeded(self) -> None:
         """End the pause."""

@@ -2,7 +2,6 @@
 
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 
@@ -23,6 +22,7 @@ class TimeLimit:
         wakeup: of the keeper's thread.
         running: returns what the main thread runs now.
         on_overdue: called in the keeper's thread when the failure is committed; ends the process.
+        monotonic: returns the monotonic time.
         ends_process: whether a supervisor starts another process then. Otherwise the job is only reported.
 
     """
@@ -34,6 +34,7 @@ class TimeLimit:
         wakeup: Wakeup,
         running: Callable[[], Execution | None],
         on_overdue: Callable[[Execution], None],
+        monotonic: Callable[[], float],
         *,
         ends_process: bool,
     ) -> None:
@@ -43,18 +44,19 @@ class TimeLimit:
         self._running = running
         self._ends_process = ends_process
         self._on_overdue = on_overdue
+        self._monotonic = monotonic
 
     def limit(self, execution: Execution, seconds: float) -> None:
         """Limit the time of an execution that starts now. The main thread runs it already."""
         execution.limit = seconds
-        execution.deadline = time.monotonic() + seconds
+        execution.deadline = self._monotonic() + seconds
         if execution.deadline < self._wakeup.until:
             self._wakeup.set()
 
     def step(self) -> None:
         """Record that the main thread's job runs too long, and end the process."""
         execution = self._limited()
-        if execution is None or time.monotonic() < execution.deadline:
+        if execution is None or self._monotonic() < execution.deadline:
             return
         job = execution.job
         if not self._ends_process:

@@ -13,8 +13,7 @@ class Wakeup:
 
     __slots__ = ("clear", "is_set", "set", "until", "wait")
 
-    def __init__(self) -> None:
-        event = threading.Event()
+    def __init__(self, event: threading.Event) -> None:
         self.set: Callable[[], None] = event.set
         self.is_set: Callable[[], bool] = event.is_set
         self.clear: Callable[[], None] = event.clear

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from garivini import events
 from garivini.backoff import Backoff
+from garivini.clock import SYSTEM_CLOCK, Clock
 from garivini.errors import GariviniError
 from garivini.events import throttle
 from garivini.gearman.aio import Worker
@@ -82,7 +83,13 @@ class Passes(Protocol):
         """Do one pass; return the seconds until the next one is due."""
 
 
-async def run_passes(passes: Passes, *, stop: asyncio.Event, wake: asyncio.Event) -> None:
+async def run_passes(
+    passes: Passes,
+    *,
+    stop: asyncio.Event,
+    wake: asyncio.Event,
+    clock: Clock = SYSTEM_CLOCK,
+) -> None:
     """Run pass after pass until ``stop`` is set.
 
     Args:
@@ -91,23 +98,23 @@ async def run_passes(passes: Passes, *, stop: asyncio.Event, wake: asyncio.Event
         stop: ends the loop between two passes.
         wake: starts the next pass immediately. It is cleared before each pass, so that nothing is missed that
             happens meanwhile.
+        clock: the time, and the jitter of the backoff.
 
     """
     stopping = asyncio.create_task(_wake_to_stop(stop, wake))
     try:
-        await _run_passes(passes, stop, wake)
+        await _run_passes(passes, stop, wake, clock)
     finally:
         stopping.cancel()
 
 
-async def _run_passes(passes: Passes, stop: asyncio.Event, wake: asyncio.Event) -> None:
-    backoff = Backoff(first=0.1, longest=2.0)
-    loop = asyncio.get_running_loop()
+async def _run_passes(passes: Passes, stop: asyncio.Event, wake: asyncio.Event, clock: Clock) -> None:
+    backoff = Backoff(first=0.1, longest=2.0, uniform=clock.uniform)
     failing: type[Exception] | None = None
     events.emit("role.started", role=passes.name)
     while not stop.is_set():
         wake.clear()
-        began = loop.time()
+        began = clock.monotonic()
         try:
             delay = await passes.run_pass()
         except Exception as error:
@@ -124,7 +131,7 @@ async def _run_passes(passes: Passes, stop: asyncio.Event, wake: asyncio.Event) 
             events.emit("role.recovered", role=passes.name)
             failing = None
         backoff.succeeded()
-        await _wait(wake, delay - (loop.time() - began))
+        await _wait(wake, delay - (clock.monotonic() - began))
     events.emit("role.stopped", role=passes.name)
 
 

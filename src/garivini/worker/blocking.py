@@ -1,11 +1,10 @@
 """The queue of ``def`` functions, and the loop that runs them in the main thread of a worker process."""
 
-import time
 from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
 from typing import Final
 
+from garivini.clock import Clock
 from garivini.keeper.execution import Execution
 
 #: Maximum seconds of one batch. The event loop is notified once per batch.
@@ -21,15 +20,22 @@ class BlockingRunner:
     Args:
         execute: runs one job, records its outcome and returns whether it ran; must not raise.
         on_batch: called after each batch with the number of jobs that ran and the seconds that they took.
+        clock: the time, and what waits for it.
 
     """
 
-    def __init__(self, execute: Callable[[Execution], bool], on_batch: Callable[[int, float], None]) -> None:
+    def __init__(
+        self,
+        execute: Callable[[Execution], bool],
+        on_batch: Callable[[int, float], None],
+        clock: Clock,
+    ) -> None:
         self._execute = execute
         self._on_batch = on_batch
+        self._monotonic = clock.monotonic
         self._queue: deque[Execution] = deque()
         # An idle thread waits for an item of this. An Event takes several times as long.
-        self._wake: SimpleQueue[None] = SimpleQueue()
+        self._wake = clock.queue()
         self._idle = False
         self._stopping = False
 
@@ -64,7 +70,7 @@ class BlockingRunner:
                 self._run_batch()
 
     def _run_batch(self) -> None:
-        began = time.monotonic()
+        began = self._monotonic()
         ran = 0
         while not self._stopping:
             try:
@@ -72,6 +78,6 @@ class BlockingRunner:
             except IndexError:
                 break
             ran += self._execute(execution)
-            if time.monotonic() - began >= _BATCH:
+            if self._monotonic() - began >= _BATCH:
                 break
-        self._on_batch(ran, time.monotonic() - began)
+        self._on_batch(ran, self._monotonic() - began)

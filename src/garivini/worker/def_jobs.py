@@ -45,7 +45,7 @@ class DefJobs:
         #: The connections for ``def`` functions.
         self.links: Links = Links(1)
         #: The jobs that wait, and the loop that runs them in the main thread.
-        self.runner: BlockingRunner = BlockingRunner(self._run, self._end_batch)
+        self.runner: BlockingRunner = BlockingRunner(self._run, self._end_batch, shared.clock)
         self._give_up = give_up
         self._after_batch = after_batch
         #: What is running now.

@@ -1,11 +1,14 @@
 """The connections of a worker to Gearman servers, and the number of jobs that each may hold."""
 
-import ssl
-from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
-from garivini.gearman import aio
+from garivini.gearman.aio import Held, Worker
 from garivini.model.pacing import next_prefetch
+
+#: Makes a connection to the server at an address, for the functions of these names. It does not open it. The
+#: last argument receives each job that arrives.
+Connect: TypeAlias = Callable[[str, list[bytes], Callable[[Held], None]], Worker]
 
 
 class Links:
@@ -19,7 +22,7 @@ class Links:
     def __init__(self, slots: int) -> None:
         self.slots: int = slots
         #: The connections.
-        self.connections: list[aio.Worker] = []
+        self.connections: list[Worker] = []
         #: Jobs that have run. The thread that runs them counts them.
         self.ran: int = 0
         self._settled = 0
@@ -29,19 +32,13 @@ class Links:
         self,
         addresses: Iterable[str],
         functions: Iterable[bytes],
-        on_job: Callable[[aio.Held], None],
-        *,
-        client_id: bytes,
-        on_lost: Callable[[Collection[Any]], None],
-        tls: ssl.SSLContext | None,
+        on_job: Callable[[Held], None],
+        connect: Connect,
     ) -> None:
         """Add a connection per server for these functions, if there are any. None is opened yet."""
         names = list(functions)
         if names:
-            self.connections += [
-                aio.Worker(address, names, on_job, client_id=client_id, on_lost=on_lost, tls=tls)
-                for address in addresses
-            ]
+            self.connections += [connect(address, names, on_job) for address in addresses]
         self.offer()
 
     def settle(self, jobs: int) -> None:

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from garivini import events
 from garivini.client import Client
+from garivini.clock import SYSTEM_CLOCK, Clock
 from garivini.events import throttle
 from garivini.gearman.aio import Worker as Connection
 from garivini.keeper.execution import Execution
@@ -53,6 +54,8 @@ class Serving:
         drain: maximum seconds from the stop until all jobs that it holds have ended; None: no limit.
         child: the state that it shares with its supervisor.
         after_batch: called in the blocking thread after each batch of jobs.
+        clock: the time of its threads, and what waits for it.
+        connection: the class of its connections to Gearman servers.
 
     """
 
@@ -64,12 +67,15 @@ class Serving:
         child: SupervisedChild | None = None,
         *,
         after_batch: Callable[[], None] = lambda: None,
+        clock: Clock = SYSTEM_CLOCK,
+        connection: Callable[..., Connection] = Connection,
     ) -> None:
         self._loop = loop
         self._drain_timeout = drain
         name = f"{socket.gethostname()}:{os.getpid()}"
         functions = {name.encode(): joblog.wrap(entry) for name, entry in worker.functions.items()}
-        self._shared = shared = Shared(name, functions, loop, child.slot if child is not None else None)
+        slot = child.slot if child is not None else None
+        self._shared = shared = Shared(name, functions, loop, slot, clock)
         self._def_jobs = DefJobs(shared, self._give_up, after_batch)
         self._async_jobs = AsyncJobs(shared, worker.concurrency, self._give_up)
         self._held_jobs = HeldJobs(shared, self._def_jobs, self._async_jobs)
@@ -78,7 +84,7 @@ class Serving:
         #: Whether the drain was incomplete because of a ``def`` function, which is still running.
         self.abandoned: bool = False
         self._add_keepers(worker, child)
-        self._add_links(worker)
+        self._add_links(worker, connection)
 
     def _add_keepers(self, worker: Served, child: SupervisedChild | None) -> None:
         in_loop, held_jobs = self._shared.call_in_loop, self._held_jobs
@@ -94,18 +100,19 @@ class Serving:
                 on_overdue=self._def_jobs.end_process,
                 functions=policies,
                 child=child,
+                clock=self._shared.clock,
             )
 
-    def _add_links(self, worker: Served) -> None:
+    def _add_links(self, worker: Served, connection: Callable[..., Connection]) -> None:
+        client_id, on_lost = self._shared.name.encode(), self._held_jobs.ended.add
+        connect = partial(connection, client_id=client_id, on_lost=on_lost, tls=worker.tls)
         # Each kind of function has its own connections: a def that blocks does not delay any async def.
         for links, is_async in ((self._def_jobs.links, False), (self._async_jobs.links, True)):
             links.add(
                 worker.job_servers,
                 [name for name, entry in self._shared.functions.items() if entry.is_async is is_async],
                 self._held_jobs.arrived,
-                client_id=self._shared.name.encode(),
-                on_lost=self._held_jobs.ended.add,
-                tls=worker.tls,
+                connect,
             )
 
     @property

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from garivini.clock import Clock
 from garivini.keeper.keeper import Keeper
 from garivini.keeper.supervised_child import Slot
 from garivini.worker.functions import Registered
@@ -21,6 +22,8 @@ class Shared:
     loop: asyncio.AbstractEventLoop
     #: Where the supervisor reads what is running; None without one.
     slot: Slot | None
+    #: The time, and what waits for it.
+    clock: Clock
     #: By database. Filled after the parts are made, because the keepers call them.
     keepers: dict[int, Keeper] = field(default_factory=dict)
 
