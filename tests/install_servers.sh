@@ -17,6 +17,7 @@ need gearman-job-server command -v gearmand
 need gearman-tools command -v gearman
 need mariadb-server-core command -v mariadbd
 need mariadb-client-core command -v mariadb
+need pgbouncer command -v pgbouncer
 need postgresql ls /usr/lib/postgresql/*/bin/postgres
 need php-cli command -v php
 need php-gearman php_has gearman

@@ -325,6 +325,8 @@ SOUND = {
         "transaction_read_only": "off",
         "in_recovery": "false",
         "autovacuum": "on",
+        "synchronous_commit": "on",
+        "settings_of_others": "none",
     },
 }
 

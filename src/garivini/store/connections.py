@@ -42,6 +42,7 @@ class Connections:
         other = type(self)(self._settings)
         other.dialect.lock_timeout = seconds
         other.dialect.folding = self.dialect.folding
+        other.dialect.pooled = self.dialect.pooled
         other._checked = self._checked
         return other
 
@@ -100,11 +101,19 @@ class Connections:
 
     @contextmanager
     def reading(self) -> Iterator[Statements]:
-        """Run statements that read, each on its own."""
+        """Run statements that read, each on its own, or in one transaction if that is what has settings."""
         if not self._checked:
             self.check()
         with self.connection() as connection:
-            yield Statements(self.dialect, self.dialect.cursor(connection), self.dbid, self.where)
+            cursor = self.dialect.cursor(connection)
+            if self.dialect.pooled:
+                self.dialect.begin_transaction(cursor)
+            try:
+                yield Statements(self.dialect, cursor, self.dbid, self.where)
+            finally:
+                if self.dialect.pooled and self.dialect.in_transaction(connection):
+                    with suppress(driver_error(self.engine)):
+                        cursor.execute("ROLLBACK")
 
     @contextmanager
     def transaction(self, *, single: bool = False) -> Iterator[Statements]:
@@ -119,7 +128,7 @@ class Connections:
             self.check()
         with self.connection() as connection:
             cursor = self.dialect.cursor(connection)
-            alone = single and self.dialect.alive(connection)
+            alone = single and not self.dialect.pooled and self.dialect.alive(connection)
             committing, done = alone, False
             run = Statements(self.dialect, cursor, self.dbid, self.where)
             try:

@@ -94,4 +94,5 @@ def clock(run: Statements) -> float:
 
 def facts(run: Statements) -> dict[str, str]:
     """Return settings of the database that decide whether a job can be lost, by its own names."""
-    return {name.lower(): str(value) for name, value in run("facts")} | run.dialect.local_facts()
+    read = {name.lower(): str(value) for name, value in run("facts")}
+    return read | run.dialect.local_facts(read)

@@ -107,6 +107,26 @@ _POSTGRESQL: Final = (
         "deleted rows stay in the table, and each claim reads them",
         "set autovacuum=on",
     ),
+    Rule(
+        "synchronous_commit",
+        lambda value: value != "off",
+        "a crash may undo a transaction of your own in which you insert a job; Garivini's own are safe",
+        "ALTER ROLE … RESET synchronous_commit, or set it to on in postgresql.conf",
+        serious=False,
+    ),
+    Rule(
+        "settings_of_others",
+        _is("none"),
+        "another program has left these in a session that the pooler gives to Garivini, too",
+        "give Garivini a database user of its own: then the pooler gives it sessions of its own",
+    ),
+    Rule(
+        "prepare_threshold",
+        lambda _: False,
+        "the pooler may run a statement in a session in which it was not prepared",
+        "remove prepare_threshold from the URL, unless PgBouncer has max_prepared_statements above 0",
+        serious=False,
+    ),
 )
 _RULES: Final[Mapping[str, Sequence[Rule]]] = {
     "sqlite": _SQLITE,

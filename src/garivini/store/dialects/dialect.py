@@ -111,6 +111,9 @@ class Dialect:
     packages: ClassVar[Mapping[str, str]] = {}
     #: Whether the job table treats names that differ in their bytes as equal; known after the first check.
     folding: bool = False
+    #: Whether a pooler may run each transaction in another session, so that settings are those of a
+    #: transaction; known after the first connection.
+    pooled: bool = False
     #: Maximum bytes of the arguments of one statement; known after the first connection.
     statement_bytes: int = sys.maxsize
     #: The setting of the server that limits them.
@@ -137,8 +140,8 @@ class Dialect:
         """Return the names of parameters that a URL may have for the driver, None if they are not known."""
         return None
 
-    def local_facts(self) -> dict[str, str]:
-        """Return facts for ``doctor`` that no statement returns."""
+    def local_facts(self, read: Mapping[str, str]) -> dict[str, str]:
+        """Return further facts for ``doctor``, or others instead of those that a statement has read."""
         return {}
 
     def engine_advice(self, error: Exception) -> str:

@@ -24,6 +24,7 @@ from garivini.store.dialects.dialect import (
     RunStatement,
     silent_socket,
 )
+from garivini.store.dialects.distributed import refuse_distributed
 from garivini.store.dialects.mysql_errors import translate
 from garivini.store.dialects.mysql_lanes import LaneWalk
 from garivini.store.dialects.mysql_urls import PACKAGES, asks_for_tls, engine_url
@@ -149,6 +150,7 @@ class MySQL(Dialect):
             return
         cursor.execute("SELECT VERSION(), @@max_allowed_packet")
         ((version, packet),) = cursor.fetchall()
+        refuse_distributed(version)
         server = "MariaDB" if "mariadb" in version.lower() else "MySQL"
         # MariaDB may send a false version first, for old clients: 5.5.5-10.11.2-MariaDB.
         found = re.findall(r"(\d+)\.(\d+)\.(\d+)", version)

@@ -18,7 +18,6 @@ from garivini.errors import (
     UsageError,
 )
 from garivini.store.dialects.dialect import (
-    IDLE_TIMEOUT,
     LOCK_TIMEOUT,
     NO_IDS,
     SCHEMA_ADVICE,
@@ -28,21 +27,20 @@ from garivini.store.dialects.dialect import (
     parse_timeout,
     silent_socket,
 )
+from garivini.store.dialects.distributed import refuse_distributed
+from garivini.store.dialects.postgresql_sessions import (
+    BEGIN,
+    SETTINGS,
+    begin_with,
+    parse_options,
+    startup_options,
+)
 
 #: Names the lock of an upgrade: "garivini" in hexadecimal.
 _UPGRADE_LOCK: Final = 0x676172_6976696E69
 
-#: Settings of our sessions; those in the URL override them. The planner must use the order of the index: a
-#: bitmap scan would lock the rows of a list of ids in the order of the table, while other sessions lock them
-#: by id. And the statistics of a queue, by which it would choose a scan of the table, are always out of date.
-_OPTIONS: Final = (
-    r"default_transaction_isolation=read\ committed",
-    f"lock_timeout={LOCK_TIMEOUT}s",
-    f"idle_in_transaction_session_timeout={IDLE_TIMEOUT}s",
-    "enable_seqscan=off",
-    "enable_bitmapscan=off",
-    "jit=off",
-)
+#: What PgBouncer answers to options of a session, unless its settings ignore these.
+_NO_OPTIONS: Final = "unsupported startup parameter"
 
 #: Messages with which a server refuses a connection, without a code, and our advice.
 _NOT_LET_IN: Final = (
@@ -56,8 +54,11 @@ _NOT_LET_IN: Final = (
     ("permission denied", "the role may not connect"),
     ("does not exist", "create it, or correct the URL"),
     ("too many", "run fewer processes, or raise the limit"),
+    ("no more connections allowed", "run fewer processes, or raise max_client_conn in PgBouncer"),
+    ("query_wait_timeout", "PgBouncer has too few connections, raise default_pool_size"),
+    ("statement pooling mode", "set pool_mode = transaction in PgBouncer"),
     ("remaining connection slots", "run fewer processes, or raise max_connections"),
-    ("unsupported startup parameter", "set ignore_startup_parameters = options in PgBouncer"),
+    (_NO_OPTIONS, "set ignore_startup_parameters in PgBouncer"),
 )
 
 #: The encoding of a database that checks no text.
@@ -67,7 +68,10 @@ _TLS_NAMES: Final = frozenset("ssl tls ssl_mode usessl use_ssl require_ssl use_t
 #: libpq's errors about a parameter's value.
 _INVALID: Final = re.compile(r"invalid \w+ value: |bad value for |invalid integer value ")
 
-_POOLER: Final = "behind a pooler in transaction mode, put prepare_threshold=none into the URL"
+_POOLER: Final = (
+    "behind a pooler in transaction mode, put prepare_threshold=none into the URL, or None into the "
+    "connect_args of your engine"
+)
 
 #: By code: our error and its text. Codes: postgresql.org, "PostgreSQL Error Codes".
 _ERRORS: Final[dict[str, tuple[type[GariviniError], str]]] = {
@@ -101,14 +105,25 @@ class PostgreSQL(Dialect):
     name = "postgresql"
     placeholder = "%s"
     packages: ClassVar[Mapping[str, str]] = {"psycopg": "'garivini[postgresql]'"}
-    # At a higher level a claim would fail if another one has the row, instead of skipping it.
-    begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
+    begin = BEGIN
+
+    def __init__(self) -> None:
+        #: Whether the version of the server has been checked.
+        self._known = False
+        #: Whether the URL gives ``prepare_threshold``; then it applies behind a pooler, too.
+        self._threshold_given = False
+        #: The settings that each transaction gets behind a pooler.
+        self._settings: dict[str, str] = dict(SETTINGS)
 
     def begin_transaction(self, cursor: Any) -> None:
-        if self.lock_timeout is None:
+        if self.pooled:
+            wait = {} if self.lock_timeout is None else {"lock_timeout": f"{round(self.lock_timeout * 1000)}"}
+            statements = begin_with(self._settings | wait)
+            cursor.execute(statements)
+        elif self.lock_timeout is None:
             cursor.execute(self.begin)
         else:
-            # In one round trip. A pooler loses the settings of a session, and a caller's session has others.
+            # In one round trip. A caller's session has its own setting.
             begin = f"{self.begin}; SET LOCAL lock_timeout = {round(self.lock_timeout * 1000)}"
             cursor.execute(begin)
 
@@ -122,18 +137,20 @@ class PostgreSQL(Dialect):
                 f"the driver {driver} is not used here: write postgresql://, which means psycopg here (pip "
                 "install 'garivini[postgresql]')"
             )
+        refuse_distributed("", url.host or "")
         query = dict(url.query)
         if wrong := _TLS_NAMES & {name.lower().replace("-", "_") for name in query}:
             raise UsageError(
                 f"{min(wrong)} in the URL: write sslmode=require, or sslmode=verify-full and sslrootcert=FILE"
             )
         seconds = parse_timeout("read_timeout", query.pop("read_timeout", TIMEOUT))
-        given = query.pop("options", ())
+        given = query.pop("options", "")
+        options = given if isinstance(given, str) else " ".join(given)
         query.pop("client_encoding", None)
-        options = [f"-c {setting}" for setting in _OPTIONS]
-        options += [given] if isinstance(given, str) else given
+        self._settings = {**SETTINGS, **parse_options(options)}
+        self._threshold_given = "prepare_threshold" in query
         arguments: dict[str, Any] = {
-            "options": " ".join(options),
+            "options": startup_options(options),
             "autocommit": True,
             # Fixed, overriding PGCLIENTENCODING: with another one some texts could not be stored.
             "client_encoding": "utf8",
@@ -147,24 +164,61 @@ class PostgreSQL(Dialect):
     def parameters(self, driver: Any) -> frozenset[str] | None:
         return frozenset(option.keyword.decode() for option in driver.pq.Conninfo.get_defaults())
 
+    def local_facts(self, read: Mapping[str, str]) -> dict[str, str]:
+        if not self.pooled:
+            return {"settings_of_others": "none"}  # a session of our own has settings of the URL
+        others = [
+            name for name in read["settings_of_others"].split(", ") if name.lower() not in self._settings
+        ]
+        prepared = {"prepare_threshold": "given"} if self._threshold_given else {}
+        return {"settings_of_others": ", ".join(others) or "none", **prepared}
+
     def hook(self, engine: Engine) -> None:
         from garivini.store.dialects.psycopg_connection import Connection
 
         @event.listens_for(engine, "do_connect")
         def connect(_: object, __: object, arguments: list[Any], named: dict[str, Any]) -> Connection:
-            return Connection.connect(*arguments, **named)
+            # Not absent: then libpq would read them from PGOPTIONS.
+            bare = {**named, "options": ""}
+            if not self.pooled:
+                try:
+                    return Connection.connect(*arguments, **named)
+                except Exception as error:
+                    if _NO_OPTIONS not in str(error):
+                        raise
+                self._note_pooler()
+            return Connection.connect(*arguments, **bare)
+
+    def _note_pooler(self) -> None:
+        self.pooled: bool = True
 
     def prepare(self, connection: Any) -> None:
-        # "off" acknowledges commits that a crash of the server loses. A stricter setting than "on" stays.
-        connection.execute(
-            "SELECT set_config('synchronous_commit', 'on', false)"
-            " WHERE current_setting('synchronous_commit') = 'off'"
-        )
+        about = "SELECT version(), pg_backend_pid(), current_setting('synchronous_commit')"
+        ((version, process, commits),) = connection.execute(about).fetchall()
+        self._meet(version)
+        # A pooler announces a number of its own, because its sessions change.
+        if process != connection.info.backend_pid:
+            self._note_pooler()
+        if self.pooled:
+            if not self._threshold_given:
+                connection.prepare_threshold = None
+        elif commits == "off":
+            # It acknowledges commits that a crash of the server loses. A stricter setting than "on" stays.
+            connection.execute("SELECT set_config('synchronous_commit', 'on', false)")
         self._take_any_text(connection)
 
     def borrow(self, connection: Any) -> Any:
         before, connection.autocommit = connection.autocommit, True
+        if not self._known:
+            ((version,),) = self.cursor(connection).execute("SELECT version()").fetchall()
+            self._meet(version if isinstance(version, str) else version.decode())
         return before, self._take_any_text(connection)
+
+    def _meet(self, version: str) -> None:
+        """Refuse a server that only speaks the protocol of PostgreSQL."""
+        if not self._known:
+            refuse_distributed(version)
+            self._known = True
 
     def give_back(self, connection: Any, before: Any) -> None:
         autocommit, encoding = before
@@ -267,7 +321,9 @@ _WRITTEN: Final[dict[type, Callable[[Any], str]]] = {
 
 def _lost(error: Exception, code: str) -> bool:
     if code == "08P01":
-        severity = getattr(getattr(error, "diag", None), "severity_nonlocalized", None)
+        # PgBouncer sends only the first of the two.
+        said = getattr(error, "diag", None)
+        severity = getattr(said, "severity_nonlocalized", None) or getattr(said, "severity", None)
         return severity in ("FATAL", "PANIC")
     if code:
         # Connection exceptions, shutdowns of the server, and sessions that it ended.

@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -87,7 +87,7 @@ class SQLite(Dialect):
                 f"{where} cannot be opened; check that its folder exists: {error.strerror}"
             ) from error
 
-    def local_facts(self) -> dict[str, str]:
+    def local_facts(self, read: Mapping[str, str]) -> dict[str, str]:
         # Users who may not enter the folder cannot read the files in it.
         if self._path is None or not all(parent.stat().st_mode & 0o001 for parent in self._path.parents):
             return {}

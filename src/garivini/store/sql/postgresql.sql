@@ -412,11 +412,19 @@ SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_
   FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint AS now) AS t
 
 -- name: facts () -> rows
--- Settings of the database that decide whether a job can be lost, and whether the cost of claims stays the same.
+-- Settings of the database that decide whether a job can be lost, and whether the cost of claims stays the same. Behind
+-- a pooler a session may have settings that another program has left there; those that PgBouncer keeps per client are
+-- not among them.
 SELECT name, setting FROM pg_catalog.pg_settings
  WHERE name IN ('autovacuum', 'fsync', 'full_page_writes', 'transaction_read_only')
 UNION ALL SELECT 'version', current_setting('server_version')
 UNION ALL SELECT 'in_recovery', pg_is_in_recovery()::text
+UNION ALL SELECT name, reset_val FROM pg_catalog.pg_settings WHERE name = 'synchronous_commit'
+UNION ALL SELECT 'settings_of_others', coalesce(string_agg(name, ', ' ORDER BY name), 'none')
+  FROM pg_catalog.pg_settings
+ WHERE source = 'session' AND name NOT IN ('DateStyle', 'IntervalStyle', 'TimeZone', 'application_name',
+       'client_encoding', 'standard_conforming_strings', 'synchronous_commit', 'transaction_deferrable',
+       'transaction_isolation', 'transaction_read_only')
 
 -- name: functions () -> rows
 -- The settings of all functions.

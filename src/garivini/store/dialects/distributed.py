@@ -1,0 +1,40 @@
+"""Recognises distributed databases that speak the protocol of MySQL or PostgreSQL. No I/O."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from garivini.errors import RefusedError
+
+#: By a part of the version that the server reports, in lower case: its name.
+_BY_VERSION: Final[Mapping[str, str]] = {
+    "cockroach": "CockroachDB",
+    "-yb-": "YugabyteDB",
+    "dsql": "Aurora DSQL",
+    "tidb": "TiDB",
+    "vitess": "Vitess",
+    "planetscale": "Vitess (PlanetScale)",
+}
+#: How the name of each server of Aurora DSQL ends, after its region, and a part before that. Its version is
+#: that of a PostgreSQL.
+_DSQL: Final = (".on.aws", ".dsql.")
+
+
+def refuse_distributed(version: str, host: str = "") -> None:
+    """Refuse a database that only speaks the protocol.
+
+    Args:
+        version: as the server reports it.
+        host: the name of the server.
+
+    Raises:
+        RefusedError: it is one of these.
+
+    """
+    found = [name for mark, name in _BY_VERSION.items() if mark in version.lower()]
+    if host.lower().endswith(_DSQL[0]) and _DSQL[1] in host.lower():
+        found = ["Aurora DSQL"]
+    if found:
+        raise RefusedError(
+            f"{found[0]} is not supported: it does not skip locked rows as PostgreSQL, MariaDB and MySQL do, "
+            "so jobs could be claimed twice or not at all. Use one of these"
+        )

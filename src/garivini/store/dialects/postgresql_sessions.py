@@ -1,0 +1,78 @@
+"""The settings of our PostgreSQL sessions, or of each transaction behind a pooler. No I/O."""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from garivini.store.dialects.dialect import IDLE_TIMEOUT, LOCK_TIMEOUT
+
+#: Settings of our sessions; those in the URL override them. The planner must use the order of the index: a
+#: bitmap scan would lock the rows of a list of ids in the order of the table, while other sessions lock them
+#: by id. And the statistics of a queue, by which it would choose a scan of the table, are always out of date.
+SETTINGS: Final[Mapping[str, str]] = {
+    "default_transaction_isolation": "read committed",
+    "lock_timeout": f"{LOCK_TIMEOUT}s",
+    "idle_in_transaction_session_timeout": f"{IDLE_TIMEOUT}s",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "jit": "off",
+}
+#: Starts a transaction. At a higher level a claim would fail if another one has the row, instead of skipping
+#: it.
+BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
+#: Sets what must not be off, and leaves a stricter setting.
+_DURABLE: Final = (
+    "CASE current_setting('synchronous_commit') WHEN 'off'"
+    " THEN set_config('synchronous_commit', 'on', true) END"
+)
+
+
+def startup_options(given: str) -> str:
+    """Return the options of a new session: our settings, then the options given in the URL."""
+    ours = [f"-c {name}={_escaped(value)}" for name, value in SETTINGS.items()]
+    return " ".join([*ours, given] if given else ours)
+
+
+def parse_options(text: str) -> dict[str, str]:
+    """Return the settings in the options of a session: ``-c name=value`` or ``--name=value``.
+
+    Other options, which only concern a server that is being debugged, are omitted.
+    """
+    # A space separates unless a backslash is before it.
+    words = [re.sub(r"\\(.)", r"\1", word) for word in re.findall(r"(?:\\.|[^\\\s])+", text)]
+    found: dict[str, str] = {}
+    while words:
+        word = words.pop(0)
+        if word == "-c" and words:
+            word += words.pop(0)
+        if word.startswith(("-c", "--")):
+            name, equals, value = word[2:].partition("=")
+        else:
+            continue
+        if equals:
+            found[name.replace("-", "_").lower()] = value
+    return found
+
+
+def begin_with(settings: Mapping[str, str]) -> str:
+    """Return the statements that begin a transaction with these settings, to be sent in one round trip.
+
+    Nothing of it remains in the session, which the next transaction of another program may get.
+    """
+    calls = [
+        f"set_config({_literal(name)}, {_literal(value)}, true)"
+        for name, value in settings.items()
+        if name != "default_transaction_isolation"  # BEGIN names the level
+    ]
+    return f"{BEGIN}; SELECT {', '.join([*calls, _DURABLE])}"
+
+
+def _escaped(value: str) -> str:
+    """Return a value as a part of options, in which a space would end it."""
+    return value.replace(" ", r"\ ")
+
+
+def _literal(text: str) -> str:
+    """Return a text as a literal that has the same meaning with each setting of the server."""
+    escaped = text.replace("\\", "\\\\").replace("'", "''")
+    return f"E'{escaped}'"
