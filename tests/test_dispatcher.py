@@ -9,7 +9,6 @@ from garivini import Job, State
 from garivini.gearman.protocol import Created, Refused, Submission, Unknown, Unsent
 from garivini.gearman.requests import SubmitResult
 from garivini.model.lease import SUBMIT_WITHIN
-from garivini.roles import dispatcher
 from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.job_servers import JobServers
 from garivini.roles.watermark import Watermark
@@ -45,7 +44,7 @@ async def test_send_handles_each_job_by_its_result(tmp_path: Path, monkeypatch: 
         sender, watermark, servers = dispatcher_of(queue)
         await servers.refresh_counts()
         jobs = await claimed(queue, 5)
-        await sender.send(jobs, dispatcher._now())
+        await sender.send(jobs, sender.monotonic())
         states = {job.jobid: job.state for job in await queue.call(queue.database.jobs)}
         assert [states[job.jobid] for job in jobs] == [
             State.LEASED,
@@ -71,7 +70,7 @@ async def test_send_releases_a_batch_that_is_too_late_and_leaves_its_room(tmp_pa
         sender, watermark, servers = dispatcher_of(queue)
         await servers.refresh_counts()
         jobs = await claimed(queue, 2)
-        await sender.send(jobs, dispatcher._now() - SUBMIT_WITHIN - 0.1)
+        await sender.send(jobs, sender.monotonic() - SUBMIT_WITHIN - 0.1)
         assert {job.state for job in await queue.call(queue.database.jobs)} == {State.WAITING}
         assert (sender.sent, watermark.room("f")) == (0, 100)
         assert queue.seen.of("jobs.dispatched") == []

@@ -45,6 +45,11 @@ SANS_IO: Final = tuple(
     f"garivini.gearman.{name}."
     for name in ("packets", "protocol", "requests", "admin", "servers", "broker", "jobs", "queues", "console")
 )
+#: Rooms whose time and randomness come from a ``Clock``, so that the simulation can give them its own. The
+#: parent of a worker's processes and the lines of the log are not simulated.
+CLOCKED: Final = ("keeper", "worker", "roles")
+UNCLOCKED_THERE: Final = frozenset({"garivini.worker.supervisor", "garivini.worker.joblog"})
+CLOCKS: Final = frozenset({"time", "random", "secrets", "uuid", "queue"})
 FORBIDDEN_THERE: Final = frozenset({"asyncio", "socket", "time", "ssl", "selectors", "threading", "select"})
 EXECUTES: Final = frozenset({"execute", "executemany", "executescript", "exec_driver_sql", "text"})
 UNSAFE_MODULES: Final = frozenset({"pickle", "marshal", "shelve", "dill", "cloudpickle"})
@@ -223,6 +228,17 @@ def test_the_protocol_knows_neither_sockets_nor_time(garivini: Package) -> None:
 def test_the_pure_modules_do_no_io(garivini: Package) -> None:
     modules = [name for name in garivini.trees if garivini.part(name) in PURE and name not in IMPURE_THERE]
     assert garivini.forbidden_in(modules, FORBIDDEN_THERE | {"sqlalchemy", "sqlite3", "os"}) == []
+
+
+def test_keepers_workers_and_roles_read_no_clock_but_the_one_that_they_are_given(garivini: Package) -> None:
+    clocked = [name for name in garivini.trees if garivini.part(name) in CLOCKED]
+    assert garivini.forbidden_in([name for name in clocked if name not in UNCLOCKED_THERE], CLOCKS) == []
+
+
+def test_the_simulation_replaces_nothing_in_modules() -> None:
+    simulation = Package(Path(__file__).parent, "simulation")
+    modules = [name for name in simulation.trees if not name.startswith("simulation.test_")]
+    assert simulation.forbidden_in(modules, frozenset({"unittest", "pytest"})) == []
 
 
 def test_no_statement_is_put_together_from_values(garivini: Package) -> None:

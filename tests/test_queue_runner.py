@@ -1,5 +1,6 @@
 import asyncio
 import sqlite3
+import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from garivini import Client, Job, State, UnreachableError, UsageError, Worker
+from garivini.clock import Clock
 from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
 from garivini.gearman.server import Server
@@ -15,7 +17,7 @@ from garivini.model.outcome import Success
 from garivini.model.pacing import WATERMARK
 from garivini.model.payload import decode_payload
 from garivini.model.policy import Envelope, FunctionPolicy
-from garivini.roles import job_servers, orphans
+from garivini.roles import orphans
 from garivini.roles.job_servers import JobServers
 from garivini.roles.queue_runner import QueueRunner, QueueRunnerSettings
 from garivini.roles.watermark import Watermark
@@ -682,9 +684,7 @@ async def test_a_server_that_is_down_holds_up_nothing(tmp_path: Path) -> None:
         await servers.close()
 
 
-async def test_a_job_that_waits_where_no_worker_comes_goes_where_there_is_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_job_that_waits_where_no_worker_comes_goes_where_there_is_one(tmp_path: Path) -> None:
     async with system(tmp_path) as queue, Server(port=0) as second:
         await queue.call(queue.client.insert_job, "f")
         queue_runner, servers = runner(queue)
@@ -693,15 +693,14 @@ async def test_a_job_that_waits_where_no_worker_comes_goes_where_there_is_one(
         held = asyncio.Queue[aio.Held]()
         worker = aio.Worker(second.address, [b"f"], held.put_nowait)
         running = asyncio.create_task(worker.run())
-        servers = JobServers([queue.address, second.address])
+        now = time.monotonic()
+        servers = JobServers([queue.address, second.address], clock=Clock(monotonic=lambda: now))
         queue_runner = QueueRunner(queue.database, servers, QueueRunnerSettings(lease=3))
         await queue.call(_end_lease, queue)
         await queue_runner.run_pass()
         (job,) = await queue.call(queue.database.jobs)
         assert job.attempt == 1
-        # Five leases later, as far as the loop's clock goes.
-        now = job_servers._now()
-        monkeypatch.setattr(job_servers, "_now", lambda: now + 16)
+        now += 16  # more than five leases later
         await queue.call(_end_lease, queue)
         while await queue_runner.run_pass() == 0.0:
             pass

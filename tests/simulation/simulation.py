@@ -366,7 +366,8 @@ class RunnerProcess(Process):
             )
             return cast(Client, link)
 
-        servers = JobServers(list(by_address), remember=8000, connect=connect)
+        clock = clock_of(self, simulation.source)
+        servers = JobServers(list(by_address), remember=8000, connect=connect, clock=clock)
         settings = QueueRunnerSettings(
             lease=scenario.lease,
             watermark=scenario.watermark,
@@ -374,8 +375,8 @@ class RunnerProcess(Process):
             poll=scenario.poll,
         )
         connection = simulation.connect(self)
-        runner = QueueRunner(cast(Database, connection), servers, settings, thread=DatabaseThread(connection))
-        clock = clock_of(self, simulation.source)
+        thread = DatabaseThread(connection)
+        runner = QueueRunner(cast(Database, connection), servers, settings, thread=thread, clock=clock)
         self.loop.create_task(run_passes(runner, stop=asyncio.Event(), wake=self.wake, clock=clock))
 
 

@@ -1,6 +1,5 @@
 """Makes the calls of a Controller, and ends them by an answer, a deadline or a lost connection."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -38,6 +37,7 @@ class Caller:
         keepers: by the id of their database. They make start checks, renew leases and write reports.
         calls: the table of the calls.
         on_end: called with each call that has ended, and how.
+        monotonic: returns the monotonic time.
 
     """
 
@@ -48,13 +48,15 @@ class Caller:
         keepers: Mapping[int, Keeper],
         calls: Calls,
         on_end: Callable[[Call, End], None],
+        monotonic: Callable[[], float],
     ) -> None:
         self._name = name
         self._servers = servers
         self._keepers = keepers
         self._calls = calls
         self._on_end = on_end
-        self._deadlines = Deadlines(self._overdue, self.end_without_outcome)
+        self._monotonic = monotonic
+        self._deadlines = Deadlines(self._overdue, self.end_without_outcome, monotonic)
         self._reports = CallReports(lambda report: keepers[report.handle.dbid].report(report))
         #: Calls that were lost or refused since the last ``flush``, by function and reason.
         self._failed: Counter[tuple[str, str]] = Counter()
@@ -118,7 +120,7 @@ class Caller:
             return
         call.phase = Phase.SUBMITTED
         call.client = client
-        deadlines.begin(call, policy.deadline or DEADLINE, time.monotonic())
+        deadlines.begin(call, policy.deadline or DEADLINE, self._monotonic())
         if len(execution.held.job.data) > _SMALL:
             forget_argument(execution)
         keeper.hold(execution)
@@ -137,7 +139,7 @@ class Caller:
                 execution.setback = setback_of(event, execution.job, self._name)
                 self._end(call, Phase.SUCCEEDED if execution.setback is None else Phase.SET_BACK)
             case Update(kind, fields):
-                call.running_since = call.running_since or time.monotonic()
+                call.running_since = call.running_since or self._monotonic()
                 self._reports.add(call, kind, fields)
             case Unknown():
                 # This is neither the job's fault nor a sign that it did not run.

@@ -14,7 +14,6 @@ import math
 import os
 import socket
 import ssl
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -23,6 +22,7 @@ from functools import partial
 from typing import Any, Final, assert_never
 
 from garivini import events
+from garivini.clock import SYSTEM_CLOCK, Clock
 from garivini.errors import UnreachableError, UsageError
 from garivini.gearman.aio import Client, Held, Worker
 from garivini.keeper.copies import EndedCopies, copy_of
@@ -83,15 +83,20 @@ class Controller:
         settings: ControllerSettings = ControllerSettings(),  # frozen
         *,
         tls: ssl.SSLContext | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """Create a Controller; this does no I/O."""
+        self._clock = clock
+        self._monotonic = clock.monotonic
         self.name: str = f"{socket.gethostname()}:{os.getpid()}"
         self.drain_timeout: float = settings.drain
         self._loop = asyncio.get_running_loop()
-        self._servers = JobServers(addresses, connect=partial(Client, tls=tls, exceptions=True))
+        self._servers = JobServers(addresses, connect=partial(Client, tls=tls, exceptions=True), clock=clock)
         self._keepers = {database.dbid: self._keeper(database) for database in databases}
         self._calls = Calls(settings.max_calls)
-        self._caller = Caller(self.name, self._servers, self._keepers, self._calls, self._call_ended)
+        self._caller = Caller(
+            self.name, self._servers, self._keepers, self._calls, self._call_ended, clock.monotonic
+        )
         places = max(_WAITING_PLACES, 2 * settings.max_calls)
         self._waiting_room = WaitingRoom(places)
         #: Executions to be returned, with the monotonic time of that, in this order.
@@ -112,6 +117,7 @@ class Controller:
             on_checked=lambda execution, holds: self._threadsafe(self._caller.checked, execution, holds),
             take_back=lambda execution: False,
             on_given_back=lambda executions: None,
+            clock=self._clock,
         )
 
     def _link(self, address: str, tls: ssl.SSLContext | None) -> Worker:
@@ -206,13 +212,13 @@ class Controller:
             self._commit(execution, returned=True)
         elif execution.job.funcname not in self._waiting_room and self._caller.may_start(execution):
             self._caller.start(execution)
-        elif not self._waiting_room.add(execution, time.monotonic()):
+        elif not self._waiting_room.add(execution, self._monotonic()):
             # Its row stays leased for a while. Otherwise the QueueRunner would send the next job of the
             # function in its place.
             execution.held.complete()
             execution.dropped = True
             forget_argument(execution)
-            self._later.append((time.monotonic() + _LATER, execution))
+            self._later.append((self._monotonic() + _LATER, execution))
 
     def _start_waiting(self) -> None:
         for execution in self._waiting_room.remove_startable(self._caller.may_start):
@@ -241,7 +247,7 @@ class Controller:
             case Phase.SUCCEEDED | Phase.SET_BACK:
                 self._commit(call.execution)
             case Phase.REFUSED if not self._draining:
-                self._later.append((time.monotonic() + _LATER, call.execution))
+                self._later.append((self._monotonic() + _LATER, call.execution))
             case Phase.RETURNED | Phase.REFUSED:
                 self._commit(call.execution, returned=True)
             case Phase.DROPPED:
@@ -293,7 +299,7 @@ class Controller:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK)
-            now = time.monotonic()
+            now = self._monotonic()
             for keeper in self._keepers.values():
                 keeper.read_functions()
             self._caller.flush()

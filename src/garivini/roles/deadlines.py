@@ -1,7 +1,6 @@
 """Ends the calls of a Controller that have used up their time. The Gearman servers know which of them run."""
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final
@@ -53,16 +52,23 @@ class Deadlines:
     Args:
         on_overdue: called with a call that has run for too long.
         on_unstarted: called with a call that no worker has started in time.
+        monotonic: returns the monotonic time.
 
     """
 
-    def __init__(self, on_overdue: Callable[[Call], None], on_unstarted: Callable[[Call], None]) -> None:
+    def __init__(
+        self,
+        on_overdue: Callable[[Call], None],
+        on_unstarted: Callable[[Call], None],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._monotonic = monotonic
         self._on_overdue = on_overdue
         self._on_unstarted = on_unstarted
 
     async def check(self, calls: Iterable[Call]) -> None:
         """Ask about the calls that are due, and end those that have used up their time."""
-        parts = due(calls, time.monotonic())
+        parts = due(calls, self._monotonic())
         await asyncio.gather(*(self._check(client, part) for client, part in parts.items()))
 
     async def _check(self, client: Client, calls: Sequence[Call]) -> None:
@@ -70,7 +76,7 @@ class Deadlines:
             statuses = await client.statuses_of([call.handle for call in calls])
         except GariviniError:
             return  # the connection was lost, and the calls have ended
-        now = time.monotonic()
+        now = self._monotonic()
         for call, status in zip(calls, statuses, strict=True):
             # Others may have ended it since the question, or since the last cancellation here.
             if call.phase is Phase.CREATED and is_over(call, running=status.running, now=now):

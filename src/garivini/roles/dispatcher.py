@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from garivini import events
+from garivini.clock import SYSTEM_CLOCK, Clock
 from garivini.errors import ConflictError, UsageError
 from garivini.model.job import Handle, Job, unique_of
 from garivini.model.lease import LEASE
@@ -35,6 +36,7 @@ class Dispatcher:
         *,
         lease: int = LEASE,
         thread: Executor | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """Create a dispatcher; this does no I/O.
 
@@ -44,9 +46,12 @@ class Dispatcher:
             watermark: leaves no room for a function once a server has refused one of its jobs.
             lease: seconds of a lease, for functions that have none of their own.
             thread: runs the database's calls; by default a thread of its own.
+            clock: gives the time.
 
         """
         self.database: Database = database
+        #: Returns the monotonic time.
+        self.monotonic: Callable[[], float] = clock.monotonic
         #: Number of jobs that servers have acknowledged.
         self.sent: int = 0
         self._servers = job_servers
@@ -80,7 +85,7 @@ class Dispatcher:
     def count_leased(self, funcnames: Iterable[str], now: float) -> None:
         """Count the leased rows of functions that have jobs of flag controller, if that is due.
 
-        For the database's thread. ``now``: the loop's time.
+        For the database's thread. ``now``: the monotonic time.
         """
         dbid = self.database.dbid
         for funcname in self._watermark.uncounted(dbid, funcnames, now):
@@ -90,8 +95,8 @@ class Dispatcher:
 
     async def refresh(self) -> None:
         """Read the settings of functions, unless they were read less than a second ago."""
-        if _now() - self._policies_read >= _POLICIES_AGE:
-            await self.call(self.read_policies, _now())
+        if self.monotonic() - self._policies_read >= _POLICIES_AGE:
+            await self.call(self.read_policies, self.monotonic())
 
     def policy(self, funcname: str) -> FunctionPolicy:
         """Return the settings of a function."""
@@ -110,7 +115,7 @@ class Dispatcher:
     async def send(self, jobs: Sequence[Job], claimed: float) -> None:
         """Submit claimed jobs, each attempt once, and release those that no server has.
 
-        ``claimed``: the loop's time just before the claim.
+        ``claimed``: the monotonic time just before the claim.
         """
         good, submissions, bad = [], [], []
         funcname, policy = "", self.policy("")
@@ -123,7 +128,7 @@ class Dispatcher:
                 submissions.append(submission(job, policy))
             else:
                 bad.append((job, reason))
-        if is_late(good, _now() - claimed):
+        if is_late(good, self.monotonic() - claimed):
             delivery = Delivery.too_late(good)
         else:
             delivery = Delivery.of(good, await self._servers.submit(submissions))
@@ -165,8 +170,3 @@ class Dispatcher:
     def unique(self, jobid: int, attempt: int) -> bytes:
         """Return Gearman's unique of an attempt at a job of this database."""
         return unique_of(self.database.dbid, jobid, attempt)
-
-
-def _now() -> float:
-    """Return the loop's monotonic time."""
-    return asyncio.get_running_loop().time()

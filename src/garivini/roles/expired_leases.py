@@ -1,6 +1,5 @@
 """Handles the expired leases of a database: asks the servers, then extends each lease or reclaims its job."""
 
-import asyncio
 from collections.abc import Sequence
 
 from garivini import events
@@ -31,6 +30,7 @@ class ExpiredLeases:
         self._dispatcher = dispatcher
         self._database = dispatcher.database
         self._servers = job_servers
+        self._monotonic = dispatcher.monotonic
         self._limit = limit
         self._refused = refused
 
@@ -52,7 +52,7 @@ class ExpiredLeases:
 
     async def _decide(self, lane: Lane, lapsed: Sequence[Lapsed]) -> None:
         lease = self._dispatcher.lease(lane.funcname)
-        asked = _now()
+        asked = self._monotonic()
         # A lane may hold jobs of both flags. Where they wait matters only for stranded copies.
         found = await self._servers.ask(
             function_of(lane.funcname, lapsed[0].flag),
@@ -112,8 +112,3 @@ class ExpiredLeases:
                 reason = f"its worker died or hung {job.crashes} times"
                 await self._dispatcher.park(job, "WorkerLost", reason)
         await self._dispatcher.send([job for job in jobs if job.crashes < MAX_CRASHES], claimed)
-
-
-def _now() -> float:
-    """Return the loop's monotonic time."""
-    return asyncio.get_running_loop().time()

@@ -11,6 +11,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from garivini import events
+from garivini.clock import Clock
 from garivini.errors import GariviniError
 from garivini.gearman.aio import Client
 from garivini.gearman.protocol import Submission
@@ -41,20 +42,31 @@ class InjectDispatch:
         lease: seconds of a lease, for functions that have none of their own.
         watermark: maximum jobs of a function that wait in gearmand; 0: unlimited.
         tls: encrypts the connections, if given.
+        clock: gives the time.
 
     """
 
     name: Final = "injector"
 
     def __init__(
-        self, shards: Shards, addresses: Sequence[str], lease: int, watermark: int, tls: ssl.SSLContext | None
+        self,
+        shards: Shards,
+        addresses: Sequence[str],
+        lease: int,
+        watermark: int,
+        tls: ssl.SSLContext | None,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._servers = JobServers(
-            addresses, remember=2 * (watermark or WATERMARK), connect=partial(Client, tls=tls)
+            addresses,
+            remember=2 * (watermark or WATERMARK),
+            connect=partial(Client, tls=tls),
+            clock=clock,
         )
         self._watermark = Watermark(self._servers, watermark)
         self._dispatchers = {
-            database.dbid: Dispatcher(database, self._servers, self._watermark, lease=lease)
+            database.dbid: Dispatcher(database, self._servers, self._watermark, lease=lease, clock=clock)
             for database in shards
         }
         self._stop = asyncio.Event()
@@ -71,9 +83,9 @@ class InjectDispatch:
         await asyncio.gather(*policies, self.run_pass(), return_exceptions=True)
         passes = [InjectPasses(each, self._servers, self._watermark) for each in self._dispatchers.values()]
         self._loops = [
-            asyncio.create_task(run_passes(self, stop=self._stop, wake=self._count)),
+            asyncio.create_task(run_passes(self, stop=self._stop, wake=self._count, clock=self._clock)),
             *(
-                asyncio.create_task(run_passes(one, stop=self._stop, wake=wake))
+                asyncio.create_task(run_passes(one, stop=self._stop, wake=wake, clock=self._clock))
                 for one, wake in zip(passes, self._count_leased, strict=True)
             ),
         ]
@@ -84,7 +96,7 @@ class InjectDispatch:
         try:
             await self._servers.refresh_counts()
         finally:
-            self._watermark.counts_refreshed(_now())
+            self._watermark.counts_refreshed(self._clock.monotonic())
         return _COUNT_INTERVAL
 
     async def drain(self) -> None:
@@ -132,7 +144,7 @@ class InjectDispatch:
     def dispatch(self, stored: Sequence[tuple[NewJob, Inserted]], began: float) -> None:
         """Start to submit the new jobs that are leased. If others are due, wake a QueueRunner.
 
-        ``began``: the loop's time just before the insert.
+        ``began``: the monotonic time just before the insert.
         """
         leased: dict[int, list[Job]] = {}
         rest = False
@@ -165,8 +177,3 @@ class InjectDispatch:
         except Exception as error:
             text = str(error) if isinstance(error, GariviniError) else traceback.format_exc()
             events.emit("inject.not_dispatched", dbid=dispatcher.database.dbid, jobs=len(jobs), error=text)
-
-
-def _now() -> float:
-    """Return the loop's monotonic time."""
-    return asyncio.get_running_loop().time()

@@ -1,7 +1,5 @@
 """The passes of an Injector over one database: they find orphans, and count leased rows."""
 
-import asyncio
-
 from garivini.model.state import State
 from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.job_servers import JobServers
@@ -30,7 +28,7 @@ class InjectPasses:
         """Do one pass; return the seconds until the next one is due."""
         if not self._servers.answered:
             return INTERVAL
-        now = asyncio.get_running_loop().time()
+        now = self._dispatcher.monotonic()
         await self._dispatcher.call(self._dispatcher.count_leased, self._watermark.controlled, now)
         clock, lanes, _ = await self._dispatcher.call(self._dispatcher.database.lanes)
         await self._orphans.find([lane for lane in lanes if lane.state is State.LEASED], clock)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ class Stream:
     """Calls that wait to be stored in the same place."""
 
     thread: ThreadPoolExecutor
+    #: Returns the monotonic time.
+    monotonic: Callable[[], float]
     calls: deque[InjectCall] = field(default_factory=deque)
     #: Stores the calls while there are any.
     storing: asyncio.Task[None] | None = None
@@ -42,12 +45,12 @@ class Stream:
     def add(self, call: InjectCall) -> None:
         """Add a call."""
         self.calls.append(call)
-        if not self.gate.waits(len(self.calls), _now()):
+        if not self.gate.waits(len(self.calls), self.monotonic()):
             self.enough.set()
 
     async def gather(self) -> None:
         """Wait until callers that have just been answered have called again."""
-        while self.gate.waits(len(self.calls), now := _now()):
+        while self.gate.waits(len(self.calls), now := self.monotonic()):
             self.enough.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.gate.until - now):
@@ -65,8 +68,3 @@ class Stream:
                 break
             batch.append(self.calls.popleft())
         return batch
-
-
-def _now() -> float:
-    """Return the loop's monotonic time."""
-    return asyncio.get_running_loop().time()

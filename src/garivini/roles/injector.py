@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from garivini import events
+from garivini.clock import SYSTEM_CLOCK, Clock
 from garivini.errors import GariviniError, UsageError
 from garivini.gearman.aio import Held, Worker
 from garivini.model.inserted import Inserted
@@ -85,17 +86,19 @@ class Injector:
         settings: InjectorSettings = InjectorSettings(),  # frozen
         *,
         tls: ssl.SSLContext | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """Create an Injector; this does no I/O."""
+        self._monotonic = clock.monotonic
         self._shards = shards
         self._settings = settings
         self._rules = Rules(settings.allow, settings.max_arg, settings.json_args)
         self._rate = Rate(settings.rate) if settings.rate else None
-        self._dispatch = InjectDispatch(shards, addresses, settings.lease, settings.watermark, tls)
+        self._dispatch = InjectDispatch(shards, addresses, settings.lease, settings.watermark, tls, clock)
         # Keys have a home. If it is unreachable, or another transaction has locked a key in it, the calls of
         # other streams are stored meanwhile.
         self._streams = {
-            dbid: Stream(ThreadPoolExecutor(1, "garivini-injector"))
+            dbid: Stream(ThreadPoolExecutor(1, "garivini-injector"), clock.monotonic)
             for dbid in (None, *(database.dbid for database in shards))
         }
         self.links: list[Worker] = [
@@ -149,10 +152,11 @@ class Injector:
         """Refuse a call immediately, or add it to the next batch."""
         try:
             if self._rate is not None:
-                self._rate.use(1, _now())  # before it is read, because a refused call counts as well
+                # Before the call is read, because a refused one counts as well.
+                self._rate.use(1, self._monotonic())
             jobs, many = read(held.job.data, self._rules)
             if self._rate is not None and len(jobs) > 1:
-                self._rate.use(len(jobs) - 1, _now(), used=1)
+                self._rate.use(len(jobs) - 1, self._monotonic(), used=1)
         except UsageError as error:
             # It may quote the payload, at any length.
             reason = str(error)[:_MAX_REASON]
@@ -217,7 +221,7 @@ class Injector:
         """Store a batch. If that fails, store it in smaller ones, so that each call gets its own answer."""
         split = SplitInserts(batch)
         while part := split.next_batch():
-            began = _now()
+            began = self._monotonic()
             jobs = self._dispatch.lease([job for call in part for job in call.jobs])
             loop = asyncio.get_running_loop()
             try:
@@ -231,7 +235,7 @@ class Injector:
             else:
                 self._answer(part, stored)
                 self._dispatch.dispatch(list(zip(jobs, stored, strict=True)), began)
-                stream.gate.stored(len(part) + len(stream.calls), began, _now())
+                stream.gate.stored(len(part) + len(stream.calls), began, self._monotonic())
 
     # ---- answers
 
@@ -267,11 +271,6 @@ class Injector:
         for text, calls in texts.items():
             events.emit("inject.failed", calls=calls, error=text)
         self._let_go([call for call, _ in failed])
-
-
-def _now() -> float:
-    """Return the loop's monotonic time."""
-    return asyncio.get_running_loop().time()
 
 
 async def serve(

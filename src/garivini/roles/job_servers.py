@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from garivini import events
+from garivini.clock import SYSTEM_CLOCK, Clock
 from garivini.errors import GariviniError, UnreachableError
 from garivini.gearman.admin import FunctionStatus
 from garivini.gearman.aio import Client
@@ -23,12 +24,12 @@ class _Server:
     client: Client
     #: Last counts of each function; None while the server does not answer.
     functions: dict[bytes, FunctionStatus] | None = None
-    #: Loop time of its last answer; None before the first question.
+    #: Monotonic time of its last answer; None before the first question.
     answered_at: float | None = None
     #: Newest uniques that were delivered on the connection of this generation, by function.
     sent: dict[bytes, OrderedDict[bytes, None]] = field(default_factory=dict)
     generation: int = 0
-    #: Loop time since when a function that it knows has had no worker there.
+    #: Monotonic time since when a function that it knows has had no worker there.
     deserted: dict[bytes, float] = field(default_factory=dict)
 
 
@@ -36,7 +37,12 @@ class JobServers:
     """All Gearman servers of a dispatcher."""
 
     def __init__(
-        self, addresses: Sequence[str], *, remember: int = 8000, connect: Callable[[str], Client] = Client
+        self,
+        addresses: Sequence[str],
+        *,
+        remember: int = 8000,
+        connect: Callable[[str], Client] = Client,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """Create the clients; this does no I/O.
 
@@ -44,16 +50,18 @@ class JobServers:
             addresses: ``host:port`` of each server.
             remember: number of delivered jobs to remember per function and server.
             connect: makes the client for an address.
+            clock: gives the time.
 
         """
         self._servers = {address: _Server(connect(address)) for address in addresses}
         #: The server, if there is only one: then there is nothing to choose.
         self._only = next(iter(self._servers.values())) if len(self._servers) == 1 else None
         self._remember = remember
+        self._monotonic = clock.monotonic
         self._disconnected: set[bytes] = set()
         #: How often a connection has been opened again after a loss.
         self.reconnects: int = 0
-        self._refreshed_at = -math.inf  # loop time
+        self._refreshed_at = -math.inf  # monotonic
 
     @property
     def all_connected(self) -> bool:
@@ -68,7 +76,7 @@ class JobServers:
     @property
     def age(self) -> float:
         """Return the seconds since the last refresh began."""
-        return _now() - self._refreshed_at
+        return self._monotonic() - self._refreshed_at
 
     async def refresh_counts(self) -> None:
         """Read the counts of every server.
@@ -77,7 +85,7 @@ class JobServers:
             UnreachableError: no server answers.
 
         """
-        self._refreshed_at = _now()
+        self._refreshed_at = self._monotonic()
         await asyncio.gather(*map(self._refresh, self._servers.values()))
         if not self.answered:
             raise UnreachableError(f"no Gearman server answers: {', '.join(self._servers)}")
@@ -85,7 +93,7 @@ class JobServers:
     async def _refresh(self, server: _Server) -> None:
         try:
             server.functions = await server.client.functions()
-            server.answered_at = _now()
+            server.answered_at = self._monotonic()
             self._check_connection(server)
             for function, status in server.functions.items():
                 if status.workers:
@@ -194,7 +202,7 @@ class JobServers:
         answers = await asyncio.gather(*(self._ask(server, uniques, silence) for server in servers))
         served = [bool(workers(server.functions, function)) for server in servers]
         deserted = [
-            not here and _now() - server.deserted.get(function, math.inf) > patience
+            not here and self._monotonic() - server.deserted.get(function, math.inf) > patience
             for server, here in zip(servers, served, strict=True)
         ]
         return [_combined(each, deserted, any(served)) for each in zip(*answers, strict=True)]
@@ -203,23 +211,18 @@ class JobServers:
         self, server: _Server, uniques: Sequence[bytes], silence: float
     ) -> Sequence[JobStatus | Found]:
         if server.answered_at is None:
-            server.answered_at = _now()
+            server.answered_at = self._monotonic()
         try:
             statuses = await server.client.status(uniques)
         except GariviniError:
-            gone = _now() - server.answered_at > silence
+            gone = self._monotonic() - server.answered_at > silence
             return [Found.UNKNOWN if gone else Found.UNDECIDED] * len(uniques)
-        server.answered_at = _now()
+        server.answered_at = self._monotonic()
         return statuses
 
     async def close(self) -> None:
         """Close all connections."""
         await asyncio.gather(*(server.client.close() for server in self._servers.values()))
-
-
-def _now() -> float:
-    """Return the loop's monotonic time."""
-    return asyncio.get_running_loop().time()
 
 
 def _combined(answers: Sequence[JobStatus | Found], deserted: Sequence[bool], served: bool) -> Found:

@@ -1,6 +1,5 @@
 """Finds orphans, which are leased jobs that no Gearman server knows, and ends their leases early."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -32,7 +31,8 @@ class Orphans:
         self._dispatcher = dispatcher
         self._database = dispatcher.database
         self._servers = job_servers
-        # Loop times of the next full sweeps; None: before the first pass.
+        self._monotonic = dispatcher.monotonic
+        # Monotonic times of the next full sweeps; None: before the first pass.
         self._sweeps: list[float] | None = None
         self._reconnects = 0
         self._watch = watch
@@ -46,7 +46,7 @@ class Orphans:
         """
         if not self._sweeps or not self._servers.all_connected:
             return []
-        return [max(0.0, self._sweeps[0] - _now())]
+        return [max(0.0, self._sweeps[0] - self._monotonic())]
 
     async def find(self, lanes: Sequence[Lane], clock: float) -> bool:
         """End the leases of orphans; return whether there are any.
@@ -62,7 +62,7 @@ class Orphans:
             clock: unix time by the database's clock.
 
         """
-        now = _now()
+        now = self._monotonic()
         if self._sweeps is None or self._reconnects != self._servers.reconnects:
             self._sweeps = [now, *(now + age for age in range(_SWEEP_AGE // 2, _SWEEP_AGE + 2))]
             self._reconnects = self._servers.reconnects
@@ -122,8 +122,3 @@ class Orphans:
 def _handle(unique: bytes) -> Handle:
     dbid, jobid, attempt = map(int, unique.split(b":"))
     return Handle(jobid, dbid, attempt)
-
-
-def _now() -> float:
-    """Return the loop's monotonic time."""
-    return asyncio.get_running_loop().time()

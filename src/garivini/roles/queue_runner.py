@@ -15,6 +15,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from garivini import events
+from garivini.clock import SYSTEM_CLOCK, Clock
 from garivini.errors import ConflictError, GariviniError, RefusedError, UsageError
 from garivini.gearman.aio import Client, Held, Worker
 from garivini.model.job import Job
@@ -77,7 +78,7 @@ class _Claim(NamedTuple):
     jobs: list[Job]
     #: Whether the lane may hold more due jobs.
     full: bool
-    #: The loop's time just before the claim.
+    #: The monotonic time just before the claim.
     began: float
 
 
@@ -91,10 +92,17 @@ class QueueRunner:
         settings: QueueRunnerSettings = QueueRunnerSettings(),  # frozen
         *,
         thread: Executor | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """Create a QueueRunner; this does no I/O.
 
-        ``thread``: runs the database's calls; by default a thread of its own.
+        Args:
+            database: has the jobs.
+            job_servers: receive them.
+            settings: of the QueueRunner.
+            thread: runs the database's calls; by default a thread of its own.
+            clock: gives the time.
+
         """
         self.name: str = f"queue-runner of database {database.dbid}"
         self._database = database
@@ -102,12 +110,13 @@ class QueueRunner:
         self._settings = settings
         self._batch = min(BATCH_START, settings.batch_max)
         self._watermark = Watermark(job_servers, settings.watermark)
+        self._monotonic = clock.monotonic
         self._dispatcher = Dispatcher(
-            database, job_servers, self._watermark, lease=settings.lease, thread=thread
+            database, job_servers, self._watermark, lease=settings.lease, thread=thread, clock=clock
         )
         self._call = self._dispatcher.call
         self._orphans = Orphans(self._dispatcher, job_servers, watch=True)
-        self._tidy_at: float | None = None  # loop time; None: before the first pass
+        self._tidy_at: float | None = None  # monotonic; None: before the first pass
         #: Jobs submitted before this pass, and passes since the last submit in which a function was full.
         self._sent = 0
         self._full_for = 0
@@ -124,7 +133,7 @@ class QueueRunner:
         """
         self._sent = self._dispatcher.sent
         self._refused.clear()
-        (now, lanes, broken), first = await self._call(self._read, _now())
+        (now, lanes, broken), first = await self._call(self._read, self._monotonic())
         due = [lane for lane in lanes if lane.due <= now]
         if first is not None:
             self._use_room(first.jobs)
@@ -134,10 +143,11 @@ class QueueRunner:
         if due or first is None or self._servers.age > _COUNTS_AGE:
             # Raises if no server answers. Then no more is claimed.
             await self._servers.refresh_counts()
-            self._watermark.counts_refreshed(_now())
+            self._watermark.counts_refreshed(self._monotonic())
         more = await self._orphans.find([lane for lane in lanes if lane.state is State.LEASED], now)
         if due:
-            await self._call(self._dispatcher.count_leased, [lane.funcname for lane in due], _now())
+            funcnames = [lane.funcname for lane in due]
+            await self._call(self._dispatcher.count_leased, funcnames, self._monotonic())
             more |= await self._expired.handle([lane for lane in due if lane.state is not State.WAITING])
             more |= await self._dispatch([lane for lane in due if lane.state is State.WAITING])
         if broken:
@@ -153,7 +163,7 @@ class QueueRunner:
 
     async def _tidy(self) -> None:
         """Delete kept jobs whose retention is over. If there are none, this is one statement per minute."""
-        now = _now()
+        now = self._monotonic()
         if self._tidy_at is None:
             self._tidy_at = now + _TIDY_INTERVAL
         elif now >= self._tidy_at:
@@ -170,7 +180,7 @@ class QueueRunner:
         The claim is from the most urgent lane that is not full. It uses the room that is left from earlier
         counts, so that a job that has just been inserted need not wait for new ones.
 
-        For the database's thread. ``now``: the loop's time.
+        For the database's thread. ``now``: the monotonic time.
         """
         found = self._database.lanes()
         if found.lanes:
@@ -187,7 +197,7 @@ class QueueRunner:
 
     def _until_room(self) -> list[float]:
         """Return the seconds until full functions may have room: few while their jobs start, else more."""
-        waits, ask = self._watermark.until_room(_now())
+        waits, ask = self._watermark.until_room(self._monotonic())
         if not ask:
             self._full_for = 0
             return waits
@@ -212,7 +222,7 @@ class QueueRunner:
                 for lane in lanes:
                     if self._limit(lane.funcname) == 0:
                         continue
-                    claim = await self._call(self._claim, lane, _now())
+                    claim = await self._call(self._claim, lane, self._monotonic())
                     self._use_room(claim.jobs)
                     if sending is not None:
                         await sending
@@ -228,7 +238,7 @@ class QueueRunner:
         return any(self._limit(lane.funcname) for lane in lanes)
 
     def _claim(self, lane: Lane, now: float) -> _Claim:
-        """Claim as many jobs of a lane as have room. For the database's thread. ``now``: the loop's time."""
+        """Claim as many jobs of a lane as have room. For the database's thread. ``now``: monotonic."""
         limit = self._limit(lane.funcname)
         try:
             jobs = self._database.claim(lane, limit=limit, lease=self._dispatcher.lease)
@@ -267,11 +277,6 @@ class QueueRunner:
     def _limit(self, funcname: str) -> int:
         left = self._watermark.room(funcname)
         return self._batch if left is None else min(self._batch, left)
-
-
-def _now() -> float:
-    """Return the loop's monotonic time."""
-    return asyncio.get_running_loop().time()
 
 
 class QueueRunners:

@@ -30,7 +30,7 @@ class Watermark:
         self.limit: int = limit
         self._room: dict[str, int | None] = {}
         self._controlled: set[str] = set()
-        #: Leased rows by database and function, and the loop's time of that count.
+        #: Leased rows by database and function, and the monotonic time of that count.
         self._leased: dict[tuple[int, str], tuple[int, float]] = {}
         # A low watermark is used up sooner.
         self._leased_age = min(_LEASED_AGE, max(_LEASED_AGE_MIN, limit / WATERMARK * _LEASED_AGE))
