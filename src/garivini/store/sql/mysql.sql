@@ -227,15 +227,20 @@ UNION ALL SELECT jobid FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobid
 UNION ALL (SELECT jobid FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND reported_at IS NOT NULL */ FOR UPDATE SKIP LOCKED)
 
 -- name: forget_failures (jobids) -> none
--- Deletes the failure records of jobs that are deleted. By a join, because MySQL scans a small table for a list of
--- ids, whatever the hint, and a scan waits for the rows of other jobs that others have locked.
-DELETE failure FROM JSON_TABLE(JSON_ARRAY(:*jobids), '$[*]' COLUMNS (jobid BIGINT UNSIGNED PATH '$')) AS gone
-  STRAIGHT_JOIN failure FORCE INDEX (PRIMARY) ON failure.jobid = gone.jobid
+-- Deletes the failure records of jobs that are deleted. On MySQL by a join, because it scans a small table for a list
+-- of ids, whatever the hint, and a scan waits for the rows of other jobs that others have locked. On MariaDB the list
+-- takes up to a third less time.
+DELETE failure FROM
+  /*M! failure FORCE INDEX (PRIMARY) WHERE jobid IN ( */ /*!80017 JSON_TABLE(JSON_ARRAY( */ :*jobids)
+  /*!80017 , '$[*]' COLUMNS (jobid BIGINT UNSIGNED PATH '$')) AS gone
+  STRAIGHT_JOIN failure FORCE INDEX (PRIMARY) ON failure.jobid = gone.jobid */
 
 -- name: forget_reports (jobids) -> none
 -- Deletes the reports of jobs that are deleted.
-DELETE report FROM JSON_TABLE(JSON_ARRAY(:*jobids), '$[*]' COLUMNS (jobid BIGINT UNSIGNED PATH '$')) AS gone
-  STRAIGHT_JOIN report FORCE INDEX (PRIMARY) ON report.jobid = gone.jobid
+DELETE report FROM
+  /*M! report FORCE INDEX (PRIMARY) WHERE jobid IN ( */ /*!80017 JSON_TABLE(JSON_ARRAY( */ :*jobids)
+  /*!80017 , '$[*]' COLUMNS (jobid BIGINT UNSIGNED PATH '$')) AS gone
+  STRAIGHT_JOIN report FORCE INDEX (PRIMARY) ON report.jobid = gone.jobid */
 
 -- name: held (jobids, attempt) -> rows
 -- The jobs among these that this attempt holds, locked by its transaction.
@@ -280,8 +285,10 @@ SELECT jobid FROM finished FORCE INDEX (finished_expires) WHERE expires <= UNIX_
 
 -- name: forget_finished (jobids) -> none
 -- Deletes kept jobs.
-DELETE finished FROM JSON_TABLE(JSON_ARRAY(:*jobids), '$[*]' COLUMNS (jobid BIGINT UNSIGNED PATH '$')) AS gone
-  STRAIGHT_JOIN finished FORCE INDEX (PRIMARY) ON finished.jobid = gone.jobid
+DELETE finished FROM
+  /*M! finished FORCE INDEX (PRIMARY) WHERE jobid IN ( */ /*!80017 JSON_TABLE(JSON_ARRAY( */ :*jobids)
+  /*!80017 , '$[*]' COLUMNS (jobid BIGINT UNSIGNED PATH '$')) AS gone
+  STRAIGHT_JOIN finished FORCE INDEX (PRIMARY) ON finished.jobid = gone.jobid */
 
 -- name: standing (jobids) -> rows
 -- The row before a setback, locked by the transaction; the last column is whether its attempt holds it.
