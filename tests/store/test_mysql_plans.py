@@ -12,7 +12,7 @@ from garivini.model.state import State
 from garivini.store.database import Database, Lane
 from garivini.store.sql_files import SqlTemplate, load
 from tests.databases import mysql_plan, numbers
-from tests.sql_servers import ON_MYSQL, MariaDBOrMySQL
+from tests.sql_servers import MariaDBOrMySQL
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
@@ -182,7 +182,6 @@ def test_reports_are_found_by_their_job(filled: tuple[Database, Any]) -> None:
         ("report", "PRIMARY"),
     ]
     assert with_records[1][1] == "range"  # the other table is empty: a list of ids is more than its index
-    assert ON_MYSQL or all("Using index" in extra for *_, extra in with_records)
     any_records = plan(connection, templates("any_records")[0], first=JOBIDS[0], last=JOBIDS[-1])
     assert {(access, key) for table, access, key, _ in any_records if table} == {("range", "PRIMARY")}
     for name, values in (
@@ -206,15 +205,18 @@ def test_reports_are_found_by_their_job(filled: tuple[Database, Any]) -> None:
 def test_complete_touches_no_more_reports_than_it_has_jobs(filled: tuple[Database, Any], name: str) -> None:
     _, connection = filled
     jobids = list(range(10_001, 11_001))
+    values = {"jobids": jobids, "first": jobids[0], "last": jobids[-1]}
     with connection.cursor() as cursor:
-        cursor.execute("BEGIN")
-        before = reads(connection)
-        values = {"jobids": jobids, "first": jobids[0], "last": jobids[-1]}
-        for template in templates(name) + templates("any_records") + templates("with_records"):
-            cursor.execute(*template.bind(values))
-        touched = reads(connection) - before
-        cursor.execute("ROLLBACK")
-    assert 1000 <= touched <= 5 * 1000
+        for _ in range(2):  # the first time it also reads statistics of the tables
+            cursor.execute("BEGIN")
+            before = reads(connection)
+            for template in templates(name) + templates("any_records") + templates("with_records"):
+                cursor.execute(*template.bind(values))
+            touched = reads(connection) - before
+            cursor.execute("ROLLBACK")
+    # Per job: its row, a dive into each table of records, its report, and a row of the union. Once: the dives
+    # of any_records, the one to the first job, and the end of the union.
+    assert 1000 <= touched <= 5 * 1000 + 4
 
 
 def test_what_has_been_kept_for_long_enough_is_found_by_its_time(filled: tuple[Database, Any]) -> None:
