@@ -216,6 +216,21 @@ def test_no_statement_hides_an_error(path: Path) -> None:
         assert re.search(r"ON CONFLICT \(\w+", conflict), f"passes over any conflict: {conflict}"
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_statements_name_the_rule_of_the_effective_state_and_do_not_repeat_it(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"lease_end\s+(NOT\s+)?IN\b|lease_end\s*[<>!]|run_after\s*(<|>|>=)\s*since", text)
+    # Behind the fence the state alone does not suffice: the job may have been put off.
+    for statement in re.split(r"^(?=-- name: )", text, flags=re.MULTILINE)[1:]:
+        if "attempt = :attempt" in statement and re.search(r"state( \+ 0)? IN \(1, 2, 3\)", statement):
+            assert "{held}" in statement, statement.splitlines()[0]
+
+
+def test_parse_refuses_a_condition_that_does_not_exist() -> None:
+    with pytest.raises(KeyError, match="helt"):
+        parse("-- name: find () -> rows\n-- Why.\nSELECT {helt}\n", "?")
+
+
 def test_load_for_a_folding_table_replaces_some_statements() -> None:
     plain, folding = load("mysql", "%s"), load("mysql", "%s", folding=True)
     assert plain.keys() == folding.keys()

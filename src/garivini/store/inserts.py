@@ -6,7 +6,6 @@ from typing import Any, Final
 from garivini.errors import ConflictError, RefusedError, UsageError
 from garivini.model.inserted import Inserted
 from garivini.model.job import NewJob
-from garivini.model.limits import NEVER
 from garivini.model.pacing import BATCH_BYTES
 from garivini.model.state import State
 from garivini.store.chunks import CHUNK, chunks
@@ -141,12 +140,9 @@ def live(run: Statements, funcname: str, uniqkey: str, *, exact: bool = True) ->
 
 
 def _states(run: Statements, jobids: Iterable[int]) -> dict[int, State]:
-    """Return the states of jobs. A job that the original's clients parked is dead in any state of its row."""
+    """Return the effective states of jobs."""
     wanted = sorted(set(jobids))
-    return {
-        jobid: State.DEAD if run_after == NEVER else State(state)
-        for jobid, state, run_after in (run("states", jobids=wanted) if wanted else ())
-    }
+    return {jobid: State(state) for jobid, state in (run("states", jobids=wanted) if wanted else ())}
 
 
 def _is_exact(live: Sequence[Any]) -> bool:

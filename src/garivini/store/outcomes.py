@@ -160,8 +160,7 @@ def _settle(run: Statements, setback: Setback, max_failures: int) -> Settled:
     if held or setback.kind != "rescheduled":
         record_failure(run, setback, attempt)
     if setback.kind == "crashed":
-        if held:  # nobody holds a job that was put off
-            run("crash", jobid=jobid, attempt=attempt)
+        run("crash", jobid=jobid, attempt=attempt)
         if crashes + 1 < MAX_CRASHES:
             return Settled("applied", state, failcount)
     if setback.kind == "failed":

@@ -107,7 +107,7 @@ COLUMNS: Final[dict[str, Columns]] = {
     "standing": Columns("nnnnn?n"),
     "counts": Columns("tnnnn"),
     "count_put_off": Columns("tnnn"),
-    "states": Columns("nnn"),
+    "states": Columns("nn"),
     "functions": Columns("t???T??"),
     "failures": Columns("nnttttt"),
     "reports": Columns("ntnb"),

@@ -7,6 +7,8 @@ bound. There are three markers: a line that ends in ``-- each`` is repeated per 
 ``UNION ALL`` before the marker between the rows; ``:*name`` expands to one placeholder per item of a list;
 ``:@name`` is an array, from a list or from that value of all rows.
 
+``{name}`` is one of the conditions of ``effective_state``, which are the same for all databases.
+
 If a database needs several statements where another needs one, they follow one name, and each but the last
 ends in ``;``. They run in turn, and the result is the rows of the last one that reads. If one that reads
 finds nothing, the rest is skipped.
@@ -24,10 +26,13 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any, Final
 
+from garivini.store.effective_state import CONDITIONS
+
 _HEAD: Final = re.compile(r"^-- name: (\w+) \(([\w, ]*)\) -> (rows|one|count|id|none)$")
 _EACH: Final = re.compile(r"^(.*?)(,| UNION ALL|)\s*-- each$")
 # Not the second colon of PostgreSQL's ::type.
 _VALUE: Final = re.compile(r"(?<!:):([*@]?)([a-z_]+)")
+_CONDITION: Final = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(slots=True)
@@ -131,8 +136,10 @@ def parse(text: str, placeholder: str, array: Callable[[list[Any]], Any] = list)
 
     Raises:
         ValueError: a statement uses other parameters than its head names.
+        KeyError: it uses a condition that does not exist.
 
     """
+    text = _CONDITION.sub(lambda match: f"({CONDITIONS[match[1]]})", text)
     statements = []
     for block in re.split(r"^(?=-- name: )", text, flags=re.MULTILINE)[1:]:
         head, *lines = block.rstrip().splitlines()

@@ -8,10 +8,8 @@
 -- FORCE INDEX (PRIMARY) prevents the scan of a small table for a list of ids, which would wait for rows that are not in
 -- the list.
 --
--- A lease ends at `run_after`, and `lease_end` repeats it. Other programs put a leased row off by `run_after` alone: if
--- the two differ, nobody holds the row, and it waits until `run_after`. A time before `since` only ends the lease.
--- `lease_end` is 0 if the row was leased by a version without that column. A delay counts from the next whole second,
--- so it is never too short.
+-- A lease ends at `run_after`, and `lease_end` repeats it. `store/effective_state.py` describes what it means if they
+-- differ, and has the conditions in braces. A delay counts from the next whole second, so it is never too short.
 
 -- name: clock () -> one
 -- The unix time with its fraction; for inserts also the step between ids.
@@ -79,8 +77,7 @@ SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey LOCK IN 
 -- name: states (jobids) -> rows
 -- The states of these jobs, read without a lock: a row locked by another transaction must not delay an insert whose key
 -- exists. A caller's older snapshot may not include a job.
-SELECT jobid, CASE WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
-       run_after
+SELECT jobid, {effective_state}
   FROM job WHERE jobid IN (:*jobids)
 
 -- name: lanes (funcname, state, priority, run_after) -> rows
@@ -120,7 +117,7 @@ UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :leas
 -- Expired leases of a lane, and whether another program has put the row off. Rows locked by another transaction are
 -- skipped.
 SELECT jobid, attempt, flag, crashes, since, CAST(UNIX_TIMESTAMP() AS SIGNED) - CAST(since AS SIGNED),
-       lease_end NOT IN (0, run_after) AND run_after >= since, funcname
+       {put_off}, funcname
   FROM job FORCE INDEX (job_lane)
  WHERE funcname = :funcname AND state = :state AND priority = :priority
    AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
@@ -130,7 +127,7 @@ SELECT jobid, attempt, flag, crashes, since, CAST(UNIX_TIMESTAMP() AS SIGNED) - 
 -- name: requeue (jobids) -> none
 -- Makes rows that were put off and are due now waiting, so that they are claimed like any other.
 UPDATE job SET state = 0, lease_end = 0
- WHERE jobid IN (:*jobids) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since AND run_after <= UNIX_TIMESTAMP()
+ WHERE jobid IN (:*jobids) AND state IN (1, 2, 3) AND {put_off} AND run_after <= UNIX_TIMESTAMP()
 
 -- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
 -- Extends an expired lease, if nothing has changed since it was read. Queued: a Gearman server has the job queued, so
@@ -139,13 +136,13 @@ UPDATE job
    SET since = CASE WHEN :queued THEN UNIX_TIMESTAMP() ELSE since END, state = :new_state,
        run_after = UNIX_TIMESTAMP() + :seconds, lease_end = run_after
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
-   AND run_after <= UNIX_TIMESTAMP() AND (lease_end IN (0, run_after) OR run_after < since)
+   AND run_after <= UNIX_TIMESTAMP() AND {held}
 
 -- name: reclaim (jobid, attempt, state, lease, crashed) -> rows
 -- The write of a claim for the next attempt, after a lease has expired for good.
 SELECT jobid FROM job
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
-   AND run_after <= UNIX_TIMESTAMP() AND (lease_end IN (0, run_after) OR run_after < since)
+   AND run_after <= UNIX_TIMESTAMP() AND {held}
    FOR UPDATE;
 UPDATE job
    SET attempt = attempt + 1, state = 1, since = UNIX_TIMESTAMP(), crashes = crashes + :crashed,
@@ -158,25 +155,24 @@ SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, at
 -- name: release (jobid, attempt, run_after) -> none
 -- Makes a claimed job that was not submitted waiting again, due when it was before.
 UPDATE job SET state = 0, run_after = :run_after, lease_end = 0
- WHERE jobid = :jobid AND attempt = :attempt AND state = 1 AND (lease_end IN (0, run_after) OR run_after < since)
+ WHERE jobid = :jobid AND attempt = :attempt AND state = 1 AND {held}
 
 -- name: end_early (jobids, attempt, lease) -> none
 -- Ends now the lease of a job that may not have reached a server, unless it has been renewed meanwhile.
 UPDATE job FORCE INDEX (PRIMARY) SET run_after = UNIX_TIMESTAMP(), lease_end = run_after
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 1
-   AND run_after <= UNIX_TIMESTAMP() + :lease + 2 AND (lease_end IN (0, run_after) OR run_after < since)
+   AND run_after <= UNIX_TIMESTAMP() + :lease + 2 AND {held}
 
 -- name: renew (jobids, attempt, lease) -> none
 -- Renews a lease. A job that ended, that another attempt holds or that another program has put off is not touched.
 UPDATE job FORCE INDEX (PRIMARY) SET state = 2, run_after = UNIX_TIMESTAMP() + :lease + 1, lease_end = run_after
- WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
-   AND (lease_end IN (0, run_after) OR run_after < since)
+ WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: mine (jobids, attempt) -> rows
 -- The jobs among these that this attempt holds. This decides after a renewal: a count of changed rows differs in
 -- meaning between databases.
 SELECT jobid FROM job
- WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
+ WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: present (jobids) -> rows
 -- The jobs among these that exist, locked by the transaction.
@@ -244,7 +240,8 @@ DELETE report FROM
 
 -- name: held (jobids, attempt) -> rows
 -- The jobs among these that this attempt holds, locked by its transaction.
-SELECT jobid FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
+SELECT jobid FROM job FORCE INDEX (PRIMARY)
+ WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
    FOR UPDATE
 
 -- name: set_status (jobid, attempt, body) -> none
@@ -294,8 +291,7 @@ DELETE finished FROM
 -- The row before a setback, locked by the transaction; the last column is whether its attempt holds it.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM `function` WHERE `function`.funcname = job.funcname),
-       state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
-         AND run_after <> 2147483647
+       {effective_state} IN (1, 2, 3)
   FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
    FOR UPDATE
 
@@ -330,10 +326,8 @@ DELETE FROM failure WHERE jobid = :jobid AND attempt > :after AND attempt < :bef
 -- name: count_run (jobid, attempt) -> rows
 -- Counts a start whose function has read `job.run`.
 UPDATE job FORCE INDEX (PRIMARY) SET runs = runs + 1
- WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3)
-   AND (lease_end IN (0, run_after) OR run_after < since);
-SELECT runs FROM job WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3)
-   AND (lease_end IN (0, run_after) OR run_after < since)
+ WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3) AND {held};
+SELECT runs FROM job WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: recorded (jobid, attempt) -> rows
 -- Whether this attempt has reported its end already. The death of a process is not the attempt's own report.
@@ -346,26 +340,26 @@ SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure WHER
 -- name: get (jobid) -> rows
 -- One job with its effective state: one that another program has put off waits, or is dead if that is "never".
 SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority,
-       CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
+       {effective_state},
        since, crashes, created, runs
   FROM job WHERE jobid = :jobid
 
 -- name: jobs (funcname, state, failed, after, limit) -> rows
 -- Jobs by id as above, optionally of one function, of one state, or only those that have failed.
 SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority,
-       CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
+       {effective_state},
        since, crashes, created, runs
   FROM job FORCE INDEX (PRIMARY)
  WHERE jobid > :after AND (:funcname IS NULL OR funcname = :funcname)
    AND (:state IS NULL OR :state =
-        CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END)
-   AND (:failed = 0 OR failcount > 0 OR crashes > 0 OR state = 4 OR run_after = 2147483647)
+        {effective_state})
+   AND (:failed = 0 OR failcount > 0 OR crashes > 0 OR {effective_state} = 4)
  ORDER BY jobid LIMIT :limit
 
 -- name: retry (jobid) -> none
 -- An operator makes a job due now, with its failures forgiven. A leased or running job is not touched.
 UPDATE job SET state = 0, failcount = 0, crashes = 0, run_after = UNIX_TIMESTAMP(), lease_end = 0
- WHERE jobid = :jobid AND (state IN (0, 4) OR run_after = 2147483647 OR lease_end NOT IN (0, run_after) AND run_after >= since)
+ WHERE jobid = :jobid AND {effective_state} IN (0, 4)
 
 -- name: counts () -> rows
 -- Jobs of each function and state, and how many of them never run. Reads the whole lane index: for operators, not for a
@@ -385,8 +379,7 @@ SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_
 -- name: count_put_off (funcnames) -> rows
 -- The number of leased jobs of these functions that another program has put off.
 SELECT funcname, state, COUNT(*), MIN(run_after) FROM job FORCE INDEX (job_lane)
- WHERE funcname IN (:*funcnames) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
-   AND run_after <> 2147483647
+ WHERE funcname IN (:*funcnames) AND state IN (1, 2, 3) AND {put_off}
  GROUP BY funcname, state
 
 -- name: facts () -> rows
@@ -458,7 +451,7 @@ DELETE FROM `function` WHERE funcname = :funcname
 SELECT jobid, attempt, run_after FROM job FORCE INDEX (job_lane)
  WHERE funcname = :funcname AND state = 1 AND priority = :priority
    AND run_after > UNIX_TIMESTAMP() AND run_after >= :after
-   AND since <= UNIX_TIMESTAMP() - :age AND since > :since AND lease_end IN (0, run_after)
+   AND since <= UNIX_TIMESTAMP() - :age AND since > :since AND {held}
  ORDER BY run_after LIMIT :limit
 
 -- name: leased (funcname, lease, limit) -> one
@@ -471,18 +464,16 @@ SELECT COUNT(*) FROM (
 -- name: give_back (jobids, attempt) -> none
 -- Makes jobs that a worker holds and has not started waiting again, due now.
 UPDATE job FORCE INDEX (PRIMARY) SET state = 0, run_after = UNIX_TIMESTAMP(), lease_end = 0
- WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
-   AND (lease_end IN (0, run_after) OR run_after < since)
+ WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: mark_leased (jobids, attempt) -> none
 -- Makes a job leased again that a worker has checked and will not start, because its Gearman server is lost: not
 -- running, so that the lease may end early. If that server still exists, the worker that has the copy now renews it.
-UPDATE job FORCE INDEX (PRIMARY) SET state = 1 WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 2
-   AND (lease_end IN (0, run_after) OR run_after < since)
+UPDATE job FORCE INDEX (PRIMARY) SET state = 1 WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 2 AND {held}
 
 -- name: crash (jobid, attempt) -> none
 -- The process that ran it died. The lease stays: the Gearman server has given the copy to another worker.
-UPDATE job SET crashes = crashes + 1 WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3)
+UPDATE job SET crashes = crashes + 1 WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: refuse_inserts () -> none
 -- From now on no program inserts jobs, whether it knows of the drain or not. MySQL cannot create a trigger only if
@@ -499,7 +490,7 @@ DROP TRIGGER IF EXISTS garivini_draining
 -- Leases a waiting job for its move, if nothing has changed since it was read.
 SELECT jobid FROM job
  WHERE jobid = :jobid AND attempt = :attempt AND run_after = :run_after
-   AND (state = 0 OR state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since)
+   AND {effective_state} = 0
    FOR UPDATE;
 UPDATE job
    SET attempt = attempt + 1, state = 1, since = UNIX_TIMESTAMP(), run_after = UNIX_TIMESTAMP() + :seconds,

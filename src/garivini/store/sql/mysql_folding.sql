@@ -20,14 +20,14 @@ SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniq
 -- name: jobs (funcname, state, failed, after, limit) -> rows
 -- The same, comparing names by their bytes.
 SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority,
-       CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
+       {effective_state},
        since, crashes, created, runs
   FROM job FORCE INDEX (PRIMARY)
  WHERE jobid > :after AND (:funcname IS NULL OR (funcname = :funcname
        AND CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY)))
    AND (:state IS NULL OR :state =
-        CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END)
-   AND (:failed = 0 OR failcount > 0 OR crashes > 0 OR state = 4 OR run_after = 2147483647)
+        {effective_state})
+   AND (:failed = 0 OR failcount > 0 OR crashes > 0 OR {effective_state} = 4)
  ORDER BY jobid LIMIT :limit
 
 -- name: counts () -> rows
@@ -39,8 +39,7 @@ SELECT MIN(funcname), state, COUNT(*), MIN(run_after), CAST(SUM(run_after = 2147
 -- name: count_put_off (funcnames) -> rows
 -- The same, comparing names by their bytes.
 SELECT MIN(funcname), state, COUNT(*), MIN(run_after) FROM job FORCE INDEX (job_lane)
- WHERE funcname IN (:*funcnames) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
-   AND run_after <> 2147483647
+ WHERE funcname IN (:*funcnames) AND state IN (1, 2, 3) AND {put_off}
  GROUP BY CAST(CONVERT(funcname USING utf8mb4) AS BINARY), state
 
 -- name: leased (funcname, lease, limit) -> one

@@ -8,9 +8,8 @@
 -- `state + 0` beside a list of ids keeps PostgreSQL 18 from skipping through the lane index for a few states instead.
 --
 -- A lease ends at `run_after`, and `lease_end` repeats it. Both use one reading of the clock, because it advances
--- within a statement. Other programs put a leased row off by `run_after` alone: if the two differ, nobody holds the
--- row, and it waits until `run_after`. A time before `since` only ends the lease. `lease_end` is 0 if the row was
--- leased by a version without that column. A delay counts from the next whole second, so it is never too short.
+-- within a statement. `store/effective_state.py` describes what it means if they differ; it has the conditions in braces.
+-- A delay counts from the next whole second, so it is never too short.
 
 -- name: clock () -> one
 -- The unix time with its fraction.
@@ -73,8 +72,7 @@ SELECT jobid FROM job WHERE funcname = :funcname::text AND uniqkey = :uniqkey::t
 -- name: states (jobids) -> rows
 -- The states of these jobs, read without a lock: a row locked by another transaction must not delay an insert whose key
 -- exists. A caller's older snapshot may not include a job.
-SELECT jobid, CASE WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
-       run_after
+SELECT jobid, {effective_state}
   FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: lanes () -> rows
@@ -142,7 +140,7 @@ UPDATE job SET attempt = attempt + 1, state = 1, since = :now::bigint, run_after
 -- Expired leases of a lane, and whether another program has put the row off. Rows locked by another transaction are
 -- skipped.
 SELECT jobid, attempt, flag, crashes, since, floor(extract(epoch FROM clock_timestamp()))::bigint - since,
-       lease_end NOT IN (0, run_after) AND run_after >= since,
+       {put_off},
        funcname
   FROM job
  WHERE funcname = :funcname::text AND state = :state::smallint AND priority = :priority::smallint
@@ -153,7 +151,7 @@ SELECT jobid, attempt, flag, crashes, since, floor(extract(epoch FROM clock_time
 -- name: requeue (jobids) -> none
 -- Makes rows that were put off and are due now waiting, so that they are claimed like any other.
 UPDATE job SET state = 0, lease_end = 0
- WHERE jobid = ANY (:@jobids::bigint[]) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
+ WHERE jobid = ANY (:@jobids::bigint[]) AND state IN (1, 2, 3) AND {put_off}
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
 
 -- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
@@ -165,7 +163,7 @@ UPDATE job
        (SELECT lease.ends, lease.ends FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint + :seconds::bigint AS ends) AS lease),
        since = CASE WHEN :queued::boolean THEN floor(extract(epoch FROM clock_timestamp()))::bigint ELSE since END
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
-   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND (lease_end IN (0, run_after) OR run_after < since)
+   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND {held}
 
 -- name: reclaim (jobid, attempt, state, lease, crashed) -> rows
 -- The write of a claim for the next attempt, after a lease has expired for good.
@@ -175,35 +173,33 @@ UPDATE job
        (run_after, lease_end) =
        (SELECT lease.ends, lease.ends FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint + :lease::bigint + 1 AS ends) AS lease)
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
-   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND (lease_end IN (0, run_after) OR run_after < since)
+   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND {held}
 RETURNING jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
           since, crashes, created, runs
 
 -- name: release (jobid, attempt, run_after) -> none
 -- Makes a claimed job that was not submitted waiting again, due when it was before.
 UPDATE job SET state = 0, run_after = :run_after::bigint, lease_end = 0
- WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = 1 AND (lease_end IN (0, run_after) OR run_after < since)
+ WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = 1 AND {held}
 
 -- name: end_early (jobids, attempt, lease) -> none
 -- Ends now the lease of a job that may not have reached a server, unless it has been renewed meanwhile.
 UPDATE job SET (run_after, lease_end) =
        (SELECT lease.ends, lease.ends FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint + 0 AS ends) AS lease)
  WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 = 1
-   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) + :lease::bigint + 2 AND (lease_end IN (0, run_after) OR run_after < since)
+   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) + :lease::bigint + 2 AND {held}
 
 -- name: renew (jobids, attempt, lease) -> none
 -- Renews a lease. A job that ended, that another attempt holds or that another program has put off is not touched.
 UPDATE job SET state = 2, (run_after, lease_end) =
        (SELECT lease.ends, lease.ends FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint + :lease::bigint + 1 AS ends) AS lease)
- WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 IN (1, 2, 3)
-   AND (lease_end IN (0, run_after) OR run_after < since)
+ WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 IN (1, 2, 3) AND {held}
 
 -- name: mine (jobids, attempt) -> rows
 -- The jobs among these that this attempt holds. This decides after a renewal: a count of changed rows differs in
 -- meaning between databases.
 SELECT jobid FROM job
- WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 IN (1, 2, 3)
-   AND (lease_end IN (0, run_after) OR run_after < since)
+ WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 IN (1, 2, 3) AND {held}
 
 -- name: present (jobids) -> rows
 -- The jobs among these that exist, locked by the transaction.
@@ -262,7 +258,8 @@ DELETE FROM report WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: held (jobids, attempt) -> rows
 -- The jobs among these that this attempt holds, locked by its transaction.
-SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 IN (1, 2, 3)
+SELECT jobid FROM job
+ WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 IN (1, 2, 3) AND {held}
    FOR UPDATE
 
 -- name: set_status (jobid, attempt, body) -> none
@@ -312,8 +309,7 @@ DELETE FROM finished WHERE jobid = ANY (:@jobids::bigint[])
 -- The row before a setback, locked by the transaction; the last column is whether its attempt holds it.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM function WHERE function.funcname = job.funcname),
-       state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
-         AND run_after <> 2147483647
+       {effective_state} IN (1, 2, 3)
   FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE OF job
 
 -- name: put_back (jobid, attempt, state, failcount, delay) -> none
@@ -351,8 +347,7 @@ DELETE FROM failure WHERE jobid = :jobid::bigint AND attempt > :after::bigint AN
 -- name: count_run (jobid, attempt) -> rows
 -- Counts a start whose function has read `job.run`.
 UPDATE job SET runs = runs + 1
- WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state IN (1, 2, 3)
-   AND (lease_end IN (0, run_after) OR run_after < since)
+ WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state IN (1, 2, 3) AND {held}
 RETURNING runs
 
 -- name: recorded (jobid, attempt) -> rows
@@ -367,20 +362,20 @@ SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure
 -- name: get (jobid) -> rows
 -- One job with its effective state: one that another program has put off waits, or is dead if that is "never".
 SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
-       CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
+       {effective_state},
        since, crashes, created, runs
   FROM job WHERE jobid = :jobid::bigint
 
 -- name: jobs (funcname, state, failed, after, limit) -> rows
 -- Jobs by id as above, optionally of one function, of one state, or only those that have failed.
 SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
-       CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
+       {effective_state},
        since, crashes, created, runs
   FROM job
  WHERE jobid > :after::bigint AND (:funcname::text IS NULL OR funcname = :funcname::text)
    AND (:state::smallint IS NULL OR :state::smallint =
-        CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END)
-   AND (NOT :failed::boolean OR failcount > 0 OR crashes > 0 OR state = 4 OR run_after = 2147483647)
+        {effective_state})
+   AND (NOT :failed::boolean OR failcount > 0 OR crashes > 0 OR {effective_state} = 4)
  ORDER BY jobid LIMIT :limit::bigint
 
 -- name: retry (jobid) -> none
@@ -388,7 +383,7 @@ SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, at
 UPDATE job SET state = 0, failcount = 0, crashes = 0, lease_end = 0,
        run_after = floor(extract(epoch FROM clock_timestamp()))::bigint
  WHERE jobid = :jobid::bigint
-   AND (state IN (0, 4) OR run_after = 2147483647 OR lease_end NOT IN (0, run_after) AND run_after >= since)
+   AND {effective_state} IN (0, 4)
 
 -- name: counts () -> rows
 -- Jobs of each function and state, and how many of them never run. Reads the whole lane index: for operators, not for a
@@ -399,8 +394,7 @@ SELECT funcname, state, count(*), min(run_after), count(*) FILTER (WHERE run_aft
 -- name: count_put_off (funcnames) -> rows
 -- The number of leased jobs of these functions that another program has put off.
 SELECT funcname, state, count(*), min(run_after) FROM job
- WHERE funcname = ANY (:@funcnames::text[]) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
-   AND run_after <> 2147483647
+ WHERE funcname = ANY (:@funcnames::text[]) AND state IN (1, 2, 3) AND {put_off}
  GROUP BY funcname, state
 
 -- name: waiting () -> rows
@@ -480,7 +474,7 @@ SELECT jobid, attempt, run_after FROM job
  WHERE funcname = :funcname::text AND state = 1 AND priority = :priority::smallint
    AND run_after > (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after >= :after::bigint
    AND since <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - :age::bigint AND since > :since::bigint
-   AND lease_end IN (0, run_after)
+   AND {held}
  ORDER BY run_after LIMIT :limit::bigint
 
 -- name: leased (funcname, lease, limit) -> one
@@ -495,19 +489,17 @@ SELECT count(*) FROM (
 -- name: give_back (jobids, attempt) -> none
 -- Makes jobs that a worker holds and has not started waiting again, due now.
 UPDATE job SET state = 0, run_after = floor(extract(epoch FROM clock_timestamp()))::bigint, lease_end = 0
- WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 IN (1, 2, 3)
-   AND (lease_end IN (0, run_after) OR run_after < since)
+ WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 IN (1, 2, 3) AND {held}
 
 -- name: mark_leased (jobids, attempt) -> none
 -- Makes a job leased again that a worker has checked and will not start, because its Gearman server is lost: not
 -- running, so that the lease may end early. If that server still exists, the worker that has the copy now renews it.
-UPDATE job SET state = 1 WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 = 2
-   AND (lease_end IN (0, run_after) OR run_after < since)
+UPDATE job SET state = 1 WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 = 2 AND {held}
 
 -- name: crash (jobid, attempt) -> none
 -- The process that ran it died. The lease stays: the Gearman server has given the copy to another worker.
 UPDATE job SET crashes = crashes + 1
- WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state IN (1, 2, 3)
+ WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state IN (1, 2, 3) AND {held}
 
 -- name: refuse_inserts () -> none
 -- From now on no program inserts jobs, whether it knows of the drain or not.
@@ -527,7 +519,7 @@ UPDATE job
        (run_after, lease_end) =
        (SELECT lease.ends, lease.ends FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint + :seconds::bigint AS ends) AS lease)
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND run_after = :run_after::bigint
-   AND (state = 0 OR state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since)
+   AND {effective_state} = 0
 RETURNING jobid
 
 -- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs) -> rows

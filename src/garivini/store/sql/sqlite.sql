@@ -5,11 +5,9 @@
 -- it, so that a row parked by the original's clients does not start in 2038. Later times are ordinary times. CAST(arg
 -- AS BLOB): another program may have stored text that is not UTF-8.
 --
--- A lease ends at `run_after`, and `lease_end` repeats it. Other programs put a leased row off by `run_after` alone: if
--- the two differ, nobody holds the row, and it waits until `run_after`. A time before `since` only ends the lease.
--- `lease_end` is 0 if the row was leased by a version without that column. A delay counts from the next whole second,
--- so it is never too short. (This clock has milliseconds, and julianday may be wrong by half of one: adding 0.9995 and
--- truncating rounds up.)
+-- A lease ends at `run_after`, and `lease_end` repeats it. `store/effective_state.py` describes what it means if they
+-- differ, and has the conditions in braces. A delay counts from the next whole second, so it is never too short. (This
+-- clock has milliseconds, and julianday may be wrong by half of one: adding 0.9995 and truncating rounds up.)
 
 -- name: clock () -> one
 -- The unix time with its fraction.
@@ -69,8 +67,7 @@ SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey
 -- name: states (jobids) -> rows
 -- The states of these jobs, read without a lock: a row locked by another transaction must not delay an insert whose key
 -- exists. A caller's older snapshot may not include a job.
-SELECT jobid, CASE WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
-       run_after
+SELECT jobid, {effective_state}
   FROM job WHERE jobid IN (:*jobids)
 
 -- name: lanes () -> rows
@@ -131,7 +128,7 @@ UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :leas
 
 -- name: expired (funcname, state, priority, limit) -> rows
 -- Expired leases of a lane, and whether another program has put the row off.
-SELECT jobid, attempt, flag, crashes, since, strftime('%s', 'now') - since, lease_end NOT IN (0, run_after) AND run_after >= since,
+SELECT jobid, attempt, flag, crashes, since, strftime('%s', 'now') - since, {put_off},
        funcname
   FROM job INDEXED BY job_lane
  WHERE funcname = :funcname AND state = :state AND priority = :priority
@@ -141,7 +138,7 @@ SELECT jobid, attempt, flag, crashes, since, strftime('%s', 'now') - since, leas
 -- name: requeue (jobids) -> none
 -- Makes rows that were put off and are due now waiting, so that they are claimed like any other.
 UPDATE job SET state = 0, lease_end = 0
- WHERE jobid IN (:*jobids) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
+ WHERE jobid IN (:*jobids) AND state IN (1, 2, 3) AND {put_off}
    AND run_after <= strftime('%s', 'now') + 0
 
 -- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
@@ -151,7 +148,7 @@ UPDATE job
    SET state = :new_state, run_after = strftime('%s', 'now') + :seconds, lease_end = strftime('%s', 'now') + :seconds,
        since = CASE WHEN :queued THEN strftime('%s', 'now') + 0 ELSE since END
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
-   AND run_after <= strftime('%s', 'now') + 0 AND (lease_end IN (0, run_after) OR run_after < since)
+   AND run_after <= strftime('%s', 'now') + 0 AND {held}
 
 -- name: reclaim (jobid, attempt, state, lease, crashed) -> rows
 -- The write of a claim for the next attempt, after a lease has expired for good.
@@ -159,31 +156,31 @@ UPDATE job
    SET attempt = attempt + 1, state = 1, since = strftime('%s', 'now') + 0, crashes = crashes + :crashed,
        run_after = strftime('%s', 'now') + :lease + 1, lease_end = strftime('%s', 'now') + :lease + 1
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
-   AND run_after <= strftime('%s', 'now') + 0 AND (lease_end IN (0, run_after) OR run_after < since)
+   AND run_after <= strftime('%s', 'now') + 0 AND {held}
 RETURNING jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
           since, crashes, created, runs
 
 -- name: release (jobid, attempt, run_after) -> none
 -- Makes a claimed job that was not submitted waiting again, due when it was before.
 UPDATE job SET state = 0, run_after = :run_after, lease_end = 0
- WHERE jobid = :jobid AND attempt = :attempt AND state = 1 AND (lease_end IN (0, run_after) OR run_after < since)
+ WHERE jobid = :jobid AND attempt = :attempt AND state = 1 AND {held}
 
 -- name: end_early (jobids, attempt, lease) -> none
 -- Ends now the lease of a job that may not have reached a server, unless it has been renewed meanwhile.
 UPDATE job SET run_after = strftime('%s', 'now') + 0, lease_end = strftime('%s', 'now') + 0
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 1
-   AND run_after <= strftime('%s', 'now') + :lease + 2 AND (lease_end IN (0, run_after) OR run_after < since)
+   AND run_after <= strftime('%s', 'now') + :lease + 2 AND {held}
 
 -- name: renew (jobids, attempt, lease) -> none
 -- Renews a lease. A job that ended, that another attempt holds or that another program has put off is not touched.
 UPDATE job SET state = 2, run_after = strftime('%s', 'now') + :lease + 1, lease_end = strftime('%s', 'now') + :lease + 1
- WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
+ WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: mine (jobids, attempt) -> rows
 -- The jobs among these that this attempt holds. This decides after a renewal: a count of changed rows differs in
 -- meaning between databases.
 SELECT jobid FROM job
- WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
+ WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: present (jobids) -> rows
 -- The jobs among these that exist.
@@ -240,7 +237,7 @@ DELETE FROM report WHERE jobid IN (:*jobids)
 
 -- name: held (jobids, attempt) -> rows
 -- The jobs among these that this attempt holds.
-SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3)
+SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: set_status (jobid, attempt, body) -> none
 -- The progress of an attempt: one row, which is overwritten.
@@ -286,8 +283,7 @@ DELETE FROM finished WHERE jobid IN (:*jobids)
 -- The row before a setback; the last column is whether its attempt holds it.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM function WHERE function.funcname = job.funcname),
-       state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
-         AND run_after <> 2147483647
+       {effective_state} IN (1, 2, 3)
   FROM job WHERE jobid IN (:*jobids)
 
 -- name: put_back (jobid, attempt, state, failcount, delay) -> none
@@ -322,8 +318,7 @@ DELETE FROM failure WHERE jobid = :jobid AND attempt > :after AND attempt < :bef
 -- name: count_run (jobid, attempt) -> rows
 -- Counts a start whose function has read `job.run`.
 UPDATE job SET runs = runs + 1
- WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3)
-   AND (lease_end IN (0, run_after) OR run_after < since)
+ WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 RETURNING runs
 
 -- name: recorded (jobid, attempt) -> rows
@@ -337,26 +332,26 @@ SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure WHER
 -- name: get (jobid) -> rows
 -- One job with its effective state: one that another program has put off waits, or is dead if that is "never".
 SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
-       CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
+       {effective_state},
        since, crashes, created, runs
   FROM job WHERE jobid = :jobid
 
 -- name: jobs (funcname, state, failed, after, limit) -> rows
 -- Jobs by id as above, optionally of one function, of one state, or only those that have failed.
 SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
-       CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END,
+       {effective_state},
        since, crashes, created, runs
   FROM job
  WHERE jobid > :after AND (:funcname IS NULL OR funcname = :funcname)
    AND (:state IS NULL OR :state =
-        CASE WHEN run_after = 2147483647 THEN 4 WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END)
-   AND (:failed = 0 OR failcount > 0 OR crashes > 0 OR state = 4 OR run_after = 2147483647)
+        {effective_state})
+   AND (:failed = 0 OR failcount > 0 OR crashes > 0 OR {effective_state} = 4)
  ORDER BY jobid LIMIT :limit
 
 -- name: retry (jobid) -> none
 -- An operator makes a job due now, with its failures forgiven. A leased or running job is not touched.
 UPDATE job SET state = 0, failcount = 0, crashes = 0, run_after = strftime('%s', 'now') + 0, lease_end = 0
- WHERE jobid = :jobid AND (state IN (0, 4) OR run_after = 2147483647 OR lease_end NOT IN (0, run_after) AND run_after >= since)
+ WHERE jobid = :jobid AND {effective_state} IN (0, 4)
 
 -- name: counts () -> rows
 -- Jobs of each function and state, and how many of them never run. Reads the whole lane index: for operators, not for a
@@ -367,8 +362,7 @@ SELECT funcname, state, count(*), min(run_after), sum(run_after = 2147483647)
 -- name: count_put_off (funcnames) -> rows
 -- The number of leased jobs of these functions that another program has put off.
 SELECT funcname, state, count(*), min(run_after) FROM job INDEXED BY job_lane
- WHERE funcname IN (:*funcnames) AND state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since
-   AND run_after <> 2147483647
+ WHERE funcname IN (:*funcnames) AND state IN (1, 2, 3) AND {put_off}
  GROUP BY funcname, state
 
 -- name: waiting () -> rows
@@ -432,7 +426,7 @@ DELETE FROM function WHERE funcname = :funcname
 SELECT jobid, attempt, run_after FROM job INDEXED BY job_lane
  WHERE funcname = :funcname AND state = 1 AND priority = :priority
    AND run_after > strftime('%s', 'now') + 0 AND run_after >= :after
-   AND since <= strftime('%s', 'now') - :age AND since > :since AND lease_end IN (0, run_after)
+   AND since <= strftime('%s', 'now') - :age AND since > :since AND {held}
  ORDER BY run_after LIMIT :limit
 
 -- name: leased (funcname, lease, limit) -> one
@@ -445,17 +439,16 @@ SELECT count(*) FROM (
 -- name: give_back (jobids, attempt) -> none
 -- Makes jobs that a worker holds and has not started waiting again, due now.
 UPDATE job SET state = 0, run_after = strftime('%s', 'now') + 0, lease_end = 0
- WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND (lease_end IN (0, run_after) OR run_after < since)
+ WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: mark_leased (jobids, attempt) -> none
 -- Makes a job leased again that a worker has checked and will not start, because its Gearman server is lost: not
 -- running, so that the lease may end early. If that server still exists, the worker that has the copy now renews it.
-UPDATE job SET state = 1 WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 2
-   AND (lease_end IN (0, run_after) OR run_after < since)
+UPDATE job SET state = 1 WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 2 AND {held}
 
 -- name: crash (jobid, attempt) -> none
 -- The process that ran it died. The lease stays: the Gearman server has given the copy to another worker.
-UPDATE job SET crashes = crashes + 1 WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3)
+UPDATE job SET crashes = crashes + 1 WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: refuse_inserts () -> none
 -- From now on no program inserts jobs, whether it knows of the drain or not.
@@ -471,7 +464,7 @@ UPDATE job
    SET attempt = attempt + 1, state = 1, since = strftime('%s', 'now') + 0,
        run_after = strftime('%s', 'now') + :seconds, lease_end = strftime('%s', 'now') + :seconds
  WHERE jobid = :jobid AND attempt = :attempt AND run_after = :run_after
-   AND (state = 0 OR state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since)
+   AND {effective_state} = 0
 RETURNING jobid
 
 -- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs) -> rows

@@ -1,0 +1,26 @@
+"""The rule of a row's effective state, as conditions that the files of statements name.
+
+Programs of the original know only ``run_after``: they put a job off, or park it, by that column alone and
+leave ``state`` as it is. So ``state`` alone does not show whether an attempt holds the job:
+
+* A row whose ``run_after`` is "never" is dead. So is one whose state is unknown.
+* A row in state 1 to 3 whose ``run_after`` is the end of its lease is leased, running or suspect, and its
+  attempt holds it. A lease repeats its end in ``lease_end``: if the two differ, another program has put the
+  row off. There are two exceptions. ``lease_end`` is 0 if a program that does not know the column has leased
+  the row, and a time before the claim (``since``) only ends the lease.
+* Every other row waits. It is due at ``run_after``.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from garivini.model.limits import NEVER
+
+#: By name: ``held`` and ``put_off`` are for rows whose ``state`` is 1 to 3, which each statement requires in
+#: its own way, for the sake of its index. Each is false where the other is true, and both for a dead row.
+CONDITIONS: Final[Mapping[str, str]] = {
+    "held": f"run_after <> {NEVER} AND (lease_end IN (0, run_after) OR run_after < since)",
+    "put_off": f"run_after <> {NEVER} AND lease_end NOT IN (0, run_after) AND run_after >= since",
+    "effective_state": f"CASE WHEN run_after = {NEVER} OR state NOT IN (0, 1, 2, 3) THEN 4"
+    " WHEN state <> 0 AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END",
+}
