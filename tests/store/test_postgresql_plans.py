@@ -82,6 +82,8 @@ def connection(url: str, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A connection as ours, in a transaction that is taken back; with both plans of a prepared statement."""
     database = Database(DatabaseSettings(1, url))
     with database.connections.connection() as connection:
+        # Counting a million rows may take longer than an answer of a live server: plans are the subject here.
+        connection.read_timeout = None
         connection.execute("BEGIN")
         connection.execute(f"SET LOCAL plan_cache_mode = {request.param}")
         yield connection
