@@ -54,6 +54,9 @@ FORBIDDEN_THERE: Final = frozenset({"asyncio", "socket", "time", "ssl", "selecto
 EXECUTES: Final = frozenset({"execute", "executemany", "executescript", "exec_driver_sql", "text"})
 UNSAFE_MODULES: Final = frozenset({"pickle", "marshal", "shelve", "dill", "cloudpickle"})
 UNSAFE_CALLS: Final = frozenset({"eval", "exec", "compile", "__import__"})
+#: Maximum lines of a module, and of a function without its signature and docstring.
+MODULE_LINES: Final = 400
+FUNCTION_LINES: Final = 40
 
 
 class Package:
@@ -162,6 +165,19 @@ class Package:
             if isinstance(call.func, ast.Name) and call.func.id in UNSAFE_CALLS
         ]
 
+    def long(self) -> list[str]:
+        """Return the modules and functions that are longer than a reader can hold in mind."""
+        found = []
+        for module, tree in self.trees.items():
+            if tree.body and (tree.body[-1].end_lineno or 0) > MODULE_LINES:
+                found.append(module)
+            for node in ast.walk(tree):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    code = node.body[1:] if ast.get_docstring(node) is not None else node.body
+                    if code and (code[-1].end_lineno or 0) - code[0].lineno >= FUNCTION_LINES:
+                        found.append(f"{module}.{node.name}")
+        return found
+
 
 def _running(tree: ast.AST) -> Iterator[ast.stmt]:
     """Yield every statement but those under ``if TYPE_CHECKING``."""
@@ -247,6 +263,10 @@ def test_no_statement_is_put_together_from_values(garivini: Package) -> None:
 
 def test_no_data_becomes_code(garivini: Package) -> None:
     assert garivini.unsafe() == []
+
+
+def test_no_module_and_no_function_is_long(garivini: Package) -> None:
+    assert garivini.long() == []
 
 
 # ---- the checker itself
@@ -359,3 +379,16 @@ def test_a_fixed_statement_with_values_is_not_found_fault_with(tmp_path: Path) -
 )
 def test_what_makes_code_of_data_is_found(tmp_path: Path, text: str, found: str) -> None:
     assert made_up(tmp_path, job=text).unsafe() == [found]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("def f():\n" + "    x = 1\n" * FUNCTION_LINES, []),
+        ("def f():\n" + "    x = 1\n" * (FUNCTION_LINES + 1), ["garivini.job.f"]),
+        ('async def f():\n    """Do it."""\n' + "    x = 1\n" * (FUNCTION_LINES + 1), ["garivini.job.f"]),
+        ("x = 1\n" * (MODULE_LINES + 1), ["garivini.job"]),
+    ],
+)
+def test_what_is_long_is_found(tmp_path: Path, text: str, found: list[str]) -> None:
+    assert made_up(tmp_path, job=text).long() == found

@@ -198,12 +198,8 @@ class Decoder:
                 has been yielded. The rest of the stream cannot be decoded.
 
         """
-        if self._buffer:
-            self._buffer += data
-            if len(self._buffer) < self._wanted:
-                return
-            data = bytes(self._buffer)
-            self._buffer.clear()
+        if self._buffer and not (data := self._join(data)):
+            return
         end = self._feeding = len(data)
         offset = self._wanted = 0
         lines, kinds = self._lines, self._kinds
@@ -224,8 +220,7 @@ class Decoder:
                 beginning, length = _LENGTH.unpack_from(data, offset)
                 found = kinds.get(beginning)
                 if found is None:
-                    self._check_magic(beginning[:4])
-                    raise ProtocolError(f"unknown packet type {int.from_bytes(beginning[4:], 'big')}")
+                    raise self._not_a_packet(beginning)
                 if length > self._max_body:
                     raise ProtocolError(f"a body of {length} bytes; the limit here is {self._max_body} bytes")
                 start = offset + 12
@@ -243,9 +238,23 @@ class Decoder:
             self._feeding = 0
             self._buffer += data[offset:]
 
+    def _join(self, data: bytes) -> bytes:
+        """Return the buffer with data at its end, or nothing if the next packet is still incomplete."""
+        self._buffer += data
+        if len(self._buffer) < self._wanted:
+            return b""
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        return data
+
     def _check_magic(self, magic: bytes) -> None:
         if not self._magic.startswith(magic):
             raise ProtocolError(f"not a Gearman packet: it begins with {magic!r}, not with {self._magic!r}")
+
+    def _not_a_packet(self, beginning: bytes) -> ProtocolError:
+        """Return the error of eight bytes that are not the beginning of a packet."""
+        self._check_magic(beginning[:4])
+        return ProtocolError(f"unknown packet type {int.from_bytes(beginning[4:], 'big')}")
 
 
 def _end_of_line(data: bytes, offset: int, longest: int) -> int:
