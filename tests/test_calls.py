@@ -91,8 +91,10 @@ def test_attach_lets_a_later_attempt_take_over_a_call_that_a_server_has() -> Non
     calls = Calls(5)
     call = call_in(calls, Phase.CREATED)
     first, second = call.execution, execution(attempt=2)
+    first.started_at = 5.0
     assert calls.attach(call, second) is first
     assert (call.execution, call.later) == (second, None)
+    assert second.started_at == 5.0
 
 
 @pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.CREATED])

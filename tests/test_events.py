@@ -1,6 +1,7 @@
 """Events: the table of them, the source that emits them, and their reference."""
 
 import ast
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, get_args
@@ -63,6 +64,28 @@ def test_emit_of_an_unknown_event_or_field_is_found() -> None:
 def test_emit_is_in_the_source_for_each_event_of_the_table() -> None:
     sources = [path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py") if path.name != "table.py"]
     assert [name for name in EVENTS if not any(f'"{name}"' in source for source in sources)] == []
+
+
+def test_the_log_leaves_out_lists_with_a_number_per_job(caplog: pytest.LogCaptureFixture) -> None:
+    unlogged = {name: event.unlogged for name, event in EVENTS.items() if event.unlogged}
+    assert unlogged == {"jobs.started": ("waits",), "jobs.ended": ("runs",)}
+    with caplog.at_level(logging.DEBUG, "garivini"):
+        events.emit(
+            "jobs.started", dbid=1, function="f", jobs=2, wait_sum=3.0, wait_max=2.0, waits=[1.0, 2.0]
+        )
+    (record,) = caplog.records
+    assert record.getMessage() == "jobs.started dbid=1 function='f' jobs=2 wait_sum=3.0 wait_max=2.0"
+    assert record.fields == {"dbid": 1, "function": "f", "jobs": 2, "wait_sum": 3.0, "wait_max": 2.0}  # type: ignore[attr-defined]
+
+
+def test_is_enabled_follows_listeners_and_the_level_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    assert not events.is_enabled("jobs.started")
+    with caplog.at_level(logging.DEBUG, "garivini"):
+        assert events.is_enabled("jobs.started")
+    unlisten = events.listen(lambda name, fields: None)
+    assert events.is_enabled("jobs.started")
+    unlisten()
+    assert not events.is_enabled("jobs.started")
 
 
 def test_emit_settled_emits_events_of_the_table() -> None:

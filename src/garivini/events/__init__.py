@@ -15,10 +15,13 @@ Listener = Callable[[str, dict[str, Any]], None]
 
 _logger: Final = logging.getLogger("garivini")
 _LEVELS: Final = {name: event.level for name, event in EVENTS.items()}
+_UNLOGGED: Final = {name: event.unlogged for name, event in EVENTS.items() if event.unlogged}
 _LIMITED: Final = frozenset(name for name, event in EVENTS.items() if event.limit)
 
 
 def _log(name: str, fields: dict[str, Any]) -> None:
+    if name in _UNLOGGED:
+        fields = {key: value for key, value in fields.items() if key not in _UNLOGGED[name]}
     log(name, fields, _LEVELS.get(name, logging.DEBUG))
 
 
@@ -63,6 +66,14 @@ def emit_unlimited(name: str, fields: dict[str, Any]) -> None:
     """Send an event to every listener, whatever its limit."""
     for listener in _listeners:
         listener(name, fields)
+
+
+def is_enabled(name: str) -> bool:
+    """Return whether anybody receives an event: a listener, or the log at its level.
+
+    It is checked before fields are collected that take time.
+    """
+    return _listeners[-1] is not _log or _logger.isEnabledFor(_LEVELS[name])
 
 
 def listen(listener: Listener) -> Callable[[], None]:

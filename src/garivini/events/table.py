@@ -28,6 +28,8 @@ class EventType(NamedTuple):
     limit: Limit | None = None
     #: Fields of a second form, which has these only; empty if there is none.
     short: tuple[str, ...] = ()
+    #: Fields that the log leaves out: lists with a number per job.
+    unlogged: tuple[str, ...] = ()
 
 
 #: Fields of the events of a setback.
@@ -36,6 +38,18 @@ SETBACK_FIELDS: Final = ("kind", "jobid", "dbid", "attempt", "error", "message",
 #: The types of events by the sections of the reference.
 SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
     "Jobs": {
+        "jobs.started": EventType(
+            DEBUG,
+            ("dbid", "function", "jobs", "wait_sum", "wait_max", "waits"),
+            "jobs of one function have started",
+            unlogged=("waits",),
+        ),
+        "jobs.ended": EventType(
+            DEBUG,
+            ("dbid", "function", "outcome", "jobs", "run_sum", "run_max", "runs"),
+            "their outcome is committed",
+            unlogged=("runs",),
+        ),
         "job.failed": EventType(
             WARNING, SETBACK_FIELDS, "an attempt failed; the job runs again after `seconds`"
         ),

@@ -1,11 +1,16 @@
 """A job in the process that runs it."""
 
+from typing import Literal, TypeAlias
+
 import msgspec
 
 from garivini.gearman.aio import Held
 from garivini.keeper.copies import Copy
 from garivini.model.job import Job
-from garivini.model.outcome import Setback
+from garivini.model.outcome import Kind, Setback
+
+#: How an execution ended: the kind of its setback, if it has one.
+Outcome: TypeAlias = Kind | Literal["succeeded", "returned"]
 
 
 class Execution(msgspec.Struct, eq=False):
@@ -29,12 +34,22 @@ class Execution(msgspec.Struct, eq=False):
     #: Its time limit: the monotonic time by which it must end, and the seconds; 0: no limit.
     deadline: float = 0.0
     limit: float = 0.0
+    #: The monotonic times of its start and end; 0: not measured, because nobody receives the events.
+    started_at: float = 0.0
+    ended_at: float = 0.0
     #: Its copy came without an attempt and was given one.
     adopted: bool = False
     #: Its start check has renewed the lease.
     checked: bool = False
     #: It does not start: another worker may have the job, so its lease is not renewed any more.
     dropped: bool = False
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it has ended."""
+        if self.setback is not None:
+            return self.setback.kind
+        return "returned" if self.returned else "succeeded"
 
 
 def jobid_of(execution: Execution) -> int:

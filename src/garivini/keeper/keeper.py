@@ -15,6 +15,7 @@ from garivini.keeper.batch_writer import BatchWriter
 from garivini.keeper.clock import DatabaseClock
 from garivini.keeper.execution import Execution
 from garivini.keeper.functions import Functions, Registration
+from garivini.keeper.job_events import JobEvents
 from garivini.keeper.leases import Leases
 from garivini.keeper.obituaries import Obituaries
 from garivini.keeper.outcome_queue import OutcomeQueue
@@ -42,14 +43,20 @@ STOP_TIMEOUT: Final = 10.0
 _LAST_ANSWER: Final = 0.5
 
 
-def _emit_given_back(then: Callable[[list[Execution]], None]) -> Callable[[list[Execution]], None]:
-    """Return a function that emits the event of jobs that were given back, and passes them on."""
+def _emit_given_back(executions: list[Execution]) -> None:
+    events.emit("jobs.given_back", jobs=len(executions))
 
-    def given_back(executions: list[Execution]) -> None:
-        events.emit("jobs.given_back", jobs=len(executions))
+
+def _both(
+    first: Callable[[list[Execution]], None], then: Callable[[list[Execution]], None]
+) -> Callable[[list[Execution]], None]:
+    """Return a function that passes executions to two others."""
+
+    def both(executions: list[Execution]) -> None:
+        first(executions)
         then(executions)
 
-    return given_back
+    return both
 
 
 class Keeper:
@@ -106,20 +113,23 @@ class Keeper:
         self.functions: Functions = Functions(own, functions, leases, wakeup, monotonic)
         #: Counts the starts that ask for their number; see ``Job.run``.
         self.start_counter: StartCounter = StartCounter(lambda it: database.count_run(it), asyncio.to_thread)
+        #: Measures jobs for the events of their starts and ends.
+        self.job_events: JobEvents = JobEvents(own.dbid, database_clock, monotonic)
         unstarted = RowChanges(writer, own.mark_leased, monotonic)
         checks = StartChecks(leases, database_clock, unstarted, wakeup, on_checked, monotonic)
         reports = Reports(own, writer, wakeup, monotonic)
         outcome_writer = OutcomeWriter(own, writer, setbacks, self.functions, database_clock)
-        outcomes = OutcomeQueue(own.dbid, outcome_writer, reports, wakeup, on_committed, monotonic)
+        committed = _both(on_committed, self.job_events.end)
+        outcomes = OutcomeQueue(own.dbid, outcome_writer, reports, wakeup, committed, monotonic)
         self._outcomes = outcomes
-        given_back = RowChanges(writer, own.give_back, monotonic, _emit_given_back(on_given_back))
+        given_back = RowChanges(writer, own.give_back, monotonic, _both(_emit_given_back, on_given_back))
         renewals = Renewals(leases, given_back, database_clock, self.functions, wakeup, take_back, monotonic)
         ends = child is not None
         limit = TimeLimit(own.dbid, setbacks, wakeup, running, on_overdue, monotonic, ends_process=ends)
         obituaries = Obituaries(child, own.dbid, setbacks, writer, monotonic)
         # In the order of the steps: reports come before the outcomes of their jobs, registration comes last.
         first: list[Part] = [obituaries, self.functions, database_clock, checks]
-        then: list[Part] = [reports, outcomes, unstarted, renewals, given_back, limit]
+        then: list[Part] = [self.job_events, reports, outcomes, unstarted, renewals, given_back, limit]
         parts = [*first, *then, Registration(own, functions, self.functions, leases, wakeup)]
         self._rounds = Rounds(own.dbid, parts, wakeup, outcomes, limit, writer.concerns_all, clock)
         self._thread = clock.thread(self._run, f"garivini-keeper-{own.dbid}")

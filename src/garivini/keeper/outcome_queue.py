@@ -59,6 +59,8 @@ class OutcomeQueue:
 
     def end(self, execution: Execution) -> None:
         """Commit the outcome of an execution: its setback, or success if it has none and is not returned."""
+        if execution.started_at:
+            execution.ended_at = self._monotonic()
         self._inbox.put(execution)
         if not self._wakeup.is_set() and self._inbox.count() >= self._enough:  # neither takes a lock
             self._wakeup.set()

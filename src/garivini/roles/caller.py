@@ -123,6 +123,8 @@ class Caller:
         deadlines.begin(call, policy.deadline or DEADLINE, self._monotonic())
         if len(execution.held.job.data) > _SMALL:
             forget_argument(execution)
+        if keeper.job_events.enabled:
+            keeper.job_events.start(execution)
         keeper.hold(execution)
 
     def _answered(self, call: Call, event: Event) -> None:

@@ -106,6 +106,7 @@ class Calls(dict[tuple[int, int], Call]):
             return None
         if call.phase is Phase.CREATED:
             # The attempt is superseded. The outcome of the call is that of the later attempt.
+            execution.started_at = current.started_at
             call.execution = execution
             return current
         if call.later is not None and _attempt(execution) < _attempt(call.later):

@@ -68,6 +68,8 @@ class AsyncJobs:
         force_setattr(job, "counter", keeper.start_counter)
         try:
             set_current_job(job)  # in this task's own context
+            if keeper.job_events.enabled:
+                keeper.job_events.start(execution)
             async with limit:
                 result = await entry.function(job)
             forks.leave()

@@ -69,6 +69,8 @@ class DefJobs:
         force_setattr(execution.job, "counter", keeper.start_counter)
         try:
             set_current_job(execution.job)
+            if keeper.job_events.enabled:
+                keeper.job_events.start(execution)
             result = entry.function(execution.job)
             forks.leave()
             if result is not None:
