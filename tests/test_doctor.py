@@ -17,12 +17,13 @@ from garivini.cli import cli
 from garivini.cli.doctor import gearmand as start
 from garivini.cli.doctor import sql
 from garivini.cli.doctor.finding import Finding
+from garivini.errors import OutcomeUnknownError
 from garivini.gearman import packets
 from garivini.gearman.blocking import Client as GearmanClient
 from garivini.gearman.protocol import Submission
 from tests import servers
 from tests.databases import sqlite_url
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, until
 from tests.servers import embedded, gearmand, gearmand_command
 from tests.sql_servers import MariaDB, PostgreSQL
 from tests.system import upgraded
@@ -324,6 +325,7 @@ SOUND = {
         "full_page_writes": "on",
         "transaction_read_only": "off",
         "in_recovery": "false",
+        "commits_without_standby": "0",
         "autovacuum": "on",
         "synchronous_commit": "on",
         "settings_of_others": "none",
@@ -355,6 +357,8 @@ def test_a_sound_database_has_nothing_to_change(dialect: str) -> None:
         ("postgresql", "full_page_writes", "off", "fault"),
         ("postgresql", "transaction_read_only", "on", "fault"),
         ("postgresql", "in_recovery", "true", "fault"),
+        ("postgresql", "synchronous_standbys", "0", "fault"),
+        ("postgresql", "commits_without_standby", "3", "fault"),
         ("postgresql", "autovacuum", "off", "fault"),
     ],
 )
@@ -413,3 +417,39 @@ def test_a_postgresql_that_takes_no_jobs_is_a_fault(own_postgresql: PostgreSQL, 
         status, found = examine(url, address)
     assert status == 1
     assert any(fault.startswith("transaction_read_only is on: it accepts no jobs") for fault in faults(found))
+
+
+@pytest.mark.servers
+def test_a_postgresql_whose_synchronous_standby_is_gone_is_a_fault(
+    address: str,
+) -> None:
+    """Inserts are stored, yet their outcome is unknown, and the session of each waits on."""
+
+    def set_standbys(names: str) -> None:
+        server.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
+        server.execute("SELECT pg_reload_conf()")
+        until(lambda: server.execute("SHOW synchronous_standby_names") == [(names,)])
+
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    with (
+        PostgreSQL("wal_level=replica", "max_wal_senders=5") as server,
+        server.database() as url,
+        Client(f"{url}?read_timeout=1") as client,
+    ):
+        upgraded(url).close()
+        set_standbys("gone")
+        try:
+            with pytest.raises(OutcomeUnknownError):
+                client.insert_job("f", run_after=3600)
+            assert client.list_jobs() == []  # nobody sees it before its commit is over
+            assert server.execute(waiting) == [(1,)]
+            until(lambda: "commits_without_standby is 1" in "".join(faults(examine(url, address)[1])))
+            assert any(
+                one.startswith("synchronous_standbys is 0") for one in faults(examine(url, address)[1])
+            )
+        finally:
+            set_standbys("")  # the advice
+        until(lambda: server.execute(waiting) == [(0,)])
+        assert len(client.list_jobs()) == 1
+        assert examine(url, address)[0] == 0
+        client.insert_job("f", run_after=3600)

@@ -53,6 +53,8 @@ def _version(text: str) -> tuple[int, ...]:
 
 _LOSES: Final = "a crash may undo a commit, and lose a job that was acknowledged"
 
+_STANDBY: Final = "start the standby, or remove it from synchronous_standby_names and reload"
+
 _SQLITE: Final = (
     Rule("version", _newer(3, 35), "too old", "use a Python with SQLite 3.35 or newer"),
     Rule("journal_mode", _is("wal"), "readers and the writer block each other", "run `garivini db upgrade`"),
@@ -101,6 +103,18 @@ _POSTGRESQL: Final = (
     Rule("full_page_writes", _is("on"), "a crash may damage pages", "set full_page_writes=on"),
     Rule("transaction_read_only", _is("off"), "it accepts no jobs", "use the primary"),
     Rule("in_recovery", _is("f", "false", "off"), "it is a standby and accepts no jobs", "use the primary"),
+    Rule(
+        "synchronous_standbys",
+        lambda value: value != "0",
+        'each commit waits for a standby, and none is connected: inserts end in "outcome unknown"',
+        _STANDBY,
+    ),
+    Rule(
+        "commits_without_standby",
+        _is("0"),
+        "sessions that have waited for a standby for over 5 s; each keeps its place until one answers",
+        _STANDBY,
+    ),
     Rule(
         "autovacuum",
         _is("on"),

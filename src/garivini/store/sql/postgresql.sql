@@ -408,7 +408,8 @@ SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_
 -- name: facts () -> rows
 -- Settings of the database that decide whether a job can be lost, and whether the cost of claims stays the same. Behind
 -- a pooler a session may have settings that another program has left there; those that PgBouncer keeps per client are
--- not among them.
+-- not among them. If commits wait for a standby: how many are connected (a role without pg_monitor counts all), and how
+-- many commits have waited for long.
 SELECT name, setting FROM pg_catalog.pg_settings
  WHERE name IN ('autovacuum', 'fsync', 'full_page_writes', 'transaction_read_only')
 UNION ALL SELECT 'version', current_setting('server_version')
@@ -419,6 +420,11 @@ UNION ALL SELECT 'settings_of_others', coalesce(string_agg(name, ', ' ORDER BY n
  WHERE source = 'session' AND name NOT IN ('DateStyle', 'IntervalStyle', 'TimeZone', 'application_name',
        'client_encoding', 'standard_conforming_strings', 'synchronous_commit', 'transaction_deferrable',
        'transaction_isolation', 'transaction_read_only')
+UNION ALL SELECT 'synchronous_standbys', count(*)::text FROM pg_catalog.pg_stat_replication
+           WHERE coalesce(sync_state, 'sync') IN ('sync', 'quorum')
+          HAVING current_setting('synchronous_standby_names') <> ''
+UNION ALL SELECT 'commits_without_standby', count(*)::text FROM pg_catalog.pg_stat_activity
+           WHERE wait_event = 'SyncRep' AND state_change < clock_timestamp() - interval '5 s'
 
 -- name: functions () -> rows
 -- The settings of all functions.
