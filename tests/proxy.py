@@ -30,6 +30,10 @@ class Proxy:
         """Reset every connection, on both sides; return how many clients had one."""
         return asyncio.run_coroutine_threadsafe(self._reset(), self._loop).result(PATIENCE) // 2
 
+    def point_to(self, target: str) -> None:
+        """Lead new connections to another address. Those that are open stay as they are."""
+        self._host, _, self._port = target.rpartition(":")
+
     def stall(self) -> None:
         """Pass nothing on any more over the connections that are open now, which stay open."""
         asyncio.run_coroutine_threadsafe(self._stall(), self._loop).result(PATIENCE)

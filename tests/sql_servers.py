@@ -57,7 +57,7 @@ class SQLServer(ABC):
     def __init__(self, *settings: str) -> None:
         self.host: Final = "127.0.0.1"
         self.port: Final = free_port()
-        self.password: Final = secrets.token_hex(8)
+        self.password: str = secrets.token_hex(8)
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
@@ -72,6 +72,11 @@ class SQLServer(ABC):
     def url(self) -> str:
         """URL of the user who may do all, without a database's name at its end."""
         return f"{self.scheme}://root:{self.password}@{self.host}:{self.port}/"
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"{self.host}:{self.port}"
 
     @property
     def pid(self) -> int:

@@ -234,10 +234,43 @@ def test_a_text_that_the_connection_cannot_carry_is_stored_in_ascii(
     engine.dispose()
 
 
+def _refuse_changes(server: SQLServer, database: str) -> None:
+    """Refuse each delete of a job and each record of a failure, by triggers."""
+    if server.scheme == "mysql":
+        body = "FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'not now'"
+    else:
+        body = "FOR EACH STATEMENT EXECUTE FUNCTION refuse()"
+        server.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+            "'BEGIN RAISE EXCEPTION ''not now''; END'",
+            database,
+        )
+    server.execute(f"CREATE TRIGGER refuse_delete BEFORE DELETE ON job {body}", database)
+    server.execute(f"CREATE TRIGGER refuse_insert BEFORE INSERT ON failure {body}", database)
+
+
+def _allow_changes(server: SQLServer, database: str) -> None:
+    for name, table in (("refuse_delete", "job"), ("refuse_insert", "failure")):
+        on = "" if server.scheme == "mysql" else f" ON {table}"
+        server.execute(f"DROP TRIGGER {name}{on}", database)
+
+
+#: How a database refuses all outcomes and takes them again, and the event that shows it.
+_WAYS_TO_REFUSE: Final[dict[str, tuple[Callable[..., None], Callable[..., None], str]]] = {
+    "read-only": (
+        lambda server, _: server.set_read_only(True),
+        lambda server, _: server.set_read_only(False),
+        "role.error",
+    ),
+    "by a trigger": (_refuse_changes, _allow_changes, "outcomes.put_aside"),
+}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("how", _WAYS_TO_REFUSE)
 @pytest.mark.parametrize("own", ["own_mariadb", "own_postgresql"])
 def test_outcomes_wait_whole_for_a_database_that_refuses_all_writes(
-    request: pytest.FixtureRequest, own: str, seen: list[tuple[str, dict[str, Any]]]
+    request: pytest.FixtureRequest, own: str, how: str, seen: list[tuple[str, dict[str, Any]]]
 ) -> None:
     server: SQLServer = request.getfixturevalue(own)
     url = server.create_database()
@@ -249,14 +282,15 @@ def test_outcomes_wait_whole_for_a_database_that_refuses_all_writes(
     kept.keeper.start()
     kept.keeper.end(runs.pop())
     kept.get(1)
-    server.set_read_only(True)
+    refuse, allow, event = _WAYS_TO_REFUSE[how]
+    refuse(server, url.rpartition("/")[2])
     for run in runs:
         kept.keeper.end(run)
     deadline = time.monotonic() + PATIENCE
-    while not any(event == "outcomes.put_aside" for event, _ in seen):
+    while not any(name == event for name, _ in seen):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    server.set_read_only(False)
+    allow(server, url.rpartition("/")[2])
     assert set(map(id, kept.get(len(runs), PATIENCE))) == set(map(id, runs))
     messages = [kept.database.failures(run.job.jobid)[0].message for run in runs[:20]]
     assert messages == ["\U0001f600"] * 20

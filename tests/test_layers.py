@@ -22,7 +22,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
         "databases": "errors",
         "settings": "errors databases",
         "gearman": "errors backoff events",
-        "store": "errors model databases",
+        "store": "errors events model databases",
         "submission": "model gearman",
         "outcome_events": "events model submission",
         "client": "errors backoff events model databases settings gearman store submission outcome_events",

@@ -3,7 +3,8 @@
 * ``GariviniError``
     * ``UsageError``: the caller. The call cannot work as written.
     * ``SchemaError``: the operator. The database does not have the tables of this version.
-    * ``UnreachableError``: the network or a server. A database or a Gearman server cannot be reached.
+    * ``UnreachableError``: the network or a server. A database or a Gearman server cannot be reached, or the
+      database takes no writes.
     * ``RefusedError``: a server, which understood the request and refused it.
     * ``ConflictError``: another transaction, which held a lock for too long. The call can be repeated.
     * ``OutcomeUnknownError``: the network. The connection was lost between request and answer.
@@ -48,7 +49,10 @@ class SchemaError(GariviniError):
 
 
 class UnreachableError(GariviniError):
-    """A database or Gearman server cannot be reached. Nothing was done."""
+    """A database or Gearman server cannot be reached, or a database takes no writes. Nothing was done."""
+
+    #: Whether a database was reached that takes no writes: a replica, or a former primary.
+    read_only: bool = False
 
 
 class RefusedError(GariviniError):

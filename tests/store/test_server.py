@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from garivini import events
 from garivini.errors import OutcomeUnknownError, RefusedError, SchemaError, UnreachableError
+from garivini.model.job import Handle
 from garivini.model.new_jobs import new_job
-from garivini.model.outcome import Report
+from garivini.model.outcome import Report, Setback
 from garivini.model.state import State
-from garivini.store import records
+from garivini.store import records, write_access
 from garivini.store.database import Database, Lane
 from tests.databases import MySQLRoles, PostgreSQLRoles
 from tests.processes import PATIENCE
@@ -187,12 +189,22 @@ def test_transaction_whose_server_freezes_at_the_commit_has_an_unknown_outcome(
 
 
 @pytest.mark.slow
-def test_insert_into_a_read_only_server_is_refused(own_server: SQLServer, own: Database) -> None:
+def test_a_read_only_server_is_read_and_its_refusals_say_that_it_takes_no_writes(
+    own_server: SQLServer, own: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(events, "_listeners", [lambda name, _: seen.append(name)])
+    monkeypatch.setattr(write_access, "_CHECK_INTERVAL", 1e-6)
     own_server.set_read_only(True)
-    own.close()
+    assert len(own.jobs()) == 1  # a new connection is no better, and is used as it is
+    # A former primary lacks the newest jobs: that it does not find one means nothing.
+    unknown = Setback(handle=Handle(99, own.dbid, 1), kind="failed")
+    for call in (insert, lambda it: it.complete([1]), lambda it: it.settle([unknown])):
+        with pytest.raises(UnreachableError, match="takes no writes: it is read-only") as raised:
+            call(own)
+        assert raised.value.read_only
     assert len(own.jobs()) == 1
-    with pytest.raises(RefusedError, match=r"read-only: is it a (replica|standby)"):
-        insert(own)
+    assert seen == ["database.read_only"]
     own_server.set_read_only(False)
-    own.close()
-    insert(own)
+    insert(own)  # without a call that closes connections
+    assert seen == ["database.read_only", "database.writable"]

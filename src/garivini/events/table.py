@@ -159,6 +159,14 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
             WARNING, ("dbid", "jobs", "error"), "stored jobs not submitted; their leases bring them back"
         ),
     },
+    "Databases": {
+        "database.read_only": EventType(
+            WARNING,
+            ("dbid", "error"),
+            "a server takes no writes; connections to it are closed",
+        ),
+        "database.writable": EventType(INFO, ("dbid",), "after that, a server takes writes"),
+    },
     "Gearman": {
         "gearman.connected": EventType(
             INFO, ("server",), "the server has answered a worker, or a QueueRunner's listener for wake-ups"

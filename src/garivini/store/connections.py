@@ -104,7 +104,7 @@ class Connections:
         """Run statements that read, each on its own, or in one transaction if that is what has settings."""
         if not self._checked:
             self.check()
-        with self.connection() as connection:
+        with self.connection(reads=True) as connection:
             cursor = self.dialect.cursor(connection)
             if self.dialect.pooled:
                 self.dialect.begin_transaction(cursor)
@@ -139,6 +139,8 @@ class Connections:
                 if not alone:
                     cursor.execute("COMMIT")
                 done = True
+                if self._source.access.refused:
+                    self._source.access.granted()
             except driver_error(self.engine) as error:
                 raise translated(error, self._source, connection, committing=committing) from error
             finally:

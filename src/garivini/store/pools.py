@@ -12,6 +12,7 @@ from garivini.databases import DatabaseSettings
 from garivini.errors import GariviniError, OutcomeUnknownError, RefusedError, UnreachableError, UsageError
 from garivini.store.dialects.dialect import Dialect
 from garivini.store.engines import dialect_of, make_engine, parse_url, refuse_misread, shown
+from garivini.store.write_access import WriteAccess
 
 #: The error of the trigger in a database that is being drained.
 DRAINING: Final = "garivini is draining this database"
@@ -26,10 +27,15 @@ class Source(Protocol):
     dialect: Dialect
     #: Names the database in messages: its id, and its URL without the password.
     where: str
+    #: Whether its server takes writes.
+    access: WriteAccess
 
     @contextmanager
-    def connection(self) -> Iterator[Any]:
-        """Lend a driver's connection in autocommit; translate the driver's errors."""
+    def connection(self, *, reads: bool = False) -> Iterator[Any]:
+        """Lend a driver's connection in autocommit; translate the driver's errors.
+
+        ``reads``: only reads are made, which a former primary answers too, so that is checked.
+        """
         yield
 
     def create(self) -> None:
@@ -65,13 +71,14 @@ class OwnPool:
         self.dialect: Dialect = dialect_of(url.get_backend_name())
         self.engine: Engine = make_engine(self.dialect, url)
         self.where: str = f"database {settings.dbid} ({shown(self.engine.url)})"
+        self.access: WriteAccess = WriteAccess(settings.dbid, self.where, self.dialect)
         self._pid = os.getpid()
         if self.dialect.close_before_fork:
             _CLOSE_BEFORE_FORK.add(self)
 
     @contextmanager
-    def connection(self) -> Iterator[Any]:
-        """Lend a driver's connection in autocommit; translate the driver's errors."""
+    def connection(self, *, reads: bool = False) -> Iterator[Any]:
+        """Lend a driver's connection in autocommit: see ``Source.connection``."""
         if self._pid != os.getpid():
             # The parent's connections are not ours to use, nor to close.
             self._pid = os.getpid()
@@ -84,13 +91,17 @@ class OwnPool:
             if not pooled.info.get("garivini"):
                 self.dialect.prepare(connection)
                 pooled.info["garivini"] = True
+            if reads:
+                self.access.check(connection, pooled.info)
             yield connection
         except driver_error(self.engine) as error:
             found = translated(error, self, connection)
             lost = isinstance(found, _LOST)
+            self.access.lost(found)
             raise found from error
-        except _LOST:
+        except _LOST as error:
             lost = True
+            self.access.lost(error)
             raise
         finally:
             # Not every driver knows that its connection is lost.
@@ -100,8 +111,9 @@ class OwnPool:
                 pooled.invalidate()
             else:
                 pooled.close()
-            if lost:
-                # A server that restarted has closed the others too.
+            if lost and pool is self.engine.pool:
+                # A server that restarted has closed the others too, and one that takes no writes is not the
+                # primary for them either. New ones look the host name up again.
                 self.engine.dispose()
 
     def _checkout(self) -> PoolProxiedConnection:
@@ -130,23 +142,28 @@ class CallersEngine:
         refuse_misread(self.engine.url)
         self.dialect: Dialect = dialect_of(self.engine.dialect.name)
         self.where: str = f"database {settings.dbid} ({shown(self.engine.url)})"
+        self.access: WriteAccess = WriteAccess(settings.dbid, self.where, self.dialect)
 
     @contextmanager
-    def connection(self) -> Iterator[Any]:
-        """Lend a driver's connection in autocommit; translate the driver's errors."""
+    def connection(self, *, reads: bool = False) -> Iterator[Any]:
+        """Lend a driver's connection in autocommit: see ``Source.connection``."""
         pool = self.engine.pool
         pooled = self._checkout()
         connection = pooled.driver_connection
         before, lost = None, False
         try:
             before = self.dialect.borrow(connection)
+            if reads:
+                self.access.check(connection, pooled.info)
             yield connection
         except driver_error(self.engine) as error:
             found = translated(error, self, connection)
             lost = isinstance(found, _LOST)
+            self.access.lost(found)
             raise found from error
-        except _LOST:
+        except _LOST as error:
             lost = True
+            self.access.lost(error)
             raise
         finally:
             good = not lost and before is not None and self.dialect.usable(connection)

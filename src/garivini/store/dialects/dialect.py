@@ -198,6 +198,10 @@ class Dialect:
         """Whether a connection may go back to the pool: it is not lost. No round trip."""
         raise NotImplementedError
 
+    def takes_writes(self, connection: Any) -> bool:
+        """Whether the server of a connection takes writes, as a primary does. One round trip."""
+        return True
+
     def alive(self, connection: Any) -> bool:
         """Whether an idle connection is known not to have been closed from the other side. No round trip."""
         return False

@@ -27,6 +27,7 @@ from garivini.store.dialects.dialect import (
 from garivini.store.dialects.distributed import refuse_distributed
 from garivini.store.dialects.mysql_errors import translate
 from garivini.store.dialects.mysql_lanes import LaneWalk
+from garivini.store.dialects.mysql_primary import PrimarySearch, ServerAddress, servers_of, takes_writes
 from garivini.store.dialects.mysql_urls import PACKAGES, asks_for_tls, engine_url
 from garivini.store.rows import decode
 
@@ -50,7 +51,8 @@ class MySQL(Dialect):
     name = "mysql"
     placeholder = "%s"
     packages: ClassVar[Mapping[str, str]] = PACKAGES
-    begin = "BEGIN"
+    # A read-only server refuses this. It would answer locking reads, from the rows of a former primary.
+    begin = "START TRANSACTION READ WRITE"
     statement_setting = "max_allowed_packet"
 
     def __init__(self) -> None:
@@ -59,12 +61,15 @@ class MySQL(Dialect):
         self._returning = False
         #: Whether the URL asks for TLS.
         self._tls = False
+        #: The servers that the URL names, if there are several.
+        self._servers: list[ServerAddress] = []
         self._walk = LaneWalk()
 
     # ---- connections
 
     def engine(self, url: URL) -> tuple[URL, dict[str, Any]]:
         self._tls = asks_for_tls(url)
+        self._servers = servers_of(url)
         return engine_url(url)
 
     def parameters(self, driver: Any) -> frozenset[str] | None:
@@ -74,13 +79,16 @@ class MySQL(Dialect):
         return frozenset((*inspect.signature(driver.connections.Connection).parameters, *ours))
 
     def hook(self, engine: Engine) -> None:
-        if engine.dialect.driver != "pymysql":
-            return
-        from garivini.store.dialects.pymysql_connection import Connection as Quick
+        open_connection = engine.dialect.loaded_dbapi.connect
+        if engine.dialect.driver == "pymysql":
+            from garivini.store.dialects.pymysql_connection import Connection as open_connection
+        if self._servers:
+            error = engine.dialect.loaded_dbapi.OperationalError
+            open_connection = PrimarySearch(self._servers, open_connection, error)
 
         @event.listens_for(engine, "do_connect")
-        def connect(_: object, __: object, arguments: list[Any], named: dict[str, Any]) -> Quick:
-            return Quick(*arguments, **named)
+        def connect(_: object, __: object, arguments: list[Any], named: dict[str, Any]) -> Any:
+            return open_connection(*arguments, **named)
 
     def prepare(self, connection: Any) -> None:
         with closing(connection.cursor()) as cursor:
@@ -209,6 +217,9 @@ class MySQL(Dialect):
 
     def usable(self, connection: Any) -> bool:
         return bool(getattr(connection, "open", True))
+
+    def takes_writes(self, connection: Any) -> bool:
+        return takes_writes(connection)
 
     def alive(self, connection: Any) -> bool:
         # Only PyMySQL gives access to its socket.

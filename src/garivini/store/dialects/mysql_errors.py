@@ -19,6 +19,7 @@ _DUPLICATE: Final = 1062
 _PRIMARY: Final = re.compile(r"for key '(job\.)?PRIMARY'")
 
 _NO_IDS: Final = f"{NO_IDS}, by ALTER TABLE job AUTO_INCREMENT = 1"
+_READ_ONLY: Final = "takes no writes: it is read-only, as a replica is, or a former primary"
 #: By code: our error and its text. Some codes below 1000 and above 2000 are the client's.
 _ERRORS: Final[dict[int, tuple[type[GariviniError], str]]] = {
     167: (RefusedError, _NO_IDS),
@@ -44,7 +45,7 @@ _ERRORS: Final[dict[int, tuple[type[GariviniError], str]]] = {
     1226: (RefusedError, "has too many connections: raise the user's MAX_USER_CONNECTIONS"),
     1227: (RefusedError, "refused: the user lacks a privilege"),
     1264: (UsageError, "does not take a value"),
-    1290: (RefusedError, "is read-only: is it a replica?"),
+    1290: (UnreachableError, _READ_ONLY),
     1317: (ConflictError, "ended a statement: somebody killed it"),
     1366: (UsageError, "does not take a value"),
     1370: (RefusedError, "refused: the user lacks a privilege"),
@@ -52,8 +53,8 @@ _ERRORS: Final[dict[int, tuple[type[GariviniError], str]]] = {
     1467: (RefusedError, _NO_IDS),
     1665: (RefusedError, "logs statements, and needs binlog_format = MIXED or ROW"),
     1698: (RefusedError, "refuses the connection: check user and password"),
-    1792: (RefusedError, "is read-only: is it a replica?"),
-    1836: (RefusedError, "is read-only: is it a replica?"),
+    1792: (UnreachableError, _READ_ONLY),
+    1836: (UnreachableError, _READ_ONLY),
     1845: (RefusedError, "cannot do that at once: see `garivini db sql`"),
     1846: (RefusedError, "cannot do that at once: see `garivini db sql`"),
     1969: (ConflictError, "ended a statement that took longer than max_statement_time"),
@@ -62,9 +63,9 @@ _ERRORS: Final[dict[int, tuple[type[GariviniError], str]]] = {
 }
 #: Errors after which the other transaction has finished, so that the same call can be repeated immediately.
 _TRANSIENT: Final = (1020, 1213)
-#: Connections that could not be made, or are lost.
+#: Connections that could not be made, or are lost. 1047 is the answer of a Galera node outside the cluster.
 _LOST: Final = frozenset(
-    {1053, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1927}
+    {1047, 1053, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1927}
     | {2002, 2003, 2005, 2006, 2012, 2013, 2055, 3169, 4031, 4032}
 )
 
@@ -92,6 +93,8 @@ def translate(error: Exception, where: str, *, committing: bool) -> GariviniErro
         kind, text = _ERRORS[code]
         found = kind(f"{where} {text} ({words})")
         found.transient = code in _TRANSIENT
+        if isinstance(found, UnreachableError):
+            found.read_only = True
         return found
     return RefusedError(f"{where} refused: {words}")
 

@@ -1,7 +1,8 @@
 """PostgreSQL, through psycopg 3."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from functools import lru_cache
 from typing import Any, ClassVar, Final
 
@@ -81,7 +82,7 @@ _ERRORS: Final[dict[str, tuple[type[GariviniError], str]]] = {
     # A message does not fit what was prepared: another session's statement of that name. It was not run.
     "08P01": (RefusedError, f"refused: {_POOLER}"),
     "2200H": (RefusedError, f"{NO_IDS}, by setval on job_jobid_seq"),
-    "25006": (RefusedError, "is read-only: is it a standby?"),
+    "25006": (UnreachableError, "takes no writes: it is read-only, as a standby is, or a former primary"),
     "25P02": (RefusedError, "refused: the transaction has failed before, roll it back"),
     "3F000": (SchemaError, f"has no tables of this version: {SCHEMA_ADVICE}"),
     "40001": (ConflictError, "gave way to another transaction"),
@@ -157,7 +158,9 @@ class PostgreSQL(Dialect):
             "prepare_threshold": _threshold(query.pop("prepare_threshold", "5")),
             "read_timeout": seconds,
         }
-        defaults = {"connect_timeout": max(2, round(seconds)), "application_name": "garivini"}
+        defaults: dict[str, Any] = {"connect_timeout": max(2, round(seconds)), "application_name": "garivini"}
+        if len(_several(query.get("host", url.host or ""))) > 1:
+            defaults["target_session_attrs"] = "read-write"  # a queue needs the primary
         arguments |= {name: value for name, value in defaults.items() if name not in query}
         return url.set(drivername="postgresql+psycopg", query=query), arguments
 
@@ -259,6 +262,11 @@ class PostgreSQL(Dialect):
     def usable(self, connection: Any) -> bool:
         return not connection.closed and connection.info.transaction_status.name != "ACTIVE"
 
+    def takes_writes(self, connection: Any) -> bool:
+        with closing(self.cursor(connection)) as cursor:
+            cursor.execute("SHOW transaction_read_only")  # on a standby, it is on
+            return bool(cursor.fetchall() == [("off",)])
+
     def alive(self, connection: Any) -> bool:
         return not connection.closed and silent_socket(connection.fileno())
 
@@ -296,6 +304,8 @@ class PostgreSQL(Dialect):
             kind, text = _ERRORS[code]
             found = kind(f"{where} {text} ({words})")
             found.transient = code in _TRANSIENT
+            if isinstance(found, UnreachableError):
+                found.read_only = True
             return found
         # 22: data exceptions. psycopg finds some before it sends them; these have no code.
         if code.startswith("22") or (not code and "DataError" in _kinds(error)):
@@ -337,7 +347,14 @@ def _gone(where: str, words: str, *, committing: bool) -> GariviniError:
     for said, advice in _NOT_LET_IN:
         if said in words:
             return RefusedError(f"{where} refuses the connection: {advice} ({words})")
-    return UnreachableError(f"{where} cannot be reached: {words}")
+    found = UnreachableError(f"{where} cannot be reached: {words}")
+    found.read_only = "session is read-only" in words  # libpq's answer to target_session_attrs=read-write
+    return found
+
+
+def _several(hosts: str | Sequence[str]) -> Sequence[str]:
+    """Return the hosts of a URL."""
+    return hosts.split(",") if isinstance(hosts, str) else hosts
 
 
 def _kinds(error: Exception) -> set[str]:

@@ -1,0 +1,94 @@
+"""The server that takes writes, among several that the URL of a MariaDB or MySQL database names."""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from itertools import zip_longest
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import URL
+
+from garivini.databases.urls import shown_value
+from garivini.errors import UsageError
+
+_PORT: Final = 3306
+#: The code of a read-only server's error.
+_READ_ONLY: Final = 1290
+
+
+class ServerAddress(NamedTuple):
+    """The address of a server."""
+
+    host: str
+    port: int
+
+
+def servers_of(url: URL) -> list[ServerAddress]:
+    """Return the servers of a URL that names several, and of any other an empty list.
+
+    The forms are those of libpq: ``//user@one,two/jobs`` and ``//user@/jobs?host=one,two&port=3306,3307``.
+
+    Raises:
+        UsageError: their numbers of hosts and ports differ, or a port is no number.
+
+    """
+    given = url.query.get("host", url.host or "")
+    hosts = given.split(",") if isinstance(given, str) else list(given)
+    if len(hosts) == 1:
+        return []
+    named = url.query.get("port", str(url.port or _PORT))
+    ports = named.split(",") if isinstance(named, str) else list(named)
+    if len(ports) not in (1, len(hosts)) or not all(hosts):
+        raise UsageError(f"the URL has {len(hosts)} hosts and {len(ports)} ports: give one port, or one each")
+    if not all(port.isascii() and port.isdigit() and 0 < int(port) < 65536 for port in ports):
+        raise UsageError(f"port={shown_value(named)} in the URL: give numbers from 1 to 65535")
+    return [ServerAddress(host, int(port)) for host, port in zip_longest(hosts, ports, fillvalue=ports[0])]
+
+
+def takes_writes(connection: Any) -> bool:
+    """Whether the server of a connection takes writes. One round trip."""
+    with closing(connection.cursor()) as cursor:
+        cursor.execute("SELECT @@GLOBAL.read_only")
+        ((read_only,),) = cursor.fetchall()
+    return read_only in (0, "OFF")
+
+
+class PrimarySearch:
+    """Connects to the first of several servers that takes writes. The last one found is asked first.
+
+    Args:
+        servers: in the order in which they are tried.
+        connect: opens a connection of the driver.
+        error: the driver's error of a connection.
+
+    """
+
+    def __init__(
+        self, servers: Sequence[ServerAddress], connect: Callable[..., Any], error: type[Exception]
+    ) -> None:
+        self._servers = list(servers)
+        self._connect = connect
+        self._error = error
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Return a connection. ``named``: all that the driver's connect takes; host and port are replaced.
+
+        Raises:
+            Exception: the driver's error; there is no such server.
+
+        """
+        code, reasons = _READ_ONLY, []
+        for server in list(self._servers):
+            connection = None
+            try:
+                connection = self._connect(*arguments, **{**named, **server._asdict()})
+                if takes_writes(connection):
+                    self._servers.sort(key=lambda other: other != server)
+                    return connection
+                reasons.append(f"{server.host}:{server.port} is read-only")
+            except self._error as error:
+                code = code if reasons else error.args[0]
+                reasons.append(f"{server.host}:{server.port}: {error.args[-1]}")
+            if connection is not None:
+                with suppress(Exception):  # it may have closed itself
+                    connection.close()
+        raise self._error(code, "; ".join(reasons))
