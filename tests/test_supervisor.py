@@ -28,18 +28,22 @@ def noted(child):
     Path("pids", str(os.getpid())).touch()
     run(child)
 
+SETUP
 events.listen(lambda name, fields: print(name, fields, file=open("events", "a")))
-sys.exit(Supervisor(noted, PROCESSES, drain=0.2).run())
+sys.exit(Supervisor(noted, LIMITS).run())
 """
 
 
 @contextmanager
-def supervised(folder: Path, child: str, processes: int = 2) -> Iterator["subprocess.Popen[bytes]"]:
+def supervised(
+    folder: Path, child: str, processes: int = 2, drain: float = PATIENCE, setup: str = ""
+) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a Supervisor whose children note their pid in a file and then do what the test says."""
     (folder / "pids").mkdir()
     program = folder / "program.py"
     body = textwrap.indent(textwrap.dedent(child).strip(), "    ")
-    program.write_text(PROGRAM.replace("BODY", body).replace("PROCESSES", str(processes)))
+    text = PROGRAM.replace("BODY", body).replace("LIMITS", f"{processes}, drain={drain}")
+    program.write_text(text.replace("SETUP", textwrap.dedent(setup)))
     try:
         with started([sys.executable, str(program)], cwd=folder) as process:
             yield process
@@ -71,6 +75,23 @@ def test_the_first_signal_drains_and_the_parent_ends_with_its_children(tmp_path:
         assert parent.wait(PATIENCE) == 0
         assert not any(map(alive, pids(tmp_path)))
         assert len(pids(tmp_path)) == 2
+
+
+def test_a_signal_to_a_child_without_handlers_yet_ends_that_child_alone(tmp_path: Path) -> None:
+    """It is not taken for one to the parent: that would end all children, or cut their drain short."""
+    setup = """
+        def signalled():
+            if not Path("signalled").exists():
+                Path("signalled").touch()
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        os.register_at_fork(after_in_child=signalled)
+    """
+    with supervised(tmp_path, "select.select([lifeline], [], [])", processes=1, setup=setup) as parent:
+        until(lambda: len(pids(tmp_path)) == 1)
+        os.kill(pids(tmp_path)[0], signal.SIGKILL)
+        until(lambda: len(pids(tmp_path)) == 2)
+        assert parent.poll() is None
 
 
 def test_interrupting_the_whole_group_is_one_signal_to_a_child(tmp_path: Path) -> None:
@@ -154,7 +175,7 @@ def test_run_kills_a_child_that_does_not_finish_in_time_and_reports_its_job(tmp_
         Path("ready").touch()
         time.sleep(600)
     """
-    with supervised(tmp_path, child, processes=1) as parent:
+    with supervised(tmp_path, child, processes=1, drain=0.2) as parent:
         until((tmp_path / "ready").exists)
         parent.terminate()
         assert parent.wait(PATIENCE) == 0

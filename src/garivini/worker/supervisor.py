@@ -27,6 +27,7 @@ TIME_LIMIT_GRACE: Final = 5.0
 _LONG_LIFE: Final = 10.0
 #: Maximum seconds between two checks of the children.
 _WATCH: Final = 1.0
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
 @dataclass(slots=True)
@@ -70,10 +71,7 @@ class Supervisor:
         wake, signalled = os.pipe()
         os.set_blocking(wake, False)
         os.set_blocking(signalled, False)
-        before = {
-            number: signal.signal(number, lambda *_: None)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
-        }
+        before = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
         wakeup = signal.set_wakeup_fd(signalled)
         self._inherited = (lifeline, wake, signalled)
         try:
@@ -104,14 +102,17 @@ class Supervisor:
             process = _Process(time.monotonic(), Slot(), obituaries)
             sys.stdout.flush()
             sys.stderr.flush()
+            # A child that inherits the parent's handlers would report a signal to the parent as the parent's.
+            unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             pid = os.fork()
             if pid == 0:
-                self._be_child(process)
+                self._be_child(process, unblocked)
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             self._children[pid] = process
             events.emit("worker.child_started", pid=pid)
 
-    def _be_child(self, process: _Process) -> None:
-        """Run the child. It never returns."""
+    def _be_child(self, process: _Process, unblocked: set[int]) -> None:
+        """Run the child. It never returns. ``unblocked``: the signal mask before the fork."""
         status = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -120,6 +121,7 @@ class Supervisor:
             # A terminal sends ^C to the parent and to its children, and the parent sends them SIGTERM then.
             # So ^C does nothing here. It is not ignored: programs that a function starts would inherit that.
             signal.signal(signal.SIGINT, lambda *_: None)
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             lifeline, wake, signalled = self._inherited
             for descriptor in (self._keep_open, wake, signalled):
                 os.close(descriptor)
