@@ -85,8 +85,8 @@ class _Dev:
             if not self._wait_for(roles):
                 return roles.returncode or 0
             say(f"Gearman server at {self._address}; try: garivini insert FUNCTION ARGUMENT")
+            files = self._files()  # before the worker reads them: no change is missed
             worker = self._start_worker()
-            files = self._files()
             while not self._stopping:
                 time.sleep(_CHECK_FILES)
                 if roles.poll() is not None:
@@ -129,15 +129,20 @@ class _Dev:
             return None
         return self._start("worker", self._module, "-p", str(self._processes))
 
-    def _files(self) -> dict[Path, int]:
-        """Return the time of the last change of each Python file beside the module."""
+    def _files(self) -> dict[Path, tuple[int, int]]:
+        """Return the time of the last change and the size of each Python file beside the module.
+
+        Both: a file that is being written may get the rest of its text within one tick of the file system's
+        clock.
+        """
         if self._module is None:
             return {}
         folder = Path(self._module).resolve().parent if self._module.endswith(".py") else Path.cwd()
         found = {}
         for path in python_files(folder):
             with suppress(FileNotFoundError):
-                found[path] = path.stat().st_mtime_ns
+                status = path.stat()
+                found[path] = status.st_mtime_ns, status.st_size
         return found
 
 
