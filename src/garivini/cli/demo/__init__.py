@@ -219,8 +219,8 @@ class _Demo:
                         for path in part
                     )
                     progress.advance(inserted, len(part))
-                self._run.read(self._results)
                 count = self._ended(client, len(paths) - len(waiting))
+                self._run.read(self._results)  # after the count: each job that has ended has records
                 progress.update(ended, completed=count)
                 for threshold in [threshold for threshold in kills if count >= threshold]:
                     kills.pop(threshold)()
