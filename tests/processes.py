@@ -51,8 +51,10 @@ class Command:
 
     @property
     def output(self) -> str:
-        """What it has written so far."""
-        return self._log.read_text(errors="replace")
+        """What it has written so far, in whole lines: one that is being written may be there in part."""
+        ended = self.process.poll() is not None
+        text = self._log.read_text(errors="replace")
+        return text if ended else text[: text.rfind("\n") + 1]
 
     def wait_for(self, text: str, count: int = 1) -> None:
         """Wait until it has written this so often."""
@@ -85,6 +87,13 @@ def until(condition: object, what: object = "it") -> None:
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {PATIENCE:.0f} s in vain for {what() if callable(what) else what}")
         time.sleep(0.02)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Change a file that another process reads: it sees the old one or the new one, and no part of it."""
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(text)
+    new.rename(path)
 
 
 def alive(pid: int) -> bool:

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import os
 import random
 import secrets
 import shutil
@@ -91,16 +90,29 @@ def gearmand_command(directory: Path, address: str, *options: str) -> list[str]:
 def _own_ports() -> Iterator[int]:
     """Yield ports of this process' share in turn, so that none comes again soon.
 
-    The processes of a test run have a share each: a port that one has been given and not bound yet is not
-    given to another.
+    Each process that runs tests has a share of its own, whichever run it belongs to: a port that one has
+    been given and not bound yet is not given to another.
     """
-    shares, first, last = 16, 20_000, 32_768
-    share = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % shares
+    shares, first, last = 32, 20_000, 32_768
+    share = next(share for share in range(shares) if _take_share(share))
     ports = list(range(first + share, last, shares))
     random.shuffle(ports)
     return itertools.cycle(ports)
 
 
+def _take_share(share: int) -> bool:
+    """Return whether the share was free. It is this process' until its end."""
+    lock = socket.socket(socket.AF_UNIX)
+    try:
+        lock.bind(f"\0garivini-tests-ports-{share}")
+    except OSError:
+        lock.close()
+        return False
+    _LOCKS.append(lock)
+    return True
+
+
+_LOCKS: Final[list[socket.socket]] = []
 _PORTS: Final = _own_ports()
 
 

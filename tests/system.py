@@ -19,6 +19,7 @@ from garivini.roles.injector import InjectorSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
 from garivini.store.database import Database
 from tests.processes import PATIENCE
+from tests.servers import free_port
 
 _R = TypeVar("_R")
 
@@ -144,7 +145,7 @@ async def system(folder: Path, url: str | None = None, address: str | None = Non
     seen = Seen()
     unlisten = events.listen(seen)
     try:
-        async with Server(port=0) as server:
+        async with Server(port=free_port()) as server:
             whole = System(url, address or server.address, server, seen)
             await asyncio.to_thread(whole.database.upgrade)
             try:

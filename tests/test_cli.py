@@ -24,7 +24,7 @@ from garivini.store.database import Lane
 from garivini.store.records import MAX_RESULT
 from tests.commands import invoke, run
 from tests.databases import sqlite_url
-from tests.processes import PATIENCE, alive, command, until
+from tests.processes import PATIENCE, alive, command, replace_file, until
 from tests.servers import embedded, free_port
 
 
@@ -298,10 +298,13 @@ def test_jobs_are_cancelled_rescheduled_and_deleted(url: str) -> None:
     assert job.state is State.DEAD
     assert [record.message for record in client.failures((1, 1))] == ["customer left"]
     assert "not changed" in invoke("jobs", "cancel", "1", "99", "--db", url).output
+    (database,) = client.shards
+    before = int(database.clock())
     assert invoke("jobs", "reschedule", "2", "--at", "+3600", "--db", url).exit_code == 0
     job = client.get_job((2, 1))
     assert job is not None
-    assert 3598 <= job.run_after - job.created <= 3602
+    # From the next whole second on.
+    assert before + 3600 <= job.run_after <= database.clock() + 3601
     assert invoke("jobs", "reschedule", "3", "--at", "never", "--db", url).exit_code == 0
     assert [job.jobid for job in client.list_jobs(state="dead")] == [1, 3]
     refused = CliRunner().invoke(cli, ["jobs", "delete", "1", "--db", url], input="n\n")
@@ -526,6 +529,7 @@ class TestProcesses:
             command(tmp_path, "worker", "work.py", "-p", "2", **environment) as worker,
         ):
             roles.wait_for("role.started")
+            worker.wait_for("worker.started", 2)  # one process is enough for the job
             assert run("insert", "note", "x", **environment).returncode == 0
             until((tmp_path / "note-x").exists)
             until(lambda: Client(url).list_jobs() == [])
@@ -553,7 +557,7 @@ class TestProcesses:
             Client(url).insert_job("note", "before")
             until((tmp_path / "note-before").exists)
             changed = MODULE.replace('f"note-', 'f"changed-')
-            (tmp_path / "work.py").write_text(changed)
+            replace_file(tmp_path / "work.py", changed)
             dev.wait_for("worker.started", 2)
             Client(url).insert_job("note", "after")
             until((tmp_path / "changed-after").exists)

@@ -21,7 +21,7 @@ from garivini.gearman.blocking import Client as GearmanClient
 from garivini.gearman.protocol import Submission
 from tests.commands import invoke, run
 from tests.databases import sqlite_url
-from tests.processes import PATIENCE, command, started, until
+from tests.processes import PATIENCE, command, replace_file, started, until
 from tests.servers import embedded, free_port
 
 
@@ -187,7 +187,7 @@ def test_dev_reports_a_broken_module_once_and_starts_the_mended_one(tmp_path: Pa
     }
     with command(tmp_path, "dev", "work.py", "-p", "2", **environment) as dev:
         dev.wait_for("garivini: the worker has ended; it is restarted when a file changes")
-        (tmp_path / "work.py").write_text(good)
+        replace_file(tmp_path / "work.py", good)
         dev.wait_for("worker.started", 2)
         assert dev.output.count("SyntaxError") == 1
         assert dev.output.count("the worker has ended") == 1
@@ -308,9 +308,9 @@ def test_sigterm_deferred_lets_a_process_that_starts_be_registered() -> None:
 @pytest.mark.slow
 def test_demo_ends_what_it_has_started_when_it_is_told_to_end(tmp_path: Path) -> None:
     with command(tmp_path, "demo", "--files", "300", TMPDIR=str(tmp_path)) as demo:
-        until(lambda: list(tmp_path.glob("garivini-demo-*/worker.log")))
-        children = Path(f"/proc/{demo.process.pid}/task/{demo.process.pid}/children").read_text().split()
-        assert len(children) == 3
+        listed = Path(f"/proc/{demo.process.pid}/task/{demo.process.pid}/children")
+        until(lambda: len(listed.read_text().split()) == 3)
+        children = listed.read_text().split()
         assert demo.stop() == 143
         assert not any(Path(f"/proc/{pid}").exists() for pid in children)
     assert not list(tmp_path.glob("garivini-demo-*"))

@@ -74,6 +74,11 @@ class Kept:
         deadline = time.monotonic() + within
         return [self.committed.get(timeout=max(0.001, deadline - time.monotonic())) for _ in range(count)]
 
+    def join(self) -> None:
+        """Wait for a thread that a stop has not waited for: it would go on beside other tests."""
+        self.keeper._thread.join(PATIENCE)
+        assert not self.keeper._thread.is_alive()
+
     def close(self) -> None:
         for job in self.database.jobs(limit=10_000):
             self.database.complete([job.jobid])
@@ -386,6 +391,7 @@ def running(request: pytest.FixtureRequest, urls: Callable[[str], str]) -> Itera
     kept.keeper.start()
     yield kept
     kept.keeper.stop(0.1)
+    kept.join()
     kept.close()
 
 
@@ -494,6 +500,7 @@ def test_the_first_outcomes_do_not_wait_for_the_registration_of_many_functions(
     # A second one finds them set, and writes none of them.
     again = Kept(urls(name), functions=functions)
     again.keeper.start()
+    deadline = time.monotonic() + PATIENCE
     while found[-1] is found[0] or found[-1].remaining is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -522,6 +529,7 @@ def test_stop_ends_in_time_and_says_what_it_left(
         kept.keeper.stop(0.3)
         assert time.monotonic() - began < 3.0
     assert [fields["outcomes"] for event, fields in seen if event == "keeper.abandoned"] == [1]
+    kept.join()
 
 
 @pytest.mark.servers
@@ -542,6 +550,7 @@ def test_stop_ends_in_time_while_the_database_does_not_answer(
     finally:
         own_mariadb.thaw()
     assert [fields["outcomes"] for event, fields in seen if event == "keeper.abandoned"] == [1]
+    kept.join()
 
 
 def test_stop_ends_in_time_while_the_database_is_away(

@@ -657,11 +657,8 @@ async def test_jobs_go_only_to_servers_where_the_function_has_a_worker(tmp_path:
         held: list[aio.Held] = []
         worker = aio.Worker(second.address, [b"f"], held.append, slots=500)
         running = asyncio.create_task(worker.run())
-        await queue.seen.wait("gearman.connected")
+        await _until_known(second, b"f")
         other = aio.Client(second.address)
-        async with asyncio.timeout(PATIENCE):
-            while b"f" not in await other.functions():
-                await asyncio.sleep(0.01)
         await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 100)
         servers = JobServers([queue.address, second.address])
         await QueueRunner(queue.database, servers).run_pass()
@@ -671,6 +668,15 @@ async def test_jobs_go_only_to_servers_where_the_function_has_a_worker(tmp_path:
         await running
         await other.close()
         await servers.close()
+
+
+async def _until_known(server: Server, function: bytes) -> None:
+    """Wait until a server knows a function: a worker has registered it."""
+    client = aio.Client(server.address)
+    async with asyncio.timeout(PATIENCE):
+        while function not in await client.functions():
+            await asyncio.sleep(0.01)
+    await client.close()
 
 
 async def test_a_server_that_is_down_holds_up_nothing(tmp_path: Path) -> None:
@@ -693,6 +699,7 @@ async def test_a_job_that_waits_where_no_worker_comes_goes_where_there_is_one(tm
         held = asyncio.Queue[aio.Held]()
         worker = aio.Worker(second.address, [b"f"], held.put_nowait)
         running = asyncio.create_task(worker.run())
+        await _until_known(second, b"f")
         now = time.monotonic()
         servers = JobServers([queue.address, second.address], clock=Clock(monotonic=lambda: now))
         queue_runner = QueueRunner(queue.database, servers, QueueRunnerSettings(lease=3))
@@ -786,7 +793,10 @@ async def test_the_room_of_controller_jobs_is_counted_by_their_leased_rows(tmp_p
         await servers.close()
 
 
-async def test_a_full_function_without_due_jobs_lets_the_queue_runner_rest(tmp_path: Path) -> None:
+async def test_a_full_function_without_due_jobs_lets_the_queue_runner_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orphans, "_SWEEP_AGE", 600)  # however long this takes, no sweep is near
     async with system(tmp_path) as queue:
         queue_runner, servers = runner(queue, watermark=5)
         await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 10, flag="controller")

@@ -243,7 +243,6 @@ async def test_insert_job_that_is_cancelled_before_its_batch_is_not_stored_and_t
     assert set(stored(url).values()) == {b"%d" % number for number in range(20) if number not in (0, 3)}
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_close_that_is_cancelled_leaves_the_inserts_to_their_callers(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path)
 

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tests.processes import replace_file
+
 ROOT: Final = Path(__file__).parents[2]
 DOCS: Final = ROOT / "docs"
 SOURCE: Final = ROOT / "src" / "garivini"
@@ -110,7 +112,7 @@ def prose(text: str) -> str:
 
 def changed(file: Path, block: Block) -> None:
     """Put the line of a block in the place of a file's last line."""
-    file.write_text("".join([*file.read_text().splitlines(keepends=True)[:-1], block.text]))
+    replace_file(file, "".join([*file.read_text().splitlines(keepends=True)[:-1], block.text]))
 
 
 def section(text: str, name: str) -> str:

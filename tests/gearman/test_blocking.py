@@ -8,6 +8,7 @@ from garivini.errors import OutcomeUnknownError, RefusedError, UnreachableError
 from garivini.gearman.blocking import Client
 from garivini.gearman.packets import RESPONSE, Type, encode
 from garivini.gearman.protocol import Created, Refused, Submission, Unknown, Unsent
+from tests.servers import free_port
 
 
 def job(number: int, unique: bytes = b"") -> Submission:
@@ -104,7 +105,8 @@ def test_a_server_that_does_not_answer_in_time_is_given_up() -> None:
 
 
 def test_a_server_that_is_not_there_is_unreachable_and_says_so() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
-    with Client(address) as client, pytest.raises(UnreachableError, match="Connection refused"):
+    with (
+        Client(f"127.0.0.1:{free_port()}") as client,
+        pytest.raises(UnreachableError, match="Connection refused"),
+    ):
         client.submit([job(1)])

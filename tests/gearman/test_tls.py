@@ -129,6 +129,8 @@ def test_a_worker_backs_off_from_what_shakes_hands_and_closes(certificate: Path)
         worker = aio.Worker(address, [b"f"], lambda held: None, tls=trusting(certificate))
         running = asyncio.create_task(worker.run())
         await asyncio.sleep(1.5)
+        while connections < 2:
+            await asyncio.sleep(0.01)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         server.close()

@@ -26,7 +26,7 @@ from tests.kills.history import (
     check,
     longest_insert,
 )
-from tests.kills.load import STOCK_WORKERS, Load, load, pause
+from tests.kills.load import PATIENCE, STOCK_WORKERS, Load, load, pause
 from tests.sql_servers import SQLServer
 
 #: ``worker`` is the parent and its children at once, as for want of memory or at the loss of a machine.
@@ -161,12 +161,18 @@ def victims(system: Load, role: str, name: str, rng: random.Random) -> list[int]
 
 def _until_stopped(pid: int) -> None:
     """Wait until every thread of a process stands still."""
-    deadline = time.monotonic() + 1.0
-    while time.monotonic() < deadline:
-        stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
-        if all(stat.rsplit(")", 1)[1].split()[0] == "T" for stat in stats):
-            return
+    deadline = time.monotonic() + PATIENCE
+    while not _stands_still(pid):
+        assert time.monotonic() < deadline, f"process {pid} does not stop"
         time.sleep(0.0005)
+
+
+def _stands_still(pid: int) -> bool:
+    try:
+        stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except (FileNotFoundError, ProcessLookupError):  # a thread has ended meanwhile
+        return False
+    return all(stat.rsplit(")", 1)[1].split()[0] in "TZ" for stat in stats)
 
 
 def caught(system: Load, role: str, pids: Sequence[int]) -> tuple[list[JobId], list[tuple[JobId, int]]]:

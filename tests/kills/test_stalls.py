@@ -124,6 +124,7 @@ def test_a_worker_that_stood_still_past_its_lease_is_replaced_and_changes_nothin
         jobid, dbid = queue.client.insert_job("hold", "x")
         # Not before it has renewed: a process that is stopped inside a transaction locks all of SQLite.
         until(lambda: (row := queue.client.get_job((jobid, dbid))) and row.state is State.RUNNING)
+        until(queue.starts)
         stalled = queue.starts()[0].pid
         os.kill(stalled, signal.SIGSTOP)
         stopped = time.monotonic_ns()

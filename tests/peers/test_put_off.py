@@ -12,7 +12,7 @@ from garivini.store.database import Database
 from tests.peers import peer
 from tests.peers.databases import Place
 from tests.peers.peer import Peer
-from tests.processes import Command, command, until
+from tests.processes import PATIENCE, Command, command, until
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
@@ -81,8 +81,8 @@ def test_reschedule_job_of_a_perl_worker_is_never_early(
             queue_runner = start(tmp_path, database, server, lease)
         for _ in inserted:
             _, jobid, time, _ = worker.line()
-            # Neither early nor, lest a lease be waited for, very late: after a restart it looks at once.
-            assert due[int(jobid)] <= float(time) < due.pop(int(jobid)) + 6
+            # Neither early nor so late as after a wait for the end of a lease.
+            assert due[int(jobid)] <= float(time) < due.pop(int(jobid)) + PATIENCE
         queue_runner.close()
         assert due == {}
         assert client.list_jobs() == []

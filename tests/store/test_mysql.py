@@ -44,9 +44,6 @@ from tests.system import system
 
 pytestmark = pytest.mark.servers
 
-#: What a call may take at most where the URL says that a second of silence is enough.
-BOUND = 8.0
-
 ISOLATION = "transaction_isolation" if ON_MYSQL else "tx_isolation"
 NO_TLS = pytest.mark.skipif(OFFERS_TLS, reason="it is about a server without TLS")
 
@@ -74,7 +71,7 @@ def database(roles: MySQLRoles, opened: Opener) -> Database:
 @pytest.fixture
 def own(own_mariadb: MariaDB, opened: Opener) -> Database:
     """A database on a server of the test's own, used once."""
-    database = opened(f"{own_mariadb.create_database()}?read_timeout=1&connect_timeout=1")
+    database = opened(own_mariadb.create_database())
     database.upgrade()
     insert(database)
     return database
