@@ -22,6 +22,8 @@ from tests.test_injector import Caller
 
 pytestmark = [pytest.mark.slow, pytest.mark.servers]
 
+#: Seconds within which all are on the new primary. Two are promised, and `make soak` asks for them.
+FOLLOWED: Final = SOON if SOON < 8 else PATIENCE
 #: Events after which an outcome or a copy is gone.
 DROPPED: Final = {"outcome.dropped", "outcome.reduced", "keeper.abandoned", "job.dropped", "job.stale"}
 
@@ -121,10 +123,12 @@ async def test_clients_and_roles_follow_a_switchover_while_the_old_primary_stays
             await producer.goes_on()
         await queue.call(pair.switch_over)
         switched = time.monotonic()
+        await queue.call(until, lambda: sessions(pair.standby, pair.user) == 0, "the old primary's clients")
+        for producer in producers:
+            await producer.goes_on(1)
+        assert time.monotonic() - switched < FOLLOWED
         for producer in producers:
             await producer.goes_on()
-        await queue.call(until, lambda: sessions(pair.standby, pair.user) == 0, "the old primary's clients")
-        assert time.monotonic() - switched < SOON
         for producer in producers:
             producer.stopped = True
         await asyncio.gather(*running)
@@ -161,11 +165,11 @@ async def test_idle_roles_and_readers_follow_a_switchover_that_nothing_tells_the
         after = await queue.call(other.insert_job, "f")
         began = time.monotonic()
         await queue.seen.wait("job.failed", 2)
-        assert time.monotonic() - began < SOON
+        assert time.monotonic() - began < FOLLOWED
         assert len(await queue.call(other.failures, after)) == 1
         for reader in readers:
             while len(await queue.call(reader.list_jobs)) == 1:
-                assert time.monotonic() - began < SOON
+                assert time.monotonic() - began < FOLLOWED
                 await asyncio.sleep(0.05)  # a reader is told nothing
             await queue.call(reader.close)
         assert await queue.call(queue.client.retry_job, before)
@@ -224,7 +228,7 @@ async def test_a_killed_primary_with_a_synchronous_standby_loses_no_acknowledged
             print(f"\n{len(acknowledged)} acknowledged, {unknown} unknown, {len(lost)} lost,")  # noqa: T201
             print(f"{twice} run again, first start {first:.1f} s after the new primary")  # noqa: T201
         assert lost == set()
-        assert first < SOON + 1
+        assert first < FOLLOWED + 1
 
 
 async def stored(producers: list[Producer], jobs: int) -> None:

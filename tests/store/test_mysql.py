@@ -32,6 +32,7 @@ from garivini.model.limits import NEVER
 from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Setback
 from garivini.model.state import State
+from garivini.store import inserts
 from garivini.store.database import Database, Lane
 from garivini.store.dialects import mysql, mysql_lanes
 from garivini.store.dialects.mysql import MySQL
@@ -459,6 +460,21 @@ def test_insert_matches_ids_to_jobs_if_some_keys_are_taken(database: Database, i
         old = number in (0, 7, 8, 63, 99)
         assert answer.new is (not old and number < 100)
         assert found.arg == (b"old" if old else b"%d" % (number if number < 100 else 50))
+
+
+def test_transaction_whose_server_becomes_read_only_before_the_commit_stores_nothing(
+    own_mariadb: MariaDB, own: Database
+) -> None:
+    def insert_and_demote() -> None:
+        with own.connections.transaction() as run:
+            inserts.insert(run, [new_job("f", b"")], [0])
+            own_mariadb.set_read_only(True)
+
+    with pytest.raises(UnreachableError, match="takes no writes") as raised:
+        insert_and_demote()
+    assert raised.value.read_only
+    own_mariadb.set_read_only(False)
+    assert len(own.jobs()) == 1  # as before
 
 
 def test_insert_gives_no_id_again_after_a_restart(own_mariadb: MariaDB, own: Database) -> None:

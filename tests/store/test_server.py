@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
 
 from garivini import events
 from garivini.errors import OutcomeUnknownError, RefusedError, SchemaError, UnreachableError
@@ -189,6 +190,31 @@ def test_transaction_whose_server_freezes_at_the_commit_has_an_unknown_outcome(
         own_server.freeze()
     own_server.thaw()
     insert(own)
+
+
+@pytest.mark.slow
+def test_insert_on_a_callers_connection_to_a_read_only_server_leaves_the_connection_alone(
+    own_server: SQLServer, opened: Opener
+) -> None:
+    url = own_server.create_database()
+    own = opened(url)
+    own.upgrade()
+    drivers = {"mysql": "mysql+pymysql", "postgresql": "postgresql+psycopg"}
+    engine = create_engine(url.replace(own_server.scheme, drivers[own_server.scheme], 1))
+    own_server.set_read_only(True)
+    with engine.connect() as connection:
+        with pytest.raises(UnreachableError, match="takes no writes") as raised:
+            own.insert([new_job("f", b"")], connection=connection)
+        assert (raised.value.read_only, raised.value.transient) == (True, False)
+        connection.rollback()
+        assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+    of_engine = opened(engine)
+    with pytest.raises(UnreachableError, match="takes no writes"):
+        insert(of_engine)
+    own_server.set_read_only(False)
+    insert(of_engine)
+    assert len(of_engine.jobs()) == 1
+    engine.dispose()
 
 
 @pytest.mark.slow

@@ -120,7 +120,11 @@ class OwnPool:
         try:
             return self.engine.raw_connection()
         except (exc.DBAPIError, driver_error(self.engine), OSError) as error:
-            raise translated(error, self) from error
+            found = translated(error, self)
+            self.access.lost(found)
+            # Of several hosts none takes writes: in a switchover one will soon.
+            found.transient = isinstance(found, UnreachableError) and found.read_only
+            raise found from error
         except (AttributeError, TypeError, ValueError) as error:
             # A driver misinterpreted a parameter of the URL.
             raise UsageError(f"{self.where}: a parameter of its URL is none that the driver takes") from error

@@ -9,7 +9,7 @@ from garivini.errors import GariviniError, UnreachableError
 from garivini.store.dialects.dialect import Dialect
 
 #: Seconds for which a connection on which only reads are made counts as one to the primary.
-_CHECK_INTERVAL: Final = 1.0
+_CHECK_INTERVAL: Final = 0.5
 #: The monotonic time of the last check, among what a pool stores with a connection.
 _CHECKED: Final = "garivini_checked"
 
@@ -35,7 +35,7 @@ class WriteAccess:
         self.refused: bool = False
 
     def check(self, connection: Any, info: MutableMapping[Any, Any]) -> None:
-        """Make sure, once per second, that a connection for reads leads to a server that takes writes.
+        """Make sure, twice per second, that a connection for reads leads to a server that takes writes.
 
         A new connection is used as it is: if no other server can be reached, reads go on.
 
