@@ -2,11 +2,15 @@
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from garivini import events
 from garivini.keeper.clock import DatabaseClock
 from garivini.keeper.execution import Execution
 from garivini.keeper.step import NOT_DUE
+
+#: Decimals of the sums and maxima, for a readable log.
+_DIGITS: Final = 6
 
 
 class JobEvents:
@@ -62,8 +66,8 @@ class JobEvents:
                 function=function,
                 outcome=outcome,
                 jobs=len(runs),
-                run_sum=sum(runs),
-                run_max=max(runs),
+                run_sum=round(sum(runs), _DIGITS),
+                run_max=round(max(runs), _DIGITS),
                 runs=runs,
             )
 
@@ -81,8 +85,8 @@ class JobEvents:
                 dbid=self._dbid,
                 function=function,
                 jobs=len(executions),
-                wait_sum=sum(waits),
-                wait_max=max(waits, default=0.0),
+                wait_sum=round(sum(waits), _DIGITS),
+                wait_max=round(max(waits, default=0.0), _DIGITS),
                 waits=waits,
             )
 
