@@ -1,6 +1,7 @@
 """One way down: who may import whom, and what no module may do. Read from the source, nothing is imported."""
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -263,6 +264,14 @@ def test_no_statement_is_put_together_from_values(garivini: Package) -> None:
 
 def test_no_data_becomes_code(garivini: Package) -> None:
     assert garivini.unsafe() == []
+
+
+@pytest.mark.parametrize("part", ["model", "gearman", "store", "client", "keeper", "worker", "roles"])
+def test_the_docstring_of_a_part_names_its_modules(garivini: Package, part: str) -> None:
+    docstring = ast.get_docstring(garivini.trees[f"garivini.{part}"]) or ""
+    modules = {name.split(".")[2] for name in garivini.trees if name.startswith(f"garivini.{part}.")}
+    named = set(re.findall(r"``(\w+)``", docstring))
+    assert modules - named == set()
 
 
 def test_no_module_and_no_function_is_long(garivini: Package) -> None:

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import DOCS, LINKING, PAGES, ROOT, names, without_blocks
+from tests.docs.pages import DOCS, LINKING, PAGES, ROOT, SOURCE, names, without_blocks
+
+#: The folders of the source.
+ROOMS = frozenset(path.name for path in SOURCE.iterdir() if path.is_dir())
 
 
 def slug(heading: str) -> str:
@@ -36,6 +39,8 @@ def test_files_of_the_source_that_pages_name_are_there() -> None:
         for span in names(without_blocks(path)):
             if span.startswith("src/"):
                 assert (ROOT / span).exists(), f"{path}: {span}"
+            elif span.split("/")[0] in ROOMS and re.fullmatch(r"[a-z_/]+(\.py)?", span):
+                assert (SOURCE / span).exists(), f"{path}: {span}"
 
 
 @pytest.mark.parametrize("path", LINKING, ids=lambda path: str(path.relative_to(ROOT)))

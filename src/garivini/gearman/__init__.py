@@ -1,1 +1,9 @@
-"""Gearman: packets, both sides of the protocol, blocking and asyncio shells, and an embedded server."""
+"""Gearman: packets, both sides of the protocol, clients, workers, and an embedded server.
+
+* ``packets`` encodes and decodes. ``protocol`` is both sides of a conversation, ``requests`` those that wait
+  for an answer, and ``admin`` the administrative lines.
+* ``blocking`` is a client without a loop, ``aio`` a client and a worker for asyncio, on a ``connection``.
+  ``servers`` chooses the server of a job.
+* ``server`` is the embedded server, ``listener`` its socket. ``broker`` answers requests and ``console``
+  lines; ``jobs`` and ``queues`` are what they work on, and its limits.
+"""

@@ -1,1 +1,9 @@
-"""A job, its values, and the decisions about it. No I/O, no clock."""
+"""A job, its values, and the decisions about it. No I/O, no clock.
+
+* ``job``: a job, its handle and a new job. ``new_jobs`` and ``handles`` make them from callers' arguments;
+  ``inserted`` is the result of an insert, ``current`` the job of the calling code.
+* ``limits``, ``state``, ``when`` and ``payload``: its values, and its form in Gearman.
+* ``lease`` decides about an expired lease. ``outcome``: how an attempt ended. ``policy``: the settings of a
+  function. ``pacing``: sizes of batches, and the room under a watermark.
+* ``records``: what clients return about failures, reports and kept jobs.
+"""

@@ -1,1 +1,15 @@
-"""Jobs in SQL: named statements, one database, and which of several."""
+"""Jobs in SQL: named statements, one database, and which of several.
+
+* ``database`` lists the calls, and ``calls`` repeats them after a transient failure. ``shards`` is several
+  databases.
+* The calls by subject: ``inserts``, ``claims``, ``leases``, ``outcomes``, ``failures``, ``records`` (reports
+  and kept jobs), ``policies`` (settings of functions), ``views`` (reads for operators), ``drain`` (to other
+  databases) and ``probe`` (for ``doctor``).
+* ``sql`` has the statements of each database, which ``sql_files`` reads and ``statements`` runs.
+  ``effective_state`` is the rule of which rows are held and which are put off.
+* ``job_rows``, ``rows`` and ``values`` convert and check. ``chunks`` splits long lists, ``split_inserts``
+  batches that failed, and ``locked_rows`` leaves out rows that another transaction has locked.
+* ``connections``: transactions. They come from ``pools`` and ``engines``, or from a caller: ``callers``.
+  ``write_access`` notices that a server takes no writes any more.
+* ``dialects``: what differs besides the statements. ``schema`` and ``migrations``: the tables.
+"""

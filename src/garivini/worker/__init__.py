@@ -1,4 +1,12 @@
-"""Functions as jobs: a worker process receives jobs from Gearman, runs them, and records their outcomes."""
+"""Functions as jobs: a worker process receives jobs from Gearman, runs them, and records their outcomes.
+
+* ``worker`` registers ``functions``. ``serving`` runs it until a stop, ``process`` in a process of its own.
+* ``links`` are the connections to the Gearman servers. ``held_jobs`` decides which copies start.
+* ``def_jobs`` runs ``def`` functions by the queue of ``blocking``, ``async_jobs`` those of ``async def``.
+  ``shared`` has what these parts share.
+* ``supervisor`` restarts processes that die. ``forks``: processes that a function forks. ``joblog``: a line
+  per start and end.
+"""
 
 from garivini.worker.functions import Discard, Function, Registered, Retry
 from garivini.worker.worker import Worker
