@@ -223,7 +223,7 @@ def test_a_read_only_server_is_read_and_its_refusals_say_that_it_takes_no_writes
 ) -> None:
     seen: list[str] = []
     monkeypatch.setattr(events, "_listeners", [lambda name, _: seen.append(name)])
-    monkeypatch.setattr(write_access, "_CHECK_INTERVAL", 1e-6)
+    monkeypatch.setattr(write_access, "_CHECK_INTERVAL", 0.05)
     own_server.set_read_only(True)
     assert len(own.jobs()) == 1  # a new connection is no better, and is used as it is
     # A former primary lacks the newest jobs: that it does not find one means nothing.

@@ -91,6 +91,7 @@ class OwnPool:
             if not pooled.info.get("garivini"):
                 self.dialect.prepare(connection)
                 pooled.info["garivini"] = True
+                self.access.opened(pooled.info)
             if reads:
                 self.access.check(connection, pooled.info)
             yield connection
@@ -157,6 +158,7 @@ class CallersEngine:
         before, lost = None, False
         try:
             before = self.dialect.borrow(connection)
+            self.access.opened(pooled.info)
             if reads:
                 self.access.check(connection, pooled.info)
             yield connection

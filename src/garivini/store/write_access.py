@@ -34,6 +34,10 @@ class WriteAccess:
         #: Whether writes were refused, and none has succeeded since.
         self.refused: bool = False
 
+    def opened(self, info: MutableMapping[Any, Any]) -> None:
+        """Note the time of a connection's first use. ``info``: what the pool stores with it."""
+        info.setdefault(_CHECKED, time.monotonic())
+
     def check(self, connection: Any, info: MutableMapping[Any, Any]) -> None:
         """Make sure, twice per second, that a connection for reads leads to a server that takes writes.
 
@@ -48,7 +52,7 @@ class WriteAccess:
 
         """
         now = time.monotonic()
-        if now - info.setdefault(_CHECKED, now) < _CHECK_INTERVAL:
+        if now - info[_CHECKED] < _CHECK_INTERVAL:
             return
         if not self._dialect.takes_writes(connection):
             error = UnreachableError(f"{self._where} takes no writes: its server is read-only now")
