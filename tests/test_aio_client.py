@@ -19,7 +19,7 @@ from tests.system import system, upgraded
 def url(tmp_path: Path) -> str:
     """A database with its tables."""
     url = f"sqlite:///{tmp_path}/jobs.db"
-    upgraded(url)
+    upgraded(url).close()
     return url
 
 

@@ -93,7 +93,8 @@ def test_numbers_may_be_text_and_text_a_number() -> None:
         (b"[]", "1 to 10000 jobs, this one has 0"),
         (b"[[]]", "Expected `object`"),
         (b"[" * 200_000, "not a job in JSON"),
-        (b'{"funcname": "f", "arg": ' + b"[" * 200_000, "recursion"),
+        # For its depth, or from Python 3.14 on, which allows more, for its end.
+        (b'{"funcname": "f", "arg": ' + b"[" * 200_000, "not a job in JSON"),
         (b"{}", "missing required field `funcname`"),
         (b'{"funcname": 1}', r"Expected `str`, got `int` - at `\$.funcname`"),
         (b'{"funcname": "f", "uniq": "k"}', "unknown field `uniq`"),

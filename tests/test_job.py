@@ -163,13 +163,23 @@ def test_a_payload_may_be_text_and_have_keys_of_other_programs() -> None:
         b'{"jobid": 1, "dbid": 1, "arg": "\\ud800"}',
         '{"jobid": 1, "dbid": 1, "arg": "\ud800"}',
         b"[" * 100_000,
-        b'{"jobid": 1, "dbid": 1, "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'{"jobid": ' + b"9" * 5000 + b', "dbid": 1}',
     ],
 )
 def test_what_is_no_payload_is_refused(malformed: bytes | str) -> None:
     with pytest.raises(UsageError, match="not the payload of a Garivini job"):
         decode_payload(malformed)
+
+
+def test_a_payload_is_read_or_refused_however_deep_what_it_adds_is() -> None:
+    """An interpreter sets the limit: a number of levels, or from Python 3.14 on the size of the stack."""
+    for depth in (100, 100_000, 5_000_000):
+        try:
+            job = decode_payload(b'{"jobid": 1, "dbid": 2, "x": ' + b"[" * depth + b"]" * depth + b"}")
+        except UsageError:
+            assert depth > 100
+        else:
+            assert (job.jobid, job.dbid) == (1, 2)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from garivini import (
     Client,
@@ -44,6 +46,8 @@ class Pages:
         self._monkeypatch = monkeypatch
         self._parse_only = False
         self.namespace: dict[str, Any] = {"__name__": "page"}
+        #: What the blocks have opened: a later one may use its name for another.
+        self._opened: list[Client | Engine | AsyncEngine] = []
 
     def run(self, block: Block) -> None:
         if "env" in block.marks:
@@ -61,6 +65,11 @@ class Pages:
                 # As many lines in front as on the page, so that a traceback names the page's line.
                 text = "\n" * block.line + self._here(block.text)
                 exec(compile(text, str(block.page), "exec"), self.namespace)
+                self._opened += [
+                    value
+                    for value in self.namespace.values()
+                    if isinstance(value, Client | Engine | AsyncEngine) and value not in self._opened
+                ]
             case "then":
                 assert block.text == "work", block
                 asyncio.run(_work(self.namespace["worker"], self._server))
@@ -74,9 +83,14 @@ class Pages:
         return text.replace(DEFAULT_SERVER, self._server)
 
     def close(self) -> None:
-        for value in self.namespace.values():
-            if isinstance(value, Client):
-                value.close()
+        for value in self._opened:
+            match value:
+                case Client():
+                    value.close()
+                case Engine():
+                    value.dispose()
+                case AsyncEngine():
+                    asyncio.run(value.dispose())
 
 
 async def _work(worker: Worker, server: str) -> None:
