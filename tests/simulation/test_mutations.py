@@ -261,25 +261,27 @@ BROKEN: Final = {
     "one strike is enough": Broken(expired_leases, "decide", reclaims_at_the_first_strike, [89, 127]),
     "a renewal without its fence": Broken(Model, "renew", renews_whatever_attempt, [509, 564]),
     "a renewal that never comes": Broken(Leases, "renew", renews_nothing, [0, 2]),
-    "a setback without its fence": Broken(Model, "settle", settles_without_fence, [2, 93]),
-    "a give-back without its fence": Broken(Model, "give_back", gives_back_whatever_attempt, [1553]),
+    "a setback without its fence": Broken(Model, "settle", settles_without_fence, [64, 77]),
+    "a give-back without its fence": Broken(Model, "give_back", gives_back_whatever_attempt, [99, 385]),
     "an end before its time without its guard": Broken(Model, "end_early", ends_whatever_lease, [0, 24]),
     "a lost connection that ends early what was put off": Broken(
         Model, "end_early", without_put_off(Model.end_early), [147, 191]
     ),
     "a renewal of what was put off": Broken(Model, "renew", without_put_off(Model.renew), [64, 76]),
     "a release of what was put off": Broken(Model, "release", without_put_off(Model.release), [670, 1023]),
-    "a give-back of what was put off": Broken(Model, "give_back", without_put_off(Model.give_back), [77, 99]),
+    "a give-back of what was put off": Broken(
+        Model, "give_back", without_put_off(Model.give_back), [99, 385]
+    ),
     "a setback of what was put off": Broken(Model, "settle", without_put_off(Model.settle), [64, 77]),
     "an expiry of what was put off": Broken(Model, "expired", expired_unmarked, [3, 9]),
     "a step on what has changed since it was read": Broken(
-        Model, "_unchanged", takes_what_has_changed, [18, 202]
+        Model, "_unchanged", takes_what_has_changed, [293, 442]
     ),
     "a claim that does not raise the attempt": Broken(Model, "_lease", keeps_the_attempt, [0, 2]),
     "a claim that is not released": Broken(Model, "release", releases_nothing, [47, 73]),
     "a sweep that takes the youngest": Broken(orphans, "_SWEEP_AGE", 0, [STOPPED]),
     "a submit of what was claimed long ago": Broken(submission, "SUBMIT_WITHIN", 1e9, [STOPPED_LONG]),
-    "an attempt submitted again": Broken(JobServers, "submit", submits_again, [0, 16]),
+    "an attempt submitted again": Broken(JobServers, "submit", submits_again, [0, 11]),
     "a server told before the commit": Broken(OutcomeQueue, "step", reports_first, [0]),
     "no start check": Broken(StartChecks, "check", checks_nothing, [0, 2]),
     "a copy that comes again": Broken(HeldJobs, "arrived", starts_whatever_comes, [0, 8]),
@@ -287,7 +289,7 @@ BROKEN: Final = {
     "a start after the loss of the connection": Broken(Held, "disconnected", never_disconnected, [23, 33]),
     "a QueueRunner that waits for nobody": Broken(Orphans, "until_sweep", sweeps_at_once, [ONE_AWAY]),
     "a clock read before its time": Broken(DatabaseClock, "step", reads_its_clock_late, [LATE_CLOCK]),
-    "room that deserted servers use up": Broken(JobServers, "queued", counts_deserted_servers, [8076]),
+    "room that deserted servers use up": Broken(JobServers, "queued", counts_deserted_servers, [215]),
     "a death that is counted again": Broken(Obituaries, "step", records_again, [LOST_ANSWERS]),
 }
 

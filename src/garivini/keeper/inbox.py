@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappop, heappush
+from itertools import count
 from typing import Final, Generic, TypeVar
 
 from garivini.errors import ConflictError
@@ -34,6 +35,7 @@ class Inbox(Generic[T]):
         #: Counts the items that are not deferred. The method of the deque, as ``put``.
         self.count: Callable[[], int] = self._items.__len__
         self._deferred: list[tuple[float, int, T]] = []
+        self._numbers = count()  # decide the order of equal times
         self._tries: dict[int, int] = {}  # by the item's identity
 
     def __len__(self) -> int:
@@ -75,7 +77,7 @@ class Inbox(Generic[T]):
         """Defer an item that could not be written, for longer each time."""
         tries = self.tries(item)
         self._tries[id(item)] = tries + 1
-        heappush(self._deferred, (now + pause(error, tries), id(item), item))
+        heappush(self._deferred, (now + pause(error, tries), next(self._numbers), item))
 
     def forget(self, items: Iterable[T]) -> None:
         """Forget how often items were deferred: they are written, or dropped."""

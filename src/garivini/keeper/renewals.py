@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
+from itertools import count
 from typing import Final
 
 from msgspec.structs import force_setattr
@@ -61,6 +62,7 @@ class Renewals:
         # same time; and the others by the time of their next renewal. Ended executions are skipped.
         self._new: deque[Execution] = deque()
         self._renewed: list[tuple[float, int, Execution]] = []
+        self._numbers = count()  # decide the order of equal times
         #: The executions that are being renewed, also if that failed.
         self._due: list[Execution] = []
 
@@ -112,7 +114,7 @@ class Renewals:
 
     def _renew_at(self, execution: Execution, when: float) -> None:
         execution.renew_at = when
-        heappush(self._renewed, (when, id(execution), execution))
+        heappush(self._renewed, (when, next(self._numbers), execution))
 
     def next_due(self) -> float:
         """Return when the next lease must be renewed."""

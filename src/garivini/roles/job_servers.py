@@ -58,7 +58,7 @@ class JobServers:
         self._only = next(iter(self._servers.values())) if len(self._servers) == 1 else None
         self._remember = remember
         self._monotonic = clock.monotonic
-        self._disconnected: set[bytes] = set()
+        self._disconnected: dict[bytes, None] = {}  # in their order
         #: How often a connection has been opened again after a loss.
         self.reconnects: int = 0
         self._refreshed_at = -math.inf  # monotonic
@@ -111,14 +111,16 @@ class JobServers:
             return
         if server.generation:
             self.reconnects += 1
-            self._disconnected.update(*server.sent.values())
+            for sent in server.sent.values():
+                self._disconnected.update(sent)
         server.sent.clear()
         server.generation = server.client.generation
 
     def pop_disconnected(self, prefix: bytes) -> list[bytes]:
         """Return the uniques with this prefix that were delivered on connections since lost, each once."""
         mine = [unique for unique in self._disconnected if unique.startswith(prefix)]
-        self._disconnected.difference_update(mine)
+        for unique in mine:
+            del self._disconnected[unique]
         return mine
 
     def delivered(self, function: bytes, unique: bytes) -> bool:
