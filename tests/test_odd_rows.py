@@ -1,6 +1,7 @@
 """Rows that another program has written in odd ways: they are parked or shown, and all others go on."""
 
 import asyncio
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -14,8 +15,10 @@ from sqlalchemy import make_url
 from garivini import Client
 from garivini.cli import cli
 from garivini.model.state import State
+from tests.commands import run
 from tests.databases import sqlite_url
 from tests.processes import PATIENCE
+from tests.servers import embedded
 from tests.system import system
 
 #: By what is wrong: columns and values in SQLite's SQL, and part of the reason for which it is parked; None
@@ -51,6 +54,7 @@ ROWS: dict[str, tuple[dict[str, str], str | None]] = {
     "a time that is a text": ({"run_after": "'tomorrow'"}, ""),
     "a time that is a blob": ({"run_after": "x'ff'"}, ""),
     "a state with a fraction": ({"state": "1.5"}, ""),
+    "a state of a later version": ({"state": "7"}, ""),
 }
 
 
@@ -59,6 +63,7 @@ def put(path: str, columns: dict[str, str]) -> int:
     values = {"funcname": "'odd'", "run_after": "1", "arg": "'x'"} | columns
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.text_factory = bytes
+        connection.execute("PRAGMA ignore_check_constraints = ON")  # those of another version
         cursor = connection.execute(
             f"INSERT INTO job ({', '.join(values)}) VALUES ({', '.join(values.values())})"
         )
@@ -140,3 +145,25 @@ def test_insert_by_a_connection_that_reads_rows_in_its_own_way_finds_its_keys(
         connection.commit()
         assert getattr(connection, attribute) is value
         assert [job.uniqkey for job in client.list_jobs()] == ["schlüssel"]
+
+
+def test_commands_show_an_unknown_state_by_its_number(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path)
+    with Client(url) as client, embedded() as address:
+        put(make_url(url).database or "", {"state": "7", "run_after": "2000000000"})
+        client.insert_job("odd", dispatch=False)
+
+        def shown(*words: str) -> str:
+            servers = ["--job-server", address] if words[0] in ("status", "doctor") else []
+            ended = run(*words, *servers, "--db", url)
+            return re.sub(" +", " ", ended.stdout + ended.stderr)
+
+        assert "1:1\todd\t7\t" in shown("jobs", "list")
+        assert "state 7\nrun_after 2033-" in shown("jobs", "show", "1")
+        assert "1 waiting, 1 in state 7" in shown("functions", "list")
+        heading, row, *_ = shown("status").splitlines()
+        assert dict(zip(heading.split("\t"), row.split("\t"), strict=True))["state 7"] == "1"
+        assert "1 job of odd is in state 7, which this version does not know" in shown("doctor")
+        assert '"state": "7"' in shown("jobs", "show", "1", "-o", "jsonl")
+        assert "not waiting or dead" in shown("jobs", "retry", "1")
+        assert client.delete_jobs([(1, 1)]) == 1

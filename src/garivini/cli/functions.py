@@ -46,7 +46,11 @@ def list_(dbs: list[str], output: Form) -> None:
         return
     rows = []
     for entry in entries:
-        jobs = ", ".join(f"{count} {state}" for state, count in entry["jobs"].items())
+        # An unknown state is a number.
+        jobs = ", ".join(
+            f"{count} {state}" if state.isalpha() else f"{count} in state {state}"
+            for state, count in entry["jobs"].items()
+        )
         set_ = ", ".join(
             f"{name} {str(entry[name]).lower()}"
             for name in ("lease", "deadline", "renews", "envelope", "max_failures", "retention")

@@ -105,14 +105,16 @@ def _as_json(stores: list[Store], servers: list[Server]) -> list[dict[str, Any]]
 
 def _print_stores(stores: list[Store]) -> None:
     states = [state.name.lower() for state in State if state is not State.WAITING]
+    unknown = sorted({name for one in stores for name in one.jobs if not name.isalpha()}, key=int)
     columns = [Column("database"), *map(Column, ("due", "delayed", "backed off"))]
     columns += [Column(state, rank=1 if state == "suspect" else 2) for state in states]
+    columns += [Column(f"state {name}") for name in unknown]
     columns.append(Column("oldest due", rank=3))
     rows = [
         [
             one.name,
             *map(str, one.waiting),
-            *(str(one.jobs[state]) for state in states),
+            *(str(one.jobs[state]) for state in (*states, *unknown)),
             f"{one.oldest} s ago" if one.oldest else "-",
         ]
         for one in stores

@@ -18,6 +18,18 @@ class State(IntEnum):
     DEAD = 4
 
     @classmethod
-    def _missing_(cls, value: object) -> "State":
-        # A row of another program with an unknown number is never claimed. Other rows must still be readable.
-        return cls.DEAD
+    def _missing_(cls, value: object) -> "State | None":
+        # A state of a newer version, or a number of another program. Its row must still be readable.
+        if not isinstance(value, int):
+            return None
+        state = int.__new__(cls, value)
+        state._name_, state._value_ = str(value), value
+        return state
+
+    @property
+    def known(self) -> bool:
+        """Whether it is one of the states above. The name of any other state is its number.
+
+        A job in another state is never claimed and not changed, only shown and deleted.
+        """
+        return self.name in type(self).__members__

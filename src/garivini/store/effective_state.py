@@ -3,7 +3,8 @@
 Programs of the original know only ``run_after``: they put a job off, or park it, by that column alone and
 leave ``state`` as it is. So ``state`` alone does not show whether an attempt holds the job:
 
-* A row whose ``run_after`` is "never" is dead. So is one whose state is unknown.
+* A row whose ``run_after`` is "never" is dead.
+* A row in another state than 0 to 4 stays in it: see ``State.known``.
 * A row in state 1 to 3 whose ``run_after`` is the end of its lease is leased, running or suspect, and its
   attempt holds it. A lease repeats its end in ``lease_end``: if the two differ, another program has put the
   row off. There are two exceptions. ``lease_end`` is 0 if a program that does not know the column has leased
@@ -21,6 +22,7 @@ from garivini.model.limits import NEVER
 CONDITIONS: Final[Mapping[str, str]] = {
     "held": f"run_after <> {NEVER} AND (lease_end IN (0, run_after) OR run_after < since)",
     "put_off": f"run_after <> {NEVER} AND lease_end NOT IN (0, run_after) AND run_after >= since",
-    "effective_state": f"CASE WHEN run_after = {NEVER} OR state NOT IN (0, 1, 2, 3) THEN 4"
-    " WHEN state <> 0 AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0 ELSE state END",
+    "effective_state": f"CASE WHEN run_after = {NEVER} THEN 4"
+    " WHEN state IN (1, 2, 3) AND lease_end NOT IN (0, run_after) AND run_after >= since THEN 0"
+    " ELSE state END",
 }

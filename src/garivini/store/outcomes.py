@@ -157,6 +157,8 @@ def _settle(run: Statements, setback: Setback, max_failures: int) -> Settled:
     state = State(number)
     if fence is not None and not (held and attempt == fence):
         return Settled("repeated" if run("recorded", jobid=jobid, attempt=fence) else "stale")
+    if not state.known:
+        return Settled("stale")
     if held or setback.kind != "rescheduled":
         record_failure(run, setback, attempt)
     if setback.kind == "crashed":
@@ -212,5 +214,7 @@ def count_run(run: Statements, handle: Handle) -> int:
 def retry(run: Statements, jobid: int) -> bool:
     """Make a waiting or dead job due now, its failures forgiven; return whether it was one."""
     rows = run("standing", jobids=[jobid])
+    if not rows or rows[0][-1] or not State(rows[0][2]).known:
+        return False
     run("retry", jobid=jobid)
-    return bool(rows) and not rows[0][-1]
+    return True

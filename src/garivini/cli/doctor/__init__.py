@@ -128,7 +128,7 @@ def _database(database: Database, held: list[gearmand.Sent]) -> Iterator[Finding
     next_jobid = database.probe()
     yield from gearmand.grade_ids(database.where, database.dbid, held, next_jobid=next_jobid)
     yield from _clock(database, before)
-    yield from _dead(database)
+    yield from _idle(database)
 
 
 def _clock(database: Database, now: float) -> Iterator[Finding]:
@@ -143,11 +143,20 @@ def _clock(database: Database, now: float) -> Iterator[Finding]:
         )
 
 
-def _dead(database: Database) -> Iterator[Finding]:
+def _idle(database: Database) -> Iterator[Finding]:
+    """Yield findings of jobs that no program of this version will run."""
     for count in database.counts():
-        if count.state is State.DEAD:
+        verb = "is" if count.jobs == 1 else "are"
+        if not count.state.known:
+            yield Finding(
+                "advice",
+                database.where,
+                f"{number(count.jobs, 'job')} of {count.funcname} {verb} in state {count.state.name}, which "
+                "this version does not know",
+                "programs of a newer version run them; if there are none, another program has written them",
+            )
+        elif count.state is State.DEAD:
             name = shlex.quote(count.funcname)
-            verb = "is" if count.jobs == 1 else "are"
             yield Finding(
                 "advice",
                 database.where,

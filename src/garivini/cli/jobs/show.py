@@ -93,7 +93,7 @@ def _details(job: Job) -> dict[str, str]:
         "job": job.id,
         "function": job.funcname,
         "state": job.state.name.lower(),
-        _DUE[job.state]: time_text(job.run_after),
+        _DUE.get(job.state, "run_after"): time_text(job.run_after),
         "failures": str(job.failcount),
         "attempt": str(job.attempt),
         "crashes": str(job.crashes),
