@@ -67,10 +67,15 @@ class Command:
 
 
 @contextmanager
-def command(folder: Path, *arguments: str, **environment: str) -> Iterator[Command]:
-    """Start ``garivini`` in a folder; end it by its pid at the end."""
+def command(
+    folder: Path, *arguments: str, program: Sequence[str] = ("garivini",), **environment: str
+) -> Iterator[Command]:
+    """Start ``garivini`` in a folder; end it by its pid at the end.
+
+    ``program``: the module to run in its place, and its first arguments.
+    """
     log = folder / f"{'-'.join(arguments[:2])}-{time.monotonic_ns()}.log"
-    words = [sys.executable, "-m", "garivini", *arguments]
+    words = [sys.executable, "-m", *program, *arguments]
     environment = {**os.environ, **environment}
     with (
         log.open("wb") as output,

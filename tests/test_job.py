@@ -131,6 +131,14 @@ def test_a_payload_of_the_original_is_read() -> None:
     assert read.handle == Handle(42, 3, None)
 
 
+def test_a_payload_of_a_later_version_is_read() -> None:
+    later = {"later": {"nested": [1, None, {"a": 1.5}]}, "Arg": "x", "": 2**70}
+    sent = json.dumps(json.loads(encode_payload(job())) | later).encode()
+    assert decode_payload(sent) == decode_payload(encode_payload(job()))
+    assert decode_payload(sent, with_arg=False).handle == job().handle
+    assert decode_payload(payload(priority="urgent", flag="later")).priority == "normal"
+
+
 def test_null_fields_of_a_payload_mean_their_defaults() -> None:
     read = decode_payload(payload(arg=None, run_after=None, flag=None, failcount=None, attempt=None))
     assert read == job(arg=b"", run_after=0, flag="shim", failcount=0, attempt=None)

@@ -24,7 +24,8 @@ def db() -> None:
 def upgrade(dbs: list[str]) -> None:
     """Create the tables, or upgrade them to this version.
 
-    Tables of this version are not changed. Run it before the first start and after an update.
+    Tables of this version are not changed, nor newer ones that this version can use. Run it before the first
+    start, and at each update before the programs of the new version start.
 
     \b
     Examples:
@@ -40,7 +41,7 @@ def upgrade(dbs: list[str]) -> None:
 @db.command()
 @databases
 def check(dbs: list[str]) -> None:
-    """Check whether each database has the tables of this version. The exit status is 0 if all have.
+    """Check whether this version can use the tables of each database. The exit status is 0 if it can.
 
     \b
     Example:
@@ -48,8 +49,9 @@ def check(dbs: list[str]) -> None:
     """
     with closing(Shards(dbs)) as shards:
         for database in shards:
-            database.check()
-            say(f"{database.where} has schema {SCHEMA}, as it should")
+            revision = database.check()
+            words = "as it should" if revision == SCHEMA else f"which this code, of {SCHEMA}, can use"
+            say(f"{database.where} has schema {revision}, {words}")
 
 
 @db.command()

@@ -13,7 +13,6 @@ from garivini.store.callers import cursor_of
 from garivini.store.dialects.dialect import SCHEMA_ADVICE, Dialect
 from garivini.store.engines import dialect_of, same_place
 from garivini.store.pools import driver_error, open_source, translated
-from garivini.store.schema import SCHEMA
 from garivini.store.statements import Statements
 
 
@@ -49,7 +48,14 @@ class Connections:
     # ---- the schema
 
     def upgrade(self) -> None:
-        """Bring the schema to the version of this code. Does nothing if it has it."""
+        """Bring the schema to the version of this code.
+
+        Does nothing if it has it, or a newer one that this code can use.
+
+        Raises:
+            SchemaError: it has a newer one that this code cannot use.
+
+        """
         from alembic.util import CommandError  # see schema
 
         self._source.create()
@@ -59,8 +65,8 @@ class Connections:
             with self.engine.begin() as begun:
                 self.dialect.begin_upgrade(begun)
                 schema.upgrade(begun)
-        except CommandError as error:
-            raise SchemaError(f"{self.where}: its schema is not known here: update garivini") from error
+        except CommandError:
+            pass  # the revision is not known here; the check below decides whether it can be used
         except exc.SQLAlchemyError as error:
             raise translated(error, self._source) from error
         finally:
@@ -68,25 +74,23 @@ class Connections:
         self._checked = False
         self.check()
 
-    def check(self, *, name: bool = True) -> None:
-        """Make sure that the schema is this code's and the database is known by this id.
+    def check(self, *, name: bool = True) -> str:
+        """Make sure that this code can use the schema and the database is known by this id.
 
         Args:
             name: whether to give the database this id if it has none. That writes, which on SQLite would
                 wait for a caller's own transaction.
 
+        Returns:
+            The revision of the schema: this code's, or a newer one that this code can use.
+
         Raises:
-            SchemaError: it has no schema, another version of it, or another id.
+            SchemaError: it has no schema, one that this code cannot use, or another id.
 
         """
         with self.connection() as connection:
             run = Statements(self.dialect, self.dialect.cursor(connection), self.dbid, self.where)
-            versions = [version for (version,) in run("schema")]
-            if versions != [SCHEMA]:
-                found = ", ".join(versions) or "none"
-                newer = any(version > SCHEMA for version in versions)
-                advice = "update garivini" if newer else SCHEMA_ADVICE
-                raise SchemaError(f"{self.where} has schema {found}, this code needs {SCHEMA}: {advice}")
+            revision = _usable_revision(run)
             self.dialect.folding = bool(run("folds")[0][0])
             if name and not run("dbid"):
                 run("set_dbid", dbid=self.dbid)
@@ -96,6 +100,7 @@ class Connections:
                 f"{self.where} calls itself database {named[0]}: is the list of databases in another order?"
             )
         self._checked = bool(named)
+        return revision
 
     # ---- statements
 
@@ -104,16 +109,20 @@ class Connections:
         """Run statements that read, each on its own, or in one transaction if that is what has settings."""
         if not self._checked:
             self.check()
-        with self.connection(reads=True) as connection:
-            cursor = self.dialect.cursor(connection)
-            if self.dialect.pooled:
-                self.dialect.begin_transaction(cursor)
-            try:
-                yield Statements(self.dialect, cursor, self.dbid, self.where)
-            finally:
-                if self.dialect.pooled and self.dialect.in_transaction(connection):
-                    with suppress(driver_error(self.engine)):
-                        cursor.execute("ROLLBACK")
+        try:
+            with self.connection(reads=True) as connection:
+                cursor = self.dialect.cursor(connection)
+                if self.dialect.pooled:
+                    self.dialect.begin_transaction(cursor)
+                try:
+                    yield Statements(self.dialect, cursor, self.dbid, self.where)
+                finally:
+                    if self.dialect.pooled and self.dialect.in_transaction(connection):
+                        with suppress(driver_error(self.engine)):
+                            cursor.execute("ROLLBACK")
+        except SchemaError:
+            self._checked = False  # perhaps the schema has been upgraded: the next use checks it again
+            raise
 
     @contextmanager
     def transaction(self, *, single: bool = False) -> Iterator[Statements]:
@@ -142,7 +151,10 @@ class Connections:
                 if self._source.access.refused:
                     self._source.access.granted()
             except driver_error(self.engine) as error:
-                raise translated(error, self._source, connection, committing=committing) from error
+                found = translated(error, self._source, connection, committing=committing)
+                if isinstance(found, SchemaError):
+                    self._checked = False  # as in ``reading``
+                raise found from error
             finally:
                 if not done and self.dialect.in_transaction(connection):
                     with suppress(driver_error(self.engine)):
@@ -177,3 +189,19 @@ class Connections:
     def is_at(self, url: str) -> bool:
         """Whether this database is the one of a URL, whatever the user and driver."""
         return same_place(make_url(url), self.engine.url)
+
+
+def _usable_revision(run: Statements) -> str:
+    """Return the revision of the schema.
+
+    Raises:
+        SchemaError: this code cannot use it.
+
+    """
+    revisions = [revision for (revision,) in run("schema")]
+    if len(revisions) == 1 and schema.is_usable(revisions[0]):
+        return str(revisions[0])
+    found = ", ".join(revisions) or "none"
+    newer = any(revision > schema.SCHEMA for revision in revisions)
+    advice = "update garivini" if newer else SCHEMA_ADVICE
+    raise SchemaError(f"{run.where} has schema {found}, this code needs {schema.SCHEMA}: {advice}")

@@ -68,20 +68,30 @@ class Database:
         return self.connections.is_at(url)
 
     def upgrade(self) -> None:
-        """Bring the schema to the version of this code. Does nothing if it has it."""
+        """Bring the schema to the version of this code.
+
+        Does nothing if it has it, or a newer one that this code can use.
+
+        Raises:
+            SchemaError: it has a newer one that this code cannot use.
+
+        """
         self.connections.upgrade()
 
-    def check(self, *, name: bool = True) -> None:
-        """Make sure that the schema is this code's and the database is known by this id.
+    def check(self, *, name: bool = True) -> str:
+        """Make sure that this code can use the schema and the database is known by this id.
 
         Args:
             name: whether to give the database this id if it has none, which writes.
 
+        Returns:
+            The revision of the schema: this code's, or a newer one that this code can use.
+
         Raises:
-            SchemaError: it has no schema, another version of it, or another id.
+            SchemaError: it has no schema, one that this code cannot use, or another id.
 
         """
-        self.connections.check(name=name)
+        return self.connections.check(name=name)
 
     def close(self) -> None:
         """Close the pooled connections, if they are ours. A later call opens new ones."""

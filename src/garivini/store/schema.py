@@ -1,6 +1,7 @@
 """The schema that this code works with, and its migrations, which Alembic runs."""
 
 import io
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection
@@ -10,6 +11,20 @@ if TYPE_CHECKING:
 
 #: Revision of the schema that this code works with: the newest file of ``migrations/versions``.
 SCHEMA: Final = "0003"
+#: The name of a revision: its number, and that of the oldest code that may use its tables.
+_REVISION: Final = re.compile(r"([0-9]{4})(?:_from_([0-9]{4}))?")
+
+
+def is_usable(revision: str) -> bool:
+    """Whether this code can work with the tables of a revision.
+
+    The name says so: code of revisions 3 and 4 can also use the tables of ``0005_from_0003``, and only code
+    of revision 5 those of ``0005``. No code uses tables of an older revision.
+    """
+    if revision == SCHEMA:
+        return True
+    found = _REVISION.fullmatch(revision)
+    return found is not None and found[2] is not None and found[2] <= SCHEMA[:4] < found[1]
 
 
 def upgrade(connection: Connection) -> None:

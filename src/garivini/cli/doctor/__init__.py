@@ -20,6 +20,7 @@ from garivini.errors import GariviniError, RefusedError
 from garivini.gearman.blocking import Client
 from garivini.model.state import State
 from garivini.store.database import Database
+from garivini.store.schema import SCHEMA
 from garivini.store.shards import Shards
 
 #: Maximum seconds by which the clocks of this machine and a database may differ without advice.
@@ -122,13 +123,24 @@ def _is_here(address: str) -> bool:
 
 
 def _database(database: Database, held: list[gearmand.Sent]) -> Iterator[Finding]:
-    database.check()
+    yield from _schema(database)
     yield from sql.grade(database.dialect, database.where, database.facts())
     before = database.clock()
     next_jobid = database.probe()
     yield from gearmand.grade_ids(database.where, database.dbid, held, next_jobid=next_jobid)
     yield from _clock(database, before)
     yield from _idle(database)
+
+
+def _schema(database: Database) -> Iterator[Finding]:
+    revision = database.check()
+    if revision != SCHEMA:
+        yield Finding(
+            "advice",
+            database.where,
+            f"its schema {revision} is newer than {SCHEMA}, that of this version",
+            "finish the upgrade: update garivini here too",
+        )
 
 
 def _clock(database: Database, now: float) -> Iterator[Finding]:

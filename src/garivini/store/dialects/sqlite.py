@@ -36,6 +36,8 @@ _DRIVERS: Final = frozenset(
     {"uri", "timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements"}
 )
 _OWN: Final = frozenset({"mode", "cache", "psow", "nolock", "immutable", "vfs"})
+#: Messages about tables of another version, which have no codes of their own.
+_NOT_THERE: Final = ("no such table", "no such column", "has no column named")
 
 
 class SQLite(Dialect):
@@ -200,7 +202,7 @@ class SQLite(Dialect):
                 case sqlite3.SQLITE_IOERR:
                     kind = OutcomeUnknownError if committing else UnreachableError
                     return kind(f"{where}: the disk failed: {error}")
-            if "no such table" in str(error) or "no such column" in str(error):
+            if any(words in str(error) for words in _NOT_THERE):
                 return SchemaError(f"{where} has no tables of this version: {SCHEMA_ADVICE} ({error})")
         return RefusedError(f"{where} refused: {error}")
 
