@@ -14,7 +14,7 @@ import pytest
 
 from garivini import Discard, Job, Retry, events
 from garivini.gearman.aio import Held
-from garivini.keeper.clock import DatabaseClock
+from garivini.keeper.database_clock import DatabaseClock
 from garivini.keeper.execution import Execution
 from garivini.keeper.job_events import JobEvents
 from garivini.keeper.outcome_queue import OutcomeQueue

@@ -13,8 +13,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from garivini import submission
 from garivini.gearman.protocol import Submission, Unknown
 from garivini.gearman.requests import SubmitResult
-from garivini.keeper.clock import DatabaseClock
 from garivini.keeper.copies import copy_of
+from garivini.keeper.database_clock import DatabaseClock
 from garivini.keeper.execution import Execution
 from garivini.keeper.leases import Failed, Leases
 from garivini.keeper.obituaries import Obituaries

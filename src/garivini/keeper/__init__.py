@@ -1,7 +1,7 @@
 """The jobs that a process holds: keepers renew their leases and commit their outcomes.
 
 * ``keeper`` is the thread of one database, made of parts. ``rounds`` runs the ``step`` of each part, when it
-  is due or ``wakeup`` wakes the thread. ``clock`` knows the time of the database.
+  is due or ``wakeup`` wakes the thread. ``database_clock`` knows the time of the database.
 * ``outcome_queue`` has the outcomes to commit, ``outcome_writer`` writes each kind of them, and
   ``setback_writer`` one setback, with less text if the database refuses it. ``reports`` come before them.
 * ``renewals`` and ``start_checks`` keep leases by ``leases``; ``row_changes`` gives jobs back.

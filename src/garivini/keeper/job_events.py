@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from garivini import events
-from garivini.keeper.clock import DatabaseClock
+from garivini.keeper.database_clock import DatabaseClock
 from garivini.keeper.execution import Execution
 from garivini.keeper.step import NOT_DUE
 

@@ -12,7 +12,7 @@ from typing import Final
 from garivini import events
 from garivini.clock import SYSTEM_CLOCK, Clock
 from garivini.keeper.batch_writer import BatchWriter
-from garivini.keeper.clock import DatabaseClock
+from garivini.keeper.database_clock import DatabaseClock
 from garivini.keeper.execution import Execution
 from garivini.keeper.functions import Functions, Registration
 from garivini.keeper.job_events import JobEvents

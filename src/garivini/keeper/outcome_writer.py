@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from garivini import events
 from garivini.keeper.batch_writer import BatchWriter, Write
-from garivini.keeper.clock import DatabaseClock
+from garivini.keeper.database_clock import DatabaseClock
 from garivini.keeper.execution import Execution, jobid_of
 from garivini.keeper.functions import Functions
 from garivini.keeper.leases import Failed

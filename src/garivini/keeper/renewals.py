@@ -9,7 +9,7 @@ from typing import Final
 from msgspec.structs import force_setattr
 
 from garivini import events
-from garivini.keeper.clock import DatabaseClock
+from garivini.keeper.database_clock import DatabaseClock
 from garivini.keeper.execution import Execution
 from garivini.keeper.functions import Functions
 from garivini.keeper.leases import Leases

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from garivini.keeper.batch_writer import BATCH, is_unfit
-from garivini.keeper.clock import DatabaseClock
+from garivini.keeper.database_clock import DatabaseClock
 from garivini.keeper.execution import Execution
 from garivini.keeper.inbox import Inbox
 from garivini.keeper.leases import Leases
