@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import garivini
 from garivini import Client, State
 from garivini.cli.signals import exit_on_sigterm, sigterm_deferred
 from garivini.gearman.blocking import Client as GearmanClient
@@ -307,9 +308,11 @@ def test_sigterm_deferred_lets_a_process_that_starts_be_registered() -> None:
 
 @pytest.mark.slow
 def test_demo_ends_what_it_has_started_when_it_is_told_to_end(tmp_path: Path) -> None:
-    with command(tmp_path, "demo", "--files", "300", TMPDIR=str(tmp_path)) as demo:
+    # To list the library of this Python, as it does by default, takes longer than the rest.
+    tree = str(Path(garivini.__file__).parent)
+    with command(tmp_path, "demo", "--files", "300", tree, TMPDIR=str(tmp_path)) as demo:
         listed = Path(f"/proc/{demo.process.pid}/task/{demo.process.pid}/children")
-        until(lambda: len(listed.read_text().split()) == 3)
+        until(lambda: len(listed.read_text().split()) == 3, lambda: demo.output)
         children = listed.read_text().split()
         assert demo.stop() == 143
         assert not any(Path(f"/proc/{pid}").exists() for pid in children)
