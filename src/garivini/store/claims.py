@@ -103,7 +103,7 @@ def claim(
         run("claim", jobids=sorted([row[0] for row in part]), now=now, lease_end=now + seconds + 1)
         jobs += from_due_rows(part, args, run.dbid, funcname, lane.priority, seconds)
     if len(parts) > 1:
-        jobs.sort(key=lambda job: job.run_after)
+        jobs.sort(key=lambda job: (job.run_after, job.jobid))
     return jobs
 
 
