@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,11 +84,17 @@ def command(
         yield Command(process, log)
 
 
-def until(condition: object, what: object = "it") -> None:
-    """Wait until a condition of another process holds; such a process tells us nothing."""
+def until(condition: object, what: object = "it", progress: Callable[[], object] = lambda: None) -> None:
+    """Wait until a condition of another process holds; such a process tells us nothing.
+
+    The patience starts again whenever ``progress`` returns something else: thousands of jobs may take as long
+    as the machine needs.
+    """
     assert callable(condition)
-    deadline = time.monotonic() + PATIENCE
+    seen, deadline = progress(), time.monotonic() + PATIENCE
     while not condition():
+        if (now := progress()) != seen:
+            seen, deadline = now, time.monotonic() + PATIENCE
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {PATIENCE:.0f} s in vain for {what() if callable(what) else what}")
         time.sleep(0.02)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -123,9 +124,12 @@ class System:
 
     async def gone(self, jobs: int = 0) -> None:
         """Wait until no more than so many jobs are left."""
-        async with asyncio.timeout(PATIENCE):
-            while len(await self.call(self.database.jobs, limit=100_000)) > jobs:
-                await asyncio.sleep(0.01)  # a deleted row says nothing
+        left, deadline = -1, 0.0
+        while (now := len(await self.call(self.database.jobs, limit=100_000))) > jobs:
+            if now != left:  # each job may take its time
+                left, deadline = now, time.monotonic() + PATIENCE
+            assert time.monotonic() < deadline, f"{left} jobs are left"
+            await asyncio.sleep(0.01)  # a deleted row says nothing
 
     async def close(self) -> None:
         for stop in self._stops:

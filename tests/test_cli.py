@@ -622,7 +622,11 @@ class TestProcesses:
                         queue_runner.process.kill()
                         queue_runner.process.wait()
                 with command(tmp_path, *roles, **environment):
-                    until(lambda: client.list_jobs() == [], lambda: client.list_jobs(limit=3))
+                    until(
+                        lambda: client.list_jobs() == [],
+                        lambda: client.list_jobs(limit=3),
+                        progress=lambda: len(list(tmp_path.glob("note-*"))),
+                    )
         assert len(list(tmp_path.glob("note-*"))) == 2000
 
     def test_a_def_function_that_runs_too_long_is_ended_and_backs_off(self, url: str, tmp_path: Path) -> None:
@@ -696,7 +700,7 @@ class TestProcesses:
         ):
             # Quick jobs make the children hold many at a time.
             client.insert_jobs(["note", None, None, str(number)] for number in range(1000))
-            until(lambda: client.list_jobs() == [])
+            until(lambda: client.list_jobs() == [], progress=lambda: len(list(tmp_path.glob("note-*"))))
             rows = [["hold", None, None, ""]] + [["note", None, None, f"behind-{n}"] for n in range(200)]
             client.insert_jobs(rows)
             until(lambda: len(list(tmp_path.glob("note-behind-*"))) == 200)

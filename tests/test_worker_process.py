@@ -226,7 +226,11 @@ class Shop:
         return json.loads(file.read_text())
 
     def until_empty(self) -> None:
-        until(lambda: self.client.list_jobs() == [], self.client.list_jobs)
+        until(
+            lambda: self.client.list_jobs() == [],
+            self.client.list_jobs,
+            progress=lambda: len(self.client.list_jobs()),
+        )
 
 
 @pytest.fixture

@@ -76,7 +76,11 @@ class Queue:
         return self._history.refresh().starts()
 
     def until_empty(self) -> None:
-        until(lambda: self.client.list_jobs(limit=1) == [], lambda: self.client.list_jobs(limit=10))
+        until(
+            lambda: self.client.list_jobs(limit=1) == [],
+            lambda: self.client.list_jobs(limit=10),
+            progress=lambda: len(self.starts()),
+        )
 
 
 @pytest.fixture
@@ -84,6 +88,14 @@ def queue(tmp_path: Path) -> Iterator[Queue]:
     queue = Queue(tmp_path, sqlite_url(tmp_path))
     yield queue
     queue.client.close()
+
+
+def until_dispatched(runner: Command, count: int) -> None:
+    until(
+        lambda: dispatched(runner) == count,
+        lambda: f"dispatched {dispatched(runner)}",
+        progress=lambda: dispatched(runner),
+    )
 
 
 def dispatched(runner: Command) -> int:
@@ -100,7 +112,7 @@ def test_ten_thousand_dispatched_jobs_are_not_lost_with_their_gearmand(
         gearmand = stack.enter_context(gearmand_process(queue.folder, queue.address))
         runner = stack.enter_context(queue.queue_runner(queue.address))
         queue.insert(each)
-        until(lambda: dispatched(runner) == 3 * each, lambda: f"dispatched {dispatched(runner)}")
+        until_dispatched(runner, 3 * each)
         stack.enter_context(queue.worker())
         until(lambda: len(queue.starts()) > 500)
         gearmand.kill()
@@ -131,10 +143,10 @@ def test_a_dispatcher_that_is_cut_off_from_gearmand_sends_nothing_twice(queue: Q
     ):
         queue.insert(each)
         # What is cut off on its way never arrived, and goes out again under its next attempt.
-        until(lambda: dispatched(runner) == 3 * each, lambda: f"dispatched {dispatched(runner)}")
+        until_dispatched(runner, 3 * each)
         with queue.worker():
             for share in (100, each, 2 * each):
-                until(lambda share=share: len(queue.starts()) > share)
+                until(lambda share=share: len(queue.starts()) > share, progress=lambda: len(queue.starts()))
                 opened = way.opened
                 assert way.reset() > 0
                 until(lambda opened=opened: way.opened > opened)

@@ -101,7 +101,11 @@ class Queue:
         return sorted(self._history.refresh().starts(), key=lambda run: run.time)
 
     def until_empty(self) -> None:
-        until(lambda: self.client.list_jobs() == [], lambda: self.client.list_jobs())
+        until(
+            lambda: self.client.list_jobs() == [],
+            lambda: self.client.list_jobs(),
+            progress=lambda: len(self.starts()),
+        )
 
 
 @pytest.fixture
