@@ -190,7 +190,7 @@ def test_numbers_that_no_row_of_ours_has_are_shown_and_stop_nothing(place: Place
     )
     database.insert([new_job("f", b"")])
     assert [(job.state, job.priority) for job in database.jobs()] == [
-        (State.DEAD, "normal"),
+        (State(9), "normal"),
         (State.WAITING, "7"),
         (State.WAITING, "normal"),
     ]
