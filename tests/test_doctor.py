@@ -17,7 +17,7 @@ from garivini.cli import cli
 from garivini.cli.doctor import gearmand as start
 from garivini.cli.doctor import sql
 from garivini.cli.doctor.finding import Finding
-from garivini.errors import OutcomeUnknownError
+from garivini.errors import ConflictError, OutcomeUnknownError
 from garivini.gearman import packets
 from garivini.gearman.blocking import Client as GearmanClient
 from garivini.gearman.protocol import Submission
@@ -434,13 +434,15 @@ def test_a_postgresql_whose_synchronous_standby_is_gone_is_a_fault(
     with (
         PostgreSQL("wal_level=replica", "max_wal_senders=5") as server,
         server.database() as url,
-        Client(f"{url}?read_timeout=1") as client,
+        Client(f"{url}?read_timeout=1&options=-c%20lock_timeout=200ms") as client,
     ):
         upgraded(url).close()
         set_standbys("gone")
         try:
             with pytest.raises(OutcomeUnknownError):
-                client.insert_job("f", run_after=3600)
+                client.insert_job("f", run_after=3600, unique="k")
+            with pytest.raises(ConflictError):
+                client.insert_job("f", run_after=3600, unique="k")
             assert client.list_jobs() == []  # nobody sees it before its commit is over
             assert server.execute(waiting) == [(1,)]
             until(lambda: "commits_without_standby is 1" in "".join(faults(examine(url, address)[1])))
@@ -452,4 +454,4 @@ def test_a_postgresql_whose_synchronous_standby_is_gone_is_a_fault(
         until(lambda: server.execute(waiting) == [(0,)])
         assert len(client.list_jobs()) == 1
         assert examine(url, address)[0] == 0
-        client.insert_job("f", run_after=3600)
+        assert not client.insert_job("f", run_after=3600, unique="k").new
