@@ -34,9 +34,10 @@ from garivini.model.outcome import Setback
 from garivini.model.state import State
 from garivini.store import inserts
 from garivini.store.database import Database, Lane
-from garivini.store.dialects import mysql, mysql_lanes
+from garivini.store.dialects import mysql, mysql_inserts, mysql_lanes
 from garivini.store.dialects.mysql import MySQL
 from garivini.store.dialects.pymysql_connection import Connection
+from garivini.store.statements import Statements
 from tests.databases import MySQLRoles
 from tests.processes import PATIENCE
 from tests.sql_servers import INSERTS_AS, OFFERS_TLS, ON_MYSQL, SCHEMES, MariaDB, MariaDBOrMySQL
@@ -788,3 +789,48 @@ def test_settle_twice_records_a_failure_once(database: Database) -> None:
     for _ in range(2):
         database.settle([Setback(handle=Handle(taken.jobid, 1), kind="crashed", message="m")])
     assert len(database.failures(taken.jobid)) == 1
+
+
+# ---- the time of an insert without RETURNING
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+def test_insert_of_one_job_reads_the_time_only_if_the_estimate_is_wrong(
+    database: Database, monkeypatch: pytest.MonkeyPatch, key: str | None
+) -> None:
+    at = 1_800_000_000
+    monkeypatch.setattr(MySQL, "returns_rows", lambda *_: False)
+    monkeypatch.setattr(mysql_inserts.ServerClock, "estimate", lambda _: at)
+    ran: list[str] = []
+    run = Statements.__call__
+
+    def noted(self: Statements, name: str, /, *arguments: Any, **values: Any) -> Any:
+        ran.append(name)
+        return run(self, name, *arguments, **values)
+
+    monkeypatch.setattr(Statements, "__call__", noted)
+    database.check()
+    for now, statements in ((at, ["_at"]), (at + 5, ["_at", "clock", ""])):
+        with database.connections.connection() as connection, closing(connection.cursor()) as cursor:
+            cursor.execute("SET timestamp = %s", (now,))
+        ran.clear()
+        (answer,) = database.insert([new_job("f", b"x", uniqkey=key, delay=3)])
+        insert_name = "insert" if key is None else "insert_keyed"
+        assert ran == [end if end == "clock" else insert_name + end for end in statements]
+        job = database.get(answer.jobid)
+        assert job is not None
+        assert (answer.created, job.created) == (now, now)
+        assert now + 3 <= job.run_after <= now + 4
+        database.complete([answer.jobid])
+
+
+def test_a_servers_clock_is_estimated_from_when_it_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 10.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    clock = mysql_inserts.ServerClock()
+    assert clock.estimate() is None
+    assert clock.read(lambda *_, **__: [(1000.5, 2)]) == (1000.5, 2)
+    estimates = []
+    for now in (10.4, 10.6, 12.6):  # noqa: B007 - it is what monotonic returns
+        estimates.append(clock.estimate())
+    assert estimates == [1000, 1001, 1003]

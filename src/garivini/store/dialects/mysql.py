@@ -64,6 +64,7 @@ class MySQL(Dialect):
         #: The servers that the URL names, if there are several.
         self._servers: list[ServerAddress] = []
         self._walk = LaneWalk()
+        self._clock = mysql_inserts.ServerClock()
 
     # ---- connections
 
@@ -234,12 +235,12 @@ class MySQL(Dialect):
         return name if type(name) is str else super().name_of(name)
 
     def insert(self, run: RunStatement, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
-        return mysql_inserts.insert(run, rows, returning=self._returning)
+        return mysql_inserts.insert(run, rows, self._clock, returning=self._returning)
 
     def insert_keyed(
         self, run: RunStatement, rows: Sequence[dict[str, Any]]
     ) -> list[tuple[int, int, str, str]]:
-        return mysql_inserts.insert_keyed(run, rows, returning=self._returning)
+        return mysql_inserts.insert_keyed(run, rows, self._clock, returning=self._returning)
 
     def lanes(self, run: RunStatement) -> list[tuple[str, int, int, int, float]]:
         return self._walk.run(run)

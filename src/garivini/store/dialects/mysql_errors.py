@@ -18,6 +18,8 @@ from garivini.store.dialects.dialect import NO_IDS, SCHEMA_ADVICE
 _DUPLICATE: Final = 1062
 _PRIMARY: Final = re.compile(r"for key '(job\.)?PRIMARY'")
 
+#: The error of a NULL in a column that may have none.
+_NULL: Final = 1048
 _NO_IDS: Final = f"{NO_IDS}, by ALTER TABLE job AUTO_INCREMENT = 1"
 _READ_ONLY: Final = "takes no writes: it is read-only, as a replica is, or a former primary"
 #: By code: our error and its text. Some codes below 1000 and above 2000 are the client's.
@@ -97,6 +99,11 @@ def translate(error: Exception, where: str, *, committing: bool) -> GariviniErro
             found.read_only = True
         return found
     return RefusedError(f"{where} refused: {words}")
+
+
+def is_null(error: BaseException) -> bool:
+    """Whether a row was refused because a column may not be NULL."""
+    return _code_of(error) == _NULL
 
 
 def is_duplicate(error: BaseException) -> bool:

@@ -50,6 +50,13 @@ INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created, 
 VALUES
   (:funcname, :coalesce, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
 
+-- name: insert_at (funcname, coalesce, arg, flag, priority, due, now, leased, since, lease_end) -> id
+-- One job without a unique key, if the time is `now`; else an error, because a NULL does not fit its column. So the time
+-- need not be read just before: an estimate that is right is enough.
+INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
+VALUES
+  (:funcname, :coalesce, :arg, :flag, :priority, :due, IF(UNIX_TIMESTAMP() = :now, :now, NULL), :leased, :leased, :since, :lease_end) -- each
+
 -- name: insert_returning (funcname, coalesce, arg, flag, priority, delay, leased) -> rows
 -- Few jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them.
 INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
@@ -62,6 +69,12 @@ RETURNING jobid, created
 INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
+
+-- name: insert_keyed_at (funcname, uniqkey, coalesce, arg, flag, priority, due, now, leased, since, lease_end) -> id
+-- The same for one job with a unique key, or an error if that has a live job.
+INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
+VALUES
+  (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :due, IF(UNIX_TIMESTAMP() = :now, :now, NULL), :leased, :leased, :since, :lease_end) -- each
 
 -- name: insert_keyed_returning (funcname, uniqkey, coalesce, arg, flag, priority, delay, leased) -> rows
 -- Few jobs with a unique key: all of them, or none and an error if one has a live job of its key.
