@@ -21,6 +21,7 @@ from garivini import Client
 from garivini.cli.bench import measures, processes
 from garivini.cli.bench.runs import OURS, Reader
 from garivini.cli.bench.setup import Setup
+from garivini.cli.ports import free_address
 from garivini.databases import DatabaseSettings
 from garivini.model.job import Job
 from garivini.model.state import State
@@ -158,7 +159,7 @@ def crowd(server: MariaDB | PostgreSQL, seconds: float = 60.0) -> None:
         (folder / "runs").mkdir()
         for database in client.shards:
             database.upgrade()
-        address = processes.free_address()
+        address = free_address()
         environment = {
             "GARIVINI_DB": url,
             "GARIVINI_JOB_SERVERS": address,
@@ -215,7 +216,7 @@ def frozen(kind: type[MariaDB | PostgreSQL]) -> None:
         for database in both.shards:
             database.upgrade()
         both.close()
-        address = processes.free_address()
+        address = free_address()
         environment = {
             "GARIVINI_DB": f"{url} {other_url}",
             "GARIVINI_JOB_SERVERS": address,

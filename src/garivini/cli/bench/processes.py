@@ -2,7 +2,6 @@
 
 import os
 import select
-import socket
 import subprocess
 import sys
 import time
@@ -130,12 +129,6 @@ def answers(server: str) -> bool:
         client.echo()
         return True
     return False
-
-
-def free_address() -> str:
-    """Return an address of this machine on which nothing listens now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 def cpu_seconds(pids: list[int]) -> float | None:

@@ -11,6 +11,7 @@ from garivini.cli.bench import bare, processes, pure
 from garivini.cli.bench.processes import Process
 from garivini.cli.bench.pure import Callers
 from garivini.cli.bench.runs import FLOOR, OURS, Reader, payload
+from garivini.cli.ports import free_address
 from garivini.cli.signals import sigterm_deferred
 from garivini.client import Client
 from garivini.errors import UsageError
@@ -93,7 +94,7 @@ class Setup:
         """The process of the embedded server; None if the user has given a server."""
         if self._given is not None:
             return None
-        self._address = processes.free_address()
+        self._address = free_address()
         words = ("run", "gearman", "--job-server", self._address)
         return self._start(processes.command, "server", *words, folder=self._folder)
 

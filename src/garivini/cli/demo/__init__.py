@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from rich.text import Text
 
 from garivini.cli.demo import files
 from garivini.cli.output import number, visible
+from garivini.cli.ports import free_address
 from garivini.cli.signals import exit_on_sigterm, sigterm_deferred
 from garivini.client import Client
 from garivini.errors import GariviniError
@@ -105,7 +105,7 @@ class _Demo:
         self._results = folder / "results"
         self._results.mkdir()
         self._url = f"sqlite:///{folder / 'jobs.db'}"
-        self._server = f"127.0.0.1:{_free_port()}"
+        self._server = free_address()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._run = _Run()
         self._duration = 0.0
@@ -330,9 +330,3 @@ def _expect(path: Path) -> files.Analysis | str:
 
 def _at(ordered: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
