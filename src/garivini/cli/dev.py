@@ -132,8 +132,8 @@ class _Dev:
     def _files(self) -> dict[Path, tuple[int, int]]:
         """Return the time of the last change and the size of each Python file beside the module.
 
-        Both: a file that is being written may get the rest of its text within one tick of the file system's
-        clock.
+        The time alone is not enough: a file that is being written may get the rest of its text within one
+        tick of the file system's clock.
         """
         if self._module is None:
             return {}

@@ -34,7 +34,7 @@ class EndedCopies(dict[Copy, None]):
     def drops(self, copy: Copy) -> bool:
         """Return whether a copy that has arrived is one of these.
 
-        Later copies without an attempt have the same name, so of those only one is dropped per end.
+        Copies of one job that come without an attempt have the same name, so each end drops only one of them.
         """
         if copy not in self:
             return False

@@ -43,7 +43,7 @@ class Functions:
         self._must_read = bool(own)
         self._publishes = False
         self._read_at = 0.0  # monotonic
-        #: The settings by function; None before they are read. Of a worker they say what is registered.
+        #: The settings by function; None before they are read. A worker registers what differs.
         self.stored: Mapping[str, FunctionPolicy] | None = None
         #: The settings by function; None before the first ``read``. Other threads read them.
         self.policies: Mapping[str, FunctionPolicy] | None = None
@@ -76,7 +76,7 @@ class Functions:
 
 
 class Registration:
-    """Stores the settings of a worker's functions, and that it renews, once after its start.
+    """Stores, once after the start, a worker's settings of its functions, and that it renews leases.
 
     Args:
         database: where they go.

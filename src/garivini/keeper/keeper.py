@@ -81,8 +81,8 @@ class Keeper:
         running: returns what the main thread runs now; called in the keeper's thread.
         on_overdue: called in the keeper's thread when the main thread's job runs too long and its failure is
             committed; ends the process.
-        functions: what this worker's functions set, written once at the start; a Controller has none.
-        child: what a supervised process was given; only such a one ends itself for a time limit.
+        functions: this worker's settings of its functions, stored once at the start; a Controller has none.
+        child: from the supervisor, if there is one. Only then a time limit ends the process.
         clock: the time, and what waits for it.
 
     """

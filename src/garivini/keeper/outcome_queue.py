@@ -52,7 +52,8 @@ class OutcomeQueue:
         self._monotonic = monotonic
         self._inbox: Inbox[Execution] = Inbox()
         self._gate = BatchGate()
-        #: Outcomes that wake the thread. It wakes by itself when its wait for so many is over.
+        #: Number of waiting outcomes from which on a new one wakes the thread. With fewer, the thread wakes
+        #: by itself when its wait for more is over.
         self._enough = 0
         #: Whether the database has refused some that are deferred.
         self.refused: bool = False
@@ -123,7 +124,7 @@ class OutcomeQueue:
         return ended
 
     def _defer(self, failed: Failed) -> set[int]:
-        """Defer executions; return their identities. The others are over anyway."""
+        """Defer executions; return their identities. The others are written by themselves, or dropped."""
         rest: Failed = []
         for execution, error in failed:
             if not isinstance(error, ConflictError) and self._writer.write_reduced(execution, error):

@@ -85,7 +85,7 @@ class OutcomeWriter:
             if execution.setback is not None:
                 setbacks.append(execution)
             elif execution.returned:
-                # Nobody holds a copy of the original's QueueRunner that was not adopted.
+                # Without an attempt: a copy that was not adopted, and so holds no row to return.
                 if execution.job.attempt is not None:
                     returned.append(execution)
             elif (

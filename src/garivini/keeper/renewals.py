@@ -63,7 +63,7 @@ class Renewals:
         self._new: deque[Execution] = deque()
         self._renewed: list[tuple[float, int, Execution]] = []
         self._numbers = count()  # decide the order of equal times
-        #: The executions that are being renewed, also if that failed.
+        #: The executions that are being renewed. After an error they stay here, for the next round.
         self._due: list[Execution] = []
 
     def hold(self, execution: Execution) -> None:

@@ -57,11 +57,11 @@ class StartChecks:
         if not job.lease:
             return False
         offset = self._clock.offset  # read once: another thread sets it
-        # The database did not set a lease that has not begun.
+        # A lease that would begin in the future is not one that the database has set, so it is checked too.
         if offset is None or not 0 <= job.lease_end - self._monotonic() - offset <= job.lease + 2:
             return True
         reopened_at = execution.held.reopened_at
-        # The time of the claim is in whole seconds.
+        # The claim's time is in whole seconds: one second more on each side.
         return reopened_at is not None and job.lease_end - job.lease - 1 <= reopened_at + offset + 1
 
     def check(self, execution: Execution) -> None:
@@ -73,7 +73,8 @@ class StartChecks:
     def drop(self, execution: Execution) -> None:
         """Do not start an execution whose connection is lost: the server gives its copy to another worker.
 
-        If its start check has made the row running, the row becomes leased again, so that its lease may end.
+        If its start check has made the row running, the row becomes leased again: nobody runs the job, and a
+        QueueRunner may find that the server has forgotten it.
         """
         execution.dropped = True
         if execution.checked:

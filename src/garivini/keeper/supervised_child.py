@@ -26,7 +26,7 @@ class Slot:
     def __init__(self) -> None:
         self._memory = mmap.mmap(
             -1, 2 * self._JOB.size + self._RECORDED.size
-        )  # shared with children, of no file
+        )  # anonymous: shared with children, without a file
 
     def set(self, handle: Handle | Job, deadline: float = 0.0) -> None:
         """Note that this job is running in the main thread."""

@@ -104,7 +104,7 @@ def decide(
             return Reclaim(crashed=True)
         case _:
             # One expired lease is no proof: a copy that has waited may start just before its lease ends, and
-            # its first renewal comes a third of a lease later.
+            # its first renewal comes up to a third of a lease later.
             return Extend(State.SUSPECT, lease // 3 + 2)
 
 

@@ -43,7 +43,8 @@ class Dispatcher:
         Args:
             database: has the jobs.
             job_servers: receive them.
-            watermark: leaves no room for a function once a server has refused one of its jobs.
+            watermark: the room of each function. There is none after a job could not be sent, until the next
+                count.
             lease: seconds of a lease, for functions that have none of their own.
             thread: runs the database's calls; by default a thread of its own.
             clock: gives the time.
@@ -158,7 +159,7 @@ class Dispatcher:
                 emit_settled(setback, settled)
 
     def park_row(self, jobid: int, error: UsageError) -> None:
-        """Park a row with a value that cannot be raised, such as the largest attempt of its column.
+        """Park a row that cannot be claimed, for example if its attempt is the largest of the column.
 
         For the database's thread.
         """

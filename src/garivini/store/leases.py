@@ -27,7 +27,7 @@ class Lapsed(NamedTuple):
     since: int
     age: int
     state: State
-    #: Another program has written ``run_after`` meanwhile. That time has come, and nobody holds the job.
+    #: Another program has put the row off since it was leased. That time has come, and nobody holds the job.
     put_off: bool = False
     #: Its own function: in a table of the original it may differ in case from the lane's.
     funcname: str = ""

@@ -1,5 +1,7 @@
 """The outcomes of attempts: success deletes the row, a setback is recorded and moves it.
 
+Success counts whichever attempt reports it; a setback changes only the row that its attempt holds.
+
 A call with ``locked`` skips the rows that another transaction has locked: see ``locked_rows.skip_locked``.
 """
 

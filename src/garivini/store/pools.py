@@ -204,7 +204,7 @@ class CallersEngine:
 
 
 def driver_error(engine: Engine) -> type[Exception]:
-    """Return the root of the errors of an engine's driver."""
+    """Return the base class of the errors that an engine's driver raises."""
     error: type[Exception] = engine.dialect.loaded_dbapi.Error
     return error
 

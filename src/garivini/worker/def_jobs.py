@@ -61,7 +61,7 @@ class DefJobs:
             return False
         entry = self._functions[held.job.function]
         keeper = self._keepers[execution.job.dbid]
-        self.current = execution  # before the limit, which makes the keeper look for it
+        self.current = execution  # before the limit: then the keeper reads it
         if entry.timeout is not None:
             keeper.limit(execution, entry.timeout)
         if self._slot is not None:

@@ -69,7 +69,7 @@ class HeldJobs:
                 self._start(execution, keeper)
 
     async def until_empty(self) -> None:
-        """Wait until this process holds no job, also none whose connection was lost."""
+        """Wait until this process holds no job, not even one whose connection is lost."""
         while self._executions:
             self._some_left.clear()
             await self._some_left.wait()

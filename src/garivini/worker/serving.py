@@ -26,7 +26,8 @@ from garivini.worker.functions import Registered
 from garivini.worker.held_jobs import HeldJobs
 from garivini.worker.shared import Shared
 
-#: Maximum seconds for the last commits after an incomplete drain. The parent then waits for two seconds.
+#: Maximum seconds for the last commits after an incomplete drain. The parent kills this process two seconds
+#: after the end of the drain.
 _LAST_COMMITS: Final = 1.0
 #: Maximum unfinished jobs that the event of an incomplete drain names.
 _NAMED: Final = 10
@@ -163,7 +164,7 @@ class Serving:
         return jobs
 
     async def _close(self, links: list[asyncio.Task[None]], timeout: float) -> None:
-        """Close connections, cancel tasks and stop the keepers, each within this number of seconds."""
+        """Close connections, cancel tasks and stop the keepers. ``timeout``: maximum seconds of each stop."""
         tasks = self._async_jobs.cancel()
         for connection in self._connections:
             connection.abort()

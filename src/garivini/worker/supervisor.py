@@ -45,7 +45,8 @@ class Supervisor:
     Args:
         child: called in each child. Its return ends the child with status 0.
         processes: the number of children.
-        drain: maximum seconds from the first signal until a child has finished its jobs; then it is killed.
+        drain: maximum seconds from the first signal until a child has finished its jobs. A child that still
+            runs two seconds later is killed.
 
     """
 
@@ -102,7 +103,8 @@ class Supervisor:
             process = _Process(time.monotonic(), Slot(), obituaries)
             sys.stdout.flush()
             sys.stderr.flush()
-            # A child that inherits the parent's handlers would report a signal to the parent as the parent's.
+            # Before a child has handlers of its own, a signal to it would go to the parent through the pipe
+            # that both share, and the parent would take it for one of its own.
             unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             pid = os.fork()
             if pid == 0:

@@ -73,7 +73,7 @@ class Worker:
             funcname: the function's name in Gearman.
             timeout: maximum seconds of a job. After that it has failed. An ``async def`` is cancelled; to
                 stop a ``def``, the process is ended and started again, which needs ``garivini worker``.
-            lease: seconds for which a job is this worker's without a renewal; 60 by default.
+            lease: seconds for which an attempt holds a job unless the lease is renewed; 60 by default.
             max_failures: failures after which a job is dead; 25 by default.
 
         Raises:
@@ -114,7 +114,7 @@ class Worker:
         Process(self, child).run()
 
     async def serve(self, stop: asyncio.Event, *, drain: float | None = None) -> list[Job]:
-        """Run jobs until ``stop`` is set, then finish those that are here, commit their outcomes and close.
+        """Run jobs until ``stop`` is set, then finish those it holds, commit their outcomes and close.
 
         ``async def`` functions are tasks of this loop; ``def`` functions run in a thread of their own.
 

@@ -282,7 +282,7 @@ def _wait(done: Callable[[], bool], setup: Setup) -> None:
 
 
 def _settled(setup: Setup, side: Side) -> list[Start]:
-    """Return all starts, when the server has no copy that could still start."""
+    """Wait until the server has no copy that could still start; return all starts."""
     _wait(lambda: setup.idle(side.funcname), setup)
     return side.runs.take()
 

@@ -1,4 +1,4 @@
-"""The processes of the bench, as the command starts, resumes, stops and measures them."""
+"""The processes of the bench: starts, resumes, stops and measures them, for the command."""
 
 import os
 import select

@@ -52,12 +52,12 @@ class WorkerProtocol:
     ) -> None:
         self._decoder = Decoder(RESPONSE, max_body=max_body)
         self._out: list[bytes] = []
-        self._grabs = 0  # without an answer
+        self._grabs = 0  # grabs that the server has not answered yet
         self._window = GrabWindow(eager=eager)
         self._held: set[bytes] = set()
         self._asleep = False
-        self._dry = False  # the last answer was "no job"
-        self._echoes = 0  # without an answer
+        self._dry = False  # whether the last answer to a grab was "no job"
+        self._echoes = 0  # echoes that the server has not answered yet
         self.slots: int = slots
         if client_id:
             self._send(Type.SET_CLIENT_ID, client_id[:127])

@@ -51,7 +51,8 @@ class MySQL(Dialect):
     name = "mysql"
     placeholder = "%s"
     packages: ClassVar[Mapping[str, str]] = PACKAGES
-    # A read-only server refuses this. It would answer locking reads, from the rows of a former primary.
+    # A read-only server refuses this. After a plain BEGIN a former primary would answer locking reads, from
+    # rows that are out of date.
     begin = "START TRANSACTION READ WRITE"
     statement_setting = "max_allowed_packet"
 

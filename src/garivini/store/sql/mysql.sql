@@ -382,8 +382,8 @@ SELECT funcname, state, COUNT(*), MIN(run_after), CAST(SUM(run_after = 214748364
  GROUP BY funcname, state ORDER BY funcname, state
 
 -- name: waiting () -> rows
--- The numbers of waiting jobs that are due, delayed, and backed off after a failure. Reads the lane index, and the rows
--- that are not due.
+-- The numbers of waiting jobs that are due, delayed, and backed off after a failure. The lane index is enough to count
+-- the due ones. The others are told apart by failcount, for which their rows are read.
 SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_after <> 2147483647),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount = 0),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount > 0)
