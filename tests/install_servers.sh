@@ -16,6 +16,7 @@ perl_has() { perl "-M$1" -e 1; }
 need gearman-job-server command -v gearmand
 need gearman-tools command -v gearman
 need mariadb-server-core command -v mariadbd
+need galera-4 ls /usr/lib/galera/libgalera_smm.so
 need mariadb-client-core command -v mariadb
 need pgbouncer command -v pgbouncer
 need postgresql ls /usr/lib/postgresql/*/bin/postgres

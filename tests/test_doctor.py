@@ -350,6 +350,7 @@ def test_a_sound_database_has_nothing_to_change(dialect: str) -> None:
         ("mysql", "max_allowed_packet", "16777216", "advice"),
         ("mysql", "innodb_buffer_pool_size", "134217728", "advice"),
         ("mysql", "general_log", "ON", "advice"),
+        ("mysql", "wsrep_cluster_size", "2", "advice"),
         ("mysql", "job_collation", "latin1_swedish_ci", "advice"),
         ("mysql", "default_envelope", "not set", "fault"),
         ("postgresql", "version", "12.20", "fault"),
@@ -375,6 +376,13 @@ def test_one_wrong_setting_is_one_finding_that_names_it(
 
 def test_a_setting_that_a_database_does_not_have_is_no_fault() -> None:
     assert sql.grade("mysql", "d", {"innodb_doublewrite": "ON"}) == []
+
+
+def test_connections_to_several_nodes_of_a_cluster_are_a_fault() -> None:
+    assert list(sql.grade_nodes("d", frozenset())) == []
+    assert list(sql.grade_nodes("d", frozenset(("a",)))) == []
+    (finding,) = sql.grade_nodes("d", frozenset(("b", "a")))
+    assert (finding.grade, "cluster: a, b." in finding.says, bool(finding.do)) == ("fault", True, True)
 
 
 def test_sync_binlog_matters_only_where_there_is_a_binary_log() -> None:

@@ -54,6 +54,7 @@ def prepared_behind_pooler(server: PostgreSQL, url: str) -> Iterator[tuple[str, 
         yield f"{through}?prepare_threshold=100", lambda: through
 
 
+#: Those of a Galera cluster are in ``tests/store/test_galera.py``, which has one.
 #: By name: the kind of server, what makes it, the grade, and words of the finding and of the advice.
 ROWS: Final[dict[str, tuple[type[SQLServer], Make, str, str, str]]] = {
     "synchronous_commit off for the role": (

@@ -21,6 +21,7 @@ from garivini.roles import orphans
 from garivini.roles.job_servers import JobServers
 from garivini.roles.queue_runner import QueueRunner, QueueRunnerSettings
 from garivini.roles.watermark import Watermark
+from garivini.store.database import Database
 from tests.processes import PATIENCE
 from tests.system import System, Waking, system
 
@@ -43,6 +44,19 @@ async def claim(queue: System, lease: int = 60) -> list[Job]:
     """Claim as a QueueRunner does, and send nothing."""
     lanes = (await queue.call(queue.database.lanes)).lanes
     return await queue.call(queue.database.claim, lanes[0], limit=1000, lease=lease)
+
+
+async def test_several_nodes_of_a_cluster_are_reported_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Database, "nodes", lambda _: frozenset(("b", "a")))
+    monkeypatch.setattr("garivini.roles.queue_runner._TIDY_INTERVAL", 0.0)
+    async with system(tmp_path) as queue:
+        queue_runner, _ = runner(queue)
+        for _ in range(3):
+            await queue_runner.run_pass()
+        queue_runner.close()
+        assert queue.seen.of("database.several_nodes") == [{"dbid": 1, "nodes": "a, b"}]
 
 
 async def test_due_jobs_are_dispatched_and_later_ones_wait(tmp_path: Path) -> None:

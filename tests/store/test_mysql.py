@@ -1,6 +1,7 @@
 """What is MariaDB's and MySQL's alone: faults, sessions, ids, the walk along lanes, callers' connections."""
 
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +37,8 @@ from garivini.store import inserts
 from garivini.store.database import Database, Lane
 from garivini.store.dialects import mysql, mysql_inserts, mysql_lanes
 from garivini.store.dialects.mysql import MySQL
+from garivini.store.dialects.mysql_errors import translate
+from garivini.store.dialects.mysql_inserts import FEW
 from garivini.store.dialects.pymysql_connection import Connection
 from garivini.store.statements import Statements
 from tests.databases import MySQLRoles
@@ -202,21 +205,98 @@ def test_each_name_of_the_scheme_means_the_same(roles: MySQLRoles, opened: Opene
     ],
 )
 def test_check_refuses_a_server_that_is_too_old(version: str, refused: bool) -> None:
-    class Cursor:
-        def execute(self, sql: str) -> None:
-            assert sql == "SELECT VERSION(), @@max_allowed_packet"
-
-        def fetchall(self) -> list[tuple[str, int]]:
-            return [(version, 16 * 1024 * 1024)]
-
     dialect = MySQL()
     if refused:
         with pytest.raises(RefusedError, match=r"is too old: \w+ (10\.6\.0|8\.0\.17) is the first"):
-            dialect._meet(Cursor())
+            dialect._meet(_Server(version))
     else:
-        dialect._meet(Cursor())
-        assert dialect._returning == ("MariaDB" in version)
+        dialect._meet(_Server(version))
+        assert (dialect._returning > 0) == ("MariaDB" in version)
         assert dialect.statement_bytes < 8 * 1024 * 1024
+
+
+class _Server:
+    """A cursor on a server of some version."""
+
+    def __init__(self, version: str, **variables: str) -> None:
+        self._version = version
+        self._variables = variables
+        self._sql = ""
+
+    def execute(self, sql: str) -> None:
+        self._sql = sql
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        if self._sql == "SELECT VERSION(), @@max_allowed_packet":
+            return [(self._version, 16 * 1024 * 1024)]
+        assert "wsrep_on" in self._sql
+        return list(self._variables.items())
+
+
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [
+        ("8.0.11-TiDB-v8.5.0", "TiDB"),
+        ("5.7.25-TiDB-v6.1.0", "TiDB"),
+        ("8.0.30-Vitess", "Vitess"),
+        ("8.0.23-PlanetScale", "Vitess"),
+    ],
+)
+def test_check_refuses_a_distributed_database_by_name(version: str, name: str) -> None:
+    with pytest.raises(
+        RefusedError, match=rf"^{name}[\w ()]* is not supported: it does not skip locked rows"
+    ):
+        MySQL()._meet(_Server(version))
+
+
+# ---- clusters
+
+
+@pytest.mark.parametrize(
+    ("version", "variables", "clustered", "returning"),
+    [
+        ("10.11.6-MariaDB", {"wsrep_on": "ON", "wsrep_retry_autocommit": "1"}, True, sys.maxsize),
+        ("10.11.6-MariaDB", {"wsrep_on": "OFF", "wsrep_retry_autocommit": "1"}, False, FEW),
+        ("10.11.6-MariaDB", {}, False, FEW),
+        ("8.0.36-28.1", {"wsrep_on": "ON", "wsrep_retry_autocommit": "1"}, True, 0),
+    ],
+)
+def test_a_node_of_galera_is_recognised_and_counts_no_ids(
+    version: str, variables: dict[str, str], clustered: bool, returning: int
+) -> None:
+    dialect = MySQL()
+    dialect._meet(_Server(version, **variables))
+    assert (dialect.clustered, dialect._returning) == (clustered, returning)
+
+
+@pytest.mark.skipif(ON_MYSQL, reason="MySQL has no such variable")
+def test_sessions_let_no_node_run_a_statement_again(roles: MySQLRoles, opened: Opener) -> None:
+    database = opened(roles.runtime)
+    with database.reading() as run:
+        run._cursor.execute("SELECT @@SESSION.wsrep_retry_autocommit", ())
+        assert run._cursor.fetchall() == ((0,),)
+    assert database.nodes() == frozenset()
+
+
+@pytest.mark.parametrize("returned", [[], [(1, 5), (2, 5)]])
+def test_insert_that_returns_other_rows_than_it_stored_is_an_unknown_outcome(
+    returned: list[tuple[int, int]],
+) -> None:
+    def run(name: str, /, rows: Sequence[Mapping[str, Any]] = (), **values: Any) -> Any:
+        return returned
+
+    row = {"taken": 0, "delay": 0, "funcname": "f", "uniqkey": "k"}
+    for insert_ in (mysql_inserts.insert, mysql_inserts.insert_keyed):
+        with pytest.raises(OutcomeUnknownError, match="ran an INSERT again"):
+            insert_(run, [dict(row)], mysql_inserts.ServerClock(), returning=FEW)
+
+
+@pytest.mark.parametrize("committing", [True, False])
+def test_a_conflict_of_group_replication_is_a_conflict_to_repeat(committing: bool) -> None:
+    error = pymysql.err.OperationalError(3101, "Plugin instructed the server to rollback the transaction.")
+    found = translate(error, "database 1", committing=committing)
+    assert isinstance(found, ConflictError)
+    assert found.transient
 
 
 # ---- tables and privileges

@@ -137,6 +137,11 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
             ("jobid", "attempt", "found", "step"),
             "a lease expired: the servers' answer, and the decision",
         ),
+        "database.several_nodes": EventType(
+            WARNING,
+            ("dbid", "nodes"),
+            "connections reach several nodes of a Galera cluster",
+        ),
         "dispatch.failed": EventType(
             WARNING, ("dbid", "error"), "jobs could not be submitted, released, parked or deleted"
         ),

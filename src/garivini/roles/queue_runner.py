@@ -117,6 +117,8 @@ class QueueRunner:
         self._call = self._dispatcher.call
         self._orphans = Orphans(self._dispatcher, job_servers, watch=True)
         self._tidy_at: float | None = None  # monotonic; None: before the first pass
+        #: The nodes of a Galera cluster that connections have reached last.
+        self._nodes: frozenset[str] = frozenset()
         #: Jobs submitted before this pass, and passes since the last submit in which a function was full.
         self._sent = 0
         self._full_for = 0
@@ -166,6 +168,7 @@ class QueueRunner:
         now = self._monotonic()
         if self._tidy_at is None:
             self._tidy_at = now + _TIDY_INTERVAL
+            await self._check_nodes()
         elif now >= self._tidy_at:
             try:
                 deleted = await self._call(self._database.forget_finished, _TIDY_JOBS)
@@ -173,6 +176,14 @@ class QueueRunner:
                 events.emit("dispatch.failed", dbid=self._database.dbid, error=str(error))
                 deleted = 0
             self._tidy_at = now if deleted == _TIDY_JOBS else now + _TIDY_INTERVAL
+            await self._check_nodes()
+
+    async def _check_nodes(self) -> None:
+        """Report it if connections reach several nodes of a Galera cluster: locks are those of one node."""
+        nodes = await self._call(self._database.nodes)
+        if len(nodes) > 1 and nodes != self._nodes:
+            events.emit("database.several_nodes", dbid=self._database.dbid, nodes=", ".join(sorted(nodes)))
+        self._nodes = nodes
 
     def _read(self, now: float) -> tuple[Lanes, _Claim | None]:
         """Read the lanes and, if that is due, the settings of functions; then make the first claim.

@@ -1,7 +1,7 @@
 """Transactions on the connections to one database, whose schema has been checked."""
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final, Self
 
 from sqlalchemy import Engine, exc, make_url
@@ -14,6 +14,9 @@ from garivini.store.dialects.dialect import SCHEMA_ADVICE, Dialect
 from garivini.store.engines import dialect_of, same_place
 from garivini.store.pools import driver_error, open_source, translated
 from garivini.store.statements import Statements
+
+#: Connections that are compared to find out whether they reach several nodes of a cluster.
+_TO_NODES: Final = 4
 
 
 class Connections:
@@ -44,6 +47,17 @@ class Connections:
         other.dialect.pooled = self.dialect.pooled
         other._checked = self._checked
         return other
+
+    def nodes(self) -> frozenset[str]:
+        """Return the names of the nodes of a cluster that several connections reach at the same time.
+
+        Empty, and without I/O, if the first connection has reached no cluster.
+        """
+        if not self.dialect.clustered:
+            return frozenset()
+        with ExitStack() as stack:
+            connections = [stack.enter_context(self.connection()) for _ in range(_TO_NODES)]
+            return frozenset(map(self.dialect.node, connections))
 
     # ---- the schema
 

@@ -93,6 +93,13 @@ class Database:
         """
         return self.connections.check(name=name)
 
+    def nodes(self) -> frozenset[str]:
+        """Return the names of the nodes of a Galera cluster that connections reach at the same time.
+
+        More than one is a fault: see ``docs/how-to/galera.md``. Empty, and without I/O, if it is no cluster.
+        """
+        return self.connections.nodes()
+
     def close(self) -> None:
         """Close the pooled connections, if they are ours. A later call opens new ones."""
         self.connections.close()

@@ -1,6 +1,6 @@
 """Checks of the settings of a database, which one statement has read. No I/O."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -90,6 +90,13 @@ _MYSQL: Final = (
         serious=False,
     ),
     Rule(
+        "wsrep_cluster_size",
+        lambda value: value != "2",
+        "if one of two Galera nodes fails, the other one refuses every statement",
+        "add a third node, or an arbitrator (garbd)",
+        serious=False,
+    ),
+    Rule(
         "general_log",
         _is("off", "0"),
         "each statement is written to the log",
@@ -153,6 +160,18 @@ def grade(dialect: str, subject: str, facts: Facts) -> list[Finding]:
     """Return the findings about the settings of a database."""
     rules = [*_RULES[dialect], *(_after(dialect, facts))]
     return [finding for rule in rules for finding in rule.grade(subject, facts)]
+
+
+def grade_nodes(subject: str, nodes: Collection[str]) -> Iterator[Finding]:
+    """Yield a fault if connections reach several nodes of a Galera cluster."""
+    if len(nodes) > 1:
+        yield Finding(
+            "fault",
+            subject,
+            f"connections reach several nodes of a Galera cluster: {', '.join(sorted(nodes))}. Locks are "
+            "those of one node, so two could claim the same job",
+            "send all connections to one node, and to another only when it has failed: docs/how-to/galera.md",
+        )
 
 
 def _after(dialect: str, facts: Facts) -> Iterator[Rule]:

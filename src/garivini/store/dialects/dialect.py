@@ -114,6 +114,8 @@ class Dialect:
     #: Whether a pooler may run each transaction in another session, so that settings are those of a
     #: transaction; known after the first connection.
     pooled: bool = False
+    #: Whether the server is a node of a Galera cluster; known after the first connection.
+    clustered: bool = False
     #: Maximum bytes of the arguments of one statement; known after the first connection.
     statement_bytes: int = sys.maxsize
     #: The setting of the server that limits them.
@@ -140,9 +142,17 @@ class Dialect:
         """Return the names of parameters that a URL may have for the driver, None if they are not known."""
         return None
 
+    def cluster_facts(self, run: RunStatement) -> dict[str, str]:
+        """Return facts for ``doctor`` about the cluster of the server, if there is one."""
+        return {}
+
     def local_facts(self, read: Mapping[str, str]) -> dict[str, str]:
         """Return further facts for ``doctor``, or others instead of those that a statement has read."""
         return {}
+
+    def node(self, connection: Any) -> str:
+        """Return the name of the node of a cluster that a connection reaches; empty without a cluster."""
+        return ""
 
     def engine_advice(self, error: Exception) -> str:
         """Return advice if a caller's engine cannot connect, without an error of the driver."""

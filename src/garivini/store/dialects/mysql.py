@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import zip_longest
@@ -41,6 +42,9 @@ _OVERHEAD: Final = 64 * 1024
 _OLDEST: Final = {"MariaDB": (10, 6, 0), "MySQL": (8, 0, 17)}
 #: The mode of our sessions: an error if a value does not fit.
 _SQL_MODE: Final = "STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
+#: Prevents that a node of Galera runs a single statement again when another node has changed the same rows:
+#: then INSERT ... RETURNING returns nothing, or the rows of two runs.
+_NO_RERUN: Final = "SESSION wsrep_retry_autocommit = 0"
 #: The bit for an open transaction in the flags that the server sends with each answer.
 _IN_TRANSACTION: Final = 1
 
@@ -58,8 +62,10 @@ class MySQL(Dialect):
 
     def __init__(self) -> None:
         self._server = ""
-        #: Whether INSERT returns the rows that it has stored.
-        self._returning = False
+        #: The number of rows below which INSERT returns the rows that it has stored.
+        self._returning = 0
+        #: Whether the server can run a statement again by itself.
+        self._reruns = False
         #: Whether the URL asks for TLS.
         self._tls = False
         #: The servers that the URL names, if there are several.
@@ -68,6 +74,9 @@ class MySQL(Dialect):
         self._clock = mysql_inserts.ServerClock()
 
     # ---- connections
+
+    def cluster_facts(self, run: RunStatement) -> dict[str, str]:
+        return {name: str(value) for name, value in run("cluster")} if self.clustered else {}
 
     def engine(self, url: URL) -> tuple[URL, dict[str, Any]]:
         self._tls = asks_for_tls(url)
@@ -104,6 +113,8 @@ class MySQL(Dialect):
                 if self._server == "MariaDB"
                 else f"wait_timeout = {WAIT_TIMEOUT}"
             )
+            if self._reruns:
+                own += f", {_NO_RERUN}"
             settings = (
                 # Again: an init_command in the URL may have chosen another character set.
                 "SET character_set_client = utf8mb4, character_set_connection = utf8mb4,"
@@ -123,15 +134,25 @@ class MySQL(Dialect):
             )
             cursor.execute(settings)
             ((autocommit, sql_mode, lock_wait, level),) = cursor.fetchall()
+            reruns = self._stop_reruns(cursor)
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
             cursor.execute(
                 "SET SESSION sql_mode = %s, autocommit = 1, innodb_lock_wait_timeout = %s",
                 (_SQL_MODE, lock_wait if self.lock_timeout is None else self._lock_wait()),
             )
-        return autocommit, sql_mode, lock_wait, level.replace("-", " ")
+        return autocommit, sql_mode, lock_wait, level.replace("-", " "), reruns
+
+    def _stop_reruns(self, cursor: Any) -> int | None:
+        """Let a caller's session run each statement once; return the setting before if it has one."""
+        if not self.clustered:
+            return None
+        cursor.execute("SELECT @@SESSION.wsrep_retry_autocommit")
+        ((before,),) = cursor.fetchall()
+        cursor.execute("SET SESSION wsrep_retry_autocommit = 0")
+        return int(before)
 
     def give_back(self, connection: Any, before: Any) -> None:
-        autocommit, sql_mode, lock_wait, level = before
+        autocommit, sql_mode, lock_wait, level, reruns = before
         with closing(self.cursor(connection)) as cursor:
             isolation = f"SET SESSION TRANSACTION ISOLATION LEVEL {level}"  # as the server sent it
             cursor.execute(isolation)
@@ -139,6 +160,16 @@ class MySQL(Dialect):
                 "SET SESSION sql_mode = %s, autocommit = %s, innodb_lock_wait_timeout = %s",
                 (sql_mode, autocommit, lock_wait),
             )
+            if reruns is not None:
+                cursor.execute("SET SESSION wsrep_retry_autocommit = %s", (reruns,))
+
+    def node(self, connection: Any) -> str:
+        if not self.clustered:
+            return ""
+        with closing(self.cursor(connection)) as cursor:
+            cursor.execute("SELECT @@wsrep_node_name")
+            ((name,),) = cursor.fetchall()
+        return str(name)
 
     def _lock_wait(self) -> int:
         """Return the seconds to wait for a row lock; the server accepts only whole ones."""
@@ -170,7 +201,13 @@ class MySQL(Dialect):
             raise RefusedError(f"{server} {version} is too old: {server} {oldest} is the first that works")
         # Half of a packet, because each byte of an argument may need an escape.
         self.statement_bytes: int = packet // 2 - _OVERHEAD
-        self._returning = self.returns_rows(server)
+        cursor.execute("SHOW VARIABLES WHERE Variable_name IN ('wsrep_on', 'wsrep_retry_autocommit')")
+        galera = dict(cursor.fetchall())
+        self.clustered: bool = galera.get("wsrep_on") == "ON"
+        self._reruns = "wsrep_retry_autocommit" in galera
+        if self.returns_rows(server):
+            # The step between ids changes when a node joins or leaves, also after it was read.
+            self._returning = sys.maxsize if self.clustered else mysql_inserts.FEW
         self._server = server
 
     def returns_rows(self, server: str) -> bool:

@@ -61,10 +61,12 @@ _ERRORS: Final[dict[int, tuple[type[GariviniError], str]]] = {
     1846: (RefusedError, "cannot do that at once: see `garivini db sql`"),
     1969: (ConflictError, "ended a statement that took longer than max_statement_time"),
     2026: (RefusedError, "refuses the connection: the URL asks for TLS, see ssl_mode and ssl_ca"),
+    # Group Replication found that another member has changed the same rows.
+    3101: (ConflictError, "gave way to another transaction"),
     3024: (ConflictError, "ended a statement that took longer than max_execution_time"),
 }
 #: Errors after which the other transaction has finished, so that the same call can be repeated immediately.
-_TRANSIENT: Final = (1020, 1213)
+_TRANSIENT: Final = (1020, 1213, 3101)
 #: Connections that could not be made, or are lost. 1047 is the answer of a Galera node outside the cluster.
 _LOST: Final = frozenset(
     {1047, 1053, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1927}

@@ -5,11 +5,12 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
+from garivini.errors import OutcomeUnknownError
 from garivini.store.dialects.dialect import RunStatement, set_times
 from garivini.store.dialects.mysql_errors import is_duplicate, is_null
 
 #: Below this number of rows RETURNING, one round trip less, is faster than counting the ids from the first.
-_FEW: Final = 20
+FEW: Final = 20
 
 
 class ServerClock:
@@ -36,7 +37,7 @@ def insert(
     rows: Sequence[dict[str, Any]],
     clock: ServerClock,
     *,
-    returning: bool,
+    returning: int,
     name: str = "insert",
 ) -> list[tuple[int, int]]:
     """Insert rows by the statement of this name; return id and time of each, in order.
@@ -45,12 +46,16 @@ def insert(
         run: runs the statements.
         rows: to insert; they may be changed.
         clock: of the server.
-        returning: whether the server has INSERT ... RETURNING.
+        returning: the number of rows below which INSERT ... RETURNING is used; 0 if the server has none.
         name: of the statement.
 
     """
-    if returning and len(rows) < _FEW:
-        return sorted(run(f"{name}_returning", rows=rows))
+    if len(rows) < returning:
+        stored = sorted(run(f"{name}_returning", rows=rows))
+        if len(stored) != len(rows):
+            # A caller's own session, in autocommit, on a node of Galera: see ``wsrep_retry_autocommit``.
+            raise OutcomeUnknownError("the server ran an INSERT again, and has not returned the ids")
+        return stored
     if len(rows) == 1 and (now := clock.estimate()) is not None:
         set_times(rows, now, now + 1)
         try:
@@ -67,7 +72,7 @@ def insert(
 
 
 def insert_keyed(
-    run: RunStatement, rows: Sequence[dict[str, Any]], clock: ServerClock, *, returning: bool
+    run: RunStatement, rows: Sequence[dict[str, Any]], clock: ServerClock, *, returning: int
 ) -> list[tuple[int, int, str, str]]:
     """Insert rows whose unique keys have no live job; return id, time, function and key of the new ones."""
     first = {(row["funcname"], row["uniqkey"]): row for row in reversed(rows)}
@@ -75,7 +80,7 @@ def insert_keyed(
 
 
 def _insert_or_halve(
-    run: RunStatement, rows: Sequence[dict[str, Any]], clock: ServerClock, *, returning: bool
+    run: RunStatement, rows: Sequence[dict[str, Any]], clock: ServerClock, *, returning: int
 ) -> list[tuple[int, int, str, str]]:
     # All rows, or none if a key has a live job: then each half is tried. INSERT IGNORE would be one
     # statement, and would ignore any error.

@@ -413,6 +413,10 @@ UNION ALL SELECT 'original_table', COUNT(*) FROM information_schema.statistics
            WHERE table_schema = DATABASE() AND table_name = 'job' AND column_name = 'run_after' AND seq_in_index = 1
 UNION ALL SELECT 'default_envelope', COALESCE(MAX(envelope), 'not set') FROM `function` WHERE funcname = ''
 
+-- name: cluster () -> rows
+-- The number of nodes of a Galera cluster.
+SHOW GLOBAL STATUS LIKE 'wsrep_cluster_size'
+
 -- name: functions () -> rows
 -- The settings of all functions.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention FROM `function` ORDER BY funcname
