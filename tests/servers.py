@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from garivini.gearman.server import Server
 from tests.processes import PATIENCE, started
+from tests.versions.known import chosen
 
 
 @contextmanager
@@ -76,7 +77,12 @@ def gearmand_process(directory: Path, address: str, *options: str) -> Iterator["
 
 def gearmand_command(directory: Path, address: str, *options: str) -> list[str]:
     """Return the words that start a gearmand as the how-to advises."""
-    program = shutil.which("gearmand") or shutil.which("gearmand", path="/usr/sbin:/usr/local/sbin")
+    version = chosen("gearmand")
+    program = (
+        version.program("gearmand")
+        if version
+        else shutil.which("gearmand") or shutil.which("gearmand", path="/usr/sbin:/usr/local/sbin")
+    )
     if program is None:
         raise RuntimeError("gearmand is missing: `make servers`, or install the package gearman-job-server")
     host, port = address.rsplit(":", 1)

@@ -1,4 +1,4 @@
-"""Run the suites on each version and write the table of the documentation.
+"""Run the suites on each version and write the tables of the documentation.
 
 ``python -m tests.versions [NAME …]`` runs those versions, or all; rows of other versions stay. It fails if a
 version is not installed or a test fails.
@@ -8,49 +8,102 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import click
 
-from tests.versions.known import VERSIONS, Version
+from tests.versions.environment import environment
+from tests.versions.known import VERSIONS, Kind, Version
 
 _ROOT: Final = Path(__file__).parents[2]
 _PAGE: Final = _ROOT / "docs/reference/versions.md"
 _LOGS: Final = _ROOT / ".venv/versions"
 
-#: The table's columns, and where their tests are.
-_SUITES: Final[dict[str, tuple[str, ...]]] = {
-    "conformance": ("tests/store/conformance",),
-    "store, plans, locks, errors": ("tests/store", "--ignore=tests/store/conformance"),
-    "faults of a keeper": ("tests/test_keeper_faults.py",),
-    "end to end": ("tests/kills/test_faults.py::test_a_database_that_goes_away_under_load_loses_nothing",),
-}
-_HEAD: Final = ("version", *_SUITES)
-#: Which tests run on a kind of server; the other kinds are the machine's and are tested anyway.
-_SELECTED: Final = {
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page: a row per version, and a column per suite with the words for pytest."""
+
+    kinds: tuple[Kind, ...]
+    suites: Mapping[str, tuple[str, ...]]
+
+
+#: What runs on a version: not the long runs.
+_SERVERS: Final = ("-m", "servers and not soak")
+_TABLES: Final = (
+    Table(
+        ("mysql", "mariadb", "postgresql"),
+        {
+            "conformance": (*_SERVERS, "tests/store/conformance"),
+            "store, plans, locks, errors": (*_SERVERS, "tests/store", "--ignore=tests/store/conformance"),
+            "faults of a keeper": (*_SERVERS, "tests/test_keeper_faults.py"),
+            "end to end": (
+                *_SERVERS,
+                "tests/kills/test_faults.py::test_a_database_that_goes_away_under_load_loses_nothing",
+            ),
+        },
+    ),
+    Table(
+        ("gearmand",),
+        {
+            "protocol": (*_SERVERS, "tests/gearman"),
+            "other languages": (*_SERVERS, "tests/peers"),
+            "roles and lost connections": (
+                *_SERVERS,
+                *("tests/test_controller.py", "tests/test_injector_faults.py", "tests/test_lost_links.py"),
+            ),
+            "kills": (*_SERVERS, "tests/kills/test_gearmand.py", "tests/test_controller_load.py"),
+        },
+    ),
+    Table(
+        ("python",),
+        {
+            "all that needs no server": ("-n", "2", "-m", "not servers and not soak and not alone", "tests"),
+            "drivers of databases": (*_SERVERS, "tests/store/conformance"),
+        },
+    ),
+)
+#: Which tests run on a kind; the others do without it, and `make test` runs them.
+_SELECTED: Final[Mapping[Kind, str]] = {
     "mysql": "not sqlite and not postgresql",
     "mariadb": "not sqlite and not postgresql",
     "postgresql": "not sqlite and not mysql and not mariadb",
+    "gearmand": "not embedded and not sqlite",
+    "python": "",
 }
-_TITLES: Final = {"mysql": "MySQL", "mariadb": "MariaDB", "postgresql": "PostgreSQL"}
-_DAEMONS: Final = {"mysql": "mysqld", "mariadb": "mariadbd", "postgresql": "postgres"}
+_TITLES: Final[Mapping[Kind, str]] = {
+    "mysql": "MySQL",
+    "mariadb": "MariaDB",
+    "postgresql": "PostgreSQL",
+    "gearmand": "gearmand",
+    "python": "Python",
+}
+#: The program that knows its full number.
+_PROGRAMS: Final[Mapping[Kind, str]] = {
+    "mysql": "mysqld",
+    "mariadb": "mariadbd",
+    "postgresql": "postgres",
+    "gearmand": "gearmand",
+}
 
 
-def run(version: Version) -> tuple[list[str], bool]:
+def run(version: Version, table: Table) -> tuple[list[str], bool]:
     """Run every suite on a version; return its row of the table, and whether all tests passed.
 
     Raises:
         RuntimeError: the version is not installed.
     """
     cells = [f"{_TITLES[version.kind]} {_full_number(version)}"]
+    python = environment(version) if version.kind == "python" else sys.executable
     sound = True
-    for number, tests in enumerate(_SUITES.values()):
+    for number, words in enumerate(table.suites.values()):
         log = _LOGS / f"{version.name}-{number}.log"
-        words = [sys.executable, "-m", "pytest", "-q", "-m", "servers and not soak"]
         with log.open("wb") as output:
             done = subprocess.run(
-                [*words, "-k", _SELECTED[version.kind], *tests],
+                [python, "-m", "pytest", "-q", "-k", _SELECTED[version.kind], *words],
                 cwd=_ROOT,
                 env={**os.environ, "GARIVINI_TESTS_SERVERS": version.name},
                 stdin=subprocess.DEVNULL,
@@ -62,55 +115,56 @@ def run(version: Version) -> tuple[list[str], bool]:
         counts = {word: int(count) for count, word in re.findall(r"(\d+) (\w+)", ends[-1] if ends else "")}
         failed = counts.get("failed", 0) + counts.get("error", 0) + counts.get("errors", 0)
         passed = counts.get("passed", 0)
-        cells.append(f"{passed} of {passed + failed}")
-        click.echo(f"{version.name}: {'; '.join(tests)}: {cells[-1]} passed ({log})")
+        cells.append(f"{passed} of {passed + failed + counts.get('skipped', 0)}")
+        click.echo(f"{version.name}: {' '.join(words)}: {cells[-1]} passed ({log})")
         sound &= done.returncode == 0
     return cells, sound
 
 
 def _full_number(version: Version) -> str:
-    program = version.program(_DAEMONS[version.kind])
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"\d+\.\d+(\.\d+)?", said.replace(str(version.folder), ""))
-    assert found, said
+    program = version.program(_PROGRAMS.get(version.kind, version.name.replace("-", "")))
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    found = re.search(r"\d+\.\d+(\.\d+)?", done.stdout.replace(str(version.folder), ""))
+    assert found, done
     return found[0]
 
 
-def write(rows: list[list[str]]) -> None:
-    """Put rows into the page's table, in the place of those of the same kind and major version."""
+def write(rows: list[list[str]], table: Table) -> None:
+    """Put rows into a table of the page, in the place of those of the same kind and series."""
+    head = ("version", *table.suites)
     text = _PAGE.read_text(encoding="utf-8")
-    start, end = text.index("| version"), text.rindex("|\n") + len("|\n")
+    start = text.index(f"| {' | '.join(head)} |\n")
+    end = text.find("\n\n", start) + 1 or len(text)
     old = [[cell.strip() for cell in line.strip("|").split("|")] for line in text[start:end].splitlines()[2:]]
     known = {_series(row[0]): row for row in [*old, *rows]}
-    lines = [_HEAD, ["---"] * len(_HEAD), *(known[series] for series in sorted(known))]
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    _PAGE.write_text(text[:start] + table + text[end:], encoding="utf-8")
-    click.echo(table)
+    lines = [head, ["---"] * len(head), *(known[series] for series in sorted(known))]
+    written = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    _PAGE.write_text(text[:start] + written + text[end:], encoding="utf-8")
+    click.echo(written)
 
 
 def _series(version: str) -> tuple[str, tuple[int, ...]]:
     """Return kind and the numbers that do not change within a series."""
     kind, number = version.split()
-    return kind, tuple(int(part) for part in number.split(".")[: 1 if kind == "PostgreSQL" else 2])
+    parts = {"PostgreSQL": 1, "gearmand": 3}.get(kind, 2)
+    return kind, tuple(int(part) for part in number.split(".")[:parts])
 
 
 @click.command()
-@click.argument(
-    "names", nargs=-1, type=click.Choice([name for name in VERSIONS if name.split("-")[0] in _TITLES])
-)
+@click.argument("names", nargs=-1, type=click.Choice(list(VERSIONS)))
 def main(names: tuple[str, ...]) -> None:
-    """Run the suites on the named versions, or all; write the table."""
+    """Run the suites on the named versions, or all; write the tables."""
     _LOGS.mkdir(parents=True, exist_ok=True)
-    chosen = [VERSIONS[name] for name in names] or [v for v in VERSIONS.values() if v.kind in _TITLES]
     failed = []
-    for version in chosen:
+    for version in [VERSIONS[name] for name in names or VERSIONS]:
+        (table,) = (table for table in _TABLES if version.kind in table.kinds)
         try:
-            cells, sound = run(version)
+            cells, sound = run(version, table)
         except RuntimeError as error:
             click.echo(str(error), err=True)
             sound = False
         else:
-            write([cells])
+            write([cells], table)
         if not sound:
             failed.append(version.name)
     if failed:

@@ -35,6 +35,9 @@ def install(version: Version) -> None:
     Raises:
         RuntimeError: its package or number is not to be had.
     """
+    if not version.suite:
+        version.program(f"{version.kind}{version.number}")
+        return
     if version.folder.exists() and (version.kind != "mysql" or version.template.exists()):
         return
     archives = _download(version)

@@ -1,6 +1,7 @@
 """The versions that are tested, and the folders they are installed in."""
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ class Version:
 
     kind: Kind
     number: str
+    #: The suite of Debian; empty if none has it, and only the machine itself may.
     suite: str
     #: Debian's packages with their dependencies; the first one is the server.
     packages: tuple[str, ...]
@@ -56,12 +58,26 @@ class Version:
             path = self.folder / folder / name
             if path.exists():
                 return str(path)
+        if not self.suite and (found := _installed(name, self.number)):
+            return found
         raise RuntimeError(f"{self.name} is not installed, or has no {name}: `make versions`")
+
+
+def _installed(name: str, number: str) -> str | None:
+    """Return the path of the machine's own program, also if pyenv has it."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser()
+    found = sorted(pyenv.glob(f"versions/{number}.*/bin/{name}"))
+    return str(found[-1]) if found else shutil.which(name)
 
 
 def _postgresql(number: str, suite: str) -> Version:
     programs = tuple(f"usr/lib/postgresql/{number}/bin/{name}" for name in ("initdb", "postgres"))
     return Version("postgresql", number, suite, (f"postgresql-{number}",), programs)
+
+
+def _python(number: str, suite: str) -> Version:
+    packages = (f"python{number}", f"python{number}-venv", "libstdc++6", "libgcc-s1")
+    return Version("python", number, suite, packages, (f"usr/bin/python{number}",))
 
 
 _VERSIONS: Final = (
@@ -77,13 +93,9 @@ _VERSIONS: Final = (
     _postgresql("17", "trixie"),
     _postgresql("18", "sid"),
     Version("gearmand", "1.1.21", "trixie", ("gearman-job-server",), ("usr/sbin/gearmand",)),
-    Version(
-        "python",
-        "3.14",
-        "sid",
-        ("python3.14", "python3.14-venv", "libstdc++6", "libgcc-s1"),
-        ("usr/bin/python3.14",),
-    ),
+    Version("python", "3.12", "", (), ()),
+    _python("3.13", "trixie"),
+    _python("3.14", "sid"),
 )
 #: By name.
 VERSIONS: Final[Mapping[str, Version]] = {version.name: version for version in _VERSIONS}
