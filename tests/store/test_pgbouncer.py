@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
+from garivini.cli.bench import bare
 from garivini.databases import DatabaseSettings
 from garivini.errors import ConflictError, RefusedError, UnreachableError
 from garivini.model.job import Handle
@@ -267,6 +268,14 @@ async def test_jobs_through_pgbouncer_run_once_each(direct: str, tmp_path: Path,
     assert sorted(runs) == sorted(answer.jobid for answer in answers)
     assert len(runs) == jobs
     assert not any(kept.values())
+
+
+def test_the_baseline_of_the_bench_works_through_pgbouncer(direct: str) -> None:
+    with pgbouncer(direct) as through:
+        with closing(bare.connect(through)) as steps:
+            ids = [steps.insert_one(b"") for _ in range(5)]
+            assert len(set(ids)) == 5
+        assert not any(sessions(through).values())
 
 
 # ---- others that only speak the protocol

@@ -232,6 +232,10 @@ class BarePostgreSQL:
         import psycopg  # installed by the extra
 
         self._db = psycopg.connect(url, autocommit=True, prepare_threshold=1)
+        ((process,),) = self._db.execute("SELECT pg_backend_pid()").fetchall()
+        if process != self._db.info.backend_pid:
+            # A pooler: the next transaction may be in a session in which nothing was prepared.
+            self._db.prepare_threshold = None
 
     def insert_many(self, args: Sequence[bytes], delay: int = 0) -> Sequence[int]:
         """Insert jobs that are due after ``delay`` seconds, in one transaction; return their ids."""
