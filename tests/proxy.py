@@ -42,7 +42,8 @@ class Proxy:
         self._stalled |= self._writers
 
     async def _reset(self) -> int:
-        writers = list(self._writers)
+        # Of a pair one may have been closed, while the other direction is still open.
+        writers = [it for it in self._writers if it.get_extra_info("socket").fileno() != -1]
         for writer in writers:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             writer.transport.abort()
