@@ -45,7 +45,9 @@ class Proxy:
         # Of a pair one may have been closed, while the other direction is still open.
         writers = [it for it in self._writers if it.get_extra_info("socket").fileno() != -1]
         for writer in writers:
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            link = writer.get_extra_info("socket")
+            if link.fileno() != -1:  # otherwise only the other side is still open
+                link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             writer.transport.abort()
         return len(writers)
 
@@ -77,9 +79,9 @@ class Proxy:
 
     async def _close(self) -> None:
         self._server.close()
-        await self._reset()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            await self._reset()  # again: a connection may just be opened
+            await asyncio.wait(tasks, timeout=0.05)
 
     def __enter__(self) -> "Proxy":
         self._thread.start()
