@@ -45,9 +45,7 @@ class Proxy:
         # Of a pair one may have been closed, while the other direction is still open.
         writers = [it for it in self._writers if it.get_extra_info("socket").fileno() != -1]
         for writer in writers:
-            link = writer.get_extra_info("socket")
-            if link.fileno() != -1:  # otherwise only the other side is still open
-                link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             writer.transport.abort()
         return len(writers)
 
