@@ -250,6 +250,9 @@ class Model:
     def forget_finished(self, limit: int = CHUNK) -> int:
         return 0
 
+    def nodes(self) -> frozenset[str]:
+        return frozenset()
+
     # ---- the ends of attempts
 
     def renew(self, handles: Iterable[Handle], *, lease: int, locked: Any = None) -> set[Handle]:
