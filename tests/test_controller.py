@@ -408,14 +408,14 @@ async def test_a_copy_of_the_originals_queue_runner_gets_an_attempt(made: Make) 
 @pytest.mark.slow
 async def test_leases_of_calls_are_renewed(made: Make) -> None:
     async with made() as queue, stock(queue.address) as worker:
-        await queue.call(queue.database.set_function, "f", FunctionPolicy(lease=3))
+        await queue.call(queue.database.set_function, "f", FunctionPolicy(lease=6))
         queue.start_queue_runner()
         queue.start_controller()
         await queue.call(queue.client.insert_jobs, [["f", None, None, b""]] * 50, flag="controller")
         await worker.got(50)
         began = await queue.call(queue.database.clock)
-        while await queue.call(queue.database.clock) < began + 6:
-            await asyncio.sleep(0.1)  # two leases have to pass
+        while await queue.call(queue.database.clock) < began + 8:
+            await asyncio.sleep(0.1)  # a lease has to pass, and its second of grace
         jobs = await queue.call(queue.database.jobs)
         assert [(job.attempt, job.state) for job in jobs] == [(1, State.RUNNING)] * 50
         for held in worker.held:
