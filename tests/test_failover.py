@@ -94,7 +94,7 @@ async def start_everything(queue: System, ran: Counter[str], stack: AsyncExitSta
         Producer("left to a QueueRunner", lambda arg: queue.call(queue.client.insert_job, "f", arg)),
         Producer("concurrent", lambda arg: concurrent.insert_job("f", arg)),
         Producer("for a Controller", lambda arg: concurrent.insert_job("stock", arg, flag="controller")),
-        Producer("injected", lambda arg: caller.inject("f", arg=arg, flag="")),
+        Producer("injected", lambda arg: caller.inject("stock", arg=arg)),
     ]
 
 
