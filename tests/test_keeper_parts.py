@@ -70,9 +70,14 @@ def limit_of(dbid: int, running: Callable[[], Execution | None]) -> TimeLimit:
     )
 
 
-def outcomes_of(writer: Any, committed: list[Execution]) -> OutcomeQueue:
+def outcomes_of(writer: Any, committed: list[Execution], reports: Part | None = None) -> OutcomeQueue:
     return OutcomeQueue(
-        1, writer, cast(Reports, Part()), Wakeup(threading.Event()), committed.extend, time.monotonic
+        1,
+        writer,
+        cast(Reports, reports or Part()),
+        Wakeup(threading.Event()),
+        committed.extend,
+        time.monotonic,
     )
 
 
@@ -128,6 +133,32 @@ def test_step_of_outcomes_keeps_each_execution_once_if_the_database_goes_away_me
         outcomes.step()
     assert outcomes.unwritten == 3
     assert committed == []
+
+
+def test_step_of_outcomes_writes_the_reports_of_each_job_before_its_outcome() -> None:
+    """Also those of a job that ends while the reports of others are being written."""
+    written: list[object] = []
+    reports: list[int] = [1]
+    first, second = execution_of(1), execution_of(2)
+
+    class Writing(Part):
+        def step(self) -> None:
+            written.extend(("report", jobid) for jobid in reports)
+            reports.clear()
+            if not self.steps:
+                reports.append(2)
+                outcomes.end(second)
+            super().step()
+
+    class Writer:
+        def write(self, executions: list[Execution]) -> list[tuple[Execution, Exception]]:
+            written.extend(("outcome", execution.job.jobid) for execution in executions)
+            return []
+
+    outcomes = outcomes_of(Writer(), [], Writing())
+    outcomes.end(first)
+    outcomes.step()
+    assert written == [("report", 1), ("outcome", 1), ("report", 2), ("outcome", 2)]
 
 
 def test_step_of_the_time_limit_reports_an_overdue_job_of_its_database_once() -> None:

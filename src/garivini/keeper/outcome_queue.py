@@ -83,7 +83,6 @@ class OutcomeQueue:
             began = self._monotonic()
             if self._gate.waits(len(self._inbox), began):
                 return
-            self._reports.step()  # those of the jobs that have ended
             batch = self._inbox.take(BATCH)
             ended = self._write(batch)
             self._gate.stored(len(batch) + len(self._inbox), began, self._monotonic())
@@ -113,6 +112,9 @@ class OutcomeQueue:
 
         """
         try:
+            # The reports of these jobs have all been added, because the jobs have ended. Of a job that ends
+            # from here on, they may not have been, so its outcome must not be part of this batch.
+            self._reports.step()
             failed = self._writer.write(executions)
             deferred = self._defer(failed) if failed else set()
         except Exception:
