@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -367,6 +367,40 @@ async def test_serve_returns_the_jobs_that_its_drain_has_left(tmp_path: Path, ki
         assert [job.jobid for job in serving.result()] == [jobid]
         job = await queue.call(queue.client.get_job, (jobid, 1))
         assert job is not None  # it runs again
+
+
+@pytest.mark.parametrize("end", ["drain", "cancel"])
+async def test_serve_does_not_wait_for_a_function_that_ignores_its_cancellation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """It says which one continues, and the job runs again elsewhere."""
+    monkeypatch.setattr("garivini.worker.serving.STOP_TIMEOUT", 1.0)
+    async with system(tmp_path) as queue:
+        started, go_on, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        @queue.worker.function("stubborn")
+        async def stubborn(job: Job) -> None:
+            started.set()
+            while not go_on.is_set():
+                with suppress(asyncio.CancelledError):
+                    await go_on.wait()
+            ended.set()
+
+        queue.start_queue_runner()
+        jobid, _ = await queue.call(queue.client.insert_job, "stubborn")
+        stop = asyncio.Event()
+        serving = asyncio.create_task(queue.worker.serve(stop, drain=0.05))
+        await started.wait()
+        stop.set() if end == "drain" else serving.cancel()
+        done, _ = await asyncio.wait([serving], timeout=PATIENCE)
+        go_on.set()
+        assert done
+        (left,) = queue.seen.of("worker.uncancelled")
+        assert (left["jobs"], left["running"]) == (1, [f"stubborn 1:{jobid}"])
+        if end == "drain":
+            assert [job.jobid for job in serving.result()] == [jobid]
+        await ended.wait()
+        assert await queue.call(queue.client.get_job, (jobid, 1)) is not None  # it runs again
 
 
 async def test_outcomes_wait_for_a_database_that_is_away(tmp_path: Path) -> None:

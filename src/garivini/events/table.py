@@ -218,6 +218,11 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
         "worker.drain_incomplete": EventType(
             WARNING, ("worker", "jobs", "running"), "jobs outlived `--drain`; other workers get them"
         ),
+        "worker.uncancelled": EventType(
+            WARNING,
+            ("worker", "jobs", "running"),
+            "jobs continue although cancelled, without an outcome",
+        ),
         "keeper.abandoned": EventType(
             WARNING, ("dbid", "outcomes", "seconds"), "a keeper ended before all outcomes were committed"
         ),

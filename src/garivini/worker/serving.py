@@ -29,7 +29,7 @@ from garivini.worker.shared import Shared
 #: Maximum seconds for the last commits after an incomplete drain. The parent kills this process two seconds
 #: after the end of the drain.
 _LAST_COMMITS: Final = 1.0
-#: Maximum unfinished jobs that the event of an incomplete drain names.
+#: Maximum unfinished jobs that an event names.
 _NAMED: Final = 10
 
 
@@ -159,18 +159,22 @@ class Serving:
             self.abandoned = True
             executions.append(current)
         jobs = [execution.job for execution in executions]
-        names = [f"{job.funcname} {job.id}" for job in jobs[:_NAMED]]
-        events.emit("worker.drain_incomplete", worker=self._shared.name, jobs=len(jobs), running=names)
+        events.emit("worker.drain_incomplete", worker=self._shared.name, jobs=len(jobs), running=_names(jobs))
         return jobs
 
     async def _close(self, links: list[asyncio.Task[None]], timeout: float) -> None:
-        """Close connections, cancel tasks and stop the keepers. ``timeout``: maximum seconds of each stop."""
+        """Close connections, cancel tasks and stop the keepers.
+
+        ``timeout``: maximum seconds of each keeper's stop; the tasks have half of it.
+        """
         tasks = self._async_jobs.cancel()
         for connection in self._connections:
             connection.abort()
         for link in links:  # one may be connecting, which abort does not end
             link.cancel()
-        await asyncio.gather(*links, *tasks, return_exceptions=True)
+        await asyncio.gather(*links, return_exceptions=True)
+        if tasks:
+            await self._until_cancelled(tasks, timeout / 2)
         stops = [partial(keeper.stop, timeout) for keeper in self._shared.keepers.values()]
         # All threads of the loop itself may be in calls of functions that were cancelled.
         threads = ThreadPoolExecutor(len(stops), "garivini-stop")
@@ -179,5 +183,17 @@ class Serving:
         throttle.emit_held()
         events.emit("worker.stopped", worker=self._shared.name)
 
+    async def _until_cancelled(self, tasks: list[asyncio.Task[None]], timeout: float) -> None:
+        """Wait until cancelled tasks have ended, and report those that do not: a function can ignore it."""
+        _, left = await asyncio.wait(tasks, timeout=timeout)
+        if left:
+            jobs = [self._async_jobs.tasks[task].job for task in left]
+            events.emit("worker.uncancelled", worker=self._shared.name, jobs=len(jobs), running=_names(jobs))
+
     def _give_up(self, execution: Execution) -> None:
         self._held_jobs.give_up(execution)
+
+
+def _names(jobs: list[Job]) -> list[str]:
+    """Return the first jobs as an event names them."""
+    return [f"{job.funcname} {job.id}" for job in jobs[:_NAMED]]

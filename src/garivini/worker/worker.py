@@ -124,7 +124,8 @@ class Worker:
 
         Returns:
             The jobs that were still running after ``drain`` seconds. They run again elsewhere. An
-            ``async def`` among them is cancelled; a ``def`` continues in its thread, without an outcome.
+            ``async def`` among them is cancelled; a ``def``, or an ``async def`` that ignores this for more
+            than half a second, continues without an outcome.
 
         """
         serving = Serving(self, asyncio.get_running_loop(), drain)
