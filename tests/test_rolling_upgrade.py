@@ -12,9 +12,10 @@ import pytest
 
 from garivini import Client
 from garivini.gearman.blocking import Client as GearmanClient
+from garivini.store.schema import SCHEMA
 from tests.commands import run
 from tests.databases import sqlite_url
-from tests.newer_version import ALLOWING, NEXT, NUMBER, REFUSING, newer, upgrade
+from tests.newer_version import ALLOWING, NEXT, REFUSING, newer, upgrade
 from tests.processes import PATIENCE, Command, alive, command, until
 from tests.servers import gearmand
 from tests.system import upgraded
@@ -162,7 +163,7 @@ def test_upgrade_by_both_versions_at_once_ends_in_the_newer_tables(installation:
         for program in programs:
             assert program.process.wait(PATIENCE) == 0, program.output
     checked = run("db", "check", GARIVINI_DB=installation.url)
-    assert f"has schema {ALLOWING}, which this code, of {NUMBER}, can use" in checked.stdout, checked
+    assert f"has schema {ALLOWING}, which this code, of {SCHEMA}, can use" in checked.stdout, checked
 
 
 @pytest.mark.parametrize("installation", ["sqlite"], indirect=True)
@@ -181,7 +182,7 @@ def test_upgrade_that_does_not_allow_the_version_before_stops_new_children(
         upgrade(installation.url, installation.folder, REFUSING)
         for pid in children(worker):
             os.kill(pid, signal.SIGKILL)
-        worker.wait_for(f"has schema {NEXT}, this code needs {NUMBER}: update garivini")
+        worker.wait_for(f"has schema {NEXT}, this code needs {SCHEMA}: update garivini")
         client.insert_job("note", "after")  # a program that was running goes on
         # Once the tables allow it, the parent's next child works again.
         with closing(sqlite3.connect(installation.folder / "jobs.db")) as connection, connection:

@@ -25,6 +25,7 @@ from garivini.model.policy import MAX_CRASHES, MAX_FAILURES, FunctionPolicy
 from garivini.model.records import FailedAttempt
 from garivini.model.state import State
 from garivini.model.when import At, Never, Offset, backoff
+from garivini.store.admission import Admitted
 from garivini.store.chunks import CHUNK
 from garivini.store.database import Lane, Lanes, Lapsed
 from tests.simulation.loop import VirtualExecutor
@@ -169,6 +170,17 @@ class Model:
             job = self._job(row, lease=lease, due=was_due)
             jobs.append(structs.replace(job, created=0, crashes=0))
         return jobs
+
+    def admit(
+        self, lane: Lane, *, limit: int, lease: int | Callable[[str], int], max_bytes: int = BATCH_BYTES
+    ) -> Admitted:
+        if lane.funcname not in self.policies:
+            return Admitted([], held_back=True)
+        most = self.policies[lane.funcname].max_running
+        held = sum(row.standing in HELD for row in self.rows.values() if row.funcname == lane.funcname)
+        allowed = limit if most is None else max(0, min(limit, most - held))
+        jobs = self.claim(lane, limit=allowed, lease=lease, max_bytes=max_bytes) if allowed else []
+        return Admitted(jobs, held_back=allowed < limit and len(jobs) == allowed)
 
     def release(self, jobs: Iterable[Job], *, locked: Any = None) -> None:
         for job in jobs:

@@ -130,6 +130,8 @@ class Ledger:
             self._in_flight(jobid)
         else:
             self.held.discard(jobid)
+        if step == "claim":
+            self._check_limit(row)
         if step in ("claim", "reclaim"):
             self._claims[jobid, after.attempt] = (self.loop.time(), after.run_after - after.since - 1)
         if step == "release":
@@ -137,6 +139,15 @@ class Ledger:
         if before is not None:
             self._compare(step, before, after)
             self._check_put_off(step, before, after)
+
+    def _check_limit(self, row: Row) -> None:
+        """No claim may hand out more jobs of a function than may be in flight."""
+        policy = self.model.policies.get(row.funcname)
+        if policy is None or policy.max_running is None:
+            return
+        held = sum(self.model.rows[jobid].funcname == row.funcname for jobid in self.held)
+        if held > policy.max_running:
+            self.wrong("more jobs are in flight than may be", row.funcname, held, policy.max_running)
 
     def _check_put_off(self, step: str, before: Row, after: Row) -> None:
         """A job that somebody put off may not be due sooner, nor be taken for one whose lease ran out."""

@@ -36,6 +36,7 @@ class Function:
     kind: str  # def, async or foreign
     lease: int | None
     max_failures: int
+    max_running: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +176,17 @@ def draw(seed: int) -> Scenario:
         database_delay=dice.choice([0.002, 0.01, shortest / 60]),
         server_delay=dice.choice([0.0005, 0.002, 0.01]),
     )
-    return _put_off(scenario, random.Random(f"put off {seed}"), longest, calm=calm)
+    scenario = _put_off(scenario, random.Random(f"put off {seed}"), longest, calm=calm)
+    return _limit(scenario, random.Random(f"limit {seed}"))
+
+
+def _limit(scenario: Scenario, dice: random.Random) -> Scenario:
+    """Limit the jobs in flight of some functions, as an operator does."""
+    if dice.random() > 0.25:
+        return scenario
+    limits = [dice.choice([None, 1, 2, 3]) for _ in scenario.functions]
+    functions = zip(scenario.functions, limits, strict=True)
+    return replace(scenario, functions=tuple(replace(it, max_running=limit) for it, limit in functions))
 
 
 def _put_off(scenario: Scenario, dice: random.Random, longest: int, *, calm: bool) -> Scenario:

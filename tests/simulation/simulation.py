@@ -50,6 +50,9 @@ class Simulation:
             self.ledger.changed,
             lambda: self.source.uniform(-1, 1),
         )
+        for function in scenario.functions:
+            if function.max_running is not None:
+                self.model.set_function(function.name, FunctionPolicy(max_running=function.max_running))
         self.ledger.model = self.model
         self.functions = {function.name: function for function in scenario.functions}
         self.plans = {plan.number: plan for plan in scenario.plans}

@@ -26,8 +26,10 @@ from garivini.model.outcome import Setback, Settled
 from garivini.model.payload import decode_payload
 from garivini.model.state import State
 from garivini.roles import expired_leases, orphans
+from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.job_servers import JobServers
 from garivini.roles.orphans import Orphans
+from garivini.store.admission import Admitted
 from garivini.store.database import Lane, Lapsed
 from garivini.worker.held_jobs import HeldJobs
 from tests.simulation.database import HELD, Model, Row
@@ -67,6 +69,10 @@ def ends_whatever_lease(self: Model, handles: Iterable[Handle], *, lease: int, l
 
 def releases_nothing(self: Model, jobs: Iterable[Job], *, locked: Any = None) -> None:
     pass
+
+
+def admits_whatever_is_due(self: Model, lane: Lane, **arguments: Any) -> Admitted:
+    return Admitted(self.claim(lane, **arguments), held_back=False)
 
 
 def takes_what_has_changed(self: Model, lapsed: Lapsed) -> Iterator[Row]:
@@ -280,6 +286,8 @@ BROKEN: Final = {
     "a claim that does not raise the attempt": Broken(Model, "_lease", keeps_the_attempt, [0, 2]),
     "a claim that is not released": Broken(Model, "release", releases_nothing, [47, 73]),
     "a sweep that takes the youngest": Broken(orphans, "_SWEEP_AGE", 0, [STOPPED]),
+    "a limit that is not kept": Broken(Model, "admit", admits_whatever_is_due, [2, 3]),
+    "a limit that a QueueRunner does not know": Broken(Dispatcher, "ruled", frozenset(), [2, 3]),
     "a submit of what was claimed long ago": Broken(submission, "SUBMIT_WITHIN", 1e9, [STOPPED_LONG]),
     "an attempt submitted again": Broken(JobServers, "submit", submits_again, [0, 11]),
     "a server told before the commit": Broken(OutcomeQueue, "step", reports_first, [0]),

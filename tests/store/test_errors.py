@@ -25,6 +25,7 @@ from garivini.model.job import Handle
 from garivini.model.new_jobs import new_job
 from garivini.store.database import Database
 from garivini.store.dialects.sqlite import SQLite
+from garivini.store.schema import SCHEMA
 from tests.databases import sqlite_url
 
 Opener = Callable[..., Database]
@@ -87,7 +88,7 @@ def test_check_of_a_newer_schema_says_to_update_the_program(
     tmp_path: Path, url: str, opened: Opener, call: Callable[[Database], object]
 ) -> None:
     execute(tmp_path, "UPDATE garivini_version SET version_num = '9999'")
-    with pytest.raises(SchemaError, match=r"has schema 9999, this code needs \d+: update garivini"):
+    with pytest.raises(SchemaError, match=f"has schema 9999, this code needs {SCHEMA}: update garivini"):
         call(opened(url))
 
 

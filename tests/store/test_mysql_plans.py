@@ -249,6 +249,17 @@ def test_a_pass_touches_no_more_than_it_takes(filled: tuple[Database, Any]) -> N
     assert 50 <= touched() - before < 50 * 3
 
 
+def test_admit_counts_no_more_jobs_in_flight_than_the_limit(filled: tuple[Database, Any]) -> None:
+    _, connection = filled
+    values = {"funcname": "f0", "limit": 50}
+    ((table, access, key, _),) = plan(connection, templates("in_flight")[0], **values)
+    assert (table, access, key) == ("job", "range", "job_lane")
+    before = reads(connection)
+    ((count,),) = rows_of(connection, *templates("in_flight")[0].bind(values, ()))
+    assert count == 50
+    assert 50 <= reads(connection) - before < 50 * 4
+
+
 def test_the_checks_of_plans_can_fail(filled: tuple[Database, Any]) -> None:
     (template,) = templates("due")
     text = template.parts[0].replace("FORCE INDEX (job_lane)", "IGNORE INDEX (job_lane)")

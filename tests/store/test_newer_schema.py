@@ -133,7 +133,7 @@ def test_check_refuses_newer_tables_that_do_not_allow_this_code(
     another = Database(DatabaseSettings(1, engine))
     for call in (another.check, another.upgrade, another.jobs):
         with pytest.raises(
-            SchemaError, match=f"has schema {NEXT}, this code needs {NUMBER}: update garivini"
+            SchemaError, match=f"has schema {NEXT}, this code needs {schema.SCHEMA}: update garivini"
         ):
             call()
     assert revision(engine) == REFUSING
@@ -168,7 +168,9 @@ def test_calls_that_find_no_column_check_the_schema_at_the_next_use(
     }
     with pytest.raises(SchemaError, match="has no tables of this version"):
         calls[call]()
-    with pytest.raises(SchemaError, match=f"has schema {NEXT}, this code needs {NUMBER}: update garivini"):
+    with pytest.raises(
+        SchemaError, match=f"has schema {NEXT}, this code needs {schema.SCHEMA}: update garivini"
+    ):
         calls[call]()
     execute(engine, "ALTER TABLE job RENAME COLUMN urgency TO priority")
     execute(engine, f"UPDATE garivini_version SET version_num = '{ALLOWING}'")

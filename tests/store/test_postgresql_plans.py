@@ -148,6 +148,12 @@ def test_claim_leaves_a_lane_with_nothing_due_at_once(connection: Any) -> None:
     assert read(analysed(connection, "expired", **LANE | {"funcname": "later", "state": 0})) == 0
 
 
+def test_admit_counts_no_more_jobs_in_flight_than_the_limit(connection: Any) -> None:
+    (step,) = analysed(connection, "in_flight", funcname="f0", limit=50)
+    assert (step["Node Type"], step["Index Name"]) == ("Index Scan", "job_lane")
+    assert read([step]) == 50
+
+
 def test_lanes_are_found_by_dives(connection: Any) -> None:
     steps = analysed(connection, "lanes")
     assert {(step["Node Type"], step["Index Name"]) for step in steps} == {("Index Only Scan", "job_lane")}

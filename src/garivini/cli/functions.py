@@ -53,7 +53,15 @@ def list_(dbs: list[str], output: Form) -> None:
         )
         set_ = ", ".join(
             f"{name} {str(entry[name]).lower()}"
-            for name in ("lease", "deadline", "renews", "envelope", "max_failures", "retention")
+            for name in (
+                "lease",
+                "deadline",
+                "renews",
+                "envelope",
+                "max_failures",
+                "retention",
+                "max_running",
+            )
             if entry[name] is not None
         )
         rows.append([entry["function"] or "(default)", jobs or "-", set_ or "-"])
@@ -84,6 +92,12 @@ def list_(dbs: list[str], output: Form) -> None:
 @click.option(
     "--retention", type=int, metavar="SECONDS", help="How long a job of a Controller is kept after success."
 )
+@click.option(
+    "--max-running",
+    type=int,
+    metavar="N",
+    help="How many jobs may be in flight at a time, in each database: dispatched and not ended yet.",
+)
 @click.option("--reset", is_flag=True, help="First reset all settings to the defaults.")
 def set_(
     funcname: str | None,
@@ -95,6 +109,7 @@ def set_(
     envelope: Envelope | None,
     max_failures: int | None,
     retention: int | None,
+    max_running: int | None,
     reset: bool,
 ) -> None:
     """Change the settings of the function FUNCNAME. Settings that are not given stay as they are.
@@ -102,6 +117,7 @@ def set_(
     \b
     Examples:
       garivini functions set report --lease 600 --max-failures 5
+      garivini functions set call-the-api --max-running 5
       garivini functions set old-perl-worker --envelope latin-1 --deadline 7200
       garivini functions set report --reset
       garivini functions set --default --envelope latin-1
@@ -110,7 +126,7 @@ def set_(
         raise UsageError("give the name of a function, or --default")
     if funcname is not None:
         new_job(funcname, b"")
-    elif envelope == "raw" or {lease, deadline, renews, max_failures, retention} != {None}:
+    elif envelope == "raw" or {lease, deadline, renews, max_failures, retention, max_running} != {None}:
         raise UsageError("--default allows only --envelope json or latin-1, and --reset")
     policy = FunctionPolicy(
         lease=lease,
@@ -119,6 +135,7 @@ def set_(
         envelope=envelope,
         max_failures=max_failures,
         retention=retention,
+        max_running=max_running,
     )
     name = DEFAULT if funcname is None else funcname
     with closing(Shards(dbs)) as shards:

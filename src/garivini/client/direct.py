@@ -100,6 +100,8 @@ class DirectDispatch:
             policy = policies[job.funcname]
             bytes_left -= len(job.arg)
             wanted = job.dispatch and not job.delay and bytes_left >= 0 and not unfit(job, policy)
+            if policies.ruled and job.funcname in policies.ruled:
+                wanted = False
             lease = policy.lease or LEASE
             if wanted and self._use_room(database, job, lease):
                 job = replace(job, lease=lease)

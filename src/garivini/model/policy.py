@@ -13,6 +13,8 @@ from garivini.model.limits import check_word
 MAX_FAILURES: Final = 25
 #: Crashes after which a job is dead.
 MAX_CRASHES: Final = 3
+#: The largest limit of a function's jobs in flight. A claim counts up to it.
+MAX_RUNNING: Final = 10_000
 _DAY: Final = 86400
 
 #: Forms of a payload: our JSON object, the same with the original's blobs, or the bare argument.
@@ -36,9 +38,11 @@ class FunctionPolicy:
     max_failures: int | None = None
     #: Seconds for which a job that a Controller ran is kept with its result after success; None: not kept.
     retention: int | None = None
+    #: Maximum jobs of the function that attempts may hold at a time, in each database.
+    max_running: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("lease", "deadline", "max_failures", "retention"):
+        for name in ("lease", "deadline", "max_failures", "retention", "max_running"):
             number = getattr(self, name)
             if number is not None and type(number) is not int:
                 raise UsageError(f"{name} is a whole number, not {number!r:.100}")
@@ -52,8 +56,15 @@ class FunctionPolicy:
             check_word("envelope", self.envelope, ENVELOPES)
         if self.max_failures is not None and not 1 <= self.max_failures <= 255:
             raise UsageError(f"max_failures is 1 to 255, not {self.max_failures}")
+        if self.max_running is not None and not 1 <= self.max_running <= MAX_RUNNING:
+            raise UsageError(f"max_running is 1 to {MAX_RUNNING}, not {self.max_running}")
         if self.retention is not None and not 1 <= self.retention <= 365 * _DAY:
             raise UsageError(f"a retention is 1 s to a year, not {self.retention}")
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether its jobs are handed out by admission only."""
+        return self.max_running is not None
 
 
 #: The policy of a function without settings.
@@ -70,7 +81,7 @@ class Policies(dict[str, FunctionPolicy]):
 
     """
 
-    __slots__ = ("_default",)
+    __slots__ = ("_default", "ruled")
 
     def __init__(self, settings: Mapping[str, FunctionPolicy] = MappingProxyType({})) -> None:
         envelope = settings.get(DEFAULT, NO_POLICY).envelope
@@ -79,6 +90,8 @@ class Policies(dict[str, FunctionPolicy]):
             (name, policy if policy.envelope else replace(policy, envelope=envelope))
             for name, policy in settings.items()
         )
+        #: The functions whose jobs only admission hands out: see ``store/admission.py``.
+        self.ruled: frozenset[str] = frozenset(name for name, policy in self.items() if policy.has_rules)
 
     def __missing__(self, funcname: str) -> FunctionPolicy:
         return self._default

@@ -103,6 +103,11 @@ class Dispatcher:
         """Return the settings of a function."""
         return self._policies[funcname]
 
+    @property
+    def ruled(self) -> frozenset[str]:
+        """The functions whose jobs only admission hands out."""
+        return self._policies.ruled
+
     def lease(self, funcname: str) -> int:
         """Return the seconds of a lease of the function's jobs."""
         return self.policy(funcname).lease or self._lease

@@ -121,8 +121,9 @@ class InjectDispatch:
         if not self._servers.answered:
             return jobs
         due: dict[str, list[int]] = {}
+        ruled = frozenset[str]().union(*(dispatcher.ruled for dispatcher in self._dispatchers.values()))
         for index, job in enumerate(jobs):
-            if not job.delay:
+            if not job.delay and job.funcname not in ruled:
                 due.setdefault(job.funcname, []).append(index)
                 if job.flag == "controller":
                     self._watermark.note_controlled(job.funcname)

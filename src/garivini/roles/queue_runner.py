@@ -8,7 +8,7 @@ waits in the database.
 import asyncio
 import ssl
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from garivini.model.state import State
 from garivini.outcome_events import emit_settled
 from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.expired_leases import ExpiredLeases
+from garivini.roles.held_back import HeldBack
 from garivini.roles.job_servers import JobServers
 from garivini.roles.orphans import Orphans
 from garivini.roles.runner import run_passes, run_role
@@ -122,6 +123,7 @@ class QueueRunner:
         #: Jobs submitted before this pass, and passes since the last submit in which a function was full.
         self._sent = 0
         self._full_for = 0
+        self._held_back = HeldBack()
         #: Errors by which the database has refused claims in this pass.
         self._refused: list[GariviniError] = []
         self._expired = ExpiredLeases(self._dispatcher, job_servers, settings.batch_max, self._refused)
@@ -135,14 +137,16 @@ class QueueRunner:
         """
         self._sent = self._dispatcher.sent
         self._refused.clear()
+        self._held_back.begin(self._monotonic())
         (now, lanes, broken), first = await self._call(self._read, self._monotonic())
-        due = [lane for lane in lanes if lane.due <= now]
+        due = [lane for lane in lanes if lane.due <= now and not self._is_held_back(lane)]
         if first is not None:
             self._use_room(first.jobs)
             await self._dispatcher.send(first.jobs, first.began)
-            if not first.full:
+            if not first.full and first.lane in due:
                 due.remove(first.lane)
-        if due or first is None or self._servers.age > _COUNTS_AGE:
+        idle = first is None and not self._held_back.until_claim(0.0)
+        if due or idle or self._servers.age > _COUNTS_AGE:
             # Raises if no server answers. Then no more is claimed.
             await self._servers.refresh_counts()
             self._watermark.counts_refreshed(self._monotonic())
@@ -161,7 +165,8 @@ class QueueRunner:
         if more:
             return 0.0
         later = [lane.due - now for lane in lanes if lane.due > now]
-        return min([self._settings.poll, *later, *self._orphans.until_sweep(), *self._until_room()])
+        waits = [*later, *self._orphans.until_sweep(), *self._until_room()]
+        return min([self._settings.poll, *waits, *self._held_back.until_claim(self._monotonic())])
 
     async def _tidy(self) -> None:
         """Delete kept jobs whose retention is over. If there are none, this is one statement per minute."""
@@ -196,7 +201,10 @@ class QueueRunner:
         found = self._database.lanes()
         if found.lanes:
             self._dispatcher.read_policies(found.now)
-        for lane in found.lanes:
+        ruled = self._dispatcher.ruled
+        # Functions with rules come last, because a rule may leave no job of them.
+        lanes = sorted(found.lanes, key=lambda lane: lane.funcname in ruled) if ruled else found.lanes
+        for lane in lanes:
             due = lane.state is State.WAITING and lane.due <= found.now
             # Full lanes are skipped, so that a backlog of one function does not delay the others.
             if due and self._servers.answered and self._limit(lane.funcname) > 0:
@@ -251,19 +259,30 @@ class QueueRunner:
     def _claim(self, lane: Lane, now: float) -> _Claim:
         """Claim as many jobs of a lane as have room. For the database's thread. ``now``: monotonic."""
         limit = self._limit(lane.funcname)
+        ruled = lane.funcname in self._dispatcher.ruled
+        claim = self._admit if ruled else partial(self._database.claim, lease=self._dispatcher.lease)
         try:
-            jobs = self._database.claim(lane, limit=limit, lease=self._dispatcher.lease)
+            jobs = claim(lane, limit=limit)
         except (UsageError, RefusedError) as error:
-            jobs, full = self._claim_split(lane, limit, error)
+            jobs, full = self._claim_split(claim, lane, limit, error)
         else:
             full = len(jobs) >= limit
-            self._batch = next_batch(self._batch, full=full, maximum=self._settings.batch_max)
+            if not ruled:  # the size of a claim that a rule limits says nothing about the next
+                self._batch = next_batch(self._batch, full=full, maximum=self._settings.batch_max)
         for job in jobs:
             if job.flag == "controller":
                 self._watermark.note_controlled(job.funcname)
         return _Claim(lane, jobs, full, now)
 
-    def _claim_split(self, lane: Lane, limit: int, error: GariviniError) -> tuple[list[Job], bool]:
+    def _admit(self, lane: Lane, *, limit: int) -> list[Job]:
+        """Claim jobs of a function with rules. For the database's thread."""
+        jobs, held_back = self._database.admit(lane, limit=limit, lease=self._dispatcher.lease)
+        self._held_back.claimed(lane.funcname, jobs=len(jobs), held_back=held_back, now=self._monotonic())
+        return jobs
+
+    def _claim_split(
+        self, claim: Callable[..., list[Job]], lane: Lane, limit: int, error: GariviniError
+    ) -> tuple[list[Job], bool]:
         """Claim the rows before one that cannot be claimed. If that is the first one, park it.
 
         For the database's thread. Returns the jobs, and whether the lane may hold more.
@@ -271,7 +290,7 @@ class QueueRunner:
         while limit > 1:
             limit //= 2
             try:
-                return self._database.claim(lane, limit=limit, lease=self._dispatcher.lease), True
+                return claim(lane, limit=limit), True
             except (UsageError, RefusedError) as smaller:
                 error = smaller
         jobid = self._database.head(lane)
@@ -285,7 +304,12 @@ class QueueRunner:
         for funcname, count in Counter(job.funcname for job in jobs).items():
             self._watermark.use(funcname, count)
 
+    def _is_held_back(self, lane: Lane) -> bool:
+        return lane.state is State.WAITING and lane.funcname in self._held_back
+
     def _limit(self, funcname: str) -> int:
+        if funcname in self._held_back:
+            return 0
         left = self._watermark.room(funcname)
         return self._batch if left is None else min(self._batch, left)
 

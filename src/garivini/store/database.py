@@ -9,7 +9,7 @@ from garivini.databases import DatabaseSettings
 from garivini.model.inserted import Inserted
 from garivini.model.job import NewJob
 from garivini.model.outcome import Setback, Settled, Success
-from garivini.store import claims, inserts, leases, outcomes, policies, probe, records, views
+from garivini.store import admission, claims, inserts, leases, outcomes, policies, probe, records, views
 from garivini.store import failures as failed_attempts
 from garivini.store.calls import in_transaction, read_only, retry_transient
 from garivini.store.chunks import CHUNK
@@ -140,6 +140,7 @@ class Database:
     lanes: Final = read_only(claims.lanes)
     head: Final = in_transaction(claims.head)
     claim: Final = in_transaction(claims.claim)
+    admit: Final = in_transaction(admission.admit)
     dispatched: Final = read_only(claims.dispatched)
     leased: Final = read_only(claims.leased)
     _broken_jobs = read_only(claims.broken_jobs)

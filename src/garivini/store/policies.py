@@ -18,8 +18,11 @@ def functions(run: Statements) -> dict[str, FunctionPolicy]:
             envelope=envelope,
             max_failures=max_failures,
             retention=retention,
+            max_running=max_running,
         )
-        for funcname, lease, deadline, renews, envelope, max_failures, retention in run("functions")
+        for funcname, lease, deadline, renews, envelope, max_failures, retention, max_running in run(
+            "functions"
+        )
     }
 
 
@@ -52,4 +55,5 @@ def _function_row(funcname: str, policy: FunctionPolicy) -> dict[str, Any]:
         "envelope": policy.envelope,
         "max_failures": policy.max_failures,
         "retention": policy.retention,
+        "max_running": policy.max_running,
     }

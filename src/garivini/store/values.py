@@ -12,7 +12,7 @@ _TEXTS: Final = frozenset(
 #: Parameters for which True is not a number: it would be the first job.
 _STRICT: Final = frozenset(("jobid", "first", "last", "dbid", "attempt", "after", "limit"))
 #: Parameters that may be None, besides the texts.
-_OPTIONAL: Final = frozenset(("state", "lease", "deadline", "renews", "max_failures", "retention"))
+_OPTIONAL: Final = frozenset("state lease deadline renews max_failures retention max_running".split())
 _LARGEST: Final = 2**63 - 1
 
 

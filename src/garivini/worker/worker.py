@@ -62,6 +62,7 @@ class Worker:
         timeout: float | None = None,
         lease: int | None = None,
         max_failures: int | None = None,
+        max_running: int | None = None,
     ) -> Callable[[_F], _F]:
         """Register the decorated ``def`` or ``async def`` under this name; it is called with a ``Job``.
 
@@ -75,6 +76,8 @@ class Worker:
                 stop a ``def``, the process is ended and started again, which needs ``garivini worker``.
             lease: seconds for which an attempt holds a job unless the lease is renewed; 60 by default.
             max_failures: failures after which a job is dead; 25 by default.
+            max_running: maximum jobs of the function that are in flight at a time, in all workers and in each
+                database: dispatched and not ended yet. By default any number.
 
         Raises:
             UsageError: the name is invalid or registered already, a number is out of range, or the function
@@ -82,7 +85,7 @@ class Worker:
 
         """
         new_job(funcname, b"")
-        policy = FunctionPolicy(lease=lease, max_failures=max_failures, renews=True)
+        policy = FunctionPolicy(lease=lease, max_failures=max_failures, renews=True, max_running=max_running)
         if timeout is not None and timeout <= 0:
             raise UsageError(f"a timeout is above 0 seconds, not {timeout}")
 

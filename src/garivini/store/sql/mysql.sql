@@ -419,28 +419,30 @@ SHOW GLOBAL STATUS LIKE 'wsrep_cluster_size'
 
 -- name: functions () -> rows
 -- The settings of all functions.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention FROM `function` ORDER BY funcname
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running FROM `function` ORDER BY funcname
 
--- name: set_function (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
+-- name: set_function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running) -> none
 -- NULL leaves a setting as it is.
-INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures, retention)
-VALUES (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention)
+INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running)
+VALUES (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running)
 ON DUPLICATE KEY UPDATE
        lease = COALESCE(VALUES(lease), lease), deadline = COALESCE(VALUES(deadline), deadline),
        renews = COALESCE(VALUES(renews), renews), envelope = COALESCE(VALUES(envelope), envelope),
        max_failures = COALESCE(VALUES(max_failures), max_failures),
-       retention = COALESCE(VALUES(retention), retention)
+       retention = COALESCE(VALUES(retention), retention),
+       max_running = COALESCE(VALUES(max_running), max_running)
 
--- name: register_functions (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
+-- name: register_functions (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running) -> none
 -- The same for many functions by a starting worker: `renews` stays as it is if it has been set.
-INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures, retention)
+INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention) -- each
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running) -- each
 ON DUPLICATE KEY UPDATE
        lease = COALESCE(VALUES(lease), lease), deadline = COALESCE(VALUES(deadline), deadline),
        renews = COALESCE(renews, VALUES(renews)), envelope = COALESCE(VALUES(envelope), envelope),
        max_failures = COALESCE(VALUES(max_failures), max_failures),
-       retention = COALESCE(VALUES(retention), retention)
+       retention = COALESCE(VALUES(retention), retention),
+       max_running = COALESCE(VALUES(max_running), max_running)
 
 -- name: adoptable (jobids) -> rows
 -- Jobs whose copies came without an attempt and that nobody runs, locked by the transaction.
@@ -477,6 +479,17 @@ SELECT jobid, attempt, run_after FROM job FORCE INDEX (job_lane)
 SELECT COUNT(*) FROM (
   SELECT 1 FROM job FORCE INDEX (job_lane)
    WHERE funcname = :funcname AND state = 1 AND run_after <= UNIX_TIMESTAMP() + :lease + 2 LIMIT :limit) AS handed_out
+
+-- name: lock_function (funcname) -> rows
+-- The rules of a function, whose row stays locked until the end of the claim, so that claims of it take turns. No row: it
+-- has no settings, or another claim has the lock.
+SELECT max_running FROM `function` WHERE funcname = :funcname FOR UPDATE SKIP LOCKED
+
+-- name: in_flight (funcname, limit) -> one
+-- The number of jobs of a function that an attempt holds, up to a limit.
+SELECT COUNT(*) FROM (
+  SELECT 1 FROM job FORCE INDEX (job_lane)
+   WHERE funcname = :funcname AND state IN (1, 2, 3) AND {held} LIMIT :limit) AS handed_out
 
 -- name: give_back (jobids, attempt) -> none
 -- Makes jobs that a worker holds and has not started waiting again, due now.

@@ -428,31 +428,33 @@ UNION ALL SELECT 'commits_without_standby', count(*)::text FROM pg_catalog.pg_st
 
 -- name: functions () -> rows
 -- The settings of all functions.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention FROM function ORDER BY funcname
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running FROM function ORDER BY funcname
 
--- name: set_function (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
+-- name: set_function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running) -> none
 -- NULL leaves a setting as it is.
-INSERT INTO function AS f (funcname, lease, deadline, renews, envelope, max_failures, retention)
+INSERT INTO function AS f (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running)
 VALUES (:funcname::text, :lease::integer, :deadline::integer, :renews::integer::boolean, :envelope::text,
-        :max_failures::integer, :retention::integer)
+        :max_failures::integer, :retention::integer, :max_running::integer)
 ON CONFLICT (funcname) DO UPDATE
    SET lease = coalesce(excluded.lease, f.lease), deadline = coalesce(excluded.deadline, f.deadline),
        renews = coalesce(excluded.renews, f.renews), envelope = coalesce(excluded.envelope, f.envelope),
        max_failures = coalesce(excluded.max_failures, f.max_failures),
-       retention = coalesce(excluded.retention, f.retention)
+       retention = coalesce(excluded.retention, f.retention),
+       max_running = coalesce(excluded.max_running, f.max_running)
 
--- name: register_functions (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
+-- name: register_functions (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running) -> none
 -- The same for many functions by a starting worker: `renews` stays as it is if it has been set.
-INSERT INTO function AS f (funcname, lease, deadline, renews, envelope, max_failures, retention)
-SELECT n.funcname, n.lease, n.deadline, n.renews::boolean, n.envelope, n.max_failures, n.retention
+INSERT INTO function AS f (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running)
+SELECT n.funcname, n.lease, n.deadline, n.renews::boolean, n.envelope, n.max_failures, n.retention, n.max_running
   FROM unnest(:@funcname::text[], :@lease::integer[], :@deadline::integer[], :@renews::integer[], :@envelope::text[],
-              :@max_failures::integer[], :@retention::integer[])
-       AS n (funcname, lease, deadline, renews, envelope, max_failures, retention)
+              :@max_failures::integer[], :@retention::integer[], :@max_running::integer[])
+       AS n (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running)
 ON CONFLICT (funcname) DO UPDATE
    SET lease = coalesce(excluded.lease, f.lease), deadline = coalesce(excluded.deadline, f.deadline),
        renews = coalesce(f.renews, excluded.renews), envelope = coalesce(excluded.envelope, f.envelope),
        max_failures = coalesce(excluded.max_failures, f.max_failures),
-       retention = coalesce(excluded.retention, f.retention)
+       retention = coalesce(excluded.retention, f.retention),
+       max_running = coalesce(excluded.max_running, f.max_running)
 
 -- name: adoptable (jobids) -> rows
 -- Jobs whose copies came without an attempt and that nobody runs, locked by the transaction.
@@ -491,6 +493,17 @@ SELECT count(*) FROM (
    WHERE funcname = :funcname::text AND state = 1
      AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) + :lease::bigint + 2
    LIMIT :limit::bigint) AS handed_out
+
+-- name: lock_function (funcname) -> rows
+-- The rules of a function, whose row stays locked until the end of the claim, so that claims of it take turns. No row: it
+-- has no settings, or another claim has the lock.
+SELECT max_running FROM function WHERE funcname = :funcname::text FOR UPDATE SKIP LOCKED
+
+-- name: in_flight (funcname, limit) -> one
+-- The number of jobs of a function that an attempt holds, up to a limit.
+SELECT count(*) FROM (
+  SELECT 1 FROM job
+   WHERE funcname = :funcname::text AND state IN (1, 2, 3) AND {held} LIMIT :limit::bigint) AS handed_out
 
 -- name: give_back (jobids, attempt) -> none
 -- Makes jobs that a worker holds and has not started waiting again, due now.

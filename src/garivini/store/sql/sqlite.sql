@@ -379,28 +379,30 @@ SELECT 'version', sqlite_version() UNION ALL SELECT 'journal_mode', journal_mode
 
 -- name: functions () -> rows
 -- The settings of all functions.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention FROM function ORDER BY funcname
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running FROM function ORDER BY funcname
 
--- name: set_function (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
+-- name: set_function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running) -> none
 -- NULL leaves a setting as it is.
-INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention)
-VALUES (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention)
+INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running)
+VALUES (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running)
 ON CONFLICT (funcname) DO UPDATE
    SET lease = coalesce(excluded.lease, lease), deadline = coalesce(excluded.deadline, deadline),
        renews = coalesce(excluded.renews, renews), envelope = coalesce(excluded.envelope, envelope),
        max_failures = coalesce(excluded.max_failures, max_failures),
-       retention = coalesce(excluded.retention, retention)
+       retention = coalesce(excluded.retention, retention),
+       max_running = coalesce(excluded.max_running, max_running)
 
--- name: register_functions (funcname, lease, deadline, renews, envelope, max_failures, retention) -> none
+-- name: register_functions (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running) -> none
 -- The same for many functions by a starting worker: `renews` stays as it is if it has been set.
-INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention)
+INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention) -- each
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running) -- each
 ON CONFLICT (funcname) DO UPDATE
    SET lease = coalesce(excluded.lease, lease), deadline = coalesce(excluded.deadline, deadline),
        renews = coalesce(renews, excluded.renews), envelope = coalesce(excluded.envelope, envelope),
        max_failures = coalesce(excluded.max_failures, max_failures),
-       retention = coalesce(excluded.retention, retention)
+       retention = coalesce(excluded.retention, retention),
+       max_running = coalesce(excluded.max_running, max_running)
 
 -- name: adoptable (jobids) -> rows
 -- Jobs whose copies came without an attempt and that nobody runs.
@@ -435,6 +437,16 @@ SELECT jobid, attempt, run_after FROM job INDEXED BY job_lane
 SELECT count(*) FROM (
   SELECT 1 FROM job INDEXED BY job_lane
    WHERE funcname = :funcname AND state = 1 AND run_after <= strftime('%s', 'now') + :lease + 2 LIMIT :limit)
+
+-- name: lock_function (funcname) -> rows
+-- The rules of a function. The transaction has the whole database, so claims take turns. No row: it has no settings.
+SELECT max_running FROM function WHERE funcname = :funcname
+
+-- name: in_flight (funcname, limit) -> one
+-- The number of jobs of a function that an attempt holds, up to a limit.
+SELECT count(*) FROM (
+  SELECT 1 FROM job INDEXED BY job_lane
+   WHERE funcname = :funcname AND state IN (1, 2, 3) AND {held} LIMIT :limit)
 
 -- name: give_back (jobids, attempt) -> none
 -- Makes jobs that a worker holds and has not started waiting again, due now.

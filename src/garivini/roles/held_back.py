@@ -1,0 +1,41 @@
+"""The functions whose rules hold jobs back, and when a QueueRunner claims them again. Pure."""
+
+from typing import Final
+
+#: Minimum and maximum seconds until the next claim of such a function.
+_FIRST: Final = 0.01
+_LONGEST: Final = 0.05
+
+
+class HeldBack:
+    """The functions that a pass leaves out, because a rule held jobs of them back a moment ago.
+
+    Nothing reports the end of a job to a QueueRunner, so it claims again and again: soon after it got jobs,
+    later if it got none. Times are monotonic.
+    """
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+        self._waits: dict[str, float] = {}
+
+    def __contains__(self, funcname: str) -> bool:
+        return funcname in self._until
+
+    def begin(self, now: float) -> None:
+        """Begin a pass: it claims again the functions whose time has come."""
+        if self._until:
+            self._until = {name: until for name, until in self._until.items() if until > now}
+
+    def claimed(self, funcname: str, *, jobs: int, held_back: bool, now: float) -> None:
+        """Record a claim of a function with rules."""
+        if not held_back:
+            self._until.pop(funcname, None)
+            self._waits.pop(funcname, None)
+            return
+        wait = _FIRST if jobs else min(self._waits.get(funcname, _FIRST / 2) * 2, _LONGEST)
+        self._waits[funcname] = wait
+        self._until[funcname] = now + wait
+
+    def until_claim(self, now: float) -> list[float]:
+        """Return the seconds until each of the functions is claimed again."""
+        return [max(0.0, until - now) for until in self._until.values()]
