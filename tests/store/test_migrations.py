@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine
 
 from garivini.databases import DatabaseSettings
@@ -49,6 +50,12 @@ def execute(engine: Engine, sql: str) -> list[Any]:
 def migrate(engine: Engine, to: Callable[..., None], revision: str) -> None:
     with engine.begin() as connection:
         to(schema._config(connection=connection), revision)
+
+
+def _name(number: int) -> str:
+    """Return the name of a revision."""
+    scripts = ScriptDirectory.from_config(schema._config()).walk_revisions()
+    return next(script.revision for script in scripts if script.revision.startswith(f"{number:04}"))
 
 
 def revision(engine: Engine) -> str:
@@ -135,15 +142,17 @@ def test_upgrade_adds_the_end_of_leases_to_a_large_table_at_once(request: pytest
 
 
 @pytest.mark.servers
-@pytest.mark.parametrize(("step", "done"), [(2, 1), (2, 2), (2, 3), (3, 1), (3, 2)])
+@pytest.mark.parametrize(
+    ("step", "done"), [(2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (4, 1), (5, 1), (5, 2), (5, 3)]
+)
 def test_upgrade_that_failed_half_way_goes_on_from_there(
     request: pytest.FixtureRequest, step: int, done: int
 ) -> None:
     """Only MySQL commits each statement by itself."""
     with request.getfixturevalue("mariadb").database() as url:
         engine = create_engine(url.replace("mysql", "mysql+pymysql", 1))
-        migrate(engine, command.upgrade, f"000{step - 1}")
-        running = f"-- Running upgrade 000{step - 1} -> 000{step}"
+        migrate(engine, command.upgrade, _name(step - 1))
+        running = f"-- Running upgrade {_name(step - 1)} -> {_name(step)}\n"
         statements = schema.migration_sql("mysql").split(running)[1].split(";\n")
         for statement in statements[:done]:
             execute(engine, "\n".join(line for line in statement.splitlines() if not line.startswith("--")))
@@ -161,7 +170,24 @@ def test_sql_has_every_revision(dialect: str) -> None:
     for words in (
         *("CREATE TABLE job", "CREATE TABLE report", "CREATE TABLE finished", "ADD COLUMN retention"),
         "ADD COLUMN lease_end",
+        "ADD COLUMN fingerprint",
     ):
         assert words in printed
     undone = schema.migration_sql(dialect, undo=True)
-    assert undone.index("report") < undone.index("failure")
+    assert undone.index(" report;") < undone.index(" failure;")
+
+
+def test_upgrade_keeps_settings_and_records_of_before_the_policies(engine: Engine) -> None:
+    migrate(engine, command.upgrade, "0003")
+    quoted = engine.dialect.identifier_preparer.quote("function")
+    execute(engine, f"INSERT INTO {quoted} (funcname, max_failures) VALUES ('f', 7)")
+    execute(engine, "INSERT INTO failure VALUES (1, 1, 1, 'failed', 'E', 'm', 't', 'w')")
+    database = Database(DatabaseSettings(1, engine))
+    database.upgrade()
+    assert execute(engine, f"SELECT declared, override, max_failures FROM {quoted}") == [(None, None, 7)]
+    assert execute(engine, "SELECT error, fingerprint FROM failure") == [("E", None)]
+    migrate(engine, command.downgrade, "0003")
+    assert [tuple(row) for row in execute(engine, f"SELECT * FROM {quoted}")] == [
+        ("f", None, None, None, None, 7, None)  # of revision 3
+    ]
+    assert len(execute(engine, "SELECT * FROM failure")[0]) == 8
