@@ -291,9 +291,18 @@ def test_insert_that_returns_other_rows_than_it_stored_is_an_unknown_outcome(
             insert_(run, [dict(row)], mysql_inserts.ServerClock(), returning=FEW)
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (3101, "Plugin instructed the server to rollback the current transaction."),
+        (1180, "Got error 149 - 'Lock deadlock; Retry transaction' during COMMIT"),
+    ],
+)
 @pytest.mark.parametrize("committing", [True, False])
-def test_a_conflict_of_group_replication_is_a_conflict_to_repeat(committing: bool) -> None:
-    error = pymysql.err.OperationalError(3101, "Plugin instructed the server to rollback the transaction.")
+def test_a_conflict_of_group_replication_is_a_conflict_to_repeat(
+    code: int, words: str, committing: bool
+) -> None:
+    error = pymysql.err.OperationalError(code, words)
     found = translate(error, "database 1", committing=committing)
     assert isinstance(found, ConflictError)
     assert found.transient
@@ -837,6 +846,8 @@ def test_a_lost_connection_with_tls_is_lost_and_not_refused(
         (1205, False, ConflictError, False),
         (1047, False, UnreachableError, False),
         (1047, True, OutcomeUnknownError, False),
+        (3100, True, OutcomeUnknownError, False),
+        (3032, False, UnreachableError, False),
         (1290, False, UnreachableError, False),
         (1290, True, UnreachableError, False),
         (1792, False, UnreachableError, False),

@@ -18,6 +18,10 @@ from garivini.store.dialects.dialect import NO_IDS, SCHEMA_ADVICE
 _DUPLICATE: Final = 1062
 _PRIMARY: Final = re.compile(r"for key '(job\.)?PRIMARY'")
 
+#: An error of COMMIT, and its words for a deadlock, which Group Replication uses beside 1213 and 3101.
+_COMMIT_FAILED: Final = 1180
+_DEADLOCK: Final = "error 149 "
+
 #: The error of a NULL in a column that may have none.
 _NULL: Final = 1048
 _NO_IDS: Final = f"{NO_IDS}, by ALTER TABLE job AUTO_INCREMENT = 1"
@@ -67,10 +71,11 @@ _ERRORS: Final[dict[int, tuple[type[GariviniError], str]]] = {
 }
 #: Errors after which the other transaction has finished, so that the same call can be repeated immediately.
 _TRANSIENT: Final = (1020, 1213, 3101)
-#: Connections that could not be made, or are lost. 1047 is the answer of a Galera node outside the cluster.
+#: Connections that could not be made, or are lost. Galera's 1047 is the answer of a node outside the cluster.
+#: MySQL's 3100 ends a commit on a member that leaves its group; the others may have it. 3032: it is offline.
 _LOST: Final = frozenset(
     {1047, 1053, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1927}
-    | {2002, 2003, 2005, 2006, 2012, 2013, 2055, 3169, 4031, 4032}
+    | {2002, 2003, 2005, 2006, 2012, 2013, 2055, 3032, 3100, 3169, 4031, 4032}
 )
 
 
@@ -93,6 +98,8 @@ def translate(error: Exception, where: str, *, committing: bool) -> GariviniErro
         return UnreachableError(f"{where} cannot be reached: {words}")
     if code == _DUPLICATE and _PRIMARY.search(words):
         code = 167  # as MariaDB reports it
+    if code == _COMMIT_FAILED and _DEADLOCK in words:
+        code = 1213
     if code in _ERRORS:
         kind, text = _ERRORS[code]
         found = kind(f"{where} {text} ({words})")
