@@ -1,7 +1,7 @@
 """Two servers of which one replicates the other, and a fixed address that leads to the primary.
 
-PostgreSQL replicates physically, MariaDB by GTID. A switchover keeps the old primary running and read-only,
-and it replicates nothing: so a connection that stays there sees the rows of the past.
+PostgreSQL replicates physically, MariaDB and MySQL by GTID. A switchover keeps the old primary running and
+read-only, and it replicates nothing: so a connection that stays there sees the rows of the past.
 """
 
 from abc import ABC, abstractmethod
@@ -11,10 +11,12 @@ from typing import Any, Final, Self
 
 from tests.processes import until
 from tests.proxy import Proxy
-from tests.sql_servers import MariaDB, PostgreSQL, SQLServer
+from tests.sql_servers import ON_MYSQL, MariaDB, MySQL, PostgreSQL, SQLServer
 
 #: What PostgreSQL needs to be replicated, beyond the settings of ``tests.sql_servers``.
 _REPLICATED: Final = ("wal_level=replica", "max_wal_senders=5", "hot_standby=on")
+#: What MySQL needs for it.
+_LOGGED: Final = ("log-bin=binlog", "gtid-mode=ON", "enforce-gtid-consistency=ON")
 
 
 class _Standby(PostgreSQL):
@@ -153,4 +155,34 @@ class MariaDBPair(Pair):
         self.standby.set_read_only(False)
 
 
-PAIRS: Final[dict[str, Callable[[], Pair]]] = {"mariadb": MariaDBPair, "postgresql": PostgreSQLPair}
+class MySQLPair(Pair):
+    """Two MySQL."""
+
+    primary: MySQL
+    standby: MySQL
+
+    def _start(self, stack: ExitStack) -> None:
+        self.primary = stack.enter_context(MySQL("server-id=1", *_LOGGED))
+        self.standby = MySQL("server-id=2", "read-only=1", *_LOGGED)
+        self.standby.password = self.primary.password  # replicated, like all that its users file says
+        stack.enter_context(self.standby)
+        self.standby.execute(
+            f"CHANGE REPLICATION SOURCE TO source_host='{self.primary.host}', "
+            f"source_port={self.primary.port}, source_user='root', "
+            f"source_password='{self.primary.password}', source_auto_position=1, get_source_public_key=1"
+        )
+        self.standby.execute("START REPLICA")
+
+    def _catch_up(self) -> None:
+        ((there,),) = self.primary.execute("SELECT @@GLOBAL.gtid_executed")
+        assert self.standby.execute(f"SELECT WAIT_FOR_EXECUTED_GTID_SET('{there}', 60)") == [(0,)]
+
+    def _promote(self) -> None:
+        self.standby.execute("STOP REPLICA")
+        self.standby.set_read_only(False)
+
+
+PAIRS: Final[dict[str, Callable[[], Pair]]] = {
+    "mariadb": MySQLPair if ON_MYSQL else MariaDBPair,
+    "postgresql": PostgreSQLPair,
+}
