@@ -267,19 +267,29 @@ def test_a_deep_queue_is_as_fast_as_a_shallow_one() -> None:
     )
 
 
+#: Values of fields that meet each other again, and those that could break a line or a packet.
+values = st.sampled_from([b"f", b"g", b"", b"-", b"\0", b"\0RES", b"f\0", b"\n", b"H:test:1", b"H:test:2"])
+#: Commands that show what was sent, and those that change something.
+commands = st.sampled_from(
+    [
+        *(b"status", b"workers", b"prioritystatus", b"show jobs", b"show unique jobs", b"version"),
+        *(b"drop function f", b"create function g", b"maxqueue f 1", b"cancel job H:test:1"),
+    ]
+)
+
+
 @settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
         st.tuples(
             st.sampled_from(Type).flatmap(
                 lambda kind: st.builds(
-                    Packet, st.just(kind), st.tuples(*(st.binary(max_size=4) for _ in kind.fields)).map(list)
+                    Packet,
+                    st.just(kind),
+                    st.tuples(*(values | st.binary(max_size=4) for _ in kind.fields)).map(list),
                 )
             )
-            | st.builds(Line, st.binary(max_size=8))
-            | st.sampled_from(
-                [b"show jobs", b"drop function f", b"maxqueue f 1", b"cancel job H:test:1"]
-            ).map(Line)
+            | st.builds(Line, commands | st.binary(max_size=8))
         ),
         max_size=20,
     )
