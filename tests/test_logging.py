@@ -130,7 +130,7 @@ def run(function: Any, job_log: JobLog, caplog: pytest.LogCaptureFixture) -> lis
     """Run a wrapped function; return what it logged."""
     caplog.clear()
     caplog.set_level(logging.DEBUG, "garivini")
-    entry = job_log.wrap(registered("f", function, FunctionPolicy(), None))
+    entry = job_log.wrap(registered("f", function, FunctionPolicy()))
     with suppress(Exception, SystemExit, asyncio.CancelledError):
         result = entry.function(JOB)
         if entry.is_async:
@@ -180,7 +180,7 @@ def test_joblog_writes_tracebacks_alone_where_only_these_are_asked_for(
 
 
 def test_joblog_leaves_a_function_alone_where_nothing_is_logged() -> None:
-    entry = registered("f", lambda job: None, FunctionPolicy(), None)
+    entry = registered("f", lambda job: None, FunctionPolicy())
     assert JobLog().wrap(entry) is entry
 
 

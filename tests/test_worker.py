@@ -3,7 +3,7 @@ import pickle
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
@@ -21,6 +21,7 @@ from garivini.model.job import Handle
 from garivini.model.new_jobs import new_job
 from garivini.model.payload import encode_payload
 from garivini.model.policy import FunctionPolicy
+from garivini.worker.live_settings import LiveSettings
 from tests.databases import sqlite_url
 from tests.processes import PATIENCE
 from tests.servers import embedded
@@ -786,3 +787,96 @@ async def test_a_database_that_does_not_answer_holds_up_no_outcome_of_another(tm
         await serving
         await server.close()
         assert client.list_jobs() == []
+
+
+# ---- settings that change while it runs
+
+
+async def test_worker_declares_its_settings_and_an_operator_overrides_them(tmp_path: Path) -> None:
+    async with system(tmp_path) as queue:
+
+        @queue.worker.function("f", backoff=[5, 9], discard_on=(ValueError,), timeout=50, retention=60)
+        def fails(job: Job) -> None:
+            raise LookupError if job.arg == b"retry" else UnicodeError("no")
+
+        await queue.call(queue.database.set_function, "f", FunctionPolicy(timeout=40, max_failures=9))
+        queue.start_worker()
+        queue.start_queue_runner()
+        await queue.call(queue.client.insert_job, "f", "retry")
+        await queue.call(queue.client.insert_job, "f", "discard")
+        assert (await queue.seen.wait("job.failed"))[0]["seconds"] == 5
+        assert (await queue.seen.wait("job.dead"))[0]["error"] == "UnicodeError"
+        policy = (await queue.call(queue.database.functions))["f"]
+        assert (policy.timeout, policy.max_failures, policy.retention) == (40, 9, 60)
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_worker_keeps_the_results_of_functions_with_a_retention(
+    tmp_path: Path, is_async: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applied = threading.Event()
+    apply = LiveSettings.apply
+
+    def watched(live: LiveSettings, dbid: int, policies: Mapping[str, FunctionPolicy]) -> None:
+        apply(live, dbid, policies)
+        applied.set()
+
+    monkeypatch.setattr(LiveSettings, "apply", watched)
+    async with system(tmp_path) as queue:
+
+        def result(job: Job) -> object:
+            return {"sum": 3} if job.arg == b"good" else object()
+
+        async def async_result(job: Job) -> object:
+            return result(job)
+
+        queue.worker.function("f", retention=60)(async_result if is_async else result)
+        queue.worker.function("plain")(result)
+        queue.start_worker()
+        await asyncio.to_thread(applied.wait, 60)
+        queue.start_queue_runner()
+        good = await queue.call(queue.client.insert_job, "f", "good")
+        bad = await queue.call(queue.client.insert_job, "f", "bad")
+        plain = await queue.call(queue.client.insert_job, "plain", "good")
+        await queue.gone()
+        kept = await queue.call(queue.client.result, good)
+        assert kept is not None
+        assert kept.result == b'{"sum":3}'
+        assert kept.seconds is not None
+        assert 0 <= kept.seconds < 60
+        assert kept.worker
+        unwritable = await queue.call(queue.client.result, bad)
+        assert unwritable is not None
+        assert unwritable.result is None
+        (report,) = await queue.call(queue.client.reports, bad)
+        assert b"the result, a object, cannot be written as JSON" in report.body
+        assert await queue.call(queue.client.result, plain) is None
+
+
+async def test_worker_uses_a_time_limit_that_an_operator_sets_while_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("garivini.keeper.functions._MAX_AGE", 0.1)
+    limits: list[float | None] = []
+    apply = LiveSettings.apply
+
+    def watched(live: LiveSettings, dbid: int, policies: Mapping[str, FunctionPolicy]) -> None:
+        apply(live, dbid, policies)
+        limits.append(policies["f"].timeout)
+
+    monkeypatch.setattr(LiveSettings, "apply", watched)
+    async with system(tmp_path) as queue:
+
+        @queue.worker.function("f", timeout=500)
+        async def waits(job: Job) -> None:
+            await asyncio.sleep(0 if job.arg == b"short" else 300)
+
+        queue.start_worker()
+        queue.start_queue_runner()
+        await queue.call(queue.client.insert_job, "f", "short")
+        await queue.gone()
+        await queue.call(queue.database.set_function, "f", FunctionPolicy(timeout=0.2))
+        while 0.2 not in limits:
+            await asyncio.sleep(0.05)
+        await queue.call(queue.client.insert_job, "f", "long")
+        assert (await queue.seen.wait("job.failed"))[0]["error"] == "TimeLimit"

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from garivini.model.limits import Flag, Priority
     from garivini.model.new_jobs import JobLike
     from garivini.model.records import FailedAttempt, KeptJob, Reported
+    from garivini.model.retry import BackoffCurve
     from garivini.model.state import State
     from garivini.store.callers import AsyncJoinable, Joinable
     from garivini.worker import Discard, Retry, Worker
@@ -51,6 +52,7 @@ __version__ = "0.1.0"
 _MODULES: Final = {
     "AsyncClient": "client.aio",
     "AsyncJoinable": "store.callers",
+    "BackoffCurve": "model.retry",
     "Client": "client",
     "ConflictError": "errors",
     "DatabasesLike": "databases",
@@ -86,6 +88,7 @@ __all__ = [  # noqa: RUF022  # the order of the documentation
     "Worker",
     "Retry",
     "Discard",
+    "BackoffCurve",
     "Job",
     "State",
     "Handle",

@@ -8,7 +8,7 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from typing import Any, Final, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 from msgspec import structs
 
 from garivini.errors import ConflictError, OutcomeUnknownError, UnreachableError
+from garivini.model.function_settings import FunctionSettings
 from garivini.model.inserted import Inserted
 from garivini.model.job import Handle, Job, NewJob
 from garivini.model.limits import NEVER, PRIORITIES
@@ -23,6 +24,7 @@ from garivini.model.outcome import Setback, Settled
 from garivini.model.pacing import BATCH_BYTES
 from garivini.model.policy import MAX_CRASHES, MAX_FAILURES, FunctionPolicy
 from garivini.model.records import FailedAttempt
+from garivini.model.retry import error_names, parse_retry
 from garivini.model.state import State
 from garivini.model.when import At, Never, Offset, backoff
 from garivini.store.admission import Admitted
@@ -97,6 +99,7 @@ class Model:
         self.rows: dict[int, Row] = {}
         self.records: dict[tuple[int, int, str], FailedAttempt] = {}
         self.policies: dict[str, FunctionPolicy] = {}
+        self.settings: dict[str, FunctionSettings] = {}
         self._clock = clock
         self._watch = watch
         self._spread = spread
@@ -298,6 +301,8 @@ class Model:
         if fence is not None and not (held and row.attempt == fence):
             reported = any(key[:2] == (jobid, fence) and key[2] != "crashed" for key in self.records)
             return Settled("repeated" if reported else "stale")
+        policy = self.policies.get(row.funcname, FunctionPolicy())
+        setback = self._by_policy(setback, row.failcount, policy)
         if held or setback.kind != "rescheduled":
             self._record(setback, row.attempt)
         failcount = row.failcount
@@ -308,7 +313,6 @@ class Model:
                 return Settled("applied", row.state, failcount)
         if setback.kind == "failed":
             failcount = min(failcount + 1, 255)
-        policy = self.policies.get(row.funcname, FunctionPolicy())
         too_often = setback.kind == "failed" and failcount >= (policy.max_failures or max_failures)
         if setback.kind in ("discarded", "parked", "crashed") or too_often:
             when: Offset | At | Never = Never()
@@ -325,6 +329,13 @@ class Model:
         self._change(setback.kind, row, state=state, run_after=run_after, lease_end=0, failcount=failcount)
         delay = when.seconds if isinstance(when, Offset) else None
         return Settled("applied", State.DEAD if when == Never() else State.WAITING, failcount, delay)
+
+    def _by_policy(self, setback: Setback, failcount: int, policy: FunctionPolicy) -> Setback:
+        """Let the retry policy of a function decide. Those of the tests have no jitter."""
+        if setback.kind != "failed" or setback.when is not None or policy.retry is None:
+            return setback
+        delay = parse_retry(policy.retry).delay(error_names(setback), min(failcount + 1, 255), spread=0.0)
+        return replace(setback, kind="discarded") if delay is None else replace(setback, when=Offset(delay))
 
     def _record(self, setback: Setback, attempt: int) -> None:
         self.records[setback.handle.jobid, attempt, setback.kind] = FailedAttempt(
@@ -343,16 +354,21 @@ class Model:
         return dict(self.policies)
 
     def set_function(self, funcname: str, policy: FunctionPolicy) -> None:
-        before = self.policies.get(funcname, FunctionPolicy())
-        given = {name: value for name, value in asdict(policy).items() if value is not None}
-        self.policies[funcname] = replace(before, **given)
+        self._set(funcname, self._settings(funcname).overridden(policy))
 
-    def register_functions(self, policies: Mapping[str, FunctionPolicy]) -> None:
+    def register_functions(self, policies: Mapping[str, FunctionPolicy], *, worker: bool = True) -> bool:
+        before = dict(self.settings)
         for funcname, policy in policies.items():
-            before = self.policies.get(funcname, FunctionPolicy())
-            self.set_function(
-                funcname, policy if before.renews is None else replace(policy, renews=before.renews)
-            )
+            self._set(funcname, self._settings(funcname).declare(policy, worker=worker))
+        return self.settings != before
+
+    def _settings(self, funcname: str) -> FunctionSettings:
+        return self.settings.get(funcname, FunctionSettings())
+
+    def _set(self, funcname: str, settings: FunctionSettings) -> None:
+        if settings != FunctionSettings():
+            self.settings[funcname] = settings
+            self.policies[funcname] = settings.policy
 
     def clock(self) -> float:
         return self._clock()

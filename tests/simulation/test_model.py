@@ -27,6 +27,8 @@ from garivini.model.job import Handle, Job, NewJob
 from garivini.model.limits import NEVER, PRIORITIES
 from garivini.model.outcome import Kind, Setback
 from garivini.model.policy import FunctionPolicy
+from garivini.model.records import FailedAttempt
+from garivini.model.retry import BackoffCurve, RetryEntry, RetryPolicy
 from garivini.model.state import State
 from garivini.model.when import At, Never, Offset
 from garivini.store.database import Database, Lane, Lapsed
@@ -98,6 +100,16 @@ times = st.one_of(
     st.builds(At, st.sampled_from([NOON - 5, NOON + 5, NEVER - 1, NEVER + 1])),
     st.just(Never()),
 )
+
+
+#: Retry policies without randomness.
+RETRIES = [
+    RetryPolicy(backoff=(1, 3)).text,
+    RetryPolicy(backoff=(2,), errors=(RetryEntry("LookupError", discard=True),)).text,
+    RetryPolicy(
+        backoff=BackoffCurve(1, jitter=0), errors=(RetryEntry("KeyError", backoff=(4,)),), others="discard"
+    ).text,
+]
 
 
 class Both(RuleBasedStateMachine):
@@ -281,13 +293,29 @@ class Both(RuleBasedStateMachine):
         self.both(lambda database: database.complete(jobids))
 
     @precondition(lambda self: self.claimed)
-    @rule(picked=picks, kind=ends, when=times, fenced=st.booleans(), most=st.integers(1, 4))
-    def settle(self, picked: list[int], kind: Kind, when: Any, fenced: bool, most: int) -> None:
+    @rule(
+        picked=picks,
+        kind=ends,
+        when=times,
+        fenced=st.booleans(),
+        most=st.integers(1, 4),
+        classes=st.sampled_from([(), ("KeyError", "LookupError"), ("ValueError",)]),
+    )
+    def settle(
+        self,
+        picked: list[int],
+        kind: Kind,
+        when: Any,
+        fenced: bool,
+        most: int,
+        classes: tuple[str, ...],
+    ) -> None:
         setbacks = [
             Setback(
                 handle=handle if fenced else Handle(handle.jobid, handle.dbid),
                 kind=kind,
                 error="Error",
+                classes=classes,
                 message=kind,
                 worker="w",
                 when=when,
@@ -303,6 +331,7 @@ class Both(RuleBasedStateMachine):
             lease=st.sampled_from([None, 3, 9]),
             renews=st.sampled_from([None, True, False]),
             max_failures=st.sampled_from([None, 1, 2]),
+            retry=st.sampled_from([None, *RETRIES]),
         ),
         by_worker=st.booleans(),
     )
@@ -321,7 +350,9 @@ class Both(RuleBasedStateMachine):
         assert found == expected
         ends = self.connection.execute("SELECT jobid, state, lease_end FROM job ORDER BY jobid").fetchall()
         assert [(row.jobid, row.state, row.lease_end) for row in self.model.rows.values()] == ends
-        rows = self.connection.execute("SELECT * FROM failure ORDER BY jobid, attempt, kind").fetchall()
+        names = ", ".join(("jobid", *FailedAttempt._fields))
+        select = f"SELECT {names} FROM failure ORDER BY jobid, attempt, kind"
+        rows = self.connection.execute(select).fetchall()
         assert [(key[0], *record) for key, record in sorted(self.model.records.items())] == rows
 
     @invariant()

@@ -85,10 +85,10 @@ def test_functions_set_default_changes_the_envelope_of_functions_without_one(
     assert run("set", "--default", "--envelope", "json").exit_code == 0
     assert payloads(original.url, database)[0]["arg"] == "Grüße €"
     assert run("set", "--default", "--reset").exit_code == 0
-    assert database.functions() == {"": FunctionPolicy()}
+    assert database.functions() == {}
     for words in (["--default", "f"], [], ["--default", "--envelope", "raw"], ["--default", "--lease", "60"]):
         assert run("set", *words).exit_code != 0
-    assert database.functions() == {"": FunctionPolicy()}
+    assert database.functions() == {}
 
 
 def test_doctor_finds_a_perl_table_without_an_envelope(

@@ -32,7 +32,8 @@ SELECT CONCAT('f', seq % 10), IF(seq % 20 < 10, seq, NULL), seq + (seq DIV 10 % 
 REPORTS: Final = f"INSERT INTO report SELECT seq, 1, 0, 'data', 0, '' FROM {numbers(20_000)}"
 #: Half of them have expired.
 FINISHED: Final = f"""
-INSERT INTO finished SELECT seq, 'f', NULL, 1, 0, 0, 0, seq % 2 * 4000000000, '', '' FROM {numbers(20_000)}
+INSERT INTO finished SELECT seq, 'f', NULL, 1, 0, 0, 0, seq % 2 * 4000000000, '', '', NULL
+  FROM {numbers(20_000)}
 """
 TABLES: Final = "('job', 'report', 'finished')"
 
@@ -142,7 +143,7 @@ def test_counts_read_the_lane_index_alone(filled: tuple[Database, Any]) -> None:
         ("complete_one", {"jobid": 1}),
         ("complete_range", {"first": min(JOBIDS), "last": max(JOBIDS)}),
         ("held", {"jobids": JOBIDS, "attempt": 1}),
-        ("keep", {"jobid": 1, "attempt": 1, "worker": "", "result": b"", "retention": 1}),
+        ("keep", {"jobid": 1, "attempt": 1, "worker": "", "result": b"", "retention": 1, "ran": 0.5}),
         ("standing", {"jobids": [1]}),
         ("lockable", {"jobids": JOBIDS}),
         ("known", {"jobids": JOBIDS}),

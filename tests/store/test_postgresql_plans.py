@@ -208,7 +208,7 @@ def test_insert_finds_the_live_job_of_a_key_by_the_key(connection: Any) -> None:
         ("any_records", {"first": min(IDS), "last": max(IDS)}),
         ("held", {"jobids": IDS, "attempt": 0}),
         ("add_line", {"jobid": 5, "attempt": 1, "kind": "data", "body": b"", "limit": 1000}),
-        ("keep", {"jobid": 30_000, "attempt": 1, "worker": "", "result": b"", "retention": 1}),
+        ("keep", {"jobid": 30_000, "attempt": 1, "worker": "", "result": b"", "retention": 1, "ran": 0.5}),
         ("reports", {"jobid": 5}),
         ("finished", {"jobid": 5}),
         ("failures", {"jobid": 5}),

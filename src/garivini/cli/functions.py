@@ -1,7 +1,7 @@
 """``garivini functions``: the settings of functions."""
 
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
@@ -9,8 +9,9 @@ import click
 from garivini.cli.options import databases, output
 from garivini.cli.output import Column, Form, print_json, print_table, say, visible
 from garivini.errors import UsageError
+from garivini.model.function_settings import SETTINGS, FunctionSettings
 from garivini.model.new_jobs import new_job
-from garivini.model.policy import DEFAULT, ENVELOPES, Envelope, FunctionPolicy
+from garivini.model.policy import DEFAULT, ENVELOPES, NO_POLICY, Envelope, FunctionPolicy
 from garivini.store.shards import Shards
 
 
@@ -52,16 +53,8 @@ def list_(dbs: list[str], output: Form) -> None:
             for state, count in entry["jobs"].items()
         )
         set_ = ", ".join(
-            f"{name} {str(entry[name]).lower()}"
-            for name in (
-                "lease",
-                "deadline",
-                "renews",
-                "envelope",
-                "max_failures",
-                "retention",
-                "max_running",
-            )
+            f"{name} {str(entry[name]).lower() if name == 'renews' else entry[name]}"
+            for name in SETTINGS
             if entry[name] is not None
         )
         rows.append([entry["function"] or "(default)", jobs or "-", set_ or "-"])
@@ -90,7 +83,7 @@ def list_(dbs: list[str], output: Form) -> None:
 )
 @click.option("--max-failures", type=int, metavar="N", help="Failures after which a job is dead.")
 @click.option(
-    "--retention", type=int, metavar="SECONDS", help="How long a job of a Controller is kept after success."
+    "--retention", type=int, metavar="SECONDS", help="How long a job is kept after success with its result."
 )
 @click.option(
     "--max-running",
@@ -98,7 +91,11 @@ def list_(dbs: list[str], output: Form) -> None:
     metavar="N",
     help="How many jobs may be in flight at a time, in each database: dispatched and not ended yet.",
 )
-@click.option("--reset", is_flag=True, help="First reset all settings to the defaults.")
+@click.option(
+    "--retry", metavar="JSON", help='When a failed job runs again, such as {"backoff": [10, 60, 600]}.'
+)
+@click.option("--timeout", type=float, metavar="SECONDS", help="Maximum time of a job on a Worker.")
+@click.option("--reset", is_flag=True, help="First undo what was set before.")
 def set_(
     funcname: str | None,
     dbs: list[str],
@@ -110,13 +107,18 @@ def set_(
     max_failures: int | None,
     retention: int | None,
     max_running: int | None,
+    retry: str | None,
+    timeout: float | None,
     reset: bool,
 ) -> None:
     """Change the settings of the function FUNCNAME. Settings that are not given stay as they are.
 
+    They have precedence over those that a worker declares, until they are reset.
+
     \b
     Examples:
       garivini functions set report --lease 600 --max-failures 5
+      garivini functions set call-the-api --retry '{"backoff": [10, 60, 600]}'
       garivini functions set call-the-api --max-running 5
       garivini functions set old-perl-worker --envelope latin-1 --deadline 7200
       garivini functions set report --reset
@@ -126,8 +128,6 @@ def set_(
         raise UsageError("give the name of a function, or --default")
     if funcname is not None:
         new_job(funcname, b"")
-    elif envelope == "raw" or {lease, deadline, renews, max_failures, retention, max_running} != {None}:
-        raise UsageError("--default allows only --envelope json or latin-1, and --reset")
     policy = FunctionPolicy(
         lease=lease,
         deadline=deadline,
@@ -136,11 +136,59 @@ def set_(
         max_failures=max_failures,
         retention=retention,
         max_running=max_running,
+        retry=retry,
+        timeout=timeout,
     )
+    if default and (envelope == "raw" or replace(policy, envelope=None) != NO_POLICY):
+        raise UsageError("--default allows only --envelope json or latin-1, and --reset")
     name = DEFAULT if funcname is None else funcname
     with closing(Shards(dbs)) as shards:
         for database in shards:
-            if reset:
-                database.unset_function(name)
-            database.set_function(name, policy)
+            (database.replace_function if reset else database.set_function)(name, policy)
             say(f"{visible(name) or 'the default'} is set in {visible(database.where)}")
+
+
+@functions.command()
+@click.argument("funcname")
+@databases
+def reset(funcname: str, dbs: list[str]) -> None:
+    """Undo what functions set has set for FUNCNAME: what its workers declare or the defaults apply again."""
+    with closing(Shards(dbs)) as shards:
+        for database in shards:
+            database.unset_function(funcname)
+            say(f"{visible(funcname)} is reset in {visible(database.where)}")
+
+
+@functions.command()
+@click.argument("funcname")
+@databases
+@output
+def show(funcname: str, dbs: list[str], output: Form) -> None:
+    """Show the settings of FUNCNAME, and where each comes from.
+
+    declared: by its workers. override: by functions set. row: by a program that knows only the columns.
+    """
+    entries = []
+    with closing(Shards(dbs)) as shards:
+        for database in shards:
+            settings = database.function_settings().get(funcname, FunctionSettings())
+            entries += [
+                {
+                    "dbid": database.dbid,
+                    "setting": name,
+                    "value": getattr(settings.policy, name),
+                    "origin": settings.origin(name),
+                    "declared": settings.declared.get(name),
+                }
+                for name in SETTINGS
+            ]
+    if output != "table":
+        print_json(entries, output)
+        return
+    rows = [
+        [str(entry["dbid"]), entry["setting"], str(entry["value"]), entry["origin"], str(entry["declared"])]
+        for entry in entries
+        if entry["value"] is not None
+    ]
+    columns = (Column("database"), Column("setting"), Column("value"), Column("from"), Column("declared"))
+    print_table(columns, [rows], none="no setting")

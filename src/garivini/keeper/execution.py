@@ -7,7 +7,7 @@ import msgspec
 from garivini.gearman.aio import Held
 from garivini.keeper.copies import Copy
 from garivini.model.job import Job
-from garivini.model.outcome import Kind, Setback
+from garivini.model.outcome import KeptResult, Kind, Setback
 
 #: How an execution ended: the kind of its setback, if it has one.
 Outcome: TypeAlias = Kind | Literal["succeeded", "returned"]
@@ -29,8 +29,8 @@ class Execution(msgspec.Struct, eq=False):
     setback: Setback | None = None
     #: It ended without an outcome: the job waits again as before.
     returned: bool = False
-    #: Its result, if it succeeded.
-    result: bytes = b""
+    #: Its result, if it succeeded and is kept.
+    result: bytes | KeptResult = b""
     #: Its time limit: the monotonic time by which it must end, and the seconds; 0: no limit.
     deadline: float = 0.0
     limit: float = 0.0

@@ -6,13 +6,13 @@ from typing import Final
 from garivini.keeper.leases import Leases
 from garivini.keeper.step import NOT_DUE
 from garivini.keeper.wakeup import Wakeup
-from garivini.model.policy import FunctionPolicy
+from garivini.model.policy import NO_POLICY, FunctionPolicy
 from garivini.store.database import Database
 
 #: Functions registered per transaction.
 _BATCH: Final = 500
 #: Seconds after which a worker refreshes the settings of functions.
-_MAX_AGE: Final = 60.0
+_MAX_AGE: Final = 5.0
 
 
 class Functions:
@@ -24,6 +24,7 @@ class Functions:
         leases: receives the leases of functions.
         wakeup: of the keeper's thread.
         monotonic: returns the monotonic time.
+        on_read: called in the keeper's thread with a worker's settings that were read, once they are stored.
 
     """
 
@@ -34,8 +35,12 @@ class Functions:
         leases: Leases,
         wakeup: Wakeup,
         monotonic: Callable[[], float],
+        on_read: Callable[[Mapping[str, FunctionPolicy]], None],
     ) -> None:
         self._database = database
+        self._own = own
+        self._on_read = on_read
+        self._registered = False
         self._leases = leases
         self._wakeup = wakeup
         self._monotonic = monotonic
@@ -43,9 +48,10 @@ class Functions:
         self._must_read = bool(own)
         self._publishes = False
         self._read_at = 0.0  # monotonic
-        #: The settings by function; None before they are read. A worker registers what differs.
+        #: The settings by function; None before they are read.
         self.stored: Mapping[str, FunctionPolicy] | None = None
-        #: The settings by function; None before the first ``read``. Other threads read them.
+        #: The settings by function; None before the first ``read``, and if no function of a worker keeps its
+        #: jobs after success. Other threads read them.
         self.policies: Mapping[str, FunctionPolicy] | None = None
         leases.seconds = {name: policy.lease for name, policy in own.items() if policy.lease}
 
@@ -69,6 +75,29 @@ class Functions:
         self._leases.seconds = {name: policy.lease for name, policy in self.stored.items() if policy.lease}
         if self._publishes:
             self.policies = self.stored
+        if self._registered:
+            self._publish_own()
+
+    def registered(self, *, changed: bool) -> None:
+        """Use the settings from now on, because those of this worker are stored.
+
+        ``changed``: whether storing them has changed any since they were read.
+        """
+        self._registered = True
+        if changed:
+            self._must_read = True
+            self._wakeup.set()
+        else:
+            self._publish_own()
+
+    def _publish_own(self) -> None:
+        """Let the worker use its functions' settings."""
+        stored = self.stored or {}
+        own = {name: stored.get(name, NO_POLICY) for name in self._own}
+        if not self._publishes:
+            # Plain functions have no use for them: a test of None is all that a job costs.
+            self.policies = stored if any(policy.retention for policy in own.values()) else None
+        self._on_read(own)
 
     def next_due(self) -> float:
         """Return infinity: a request wakes the thread, and a refresh is not urgent."""
@@ -81,8 +110,7 @@ class Registration:
     Args:
         database: where they go.
         own: the settings by function.
-        functions: what is stored already.
-        leases: receives the registered leases.
+        functions: read the settings before and after.
         wakeup: of the keeper's thread.
 
     """
@@ -92,45 +120,32 @@ class Registration:
         database: Database,
         own: Mapping[str, FunctionPolicy],
         functions: Functions,
-        leases: Leases,
         wakeup: Wakeup,
     ) -> None:
         self._database = database
         self._own = own
         self._functions = functions
-        self._leases = leases
         self._wakeup = wakeup
-        #: The settings still to be written; None before the stored ones are known.
+        self._changed = False
+        #: The settings still to be declared; None before the stored ones are known.
         self.remaining: list[tuple[str, FunctionPolicy]] | None = None
 
     def step(self) -> None:
         """Store a batch. The rest follows in the next rounds, because other steps are more urgent."""
         if self.remaining is None:
-            stored = self._functions.stored
-            if stored is None:
+            if self._functions.stored is None:
                 return
-            self.remaining = [(name, own) for name, own in self._own.items() if _adds(own, stored.get(name))]
+            self.remaining = list(self._own.items())
         if not self.remaining:
             return
         batch = self.remaining[-_BATCH:]
-        self._database.register_functions(dict(batch))
-        self._leases.seconds.update({name: policy.lease for name, policy in batch if policy.lease})
+        self._changed |= self._database.register_functions(dict(batch))
         del self.remaining[-_BATCH:]
         if self.remaining:
             self._wakeup.set()
+        else:
+            self._functions.registered(changed=self._changed)
 
     def next_due(self) -> float:
         """Return infinity: it wakes the thread itself."""
         return NOT_DUE
-
-
-def _adds(own: FunctionPolicy, stored: FunctionPolicy | None) -> bool:
-    """Return whether a worker's settings for a function differ from the stored ones."""
-    if stored is None:
-        return True
-    return any(
-        given is not None and given != before and not (name == "renews" and before is not None)
-        for name, given, before in (
-            (name, getattr(own, name), getattr(stored, name)) for name in FunctionPolicy.__slots__
-        )
-    )

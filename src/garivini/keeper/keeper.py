@@ -81,7 +81,9 @@ class Keeper:
         running: returns what the main thread runs now; called in the keeper's thread.
         on_overdue: called in the keeper's thread when the main thread's job runs too long and its failure is
             committed; ends the process.
-        functions: this worker's settings of its functions, stored once at the start; a Controller has none.
+        functions: this worker's settings of its functions, declared at the start; a Controller has none.
+        on_settings: called in the keeper's thread with the settings of these functions that apply, after each
+            time they are read.
         child: from the supervisor, if there is one. Only then a time limit ends the process.
         clock: the time, and what waits for it.
 
@@ -98,6 +100,7 @@ class Keeper:
         running: Callable[[], Execution | None] = lambda: None,
         on_overdue: Callable[[Execution], None] = lambda execution: None,
         functions: Mapping[str, FunctionPolicy] = {},  # not changed
+        on_settings: Callable[[Mapping[str, FunctionPolicy]], None] = lambda policies: None,
         child: SupervisedChild | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -110,7 +113,7 @@ class Keeper:
         leases = Leases(own, writer)
         database_clock = DatabaseClock(own, monotonic)
         #: The settings of functions.
-        self.functions: Functions = Functions(own, functions, leases, wakeup, monotonic)
+        self.functions: Functions = Functions(own, functions, leases, wakeup, monotonic, on_settings)
         #: Counts the starts that ask for their number; see ``Job.run``.
         self.start_counter: StartCounter = StartCounter(lambda it: database.count_run(it), asyncio.to_thread)
         #: Measures jobs for the events of their starts and ends.
@@ -130,7 +133,7 @@ class Keeper:
         # In the order of the steps: reports come before the outcomes of their jobs, registration comes last.
         first: list[Part] = [obituaries, self.functions, database_clock, checks]
         then: list[Part] = [self.job_events, reports, outcomes, unstarted, renewals, given_back, limit]
-        parts = [*first, *then, Registration(own, functions, self.functions, leases, wakeup)]
+        parts = [*first, *then, Registration(own, functions, self.functions, wakeup)]
         self._rounds = Rounds(own.dbid, parts, wakeup, outcomes, limit, writer.concerns_all, clock)
         self._thread = clock.thread(self._run, f"garivini-keeper-{own.dbid}")
         self._publish(renewals, checks, reports, limit)

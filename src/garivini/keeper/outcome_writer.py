@@ -12,7 +12,7 @@ from garivini.keeper.execution import Execution, jobid_of
 from garivini.keeper.functions import Functions
 from garivini.keeper.leases import Failed
 from garivini.keeper.setback_writer import SetbackWriter, emit_reduced
-from garivini.model.outcome import Success
+from garivini.model.outcome import KeptResult, Success
 from garivini.outcome_events import emit_settled
 from garivini.store.database import Database
 
@@ -146,7 +146,9 @@ class OutcomeWriter:
         policy = self._functions.policies.get(job.funcname) if self._functions.policies else None
         if policy is None or policy.retention is None:
             return None
-        return Success(job.jobid, job.attempt, execution.result, execution.worker, policy.retention)
+        found = execution.result
+        result, seconds, warning = found if isinstance(found, KeptResult) else (found, None, "")
+        return Success(job.jobid, job.attempt, result, execution.worker, policy.retention, seconds, warning)
 
 
 def _leaving_out(locked: set[int] | None) -> dict[str, Any]:

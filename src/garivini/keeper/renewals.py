@@ -82,6 +82,7 @@ class Renewals:
     def step(self) -> None:
         """Renew the leases that are due. A job that has not started by then is given back instead."""
         now = self._monotonic()
+        self._functions.refresh_old(now)
         self._collect_due(now)
         due = [execution for execution in self._due if execution.renews]
         if not due:
@@ -103,7 +104,6 @@ class Renewals:
                 self._renew_at(execution, now + execution.job.lease / 3)
             else:
                 _supersede(execution)
-        self._functions.refresh_old(now)
         self._clock.refresh()
 
     def _collect_due(self, now: float) -> None:

@@ -37,6 +37,9 @@ class Setback:
     trace: str = ""
     worker: str = ""
     when: When | None = None
+    #: The names of the exception's class and base classes, by which the function's retry policy decides;
+    #: empty: ``error`` is the only name.
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_word("kind", self.kind, _KINDS)
@@ -80,10 +83,24 @@ class Success(NamedTuple):
     jobid: int
     #: None: the attempt of the row.
     attempt: int | None
-    result: bytes = b""
+    #: None: it cannot be kept, and ``warning`` says why.
+    result: bytes | None = b""
     worker: str = ""
     #: Seconds for which the job, its result and its records are kept. 0: all are deleted.
     retention: int = 0
+    #: How long it ran; None: unknown.
+    seconds: float | None = None
+    #: Stored as a report if the result is None.
+    warning: str = ""
+
+
+class KeptResult(NamedTuple):
+    """The result of a job that is kept after its success."""
+
+    #: None: it cannot be kept, and ``warning`` says why.
+    result: bytes | None
+    seconds: float
+    warning: str = ""
 
 
 #: The kinds of report.
@@ -118,12 +135,25 @@ class Report(_Report):
 
 def failure(handle: Handle, error: BaseException | str | None, worker: str = "") -> Setback:
     """Return the setback of an attempt that failed with this error."""
-    if isinstance(error, BaseException):
-        name, message = type(error).__qualname__, _message(error)
-        trace = "".join(traceback.format_exception(error))
-    else:
-        name, message, trace = "", error or "", ""
-    return Setback(handle=handle, kind="failed", error=name, message=message, trace=trace, worker=worker)
+    if not isinstance(error, BaseException):
+        return Setback(handle=handle, kind="failed", message=error or "", worker=worker)
+    return Setback(
+        handle=handle,
+        kind="failed",
+        error=type(error).__qualname__,
+        message=_message(error),
+        trace="".join(traceback.format_exception(error)),
+        worker=worker,
+        classes=class_names(type(error)),
+    )
+
+
+def class_names(error: type[BaseException]) -> tuple[str, ...]:
+    """Return the names of an exception's class and base classes, each alone and with its module."""
+    bases = (base for base in error.__mro__ if issubclass(base, BaseException))
+    return tuple(
+        name for base in bases for name in (base.__qualname__, f"{base.__module__}.{base.__qualname__}")
+    )
 
 
 def _message(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from typing import Final, Literal, TypeAlias, get_args
 from garivini.errors import UsageError
 from garivini.model.lease import check_lease
 from garivini.model.limits import check_word
+from garivini.model.retry import parse_retry
 
 #: Failures after which a job is dead.
 MAX_FAILURES: Final = 25
@@ -16,6 +17,7 @@ MAX_CRASHES: Final = 3
 #: The largest limit of a function's jobs in flight. A claim counts up to it.
 MAX_RUNNING: Final = 10_000
 _DAY: Final = 86400
+_WHOLE: Final = ("lease", "deadline", "max_failures", "retention", "max_running", "dead_retention")
 
 #: Forms of a payload: our JSON object, the same with the original's blobs, or the bare argument.
 Envelope: TypeAlias = Literal["json", "latin-1", "raw"]
@@ -36,13 +38,19 @@ class FunctionPolicy:
     envelope: Envelope | None = None
     #: Failures after which a job is dead.
     max_failures: int | None = None
-    #: Seconds for which a job that a Controller ran is kept with its result after success; None: not kept.
+    #: Seconds for which a job is kept with its result after success; None: not kept.
     retention: int | None = None
     #: Maximum jobs of the function that attempts may hold at a time, in each database.
     max_running: int | None = None
+    #: When a failed job runs again: the JSON text of a ``retry.RetryPolicy``.
+    retry: str | None = None
+    #: Maximum seconds of an attempt on a ``Worker``; None: no limit.
+    timeout: float | None = None
+    #: Seconds for which a dead job is kept; None: until an operator deletes it.
+    dead_retention: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("lease", "deadline", "max_failures", "retention", "max_running"):
+        for name in _WHOLE:
             number = getattr(self, name)
             if number is not None and type(number) is not int:
                 raise UsageError(f"{name} is a whole number, not {number!r:.100}")
@@ -60,6 +68,21 @@ class FunctionPolicy:
             raise UsageError(f"max_running is 1 to {MAX_RUNNING}, not {self.max_running}")
         if self.retention is not None and not 1 <= self.retention <= 365 * _DAY:
             raise UsageError(f"a retention is 1 s to a year, not {self.retention}")
+        self._check_failures()
+
+    def _check_failures(self) -> None:
+        """Check the settings of failed and dead jobs."""
+        if self.retry is not None:
+            if not isinstance(self.retry, str):
+                raise UsageError(f"retry is a JSON text, not {self.retry!r:.100}")
+            parse_retry(self.retry)
+        if self.timeout is not None:
+            if isinstance(self.timeout, bool) or not isinstance(self.timeout, int | float):
+                raise UsageError(f"timeout is a number of seconds, not {self.timeout!r:.100}")
+            if not 0 < self.timeout <= 365 * _DAY:
+                raise UsageError(f"a timeout is above 0 seconds and at most a year, not {self.timeout}")
+        if self.dead_retention is not None and not 1 <= self.dead_retention <= 3650 * _DAY:
+            raise UsageError(f"a dead_retention is 1 s to ten years, not {self.dead_retention}")
 
     @property
     def has_rules(self) -> bool:

@@ -49,5 +49,8 @@ class KeptJob(NamedTuple):
     expires: int
     #: The worker that ran it; empty if unknown.
     worker: str
-    #: None if it was too large to be kept. Then a report of kind ``warning`` notes it.
+    #: Of a ``Worker``, what the function returned, as JSON. None if it could not be kept. Then a report of
+    #: kind ``warning`` says why.
     result: bytes | None
+    #: How long the attempt ran; None: unknown.
+    seconds: float | None = None

@@ -13,7 +13,7 @@ from garivini.gearman.protocol import Created, Event, Finished, Refused, Submiss
 from garivini.keeper.execution import Execution
 from garivini.keeper.keeper import Keeper
 from garivini.model.lease import DEADLINE
-from garivini.model.outcome import Setback
+from garivini.model.outcome import KeptResult, Setback
 from garivini.model.payload import decode_payload
 from garivini.model.policy import NO_POLICY
 from garivini.roles import deadlines
@@ -119,6 +119,7 @@ class Caller:
             )
             return
         call.phase = Phase.SUBMITTED
+        call.keeps = policy.retention is not None
         call.client = client
         deadlines.begin(call, policy.deadline or DEADLINE, self._monotonic())
         if len(execution.held.job.data) > _SMALL:
@@ -137,7 +138,7 @@ class Caller:
                 call.phase = Phase.CREATED
             case Finished():
                 execution = call.execution
-                execution.result = event.data
+                execution.result = self._kept(call, event.data) if call.keeps else event.data
                 execution.setback = setback_of(event, execution.job, self._name)
                 self._end(call, Phase.SUCCEEDED if execution.setback is None else Phase.SET_BACK)
             case Update(kind, fields):
@@ -151,6 +152,9 @@ class Caller:
                 reason = (b"%s: %s" % (code, text)).decode(errors="replace")
                 self._failed[call.execution.job.funcname, reason] += 1
                 self._end(call, Phase.REFUSED)
+
+    def _kept(self, call: Call, result: bytes) -> KeptResult:
+        return KeptResult(result, self._monotonic() - (call.running_since or call.submitted_at))
 
     def _overdue(self, call: Call) -> None:
         message = f"ran longer than {call.deadline:g} s"

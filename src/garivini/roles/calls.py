@@ -52,6 +52,8 @@ class Call(msgspec.Struct, eq=False):
     submitted_at: float = 0.0
     running_since: float | None = None
     ask_at: float = 0.0
+    #: Whether its job is kept after success, so that its time is measured.
+    keeps: bool = False
     #: Lines of data and warnings that the worker has sent.
     lines: int = 0
     #: A copy of a later attempt. It is started, or completed, when this call leaves the table.

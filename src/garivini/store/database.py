@@ -1,7 +1,7 @@
 """One database of jobs: the calls of clients, dispatchers and workers. Blocking; safe for threads."""
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final, Self
 
@@ -9,6 +9,7 @@ from garivini.databases import DatabaseSettings
 from garivini.model.inserted import Inserted
 from garivini.model.job import NewJob
 from garivini.model.outcome import Setback, Settled, Success
+from garivini.model.policy import FunctionPolicy
 from garivini.store import admission, claims, inserts, leases, outcomes, policies, probe, records, views
 from garivini.store import failures as failed_attempts
 from garivini.store.calls import in_transaction, read_only, retry_transient
@@ -205,9 +206,26 @@ class Database:
     # ---- functions
 
     functions: Final = read_only(policies.functions)
-    register_functions: Final = in_transaction(policies.register_functions)
+    function_settings: Final = read_only(policies.function_settings)
+    _undeclared = read_only(policies.undeclared)
+    _declare = in_transaction(policies.declare)
+
+    def register_functions(self, given: Mapping[str, FunctionPolicy], *, worker: bool = True) -> bool:
+        """Store the settings that code declares, if they differ from what is declared; return whether.
+
+        Args:
+            given: by function.
+            worker: whether a worker declares them, and not a settings file.
+
+        """
+        changed = {name: given[name] for name in self._undeclared(given, worker=worker)}
+        if changed:
+            self._declare(changed, worker=worker)
+        return bool(changed)
+
     set_function: Final = in_transaction(policies.set_function)
     unset_function: Final = in_transaction(policies.unset_function)
+    replace_function: Final = in_transaction(policies.replace_function)
 
     # ---- views
 

@@ -6,6 +6,7 @@ A call with ``locked`` skips the rows that another transaction has locked: see `
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, assert_never
 
 from garivini.errors import ConflictError
@@ -13,6 +14,7 @@ from garivini.model.job import Handle
 from garivini.model.limits import NEVER
 from garivini.model.outcome import Setback, Settled, Success
 from garivini.model.policy import MAX_CRASHES, MAX_FAILURES
+from garivini.model.retry import error_names, stored_retry
 from garivini.model.state import State
 from garivini.model.when import At, Never, Offset, When, backoff
 from garivini.store.chunks import chunks
@@ -155,12 +157,14 @@ def _settle(run: Statements, setback: Setback, max_failures: int) -> Settled:
     rows = run("standing", jobids=[jobid])
     if not rows:
         return Settled("gone")
-    _, attempt, number, failcount, crashes, limit, held = rows[0]
+    _, attempt, number, failcount, crashes, limit, retry_text, held = rows[0]
     state = State(number)
     if fence is not None and not (held and attempt == fence):
         return Settled("repeated" if run("recorded", jobid=jobid, attempt=fence) else "stale")
     if not state.known:
         return Settled("stale")
+    if setback.kind == "failed" and setback.when is None and retry_text is not None:
+        setback = _apply_policy(setback, failcount, retry_text)
     if held or setback.kind != "rescheduled":
         record_failure(run, setback, attempt)
     if setback.kind == "crashed":
@@ -180,6 +184,15 @@ def _settle(run: Statements, setback: Setback, max_failures: int) -> Settled:
             run("put_at", **unchanged, failcount=failcount, run_after=NEVER)
     delay = when.seconds if isinstance(when, Offset) else None
     return Settled("applied", State.DEAD if when == Never() else State.WAITING, failcount, delay)
+
+
+def _apply_policy(setback: Setback, failcount: int, retry_text: str) -> Setback:
+    """Return a failure with the delay, or discarded, by the retry policy of its function."""
+    policy = stored_retry(retry_text)
+    if policy is None:
+        return setback
+    delay = policy.delay(error_names(setback), min(failcount + 1, 255))
+    return replace(setback, kind="discarded") if delay is None else replace(setback, when=Offset(delay))
 
 
 def _next_time(setback: Setback, failcount: int, max_failures: int) -> When:

@@ -1,59 +1,126 @@
 """The settings of functions that are stored in the database."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from garivini.model.policy import FunctionPolicy
+from garivini.errors import UsageError
+from garivini.model.function_settings import (
+    SETTINGS,
+    FunctionSettings,
+    decode_given,
+    encode_given,
+)
+from garivini.model.policy import NO_POLICY, FunctionPolicy
 from garivini.store.chunks import CHUNK
 from garivini.store.statements import Statements
 
 
 def functions(run: Statements) -> dict[str, FunctionPolicy]:
-    """Return the settings of each function; that of the empty name is the default of all."""
-    return {
-        funcname: FunctionPolicy(
-            lease=lease,
-            deadline=deadline,
-            renews=None if renews is None else bool(renews),
-            envelope=envelope,
-            max_failures=max_failures,
-            retention=retention,
-            max_running=max_running,
+    """Return the settings of each function that apply; those of the empty name are the default of all."""
+    return {funcname: _policy(values) for funcname, *values in run("functions")}
+
+
+def function_settings(run: Statements) -> dict[str, FunctionSettings]:
+    """Return the settings of each function, and where they come from."""
+    return dict(map(_settings, run("settings")))
+
+
+def undeclared(run: Statements, policies: Mapping[str, FunctionPolicy], *, worker: bool = True) -> list[str]:
+    """Return the names of functions for which other settings are declared than these."""
+    names = sorted(policies)
+    stored: dict[str, Mapping[str, Any]] = {}
+    for start in range(0, len(names), CHUNK):
+        stored.update(
+            (funcname, decode_given(text))
+            for funcname, text in run("declared", funcnames=names[start : start + CHUNK])
         )
-        for funcname, lease, deadline, renews, envelope, max_failures, retention, max_running in run(
-            "functions"
-        )
-    }
+    return [
+        name
+        for name in names
+        if FunctionSettings(declared=stored.get(name, {})).declare(policies[name], worker=worker).declared
+        != stored.get(name)
+    ]
 
 
-def register_functions(run: Statements, policies: Mapping[str, FunctionPolicy]) -> None:
-    """Store the settings of a starting worker's functions; others stay as they are.
+def declare(run: Statements, policies: Mapping[str, FunctionPolicy], *, worker: bool = True) -> None:
+    """Store the settings that code or a settings file declares; those of an operator stay in force.
 
-    ``renews`` is set only if it is not set yet: an operator may know of workers that do not renew.
+    Args:
+        run: runs the statements.
+        policies: by function.
+        worker: whether a worker declares them: see ``FunctionSettings.declare``.
+
     """
-    rows = [_function_row(funcname, policy) for funcname, policy in sorted(policies.items())]
-    for start in range(0, len(rows), CHUNK):
-        run("register_functions", rows=rows[start : start + CHUNK])
+    names = sorted(policies)
+    for start in range(0, len(names), CHUNK):
+        part = names[start : start + CHUNK]
+        _change(run, part, lambda name, settings: settings.declare(policies[name], worker=worker))
 
 
 def set_function(run: Statements, funcname: str, policy: FunctionPolicy) -> None:
-    """Store the settings in ``policy`` that are not None; others stay as they are."""
-    run("set_function", **_function_row(funcname, policy))
+    """Override the settings in ``policy`` that are not None; others stay as they are."""
+    _change(run, [funcname], lambda _, settings: settings.overridden(policy))
 
 
 def unset_function(run: Statements, funcname: str) -> None:
-    """Delete the settings of a function, so that the defaults apply."""
-    run("unset_function", funcname=funcname)
+    """Delete what an operator has set for a function, so that what code declares or the defaults apply."""
+    _change(run, [funcname], lambda _, settings: settings.reset())
 
 
-def _function_row(funcname: str, policy: FunctionPolicy) -> dict[str, Any]:
+def replace_function(run: Statements, funcname: str, policy: FunctionPolicy) -> None:
+    """Delete what an operator has set for a function, and set this instead."""
+    _change(run, [funcname], lambda _, settings: settings.reset().overridden(policy))
+
+
+def _change(
+    run: Statements,
+    funcnames: Collection[str],
+    change: Callable[[str, FunctionSettings], FunctionSettings],
+) -> None:
+    """Change the settings of functions under a lock on their rows. A function without any has no row."""
+    found = dict(map(_settings, run("lock_settings", funcnames=list(funcnames))))
+    if missing := [name for name in funcnames if name not in found]:
+        # First empty ones: two programs that see no row would otherwise overwrite each other's.
+        run("create_functions", rows=[{"funcname": name} for name in missing])
+        found.update(map(_settings, run("lock_settings", funcnames=missing)))
+    changed = {name: change(name, found[name]) for name in funcnames}
+    empty = {name for name, settings in changed.items() if settings == FunctionSettings()}
+    if rows := [_row(name, settings) for name, settings in changed.items() if name not in empty]:
+        run("write_settings", rows=rows)
+    for name in sorted(empty):
+        run("unset_function", funcname=name)
+
+
+def _settings(row: Any) -> tuple[str, FunctionSettings]:
+    funcname, *values, declared, override = row
+    return funcname, FunctionSettings(_policy(values), decode_given(declared), decode_given(override))
+
+
+def _policy(values: list[Any]) -> FunctionPolicy:
+    """Return the settings in the columns of a row, without those that are not valid."""
+    given = dict(zip(SETTINGS, values, strict=True))
+    if given["renews"] is not None:
+        given["renews"] = bool(given["renews"])
+    try:
+        return FunctionPolicy(**given)
+    except UsageError:
+        return FunctionPolicy(**{name: value for name, value in given.items() if _is_valid(name, value)})
+
+
+def _is_valid(name: str, value: Any) -> bool:
+    try:
+        return FunctionPolicy(**{name: value}) is not NO_POLICY
+    except UsageError:
+        return False
+
+
+def _row(funcname: str, settings: FunctionSettings) -> dict[str, Any]:
+    values = {name: getattr(settings.policy, name) for name in SETTINGS}
+    if values["renews"] is not None:
+        values["renews"] = int(values["renews"])
     return {
         "funcname": funcname,
-        "lease": policy.lease,
-        "deadline": policy.deadline,
-        "renews": None if policy.renews is None else int(policy.renews),
-        "envelope": policy.envelope,
-        "max_failures": policy.max_failures,
-        "retention": policy.retention,
-        "max_running": policy.max_running,
+        **values,
+        "declared": encode_given(settings.declared),
+        "override": encode_given(settings.override),
     }

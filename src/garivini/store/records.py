@@ -66,7 +66,7 @@ def keep(run: Statements, success: Success, attempt: int) -> None:
     A result that is too large for the database is omitted, and a warning is stored.
     """
     attempt = attempt if success.attempt is None else success.attempt
-    size, maximum = len(success.result), min(MAX_RESULT, run.dialect.statement_bytes)
+    size, maximum = len(success.result or b""), min(MAX_RESULT, run.dialect.statement_bytes)
     run(
         "keep",
         jobid=success.jobid,
@@ -74,18 +74,21 @@ def keep(run: Statements, success: Success, attempt: int) -> None:
         worker=storable(success.worker)[:255],
         result=success.result if size <= maximum else None,
         retention=success.retention,
+        ran=success.seconds,
     )
+    warning = success.warning if success.result is None else ""
     if size > maximum:
         warning = f"the result of {size} bytes was left out: {run.where} takes at most {maximum}"
         if maximum < MAX_RESULT:
             warning += f", by its {run.dialect.statement_setting}"
+    if warning:
         # After the last line, so that it is never omitted.
         run(
             "add_line",
             jobid=success.jobid,
             attempt=attempt,
             kind="warning",
-            body=warning.encode(),
+            body=storable(warning).encode()[:MAX_LINE],
             limit=MAX_LINES + 1,
         )
 

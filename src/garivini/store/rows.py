@@ -52,6 +52,11 @@ def _blob(value: Any) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
 
 
+def _seconds(value: Any) -> float | None:
+    """Return a value as a number; None if it is not one."""
+    return float(value) if isinstance(value, Decimal) and value.is_finite() else None
+
+
 _NONE: Final = type(None)
 #: By the letter of a column: its expected types, and the conversion of any other.
 _KINDS: Final[dict[str, tuple[tuple[type, ...], Callable[[Any], Any]]]] = {
@@ -60,6 +65,7 @@ _KINDS: Final[dict[str, tuple[tuple[type, ...], Callable[[Any], Any]]]] = {
     "b": ((bytes,), _blob),
     "?": ((int, bool, _NONE), lambda value: None if value is None else _number(value)),
     "T": ((str, _NONE), lambda value: None if value is None else readable(value)),
+    "F": ((float, int, _NONE), _seconds),
     "B": ((bytes, _NONE), lambda value: None if value is None else _blob(value)),
 }
 
@@ -69,7 +75,7 @@ class Columns:
 
     Args:
         letters: one for each column: ``n`` number, ``t`` text, ``b`` bytes; ``?``, ``T`` and ``B`` if NULL is
-            allowed. A row may be shorter.
+            allowed; ``F`` a number with a fraction or NULL. A row may be shorter.
 
     """
 
@@ -104,12 +110,15 @@ COLUMNS: Final[dict[str, Columns]] = {
     "get": _JOB,
     "jobs": _JOB,
     "dispatched": Columns("nnn"),
-    "standing": Columns("nnnnn?n"),
+    "standing": Columns("nnnnn?Tn"),
     "counts": Columns("tnnnn"),
     "count_put_off": Columns("tnnn"),
     "states": Columns("nn"),
-    "functions": Columns("t???T??"),
+    "functions": Columns("t???T???TF?"),
+    "settings": Columns("t???T???TF?TT"),
+    "lock_settings": Columns("t???T???TF?TT"),
+    "declared": Columns("tT"),
     "failures": Columns("nnttttt"),
     "reports": Columns("ntnb"),
-    "finished": Columns("ntTnnnnntB"),
+    "finished": Columns("ntTnnnnntBF"),
 }

@@ -5,10 +5,14 @@ from typing import Any, Final
 
 from garivini.errors import UsageError
 
-#: Parameters of statements that are text or bytes; all others are whole numbers.
+#: Parameters of statements that are text or bytes; most others are whole numbers.
 _TEXTS: Final = frozenset(
-    "funcname uniqkey coalesce arg flag kind error message trace worker body result envelope".split()
+    (
+        "funcname uniqkey coalesce arg flag kind error message trace worker body result envelope fingerprint"
+    ).split()
 )
+#: Parameters that are numbers with a fraction.
+_REALS: Final = frozenset(("ran",))
 #: Parameters for which True is not a number: it would be the first job.
 _STRICT: Final = frozenset(("jobid", "first", "last", "dbid", "attempt", "after", "limit"))
 #: Parameters that may be None, besides the texts.
@@ -30,6 +34,9 @@ def check_values(values: Mapping[str, Any]) -> None:
                 raise UsageError(f"a job's id is a whole number, not {wrong!r:.100}")
         elif name == "funcnames":
             continue  # read from the database
+        elif name in _REALS:
+            if value is not None and not isinstance(value, float):
+                raise UsageError(f"{name} is a number of seconds, not {value!r:.100}")
         elif name in _TEXTS:
             if value is not None and not isinstance(value, str | bytes):
                 raise UsageError(f"{name} is a text, not {value!r:.100}")

@@ -4,6 +4,7 @@
 * ``links`` are the connections to the Gearman servers. ``held_jobs`` decides which copies start.
 * ``def_jobs`` runs ``def`` functions by the queue of ``blocking``, ``async_jobs`` those of ``async def``.
   ``shared`` has what these parts share.
+* ``live_settings`` applies settings that an operator changes, ``kept_results`` measures and keeps results.
 * ``supervisor`` restarts processes that die. ``forks``: processes that a function forks. ``joblog``: a line
   per start and end.
 """

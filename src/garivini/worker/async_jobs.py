@@ -9,7 +9,8 @@ from msgspec.structs import force_setattr
 from garivini.keeper.execution import Execution
 from garivini.model.current import set_current_job
 from garivini.worker import forks
-from garivini.worker.functions import check_result, setback_of
+from garivini.worker.functions import setback_of
+from garivini.worker.kept_results import take_result
 from garivini.worker.links import Links
 from garivini.worker.shared import Shared
 
@@ -74,7 +75,7 @@ class AsyncJobs:
                 result = await entry.function(job)
             forks.leave()
             if result is not None:
-                check_result(result)
+                take_result(execution, result)
         except BaseException as error:  # in any case the job ends and its slot is free
             forks.leave(error)
             if self._closing and isinstance(error, asyncio.CancelledError | GeneratorExit):

@@ -12,7 +12,8 @@ from garivini.keeper.supervised_child import TIME_LIMIT
 from garivini.model.current import set_current_job
 from garivini.worker import forks
 from garivini.worker.blocking import BlockingRunner
-from garivini.worker.functions import check_result, setback_of
+from garivini.worker.functions import setback_of
+from garivini.worker.kept_results import take_result
 from garivini.worker.links import Links
 from garivini.worker.shared import Shared
 
@@ -74,7 +75,7 @@ class DefJobs:
             result = entry.function(execution.job)
             forks.leave()
             if result is not None:
-                check_result(result)
+                take_result(execution, result)
         except BaseException as error:  # also SystemExit: a job must not end the worker
             forks.leave(error)
             execution.setback = setback_of(execution.job.handle, error, self._name)

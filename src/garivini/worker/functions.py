@@ -38,14 +38,12 @@ class Registered:
 
     function: Function
     policy: FunctionPolicy
-    #: Maximum seconds of a job; None: no limit.
+    #: Maximum seconds of a job; None: no limit. ``LiveSettings`` replaces it if an operator has set another.
     timeout: float | None
     is_async: bool
 
 
-def registered(
-    funcname: str, function: Function, policy: FunctionPolicy, timeout: float | None
-) -> Registered:
+def registered(funcname: str, function: Function, policy: FunctionPolicy) -> Registered:
     """Return the entry of a function that a worker can run.
 
     Raises:
@@ -67,7 +65,7 @@ def registered(
         ) from None
     except ValueError:
         pass  # a builtin without a signature
-    return Registered(function, policy, timeout, _is_async(function))
+    return Registered(function, policy, policy.timeout, _is_async(function))
 
 
 def _is_async(function: Function) -> bool:

@@ -37,16 +37,18 @@ class JobLog:
         if entry.is_async:
 
             @functools.wraps(function)
-            async def logged_async(job: Job) -> None:
+            async def logged_async(job: Job) -> Any:
                 with self._logged(job):
-                    check_result(await function(job))
+                    check_result(result := await function(job))
+                return result
 
             return replace(entry, function=logged_async)
 
         @functools.wraps(function)
-        def logged(job: Job) -> None:
+        def logged(job: Job) -> Any:
             with self._logged(job):
-                check_result(function(job))
+                check_result(result := function(job))
+            return result
 
         return replace(entry, function=logged)
 

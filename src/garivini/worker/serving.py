@@ -24,6 +24,7 @@ from garivini.worker.blocking import BlockingRunner
 from garivini.worker.def_jobs import DefJobs
 from garivini.worker.functions import Registered
 from garivini.worker.held_jobs import HeldJobs
+from garivini.worker.live_settings import LiveSettings
 from garivini.worker.shared import Shared
 
 #: Maximum seconds for the last commits after an incomplete drain. The parent kills this process two seconds
@@ -90,6 +91,7 @@ class Serving:
     def _add_keepers(self, worker: Served, child: SupervisedChild | None) -> None:
         in_loop, held_jobs = self._shared.call_in_loop, self._held_jobs
         policies = {name: entry.policy for name, entry in worker.functions.items()}
+        live = LiveSettings(self._shared.functions, self._shared.clock.monotonic)
         for database in worker.client.shards:
             self._shared.keepers[database.dbid] = Keeper(
                 database,
@@ -100,6 +102,7 @@ class Serving:
                 running=lambda: self._def_jobs.current,
                 on_overdue=self._def_jobs.end_process,
                 functions=policies,
+                on_settings=partial(live.apply, database.dbid),
                 child=child,
                 clock=self._shared.clock,
             )

@@ -1,7 +1,7 @@
 """What the parts of a served worker share."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ class Shared:
     #: The worker's name, for records.
     name: str
     #: By their names in Gearman.
-    functions: Mapping[bytes, Registered]
+    functions: MutableMapping[bytes, Registered]
     loop: asyncio.AbstractEventLoop
     #: Where the supervisor reads what is running; None without one.
     slot: Slot | None

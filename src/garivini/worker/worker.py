@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from garivini import settings
@@ -14,6 +14,7 @@ from garivini.keeper.supervised_child import SupervisedChild
 from garivini.model.job import Job
 from garivini.model.new_jobs import new_job
 from garivini.model.policy import FunctionPolicy
+from garivini.model.retry import Backoff, ErrorClass, retry_policy
 from garivini.worker.functions import Function, Registered, registered
 from garivini.worker.process import Process
 from garivini.worker.serving import Serving
@@ -63,6 +64,11 @@ class Worker:
         lease: int | None = None,
         max_failures: int | None = None,
         max_running: int | None = None,
+        backoff: Backoff | None = None,
+        backoff_for: Mapping[ErrorClass, Backoff] | None = None,
+        retry_on: Iterable[ErrorClass] | None = None,
+        discard_on: Iterable[ErrorClass] = (),
+        retention: int | None = None,
     ) -> Callable[[_F], _F]:
         """Register the decorated ``def`` or ``async def`` under this name; it is called with a ``Job``.
 
@@ -70,29 +76,47 @@ class Worker:
         is a task of the event loop, which has a thread of its own. If it returns, the job is complete. If it
         raises any exception but ``Retry`` and ``Discard``, the job has failed and is retried with backoff.
 
+        A starting worker declares these settings in each database. A setting that an operator has made
+        there, as with ``garivini functions set``, has precedence.
+
         Args:
             funcname: the function's name in Gearman.
             timeout: maximum seconds of a job. After that it has failed. An ``async def`` is cancelled; to
                 stop a ``def``, the process is ended and started again, which needs ``garivini worker``.
             lease: seconds for which an attempt holds a job unless the lease is renewed; 60 by default.
             max_failures: failures after which a job is dead; 25 by default.
-            max_running: maximum jobs of the function that are in flight at a time, in all workers and in each
-                database: dispatched and not ended yet. By default any number.
+            max_running: maximum jobs in flight at a time in each database, 1 to 10,000: dispatched and not
+                ended yet. By default any number.
+            backoff: the delays after failures: a ``BackoffCurve``, or a list of seconds for the first
+                failure, the second and so on, the last for all later ones. By default 2, 4, 8 minutes and so
+                on, up to a day.
+            backoff_for: other delays by class of the exception, or by the name of one.
+            retry_on: the only classes of exceptions after which a job is retried; others make it dead.
+            discard_on: classes of exceptions that make a job dead at once. An entry for a class has
+                precedence over those for its base classes.
+            retention: seconds for which a job is kept after success with its result as JSON, 1 s to a year.
 
         Raises:
-            UsageError: the name is invalid or registered already, a number is out of range, or the function
+            UsageError: the name is invalid or registered already, a value is out of range, or the function
                 is a generator or cannot be called with a job.
 
         """
         new_job(funcname, b"")
-        policy = FunctionPolicy(lease=lease, max_failures=max_failures, renews=True, max_running=max_running)
-        if timeout is not None and timeout <= 0:
-            raise UsageError(f"a timeout is above 0 seconds, not {timeout}")
+        retry = retry_policy(backoff, backoff_for, retry_on, discard_on)
+        policy = FunctionPolicy(
+            lease=lease,
+            max_failures=max_failures,
+            max_running=max_running,
+            renews=True,
+            retry=None if retry is None else retry.text,
+            timeout=timeout,
+            retention=retention,
+        )
 
         def register(function: _F) -> _F:
             if funcname in self.functions:
                 raise UsageError(f"function {funcname!r} is registered twice")
-            self.functions[funcname] = registered(funcname, function, policy, timeout)
+            self.functions[funcname] = registered(funcname, function, policy)
             return function
 
         return register

@@ -323,6 +323,7 @@ def _quoted(text: str) -> str:
 #: How an item of an array is written.
 _WRITTEN: Final[dict[type, Callable[[Any], str]]] = {
     int: str,
+    float: repr,
     str: _quoted,
     bytes: lambda item: f'"\\\\x{item.hex()}"',
     type(None): lambda item: "NULL",

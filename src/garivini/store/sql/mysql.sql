@@ -275,17 +275,18 @@ SELECT :jobid, :attempt, last + 1, :kind, UNIX_TIMESTAMP(), :body
 -- The reports of a job, oldest attempt first.
 SELECT attempt, kind, reported_at, body FROM report WHERE jobid = :jobid ORDER BY attempt, number
 
--- name: keep (jobid, attempt, worker, result, retention) -> none
+-- name: keep (jobid, attempt, worker, result, retention, ran) -> none
 -- Keeps a job that succeeded, in the transaction that deletes its row. An id is used once.
-INSERT INTO finished (jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result)
+INSERT INTO finished (jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result,
+       seconds)
 SELECT jobid, funcname, uniqkey, :attempt, failcount, created, UNIX_TIMESTAMP(),
-       UNIX_TIMESTAMP() + :retention, :worker, :result
+       UNIX_TIMESTAMP() + :retention, :worker, :result, :ran
   FROM job WHERE jobid = :jobid
 ON DUPLICATE KEY UPDATE jobid = finished.jobid
 
 -- name: finished (jobid) -> rows
 -- A kept job.
-SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result
+SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result, seconds
   FROM finished WHERE jobid = :jobid
 
 -- name: outlived (limit) -> rows
@@ -304,6 +305,7 @@ DELETE finished FROM
 -- The row before a setback, locked by the transaction; the last column is whether its attempt holds it.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM `function` WHERE `function`.funcname = job.funcname),
+       (SELECT retry FROM `function` WHERE `function`.funcname = job.funcname),
        {effective_state} IN (1, 2, 3)
   FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
    FOR UPDATE
@@ -418,31 +420,44 @@ UNION ALL SELECT 'default_envelope', COALESCE(MAX(envelope), 'not set') FROM `fu
 SHOW GLOBAL STATUS LIKE 'wsrep_cluster_size'
 
 -- name: functions () -> rows
--- The settings of all functions.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running FROM `function` ORDER BY funcname
+-- The settings of all functions that apply.
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention
+  FROM `function` ORDER BY funcname
 
--- name: set_function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running) -> none
--- NULL leaves a setting as it is.
-INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running)
-VALUES (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running)
-ON DUPLICATE KEY UPDATE
-       lease = COALESCE(VALUES(lease), lease), deadline = COALESCE(VALUES(deadline), deadline),
-       renews = COALESCE(VALUES(renews), renews), envelope = COALESCE(VALUES(envelope), envelope),
-       max_failures = COALESCE(VALUES(max_failures), max_failures),
-       retention = COALESCE(VALUES(retention), retention),
-       max_running = COALESCE(VALUES(max_running), max_running)
+-- name: settings () -> rows
+-- The same, with what code has declared and what an operator has set instead.
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention,
+       declared, override
+  FROM `function` ORDER BY funcname
 
--- name: register_functions (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running) -> none
--- The same for many functions by a starting worker: `renews` stays as it is if it has been set.
-INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running)
+-- name: declared (funcnames) -> rows
+-- What code has declared for these functions.
+SELECT funcname, declared FROM `function` WHERE funcname IN (:*funcnames)
+
+-- name: lock_settings (funcnames) -> rows
+-- The settings of these functions as above, locked by the transaction.
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention,
+       declared, override
+  FROM `function` WHERE funcname IN (:*funcnames) ORDER BY funcname FOR UPDATE
+
+-- name: create_functions (funcname) -> none
+-- Rows for functions that have none yet, so that they can be locked.
+INSERT INTO `function` (funcname)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running) -- each
+  (:funcname) -- each
+ON DUPLICATE KEY UPDATE funcname = VALUES(funcname)
+
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, declared, override) -> none
+-- Writes the whole settings of functions.
+INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
+       dead_retention, declared, override)
+VALUES
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :declared, :override) -- each
 ON DUPLICATE KEY UPDATE
-       lease = COALESCE(VALUES(lease), lease), deadline = COALESCE(VALUES(deadline), deadline),
-       renews = COALESCE(renews, VALUES(renews)), envelope = COALESCE(VALUES(envelope), envelope),
-       max_failures = COALESCE(VALUES(max_failures), max_failures),
-       retention = COALESCE(VALUES(retention), retention),
-       max_running = COALESCE(VALUES(max_running), max_running)
+       lease = VALUES(lease), deadline = VALUES(deadline), renews = VALUES(renews),
+       envelope = VALUES(envelope), max_failures = VALUES(max_failures), retention = VALUES(retention),
+       max_running = VALUES(max_running), retry = VALUES(retry), timeout = VALUES(timeout),
+       dead_retention = VALUES(dead_retention), declared = VALUES(declared), override = VALUES(override)
 
 -- name: adoptable (jobids) -> rows
 -- Jobs whose copies came without an attempt and that nobody runs, locked by the transaction.

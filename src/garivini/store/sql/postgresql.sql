@@ -282,18 +282,19 @@ SELECT :jobid::bigint, :attempt::bigint, last + 1, :kind::text,
 -- The reports of a job, oldest attempt first.
 SELECT attempt, kind, reported_at, body FROM report WHERE jobid = :jobid::bigint ORDER BY attempt, number
 
--- name: keep (jobid, attempt, worker, result, retention) -> none
+-- name: keep (jobid, attempt, worker, result, retention, ran) -> none
 -- Keeps a job that succeeded, in the transaction that deletes its row. An id is used once.
-INSERT INTO finished (jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result)
+INSERT INTO finished (jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result,
+       seconds)
 SELECT jobid, funcname, uniqkey, :attempt::bigint, failcount, created,
        floor(extract(epoch FROM clock_timestamp()))::bigint,
-       floor(extract(epoch FROM clock_timestamp()))::bigint + :retention::bigint, :worker::text, :result::bytea
+       floor(extract(epoch FROM clock_timestamp()))::bigint + :retention::bigint, :worker::text, :result::bytea, :ran::double precision
   FROM job WHERE jobid = :jobid::bigint
 ON CONFLICT (jobid) DO NOTHING
 
 -- name: finished (jobid) -> rows
 -- A kept job.
-SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result
+SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result, seconds
   FROM finished WHERE jobid = :jobid::bigint
 
 -- name: outlived (limit) -> rows
@@ -309,6 +310,7 @@ DELETE FROM finished WHERE jobid = ANY (:@jobids::bigint[])
 -- The row before a setback, locked by the transaction; the last column is whether its attempt holds it.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM function WHERE function.funcname = job.funcname),
+       (SELECT retry FROM function WHERE function.funcname = job.funcname),
        {effective_state} IN (1, 2, 3)
   FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE OF job
 
@@ -427,34 +429,46 @@ UNION ALL SELECT 'commits_without_standby', count(*)::text FROM pg_catalog.pg_st
            WHERE wait_event = 'SyncRep' AND state_change < clock_timestamp() - interval '5 s'
 
 -- name: functions () -> rows
--- The settings of all functions.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running FROM function ORDER BY funcname
+-- The settings of all functions that apply.
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention
+  FROM function ORDER BY funcname
 
--- name: set_function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running) -> none
--- NULL leaves a setting as it is.
-INSERT INTO function AS f (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running)
-VALUES (:funcname::text, :lease::integer, :deadline::integer, :renews::integer::boolean, :envelope::text,
-        :max_failures::integer, :retention::integer, :max_running::integer)
-ON CONFLICT (funcname) DO UPDATE
-   SET lease = coalesce(excluded.lease, f.lease), deadline = coalesce(excluded.deadline, f.deadline),
-       renews = coalesce(excluded.renews, f.renews), envelope = coalesce(excluded.envelope, f.envelope),
-       max_failures = coalesce(excluded.max_failures, f.max_failures),
-       retention = coalesce(excluded.retention, f.retention),
-       max_running = coalesce(excluded.max_running, f.max_running)
+-- name: settings () -> rows
+-- The same, with what code has declared and what an operator has set instead.
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention,
+       declared, override
+  FROM function ORDER BY funcname
 
--- name: register_functions (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running) -> none
--- The same for many functions by a starting worker: `renews` stays as it is if it has been set.
-INSERT INTO function AS f (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running)
-SELECT n.funcname, n.lease, n.deadline, n.renews::boolean, n.envelope, n.max_failures, n.retention, n.max_running
+-- name: declared (funcnames) -> rows
+-- What code has declared for these functions.
+SELECT funcname, declared FROM function WHERE funcname = ANY (:@funcnames::text[])
+
+-- name: lock_settings (funcnames) -> rows
+-- The settings of these functions as above, locked by the transaction.
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention,
+       declared, override
+  FROM function WHERE funcname = ANY (:@funcnames::text[]) ORDER BY funcname FOR UPDATE
+
+-- name: create_functions (funcname) -> none
+-- Rows for functions that have none yet, so that they can be locked.
+INSERT INTO function (funcname) SELECT unnest(:@funcname::text[]) ON CONFLICT (funcname) DO NOTHING
+
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, declared, override) -> none
+-- Writes the whole settings of functions.
+INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
+       dead_retention, declared, override)
+SELECT n.funcname, n.lease, n.deadline, n.renews::boolean, n.envelope, n.max_failures, n.retention, n.max_running,
+       n.retry, n.timeout, n.dead_retention, n.declared, n.override
   FROM unnest(:@funcname::text[], :@lease::integer[], :@deadline::integer[], :@renews::integer[], :@envelope::text[],
-              :@max_failures::integer[], :@retention::integer[], :@max_running::integer[])
-       AS n (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running)
+              :@max_failures::integer[], :@retention::integer[], :@max_running::integer[], :@retry::text[],
+              :@timeout::double precision[], :@dead_retention::integer[], :@declared::text[], :@override::text[])
+       AS n (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
+             dead_retention, declared, override)
 ON CONFLICT (funcname) DO UPDATE
-   SET lease = coalesce(excluded.lease, f.lease), deadline = coalesce(excluded.deadline, f.deadline),
-       renews = coalesce(f.renews, excluded.renews), envelope = coalesce(excluded.envelope, f.envelope),
-       max_failures = coalesce(excluded.max_failures, f.max_failures),
-       retention = coalesce(excluded.retention, f.retention),
-       max_running = coalesce(excluded.max_running, f.max_running)
+   SET lease = excluded.lease, deadline = excluded.deadline, renews = excluded.renews,
+       envelope = excluded.envelope, max_failures = excluded.max_failures, retention = excluded.retention,
+       max_running = excluded.max_running, retry = excluded.retry, timeout = excluded.timeout,
+       dead_retention = excluded.dead_retention, declared = excluded.declared, override = excluded.override
 
 -- name: adoptable (jobids) -> rows
 -- Jobs whose copies came without an attempt and that nobody runs, locked by the transaction.

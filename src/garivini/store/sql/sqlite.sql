@@ -257,17 +257,18 @@ SELECT :jobid, :attempt, last + 1, :kind, strftime('%s', 'now') + 0, :body
 -- The reports of a job, oldest attempt first.
 SELECT attempt, kind, reported_at, body FROM report WHERE jobid = :jobid ORDER BY attempt, number
 
--- name: keep (jobid, attempt, worker, result, retention) -> none
+-- name: keep (jobid, attempt, worker, result, retention, ran) -> none
 -- Keeps a job that succeeded, in the transaction that deletes its row. An id is used once.
-INSERT INTO finished (jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result)
+INSERT INTO finished (jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result,
+       seconds)
 SELECT jobid, funcname, uniqkey, :attempt, failcount, created, strftime('%s', 'now') + 0,
-       strftime('%s', 'now') + :retention, :worker, :result
+       strftime('%s', 'now') + :retention, :worker, :result, :ran
   FROM job WHERE jobid = :jobid
 ON CONFLICT (jobid) DO NOTHING
 
 -- name: finished (jobid) -> rows
 -- A kept job.
-SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result
+SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result, seconds
   FROM finished WHERE jobid = :jobid
 
 -- name: outlived (limit) -> rows
@@ -283,6 +284,7 @@ DELETE FROM finished WHERE jobid IN (:*jobids)
 -- The row before a setback; the last column is whether its attempt holds it.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM function WHERE function.funcname = job.funcname),
+       (SELECT retry FROM function WHERE function.funcname = job.funcname),
        {effective_state} IN (1, 2, 3)
   FROM job WHERE jobid IN (:*jobids)
 
@@ -378,31 +380,44 @@ SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_
 SELECT 'version', sqlite_version() UNION ALL SELECT 'journal_mode', journal_mode FROM pragma_journal_mode
 
 -- name: functions () -> rows
--- The settings of all functions.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running FROM function ORDER BY funcname
+-- The settings of all functions that apply.
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention
+  FROM function ORDER BY funcname
 
--- name: set_function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running) -> none
--- NULL leaves a setting as it is.
-INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running)
-VALUES (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running)
-ON CONFLICT (funcname) DO UPDATE
-   SET lease = coalesce(excluded.lease, lease), deadline = coalesce(excluded.deadline, deadline),
-       renews = coalesce(excluded.renews, renews), envelope = coalesce(excluded.envelope, envelope),
-       max_failures = coalesce(excluded.max_failures, max_failures),
-       retention = coalesce(excluded.retention, retention),
-       max_running = coalesce(excluded.max_running, max_running)
+-- name: settings () -> rows
+-- The same, with what code has declared and what an operator has set instead.
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention,
+       declared, override
+  FROM function ORDER BY funcname
 
--- name: register_functions (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running) -> none
--- The same for many functions by a starting worker: `renews` stays as it is if it has been set.
-INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running)
+-- name: declared (funcnames) -> rows
+-- What code has declared for these functions.
+SELECT funcname, declared FROM function WHERE funcname IN (:*funcnames)
+
+-- name: lock_settings (funcnames) -> rows
+-- The settings of these functions as above.
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention,
+       declared, override
+  FROM function WHERE funcname IN (:*funcnames) ORDER BY funcname
+
+-- name: create_functions (funcname) -> none
+-- Rows for functions that have none yet, so that they can be locked.
+INSERT INTO function (funcname)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running) -- each
+  (:funcname) -- each
+ON CONFLICT (funcname) DO NOTHING
+
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, declared, override) -> none
+-- Writes the whole settings of functions.
+INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
+       dead_retention, declared, override)
+VALUES
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :declared, :override) -- each
 ON CONFLICT (funcname) DO UPDATE
-   SET lease = coalesce(excluded.lease, lease), deadline = coalesce(excluded.deadline, deadline),
-       renews = coalesce(renews, excluded.renews), envelope = coalesce(excluded.envelope, envelope),
-       max_failures = coalesce(excluded.max_failures, max_failures),
-       retention = coalesce(excluded.retention, retention),
-       max_running = coalesce(excluded.max_running, max_running)
+   SET lease = excluded.lease, deadline = excluded.deadline, renews = excluded.renews,
+       envelope = excluded.envelope, max_failures = excluded.max_failures, retention = excluded.retention,
+       max_running = excluded.max_running, retry = excluded.retry, timeout = excluded.timeout,
+       dead_retention = excluded.dead_retention, declared = excluded.declared, override = excluded.override
 
 -- name: adoptable (jobids) -> rows
 -- Jobs whose copies came without an attempt and that nobody runs.

@@ -1,0 +1,100 @@
+"""Where each setting of a function comes from: code declares it, and an operator overrides it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+from garivini.errors import UsageError
+from garivini.model.policy import NO_POLICY, FunctionPolicy
+
+#: The names of the settings.
+SETTINGS: Final[tuple[str, ...]] = tuple(FunctionPolicy.__slots__)
+#: Where the value of a setting comes from. ``row``: a program that knows only the columns has written it.
+Origin: TypeAlias = Literal["declared", "override", "row"]
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionSettings:
+    """The settings of a function, and where they come from."""
+
+    #: The values that apply.
+    policy: FunctionPolicy = NO_POLICY
+    #: The settings that code or a settings file has declared, by name.
+    declared: Mapping[str, Any] = field(default_factory=dict)
+    #: The settings that an operator has set instead, by name.
+    override: Mapping[str, Any] = field(default_factory=dict)
+
+    def origin(self, name: str) -> Origin | None:
+        """Return where the value of a setting comes from; None: it has none, so the default applies."""
+        value = getattr(self.policy, name)
+        if value is None:
+            return None
+        if self.override.get(name) == value:
+            return "override"
+        return "declared" if self.declared.get(name) == value else "row"
+
+    def declare(self, given: FunctionPolicy, *, worker: bool) -> "FunctionSettings":
+        """Return the settings after a declaration.
+
+        That of a worker replaces the former one. That of a settings file, read by a QueueRunner, does so only
+        if no worker has declared the function: otherwise a worker's other settings would be lost.
+        """
+        declared = given_settings(given)
+        if not worker and self.declared.get("renews"):
+            declared = {**self.declared, **declared}
+        return self._changed(declared, self.override)
+
+    def overridden(self, given: FunctionPolicy) -> "FunctionSettings":
+        """Return the settings after an operator has set those that are not None."""
+        return self._changed(self.declared, {**self.override, **given_settings(given)})
+
+    def reset(self) -> "FunctionSettings":
+        """Return the declared settings alone."""
+        policy = FunctionPolicy(**dict(self.declared))
+        return FunctionSettings(policy, self.declared, {})
+
+    def _changed(self, declared: Mapping[str, Any], override: Mapping[str, Any]) -> "FunctionSettings":
+        values = {}
+        for name in SETTINGS:
+            stood = name in self.declared or name in self.override
+            before = getattr(self.policy, name)
+            if name in override:
+                values[name] = override[name]
+            elif name == "renews" and before is not None and not stood:
+                values[name] = before  # an operator may know of workers that do not renew
+            elif name in declared:
+                values[name] = declared[name]
+            else:
+                values[name] = None if stood else before
+        return FunctionSettings(FunctionPolicy(**values), declared, override)
+
+
+def given_settings(policy: FunctionPolicy) -> dict[str, Any]:
+    """Return the settings of a policy that are not None, by name."""
+    return {name: value for name in SETTINGS if (value := getattr(policy, name)) is not None}
+
+
+def encode_given(given: Mapping[str, Any]) -> str | None:
+    """Return settings as JSON; None if there is none."""
+    return msgspec.json.encode(given, order="sorted").decode() if given else None
+
+
+def decode_given(text: str | None) -> dict[str, Any]:
+    """Return the settings in a stored text, without those that are not known or not valid."""
+    if not text:
+        return {}
+    try:
+        found = msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return {}
+    valid = {}
+    for name in SETTINGS:
+        if found.get(name) is not None:
+            try:
+                FunctionPolicy(**{name: found[name]})
+            except UsageError:
+                continue
+            valid[name] = found[name]
+    return valid

@@ -1,0 +1,40 @@
+"""The settings of a worker's functions, as they apply now: an operator changes them while it runs."""
+
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import replace
+
+from garivini.model.policy import NO_POLICY, FunctionPolicy
+from garivini.worker.functions import Registered
+from garivini.worker.kept_results import keeping
+
+
+class LiveSettings:
+    """Puts the current settings into the entries of functions, so that reading them costs a job nothing.
+
+    With several databases, the shortest time limit applies. It is called in the keepers' threads; an entry is
+    replaced at once.
+
+    Args:
+        functions: the entries by name in Gearman, which are replaced.
+        monotonic: returns the monotonic time.
+
+    """
+
+    def __init__(self, functions: MutableMapping[bytes, Registered], monotonic: Callable[[], float]) -> None:
+        self._functions = functions
+        self._declared = dict(functions)
+        self._monotonic = monotonic
+        #: By database, the settings that were read last.
+        self._read: dict[int, Mapping[str, FunctionPolicy]] = {}
+
+    def apply(self, dbid: int, policies: Mapping[str, FunctionPolicy]) -> None:
+        """Use the settings that were read from a database."""
+        if self._read.get(dbid) == policies:
+            return
+        self._read = {**self._read, dbid: policies}
+        for name, entry in self._declared.items():
+            found = [read.get(name.decode(), NO_POLICY) for read in self._read.values()]
+            limits = [policy.timeout for policy in found if policy.timeout is not None]
+            current = replace(entry, timeout=min(limits, default=None))
+            keeps = any(policy.retention is not None for policy in found)
+            self._functions[name] = keeping(current, self._monotonic) if keeps else current
