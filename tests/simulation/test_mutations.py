@@ -293,7 +293,7 @@ BROKEN: Final = {
     "a server told before the commit": Broken(OutcomeQueue, "step", reports_first, [0]),
     "no start check": Broken(StartChecks, "check", checks_nothing, [0, 2]),
     "a copy that comes again": Broken(HeldJobs, "arrived", starts_whatever_comes, [0, 8]),
-    "a second copy that is not checked": Broken(HeldJobs, "_attach", attaches_whatever_comes, [4720]),
+    "a second copy that is not checked": Broken(HeldJobs, "_attach", attaches_whatever_comes, [5359]),
     "a start after the loss of the connection": Broken(Held, "disconnected", never_disconnected, [23, 33]),
     "a QueueRunner that waits for nobody": Broken(Orphans, "until_sweep", sweeps_at_once, [ONE_AWAY]),
     "a clock read before its time": Broken(DatabaseClock, "step", reads_its_clock_late, [LATE_CLOCK]),

@@ -102,8 +102,7 @@ class Columns:
 _JOB: Final = Columns("ntBTTnTnnnnnnnn")
 #: By name of the statement: the columns of rows that other programs may have written.
 COLUMNS: Final[dict[str, Columns]] = {
-    "due": Columns("nnBTTTnnnnt"),
-    "identities": Columns("nnntT"),
+    "due": Columns("nnBTTTnnnt"),
     "args": Columns("nB"),
     "expired": Columns("nnTnnnnt"),
     "reclaim": _JOB,
