@@ -38,7 +38,7 @@ def undeclared(run: Statements, policies: Mapping[str, FunctionPolicy], *, worke
         name
         for name in names
         if FunctionSettings(declared=stored.get(name, {})).declare(policies[name], worker=worker).declared
-        != stored.get(name)
+        != stored.get(name, {})
     ]
 
 

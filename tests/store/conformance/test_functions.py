@@ -47,6 +47,11 @@ def test_set_function_gives_a_function_its_own_number_of_failures(database: Data
 # ---- declared and overridden
 
 
+def test_register_functions_without_a_setting_changes_nothing(database: Database) -> None:
+    assert not database.register_functions({"f": FunctionPolicy()})
+    assert database.function_settings() == {}
+
+
 def test_register_functions_declares_and_set_function_overrides_until_unset(database: Database) -> None:
     assert database.register_functions({"f": FunctionPolicy(lease=30, renews=True, max_failures=3)})
     database.set_function("f", FunctionPolicy(max_failures=7, timeout=1.5))
