@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+from unittest.mock import patch
 
 import pytest
 
@@ -12,6 +13,8 @@ from garivini import Client, Job, State
 from garivini.model.job import Handle
 from garivini.model.policy import FunctionPolicy
 from garivini.roles.held_back import HeldBack
+from garivini.store.database import Database
+from tests.processes import PATIENCE
 from tests.system import System, system
 from tests.test_injector import Caller, counted
 from tests.test_queue_runner import claim, runner
@@ -84,6 +87,27 @@ async def test_an_injector_leaves_jobs_with_a_limit_to_a_queue_runner(tmp_path: 
         await queue.seen.wait("jobs.dispatched")
         states = [(job.funcname, job.state) for job in await queue.call(queue.database.jobs)]
         assert states == [("f", State.WAITING), ("g", State.LEASED)]
+
+
+async def test_an_injector_that_was_idle_knows_a_limit_that_was_set_meanwhile(tmp_path: Path) -> None:
+    async with system(tmp_path) as queue:
+        queue.start_injector()
+        await counted(queue)
+        await limit(queue)
+        functions, reads = Database.functions, []
+
+        def noted(database: Database) -> dict[str, FunctionPolicy]:
+            reads.append(database.dbid)
+            return functions(database)
+
+        with patch.object(Database, "functions", noted):
+            async with asyncio.timeout(PATIENCE):
+                while len(reads) < 2:  # the second one begins after the first is used
+                    await asyncio.sleep(0.01)
+        async with Caller(queue.address) as caller:
+            await caller.inject("f")
+        (job,) = await queue.call(queue.database.jobs)
+        assert job.state is State.WAITING
 
 
 async def test_a_controller_calls_no_more_jobs_than_the_limit(tmp_path: Path) -> None:

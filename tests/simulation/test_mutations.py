@@ -1,6 +1,7 @@
 """A protocol with one rule broken does not pass: each rule is broken in turn, and some seed must tell."""
 
 import asyncio
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -228,6 +229,24 @@ def slow_functions(*, jobs: int = 8, lease: int = 3) -> Scenario:
     )
 
 
+def cut_while_jobs_wait(seed: int) -> Scenario:
+    """Return one whose worker loses its connections while later attempts wait there behind a slow job."""
+    dice = random.Random(seed)
+    plans = [
+        Plan(
+            *(number, max(0.0, number - 8) * 0.5, "f0", 0, "normal", dice.choice([0.005, 0.6])),
+            outcomes=("retry", "retry", "done"),
+        )
+        for number in range(16)
+    ]
+    faults = [
+        Fault(0.2 + 10 * dice.random(), "cut worker", dice.choice([0.01, 0.1, 0.4]), 0, 0.0)
+        for _ in range(12)
+    ]
+    faults.sort(key=lambda fault: fault.at)
+    return replace(plain(lease=20), seed=seed, plans=tuple(plans), faults=tuple(faults))
+
+
 class Broken(NamedTuple):
     """A rule of the protocol that does not hold."""
 
@@ -293,7 +312,9 @@ BROKEN: Final = {
     "a server told before the commit": Broken(OutcomeQueue, "step", reports_first, [0]),
     "no start check": Broken(StartChecks, "check", checks_nothing, [0, 2]),
     "a copy that comes again": Broken(HeldJobs, "arrived", starts_whatever_comes, [0, 8]),
-    "a second copy that is not checked": Broken(HeldJobs, "_attach", attaches_whatever_comes, [5359]),
+    "a second copy that is not checked": Broken(
+        HeldJobs, "_attach", attaches_whatever_comes, [cut_while_jobs_wait(seed) for seed in range(24)]
+    ),
     "a start after the loss of the connection": Broken(Held, "disconnected", never_disconnected, [23, 33]),
     "a QueueRunner that waits for nobody": Broken(Orphans, "until_sweep", sweeps_at_once, [ONE_AWAY]),
     "a clock read before its time": Broken(DatabaseClock, "step", reads_its_clock_late, [LATE_CLOCK]),
