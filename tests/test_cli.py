@@ -333,7 +333,6 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
         "retention": 3600,
         "retry": None,
         "timeout": None,
-        "dead_retention": None,
         "max_running": 5,
     }
     table = invoke("functions", "list", "--db", url).output

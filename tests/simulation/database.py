@@ -356,10 +356,10 @@ class Model:
     def set_function(self, funcname: str, policy: FunctionPolicy) -> None:
         self._set(funcname, self._settings(funcname).overridden(policy))
 
-    def register_functions(self, policies: Mapping[str, FunctionPolicy], *, worker: bool = True) -> bool:
+    def register_functions(self, policies: Mapping[str, FunctionPolicy]) -> bool:
         before = dict(self.settings)
         for funcname, policy in policies.items():
-            self._set(funcname, self._settings(funcname).declare(policy, worker=worker))
+            self._set(funcname, self._settings(funcname).declare(policy))
         return self.settings != before
 
     def _settings(self, funcname: str) -> FunctionSettings:

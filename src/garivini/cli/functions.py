@@ -152,7 +152,7 @@ def set_(
 @click.argument("funcname")
 @databases
 def reset(funcname: str, dbs: list[str]) -> None:
-    """Undo what functions set has set for FUNCNAME: what its workers declare or the defaults apply again."""
+    """Undo functions set for FUNCNAME: the settings that its workers declare apply again, or the defaults."""
     with closing(Shards(dbs)) as shards:
         for database in shards:
             database.unset_function(funcname)

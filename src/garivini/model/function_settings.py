@@ -21,7 +21,7 @@ class FunctionSettings:
 
     #: The values that apply.
     policy: FunctionPolicy = NO_POLICY
-    #: The settings that code or a settings file has declared, by name.
+    #: The settings that code has declared, by name.
     declared: Mapping[str, Any] = field(default_factory=dict)
     #: The settings that an operator has set instead, by name.
     override: Mapping[str, Any] = field(default_factory=dict)
@@ -35,16 +35,9 @@ class FunctionSettings:
             return "override"
         return "declared" if self.declared.get(name) == value else "row"
 
-    def declare(self, given: FunctionPolicy, *, worker: bool) -> "FunctionSettings":
-        """Return the settings after a declaration.
-
-        That of a worker replaces the former one. That of a settings file, read by a QueueRunner, does so only
-        if no worker has declared the function: otherwise a worker's other settings would be lost.
-        """
-        declared = given_settings(given)
-        if not worker and self.declared.get("renews"):
-            declared = {**self.declared, **declared}
-        return self._changed(declared, self.override)
+    def declare(self, given: FunctionPolicy) -> "FunctionSettings":
+        """Return the settings after a declaration, which replaces the former one."""
+        return self._changed(given_settings(given), self.override)
 
     def overridden(self, given: FunctionPolicy) -> "FunctionSettings":
         """Return the settings after an operator has set those that are not None."""
@@ -89,12 +82,19 @@ def decode_given(text: str | None) -> dict[str, Any]:
         found = msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return {}
-    valid = {}
-    for name in SETTINGS:
-        if found.get(name) is not None:
-            try:
-                FunctionPolicy(**{name: found[name]})
-            except UsageError:
-                continue
-            valid[name] = found[name]
-    return valid
+    return valid_settings(found)
+
+
+def valid_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings among these that are valid and not None."""
+    return {
+        name: value for name in SETTINGS if (value := given.get(name)) is not None and _is_valid(name, value)
+    }
+
+
+def _is_valid(name: str, value: Any) -> bool:
+    try:
+        FunctionPolicy(**{name: value})
+    except UsageError:
+        return False
+    return True

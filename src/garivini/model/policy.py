@@ -17,7 +17,7 @@ MAX_CRASHES: Final = 3
 #: The largest limit of a function's jobs in flight. A claim counts up to it.
 MAX_RUNNING: Final = 10_000
 _DAY: Final = 86400
-_WHOLE: Final = ("lease", "deadline", "max_failures", "retention", "max_running", "dead_retention")
+_WHOLE: Final = ("lease", "deadline", "max_failures", "retention", "max_running")
 
 #: Forms of a payload: our JSON object, the same with the original's blobs, or the bare argument.
 Envelope: TypeAlias = Literal["json", "latin-1", "raw"]
@@ -46,8 +46,6 @@ class FunctionPolicy:
     retry: str | None = None
     #: Maximum seconds of an attempt on a ``Worker``; None: no limit.
     timeout: float | None = None
-    #: Seconds for which a dead job is kept; None: until an operator deletes it.
-    dead_retention: int | None = None
 
     def __post_init__(self) -> None:
         for name in _WHOLE:
@@ -71,7 +69,7 @@ class FunctionPolicy:
         self._check_failures()
 
     def _check_failures(self) -> None:
-        """Check the settings of failed and dead jobs."""
+        """Check the settings of failed jobs."""
         if self.retry is not None:
             if not isinstance(self.retry, str):
                 raise UsageError(f"retry is a JSON text, not {self.retry!r:.100}")
@@ -81,8 +79,6 @@ class FunctionPolicy:
                 raise UsageError(f"timeout is a number of seconds, not {self.timeout!r:.100}")
             if not 0 < self.timeout <= 365 * _DAY:
                 raise UsageError(f"a timeout is above 0 seconds and at most a year, not {self.timeout}")
-        if self.dead_retention is not None and not 1 <= self.dead_retention <= 3650 * _DAY:
-            raise UsageError(f"a dead_retention is 1 s to ten years, not {self.dead_retention}")
 
     @property
     def has_rules(self) -> bool:

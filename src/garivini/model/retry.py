@@ -63,7 +63,7 @@ ErrorClass: TypeAlias = type[BaseException] | str
 
 
 class RetryEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a failure by one class of errors means."""
+    """The rule for failures by one class of errors."""
 
     #: The name of the class, or of a base class, alone or with its module.
     error: str
@@ -94,7 +94,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     #: The delays of errors without their own; None: ``model/when.backoff``.
     backoff: BackoffCurve | tuple[float, ...] | None = None
     errors: tuple[RetryEntry, ...] = ()
-    #: What becomes of a failure that no entry matches.
+    #: The rule for failures that no entry matches.
     others: Literal["retry", "discard"] = "retry"
 
     def __post_init__(self) -> None:

@@ -210,17 +210,11 @@ class Database:
     _undeclared = read_only(policies.undeclared)
     _declare = in_transaction(policies.declare)
 
-    def register_functions(self, given: Mapping[str, FunctionPolicy], *, worker: bool = True) -> bool:
-        """Store the settings that code declares, if they differ from what is declared; return whether.
-
-        Args:
-            given: by function.
-            worker: whether a worker declares them, and not a settings file.
-
-        """
-        changed = {name: given[name] for name in self._undeclared(given, worker=worker)}
+    def register_functions(self, given: Mapping[str, FunctionPolicy]) -> bool:
+        """Store the settings that code declares, by function; return whether any of them is new."""
+        changed = {name: given[name] for name in self._undeclared(given)}
         if changed:
-            self._declare(changed, worker=worker)
+            self._declare(changed)
         return bool(changed)
 
     set_function: Final = in_transaction(policies.set_function)

@@ -9,8 +9,10 @@ from garivini.model.function_settings import (
     FunctionSettings,
     decode_given,
     encode_given,
+    given_settings,
+    valid_settings,
 )
-from garivini.model.policy import NO_POLICY, FunctionPolicy
+from garivini.model.policy import FunctionPolicy
 from garivini.store.chunks import CHUNK
 from garivini.store.statements import Statements
 
@@ -25,7 +27,7 @@ def function_settings(run: Statements) -> dict[str, FunctionSettings]:
     return dict(map(_settings, run("settings")))
 
 
-def undeclared(run: Statements, policies: Mapping[str, FunctionPolicy], *, worker: bool = True) -> list[str]:
+def undeclared(run: Statements, policies: Mapping[str, FunctionPolicy]) -> list[str]:
     """Return the names of functions for which other settings are declared than these."""
     names = sorted(policies)
     stored: dict[str, Mapping[str, Any]] = {}
@@ -34,27 +36,15 @@ def undeclared(run: Statements, policies: Mapping[str, FunctionPolicy], *, worke
             (funcname, decode_given(text))
             for funcname, text in run("declared", funcnames=names[start : start + CHUNK])
         )
-    return [
-        name
-        for name in names
-        if FunctionSettings(declared=stored.get(name, {})).declare(policies[name], worker=worker).declared
-        != stored.get(name, {})
-    ]
+    return [name for name in names if given_settings(policies[name]) != stored.get(name, {})]
 
 
-def declare(run: Statements, policies: Mapping[str, FunctionPolicy], *, worker: bool = True) -> None:
-    """Store the settings that code or a settings file declares; those of an operator stay in force.
-
-    Args:
-        run: runs the statements.
-        policies: by function.
-        worker: whether a worker declares them: see ``FunctionSettings.declare``.
-
-    """
+def declare(run: Statements, policies: Mapping[str, FunctionPolicy]) -> None:
+    """Store the settings that code declares, by function; those of an operator stay in force."""
     names = sorted(policies)
     for start in range(0, len(names), CHUNK):
         part = names[start : start + CHUNK]
-        _change(run, part, lambda name, settings: settings.declare(policies[name], worker=worker))
+        _change(run, part, lambda name, settings: settings.declare(policies[name]))
 
 
 def set_function(run: Statements, funcname: str, policy: FunctionPolicy) -> None:
@@ -104,14 +94,7 @@ def _policy(values: list[Any]) -> FunctionPolicy:
     try:
         return FunctionPolicy(**given)
     except UsageError:
-        return FunctionPolicy(**{name: value for name, value in given.items() if _is_valid(name, value)})
-
-
-def _is_valid(name: str, value: Any) -> bool:
-    try:
-        return FunctionPolicy(**{name: value}) is not NO_POLICY
-    except UsageError:
-        return False
+        return FunctionPolicy(**valid_settings(given))
 
 
 def _row(funcname: str, settings: FunctionSettings) -> dict[str, Any]:

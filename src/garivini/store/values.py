@@ -7,9 +7,7 @@ from garivini.errors import UsageError
 
 #: Parameters of statements that are text or bytes; most others are whole numbers.
 _TEXTS: Final = frozenset(
-    (
-        "funcname uniqkey coalesce arg flag kind error message trace worker body result envelope fingerprint"
-    ).split()
+    "funcname uniqkey coalesce arg flag kind error message trace worker body result envelope".split()
 )
 #: Parameters that are numbers with a fraction.
 _REALS: Final = frozenset(("ran",))

@@ -68,17 +68,6 @@ def test_register_functions_declares_and_set_function_overrides_until_unset(data
     assert database.functions() == {"f": FunctionPolicy(renews=True, max_failures=4)}
 
 
-def test_register_functions_of_a_settings_file_keeps_what_a_worker_declares(database: Database) -> None:
-    database.register_functions({"f": FunctionPolicy(renews=True, lease=30)})
-    database.register_functions({"f": FunctionPolicy(retention=60)}, worker=False)
-    database.register_functions({"g": FunctionPolicy(lease=40)}, worker=False)
-    database.register_functions({"g": FunctionPolicy(retention=60)}, worker=False)
-    assert database.functions() == {
-        "f": FunctionPolicy(renews=True, lease=30, retention=60),
-        "g": FunctionPolicy(retention=60),
-    }
-
-
 def test_register_functions_leaves_what_plain_sql_has_set(database: Database, backend: Backend) -> None:
     table = "`function`" if database.dialect == "mysql" else "function"
     no = "FALSE" if database.dialect == "postgresql" else "0"

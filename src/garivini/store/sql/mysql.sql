@@ -421,22 +421,22 @@ SHOW GLOBAL STATUS LIKE 'wsrep_cluster_size'
 
 -- name: functions () -> rows
 -- The settings of all functions that apply.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout
   FROM `function` ORDER BY funcname
 
 -- name: settings () -> rows
 -- The same, with what code has declared and what an operator has set instead.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention,
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        declared, override
   FROM `function` ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
--- What code has declared for these functions.
+-- The settings of these functions that code has declared.
 SELECT funcname, declared FROM `function` WHERE funcname IN (:*funcnames)
 
 -- name: lock_settings (funcnames) -> rows
 -- The settings of these functions as above, locked by the transaction.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention,
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        declared, override
   FROM `function` WHERE funcname IN (:*funcnames) ORDER BY funcname FOR UPDATE
 
@@ -447,17 +447,17 @@ VALUES
   (:funcname) -- each
 ON DUPLICATE KEY UPDATE funcname = VALUES(funcname)
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, declared, override) -> none
 -- Writes the whole settings of functions.
 INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, declared, override)
+       declared, override)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :declared, :override) -- each
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :declared, :override) -- each
 ON DUPLICATE KEY UPDATE
        lease = VALUES(lease), deadline = VALUES(deadline), renews = VALUES(renews),
        envelope = VALUES(envelope), max_failures = VALUES(max_failures), retention = VALUES(retention),
        max_running = VALUES(max_running), retry = VALUES(retry), timeout = VALUES(timeout),
-       dead_retention = VALUES(dead_retention), declared = VALUES(declared), override = VALUES(override)
+       declared = VALUES(declared), override = VALUES(override)
 
 -- name: adoptable (jobids) -> rows
 -- Jobs whose copies came without an attempt and that nobody runs, locked by the transaction.

@@ -430,22 +430,22 @@ UNION ALL SELECT 'commits_without_standby', count(*)::text FROM pg_catalog.pg_st
 
 -- name: functions () -> rows
 -- The settings of all functions that apply.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout
   FROM function ORDER BY funcname
 
 -- name: settings () -> rows
 -- The same, with what code has declared and what an operator has set instead.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention,
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        declared, override
   FROM function ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
--- What code has declared for these functions.
+-- The settings of these functions that code has declared.
 SELECT funcname, declared FROM function WHERE funcname = ANY (:@funcnames::text[])
 
 -- name: lock_settings (funcnames) -> rows
 -- The settings of these functions as above, locked by the transaction.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention,
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        declared, override
   FROM function WHERE funcname = ANY (:@funcnames::text[]) ORDER BY funcname FOR UPDATE
 
@@ -453,22 +453,22 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
 -- Rows for functions that have none yet, so that they can be locked.
 INSERT INTO function (funcname) SELECT unnest(:@funcname::text[]) ON CONFLICT (funcname) DO NOTHING
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, declared, override) -> none
 -- Writes the whole settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, declared, override)
+       declared, override)
 SELECT n.funcname, n.lease, n.deadline, n.renews::boolean, n.envelope, n.max_failures, n.retention, n.max_running,
-       n.retry, n.timeout, n.dead_retention, n.declared, n.override
+       n.retry, n.timeout, n.declared, n.override
   FROM unnest(:@funcname::text[], :@lease::integer[], :@deadline::integer[], :@renews::integer[], :@envelope::text[],
               :@max_failures::integer[], :@retention::integer[], :@max_running::integer[], :@retry::text[],
-              :@timeout::double precision[], :@dead_retention::integer[], :@declared::text[], :@override::text[])
+              :@timeout::double precision[], :@declared::text[], :@override::text[])
        AS n (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-             dead_retention, declared, override)
+             declared, override)
 ON CONFLICT (funcname) DO UPDATE
    SET lease = excluded.lease, deadline = excluded.deadline, renews = excluded.renews,
        envelope = excluded.envelope, max_failures = excluded.max_failures, retention = excluded.retention,
        max_running = excluded.max_running, retry = excluded.retry, timeout = excluded.timeout,
-       dead_retention = excluded.dead_retention, declared = excluded.declared, override = excluded.override
+       declared = excluded.declared, override = excluded.override
 
 -- name: adoptable (jobids) -> rows
 -- Jobs whose copies came without an attempt and that nobody runs, locked by the transaction.

@@ -381,22 +381,22 @@ SELECT 'version', sqlite_version() UNION ALL SELECT 'journal_mode', journal_mode
 
 -- name: functions () -> rows
 -- The settings of all functions that apply.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout
   FROM function ORDER BY funcname
 
 -- name: settings () -> rows
 -- The same, with what code has declared and what an operator has set instead.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention,
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        declared, override
   FROM function ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
--- What code has declared for these functions.
+-- The settings of these functions that code has declared.
 SELECT funcname, declared FROM function WHERE funcname IN (:*funcnames)
 
 -- name: lock_settings (funcnames) -> rows
 -- The settings of these functions as above.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention,
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        declared, override
   FROM function WHERE funcname IN (:*funcnames) ORDER BY funcname
 
@@ -407,17 +407,17 @@ VALUES
   (:funcname) -- each
 ON CONFLICT (funcname) DO NOTHING
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, declared, override) -> none
 -- Writes the whole settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, declared, override)
+       declared, override)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :declared, :override) -- each
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :declared, :override) -- each
 ON CONFLICT (funcname) DO UPDATE
    SET lease = excluded.lease, deadline = excluded.deadline, renews = excluded.renews,
        envelope = excluded.envelope, max_failures = excluded.max_failures, retention = excluded.retention,
        max_running = excluded.max_running, retry = excluded.retry, timeout = excluded.timeout,
-       dead_retention = excluded.dead_retention, declared = excluded.declared, override = excluded.override
+       declared = excluded.declared, override = excluded.override
 
 -- name: adoptable (jobids) -> rows
 -- Jobs whose copies came without an attempt and that nobody runs.

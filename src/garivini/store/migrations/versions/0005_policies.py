@@ -1,4 +1,4 @@
-"""Settings for retries, time limits and dead jobs, the origin of settings, and fingerprints of failures."""
+"""Settings for retries and time limits, the origin of settings, and how long kept jobs ran."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ revision = "0005_from_0003"
 down_revision = "0004_from_0003"
 
 #: The table of each statement of "up" on MySQL, and a column that it adds.
-_ADDED = (("function", "override"), ("finished", "seconds"), ("failure", "fingerprint"))
+_ADDED = (("function", "override"), ("finished", "seconds"))
 
 
 def _dialect() -> str:

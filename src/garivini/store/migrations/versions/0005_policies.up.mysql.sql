@@ -1,12 +1,9 @@
--- The rest of a function's settings, and where each setting comes from: JSON objects of what code or a settings file has
--- declared, and of what an operator has set instead. The other columns have the values that apply.
+-- The rest of a function's settings, and where each setting comes from: JSON objects of what code has declared, and
+-- of what an operator has set instead. The other columns have the values that apply.
 ALTER TABLE `function`
-  ADD COLUMN retry          TEXT,
-  ADD COLUMN timeout        DOUBLE CHECK (timeout > 0),
-  ADD COLUMN dead_retention INT CHECK (dead_retention BETWEEN 1 AND 315360000),
-  ADD COLUMN declared       MEDIUMTEXT,
-  ADD COLUMN override       MEDIUMTEXT;
--- How long the attempt that succeeded ran. A server that would have to copy the table refuses, here and below.
+  ADD COLUMN retry    TEXT,
+  ADD COLUMN timeout  DOUBLE CHECK (timeout > 0),
+  ADD COLUMN declared MEDIUMTEXT,
+  ADD COLUMN override MEDIUMTEXT;
+-- How long the attempt that succeeded ran. A server that would have to copy the table refuses.
 ALTER TABLE finished ADD COLUMN seconds DOUBLE, ALGORITHM=INSTANT;
--- The same for failures of the same cause.
-ALTER TABLE failure ADD COLUMN fingerprint VARCHAR(16), ALGORITHM=INSTANT;

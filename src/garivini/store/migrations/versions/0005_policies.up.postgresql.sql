@@ -1,12 +1,9 @@
--- The rest of a function's settings, and where each setting comes from: JSON objects of what code or a settings file has
--- declared, and of what an operator has set instead. The other columns have the values that apply.
+-- The rest of a function's settings, and where each setting comes from: JSON objects of what code has declared, and
+-- of what an operator has set instead. The other columns have the values that apply.
 ALTER TABLE function
-  ADD COLUMN retry          TEXT,
-  ADD COLUMN timeout        DOUBLE PRECISION CHECK (timeout > 0),
-  ADD COLUMN dead_retention INTEGER CHECK (dead_retention BETWEEN 1 AND 315360000),
-  ADD COLUMN declared       TEXT,
-  ADD COLUMN override       TEXT;
+  ADD COLUMN retry    TEXT,
+  ADD COLUMN timeout  DOUBLE PRECISION CHECK (timeout > 0),
+  ADD COLUMN declared TEXT,
+  ADD COLUMN override TEXT;
 -- How long the attempt that succeeded ran.
 ALTER TABLE finished ADD COLUMN seconds DOUBLE PRECISION;
--- The same for failures of the same cause.
-ALTER TABLE failure ADD COLUMN fingerprint VARCHAR(16);

@@ -1,11 +1,8 @@
--- The rest of a function's settings, and where each setting comes from: JSON objects of what code or a settings file has
--- declared, and of what an operator has set instead. The other columns have the values that apply.
+-- The rest of a function's settings, and where each setting comes from: JSON objects of what code has declared, and
+-- of what an operator has set instead. The other columns have the values that apply.
 ALTER TABLE function ADD COLUMN retry TEXT;
 ALTER TABLE function ADD COLUMN timeout REAL CHECK (timeout > 0);
-ALTER TABLE function ADD COLUMN dead_retention INTEGER CHECK (dead_retention BETWEEN 1 AND 315360000);
 ALTER TABLE function ADD COLUMN declared TEXT;
 ALTER TABLE function ADD COLUMN override TEXT;
 -- How long the attempt that succeeded ran.
 ALTER TABLE finished ADD COLUMN seconds REAL;
--- The same for failures of the same cause.
-ALTER TABLE failure ADD COLUMN fingerprint VARCHAR(16);
