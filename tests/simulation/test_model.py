@@ -174,6 +174,16 @@ class Both(RuleBasedStateMachine):
             lambda database: database.claim(lane, limit=limit, lease=lease, max_bytes=max_bytes)
         )
 
+    @rule(
+        funcname=st.sampled_from(["f", "g"]),
+        priority=st.sampled_from(PRIORITIES),
+        limit=st.integers(1, 5),
+        lease=leases,
+    )
+    def admit(self, funcname: str, priority: str, limit: int, lease: int) -> None:
+        lane = Lane(funcname, State.WAITING, priority, 0)
+        self.claimed += self.both(lambda database: database.admit(lane, limit=limit, lease=lease)).jobs
+
     @rule(lease=leases)
     def claim_all(self, lease: int) -> None:
         for lane in self.model.lanes().lanes:
@@ -331,6 +341,7 @@ class Both(RuleBasedStateMachine):
             lease=st.sampled_from([None, 3, 9]),
             renews=st.sampled_from([None, True, False]),
             max_failures=st.sampled_from([None, 1, 2]),
+            max_running=st.sampled_from([None, 1, 2]),
             retry=st.sampled_from([None, *RETRIES]),
         ),
         by_worker=st.booleans(),
