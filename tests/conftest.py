@@ -20,15 +20,21 @@ gc.disable()
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
-#: What asks for one of these needs a real server, and so its mark.
-_SERVERS = {"mariadb", "postgresql", "own_mariadb", "own_postgresql"}
+#: A test with one of these as a fixture or a parameter needs a real server, and so its mark.
+_SERVERS = {"mariadb", "postgresql", "own_mariadb", "own_postgresql", "gearmand"}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if isinstance(item, pytest.Function) and not _SERVERS.isdisjoint(item.fixturenames):
+        if isinstance(item, pytest.Function) and not _SERVERS.isdisjoint(_needs(item)):
             item.add_marker(pytest.mark.servers)
+
+
+def _needs(item: pytest.Function) -> list[str]:
+    """Return the names of fixtures, and the parameters. One called ``dialect`` needs no server."""
+    given = item.callspec.params if hasattr(item, "callspec") else {}
+    return [*item.fixturenames, *(str(value) for name, value in given.items() if name != "dialect")]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -100,7 +100,6 @@ def test_a_database_without_a_floor_is_refused() -> None:
         bare.connect("oracle://localhost/job")
 
 
-@pytest.mark.servers
 def test_the_bare_steps_on_postgresql_take_each_job_once(postgresql: PostgreSQL) -> None:
     with postgresql.database() as url:
         with Client(url) as client:

@@ -27,7 +27,7 @@ from garivini.roles.queue_runner import QueueRunnerSettings
 from garivini.roles.waiting_room import WaitingRoom
 from tests.processes import PATIENCE, command
 from tests.servers import gearmand
-from tests.sql_servers import SQLServer
+from tests.sql_servers import SERVERS, SQLServer
 from tests.system import System, system
 
 
@@ -70,9 +70,7 @@ async def stock(address: str, function: bytes = b"f", slots: int = 100) -> Async
 Make = Callable[[], AbstractAsyncContextManager[System]]
 
 
-@pytest.fixture(
-    params=["sqlite", *(pytest.param(kind, marks=pytest.mark.servers) for kind in ("mariadb", "postgresql"))]
-)
+@pytest.fixture(params=["sqlite", *SERVERS])
 def made(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     """A queue on SQLite and the embedded server, or on gearmand and a database server."""
     if request.param == "sqlite":

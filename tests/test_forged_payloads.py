@@ -19,10 +19,10 @@ from garivini.model.new_jobs import new_job
 from garivini.model.state import State
 from garivini.store.database import Lane
 from tests.processes import SOON
-from tests.sql_servers import SQLServer
+from tests.sql_servers import SERVERS, SQLServer
 from tests.system import system, upgraded
 from tests.test_controller import stock
-from tests.test_keeper_faults import IDS, SERVERS
+from tests.test_keeper_faults import IDS
 
 #: What has wedged a keeper; the id is that of a job which somebody else runs.
 FORGED: Final[list[dict[str, Any]]] = [

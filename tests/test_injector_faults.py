@@ -22,7 +22,7 @@ from tests.system import Seen, upgraded
 from tests.test_injector import Caller
 
 
-@pytest.fixture(params=[pytest.param(kind, marks=pytest.mark.servers) for kind in SERVERS])
+@pytest.fixture(params=SERVERS)
 def sql_server(request: pytest.FixtureRequest) -> MariaDB | PostgreSQL:
     server: MariaDB | PostgreSQL = request.getfixturevalue(f"own_{request.param}")
     return server

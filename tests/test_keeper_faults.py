@@ -27,10 +27,9 @@ from garivini.model.when import At, Never, Offset
 from garivini.store.database import Database
 from tests.databases import sqlite_url
 from tests.processes import PATIENCE, SOON
-from tests.sql_servers import MariaDB, MariaDBOrMySQL, SQLServer
+from tests.sql_servers import SERVERS, MariaDB, MariaDBOrMySQL, SQLServer
 from tests.system import upgraded
 
-SERVERS: Final = [pytest.param(name, marks=pytest.mark.servers) for name in ("mariadb", "postgresql")]
 DRIVERS: Final = {"mysql": "mysql+pymysql", "postgresql": "postgresql+psycopg"}
 
 

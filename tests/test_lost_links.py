@@ -20,7 +20,7 @@ from tests.system import System, system
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(params=["embedded", pytest.param("gearmand", marks=pytest.mark.servers)])
+@pytest.fixture(params=["embedded", "gearmand"])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     opened = embedded() if request.param == "embedded" else gearmand(tmp_path)
     with opened as address:

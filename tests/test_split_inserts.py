@@ -39,7 +39,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SQLite, "prepare", lambda _, new: new.execute("PRAGMA synchronous = OFF"))
 
 
-@pytest.fixture(params=["sqlite", *(pytest.param(kind, marks=pytest.mark.servers) for kind in SERVERS)])
+@pytest.fixture(params=["sqlite", *SERVERS])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A database with its tables, of each kind."""
     if request.param == "sqlite":
@@ -181,7 +181,6 @@ async def test_insert_job_of_an_argument_that_is_too_large_fails_alone_with_an_e
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SERVERS)
-@pytest.mark.servers
 def test_insert_job_beside_a_key_that_a_transaction_has_locked_is_stored(
     request: pytest.FixtureRequest, kind: str
 ) -> None:
@@ -212,7 +211,6 @@ def test_insert_job_beside_a_key_that_a_transaction_has_locked_is_stored(
         )
 
 
-@pytest.mark.servers
 @pytest.mark.parametrize("kind", SERVERS)
 def test_insert_job_of_a_taken_key_does_not_wait_for_a_lock_on_its_row(
     request: pytest.FixtureRequest, kind: str
@@ -334,7 +332,6 @@ async def test_a_call_with_a_row_that_the_database_refuses_fails_alone(tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.servers
 @pytest.mark.parametrize("kind", SERVERS)
 def test_a_call_beside_one_whose_key_is_locked_is_stored(
     request: pytest.FixtureRequest, kind: str, tmp_path: Path

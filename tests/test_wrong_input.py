@@ -127,7 +127,7 @@ class Queue:
             raise AssertionError(f"good jobs did not run: {self.system.seen.events[-20:]}") from None
 
 
-@pytest.fixture(params=["sqlite", *(pytest.param(kind, marks=pytest.mark.servers) for kind in SERVERS)])
+@pytest.fixture(params=["sqlite", *SERVERS])
 def queue(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Queue]:
     if request.param == "sqlite":
         queue = Queue(tmp_path, None, None)

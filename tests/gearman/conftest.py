@@ -8,7 +8,7 @@ from tests import servers
 from tests.gearman.peer import Peer
 
 
-@pytest.fixture(params=["embedded", pytest.param("gearmand", marks=pytest.mark.servers)])
+@pytest.fixture(params=["embedded", "gearmand"])
 def gearman_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Address of a private server, once of each kind. Both must behave the same."""
     kind = servers.embedded() if request.param == "embedded" else servers.gearmand(tmp_path)

@@ -9,9 +9,7 @@ from tests.peers.databases import KINDS, Place, place
 from tests.processes import Command, command
 
 
-@pytest.fixture(
-    params=["sqlite", *(pytest.param(kind, marks=pytest.mark.servers) for kind in KINDS if kind != "sqlite")]
-)
+@pytest.fixture(params=KINDS)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """An upgraded database of each kind, the test's own."""
     with place(request.param, tmp_path, request) as made:

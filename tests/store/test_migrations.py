@@ -17,16 +17,12 @@ from garivini.model.state import State
 from garivini.store import schema
 from garivini.store.database import Database, Lane
 from tests.databases import numbers
+from tests.sql_servers import SERVERS
 
 DRIVERS = {"mysql": "mysql+pymysql", "postgresql": "postgresql+psycopg"}
 
 
-@pytest.fixture(
-    params=[
-        "sqlite",
-        *(pytest.param(name, marks=pytest.mark.servers) for name in ("mariadb", "postgresql")),
-    ]
-)
+@pytest.fixture(params=["sqlite", *SERVERS])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """An empty database."""
     if request.param == "sqlite":

@@ -145,15 +145,13 @@ def test_arguments_of_another_type_are_refused_by_both_clients(
             "",
             [f"UPDATE job SET jobid = {2**63 - 1}", f"UPDATE sqlite_sequence SET seq = {2**63 - 1}"],
         ),
-        pytest.param(
+        (
             "mariadb",
             [f"UPDATE job SET jobid = {2**64 - 1}", f"ALTER TABLE job AUTO_INCREMENT = {2**64 - 1}"],
-            marks=pytest.mark.servers,
         ),
-        pytest.param(
+        (
             "postgresql",
             [f"ALTER SEQUENCE job_jobid_seq RESTART WITH {2**63 - 1}", "SELECT nextval('job_jobid_seq')"],
-            marks=pytest.mark.servers,
         ),
     ],
     ids=["sqlite", "mariadb", "postgresql"],
