@@ -15,11 +15,14 @@ help:  ## Show this list
 demo: .venv/.run  ## Run durable jobs end to end on the embedded database and server, with kills
 	@$(BIN)/garivini demo
 
+# SQLite files of tests are in memory if there is room: the disk would have to sync each commit.
+MEMORY := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 500000 2>/dev/null \
+	&& echo TMPDIR=/dev/shm)
 check: .venv/.dev  ## Format, lint, types, unit and SQLite tests: seconds, no servers
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/pytest -q -n 3 --dist worksteal -m "not servers and not slow"
+	@$(MEMORY) $(BIN)/pytest -q -n 3 --dist worksteal --hypothesis-profile few -m "not servers and not slow"
 
 format: .venv/.dev  ## Format the code and fix what the linter can
 	@$(BIN)/ruff format --quiet .

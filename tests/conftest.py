@@ -18,6 +18,7 @@ gc.disable()
 
 # An example that takes long on a busy machine is no failure.
 hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.register_profile("few", deadline=None, max_examples=25)  # for `make check`
 hypothesis.settings.load_profile("patient")
 
 #: A test with one of these as a fixture or a parameter needs a real server, and so its mark.

@@ -60,6 +60,7 @@ def test_the_overview_lists_every_command_without_importing_them() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_command_imports_what_it_uses(url: str) -> None:
     """Each is run after those that need less, in one process."""
     commands = [

@@ -107,6 +107,7 @@ def test_number_takes_the_singular_for_one() -> None:
     assert [number(count, "job") for count in (0, 1, 2, 1000)] == ["0 jobs", "1 job", "2 jobs", "1,000 jobs"]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(text=texts)
 @example(text="[/]")
@@ -140,6 +141,7 @@ def test_jobs_functions_and_status_show_any_text_of_the_database_faithfully(text
             assert not OBEYED.search(result.output), command
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(name=names, arg=texts)
 @example(name="[/]", arg="[/]")
@@ -191,6 +193,7 @@ def test_no_text_is_obeyed_on_a_terminal(text: str) -> None:
             assert visible(text) in written
 
 
+@pytest.mark.slow
 def test_output_that_the_locale_cannot_carry_is_escaped(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path)
     Client(url).insert_job("f", "Grüße")
@@ -245,6 +248,7 @@ def test_jobs_functions_and_status_show_any_text_of_other_databases(
 # ---- pipes and terminals
 
 
+@pytest.mark.slow
 def test_a_library_for_terminals_is_not_imported_for_a_pipe(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path)
     failed(url)

@@ -138,6 +138,7 @@ async def test_a_result_is_kept_where_asked_with_what_the_worker_said(made: Make
         assert said == [("status", b"7/10"), ("data", b"a line"), ("warning", b"beware")]
 
 
+@pytest.mark.slow
 async def test_progress_is_seen_while_the_job_runs(made: Make) -> None:
     async with made() as queue, stock(queue.address) as worker:
         jobid, held = await called(queue, worker)
@@ -286,6 +287,7 @@ async def test_a_lost_connection_is_no_failure_and_the_job_runs_again(tmp_path: 
         assert len(worker.held) == 2
 
 
+@pytest.mark.slow
 async def test_a_call_that_a_server_refuses_is_returned_later_and_has_not_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -479,6 +481,7 @@ def test_waiting_room_shares_its_places_among_functions() -> None:
     assert len(list(room.remove_all())) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finishes", [True, False])
 async def test_a_drain_waits_for_calls_and_gives_back_the_rest(made: Make, finishes: bool) -> None:
     async with made() as queue, stock(queue.address) as worker:
@@ -610,6 +613,7 @@ async def test_what_is_too_much_even_to_wait_stays_leased_for_a_while(
         await queue.seen.until(lambda: sum(event["jobs"] for event in queue.seen.of("jobs.returned")) == 10)
 
 
+@pytest.mark.slow
 async def test_a_second_signal_ends_a_drain(tmp_path: Path) -> None:
     async with system(tmp_path) as queue, stock(queue.address) as worker:
         environment = {"GARIVINI_DB": queue.url, "GARIVINI_JOB_SERVERS": queue.address}
@@ -621,6 +625,7 @@ async def test_a_second_signal_ends_a_drain(tmp_path: Path) -> None:
             assert await asyncio.to_thread(running.stop) == 128 + signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_settings_of_the_command_reach_the_controller(tmp_path: Path) -> None:
     (tmp_path / "garivini.toml").write_text("[controller]\nmax_calls = 0\n")
     with command(tmp_path, "run", "controller") as running:

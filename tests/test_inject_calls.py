@@ -132,6 +132,7 @@ def test_there_are_limits() -> None:
 _BRACES = b"{" * (MAX_JOBS + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("payload", "rules", "reason"),
     [

@@ -285,6 +285,7 @@ async def test_a_group_waits_until_the_callers_of_a_crowd_have_called_again() ->
     assert stream.monotonic() >= stream.gate.until
 
 
+@pytest.mark.slow
 async def test_callers_in_turns_grow_together_to_one_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -466,6 +467,7 @@ async def test_a_database_that_is_away_fails_its_own_jobs_alone(tmp_path: Path) 
             await serving
 
 
+@pytest.mark.slow
 def test_the_command_runs_it_with_the_settings_of_the_file(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     settings = [f'databases = ["{sqlite_url(tmp_path)}"]', f'job_servers = ["{address}"]']

@@ -241,6 +241,7 @@ async def test_a_worker_reports_the_starts_and_ends_of_def_and_async_def_functio
             assert spent[funcname] <= sum(runs) <= 3 * elapsed
 
 
+@pytest.mark.slow
 async def test_a_worker_reports_no_start_of_a_job_that_it_gives_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,6 +300,7 @@ async def test_a_worker_measures_nothing_while_nobody_listens(
         assert measured == []
 
 
+@pytest.mark.slow
 async def test_a_controller_reports_its_calls_from_their_submission_to_their_answer(tmp_path: Path) -> None:
     async with system(tmp_path) as queue, stock(queue.address) as worker:
         _, held = await called(queue, worker)

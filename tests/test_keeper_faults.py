@@ -470,6 +470,7 @@ def test_copies_without_an_attempt_are_adopted_together(kept: Kept, monkeypatch:
     assert calls == [50]
 
 
+@pytest.mark.slow
 def test_the_first_outcomes_do_not_wait_for_the_registration_of_many_functions(
     urls: Callable[[str], str], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

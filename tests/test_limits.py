@@ -89,6 +89,7 @@ async def test_an_injector_leaves_jobs_with_a_limit_to_a_queue_runner(tmp_path: 
         assert states == [("f", State.WAITING), ("g", State.LEASED)]
 
 
+@pytest.mark.slow
 async def test_an_injector_that_was_idle_knows_a_limit_that_was_set_meanwhile(tmp_path: Path) -> None:
     async with system(tmp_path) as queue:
         queue.start_injector()
@@ -188,6 +189,7 @@ async def test_a_slot_of_a_job_that_another_program_deletes_is_used_again(tmp_pa
         assert job.handle == Handle(2, 1, 1)
 
 
+@pytest.mark.slow
 async def test_a_limit_that_is_deleted_holds_nothing_back(tmp_path: Path) -> None:
     async with system(tmp_path) as queue:
         gauge = Gauge(queue, "f", 0.0)

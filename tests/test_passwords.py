@@ -112,6 +112,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.slow
 def test_no_call_of_a_client_tells_a_password_of_its_url() -> None:
     @settings(max_examples=300, deadline=None)
     @given(url=wrong_urls())

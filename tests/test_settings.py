@@ -194,6 +194,7 @@ async def test_each_call_takes_the_id_that_an_insert_returns(folder: Path) -> No
         assert await client.complete_jobs([inserted.id]) == 1
 
 
+@pytest.mark.slow
 def test_dir_lists_the_public_names() -> None:
     names = "{name for name in dir(garivini) if not name.startswith('__')}"
     code = (

@@ -86,6 +86,7 @@ def refused_calls() -> Iterator[list[str]]:
     logger.removeHandler(handler)
 
 
+@pytest.mark.slow
 def test_a_flood_of_calls_that_are_refused_is_some_lines_of_log(
     tmp_path: Path, refused_calls: list[str]
 ) -> None:

@@ -853,6 +853,7 @@ async def test_worker_keeps_the_results_of_functions_with_a_retention(
         assert await queue.call(queue.client.result, plain) is None
 
 
+@pytest.mark.slow
 async def test_worker_uses_a_time_limit_that_an_operator_sets_while_it_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

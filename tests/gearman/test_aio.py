@@ -210,6 +210,7 @@ async def counting_server(talk: Talk) -> AsyncIterator[tuple[str, list[int]]]:
         yield address, connections
 
 
+@pytest.mark.slow
 def test_a_worker_backs_off_from_what_accepts_and_does_not_answer(caplog: pytest.LogCaptureFixture) -> None:
     async def connections(talk: Talk, slots: int) -> int:
         async with counting_server(talk) as (address, count):
@@ -234,6 +235,7 @@ def test_a_worker_backs_off_from_what_accepts_and_does_not_answer(caplog: pytest
     assert "gearman.lost" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_client_backs_off_from_what_accepts_and_does_not_answer() -> None:
     async def connections(talk: Talk) -> int:
         async with counting_server(talk) as (address, count):

@@ -349,6 +349,7 @@ def test_connections_above_the_limit_wait_until_one_is_closed() -> None:
     assert [fields["connections"] for fields in seen] == [3]
 
 
+@pytest.mark.slow
 def test_a_server_without_file_descriptors_says_so_once_and_recovers() -> None:
     seen: list[dict[str, object]] = []
     stop = events.listen(lambda name, fields: seen.append(fields) if name == "server.full" else None)

@@ -113,6 +113,7 @@ async def test_a_server_without_tls_or_with_a_strange_certificate_is_refused(
                 await asyncio.to_thread(blocked)
 
 
+@pytest.mark.slow
 def test_a_worker_backs_off_from_what_shakes_hands_and_closes(certificate: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
