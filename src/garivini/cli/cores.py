@@ -45,7 +45,7 @@ def _climb(mount: Path, root: str, group: str, quota: Callable[[Path], float | N
     """Yield the limits of a group and its parents, as far as they are mounted."""
     try:
         inner = PurePosixPath(group).relative_to(root)
-    except ValueError:  # another part of the tree is mounted: a container sees its own group there
+    except ValueError:  # in a container the mount point is its own group, and not the root
         inner = PurePosixPath()
     for part in (inner, *inner.parents):
         try:

@@ -114,7 +114,8 @@ def parse_dsn(dsn: str, user: str | None = None, password: str | None = None) ->
 def _attributes(scheme: str, of_dbi: str | None, rest: str) -> Iterator[tuple[str, str]]:
     """Yield the attributes in parentheses, then those of the driver.
 
-    A first part without ``=`` is the database, with the name ``database``. Later ones have an empty name.
+    A first part without ``=`` is the database, with the name ``database``. Any other part without ``=`` has
+    an empty name.
     """
     for pair in re.split(r"\s*,\s*", (of_dbi or "").strip()):
         if pair:

@@ -97,7 +97,7 @@ class Broker:
             Type.PRE_SLEEP: self._pre_sleep,
             Type.GRAB_JOB: partial(self._grab, Type.JOB_ASSIGN),
             Type.GRAB_JOB_UNIQ: partial(self._grab, Type.JOB_ASSIGN_UNIQ),
-            # This server has no reducers. Without one, gearmand also answers as to GRAB_JOB_UNIQ.
+            # This server has no reducers. For a job without one, gearmand sends the same answer.
             Type.GRAB_JOB_ALL: partial(self._grab, Type.JOB_ASSIGN_UNIQ),
             Type.SUBMIT_JOB: partial(self._submit, NORMAL, False),
             Type.SUBMIT_JOB_BG: partial(self._submit, NORMAL, True),

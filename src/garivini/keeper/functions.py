@@ -127,7 +127,7 @@ class Registration:
         self._functions = functions
         self._wakeup = wakeup
         self._changed = False
-        #: The settings still to be declared; None before the stored ones are known.
+        #: The settings that are still to be stored; None before those in the database have been read.
         self.remaining: list[tuple[str, FunctionPolicy]] | None = None
 
     def step(self) -> None:

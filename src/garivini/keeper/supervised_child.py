@@ -37,7 +37,7 @@ class Slot:
         self._JOB.pack_into(self._memory, 0, 0, 0, 0, 0.0)
 
     def acquit(self) -> None:
-        """Note that no job has caused the end of this process."""
+        """Note that no job is to be recorded as the cause of the end of this process."""
         self._JOB.pack_into(self._memory, 0, -1, 0, 0, 0.0)
 
     def set_task(self, handle: Handle) -> None:

@@ -23,7 +23,8 @@ class TimeLimit:
         running: returns what the main thread runs now.
         on_overdue: called in the keeper's thread when the failure is committed; ends the process.
         monotonic: returns the monotonic time.
-        ends_process: whether a supervisor starts another process then. Otherwise the job is only reported.
+        ends_process: whether the process may be ended, because a supervisor starts another one. Otherwise
+            the event ``job.overdue`` is emitted, and the job continues.
 
     """
 

@@ -93,7 +93,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     run_after: int = 0
     flag: str = "shim"
     failcount: int = 0
-    #: Raised by each claim; None in a payload of the original.
+    #: Incremented by each claim. None in a payload of Garivini for Perl, which has no attempt numbers.
     attempt: int | None = None
     priority: str = "normal"
     state: State = State.WAITING

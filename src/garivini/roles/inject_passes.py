@@ -28,7 +28,7 @@ class InjectPasses:
         """Do one pass; return the seconds until the next one is due."""
         if not self._servers.answered:
             return INTERVAL
-        await self._dispatcher.refresh()  # an Injector without calls learns of limits, too
+        await self._dispatcher.refresh()  # an idle Injector has to learn of changed settings, too
         now = self._dispatcher.monotonic()
         await self._dispatcher.call(self._dispatcher.count_leased, self._watermark.controlled, now)
         clock, lanes, _ = await self._dispatcher.call(self._dispatcher.database.lanes)

@@ -215,7 +215,7 @@ class QueueRunner:
         return found, None
 
     def _until_room(self) -> list[float]:
-        """Return the seconds until full functions may have room: few while their jobs start, else more."""
+        """Return the seconds until full functions may have room again: less while their jobs are starting."""
         waits, ask = self._watermark.until_room(self._monotonic())
         if not ask:
             self._full_for = 0

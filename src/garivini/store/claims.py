@@ -81,8 +81,9 @@ def claim(
         max_bytes: maximum bytes of arguments; one larger job is claimed alone.
 
     Returns:
-        The jobs in the order in which they were due, with that time as ``run_after``. Each has its row's
-        function, which in a table of the original may differ in case, but not ``created`` and ``crashes``.
+        The jobs in the order in which they were due, with that time as ``run_after``. Each has the
+        function name of its row: in a table of Garivini for Perl, its case may differ from the lane's. The
+        fields ``created`` and ``crashes`` are not read.
 
     """
     rows = run(

@@ -1,4 +1,4 @@
-"""The outcomes of attempts: success deletes the row, a setback is recorded and moves it.
+"""The outcomes of attempts: success deletes the row; a setback is recorded and changes the row.
 
 Success counts whichever attempt reports it; a setback changes only the row that its attempt holds.
 

@@ -113,8 +113,8 @@ class OwnPool:
             else:
                 pooled.close()
             if lost and pool is self.engine.pool:
-                # A server that restarted has closed the others too, and one that takes no writes is not the
-                # primary for them either. New ones look the host name up again.
+                # The pool's other connections are useless too: a server that restarted has closed them, and
+                # one that accepts no writes is no longer the primary. New connections look the host up again.
                 self.engine.dispose()
 
     def _checkout(self) -> PoolProxiedConnection:
@@ -123,7 +123,7 @@ class OwnPool:
         except (exc.DBAPIError, driver_error(self.engine), OSError) as error:
             found = translated(error, self)
             self.access.lost(found)
-            # Of several hosts none takes writes: in a switchover one will soon.
+            # None of several hosts accepts writes. During a switchover one of them soon will.
             found.transient = isinstance(found, UnreachableError) and found.read_only
             raise found from error
         except (AttributeError, TypeError, ValueError) as error:

@@ -43,7 +43,7 @@ class SplitInserts(Generic[_C]):
         self._conflicts = 0
 
     def next_batch(self) -> Sequence[_C]:
-        """Return the callers to insert next in one call; none at the end."""
+        """Return the callers whose jobs the next call inserts. The result is empty when none are left."""
         return self._todo.pop() if self._todo else ()
 
     def failed(self, batch: Sequence[_C], error: Exception) -> Ends[_C]:

@@ -19,7 +19,7 @@ _LARGEST: Final = 2**63 - 1
 
 
 def check_values(values: Mapping[str, Any]) -> None:
-    """Make sure that each value of a statement has the type of its parameter, on every database alike.
+    """Check, in the same way for every database, that each value has the type of its parameter.
 
     Raises:
         UsageError: one has another type; the message names it.

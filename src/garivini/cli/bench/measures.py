@@ -232,7 +232,7 @@ def _row(jobid: int, arg: bytes) -> bare.Row:
 
 
 def _pickup(setup: Setup, side: Side, insert: Callable[[], int], size: Size) -> RoundResult:
-    """Insert at fixed times, and measure from these times, so that the delay by a slow insert counts."""
+    """Insert jobs at scheduled times, and measure from these times: delays of the inserts are included."""
     warm = [insert() for _ in range(5)]
     _wait(setup.store.empty, setup)
     before = setup.cpu(side)

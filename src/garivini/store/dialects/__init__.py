@@ -1,4 +1,4 @@
-"""The databases that hold jobs. Each has a class for its differences."""
+"""The supported database systems. A dialect class for each implements what differs between them."""
 
 from typing import Final
 

@@ -228,7 +228,7 @@ class Dialect:
     def insert_keyed(
         self, run: RunStatement, rows: Sequence[dict[str, Any]]
     ) -> list[tuple[int, int, str, str]]:
-        """Insert rows whose unique key has no live job.
+        """Insert those rows whose unique key no existing job has, not even a dead one.
 
         Returns id, time, function and key of the new rows. No error but that conflict is ignored.
         """

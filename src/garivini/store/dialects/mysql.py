@@ -206,7 +206,8 @@ class MySQL(Dialect):
         self.clustered: bool = galera.get("wsrep_on") == "ON"
         self._reruns = "wsrep_retry_autocommit" in galera
         if self.returns_rows(server):
-            # The step between ids changes when a node joins or leaves, also after it was read.
+            # On a cluster RETURNING gives all ids. To compute them, we would need their step, and it changes
+            # when a node joins or leaves, perhaps after we have read it.
             self._returning = sys.maxsize if self.clustered else mysql_inserts.FEW
         self._server = server
 

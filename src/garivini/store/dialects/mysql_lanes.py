@@ -1,4 +1,4 @@
-"""Finds the lanes of a MariaDB or MySQL database by dives into the lane index."""
+"""Finds the lanes of a MariaDB or MySQL database by lookups in the lane index."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeAlias
@@ -13,7 +13,7 @@ DIVES: Final = 100
 #: A place in the lane index: function, state, priority, time.
 _Place: TypeAlias = tuple[str, int, int, int]
 _START: Final[_Place] = ("", -1, -1, 0)
-#: After every time that the column takes.
+#: Greater than every time that the column can hold.
 _END: Final = 2**32
 
 
