@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +17,9 @@ from typing import Any, Final
 from garivini.gearman.server import Server
 from tests.processes import PATIENCE, started
 from tests.versions.known import chosen
+
+#: The options with which gearmand is started.
+STARTED: Final = ("--round-robin", "--threads=1", "--hashtable-buckets=100003", "--job-retries=3")
 
 
 @contextmanager
@@ -55,11 +58,15 @@ def gearmand(directory: Path, *options: str, port: int = 0) -> Iterator[str]:
 
 
 @contextmanager
-def gearmand_process(directory: Path, address: str, *options: str) -> Iterator["subprocess.Popen[bytes]"]:
+def gearmand_process(
+    directory: Path, address: str, *options: str, start: Sequence[str] = STARTED
+) -> Iterator["subprocess.Popen[bytes]"]:
     """Run gearmand at this address; yield its process, which the test may kill, as soon as it listens."""
     host, port = address.rsplit(":", 1)
     log = directory / f"gearmand-{port}.log"
-    with started(gearmand_command(directory, address, *options), stdout=subprocess.DEVNULL) as process:
+    with started(
+        gearmand_command(directory, address, *options, start=start), stdout=subprocess.DEVNULL
+    ) as process:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and process.poll() is None:
             try:
@@ -75,7 +82,9 @@ def gearmand_process(directory: Path, address: str, *options: str) -> Iterator["
         yield process
 
 
-def gearmand_command(directory: Path, address: str, *options: str) -> list[str]:
+def gearmand_command(
+    directory: Path, address: str, *options: str, start: Sequence[str] = STARTED
+) -> list[str]:
     """Return the words that start a gearmand as the how-to advises."""
     version = chosen("gearmand")
     program = (
@@ -87,8 +96,7 @@ def gearmand_command(directory: Path, address: str, *options: str) -> list[str]:
         raise RuntimeError("gearmand is missing: `make servers`, or install the package gearman-job-server")
     host, port = address.rsplit(":", 1)
     command = [program, "--listen", host, "--port", port, "--log-file", f"{directory}/gearmand-{port}.log"]
-    command += ["--pid-file", f"{directory}/gearmand-{port}.pid", "--round-robin", "--threads", "1"]
-    command += ["--hashtable-buckets", "100003", "--job-retries", "3"]
+    command += ["--pid-file", f"{directory}/gearmand-{port}.pid", *start]
     # Handles start at 1 after each start: the prefix keeps them apart.
     return [*command, "--job-handle-prefix", f"H:{secrets.token_hex(4)}", *options]
 

@@ -152,6 +152,11 @@ class SQLServer(ABC):
             self.stop()
         self.start()
 
+    def reconfigure(self, *settings: str) -> None:
+        """Start it again with other settings."""
+        self._settings = settings
+        self.restart()
+
     def freeze(self) -> None:
         """Let it hang: connections stay open, and nothing answers."""
         # The parent first: from then on it makes no more children.
@@ -480,8 +485,6 @@ class PostgreSQL(SQLServer):
             "shared_buffers=32MB",
             "wal_level=minimal",
             "max_wal_senders=0",
-            "fsync=on",
-            "synchronous_commit=on",
             *self._settings,
         ]
         command = [self._binary("postgres"), "-D", str(self._data)]

@@ -21,10 +21,9 @@ from garivini.errors import ConflictError, OutcomeUnknownError
 from garivini.gearman import packets
 from garivini.gearman.blocking import Client as GearmanClient
 from garivini.gearman.protocol import Submission
-from tests import servers
 from tests.databases import sqlite_url
 from tests.processes import PATIENCE, until
-from tests.servers import embedded, gearmand, gearmand_command
+from tests.servers import embedded
 from tests.sql_servers import MariaDB, PostgreSQL
 from tests.system import upgraded
 
@@ -103,27 +102,6 @@ def test_ids_that_start_again_are_a_fault(url: str, address: str) -> None:
     # The jobs of f also wait for a worker, which is a fault of its own.
     (fault,) = [says for says in faults(found) if "ids start" in says]
     assert "ids start again: Gearman has 2 of its jobs from id 999 on, and the next insert gets 1" in fault
-
-
-@pytest.mark.servers
-def test_a_gearmand_that_was_started_badly_is_told_how(
-    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with gearmand(tmp_path) as address:
-        assert examine(url, address)[0] == 0
-
-    def without_retries(*arguments: str) -> list[str]:
-        words = gearmand_command(tmp_path, *arguments[1:])
-        at = words.index("--job-retries")
-        return words[:at] + words[at + 2 :]
-
-    monkeypatch.setattr(servers, "gearmand_command", without_retries)
-    with gearmand(tmp_path) as address:
-        status, found = examine(url, address)
-    assert status == 1
-    assert faults(found) == [
-        "no --job-retries: a job that kills its worker is given to the next worker for ever"
-    ]
 
 
 # ---- with health and status
@@ -313,6 +291,8 @@ SOUND = {
         "max_allowed_packet": "67108864",
         "innodb_buffer_pool_size": "4294967296",
         "general_log": "OFF",
+        "max_connections": "151",
+        "job_engine": "InnoDB",
         "log_bin": "ON",
         "sync_binlog": "1",
         "job_collation": "utf8mb4_bin",
@@ -327,6 +307,10 @@ SOUND = {
         "in_recovery": "false",
         "commits_without_standby": "0",
         "autovacuum": "on",
+        "job_autovacuum": "true",
+        "oldest_snapshot": "0",
+        "snapshot_holder": "0",
+        "role": "jobs",
         "synchronous_commit": "on",
         "settings_of_others": "none",
     },

@@ -124,12 +124,13 @@ def _is_here(address: str) -> bool:
 
 def _database(database: Database, held: list[gearmand.Sent]) -> Iterator[Finding]:
     yield from _schema(database)
-    yield from sql.grade(database.dialect, database.where, database.facts())
+    facts = database.facts()
+    yield from sql.grade(database.dialect, database.where, facts)
     yield from sql.grade_nodes(database.where, database.nodes())
-    before = database.clock()
-    next_jobid = database.probe()
-    yield from gearmand.grade_ids(database.where, database.dbid, held, next_jobid=next_jobid)
-    yield from _clock(database, before)
+    yield from _clock(database, database.clock())
+    if sql.takes_writes(facts):
+        next_jobid = database.probe()
+        yield from gearmand.grade_ids(database.where, database.dbid, held, next_jobid=next_jobid)
     yield from _idle(database)
 
 

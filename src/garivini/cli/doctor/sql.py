@@ -17,6 +17,7 @@ class Rule:
     setting: str
     well: Callable[[str], bool]
     why: str
+    #: Statements and commands are in backticks; a name in braces is that of another setting.
     do: str
     #: Whether jobs can be lost, or do not run, if the condition is not met.
     serious: bool = True
@@ -26,7 +27,7 @@ class Rule:
         value = facts.get(self.setting)
         if value is not None and not self.well(value):
             grade: Final = "fault" if self.serious else "advice"
-            yield Finding(grade, subject, f"{self.setting} is {value}: {self.why}", self.do)
+            yield Finding(grade, subject, f"{self.setting} is {value}: {self.why}", self.do.format_map(facts))
 
 
 def _is(*values: str) -> Callable[[str], bool]:
@@ -51,9 +52,18 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-_LOSES: Final = "a crash may undo a commit, and lose a job that was acknowledged"
+def _set_global(name: str, value: object) -> str:
+    return f"`SET GLOBAL {name} = {value}`, and write it into the server's [mysqld] section, so that it stays"
 
-_STANDBY: Final = "start the standby, or remove it from synchronous_standby_names and reload"
+
+def _alter_system(change: str) -> str:
+    return f"`ALTER SYSTEM {change}` and `SELECT pg_reload_conf()`"
+
+
+_LOSES: Final = "a crash may undo a commit, and lose a job that was acknowledged"
+_STANDBY: Final = f"start the standby, or do without it: {_alter_system('RESET synchronous_standby_names')}"
+#: Seconds after which a transaction that holds a snapshot is reported.
+_SNAPSHOT: Final = 600
 
 _SQLITE: Final = (
     Rule("version", _newer(3, 35), "too old", "use a Python with SQLite 3.35 or newer"),
@@ -62,7 +72,7 @@ _SQLITE: Final = (
         "file_permissions",
         lambda value: not int(value, 8) & 0o007,
         "every user of this machine can read the jobs and their arguments",
-        "chmod o-rwx the file and those beside it that end in -wal and -shm",
+        "`chmod o-rwx {files}`",
         serious=False,
     ),
 )
@@ -71,22 +81,45 @@ _MYSQL: Final = (
         "innodb_flush_log_at_trx_commit",
         _is("1"),
         _LOSES,
-        "set innodb_flush_log_at_trx_commit=1 in the server's [mysqld] section",
+        _set_global("innodb_flush_log_at_trx_commit", 1),
     ),
-    Rule("innodb_doublewrite", _is("on", "1"), _LOSES, "set innodb_doublewrite=ON"),
-    Rule("read_only", _is("off", "0"), "it accepts no jobs", "use the primary, or SET GLOBAL read_only=OFF"),
+    Rule(
+        "innodb_doublewrite",
+        _is("on", "1"),
+        _LOSES,
+        "write innodb_doublewrite = ON into the server's [mysqld] section, and restart it",
+    ),
+    Rule(
+        "read_only",
+        _is("off", "0"),
+        "it accepts no jobs",
+        "use the primary; if this is to be the primary: `SET GLOBAL read_only = OFF`",
+    ),
+    Rule(
+        "job_engine",
+        _is("innodb"),
+        "it has no transactions, so jobs can be lost and can run twice",
+        "stop all programs, then `ALTER TABLE job ENGINE = InnoDB`",
+    ),
+    Rule(
+        "max_connections",
+        _least(50),
+        "each role and each process of a worker has up to four connections per database",
+        _set_global("max_connections", 151),
+        serious=False,
+    ),
     Rule(
         "max_allowed_packet",
         _least(32 * 1024 * 1024),
         "a job of 16 MB does not fit",
-        "set max_allowed_packet=64M",
+        _set_global("max_allowed_packet", 64 * 1024 * 1024),
         serious=False,
     ),
     Rule(
         "innodb_buffer_pool_size",
         _least(512 * 1024 * 1024),
         "small for a table of a million jobs",
-        "set innodb_buffer_pool_size to a quarter of the memory or more",
+        _set_global("innodb_buffer_pool_size", 512 * 1024 * 1024) + "; more if the server has the memory",
         serious=False,
     ),
     Rule(
@@ -100,15 +133,16 @@ _MYSQL: Final = (
         "general_log",
         _is("off", "0"),
         "each statement is written to the log",
-        "set general_log=OFF",
+        _set_global("general_log", "OFF"),
         serious=False,
     ),
 )
 _POSTGRESQL: Final = (
     Rule("version", _newer(13), "too old", "use PostgreSQL 13 or newer"),
-    Rule("fsync", _is("on"), _LOSES, "set fsync=on in postgresql.conf"),
-    Rule("full_page_writes", _is("on"), "a crash may damage pages", "set full_page_writes=on"),
-    Rule("transaction_read_only", _is("off"), "it accepts no jobs", "use the primary"),
+    Rule("fsync", _is("on"), _LOSES, _alter_system("SET fsync = on")),
+    Rule(
+        "full_page_writes", _is("on"), "a crash may damage pages", _alter_system("SET full_page_writes = on")
+    ),
     Rule("in_recovery", _is("f", "false", "off"), "it is a standby and accepts no jobs", "use the primary"),
     Rule(
         "synchronous_standbys",
@@ -126,13 +160,26 @@ _POSTGRESQL: Final = (
         "autovacuum",
         _is("on"),
         "deleted rows stay in the table, and each claim reads them",
-        "set autovacuum=on",
+        _alter_system("SET autovacuum = on"),
+    ),
+    Rule(
+        "job_autovacuum",
+        _is("true", "on", "1"),
+        "deleted rows stay in the table, and each claim reads them",
+        "`ALTER TABLE job RESET (autovacuum_enabled)`",
+    ),
+    Rule(
+        "oldest_snapshot",
+        lambda value: int(value) < _SNAPSHOT,
+        "seconds for which a transaction has kept deleted rows in the table, so that each claim reads them",
+        "end that transaction, or its session: `SELECT pg_terminate_backend({snapshot_holder})`",
+        serious=False,
     ),
     Rule(
         "synchronous_commit",
         lambda value: value != "off",
         "a crash may undo a transaction of your own in which you insert a job; Garivini's own are safe",
-        "ALTER ROLE … RESET synchronous_commit, or set it to on in postgresql.conf",
+        "where it is set: `ALTER ROLE {role} RESET synchronous_commit`, the database, or postgresql.conf",
         serious=False,
     ),
     Rule(
@@ -162,6 +209,12 @@ def grade(dialect: str, subject: str, facts: Facts) -> list[Finding]:
     return [finding for rule in rules for finding in rule.grade(subject, facts)]
 
 
+def takes_writes(facts: Facts) -> bool:
+    """Return whether the database accepts jobs, as far as its settings go."""
+    refusing = ("read_only", "transaction_read_only", "in_recovery")
+    return all(_is("off", "0", "false")(facts.get(name, "off")) for name in refusing)
+
+
 def grade_nodes(subject: str, nodes: Collection[str]) -> Iterator[Finding]:
     """Yield a fault if connections reach several nodes of a Galera cluster."""
     if len(nodes) > 1:
@@ -176,10 +229,18 @@ def grade_nodes(subject: str, nodes: Collection[str]) -> Iterator[Finding]:
 
 def _after(dialect: str, facts: Facts) -> Iterator[Rule]:
     """Yield the rules that depend on another setting."""
+    if dialect == "postgresql" and facts.get("in_recovery") != "true":  # a standby is always read-only
+        yield Rule(
+            "transaction_read_only",
+            _is("off"),
+            "it accepts no jobs",
+            "use the primary; if this is to be the primary, where it is set: "
+            f"{_alter_system('RESET default_transaction_read_only')}, for the role, or for the database",
+        )
     if dialect != "mysql":
         return
     if facts.get("log_bin", "").lower() in ("on", "1"):
-        yield Rule("sync_binlog", _is("1"), _LOSES, "set sync_binlog=1")
+        yield Rule("sync_binlog", _is("1"), _LOSES, _set_global("sync_binlog", 1))
     if "job_collation" in facts and not facts["job_collation"].endswith(("_bin", "binary")):
         yield Rule(
             "job_collation",

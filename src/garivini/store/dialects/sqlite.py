@@ -1,6 +1,7 @@
 """SQLite, for one machine."""
 
 import os
+import shlex
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
@@ -93,12 +94,10 @@ class SQLite(Dialect):
         # Users who may not enter the folder cannot read the files in it.
         if self._path is None or not all(parent.stat().st_mode & 0o001 for parent in self._path.parents):
             return {}
-        modes = [
-            path.stat().st_mode
-            for path in (self._path.with_name(self._path.name + end) for end in ("", "-wal", "-shm"))
-            if path.exists()
-        ]
-        return {"file_permissions": f"{reduce(or_, modes, 0) & 0o777:04o}"}
+        paths = [self._path.with_name(self._path.name + end) for end in ("", "-wal", "-shm")]
+        files = [path for path in paths if path.exists()]
+        mode = reduce(or_, (path.stat().st_mode for path in files), 0) & 0o777
+        return {"file_permissions": f"{mode:04o}", "files": shlex.join(map(str, files))}
 
     def hook(self, engine: Engine) -> None:
         @event.listens_for(engine, "do_connect")

@@ -409,6 +409,9 @@ UNION ALL SELECT 'read_only', @@read_only
 UNION ALL SELECT 'max_allowed_packet', @@max_allowed_packet
 UNION ALL SELECT 'innodb_buffer_pool_size', @@innodb_buffer_pool_size
 UNION ALL SELECT 'general_log', @@general_log
+UNION ALL SELECT 'max_connections', @@max_connections
+UNION ALL SELECT 'job_engine', engine FROM information_schema.tables
+           WHERE table_schema = DATABASE() AND table_name = 'job'
 UNION ALL SELECT 'job_collation', collation_name FROM information_schema.columns
            WHERE table_schema = DATABASE() AND table_name = 'job' AND column_name = 'funcname'
 UNION ALL SELECT 'original_table', COUNT(*) FROM information_schema.statistics
