@@ -320,6 +320,7 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
     arguments = ("--lease", "600", "--envelope", "raw", "--renews", "--max-failures", "3")
     assert invoke("functions", "set", "f", *arguments, "--db", url).exit_code == 0
     others = ("--deadline", "7200", "--retention", "3600", "--max-running", "5")
+    assert invoke("functions", "set", "f", "--dead-retention", "30", "--db", url).exit_code == 0
     assert invoke("functions", "set", "f", *others, "--db", url).exit_code == 0
     (entry,) = json.loads(invoke("functions", "list", "-o", "json", "--db", url).output)
     assert entry == {
@@ -334,11 +335,12 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
         "retry": None,
         "timeout": None,
         "max_running": 5,
+        "dead_retention": 30,
     }
     table = invoke("functions", "list", "--db", url).output
     assert "1 waiting" in table
     assert "lease 600" in table
-    assert "retention 3600, max_running 5" in " ".join(table.split())
+    assert "retention 3600, max_running 5, dead_retention 30" in " ".join(table.split())
     assert invoke("functions", "set", "f", "--reset", "--lease", "7", "--db", url).exit_code == 0
     (entry,) = json.loads(invoke("functions", "list", "-o", "json", "--db", url).output)
     assert (entry["lease"], entry["envelope"]) == (7, None)

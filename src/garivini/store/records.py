@@ -6,7 +6,7 @@ from typing import Final, TypeAlias
 from garivini.model.limits import MAX_ARG
 from garivini.model.outcome import Report, Success
 from garivini.model.records import KeptJob, Reported
-from garivini.store.chunks import CHUNK, by_attempt
+from garivini.store.chunks import by_attempt
 from garivini.store.failures import storable
 from garivini.store.locked_rows import skip_locked
 from garivini.store.statements import Statements
@@ -97,14 +97,3 @@ def kept_job(run: Statements, jobid: int) -> KeptJob | None:
     """Return a kept job, or None."""
     rows = run("finished", jobid=jobid)
     return KeptJob(*rows[0]) if rows else None
-
-
-def outlived_jobs(run: Statements, limit: int) -> list[int]:
-    """Return the ids of kept jobs whose retention is over."""
-    return sorted(jobid for (jobid,) in run("outlived", limit=min(limit, CHUNK)))
-
-
-def forget_kept_jobs(run: Statements, jobids: Sequence[int]) -> None:
-    """Delete kept jobs with their records."""
-    for name in ("forget_failures", "forget_reports", "forget_finished"):
-        run(name, jobids=jobids)

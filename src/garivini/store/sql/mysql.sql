@@ -301,6 +301,20 @@ DELETE finished FROM
   /*!80017 , '$[*]' COLUMNS (jobid BIGINT UNSIGNED PATH '$')) AS gone
   STRAIGHT_JOIN finished FORCE INDEX (PRIMARY) ON finished.jobid = gone.jobid */
 
+-- name: failed (after, limit) -> rows
+-- The jobs of failure records after an id, each as often as it has records. MySQL reads a column outside the key as in
+-- `any_records`.
+SELECT jobid FROM failure FORCE INDEX (PRIMARY) WHERE jobid > :after /*!80017 AND failed_at IS NOT NULL */
+ ORDER BY jobid LIMIT :limit
+
+-- name: dead (jobids) -> rows
+-- The dead jobs among these, and how many seconds ago each died: its newest record says that. One that another program
+-- has parked by `run_after` alone is not among them, and one that a drain moves has only just died.
+SELECT jobid, funcname, CAST(UNIX_TIMESTAMP() AS SIGNED) - (
+         SELECT CAST(MAX(IF(kind = 'moved', 2147483647, failed_at)) AS SIGNED) FROM failure FORCE INDEX (PRIMARY)
+          WHERE failure.jobid = job.jobid)
+  FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) AND state = 4 AND run_after = 2147483647
+
 -- name: standing (jobids) -> rows
 -- The row before a setback, locked by the transaction; the last column is whether its attempt holds it.
 SELECT jobid, attempt, state, failcount, crashes,
@@ -421,13 +435,14 @@ SHOW GLOBAL STATUS LIKE 'wsrep_cluster_size'
 
 -- name: functions () -> rows
 -- The settings of all functions that apply.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
+       dead_retention
   FROM `function` ORDER BY funcname
 
 -- name: settings () -> rows
 -- The same, with what code has declared and what an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       declared, override
+       dead_retention, declared, override
   FROM `function` ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
@@ -437,7 +452,7 @@ SELECT funcname, declared FROM `function` WHERE funcname IN (:*funcnames)
 -- name: lock_settings (funcnames) -> rows
 -- The settings of these functions as above, locked by the transaction.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       declared, override
+       dead_retention, declared, override
   FROM `function` WHERE funcname IN (:*funcnames) ORDER BY funcname FOR UPDATE
 
 -- name: create_functions (funcname) -> none
@@ -447,17 +462,17 @@ VALUES
   (:funcname) -- each
 ON DUPLICATE KEY UPDATE funcname = VALUES(funcname)
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, declared, override) -> none
 -- Writes the whole settings of functions.
 INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       declared, override)
+       dead_retention, declared, override)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :declared, :override) -- each
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :declared, :override) -- each
 ON DUPLICATE KEY UPDATE
        lease = VALUES(lease), deadline = VALUES(deadline), renews = VALUES(renews),
        envelope = VALUES(envelope), max_failures = VALUES(max_failures), retention = VALUES(retention),
        max_running = VALUES(max_running), retry = VALUES(retry), timeout = VALUES(timeout),
-       declared = VALUES(declared), override = VALUES(override)
+       dead_retention = VALUES(dead_retention), declared = VALUES(declared), override = VALUES(override)
 
 -- name: adoptable (jobids) -> rows
 -- Jobs whose copies came without an attempt and that nobody runs, locked by the transaction.

@@ -280,6 +280,17 @@ SELECT jobid FROM finished WHERE expires <= strftime('%s', 'now') + 0
 -- Deletes kept jobs.
 DELETE FROM finished WHERE jobid IN (:*jobids)
 
+-- name: failed (after, limit) -> rows
+-- The jobs of failure records after an id, each as often as it has records.
+SELECT jobid FROM failure WHERE jobid > :after ORDER BY jobid LIMIT :limit
+
+-- name: dead (jobids) -> rows
+-- The dead jobs among these, and how many seconds ago each died: its newest record says that. One that another program
+-- has parked by `run_after` alone is not among them, and one that a drain moves has only just died.
+SELECT jobid, funcname, strftime('%s', 'now') - (
+         SELECT MAX(CASE WHEN kind = 'moved' THEN 2147483647 ELSE failed_at END) FROM failure WHERE failure.jobid = job.jobid)
+  FROM job WHERE jobid IN (:*jobids) AND state = 4 AND run_after = 2147483647
+
 -- name: standing (jobids) -> rows
 -- The row before a setback; the last column is whether its attempt holds it.
 SELECT jobid, attempt, state, failcount, crashes,
@@ -381,13 +392,14 @@ SELECT 'version', sqlite_version() UNION ALL SELECT 'journal_mode', journal_mode
 
 -- name: functions () -> rows
 -- The settings of all functions that apply.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
+       dead_retention
   FROM function ORDER BY funcname
 
 -- name: settings () -> rows
 -- The same, with what code has declared and what an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       declared, override
+       dead_retention, declared, override
   FROM function ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
@@ -397,7 +409,7 @@ SELECT funcname, declared FROM function WHERE funcname IN (:*funcnames)
 -- name: lock_settings (funcnames) -> rows
 -- The settings of these functions as above.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       declared, override
+       dead_retention, declared, override
   FROM function WHERE funcname IN (:*funcnames) ORDER BY funcname
 
 -- name: create_functions (funcname) -> none
@@ -407,17 +419,17 @@ VALUES
   (:funcname) -- each
 ON CONFLICT (funcname) DO NOTHING
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, declared, override) -> none
 -- Writes the whole settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       declared, override)
+       dead_retention, declared, override)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :declared, :override) -- each
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :declared, :override) -- each
 ON CONFLICT (funcname) DO UPDATE
    SET lease = excluded.lease, deadline = excluded.deadline, renews = excluded.renews,
        envelope = excluded.envelope, max_failures = excluded.max_failures, retention = excluded.retention,
        max_running = excluded.max_running, retry = excluded.retry, timeout = excluded.timeout,
-       declared = excluded.declared, override = excluded.override
+       dead_retention = excluded.dead_retention, declared = excluded.declared, override = excluded.override
 
 -- name: adoptable (jobids) -> rows
 -- Jobs whose copies came without an attempt and that nobody runs.
