@@ -191,6 +191,13 @@ class Database:
         jobids = sorted({success.jobid for success in successes})
         return outcomes.finish(self.connections, jobids, kept, locked)
 
+    _retention = read_only(records.retention)
+
+    def finish_as_set(self, success: Success) -> bool:
+        """Delete a job as ``finish`` does, by the retention of its function; return whether it existed."""
+        retention = self._retention(success.jobid)
+        return bool(self.finish([success._replace(retention=retention)]))
+
     settle: Final = in_transaction(outcomes.settle)
     count_run: Final = in_transaction(outcomes.count_run)
     retry: Final = in_transaction(outcomes.retry)

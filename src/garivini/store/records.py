@@ -60,6 +60,12 @@ def reports(run: Statements, jobid: int) -> list[Reported]:
     return [Reported(*row) for row in run("reports", jobid=jobid)]
 
 
+def retention(run: Statements, jobid: int) -> int:
+    """Return the seconds for which a job is kept after success; 0: it is not, or it does not exist."""
+    rows = run("retention", jobid=jobid)
+    return (rows[0][0] or 0) if rows else 0
+
+
 def keep(run: Statements, success: Success, attempt: int) -> None:
     """Keep a job that succeeded, before its row is deleted.
 

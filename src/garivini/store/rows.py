@@ -120,6 +120,7 @@ COLUMNS: Final[dict[str, Columns]] = {
     "declared": Columns("tT"),
     "failures": Columns("nnttttt"),
     "reports": Columns("ntnb"),
+    "retention": Columns("?"),
     "dead": Columns("nt?"),
     "finished": Columns("ntTnnnnntBF"),
 }

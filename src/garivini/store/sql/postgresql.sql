@@ -282,6 +282,10 @@ SELECT :jobid::bigint, :attempt::bigint, last + 1, :kind::text,
 -- The reports of a job, oldest attempt first.
 SELECT attempt, kind, reported_at, body FROM report WHERE jobid = :jobid::bigint ORDER BY attempt, number
 
+-- name: retention (jobid) -> rows
+-- How long the function of a job keeps it after success.
+SELECT (SELECT retention FROM function WHERE function.funcname = job.funcname) FROM job WHERE jobid = :jobid::bigint
+
 -- name: keep (jobid, attempt, worker, result, retention, ran) -> none
 -- Keeps a job that succeeded, in the transaction that deletes its row. An id is used once.
 INSERT INTO finished (jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result,
