@@ -235,6 +235,24 @@ def test_what_a_job_said_and_its_result_are_shown(url: str) -> None:
     assert invoke("jobs", "retry", "1", "--db", url).exit_code == 1
 
 
+def test_failures_are_shown_by_what_they_have_in_common(url: str) -> None:
+    client = Client(url)
+    for funcname, message in (("f", "no row 1"), ("f", "no row 2\x1b[31m"), ("g", "x"), ("f", "no row 3")):
+        client.failed_job(client.insert_job(funcname), ValueError(message))
+    lines = invoke("jobs", "failures", "--db", url).output.splitlines()
+    assert lines[0] == "failures\tjobs\tfunction\terror\tmessage\tfirst\tlast\texample"
+    assert lines[1].split("\t")[:5] == ["2", "2", "f", "ValueError", "no row #"]
+    assert {line.split("\t")[4] for line in lines[2:]} == {"x", "no row #\\x1b[#m"}
+    options = ("--db", url, "-o", "json")
+    (entry,) = json.loads(invoke("jobs", "failures", "--limit", "1", *options).output)
+    assert entry["last"] - entry["first"] < 60
+    counted = {"failures": 2, "jobs": 2, "funcname": "f", "error": "ValueError", "message": "no row #"}
+    assert entry == {**counted, "first": entry["first"], "last": entry["last"], "jobid": 4, "dbid": 1}
+    (entry,) = json.loads(invoke("jobs", "failures", "--function", "g", *options).output)
+    assert (entry["funcname"], entry["jobid"]) == ("g", 3)
+    assert invoke("jobs", "failures", "--function", "h", "--db", url).output == "no failure\n"
+
+
 def test_a_result_that_was_too_large_is_shown_as_that(url: str) -> None:
     client = Client(url)
     (database,) = client.shards

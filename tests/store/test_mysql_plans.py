@@ -148,6 +148,7 @@ def test_counts_read_the_lane_index_alone(filled: tuple[Database, Any]) -> None:
         ("lockable", {"jobids": JOBIDS}),
         ("known", {"jobids": JOBIDS}),
         ("dead", {"jobids": JOBIDS}),
+        ("funcnames", {"jobids": JOBIDS}),
         ("adoptable", {"jobids": JOBIDS}),
         ("adopt", {"jobids": JOBIDS, "lease": 60}),
         ("get", {"jobid": 1}),
@@ -193,6 +194,8 @@ def test_reports_are_found_by_their_job(filled: tuple[Database, Any]) -> None:
         ("lockable_records", {"jobids": JOBIDS}),
         ("reports", {"jobid": 5}),
         ("failed", {"after": 5, "limit": 1000}),
+        ("failure_texts", {"after": 5, "size": 500, "limit": 1000}),
+        ("kept_funcnames", {"jobids": JOBIDS}),
         ("dead", {"jobids": JOBIDS}),  # the last step is that of the records
     ):
         (_, access, key, extra) = plan(connection, templates(name)[0], **values)[-1]

@@ -214,6 +214,9 @@ def test_insert_finds_the_live_job_of_a_key_by_the_key(connection: Any) -> None:
         ("failures", {"jobid": 5}),
         ("recorded", {"jobid": 5, "attempt": 1}),
         ("failed", {"after": 5, "limit": 1000}),
+        ("failure_texts", {"after": 5, "size": 500, "limit": 1000}),
+        ("funcnames", {"jobids": IDS}),
+        ("kept_funcnames", {"jobids": IDS}),
         ("dead", {"jobids": IDS}),
     ],
 )

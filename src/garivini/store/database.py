@@ -206,6 +206,7 @@ class Database:
     finished: Final = read_only(records.kept_job)
     failures: Final = read_only(failed_attempts.failures)
     record: Final = read_only(failed_attempts.failure_rows)
+    failure_page: Final = read_only(failed_attempts.failure_page)
     omitted_failures: Final = read_only(failed_attempts.omitted_failures)
 
     @retry_transient

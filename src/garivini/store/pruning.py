@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 
 from garivini.model.policy import FunctionPolicy
 from garivini.store.chunks import CHUNK
+from garivini.store.failures import whole_jobs
 from garivini.store.locked_rows import skip_locked
 from garivini.store.outcomes import forget_records
 from garivini.store.statements import Statements
@@ -56,16 +57,11 @@ def outlived_dead_jobs(run: Statements, days: Mapping[str, int], after: int, lim
     """
     if not days:
         return DeadPage([], None)
-    recorded = [jobid for (jobid,) in run("failed", after=after, limit=CHUNK)]
-    full = len(recorded) == CHUNK
-    if full and recorded[0] != recorded[-1]:
-        # The records of the last job may go on in the next page.
-        last = recorded[-1]
-        recorded = [jobid for jobid in recorded if jobid != last]
-    jobids = _outlived(run, sorted(set(recorded)), days)
+    records, next_page = whole_jobs(run("failed", after=after, limit=CHUNK))
+    jobids = _outlived(run, sorted({jobid for (jobid,) in records}), days)
     if len(jobids) > limit:
         return DeadPage(jobids[:limit], jobids[limit - 1])
-    return DeadPage(jobids, recorded[-1] if full else None)
+    return DeadPage(jobids, next_page)
 
 
 def forget_dead_jobs(run: Statements, jobids: Sequence[int], days: Mapping[str, int]) -> int:

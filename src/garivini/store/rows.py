@@ -122,5 +122,8 @@ COLUMNS: Final[dict[str, Columns]] = {
     "reports": Columns("ntnb"),
     "retention": Columns("?"),
     "dead": Columns("nt?"),
+    "failure_texts": Columns("nnttt"),
+    "funcnames": Columns("nt"),
+    "kept_funcnames": Columns("nt"),
     "finished": Columns("ntTnnnnntBF"),
 }

@@ -370,6 +370,19 @@ SELECT kind FROM failure WHERE jobid = :jobid AND attempt = :attempt AND kind NO
 -- The failure records of a job, oldest first.
 SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure WHERE jobid = :jobid ORDER BY attempt, kind
 
+-- name: failure_texts (after, size, limit) -> rows
+-- The failure records of jobs after an id, with the first characters of each message.
+SELECT jobid, failed_at, kind, error, LEFT(message, :size) FROM failure FORCE INDEX (PRIMARY)
+ WHERE jobid > :after ORDER BY jobid LIMIT :limit
+
+-- name: funcnames (jobids) -> rows
+-- The functions of these jobs.
+SELECT jobid, funcname FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
+
+-- name: kept_funcnames (jobids) -> rows
+-- The functions of these kept jobs.
+SELECT jobid, funcname FROM finished FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
+
 -- name: get (jobid) -> rows
 -- One job with its effective state: one that another program has put off waits, or is dead if that is "never".
 SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority,

@@ -376,6 +376,19 @@ SELECT kind FROM failure WHERE jobid = :jobid::bigint AND attempt = :attempt::bi
 SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure
  WHERE jobid = :jobid::bigint ORDER BY attempt, kind
 
+-- name: failure_texts (after, size, limit) -> rows
+-- The failure records of jobs after an id, with the first characters of each message.
+SELECT jobid, failed_at, kind, error, left(message, :size::integer) FROM failure
+ WHERE jobid > :after::bigint ORDER BY jobid LIMIT :limit::bigint
+
+-- name: funcnames (jobids) -> rows
+-- The functions of these jobs.
+SELECT jobid, funcname FROM job WHERE jobid = ANY (:@jobids::bigint[])
+
+-- name: kept_funcnames (jobids) -> rows
+-- The functions of these kept jobs.
+SELECT jobid, funcname FROM finished WHERE jobid = ANY (:@jobids::bigint[])
+
 -- name: get (jobid) -> rows
 -- One job with its effective state: one that another program has put off waits, or is dead if that is "never".
 SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,

@@ -346,6 +346,19 @@ SELECT kind FROM failure WHERE jobid = :jobid AND attempt = :attempt AND kind NO
 -- The failure records of a job, oldest first.
 SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure WHERE jobid = :jobid ORDER BY attempt
 
+-- name: failure_texts (after, size, limit) -> rows
+-- The failure records of jobs after an id, with the first characters of each message.
+SELECT jobid, failed_at, kind, error, substr(message, 1, :size) FROM failure
+ WHERE jobid > :after ORDER BY jobid LIMIT :limit
+
+-- name: funcnames (jobids) -> rows
+-- The functions of these jobs.
+SELECT jobid, funcname FROM job WHERE jobid IN (:*jobids)
+
+-- name: kept_funcnames (jobids) -> rows
+-- The functions of these kept jobs.
+SELECT jobid, funcname FROM finished WHERE jobid IN (:*jobids)
+
 -- name: get (jobid) -> rows
 -- One job with its effective state: one that another program has put off waits, or is dead if that is "never".
 SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
