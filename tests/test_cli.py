@@ -235,6 +235,31 @@ def test_what_a_job_said_and_its_result_are_shown(url: str) -> None:
     assert invoke("jobs", "retry", "1", "--db", url).exit_code == 1
 
 
+def test_kept_jobs_are_listed(url: str) -> None:
+    client = Client(url)
+    (database,) = client.shards
+    client.insert_jobs([[name, None, None, "x"] for name in ("f", "g\x1b", "f", "f")])
+    successes = [
+        Success(1, 1, b"r", "host:1", 60, 0.25),
+        Success(2, 1, b"", "", 60),
+        Success(3, 1, b"", "", 60),
+    ]
+    database.finish(successes)
+    assert invoke("jobs", "list", "--db", url).output.count("\n") == 2
+    options = ("--state", "finished", "--db", url)
+    lines = invoke("jobs", "list", *options).output.splitlines()
+    assert lines[0] == "job\tfunction\tfinished\tran\tfailures\tattempt\tworker"
+    assert [line.split("\t")[:2] for line in lines[1:]] == [["1:1", "f"], ["1:2", "g\\x1b"], ["1:3", "f"]]
+    assert [line.split("\t")[3] for line in lines[1:]] == ["0.250 s", "-", "-"]
+    (entry,) = json.loads(
+        invoke("jobs", "list", *options, "--limit", "1", "--function", "f", "-o", "json").output
+    )
+    assert (entry["dbid"], entry["jobid"], entry["state"], entry["seconds"]) == (1, 1, "finished", 0.25)
+    assert "result" not in entry
+    assert invoke("jobs", "list", *options, "--function", "none").output == "no job\n"
+    assert "ran 0.250 s" in " ".join(invoke("jobs", "show", "1", "--db", url).output.split())
+
+
 def test_failures_are_shown_by_what_they_have_in_common(url: str) -> None:
     client = Client(url)
     for funcname, message in (("f", "no row 1"), ("f", "no row 2\x1b[31m"), ("g", "x"), ("f", "no row 3")):

@@ -196,6 +196,7 @@ def test_reports_are_found_by_their_job(filled: tuple[Database, Any]) -> None:
         ("failed", {"after": 5, "limit": 1000}),
         ("failure_texts", {"after": 5, "size": 500, "limit": 1000}),
         ("kept_funcnames", {"jobids": JOBIDS}),
+        ("kept_jobs", {"after": 5, "limit": 1000}),
         ("dead", {"jobids": JOBIDS}),  # the last step is that of the records
     ):
         (_, access, key, extra) = plan(connection, templates(name)[0], **values)[-1]

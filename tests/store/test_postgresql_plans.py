@@ -217,6 +217,7 @@ def test_insert_finds_the_live_job_of_a_key_by_the_key(connection: Any) -> None:
         ("failure_texts", {"after": 5, "size": 500, "limit": 1000}),
         ("funcnames", {"jobids": IDS}),
         ("kept_funcnames", {"jobids": IDS}),
+        ("kept_jobs", {"after": 5, "limit": 1000}),
         ("dead", {"jobids": IDS}),
     ],
 )

@@ -204,6 +204,7 @@ class Database:
     report: Final = in_transaction(records.report)
     reports: Final = read_only(records.reports)
     finished: Final = read_only(records.kept_job)
+    kept_jobs: Final = read_only(records.kept_jobs)
     failures: Final = read_only(failed_attempts.failures)
     record: Final = read_only(failed_attempts.failure_rows)
     failure_page: Final = read_only(failed_attempts.failure_page)

@@ -6,7 +6,7 @@ from typing import Final, TypeAlias
 from garivini.model.limits import MAX_ARG
 from garivini.model.outcome import Report, Success
 from garivini.model.records import KeptJob, Reported
-from garivini.store.chunks import by_attempt
+from garivini.store.chunks import CHUNK, by_attempt
 from garivini.store.failures import storable
 from garivini.store.locked_rows import skip_locked
 from garivini.store.statements import Statements
@@ -97,6 +97,11 @@ def keep(run: Statements, success: Success, attempt: int) -> None:
             body=storable(warning).encode()[:MAX_LINE],
             limit=MAX_LINES + 1,
         )
+
+
+def kept_jobs(run: Statements, after: int = 0, limit: int = CHUNK) -> list[KeptJob]:
+    """Return kept jobs with greater ids in the order of their ids, without their results."""
+    return [KeptJob(*row) for row in run("kept_jobs", after=after, limit=min(limit, CHUNK))]
 
 
 def kept_job(run: Statements, jobid: int) -> KeptJob | None:

@@ -100,6 +100,7 @@ class Columns:
 
 
 _JOB: Final = Columns("ntBTTnTnnnnnnnn")
+_KEPT_JOB: Final = Columns("ntTnnnnntBF")
 #: By name of the statement: the columns of rows that other programs may have written.
 COLUMNS: Final[dict[str, Columns]] = {
     "due": Columns("nnBTTTnnnt"),
@@ -125,5 +126,6 @@ COLUMNS: Final[dict[str, Columns]] = {
     "failure_texts": Columns("nnttt"),
     "funcnames": Columns("nt"),
     "kept_funcnames": Columns("nt"),
-    "finished": Columns("ntTnnnnntBF"),
+    "finished": _KEPT_JOB,
+    "kept_jobs": _KEPT_JOB,
 }

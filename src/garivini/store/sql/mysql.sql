@@ -293,6 +293,11 @@ ON DUPLICATE KEY UPDATE jobid = finished.jobid
 SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result, seconds
   FROM finished WHERE jobid = :jobid
 
+-- name: kept_jobs (after, limit) -> rows
+-- Kept jobs by id as above, without their results.
+SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, NULL, seconds
+  FROM finished FORCE INDEX (PRIMARY) WHERE jobid > :after ORDER BY jobid LIMIT :limit
+
 -- name: outlived (limit) -> rows
 -- Kept jobs whose retention is over. MySQL reads a column outside the index as in `any_records`.
 SELECT jobid FROM finished FORCE INDEX (finished_expires) WHERE expires <= UNIX_TIMESTAMP() /*!80017 AND attempt IS NOT NULL */

@@ -275,6 +275,11 @@ ON CONFLICT (jobid) DO NOTHING
 SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result, seconds
   FROM finished WHERE jobid = :jobid
 
+-- name: kept_jobs (after, limit) -> rows
+-- Kept jobs by id as above, without their results.
+SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, NULL, seconds
+  FROM finished WHERE jobid > :after ORDER BY jobid LIMIT :limit
+
 -- name: outlived (limit) -> rows
 -- Kept jobs whose retention is over.
 SELECT jobid FROM finished WHERE expires <= strftime('%s', 'now') + 0
