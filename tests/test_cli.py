@@ -236,6 +236,49 @@ def test_what_a_job_said_and_its_result_are_shown(url: str) -> None:
     assert invoke("jobs", "retry", "1", "--db", url).exit_code == 1
 
 
+def test_kept_jobs_are_listed(url: str) -> None:
+    client = Client(url)
+    (database,) = client.shards
+    client.insert_jobs([[name, None, None, "x"] for name in ("f", "g\x1b", "f", "f")])
+    successes = [
+        Success(1, 1, b"r", "host:1", 60, 0.25),
+        Success(2, 1, b"", "", 60),
+        Success(3, 1, b"", "", 60),
+    ]
+    database.finish(successes)
+    assert invoke("jobs", "list", "--db", url).output.count("\n") == 2
+    options = ("--state", "finished", "--db", url)
+    lines = invoke("jobs", "list", *options).output.splitlines()
+    assert lines[0] == "job\tfunction\tfinished\tran\tfailures\tattempt\tworker"
+    assert [line.split("\t")[:2] for line in lines[1:]] == [["1:1", "f"], ["1:2", "g\\x1b"], ["1:3", "f"]]
+    assert [line.split("\t")[3] for line in lines[1:]] == ["0.250 s", "-", "-"]
+    (entry,) = json.loads(
+        invoke("jobs", "list", *options, "--limit", "1", "--function", "f", "-o", "json").output
+    )
+    assert (entry["dbid"], entry["jobid"], entry["state"], entry["seconds"]) == (1, 1, "finished", 0.25)
+    assert "result" not in entry
+    assert invoke("jobs", "list", *options, "--function", "none").output == "no job\n"
+    assert "ran 0.250 s" in " ".join(invoke("jobs", "show", "1", "--db", url).output.split())
+
+
+def test_failures_are_shown_by_what_they_have_in_common(url: str) -> None:
+    client = Client(url)
+    for funcname, message in (("f", "no row 1"), ("f", "no row 2\x1b[31m"), ("g", "x"), ("f", "no row 3")):
+        client.failed_job(client.insert_job(funcname), ValueError(message))
+    lines = invoke("jobs", "failures", "--db", url).output.splitlines()
+    assert lines[0] == "failures\tjobs\tfunction\terror\tmessage\tfirst\tlast\texample"
+    assert lines[1].split("\t")[:5] == ["2", "2", "f", "ValueError", "no row #"]
+    assert {line.split("\t")[4] for line in lines[2:]} == {"x", "no row #\\x1b[#m"}
+    options = ("--db", url, "-o", "json")
+    (entry,) = json.loads(invoke("jobs", "failures", "--limit", "1", *options).output)
+    assert entry["last"] - entry["first"] < 60
+    counted = {"failures": 2, "jobs": 2, "funcname": "f", "error": "ValueError", "message": "no row #"}
+    assert entry == {**counted, "first": entry["first"], "last": entry["last"], "jobid": 4, "dbid": 1}
+    (entry,) = json.loads(invoke("jobs", "failures", "--function", "g", *options).output)
+    assert (entry["funcname"], entry["jobid"]) == ("g", 3)
+    assert invoke("jobs", "failures", "--function", "h", "--db", url).output == "no failure\n"
+
+
 def test_a_result_that_was_too_large_is_shown_as_that(url: str) -> None:
     client = Client(url)
     (database,) = client.shards
@@ -321,6 +364,7 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
     arguments = ("--lease", "600", "--envelope", "raw", "--renews", "--max-failures", "3")
     assert invoke("functions", "set", "f", *arguments, "--db", url).exit_code == 0
     others = ("--deadline", "7200", "--retention", "3600", "--max-running", "5")
+    assert invoke("functions", "set", "f", "--dead-retention", "30", "--db", url).exit_code == 0
     assert invoke("functions", "set", "f", *others, "--db", url).exit_code == 0
     (entry,) = json.loads(invoke("functions", "list", "-o", "json", "--db", url).output)
     assert entry == {
@@ -335,11 +379,12 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
         "retry": None,
         "timeout": None,
         "max_running": 5,
+        "dead_retention": 30,
     }
     table = invoke("functions", "list", "--db", url).output
     assert "1 waiting" in table
     assert "lease 600" in table
-    assert "retention 3600, max_running 5" in " ".join(table.split())
+    assert "retention 3600, max_running 5, dead_retention 30" in " ".join(table.split())
     assert invoke("functions", "set", "f", "--reset", "--lease", "7", "--db", url).exit_code == 0
     (entry,) = json.loads(invoke("functions", "list", "-o", "json", "--db", url).output)
     assert (entry["lease"], entry["envelope"]) == (7, None)

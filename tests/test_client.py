@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from garivini.model.inserted import Inserted
 from garivini.model.job import Handle, Job
 from garivini.model.limits import NEVER
 from garivini.model.payload import encode_payload
+from garivini.model.policy import FunctionPolicy
 from garivini.model.state import State
 from garivini.store.database import Lane
 from tests.databases import sqlite_url
@@ -100,6 +101,36 @@ def test_a_finished_job_is_completed_whoever_holds_it_now(client: Client) -> Non
     client.reschedule_job((late["jobid"], 1), "+0")
     dispatch(client)
     assert client.complete_job(late)
+
+
+@pytest.mark.parametrize("url", ["sqlite", "mariadb", "postgresql"])
+def test_complete_job_keeps_a_job_with_the_result_that_it_is_given(
+    url: str, urls: Callable[[str], str]
+) -> None:
+    with Client(urls(url)) as client:
+        client.shards[1].set_function("f", FunctionPolicy(retention=60))
+        with_result, without, plain = (client.insert_job(name) for name in ("f", "f", "plain"))
+        assert client.complete_job(with_result, "grün", worker="me")
+        assert not client.complete_job(with_result, "again")
+        assert client.complete_job(without)
+        assert client.complete_job(plain, b"result")
+        kept = client.result(with_result)
+        assert kept is not None
+        assert (kept.result, kept.worker, kept.expires - kept.finished_at) == ("grün".encode(), "me", 60)
+        assert [client.result(job) for job in (without, plain)] == [None, None]
+        assert client.list_jobs() == []
+
+
+def test_complete_job_refuses_a_result_that_is_not_text_or_bytes(client: Client) -> None:
+    job = client.insert_job("f")
+    wrong: Any
+    for wrong in (3, {"sum": 3}, "\ud800"):
+        with pytest.raises(UsageError, match="result"):
+            client.complete_job(job, wrong)
+    nobody: Any = 7
+    with pytest.raises(UsageError, match="worker"):
+        client.complete_job(job, b"", worker=nobody)
+    assert client.get_job(job) is not None
 
 
 # ---- inserting

@@ -50,7 +50,7 @@ async def test_several_nodes_of_a_cluster_are_reported_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Database, "nodes", lambda _: frozenset(("b", "a")))
-    monkeypatch.setattr("garivini.roles.queue_runner._TIDY_INTERVAL", 0.0)
+    monkeypatch.setattr("garivini.roles.queue_runner._NODES_INTERVAL", 0.0)
     async with system(tmp_path) as queue:
         queue_runner, _ = runner(queue)
         for _ in range(3):
@@ -90,8 +90,8 @@ async def test_finished_jobs_that_are_kept_no_more_are_deleted_once_a_minute(tmp
                 return [jobid for (jobid,) in connection.execute("SELECT jobid FROM finished")]
 
             def minute_later() -> None:
-                assert queue_runner._tidy_at is not None
-                queue_runner._tidy_at -= 60.0
+                assert queue_runner._janitor._kept_at is not None
+                queue_runner._janitor._kept_at -= 60.0
 
             queue_runner, servers = runner(queue)
             expire("<> 7")

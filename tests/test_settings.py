@@ -179,7 +179,7 @@ async def test_each_call_takes_the_id_that_an_insert_returns(folder: Path) -> No
         assert client.reschedule_job("1:1", "never")
         assert client.retry_job("1:1")
         assert client.failed_job("1:1", "because")
-        assert [one.message for one in client.failures("1:1")] == ["because"]
+        assert {one.message for one in client.failures("1:1")} == {"", "because"}
         assert client.cancel_job("1:1")
         assert client.result("1:1") is None
         assert client.reports("1:1") == []

@@ -16,6 +16,7 @@ from garivini import Client, Discard, Job, RefusedError, Retry, State, UsageErro
 from garivini.gearman import aio
 from garivini.gearman.protocol import Submission
 from garivini.keeper.execution import Execution
+from garivini.keeper.functions import Registration
 from garivini.keeper.time_limit import TimeLimit
 from garivini.model.job import Handle
 from garivini.model.new_jobs import new_job
@@ -795,7 +796,7 @@ async def test_a_database_that_does_not_answer_holds_up_no_outcome_of_another(tm
 async def test_worker_declares_its_settings_and_an_operator_overrides_them(tmp_path: Path) -> None:
     async with system(tmp_path) as queue:
 
-        @queue.worker.function("f", backoff=[5, 9], discard_on=(ValueError,), timeout=50, retention=60)
+        @queue.worker.function("f", backoff=[5, 9], discard_on=(ValueError,), timeout=50, dead_retention=9)
         def fails(job: Job) -> None:
             raise LookupError if job.arg == b"retry" else UnicodeError("no")
 
@@ -807,21 +808,26 @@ async def test_worker_declares_its_settings_and_an_operator_overrides_them(tmp_p
         assert (await queue.seen.wait("job.failed"))[0]["seconds"] == 5
         assert (await queue.seen.wait("job.dead"))[0]["error"] == "UnicodeError"
         policy = (await queue.call(queue.database.functions))["f"]
-        assert (policy.timeout, policy.max_failures, policy.retention) == (40, 9, 60)
+        assert (policy.timeout, policy.max_failures, policy.dead_retention) == (40, 9, 9)
 
 
 @pytest.mark.parametrize("is_async", [True, False])
+@pytest.mark.parametrize("first", [True, False], ids=["from its first job on", "later"])
 async def test_worker_keeps_the_results_of_functions_with_a_retention(
-    tmp_path: Path, is_async: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, is_async: bool, first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     applied = threading.Event()
     apply = LiveSettings.apply
 
     def watched(live: LiveSettings, dbid: int, policies: Mapping[str, FunctionPolicy]) -> None:
-        apply(live, dbid, policies)
+        if not first:
+            apply(live, dbid, policies)
         applied.set()
 
     monkeypatch.setattr(LiveSettings, "apply", watched)
+    if first:  # nothing of this worker is registered
+        monkeypatch.setattr(Registration, "step", lambda _: None)
+        applied.set()
     async with system(tmp_path) as queue:
 
         def result(job: Job) -> object:

@@ -265,6 +265,9 @@ class Model:
     def forget_finished(self, limit: int = CHUNK) -> int:
         return 0
 
+    def forget_dead(self, after: int = 0, limit: int = CHUNK) -> tuple[int, int | None]:
+        return 0, None
+
     def nodes(self) -> frozenset[str]:
         return frozenset()
 
@@ -303,7 +306,7 @@ class Model:
             return Settled("repeated" if reported else "stale")
         policy = self.policies.get(row.funcname, FunctionPolicy())
         setback = self._by_policy(setback, row.failcount, policy)
-        if held or setback.kind != "rescheduled":
+        if held or setback.kind != "rescheduled" or setback.when == Never():
             self._record(setback, row.attempt)
         failcount = row.failcount
         if setback.kind == "crashed":

@@ -147,6 +147,8 @@ def test_counts_read_the_lane_index_alone(filled: tuple[Database, Any]) -> None:
         ("standing", {"jobids": [1]}),
         ("lockable", {"jobids": JOBIDS}),
         ("known", {"jobids": JOBIDS}),
+        ("dead", {"jobids": JOBIDS}),
+        ("funcnames", {"jobids": JOBIDS}),
         ("adoptable", {"jobids": JOBIDS}),
         ("adopt", {"jobids": JOBIDS, "lease": 60}),
         ("get", {"jobid": 1}),
@@ -191,6 +193,11 @@ def test_reports_are_found_by_their_job(filled: tuple[Database, Any]) -> None:
         ("records", {"jobids": JOBIDS}),
         ("lockable_records", {"jobids": JOBIDS}),
         ("reports", {"jobid": 5}),
+        ("failed", {"after": 5, "limit": 1000}),
+        ("failure_texts", {"after": 5, "size": 500, "limit": 1000}),
+        ("kept_funcnames", {"jobids": JOBIDS}),
+        ("kept_jobs", {"after": 5, "limit": 1000}),
+        ("dead", {"jobids": JOBIDS}),  # the last step is that of the records
     ):
         (_, access, key, extra) = plan(connection, templates(name)[0], **values)[-1]
         assert key == "PRIMARY"

@@ -213,6 +213,12 @@ def test_insert_finds_the_live_job_of_a_key_by_the_key(connection: Any) -> None:
         ("finished", {"jobid": 5}),
         ("failures", {"jobid": 5}),
         ("recorded", {"jobid": 5, "attempt": 1}),
+        ("failed", {"after": 5, "limit": 1000}),
+        ("failure_texts", {"after": 5, "size": 500, "limit": 1000}),
+        ("funcnames", {"jobids": IDS}),
+        ("kept_funcnames", {"jobids": IDS}),
+        ("kept_jobs", {"after": 5, "limit": 1000}),
+        ("dead", {"jobids": IDS}),
     ],
 )
 def test_no_second_table_is_read_as_a_whole(connection: Any, name: str, values: dict[str, Any]) -> None:

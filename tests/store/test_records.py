@@ -285,6 +285,19 @@ def test_finish_leaves_out_a_result_that_is_too_large(database: Database) -> Non
     assert database.get(large.jobid) is None
 
 
+def test_kept_jobs_are_read_in_the_order_of_their_ids_without_results(
+    database: Database, clock: Clock
+) -> None:
+    clock.set(NOON)
+    jobs = running(database, 3)
+    database.finish([Success(job.jobid, 1, b"r", "w", 60, 0.5) for job in reversed(jobs)])
+    first, second, third = (job.jobid for job in jobs)
+    found = database.kept_jobs()
+    assert [kept.jobid for kept in found] == [first, second, third]
+    assert found[0] == KeptJob(first, "f", None, 1, 0, NOON, NOON, NOON + 60, "w", None, 0.5)
+    assert [kept.jobid for kept in database.kept_jobs(first, 1)] == [second]
+
+
 def test_forget_finished_deletes_what_has_been_kept_for_long_enough(
     database: Database, backend: Backend, clock: Clock
 ) -> None:

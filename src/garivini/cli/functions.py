@@ -95,6 +95,9 @@ def list_(dbs: list[str], output: Form) -> None:
     "--retry", metavar="JSON", help='When a failed job runs again, such as {"backoff": [10, 60, 600]}.'
 )
 @click.option("--timeout", type=float, metavar="SECONDS", help="Maximum time of a job on a Worker.")
+@click.option(
+    "--dead-retention", type=int, metavar="DAYS", help="How long a dead job is kept; by default for ever."
+)
 @click.option("--reset", is_flag=True, help="First undo what was set before.")
 def set_(
     funcname: str | None,
@@ -109,6 +112,7 @@ def set_(
     max_running: int | None,
     retry: str | None,
     timeout: float | None,
+    dead_retention: int | None,
     reset: bool,
 ) -> None:
     """Change the settings of the function FUNCNAME. Settings that are not given stay as they are.
@@ -121,6 +125,7 @@ def set_(
       garivini functions set call-the-api --retry '{"backoff": [10, 60, 600]}'
       garivini functions set call-the-api --max-running 5
       garivini functions set old-perl-worker --envelope latin-1 --deadline 7200
+      garivini functions set call-the-api --dead-retention 30
       garivini functions set report --reset
       garivini functions set --default --envelope latin-1
     """
@@ -138,6 +143,7 @@ def set_(
         max_running=max_running,
         retry=retry,
         timeout=timeout,
+        dead_retention=dead_retention,
     )
     if default and (envelope == "raw" or replace(policy, envelope=None) != NO_POLICY):
         raise UsageError("--default allows only --envelope json or latin-1, and --reset")

@@ -177,18 +177,11 @@ class AsyncClient:
             return await self._join(connection, checked)
         return await self._call(self._client._insert_checked, checked)
 
-    async def complete_job(self, handle: HandleLike) -> bool:
-        """Delete a job that has succeeded. This is not fenced: finished work is finished, whoever did it.
-
-        Args:
-            handle: names the job: a Job, a Handle, the result of an insert, an id such as ``"1:42"``, the
-                payload that a worker received (a mapping or JSON), or a pair ``(jobid, dbid)``.
-
-        Returns:
-            Whether the job existed.
-
-        """
-        return await self._call(self._client.complete_job, handle)
+    async def complete_job(
+        self, handle: HandleLike, result: bytes | str | None = None, *, worker: str = ""
+    ) -> bool:
+        """Delete a job that has succeeded, as ``Client.complete_job`` does; return whether it existed."""
+        return await self._call(self._client.complete_job, handle, result, worker=worker)
 
     async def complete_jobs(self, handles: Iterable[HandleLike]) -> int:
         """Delete jobs that have succeeded, in one transaction per database; return how many existed."""
@@ -198,8 +191,8 @@ class AsyncClient:
         """Let a job run again at another time, without counting a failure.
 
         Args:
-            handle: as for ``complete_job``. With an attempt, the call has an effect only while that attempt
-                holds the job.
+            handle: as for ``Client.complete_job``. With an attempt, the call has an effect only while that
+                attempt holds the job.
             when: ``"never"`` makes the job dead. ``"+360"`` (seconds) or a timedelta counts from now.
                 ``"1313572984"``, an int or a datetime with a time zone is a unix time.
 
@@ -219,8 +212,8 @@ class AsyncClient:
         At the maximum of failures, by default 25, the job is dead until an operator retries it.
 
         Args:
-            handle: as for ``complete_job``. With an attempt, the call has an effect only while that attempt
-                holds the job.
+            handle: as for ``Client.complete_job``. With an attempt, the call has an effect only while that
+                attempt holds the job.
             error: stored as the job's failure.
 
         Returns:
@@ -267,8 +260,9 @@ class AsyncClient:
     async def result(self, handle: HandleLike) -> KeptJob | None:
         """Return a kept job with its result, or None.
 
-        A job of flag ``controller`` that has succeeded is kept for the retention of its function, in seconds.
-        None: there is no such job, it has not succeeded, or it is not kept, or no longer.
+        A job that has succeeded is kept for the retention of its function, in seconds, if a ``Worker`` or a
+        Controller ran it, or ``complete_job`` was given a result. None: there is no such job, it has not
+        succeeded, or it is not kept, or no longer.
         """
         return await self._call(self._client.result, handle)
 
@@ -297,7 +291,7 @@ class AsyncClient:
         still start.
 
         Args:
-            handle: as for ``complete_job``. An attempt in it is ignored.
+            handle: as for ``Client.complete_job``. An attempt in it is ignored.
             reason: stored as the job's failure.
 
         Returns:

@@ -14,7 +14,7 @@ from garivini.model.inserted import Inserted
 from garivini.model.job import Handle, Job, NewJob, parse_state
 from garivini.model.limits import Flag, Priority
 from garivini.model.new_jobs import JobLike, checked_job, checked_jobs
-from garivini.model.outcome import Setback, failure
+from garivini.model.outcome import Setback, failure, success
 from garivini.model.pacing import WATERMARK
 from garivini.model.records import FailedAttempt, KeptJob, Reported
 from garivini.model.state import State
@@ -169,18 +169,26 @@ class Client:
         """
         return self._insert_checked(checked_jobs(jobs, run_after, flag, dispatch=dispatch), connection)
 
-    def complete_job(self, handle: HandleLike) -> bool:
+    def complete_job(
+        self, handle: HandleLike, result: bytes | str | None = None, *, worker: str = ""
+    ) -> bool:
         """Delete a job that has succeeded. This is not fenced: finished work is finished, whoever did it.
 
         Args:
             handle: names the job: a Job, a Handle, the result of an insert, an id such as ``"1:42"``, the
                 payload that a worker received (a mapping or JSON), or a pair ``(jobid, dbid)``.
+            result: of the job, which is kept with it for the retention of its function. A str is stored as
+                UTF-8. None: the job is not kept. Any other costs a second statement.
+            worker: the name of what ran the job, for a kept job.
 
         Returns:
             Whether the job existed.
 
         """
-        return self.complete_jobs([handle]) == 1
+        if result is None:
+            return self.complete_jobs([handle]) == 1
+        done = handle_of(handle)
+        return self._shards[done.dbid].finish_as_set(success(done, result, worker))
 
     def complete_jobs(self, handles: Iterable[HandleLike]) -> int:
         """Delete jobs that have succeeded, in one transaction per database; return how many existed."""
@@ -279,8 +287,9 @@ class Client:
     def result(self, handle: HandleLike) -> KeptJob | None:
         """Return a kept job with its result, or None.
 
-        A job of flag ``controller`` that has succeeded is kept for the retention of its function, in seconds.
-        None: there is no such job, it has not succeeded, or it is not kept, or no longer.
+        A job that has succeeded is kept for the retention of its function, in seconds, if a ``Worker`` or a
+        Controller ran it, or ``complete_job`` was given a result. None: there is no such job, it has not
+        succeeded, or it is not kept, or no longer.
         """
         jobid, dbid, _ = handle_of(handle)
         return self._shards[dbid].finished(jobid)

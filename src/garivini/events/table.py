@@ -132,6 +132,9 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
             "reports of running jobs could not be stored",
             limit=Limit(5, ("dbid", "error")),
         ),
+        "jobs.pruned": EventType(
+            INFO, ("dbid", "kept", "dead"), "kept jobs and dead jobs were deleted: their retention is over"
+        ),
         "lease.expired": EventType(
             DEBUG,
             ("jobid", "attempt", "found", "step"),

@@ -50,9 +50,9 @@ class Functions:
         self._read_at = 0.0  # monotonic
         #: The settings by function; None before they are read.
         self.stored: Mapping[str, FunctionPolicy] | None = None
-        #: The settings by function; None before the first ``read``, and if no function of a worker keeps its
-        #: jobs after success. Other threads read them.
-        self.policies: Mapping[str, FunctionPolicy] | None = None
+        #: The settings by function, at first a worker's own; None before the first ``read``, and if no
+        #: function of a worker keeps its jobs after success. Other threads read them.
+        self.policies: Mapping[str, FunctionPolicy] | None = _if_kept(own, own)
         leases.seconds = {name: policy.lease for name, policy in own.items() if policy.lease}
 
     def read(self) -> None:
@@ -96,12 +96,19 @@ class Functions:
         own = {name: stored.get(name, NO_POLICY) for name in self._own}
         if not self._publishes:
             # Plain functions have no use for them: a test of None is all that a job costs.
-            self.policies = stored if any(policy.retention for policy in own.values()) else None
+            self.policies = _if_kept(stored, own)
         self._on_read(own)
 
     def next_due(self) -> float:
         """Return infinity: a request wakes the thread, and a refresh is not urgent."""
         return NOT_DUE
+
+
+def _if_kept(
+    policies: Mapping[str, FunctionPolicy], own: Mapping[str, FunctionPolicy]
+) -> Mapping[str, FunctionPolicy] | None:
+    """Return the settings if a worker keeps jobs of one of its own functions after success, or None."""
+    return policies if any(policy.retention for policy in own.values()) else None
 
 
 class Registration:

@@ -6,5 +6,5 @@
 * ``lease`` decides about an expired lease. ``outcome``: how an attempt ended. ``policy``: the settings of a
   function. ``function_settings``: where they come from. ``retry``: when a failed job runs again.
   ``pacing``: sizes of batches, and the room under a watermark.
-* ``records``: what clients return about failures, reports and kept jobs.
+* ``records``: what clients return about failures, reports and kept jobs. ``fingerprint`` groups failures.
 """

@@ -148,6 +148,26 @@ def failure(handle: Handle, error: BaseException | str | None, worker: str = "")
     )
 
 
+def success(handle: Handle, result: Any, worker: Any) -> Success:
+    """Return the success of a job with this result.
+
+    Raises:
+        UsageError: the result is not bytes or encodable text, or the worker is not a text.
+
+    """
+    if isinstance(result, str):
+        try:
+            result = result.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"the result cannot be encoded as UTF-8: {error}") from None
+    if not isinstance(result, bytes):
+        kind = type(result).__name__
+        raise UsageError(f"a result is bytes or str, not {kind}: for data, pass json.dumps(data)")
+    if not isinstance(worker, str):
+        raise UsageError(f"the name of a worker is a str, not {type(worker).__name__}")
+    return Success(handle.jobid, handle.attempt, result, worker)
+
+
 def class_names(error: type[BaseException]) -> tuple[str, ...]:
     """Return the names of an exception's class and base classes, each alone and with its module."""
     bases = (base for base in error.__mro__ if issubclass(base, BaseException))

@@ -17,7 +17,9 @@ MAX_CRASHES: Final = 3
 #: The largest limit of a function's jobs in flight. A claim counts up to it.
 MAX_RUNNING: Final = 10_000
 _DAY: Final = 86400
-_WHOLE: Final = ("lease", "deadline", "max_failures", "retention", "max_running")
+_WHOLE: Final = ("lease", "deadline", "max_failures", "retention", "max_running", "dead_retention")
+#: The longest ``dead_retention``: ten years.
+_MAX_DAYS: Final = 3650
 
 #: Forms of a payload: our JSON object, the same with the original's blobs, or the bare argument.
 Envelope: TypeAlias = Literal["json", "latin-1", "raw"]
@@ -46,6 +48,8 @@ class FunctionPolicy:
     retry: str | None = None
     #: Maximum seconds of an attempt on a ``Worker``; None: no limit.
     timeout: float | None = None
+    #: Days for which a dead job is kept; None: for ever.
+    dead_retention: int | None = None
 
     def __post_init__(self) -> None:
         for name in _WHOLE:
@@ -66,6 +70,8 @@ class FunctionPolicy:
             raise UsageError(f"max_running is 1 to {MAX_RUNNING}, not {self.max_running}")
         if self.retention is not None and not 1 <= self.retention <= 365 * _DAY:
             raise UsageError(f"a retention is 1 s to a year, not {self.retention}")
+        if self.dead_retention is not None and not 1 <= self.dead_retention <= _MAX_DAYS:
+            raise UsageError(f"a dead_retention is 1 to {_MAX_DAYS} days, not {self.dead_retention}")
         self._check_failures()
 
     def _check_failures(self) -> None:

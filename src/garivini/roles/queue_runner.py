@@ -6,6 +6,7 @@ waits in the database.
 """
 
 import asyncio
+import math
 import ssl
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +17,7 @@ from typing import Final, NamedTuple
 
 from garivini import events
 from garivini.clock import SYSTEM_CLOCK, Clock
-from garivini.errors import ConflictError, GariviniError, RefusedError, UsageError
+from garivini.errors import GariviniError, RefusedError, UsageError
 from garivini.gearman.aio import Client, Held, Worker
 from garivini.model.job import Job
 from garivini.model.lease import LEASE, check_lease
@@ -26,6 +27,7 @@ from garivini.outcome_events import emit_settled
 from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.expired_leases import ExpiredLeases
 from garivini.roles.held_back import HeldBack
+from garivini.roles.janitor import Janitor
 from garivini.roles.job_servers import JobServers
 from garivini.roles.orphans import Orphans
 from garivini.roles.runner import run_passes, run_role
@@ -39,9 +41,8 @@ _ROUNDS: Final = 4
 _FULL_POLL: Final = 0.02
 #: Seconds after which a pass refreshes the servers' counts although it finds little to do.
 _COUNTS_AGE: Final = 1.0
-#: Seconds between two deletions of kept jobs whose retention is over, and how many are deleted at a time.
-_TIDY_INTERVAL: Final = 60.0
-_TIDY_JOBS: Final = 500
+#: Seconds between two checks of the nodes of a cluster.
+_NODES_INTERVAL: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +118,8 @@ class QueueRunner:
         )
         self._call = self._dispatcher.call
         self._orphans = Orphans(self._dispatcher, job_servers, watch=True)
-        self._tidy_at: float | None = None  # monotonic; None: before the first pass
+        self._janitor = Janitor(database, self._call, self._monotonic)
+        self._nodes_at = -math.inf  # monotonic
         #: The nodes of a Galera cluster that connections have reached last.
         self._nodes: frozenset[str] = frozenset()
         #: Jobs submitted before this pass, and passes since the last submit in which a function was full.
@@ -159,7 +161,8 @@ class QueueRunner:
         if broken:
             for setback, settled in await self._call(self._database.park_broken, broken):
                 emit_settled(setback, settled)
-        await self._tidy()
+        await self._janitor.run()
+        await self._check_nodes()
         if self._refused:
             raise self._refused[0]  # after everything else is done
         if more:
@@ -168,23 +171,12 @@ class QueueRunner:
         waits = [*later, *self._orphans.until_sweep(), *self._until_room()]
         return min([self._settings.poll, *waits, *self._held_back.until_claim(self._monotonic())])
 
-    async def _tidy(self) -> None:
-        """Delete kept jobs whose retention is over. If there are none, this is one statement per minute."""
-        now = self._monotonic()
-        if self._tidy_at is None:
-            self._tidy_at = now + _TIDY_INTERVAL
-            await self._check_nodes()
-        elif now >= self._tidy_at:
-            try:
-                deleted = await self._call(self._database.forget_finished, _TIDY_JOBS)
-            except ConflictError as error:  # another transaction has locked a record: retry later
-                events.emit("dispatch.failed", dbid=self._database.dbid, error=str(error))
-                deleted = 0
-            self._tidy_at = now if deleted == _TIDY_JOBS else now + _TIDY_INTERVAL
-            await self._check_nodes()
-
     async def _check_nodes(self) -> None:
         """Report it if connections reach several nodes of a Galera cluster: locks are those of one node."""
+        now = self._monotonic()
+        if now < self._nodes_at:
+            return
+        self._nodes_at = now + _NODES_INTERVAL
         nodes = await self._call(self._database.nodes)
         if len(nodes) > 1 and nodes != self._nodes:
             events.emit("database.several_nodes", dbid=self._database.dbid, nodes=", ".join(sorted(nodes)))

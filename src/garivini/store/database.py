@@ -10,7 +10,18 @@ from garivini.model.inserted import Inserted
 from garivini.model.job import NewJob
 from garivini.model.outcome import Setback, Settled, Success
 from garivini.model.policy import FunctionPolicy
-from garivini.store import admission, claims, inserts, leases, outcomes, policies, probe, records, views
+from garivini.store import (
+    admission,
+    claims,
+    inserts,
+    leases,
+    outcomes,
+    policies,
+    probe,
+    pruning,
+    records,
+    views,
+)
 from garivini.store import failures as failed_attempts
 from garivini.store.calls import in_transaction, read_only, retry_transient
 from garivini.store.chunks import CHUNK
@@ -180,14 +191,23 @@ class Database:
         jobids = sorted({success.jobid for success in successes})
         return outcomes.finish(self.connections, jobids, kept, locked)
 
+    _retention = read_only(records.retention)
+
+    def finish_as_set(self, success: Success) -> bool:
+        """Delete a job as ``finish`` does, by the retention of its function; return whether it existed."""
+        retention = self._retention(success.jobid)
+        return bool(self.finish([success._replace(retention=retention)]))
+
     settle: Final = in_transaction(outcomes.settle)
     count_run: Final = in_transaction(outcomes.count_run)
     retry: Final = in_transaction(outcomes.retry)
     report: Final = in_transaction(records.report)
     reports: Final = read_only(records.reports)
     finished: Final = read_only(records.kept_job)
+    kept_jobs: Final = read_only(records.kept_jobs)
     failures: Final = read_only(failed_attempts.failures)
     record: Final = read_only(failed_attempts.failure_rows)
+    failure_page: Final = read_only(failed_attempts.failure_page)
     omitted_failures: Final = read_only(failed_attempts.omitted_failures)
 
     @retry_transient
@@ -197,11 +217,33 @@ class Database:
         If there are none, it costs one statement.
         """
         with self.connections.reading() as run:
-            jobids = records.outlived_jobs(run, limit)
+            jobids = pruning.outlived_jobs(run, limit)
         if jobids:
             with self.connections.transaction() as run:
-                records.forget_kept_jobs(run, jobids)
+                pruning.forget_kept_jobs(run, jobids)
         return len(jobids)
+
+    @retry_transient
+    def forget_dead(self, after: int = 0, limit: int = CHUNK) -> tuple[int, int | None]:
+        """Delete dead jobs whose retention is over, with their records, in a page of failure records.
+
+        If no function has a ``dead_retention``, it costs one statement.
+
+        Args:
+            after: only jobs with greater ids.
+            limit: maximum jobs to delete.
+
+        Returns:
+            How many were deleted, and the id after which the next page begins; None: this was the last one.
+
+        """
+        with self.connections.reading() as run:
+            days = pruning.dead_retentions(policies.functions(run))
+            page = pruning.outlived_dead_jobs(run, days, after, limit)
+        if not page.jobids:
+            return 0, page.after
+        with self.connections.transaction() as run:
+            return pruning.forget_dead_jobs(run, page.jobids, days), page.after
 
     # ---- functions
 

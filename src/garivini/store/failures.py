@@ -1,10 +1,15 @@
 """The failure records of a job: the first and the newest ones are kept."""
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar
 
+from garivini.model.fingerprint import READ, Occurrence
 from garivini.model.outcome import Setback
 from garivini.model.records import FailedAttempt
+from garivini.store.chunks import CHUNK
 from garivini.store.statements import Statements
+
+_Row = TypeVar("_Row", bound=Sequence[Any])
 
 #: Records that are kept: they show the first and the latest failures, which those between usually repeat.
 FIRST: Final = 10
@@ -26,6 +31,39 @@ def failures(run: Statements, jobid: int) -> list[FailedAttempt]:
 def failure_rows(run: Statements, jobid: int) -> list[FailedAttempt]:
     """Return the failure records of a job with the row that counts the omitted ones."""
     return [FailedAttempt(*row) for row in run("failures", jobid=jobid)]
+
+
+def failure_page(run: Statements, after: int = 0) -> tuple[list[Occurrence], int | None]:
+    """Return failures in the order of their jobs' ids, and the id after which the next page begins.
+
+    None: this was the last page. A page reads at most ``CHUNK`` records. Those of jobs that are deleted
+    meanwhile are left out.
+    """
+    rows = run("failure_texts", after=after, size=READ, limit=CHUNK)
+    whole, next_page = whole_jobs(rows)
+    jobids = sorted({row[0] for row in whole})
+    names = dict(run("funcnames", jobids=jobids)) if jobids else {}
+    if kept := [jobid for jobid in jobids if jobid not in names]:
+        names.update(run("kept_funcnames", jobids=kept))
+    return [Occurrence(row[0], names[row[0]], *row[1:]) for row in whole if row[0] in names], next_page
+
+
+def whole_jobs(rows: Sequence[_Row]) -> tuple[Sequence[_Row], int | None]:
+    """Return a page of records without those of its last job, which may go on in the next page.
+
+    Args:
+        rows: at most ``CHUNK`` records in the order of their jobs' ids, which are their first columns.
+
+    Returns:
+        The records, and the id after which the next page begins; None: there is none.
+
+    """
+    if len(rows) < CHUNK:
+        return rows, None
+    last = rows[-1][0]
+    # Records of one job alone: of another program, because we keep fewer.
+    whole = [row for row in rows if row[0] != last] or rows
+    return whole, whole[-1][0]
 
 
 def omitted_failures(run: Statements, jobid: int) -> int:

@@ -60,6 +60,12 @@ def reports(run: Statements, jobid: int) -> list[Reported]:
     return [Reported(*row) for row in run("reports", jobid=jobid)]
 
 
+def retention(run: Statements, jobid: int) -> int:
+    """Return the seconds for which a job is kept after success; 0: it is not, or it does not exist."""
+    rows = run("retention", jobid=jobid)
+    return (rows[0][0] or 0) if rows else 0
+
+
 def keep(run: Statements, success: Success, attempt: int) -> None:
     """Keep a job that succeeded, before its row is deleted.
 
@@ -93,18 +99,12 @@ def keep(run: Statements, success: Success, attempt: int) -> None:
         )
 
 
+def kept_jobs(run: Statements, after: int = 0, limit: int = CHUNK) -> list[KeptJob]:
+    """Return kept jobs with greater ids in the order of their ids, without their results."""
+    return [KeptJob(*row) for row in run("kept_jobs", after=after, limit=min(limit, CHUNK))]
+
+
 def kept_job(run: Statements, jobid: int) -> KeptJob | None:
     """Return a kept job, or None."""
     rows = run("finished", jobid=jobid)
     return KeptJob(*rows[0]) if rows else None
-
-
-def outlived_jobs(run: Statements, limit: int) -> list[int]:
-    """Return the ids of kept jobs whose retention is over."""
-    return sorted(jobid for (jobid,) in run("outlived", limit=min(limit, CHUNK)))
-
-
-def forget_kept_jobs(run: Statements, jobids: Sequence[int]) -> None:
-    """Delete kept jobs with their records."""
-    for name in ("forget_failures", "forget_reports", "forget_finished"):
-        run(name, jobids=jobids)

@@ -100,6 +100,7 @@ class Columns:
 
 
 _JOB: Final = Columns("ntBTTnTnnnnnnnn")
+_KEPT_JOB: Final = Columns("ntTnnnnntBF")
 #: By name of the statement: the columns of rows that other programs may have written.
 COLUMNS: Final[dict[str, Columns]] = {
     "due": Columns("nnBTTTnnnt"),
@@ -114,11 +115,17 @@ COLUMNS: Final[dict[str, Columns]] = {
     "counts": Columns("tnnnn"),
     "count_put_off": Columns("tnnn"),
     "states": Columns("nn"),
-    "functions": Columns("t???T???TF"),
-    "settings": Columns("t???T???TFTT"),
-    "lock_settings": Columns("t???T???TFTT"),
+    "functions": Columns("t???T???TF?"),
+    "settings": Columns("t???T???TF?TT"),
+    "lock_settings": Columns("t???T???TF?TT"),
     "declared": Columns("tT"),
     "failures": Columns("nnttttt"),
     "reports": Columns("ntnb"),
-    "finished": Columns("ntTnnnnntBF"),
+    "retention": Columns("?"),
+    "dead": Columns("nt?"),
+    "failure_texts": Columns("nnttt"),
+    "funcnames": Columns("nt"),
+    "kept_funcnames": Columns("nt"),
+    "finished": _KEPT_JOB,
+    "kept_jobs": _KEPT_JOB,
 }

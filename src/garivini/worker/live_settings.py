@@ -26,6 +26,9 @@ class LiveSettings:
         self._monotonic = monotonic
         #: By database, the settings that were read last.
         self._read: dict[int, Mapping[str, FunctionPolicy]] = {}
+        for name, entry in self._declared.items():  # until the first are read
+            if entry.policy.retention is not None:
+                functions[name] = keeping(entry, monotonic)
 
     def apply(self, dbid: int, policies: Mapping[str, FunctionPolicy]) -> None:
         """Use the settings that were read from a database."""

@@ -69,6 +69,7 @@ class Worker:
         retry_on: Iterable[ErrorClass] | None = None,
         discard_on: Iterable[ErrorClass] = (),
         retention: int | None = None,
+        dead_retention: int | None = None,
     ) -> Callable[[_F], _F]:
         """Register the decorated ``def`` or ``async def`` under this name; it is called with a ``Job``.
 
@@ -95,6 +96,7 @@ class Worker:
             discard_on: classes of exceptions that make a job dead at once. An entry for a class has
                 precedence over those for its base classes.
             retention: seconds for which a job is kept after success with its result as JSON, 1 s to a year.
+            dead_retention: days for which a dead job is kept, 1 to 3,650; by default for ever.
 
         Raises:
             UsageError: the name is invalid or registered already, a value is out of range, or the function
@@ -111,6 +113,7 @@ class Worker:
             retry=None if retry is None else retry.text,
             timeout=timeout,
             retention=retention,
+            dead_retention=dead_retention,
         )
 
         def register(function: _F) -> _F:

@@ -3,6 +3,7 @@
 import click
 
 from garivini.cli.jobs.change import cancel, delete, reschedule, retry
+from garivini.cli.jobs.failures import failures
 from garivini.cli.jobs.listing import list_
 from garivini.cli.jobs.show import show
 
@@ -15,5 +16,5 @@ def jobs() -> None:
     """
 
 
-for _command in (list_, show, retry, cancel, reschedule, delete):
+for _command in (list_, show, failures, retry, cancel, reschedule, delete):
     jobs.add_command(_command)

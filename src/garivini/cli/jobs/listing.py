@@ -7,6 +7,7 @@ from typing import Any, Final
 import click
 
 from garivini.cli.jobs.forms import argument_text, as_json, time_text
+from garivini.cli.jobs.kept import FINISHED, list_kept
 from garivini.cli.options import databases
 from garivini.cli.options import output as output_option
 from garivini.cli.output import Column, Form, print_json, print_table
@@ -37,7 +38,9 @@ _COLUMNS: Final = (
 @databases
 @click.option("--function", "funcname", metavar="NAME", help="Only jobs of this function.")
 @click.option(
-    "--state", type=click.Choice([state.name.lower() for state in State]), help="Only jobs in this state."
+    "--state",
+    type=click.Choice([*(state.name.lower() for state in State), FINISHED]),
+    help="Only jobs in this state. finished: those that have succeeded and are kept.",
 )
 @click.option("--failed", is_flag=True, help="Only jobs that have failed or are dead.")
 @click.option(
@@ -53,10 +56,14 @@ def list_(
     Examples:
       garivini jobs list
       garivini jobs list --state dead --function report
+      garivini jobs list --state finished
       garivini jobs list --failed -o jsonl
     """
     if failed and state:
         raise UsageError("--failed and --state exclude each other")
+    if state == FINISHED:
+        list_kept(dbs, funcname, limit, output)
+        return
     chosen = None if state is None else parse_state(state)
     with closing(Shards(dbs)) as shards:
         pages = _pages(shards, limit, funcname=funcname, state=chosen, failed=failed)

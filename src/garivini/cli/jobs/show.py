@@ -1,17 +1,18 @@
 """``garivini jobs show``."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from garivini.cli.jobs.forms import argument_text, as_json, blob_fields, blob_text, parse_job, time_text
+from garivini.cli.jobs.kept import kept_as_json, kept_details
 from garivini.cli.options import databases
 from garivini.cli.options import output as output_option
 from garivini.cli.output import Failed, Form, number, print_details, print_json, say, visible, visible_bytes
 from garivini.client import Client
 from garivini.model.job import Job
-from garivini.model.records import FailedAttempt, KeptJob, Reported
+from garivini.model.records import FailedAttempt, Reported
 from garivini.model.state import State
 from garivini.store.failures import FIRST
 
@@ -44,7 +45,7 @@ def show(job: str, dbs: list[str], output: Form) -> None:
     if found is not None:
         details, entry = _details(found), as_json(found)
     elif kept is not None:
-        details, entry = _kept_details(kept, handle.dbid), _kept_as_json(kept, handle.dbid)
+        details, entry = kept_details(kept, handle.dbid), kept_as_json(kept, handle.dbid)
     else:
         raise Failed(f"there is no job {job}: it has succeeded, or never existed")
     if output != "table":
@@ -104,23 +105,3 @@ def _details(job: Job) -> dict[str, str]:
         "inserted": time_text(job.created) if job.created else "-",
         "argument": f"{number(len(job.arg), 'byte')}: {argument_text(job.arg, _EXCERPT)}",
     }
-
-
-def _kept_details(kept: KeptJob, dbid: int) -> dict[str, str]:
-    return {
-        "job": f"{dbid}:{kept.jobid}",
-        "function": kept.funcname,
-        "state": "finished",
-        "finished": time_text(kept.finished_at),
-        "kept until": time_text(kept.expires),
-        "failures": str(kept.failcount),
-        "attempt": str(kept.attempt),
-        "unique key": kept.uniqkey or "-",
-        "inserted": time_text(kept.created) if kept.created else "-",
-        "worker": kept.worker or "-",
-        "result": "too large to be kept" if kept.result is None else blob_text(kept.result),
-    }
-
-
-def _kept_as_json(kept: KeptJob, dbid: int) -> dict[str, Any]:
-    return {**kept._asdict(), "dbid": dbid, "state": "finished", **blob_fields("result", kept.result)}

@@ -275,6 +275,10 @@ SELECT :jobid, :attempt, last + 1, :kind, UNIX_TIMESTAMP(), :body
 -- The reports of a job, oldest attempt first.
 SELECT attempt, kind, reported_at, body FROM report WHERE jobid = :jobid ORDER BY attempt, number
 
+-- name: retention (jobid) -> rows
+-- How long the function of a job keeps it after success.
+SELECT (SELECT retention FROM `function` WHERE `function`.funcname = job.funcname) FROM job WHERE jobid = :jobid
+
 -- name: keep (jobid, attempt, worker, result, retention, ran) -> none
 -- Keeps a job that succeeded, in the transaction that deletes its row. An id is used once.
 INSERT INTO finished (jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result,
@@ -289,6 +293,11 @@ ON DUPLICATE KEY UPDATE jobid = finished.jobid
 SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result, seconds
   FROM finished WHERE jobid = :jobid
 
+-- name: kept_jobs (after, limit) -> rows
+-- Kept jobs by id as above, without their results.
+SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, NULL, seconds
+  FROM finished FORCE INDEX (PRIMARY) WHERE jobid > :after ORDER BY jobid LIMIT :limit
+
 -- name: outlived (limit) -> rows
 -- Kept jobs whose retention is over. MySQL reads a column outside the index as in `any_records`.
 SELECT jobid FROM finished FORCE INDEX (finished_expires) WHERE expires <= UNIX_TIMESTAMP() /*!80017 AND attempt IS NOT NULL */
@@ -300,6 +309,20 @@ DELETE finished FROM
   /*M! finished FORCE INDEX (PRIMARY) WHERE jobid IN ( */ /*!80017 JSON_TABLE(JSON_ARRAY( */ :*jobids)
   /*!80017 , '$[*]' COLUMNS (jobid BIGINT UNSIGNED PATH '$')) AS gone
   STRAIGHT_JOIN finished FORCE INDEX (PRIMARY) ON finished.jobid = gone.jobid */
+
+-- name: failed (after, limit) -> rows
+-- The jobs of failure records after an id, each as often as it has records. MySQL reads a column outside the key as in
+-- `any_records`.
+SELECT jobid FROM failure FORCE INDEX (PRIMARY) WHERE jobid > :after /*!80017 AND failed_at IS NOT NULL */
+ ORDER BY jobid LIMIT :limit
+
+-- name: dead (jobids) -> rows
+-- The dead jobs among these, and how many seconds ago each died: its newest record says that. One that another program
+-- has parked by `run_after` alone is not among them, and one that a drain moves has only just died.
+SELECT jobid, funcname, CAST(UNIX_TIMESTAMP() AS SIGNED) - (
+         SELECT CAST(MAX(IF(kind = 'moved', 2147483647, failed_at)) AS SIGNED) FROM failure FORCE INDEX (PRIMARY)
+          WHERE failure.jobid = job.jobid)
+  FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) AND state = 4 AND run_after = 2147483647
 
 -- name: standing (jobids) -> rows
 -- The row before a setback, locked by the transaction; the last column is whether its attempt holds it.
@@ -351,6 +374,19 @@ SELECT kind FROM failure WHERE jobid = :jobid AND attempt = :attempt AND kind NO
 -- name: failures (jobid) -> rows
 -- The failure records of a job, oldest first.
 SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure WHERE jobid = :jobid ORDER BY attempt, kind
+
+-- name: failure_texts (after, size, limit) -> rows
+-- The failure records of jobs after an id, with the first characters of each message.
+SELECT jobid, failed_at, kind, error, LEFT(message, :size) FROM failure FORCE INDEX (PRIMARY)
+ WHERE jobid > :after ORDER BY jobid LIMIT :limit
+
+-- name: funcnames (jobids) -> rows
+-- The functions of these jobs.
+SELECT jobid, funcname FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
+
+-- name: kept_funcnames (jobids) -> rows
+-- The functions of these kept jobs.
+SELECT jobid, funcname FROM finished FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 
 -- name: get (jobid) -> rows
 -- One job with its effective state: one that another program has put off waits, or is dead if that is "never".
@@ -424,13 +460,14 @@ SHOW GLOBAL STATUS LIKE 'wsrep_cluster_size'
 
 -- name: functions () -> rows
 -- The settings of all functions that apply.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
+       dead_retention
   FROM `function` ORDER BY funcname
 
 -- name: settings () -> rows
 -- The same, with what code has declared and what an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       declared, override
+       dead_retention, declared, override
   FROM `function` ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
@@ -440,7 +477,7 @@ SELECT funcname, declared FROM `function` WHERE funcname IN (:*funcnames)
 -- name: lock_settings (funcnames) -> rows
 -- The settings of these functions as above, locked by the transaction.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       declared, override
+       dead_retention, declared, override
   FROM `function` WHERE funcname IN (:*funcnames) ORDER BY funcname FOR UPDATE
 
 -- name: create_functions (funcname) -> none
@@ -450,17 +487,17 @@ VALUES
   (:funcname) -- each
 ON DUPLICATE KEY UPDATE funcname = VALUES(funcname)
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, declared, override) -> none
 -- Writes the whole settings of functions.
 INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       declared, override)
+       dead_retention, declared, override)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :declared, :override) -- each
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :declared, :override) -- each
 ON DUPLICATE KEY UPDATE
        lease = VALUES(lease), deadline = VALUES(deadline), renews = VALUES(renews),
        envelope = VALUES(envelope), max_failures = VALUES(max_failures), retention = VALUES(retention),
        max_running = VALUES(max_running), retry = VALUES(retry), timeout = VALUES(timeout),
-       declared = VALUES(declared), override = VALUES(override)
+       dead_retention = VALUES(dead_retention), declared = VALUES(declared), override = VALUES(override)
 
 -- name: adoptable (jobids) -> rows
 -- Jobs whose copies came without an attempt and that nobody runs, locked by the transaction.

@@ -282,6 +282,10 @@ SELECT :jobid::bigint, :attempt::bigint, last + 1, :kind::text,
 -- The reports of a job, oldest attempt first.
 SELECT attempt, kind, reported_at, body FROM report WHERE jobid = :jobid::bigint ORDER BY attempt, number
 
+-- name: retention (jobid) -> rows
+-- How long the function of a job keeps it after success.
+SELECT (SELECT retention FROM function WHERE function.funcname = job.funcname) FROM job WHERE jobid = :jobid::bigint
+
 -- name: keep (jobid, attempt, worker, result, retention, ran) -> none
 -- Keeps a job that succeeded, in the transaction that deletes its row. An id is used once.
 INSERT INTO finished (jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result,
@@ -297,6 +301,11 @@ ON CONFLICT (jobid) DO NOTHING
 SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result, seconds
   FROM finished WHERE jobid = :jobid::bigint
 
+-- name: kept_jobs (after, limit) -> rows
+-- Kept jobs by id as above, without their results.
+SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, NULL, seconds
+  FROM finished WHERE jobid > :after::bigint ORDER BY jobid LIMIT :limit::bigint
+
 -- name: outlived (limit) -> rows
 -- Kept jobs whose retention is over.
 SELECT jobid FROM finished WHERE expires <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
@@ -305,6 +314,17 @@ SELECT jobid FROM finished WHERE expires <= (SELECT floor(extract(epoch FROM clo
 -- name: forget_finished (jobids) -> none
 -- Deletes kept jobs.
 DELETE FROM finished WHERE jobid = ANY (:@jobids::bigint[])
+
+-- name: failed (after, limit) -> rows
+-- The jobs of failure records after an id, each as often as it has records.
+SELECT jobid FROM failure WHERE jobid > :after::bigint ORDER BY jobid LIMIT :limit::bigint
+
+-- name: dead (jobids) -> rows
+-- The dead jobs among these, and how many seconds ago each died: its newest record says that. One that another program
+-- has parked by `run_after` alone is not among them, and one that a drain moves has only just died.
+SELECT jobid, funcname, floor(extract(epoch FROM clock_timestamp()))::bigint - (
+         SELECT max(CASE WHEN kind = 'moved' THEN 2147483647 ELSE failed_at END) FROM failure WHERE failure.jobid = job.jobid)
+  FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND state + 0 = 4 AND run_after = 2147483647
 
 -- name: standing (jobids) -> rows
 -- The row before a setback, locked by the transaction; the last column is whether its attempt holds it.
@@ -360,6 +380,19 @@ SELECT kind FROM failure WHERE jobid = :jobid::bigint AND attempt = :attempt::bi
 -- The failure records of a job, oldest first.
 SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure
  WHERE jobid = :jobid::bigint ORDER BY attempt, kind
+
+-- name: failure_texts (after, size, limit) -> rows
+-- The failure records of jobs after an id, with the first characters of each message.
+SELECT jobid, failed_at, kind, error, left(message, :size::integer) FROM failure
+ WHERE jobid > :after::bigint ORDER BY jobid LIMIT :limit::bigint
+
+-- name: funcnames (jobids) -> rows
+-- The functions of these jobs.
+SELECT jobid, funcname FROM job WHERE jobid = ANY (:@jobids::bigint[])
+
+-- name: kept_funcnames (jobids) -> rows
+-- The functions of these kept jobs.
+SELECT jobid, funcname FROM finished WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: get (jobid) -> rows
 -- One job with its effective state: one that another program has put off waits, or is dead if that is "never".
@@ -439,13 +472,14 @@ UNION ALL SELECT 'commits_without_standby', count(*)::text FROM pg_catalog.pg_st
 
 -- name: functions () -> rows
 -- The settings of all functions that apply.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
+       dead_retention
   FROM function ORDER BY funcname
 
 -- name: settings () -> rows
 -- The same, with what code has declared and what an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       declared, override
+       dead_retention, declared, override
   FROM function ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
@@ -455,29 +489,29 @@ SELECT funcname, declared FROM function WHERE funcname = ANY (:@funcnames::text[
 -- name: lock_settings (funcnames) -> rows
 -- The settings of these functions as above, locked by the transaction.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       declared, override
+       dead_retention, declared, override
   FROM function WHERE funcname = ANY (:@funcnames::text[]) ORDER BY funcname FOR UPDATE
 
 -- name: create_functions (funcname) -> none
 -- Rows for functions that have none yet, so that they can be locked.
 INSERT INTO function (funcname) SELECT unnest(:@funcname::text[]) ON CONFLICT (funcname) DO NOTHING
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, declared, override) -> none
 -- Writes the whole settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       declared, override)
+       dead_retention, declared, override)
 SELECT n.funcname, n.lease, n.deadline, n.renews::boolean, n.envelope, n.max_failures, n.retention, n.max_running,
-       n.retry, n.timeout, n.declared, n.override
+       n.retry, n.timeout, n.dead_retention, n.declared, n.override
   FROM unnest(:@funcname::text[], :@lease::integer[], :@deadline::integer[], :@renews::integer[], :@envelope::text[],
               :@max_failures::integer[], :@retention::integer[], :@max_running::integer[], :@retry::text[],
-              :@timeout::double precision[], :@declared::text[], :@override::text[])
+              :@timeout::double precision[], :@dead_retention::integer[], :@declared::text[], :@override::text[])
        AS n (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-             declared, override)
+             dead_retention, declared, override)
 ON CONFLICT (funcname) DO UPDATE
    SET lease = excluded.lease, deadline = excluded.deadline, renews = excluded.renews,
        envelope = excluded.envelope, max_failures = excluded.max_failures, retention = excluded.retention,
        max_running = excluded.max_running, retry = excluded.retry, timeout = excluded.timeout,
-       declared = excluded.declared, override = excluded.override
+       dead_retention = excluded.dead_retention, declared = excluded.declared, override = excluded.override
 
 -- name: adoptable (jobids) -> rows
 -- Jobs whose copies came without an attempt and that nobody runs, locked by the transaction.

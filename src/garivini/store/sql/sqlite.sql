@@ -257,6 +257,10 @@ SELECT :jobid, :attempt, last + 1, :kind, strftime('%s', 'now') + 0, :body
 -- The reports of a job, oldest attempt first.
 SELECT attempt, kind, reported_at, body FROM report WHERE jobid = :jobid ORDER BY attempt, number
 
+-- name: retention (jobid) -> rows
+-- How long the function of a job keeps it after success.
+SELECT (SELECT retention FROM function WHERE function.funcname = job.funcname) FROM job WHERE jobid = :jobid
+
 -- name: keep (jobid, attempt, worker, result, retention, ran) -> none
 -- Keeps a job that succeeded, in the transaction that deletes its row. An id is used once.
 INSERT INTO finished (jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result,
@@ -271,6 +275,11 @@ ON CONFLICT (jobid) DO NOTHING
 SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, result, seconds
   FROM finished WHERE jobid = :jobid
 
+-- name: kept_jobs (after, limit) -> rows
+-- Kept jobs by id as above, without their results.
+SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, NULL, seconds
+  FROM finished WHERE jobid > :after ORDER BY jobid LIMIT :limit
+
 -- name: outlived (limit) -> rows
 -- Kept jobs whose retention is over.
 SELECT jobid FROM finished WHERE expires <= strftime('%s', 'now') + 0
@@ -279,6 +288,17 @@ SELECT jobid FROM finished WHERE expires <= strftime('%s', 'now') + 0
 -- name: forget_finished (jobids) -> none
 -- Deletes kept jobs.
 DELETE FROM finished WHERE jobid IN (:*jobids)
+
+-- name: failed (after, limit) -> rows
+-- The jobs of failure records after an id, each as often as it has records.
+SELECT jobid FROM failure WHERE jobid > :after ORDER BY jobid LIMIT :limit
+
+-- name: dead (jobids) -> rows
+-- The dead jobs among these, and how many seconds ago each died: its newest record says that. One that another program
+-- has parked by `run_after` alone is not among them, and one that a drain moves has only just died.
+SELECT jobid, funcname, strftime('%s', 'now') - (
+         SELECT MAX(CASE WHEN kind = 'moved' THEN 2147483647 ELSE failed_at END) FROM failure WHERE failure.jobid = job.jobid)
+  FROM job WHERE jobid IN (:*jobids) AND state = 4 AND run_after = 2147483647
 
 -- name: standing (jobids) -> rows
 -- The row before a setback; the last column is whether its attempt holds it.
@@ -331,6 +351,19 @@ SELECT kind FROM failure WHERE jobid = :jobid AND attempt = :attempt AND kind NO
 -- The failure records of a job, oldest first.
 SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure WHERE jobid = :jobid ORDER BY attempt
 
+-- name: failure_texts (after, size, limit) -> rows
+-- The failure records of jobs after an id, with the first characters of each message.
+SELECT jobid, failed_at, kind, error, substr(message, 1, :size) FROM failure
+ WHERE jobid > :after ORDER BY jobid LIMIT :limit
+
+-- name: funcnames (jobids) -> rows
+-- The functions of these jobs.
+SELECT jobid, funcname FROM job WHERE jobid IN (:*jobids)
+
+-- name: kept_funcnames (jobids) -> rows
+-- The functions of these kept jobs.
+SELECT jobid, funcname FROM finished WHERE jobid IN (:*jobids)
+
 -- name: get (jobid) -> rows
 -- One job with its effective state: one that another program has put off waits, or is dead if that is "never".
 SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
@@ -381,13 +414,14 @@ SELECT 'version', sqlite_version() UNION ALL SELECT 'journal_mode', journal_mode
 
 -- name: functions () -> rows
 -- The settings of all functions that apply.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
+       dead_retention
   FROM function ORDER BY funcname
 
 -- name: settings () -> rows
 -- The same, with what code has declared and what an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       declared, override
+       dead_retention, declared, override
   FROM function ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
@@ -397,7 +431,7 @@ SELECT funcname, declared FROM function WHERE funcname IN (:*funcnames)
 -- name: lock_settings (funcnames) -> rows
 -- The settings of these functions as above.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       declared, override
+       dead_retention, declared, override
   FROM function WHERE funcname IN (:*funcnames) ORDER BY funcname
 
 -- name: create_functions (funcname) -> none
@@ -407,17 +441,17 @@ VALUES
   (:funcname) -- each
 ON CONFLICT (funcname) DO NOTHING
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, declared, override) -> none
 -- Writes the whole settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       declared, override)
+       dead_retention, declared, override)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :declared, :override) -- each
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :declared, :override) -- each
 ON CONFLICT (funcname) DO UPDATE
    SET lease = excluded.lease, deadline = excluded.deadline, renews = excluded.renews,
        envelope = excluded.envelope, max_failures = excluded.max_failures, retention = excluded.retention,
        max_running = excluded.max_running, retry = excluded.retry, timeout = excluded.timeout,
-       declared = excluded.declared, override = excluded.override
+       dead_retention = excluded.dead_retention, declared = excluded.declared, override = excluded.override
 
 -- name: adoptable (jobids) -> rows
 -- Jobs whose copies came without an attempt and that nobody runs.

@@ -1,0 +1,1 @@
+ALTER TABLE `function` DROP COLUMN dead_retention;
