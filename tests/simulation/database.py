@@ -15,14 +15,14 @@ from typing import Any, Final, TypeVar
 
 from msgspec import structs
 
-from garivini.errors import ConflictError, OutcomeUnknownError, UnreachableError
-from garivini.model.function_settings import FunctionSettings
+from garivini.errors import ConflictError, OutcomeUnknownError, UnreachableError, UsageError
+from garivini.model.function_settings import FunctionSettings, given_settings
 from garivini.model.inserted import Inserted
 from garivini.model.job import Handle, Job, NewJob
 from garivini.model.limits import NEVER, PRIORITIES
 from garivini.model.outcome import Setback, Settled
 from garivini.model.pacing import BATCH_BYTES
-from garivini.model.policy import MAX_CRASHES, MAX_FAILURES, FunctionPolicy
+from garivini.model.policy import FOREVER, MAX_CRASHES, MAX_FAILURES, NO_POLICY, FunctionPolicy
 from garivini.model.records import FailedAttempt
 from garivini.model.retry import error_names, parse_retry
 from garivini.model.state import State
@@ -100,6 +100,8 @@ class Model:
         self.records: dict[tuple[int, int, str], FailedAttempt] = {}
         self.policies: dict[str, FunctionPolicy] = {}
         self.settings: dict[str, FunctionSettings] = {}
+        #: Until when functions are paused, or were.
+        self.pauses: dict[str, int] = {}
         self._clock = clock
         self._watch = watch
         self._spread = spread
@@ -177,9 +179,9 @@ class Model:
     def admit(
         self, lane: Lane, *, limit: int, lease: int | Callable[[str], int], max_bytes: int = BATCH_BYTES
     ) -> Admitted:
-        if lane.funcname not in self.policies:
+        if lane.funcname not in {*self.policies, *self.pauses} or self.is_paused(lane.funcname):
             return Admitted([], held_back=True)
-        most = self.policies[lane.funcname].max_running
+        most = self.policies.get(lane.funcname, NO_POLICY).max_running
         held = sum(row.standing in HELD for row in self.rows.values() if row.funcname == lane.funcname)
         allowed = limit if most is None else max(0, min(limit, most - held))
         jobs = self.claim(lane, limit=allowed, lease=lease, max_bytes=max_bytes) if allowed else []
@@ -351,7 +353,34 @@ class Model:
     # ---- functions, and what people see
 
     def functions(self) -> dict[str, FunctionPolicy]:
-        return dict(self.policies)
+        paused = {name: end for name, end in self.pauses.items() if self.is_paused(name)}
+        return {
+            name: replace(self.policies.get(name, NO_POLICY), paused_until=paused.get(name))
+            for name in {*self.policies, *self.pauses}
+        }
+
+    def is_paused(self, funcname: str) -> bool:
+        return self.pauses.get(funcname, 0) > self._now()
+
+    def pause(self, funcname: str, until: Offset | At | Never) -> int:
+        now = math.ceil(self._clock())
+        match until:
+            case Offset(seconds):
+                end = now + seconds
+            case At(end):
+                pass
+            case Never():
+                end = FOREVER
+        if end <= now:
+            raise UsageError("a pause ends in the future")
+        self.pauses[funcname] = end
+        return end
+
+    def resume(self, funcname: str) -> bool:
+        was_paused = self.is_paused(funcname)
+        if was_paused:
+            del self.pauses[funcname]
+        return was_paused
 
     def set_function(self, funcname: str, policy: FunctionPolicy) -> None:
         self._set(funcname, self._settings(funcname).overridden(policy))
@@ -359,7 +388,8 @@ class Model:
     def register_functions(self, policies: Mapping[str, FunctionPolicy]) -> bool:
         before = dict(self.settings)
         for funcname, policy in policies.items():
-            self._set(funcname, self._settings(funcname).declare(policy))
+            if given_settings(policy) != self._settings(funcname).declared:
+                self._set(funcname, self._settings(funcname).declare(policy))
         return self.settings != before
 
     def _settings(self, funcname: str) -> FunctionSettings:
@@ -369,6 +399,11 @@ class Model:
         if settings != FunctionSettings():
             self.settings[funcname] = settings
             self.policies[funcname] = settings.policy
+            return
+        self.settings.pop(funcname, None)
+        self.policies.pop(funcname, None)
+        if not self.is_paused(funcname):
+            self.pauses.pop(funcname, None)
 
     def clock(self) -> float:
         return self._clock()

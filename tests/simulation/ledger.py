@@ -14,7 +14,7 @@ from garivini.gearman.requests import SubmitResult
 from garivini.model.job import Handle, Job
 from garivini.model.lease import Found
 from garivini.model.payload import decode_payload
-from garivini.model.policy import MAX_CRASHES, MAX_FAILURES
+from garivini.model.policy import MAX_CRASHES, MAX_FAILURES, RULES_APPLY_AFTER
 from garivini.model.state import State
 from tests.simulation.database import HELD, Model, Row
 from tests.simulation.loop import VirtualLoop
@@ -73,6 +73,8 @@ class Ledger:
         #: Attempts given up because their server had no worker, and another had one.
         self.stranded: Counter[int] = Counter()
         self.completed: set[int] = set()
+        #: When functions were paused last.
+        self._paused: dict[str, float] = {}
         self._stranded: set[tuple[int, int]] = set()
         self._unread: dict[tuple[int, int], float] = {}  # when given
         self._passes: Counter[tuple[Process, int]] = Counter()
@@ -217,6 +219,19 @@ class Ledger:
 
         return after
 
+    def paused(self, funcname: str) -> None:
+        """A function is about to be paused."""
+        self.say("paused", funcname)
+        if not self.model.is_paused(funcname):
+            self._paused[funcname] = self.loop.time()
+
+    def _check_pause(self, row: Row) -> None:
+        """Nothing of a paused function may be handed out once every program knows the pause."""
+        if self.model.is_paused(row.funcname):
+            seconds = self.loop.time() - self._paused[row.funcname]
+            if seconds > RULES_APPLY_AFTER:
+                self.wrong("a job of a paused function is handed out", row.funcname, row.jobid, seconds)
+
     # ---- the servers
 
     def offered(self, process: Process, job: Submission) -> None:
@@ -237,6 +252,8 @@ class Ledger:
         row = self.model.rows.get(jobid)
         if row is None or (row.attempt, row.state) != (attempt, State.LEASED):
             self.wrong("an attempt was given up before it was submitted", jobid, attempt)
+        if row is not None:
+            self._check_pause(row)
         if decode_payload(job.data).attempt != attempt:
             self.wrong("a payload names another attempt than its unique", jobid, attempt)
 

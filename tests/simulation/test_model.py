@@ -353,6 +353,19 @@ class Both(RuleBasedStateMachine):
             self.both(lambda database: database.set_function(funcname, given))
         self.both(lambda database: database.functions())
 
+    @rule(
+        funcname=st.sampled_from(["f", "g"]),
+        until=st.one_of(st.builds(Offset, st.sampled_from([1, 5, 20])), st.just(Never())),
+    )
+    def pause(self, funcname: str, until: Any) -> None:
+        self.both(lambda database: database.pause(funcname, until))
+        self.both(lambda database: database.functions())
+
+    @rule(funcname=st.sampled_from(["f", "g"]))
+    def resume(self, funcname: str) -> None:
+        self.both(lambda database: database.resume(funcname))
+        self.both(lambda database: database.functions())
+
     # ---- the tables
 
     @invariant()

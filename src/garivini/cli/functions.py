@@ -8,6 +8,7 @@ import click
 
 from garivini.cli.options import databases, output
 from garivini.cli.output import Column, Form, print_json, print_table, say, visible
+from garivini.cli.pauses import pause, pause_text, resume
 from garivini.errors import UsageError
 from garivini.model.function_settings import SETTINGS, FunctionSettings
 from garivini.model.new_jobs import new_job
@@ -57,6 +58,8 @@ def list_(dbs: list[str], output: Form) -> None:
             for name in SETTINGS
             if entry[name] is not None
         )
+        if entry["paused_until"] is not None:
+            set_ = ", ".join(filter(None, (pause_text(entry["paused_until"]), set_)))
         rows.append([entry["function"] or "(default)", jobs or "-", set_ or "-"])
     print_table((Column("function"), Column("jobs"), Column("settings", rank=1)), [rows], none="no function")
 
@@ -148,6 +151,10 @@ def set_(
             say(f"{visible(name) or 'the default'} is set in {visible(database.where)}")
 
 
+functions.add_command(pause)
+functions.add_command(resume)
+
+
 @functions.command()
 @click.argument("funcname")
 @databases
@@ -166,7 +173,8 @@ def reset(funcname: str, dbs: list[str]) -> None:
 def show(funcname: str, dbs: list[str], output: Form) -> None:
     """Show the settings of FUNCNAME, and where each comes from.
 
-    declared: by its workers. override: by functions set. row: by a program that knows only the columns.
+    declared: by its workers. override: by functions set. row: by a program that knows only the columns. A
+    pause is shown as paused_until, from functions pause.
     """
     entries = []
     with closing(Shards(dbs)) as shards:
@@ -182,6 +190,16 @@ def show(funcname: str, dbs: list[str], output: Form) -> None:
                 }
                 for name in SETTINGS
             ]
+            paused_until = database.functions().get(funcname, NO_POLICY).paused_until
+            entries.append(
+                {
+                    "dbid": database.dbid,
+                    "setting": "paused_until",
+                    "value": paused_until,
+                    "origin": None if paused_until is None else "pause",
+                    "declared": None,
+                }
+            )
     if output != "table":
         print_json(entries, output)
         return

@@ -21,7 +21,7 @@ from garivini.model.inserted import Inserted
 from garivini.model.job import Job, NewJob
 from garivini.model.lease import LEASE
 from garivini.model.pacing import BATCH_BYTES
-from garivini.model.policy import Policies
+from garivini.model.policy import POLICIES_AGE, Policies
 from garivini.outcome_events import emit_delivery
 from garivini.store.database import Database
 from garivini.store.shards import Shards
@@ -29,9 +29,8 @@ from garivini.submission import Delivery, is_late, submission, unfit
 
 #: Maximum jobs of an insert that are submitted. Inserting a longer list takes longer than a submit may wait.
 _MAX_JOBS: Final = 4000
-#: Seconds after which the counts of the servers and the settings of functions are read again.
+#: Seconds after which the counts of the servers are read again.
 _COUNTS_AGE: Final = 1.0
-_POLICIES_AGE: Final = 5.0
 
 
 class DirectDispatch:
@@ -68,8 +67,10 @@ class DirectDispatch:
 
         def into(database: Database, part: Sequence[NewJob]) -> list[Inserted]:
             nonlocal must_wake
-            part = self._lease(database, part)
-            began = time.monotonic()
+            may_submit = self._may_submit(part)
+            began = time.monotonic()  # before the settings are read, which a new rule relies on
+            if may_submit:
+                part = self._lease(database, part)
             answers = database.insert(part)
             try:
                 must_wake |= self._dispatch(database, part, answers, began)
@@ -87,12 +88,14 @@ class DirectDispatch:
 
     # ---- before the insert
 
+    def _may_submit(self, jobs: Sequence[NewJob]) -> bool:
+        """Whether any of the jobs may be submitted after the commit."""
+        if len(jobs) > _MAX_JOBS or not any(job.dispatch and not job.delay for job in jobs):
+            return False
+        return self._refresh_counts()
+
     def _lease(self, database: Database, jobs: Sequence[NewJob]) -> Sequence[NewJob]:
         """Return the jobs; those that are due and have room get their first lease."""
-        if len(jobs) > _MAX_JOBS or not any(job.dispatch and not job.delay for job in jobs):
-            return jobs
-        if not self._refresh_counts():
-            return jobs
         policies = self._read_policies(database)
         bytes_left = BATCH_BYTES
         leased = []
@@ -112,7 +115,7 @@ class DirectDispatch:
         """Return the settings of functions, which may be some seconds old."""
         now = time.monotonic()
         read, policies = self._policies.get(database.dbid, (0.0, None))
-        if policies is None or now - read >= _POLICIES_AGE:
+        if policies is None or now - read >= POLICIES_AGE:
             policies = Policies(database.functions())
             self._policies[database.dbid] = now, policies
         return policies

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Final, Literal, TypeAlias, get_args
 
 from garivini.errors import UsageError
-from garivini.model.lease import check_lease
+from garivini.model.lease import SUBMIT_WITHIN, check_lease
 from garivini.model.limits import check_word
 from garivini.model.retry import parse_retry
 
@@ -46,6 +46,9 @@ class FunctionPolicy:
     retry: str | None = None
     #: Maximum seconds of an attempt on a ``Worker``; None: no limit.
     timeout: float | None = None
+    #: Unix time until which no job of the function is handed out; None: it is not paused. Not a setting:
+    #: see ``Client.pause``.
+    paused_until: int | None = None
 
     def __post_init__(self) -> None:
         for name in _WHOLE:
@@ -83,8 +86,15 @@ class FunctionPolicy:
     @property
     def has_rules(self) -> bool:
         """Whether its jobs are handed out by admission only."""
-        return self.max_running is not None
+        return self.max_running is not None or self.paused_until is not None
 
+
+#: Maximum seconds for which a program hands out jobs by settings that it has read.
+POLICIES_AGE: Final = 5.0
+#: Seconds after which every program keeps a new rule: the jobs that it has claimed before are submitted.
+RULES_APPLY_AFTER: Final = POLICIES_AGE + SUBMIT_WITHIN
+#: The end of a pause without an end: the last second of 32 bits.
+FOREVER: Final = 2**32 - 1
 
 #: The policy of a function without settings.
 NO_POLICY: Final = FunctionPolicy()
@@ -100,7 +110,7 @@ class Policies(dict[str, FunctionPolicy]):
 
     """
 
-    __slots__ = ("_default", "ruled")
+    __slots__ = ("_default", "paused", "ruled")
 
     def __init__(self, settings: Mapping[str, FunctionPolicy] = MappingProxyType({})) -> None:
         envelope = settings.get(DEFAULT, NO_POLICY).envelope
@@ -111,6 +121,10 @@ class Policies(dict[str, FunctionPolicy]):
         )
         #: The functions whose jobs only admission hands out: see ``store/admission.py``.
         self.ruled: frozenset[str] = frozenset(name for name, policy in self.items() if policy.has_rules)
+        #: The unix times until which functions are paused.
+        self.paused: Mapping[str, int] = {
+            name: policy.paused_until for name, policy in self.items() if policy.paused_until is not None
+        }
 
     def __missing__(self, funcname: str) -> FunctionPolicy:
         return self._default

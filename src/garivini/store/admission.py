@@ -36,7 +36,9 @@ def admit(
     rows = run("lock_function", funcname=lane.funcname)
     if not rows:
         return Admitted([], held_back=True)
-    (max_running,) = rows[0]
+    ((max_running, paused),) = rows
+    if paused:
+        return Admitted([], held_back=True)
     allowed = limit
     if max_running is not None:
         allowed = min(limit, max_running - run("in_flight", funcname=lane.funcname, limit=max_running)[0][0])

@@ -10,7 +10,18 @@ from garivini.model.inserted import Inserted
 from garivini.model.job import NewJob
 from garivini.model.outcome import Setback, Settled, Success
 from garivini.model.policy import FunctionPolicy
-from garivini.store import admission, claims, inserts, leases, outcomes, policies, probe, records, views
+from garivini.store import (
+    admission,
+    claims,
+    inserts,
+    leases,
+    outcomes,
+    pauses,
+    policies,
+    probe,
+    records,
+    views,
+)
 from garivini.store import failures as failed_attempts
 from garivini.store.calls import in_transaction, read_only, retry_transient
 from garivini.store.chunks import CHUNK
@@ -220,6 +231,8 @@ class Database:
     set_function: Final = in_transaction(policies.set_function)
     unset_function: Final = in_transaction(policies.unset_function)
     replace_function: Final = in_transaction(policies.replace_function)
+    pause: Final = in_transaction(pauses.pause)
+    resume: Final = in_transaction(pauses.resume)
 
     # ---- views
 

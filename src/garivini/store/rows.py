@@ -114,7 +114,7 @@ COLUMNS: Final[dict[str, Columns]] = {
     "counts": Columns("tnnnn"),
     "count_put_off": Columns("tnnn"),
     "states": Columns("nn"),
-    "functions": Columns("t???T???TF"),
+    "functions": Columns("t???T???TF?"),
     "settings": Columns("t???T???TFTT"),
     "lock_settings": Columns("t???T???TFTT"),
     "declared": Columns("tT"),

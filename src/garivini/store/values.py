@@ -14,7 +14,9 @@ _REALS: Final = frozenset(("ran",))
 #: Parameters for which True is not a number: it would be the first job.
 _STRICT: Final = frozenset(("jobid", "first", "last", "dbid", "attempt", "after", "limit"))
 #: Parameters that may be None, besides the texts.
-_OPTIONAL: Final = frozenset("state lease deadline renews max_failures retention max_running".split())
+_OPTIONAL: Final = frozenset(
+    "state lease deadline renews max_failures retention max_running paused_until".split()
+)
 _LARGEST: Final = 2**63 - 1
 
 

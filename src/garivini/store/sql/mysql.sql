@@ -420,8 +420,9 @@ UNION ALL SELECT 'default_envelope', COALESCE(MAX(envelope), 'not set') FROM `fu
 SHOW GLOBAL STATUS LIKE 'wsrep_cluster_size'
 
 -- name: functions () -> rows
--- The settings of all functions that apply.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout
+-- The settings of all functions that apply, and until when a function is paused.
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
+       CASE WHEN paused_until > UNIX_TIMESTAMP() THEN paused_until END
   FROM `function` ORDER BY funcname
 
 -- name: settings () -> rows
@@ -476,8 +477,17 @@ SELECT jobid, funcname, NULL, uniqkey, `coalesce`, run_after, flag, failcount, a
   FROM job WHERE jobid IN (:*jobids)
 
 -- name: unset_function (funcname) -> none
--- Deletes the settings of a function, so that the defaults apply.
-DELETE FROM `function` WHERE funcname = :funcname
+-- Deletes the row of a function without settings, so that the defaults apply, unless it is paused.
+DELETE FROM `function`
+ WHERE funcname = :funcname AND (paused_until IS NULL OR paused_until <= UNIX_TIMESTAMP())
+
+-- name: pause (funcname, paused_until) -> none
+-- Pauses a function that has a row until a time; NULL: not any longer.
+UPDATE `function` SET paused_until = :paused_until WHERE funcname = :funcname
+
+-- name: paused (funcname) -> rows
+-- The time until which a function is paused. No row: it is not.
+SELECT paused_until FROM `function` WHERE funcname = :funcname AND paused_until > UNIX_TIMESTAMP()
 
 -- name: dispatched (funcname, priority, age, since, after, limit) -> rows
 -- Leased jobs of a lane that no worker has started and whose leases have not expired. The youngest are omitted, because
@@ -496,9 +506,9 @@ SELECT COUNT(*) FROM (
    WHERE funcname = :funcname AND state = 1 AND run_after <= UNIX_TIMESTAMP() + :lease + 2 LIMIT :limit) AS handed_out
 
 -- name: lock_function (funcname) -> rows
--- The rules of a function, whose row stays locked until the end of the claim, so that claims of it take turns. No row: it
+-- The rules of a function and whether it is paused, whose row stays locked until the end of the claim, so that claims of it take turns. No row: it
 -- has no settings, or another claim has the lock.
-SELECT max_running FROM `function` WHERE funcname = :funcname FOR UPDATE SKIP LOCKED
+SELECT max_running, COALESCE(paused_until > UNIX_TIMESTAMP(), 0) FROM `function` WHERE funcname = :funcname FOR UPDATE SKIP LOCKED
 
 -- name: in_flight (funcname, limit) -> one
 -- The number of jobs of a function that an attempt holds, up to a limit.

@@ -429,8 +429,9 @@ UNION ALL SELECT 'commits_without_standby', count(*)::text FROM pg_catalog.pg_st
            WHERE wait_event = 'SyncRep' AND state_change < clock_timestamp() - interval '5 s'
 
 -- name: functions () -> rows
--- The settings of all functions that apply.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout
+-- The settings of all functions that apply, and until when a function is paused.
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
+       CASE WHEN paused_until > floor(extract(epoch FROM clock_timestamp()))::bigint THEN paused_until END
   FROM function ORDER BY funcname
 
 -- name: settings () -> rows
@@ -486,8 +487,17 @@ RETURNING jobid, funcname, NULL, uniqkey, "coalesce", run_after, flag, failcount
           since, crashes, created, runs
 
 -- name: unset_function (funcname) -> none
--- Deletes the settings of a function, so that the defaults apply.
-DELETE FROM function WHERE funcname = :funcname::text
+-- Deletes the row of a function without settings, so that the defaults apply, unless it is paused.
+DELETE FROM function
+ WHERE funcname = :funcname::text AND (paused_until IS NULL OR paused_until <= floor(extract(epoch FROM clock_timestamp()))::bigint)
+
+-- name: pause (funcname, paused_until) -> none
+-- Pauses a function that has a row until a time; NULL: not any longer.
+UPDATE function SET paused_until = :paused_until::bigint WHERE funcname = :funcname::text
+
+-- name: paused (funcname) -> rows
+-- The time until which a function is paused. No row: it is not.
+SELECT paused_until FROM function WHERE funcname = :funcname::text AND paused_until > floor(extract(epoch FROM clock_timestamp()))::bigint
 
 -- name: dispatched (funcname, priority, age, since, after, limit) -> rows
 -- Leased jobs of a lane that no worker has started and whose leases have not expired. The youngest are omitted, because
@@ -509,9 +519,10 @@ SELECT count(*) FROM (
    LIMIT :limit::bigint) AS handed_out
 
 -- name: lock_function (funcname) -> rows
--- The rules of a function, whose row stays locked until the end of the claim, so that claims of it take turns. No row: it
+-- The rules of a function and whether it is paused, whose row stays locked until the end of the claim, so that claims of it take turns. No row: it
 -- has no settings, or another claim has the lock.
-SELECT max_running FROM function WHERE funcname = :funcname::text FOR UPDATE SKIP LOCKED
+SELECT max_running, coalesce(paused_until > floor(extract(epoch FROM clock_timestamp()))::bigint, false)
+  FROM function WHERE funcname = :funcname::text FOR UPDATE SKIP LOCKED
 
 -- name: in_flight (funcname, limit) -> one
 -- The number of jobs of a function that an attempt holds, up to a limit.

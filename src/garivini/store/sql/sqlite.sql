@@ -380,8 +380,9 @@ SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_
 SELECT 'version', sqlite_version() UNION ALL SELECT 'journal_mode', journal_mode FROM pragma_journal_mode
 
 -- name: functions () -> rows
--- The settings of all functions that apply.
-SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout
+-- The settings of all functions that apply, and until when a function is paused.
+SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
+       CASE WHEN paused_until > strftime('%s', 'now') + 0 THEN paused_until END
   FROM function ORDER BY funcname
 
 -- name: settings () -> rows
@@ -434,8 +435,17 @@ RETURNING jobid, funcname, NULL, uniqkey, "coalesce", run_after, flag, failcount
           since, crashes, created, runs
 
 -- name: unset_function (funcname) -> none
--- Deletes the settings of a function, so that the defaults apply.
-DELETE FROM function WHERE funcname = :funcname
+-- Deletes the row of a function without settings, so that the defaults apply, unless it is paused.
+DELETE FROM function
+ WHERE funcname = :funcname AND (paused_until IS NULL OR paused_until <= strftime('%s', 'now') + 0)
+
+-- name: pause (funcname, paused_until) -> none
+-- Pauses a function that has a row until a time; NULL: not any longer.
+UPDATE function SET paused_until = :paused_until WHERE funcname = :funcname
+
+-- name: paused (funcname) -> rows
+-- The time until which a function is paused. No row: it is not.
+SELECT paused_until FROM function WHERE funcname = :funcname AND paused_until > strftime('%s', 'now') + 0
 
 -- name: dispatched (funcname, priority, age, since, after, limit) -> rows
 -- Leased jobs of a lane that no worker has started and whose leases have not expired. The youngest are omitted, because
@@ -454,8 +464,8 @@ SELECT count(*) FROM (
    WHERE funcname = :funcname AND state = 1 AND run_after <= strftime('%s', 'now') + :lease + 2 LIMIT :limit)
 
 -- name: lock_function (funcname) -> rows
--- The rules of a function. The transaction has the whole database, so claims take turns. No row: it has no settings.
-SELECT max_running FROM function WHERE funcname = :funcname
+-- The rules of a function and whether it is paused. The transaction has the whole database, so claims take turns. No row: it has no settings.
+SELECT max_running, coalesce(paused_until > strftime('%s', 'now') + 0, 0) FROM function WHERE funcname = :funcname
 
 -- name: in_flight (funcname, limit) -> one
 -- The number of jobs of a function that an attempt holds, up to a limit.
