@@ -67,10 +67,8 @@ class DirectDispatch:
 
         def into(database: Database, part: Sequence[NewJob]) -> list[Inserted]:
             nonlocal must_wake
-            may_submit = self._may_submit(part)
-            began = time.monotonic()  # before the settings are read, which a new rule relies on
-            if may_submit:
-                part = self._lease(database, part)
+            part = self._lease(database, part)
+            began = time.monotonic()
             answers = database.insert(part)
             try:
                 must_wake |= self._dispatch(database, part, answers, began)
@@ -88,14 +86,12 @@ class DirectDispatch:
 
     # ---- before the insert
 
-    def _may_submit(self, jobs: Sequence[NewJob]) -> bool:
-        """Whether any of the jobs may be submitted after the commit."""
-        if len(jobs) > _MAX_JOBS or not any(job.dispatch and not job.delay for job in jobs):
-            return False
-        return self._refresh_counts()
-
     def _lease(self, database: Database, jobs: Sequence[NewJob]) -> Sequence[NewJob]:
         """Return the jobs; those that are due and have room get their first lease."""
+        if len(jobs) > _MAX_JOBS or not any(job.dispatch and not job.delay for job in jobs):
+            return jobs
+        if not self._refresh_counts():
+            return jobs
         policies = self._read_policies(database)
         bytes_left = BATCH_BYTES
         leased = []
@@ -109,7 +105,9 @@ class DirectDispatch:
             if wanted and self._use_room(database, job, lease):
                 job = replace(job, lease=lease)
             leased.append(job)
-        return leased
+        # If all that took longer than usual, a function may have got a rule meanwhile.
+        read, _ = self._policies[database.dbid]
+        return leased if time.monotonic() - read < POLICIES_AGE else jobs
 
     def _read_policies(self, database: Database) -> Policies:
         """Return the settings of functions, which may be some seconds old."""
