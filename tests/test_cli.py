@@ -320,7 +320,18 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
     Client(url).insert_job("f")
     arguments = ("--lease", "600", "--envelope", "raw", "--renews", "--max-failures", "3")
     assert invoke("functions", "set", "f", *arguments, "--db", url).exit_code == 0
-    others = ("--deadline", "7200", "--retention", "3600", "--max-running", "5")
+    others = (
+        "--deadline",
+        "7200",
+        "--retention",
+        "3600",
+        "--max-running",
+        "5",
+        "--rate",
+        "100/m",
+        "--burst",
+        "10",
+    )
     assert invoke("functions", "set", "f", *others, "--db", url).exit_code == 0
     (entry,) = json.loads(invoke("functions", "list", "-o", "json", "--db", url).output)
     assert entry == {
@@ -336,11 +347,13 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
         "timeout": None,
         "max_running": 5,
         "paused_until": None,
+        "rate": "100/m",
+        "burst": 10,
     }
     table = invoke("functions", "list", "--db", url).output
     assert "1 waiting" in table
     assert "lease 600" in table
-    assert "retention 3600, max_running 5" in " ".join(table.split())
+    assert "retention 3600, max_running 5, rate 100/m, burst 10" in " ".join(table.split())
     assert invoke("functions", "set", "f", "--reset", "--lease", "7", "--db", url).exit_code == 0
     (entry,) = json.loads(invoke("functions", "list", "-o", "json", "--db", url).output)
     assert (entry["lease"], entry["envelope"]) == (7, None)

@@ -102,6 +102,8 @@ class Model:
         self.settings: dict[str, FunctionSettings] = {}
         #: Until when functions are paused, or were.
         self.pauses: dict[str, int] = {}
+        #: The time up to which the rate of a function is used.
+        self.used_until: dict[str, float] = {}
         self._clock = clock
         self._watch = watch
         self._spread = spread
@@ -180,12 +182,29 @@ class Model:
         self, lane: Lane, *, limit: int, lease: int | Callable[[str], int], max_bytes: int = BATCH_BYTES
     ) -> Admitted:
         if lane.funcname not in {*self.policies, *self.pauses} or self.is_paused(lane.funcname):
-            return Admitted([], held_back=True)
-        most = self.policies.get(lane.funcname, NO_POLICY).max_running
+            return Admitted([], held_back=0.0)
+        policy, now = self.policies.get(lane.funcname, NO_POLICY), self.rate_clock()
+        used_until = self.used_until.get(lane.funcname, 0.0)
         held = sum(row.standing in HELD for row in self.rows.values() if row.funcname == lane.funcname)
-        allowed = limit if most is None else max(0, min(limit, most - held))
-        jobs = self.claim(lane, limit=allowed, lease=lease, max_bytes=max_bytes) if allowed else []
-        return Admitted(jobs, held_back=allowed < limit and len(jobs) == allowed)
+        allowed = limit if policy.max_running is None else min(limit, policy.max_running - held)
+        rate = policy.start_rate
+        if rate is not None:
+            allowed = min(allowed, rate.allowed(used_until, now))
+        jobs = self.claim(lane, limit=allowed, lease=lease, max_bytes=max_bytes) if allowed > 0 else []
+        wait = 0.0
+        if rate is not None:
+            used = rate.use(used_until, now, len(jobs))
+            if used != used_until:
+                self.use_rate(lane.funcname, used)
+            wait = rate.until_next(used, now)
+        return Admitted(jobs, held_back=None if allowed >= limit or len(jobs) < allowed else wait)
+
+    def rate_clock(self) -> float:
+        """Return the time by which rates are used."""
+        return self._clock()
+
+    def use_rate(self, funcname: str, used_until: float) -> None:
+        self.used_until[funcname] = used_until
 
     def release(self, jobs: Iterable[Job], *, locked: Any = None) -> None:
         for job in jobs:
@@ -404,6 +423,7 @@ class Model:
         self.policies.pop(funcname, None)
         if not self.is_paused(funcname):
             self.pauses.pop(funcname, None)
+            self.used_until.pop(funcname, None)
 
     def clock(self) -> float:
         return self._clock()

@@ -37,6 +37,8 @@ class Function:
     lease: int | None
     max_failures: int
     max_running: int | None = None
+    rate: str | None = None
+    burst: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,7 @@ def draw(seed: int) -> Scenario:
     )
     scenario = _put_off(scenario, random.Random(f"put off {seed}"), longest, calm=calm)
     scenario = _limit(scenario, random.Random(f"limit {seed}"))
+    scenario = _limit_rate(scenario, random.Random(f"rate {seed}"))
     return _pause(scenario, random.Random(f"pause {seed}"))
 
 
@@ -214,6 +217,16 @@ def _limit(scenario: Scenario, dice: random.Random) -> Scenario:
     limits = [dice.choice([None, 1, 2, 3]) for _ in scenario.functions]
     functions = zip(scenario.functions, limits, strict=True)
     return replace(scenario, functions=tuple(replace(it, max_running=limit) for it, limit in functions))
+
+
+def _limit_rate(scenario: Scenario, dice: random.Random) -> Scenario:
+    """Limit the rate of some functions, as an operator does."""
+    if dice.random() > 0.25:
+        return scenario
+    rates = [dice.choice([None, "20/s", "2/s", "30/m"]) for _ in scenario.functions]
+    bursts = [dice.choice([None, 1, 2, 5]) for _ in scenario.functions]
+    functions = zip(scenario.functions, rates, bursts, strict=True)
+    return replace(scenario, functions=tuple(replace(it, rate=rate, burst=b) for it, rate, b in functions))
 
 
 def _put_off(scenario: Scenario, dice: random.Random, longest: int, *, calm: bool) -> Scenario:

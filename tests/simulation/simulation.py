@@ -52,8 +52,9 @@ class Simulation:
             lambda: self.source.uniform(-1, 1),
         )
         for function in scenario.functions:
-            if function.max_running is not None:
-                self.model.set_function(function.name, FunctionPolicy(max_running=function.max_running))
+            given = FunctionPolicy(max_running=function.max_running, rate=function.rate, burst=function.burst)
+            if given.has_rules:
+                self.model.set_function(function.name, given)
         self.ledger.model = self.model
         self.functions = {function.name: function for function in scenario.functions}
         self.plans = {plan.number: plan for plan in scenario.plans}

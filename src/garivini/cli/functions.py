@@ -98,6 +98,12 @@ def list_(dbs: list[str], output: Form) -> None:
     "--retry", metavar="JSON", help='When a failed job runs again, such as {"backoff": [10, 60, 600]}.'
 )
 @click.option("--timeout", type=float, metavar="SECONDS", help="Maximum time of a job on a Worker.")
+@click.option(
+    "--rate",
+    metavar="N/s|m|h|d",
+    help="How many jobs may start per second, minute, hour or day, in each database, such as 100/m.",
+)
+@click.option("--burst", type=int, metavar="N", help="How many jobs may start at once under the rate.")
 @click.option("--reset", is_flag=True, help="First undo what was set before.")
 def set_(
     funcname: str | None,
@@ -112,6 +118,8 @@ def set_(
     max_running: int | None,
     retry: str | None,
     timeout: float | None,
+    rate: str | None,
+    burst: int | None,
     reset: bool,
 ) -> None:
     """Change the settings of the function FUNCNAME. Settings that are not given stay as they are.
@@ -123,6 +131,7 @@ def set_(
       garivini functions set report --lease 600 --max-failures 5
       garivini functions set call-the-api --retry '{"backoff": [10, 60, 600]}'
       garivini functions set call-the-api --max-running 5
+      garivini functions set call-the-api --rate 100/m --burst 10
       garivini functions set old-perl-worker --envelope latin-1 --deadline 7200
       garivini functions set report --reset
       garivini functions set --default --envelope latin-1
@@ -141,6 +150,8 @@ def set_(
         max_running=max_running,
         retry=retry,
         timeout=timeout,
+        rate=rate,
+        burst=burst,
     )
     if default and (envelope == "raw" or replace(policy, envelope=None) != NO_POLICY):
         raise UsageError("--default allows only --envelope json or latin-1, and --reset")

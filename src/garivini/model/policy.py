@@ -8,6 +8,7 @@ from typing import Final, Literal, TypeAlias, get_args
 from garivini.errors import UsageError
 from garivini.model.lease import SUBMIT_WITHIN, check_lease
 from garivini.model.limits import check_word
+from garivini.model.rate import MAX_BURST, Rate, parse_rate
 from garivini.model.retry import parse_retry
 
 #: Failures after which a job is dead.
@@ -17,7 +18,7 @@ MAX_CRASHES: Final = 3
 #: The largest limit of a function's jobs in flight. A claim counts up to it.
 MAX_RUNNING: Final = 10_000
 _DAY: Final = 86400
-_WHOLE: Final = ("lease", "deadline", "max_failures", "retention", "max_running")
+_WHOLE: Final = ("lease", "deadline", "max_failures", "retention", "max_running", "burst")
 
 #: Forms of a payload: our JSON object, the same with the original's blobs, or the bare argument.
 Envelope: TypeAlias = Literal["json", "latin-1", "raw"]
@@ -46,6 +47,10 @@ class FunctionPolicy:
     retry: str | None = None
     #: Maximum seconds of an attempt on a ``Worker``; None: no limit.
     timeout: float | None = None
+    #: Maximum jobs that start in a time, in each database: a text such as ``100/m``.
+    rate: str | None = None
+    #: Maximum jobs that start at once under the rate; None: as many as start in a tenth of a second, or one.
+    burst: int | None = None
     #: Unix time until which no job of the function is handed out; None: it is not paused. Not a setting:
     #: see ``Client.pause``.
     paused_until: int | None = None
@@ -70,6 +75,7 @@ class FunctionPolicy:
         if self.retention is not None and not 1 <= self.retention <= 365 * _DAY:
             raise UsageError(f"a retention is 1 s to a year, not {self.retention}")
         self._check_failures()
+        self._check_rate()
 
     def _check_failures(self) -> None:
         """Check the settings of failed jobs."""
@@ -83,10 +89,24 @@ class FunctionPolicy:
             if not 0 < self.timeout <= 365 * _DAY:
                 raise UsageError(f"a timeout is above 0 seconds and at most a year, not {self.timeout}")
 
+    def _check_rate(self) -> None:
+        if self.burst is not None and not 1 <= self.burst <= MAX_BURST:
+            raise UsageError(f"a burst is 1 to {MAX_BURST}, not {self.burst}")
+        if self.rate is not None:
+            if not isinstance(self.rate, str):
+                raise UsageError(f"a rate is a text such as 100/m, not {self.rate!r:.100}")
+            parse_rate(self.rate)
+
+    @property
+    def start_rate(self) -> Rate | None:
+        """The rate of starts; None: any."""
+        return None if self.rate is None else parse_rate(self.rate, self.burst)
+
     @property
     def has_rules(self) -> bool:
         """Whether its jobs are handed out by admission only."""
-        return self.max_running is not None or self.paused_until is not None
+        rules = (self.max_running, self.rate, self.paused_until)
+        return any(rule is not None for rule in rules)
 
 
 #: Maximum seconds for which a program hands out jobs by settings that it has read.
@@ -110,7 +130,7 @@ class Policies(dict[str, FunctionPolicy]):
 
     """
 
-    __slots__ = ("_default", "paused", "ruled")
+    __slots__ = ("_default", "bursts", "paused", "ruled")
 
     def __init__(self, settings: Mapping[str, FunctionPolicy] = MappingProxyType({})) -> None:
         envelope = settings.get(DEFAULT, NO_POLICY).envelope
@@ -124,6 +144,10 @@ class Policies(dict[str, FunctionPolicy]):
         #: The unix times until which functions are paused.
         self.paused: Mapping[str, int] = {
             name: policy.paused_until for name, policy in self.items() if policy.paused_until is not None
+        }
+        #: The burst of each function that has a rate.
+        self.bursts: Mapping[str, int] = {
+            name: rate.burst for name in self.ruled if (rate := self[name].start_rate) is not None
         }
 
     def __missing__(self, funcname: str) -> FunctionPolicy:

@@ -83,6 +83,7 @@ class Dispatcher:
         if now - self._policies_read >= _REFRESH_AGE:
             self._policies = Policies(self.database.functions())
             self._policies_read = now
+            self._watermark.bursts = self._policies.bursts
 
     def count_leased(self, funcnames: Iterable[str], now: float) -> None:
         """Count the leased rows of functions that have jobs of flag controller, if that is due.
@@ -92,7 +93,7 @@ class Dispatcher:
         dbid = self.database.dbid
         for funcname in self._watermark.uncounted(dbid, funcnames, now):
             lease = self.lease(funcname)
-            jobs = self.database.leased(funcname, lease=lease, limit=self._watermark.limit)
+            jobs = self.database.leased(funcname, lease=lease, limit=self._watermark.limit_of(funcname))
             self._watermark.record_leased(dbid, funcname, jobs, now)
 
     async def refresh(self) -> None:

@@ -210,6 +210,8 @@ class QueueRunner:
         lanes = sorted(found.lanes, key=lambda lane: lane.funcname in ruled) if ruled else found.lanes
         for lane in lanes:
             due = lane.state is State.WAITING and lane.due <= found.now
+            # The room of a rate is too small for old counts.
+            due = due and lane.funcname not in self._watermark.bursts
             # Full lanes are skipped, so that a backlog of one function does not delay the others.
             if due and self._servers.answered and self._limit(lane.funcname) > 0:
                 refused = len(self._refused)

@@ -20,7 +20,7 @@ def test_pause_lets_admission_hand_out_nothing(database: Database) -> None:
     jobid = put(database)
     before = stored(database, jobid)
     assert database.pause("f", Never()) == FOREVER
-    assert admit(database) == ([], True)
+    assert admit(database) == ([], 0.0)
     assert put(database) != jobid
     assert stored(database, jobid) == before
 
@@ -38,7 +38,7 @@ def test_pause_ends_at_its_time(database: Database, clock: Clock) -> None:
     assert database.pause("f", Offset(60)) == NOON + 60
     assert database.functions()["f"] == FunctionPolicy(paused_until=NOON + 60)
     clock.advance(59)
-    assert admit(database) == ([], True)
+    assert admit(database) == ([], 0.0)
     clock.advance(1)
     assert not database.functions()["f"].has_rules
     assert len(admit(database).jobs) == 1
@@ -109,7 +109,7 @@ def test_a_pause_is_set_and_ended_by_plain_sql(database: Database, backend: Back
     database.set_function("f", FunctionPolicy(lease=9))
     table = "`function`" if database.dialect == "mysql" else "function"
     backend.execute(f"UPDATE {table} SET paused_until = 4294967295 WHERE funcname = 'f'")
-    assert admit(database) == ([], True)
+    assert admit(database) == ([], 0.0)
     backend.execute(f"UPDATE {table} SET paused_until = NULL WHERE funcname = 'f'")
     assert [job.jobid for job in admit(database).jobs] == [jobid]
     assert stored(database, jobid).state is State.LEASED

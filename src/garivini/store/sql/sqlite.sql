@@ -382,13 +382,14 @@ SELECT 'version', sqlite_version() UNION ALL SELECT 'journal_mode', journal_mode
 -- name: functions () -> rows
 -- The settings of all functions that apply, and until when a function is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
+       rate, burst,
        CASE WHEN paused_until > strftime('%s', 'now') + 0 THEN paused_until END
   FROM function ORDER BY funcname
 
 -- name: settings () -> rows
 -- The same, with what code has declared and what an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       declared, override
+       rate, burst, declared, override
   FROM function ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
@@ -398,7 +399,7 @@ SELECT funcname, declared FROM function WHERE funcname IN (:*funcnames)
 -- name: lock_settings (funcnames) -> rows
 -- The settings of these functions as above.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       declared, override
+       rate, burst, declared, override
   FROM function WHERE funcname IN (:*funcnames) ORDER BY funcname
 
 -- name: create_functions (funcname) -> none
@@ -408,16 +409,17 @@ VALUES
   (:funcname) -- each
 ON CONFLICT (funcname) DO NOTHING
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, rate, burst, declared, override) -> none
 -- Writes the whole settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       declared, override)
+       rate, burst, declared, override)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :declared, :override) -- each
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :rate, :burst, :declared, :override) -- each
 ON CONFLICT (funcname) DO UPDATE
    SET lease = excluded.lease, deadline = excluded.deadline, renews = excluded.renews,
        envelope = excluded.envelope, max_failures = excluded.max_failures, retention = excluded.retention,
        max_running = excluded.max_running, retry = excluded.retry, timeout = excluded.timeout,
+       rate = excluded.rate, burst = excluded.burst,
        declared = excluded.declared, override = excluded.override
 
 -- name: adoptable (jobids) -> rows
@@ -464,8 +466,15 @@ SELECT count(*) FROM (
    WHERE funcname = :funcname AND state = 1 AND run_after <= strftime('%s', 'now') + :lease + 2 LIMIT :limit)
 
 -- name: lock_function (funcname) -> rows
--- The rules of a function and whether it is paused. The transaction has the whole database, so claims take turns. No row: it has no settings.
-SELECT max_running, coalesce(paused_until > strftime('%s', 'now') + 0, 0) FROM function WHERE funcname = :funcname
+-- The rules of a function, whether it is paused, and the time now with its fraction. The transaction has the whole
+-- database, so claims take turns. No row: it has no settings.
+SELECT max_running, coalesce(paused_until > strftime('%s', 'now') + 0, 0), rate, burst, rate_used_until,
+       (julianday('now') - 2440587.5) * 86400.0
+  FROM function WHERE funcname = :funcname
+
+-- name: use_rate (funcname, used_until) -> none
+-- The time up to which the rate of a function is used, in the transaction that has locked its row.
+UPDATE function SET rate_used_until = :used_until WHERE funcname = :funcname
 
 -- name: in_flight (funcname, limit) -> one
 -- The number of jobs of a function that an attempt holds, up to a limit.
