@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def url(tmp_path: Path) -> str:
 def test_every_command_teaches_with_an_example() -> None:
     groups = {
         "jobs": ("list", "show", "retry", "cancel", "reschedule", "delete"),
-        "functions": ("list", "set"),
+        "functions": ("list", "set", "pause", "resume"),
         "db": ("upgrade", "check", "sql"),
     }
     paths = [[name] for name in _COMMANDS if name not in groups]
@@ -363,8 +364,8 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
     Client(url).insert_job("f")
     arguments = ("--lease", "600", "--envelope", "raw", "--renews", "--max-failures", "3")
     assert invoke("functions", "set", "f", *arguments, "--db", url).exit_code == 0
-    others = ("--deadline", "7200", "--retention", "3600", "--max-running", "5")
-    assert invoke("functions", "set", "f", "--dead-retention", "30", "--db", url).exit_code == 0
+    given = "--deadline 7200 --retention 3600 --max-running 5 --dead-retention 30 --rate 100/m --burst 10"
+    others = given.split()
     assert invoke("functions", "set", "f", *others, "--db", url).exit_code == 0
     (entry,) = json.loads(invoke("functions", "list", "-o", "json", "--db", url).output)
     assert entry == {
@@ -380,15 +381,63 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
         "timeout": None,
         "max_running": 5,
         "dead_retention": 30,
+        "paused_until": None,
+        "rate": "100/m",
+        "burst": 10,
     }
     table = invoke("functions", "list", "--db", url).output
     assert "1 waiting" in table
     assert "lease 600" in table
-    assert "retention 3600, max_running 5, dead_retention 30" in " ".join(table.split())
+    shown = "retention 3600, max_running 5, dead_retention 30, rate 100/m, burst 10"
+    assert shown in " ".join(table.split())
     assert invoke("functions", "set", "f", "--reset", "--lease", "7", "--db", url).exit_code == 0
     (entry,) = json.loads(invoke("functions", "list", "-o", "json", "--db", url).output)
     assert (entry["lease"], entry["envelope"]) == (7, None)
     assert isinstance(invoke("functions", "set", "f", "--lease", "1", "--db", url).exception, UsageError)
+
+
+def test_functions_are_paused_and_resumed(url: str) -> None:
+    client = Client(url)
+    (database,) = client.shards
+    assert invoke("functions", "pause", "f", "--no-wait", "--db", url).output == "f is paused\n"
+    assert "f\t-\tpaused\n" in invoke("functions", "list", "--db", url).output
+    assert "paused_until\t4294967295\tpause" in invoke("functions", "show", "f", "--db", url).output
+    for time, seconds in (("90", 90), ("15m", 900), ("2d", 2 * 86400)):
+        before = int(database.clock())
+        assert invoke("functions", "pause", "f", "--for", time, "--no-wait", "--db", url).exit_code == 0
+        end = database.functions()["f"].paused_until
+        assert end is not None
+        assert before + seconds <= end <= database.clock() + seconds + 1
+    for time, end in (
+        ("2030-01-02T03:04:05+00:00", 1893553445),
+        ("2030-01-02T03:04:05Z", 1893553445),
+        ("1893553445", 1893553445),
+        ("2030-01-02T03:04", int(datetime(2030, 1, 2, 3, 4).astimezone().timestamp())),
+    ):
+        assert invoke("functions", "pause", "f", "--until", time, "--no-wait", "--db", url).exit_code == 0
+        assert database.functions()["f"].paused_until == end
+    assert "paused until 2030-01-02" in invoke("functions", "list", "--db", url).output
+    assert invoke("functions", "resume", "f", "--db", url).output == "f is resumed\n"
+    assert database.functions() == {}
+    assert invoke("functions", "resume", "f", "--db", url).exit_code == 1
+    for words in (("--for", "1w"), ("--until", "soon"), ("--for", "1h", "--until", "1893553445")):
+        refused = invoke("functions", "pause", "f", *words, "--no-wait", "--db", url)
+        assert isinstance(refused.exception, UsageError)
+
+
+def test_a_paused_function_is_no_fault_of_health(url: str) -> None:
+    with embedded() as server, GearmanClient(server) as gearman:
+        places = ("--db", url, "--job-server", server)
+        client = Client(url)
+        client.insert_job("f")
+        gearman.submit([Submission(b"f", b"")])
+        assert invoke("health", *places).exit_code == 1
+        client.pause("f", wait=False)
+        assert invoke("health", *places).exit_code == 0
+        assert f"paused in {client.shards[1].where}: f\n" in invoke("status", *places).output
+        store, _ = json.loads(invoke("status", "-o", "json", *places).output)
+        assert store["paused"] == {"f": 4294967295}
+        assert (store["jobs"], store["oldest_due_seconds"]) == ({"waiting": 1}, 0)
 
 
 def test_health_and_status_answer_by_their_exit_status(url: str, tmp_path: Path) -> None:

@@ -348,6 +348,23 @@ def test_what_takes_long_before_the_insert_keeps_nothing_from_being_submitted(
     assert waiting(address) == 1
 
 
+def test_settings_that_took_too_long_to_read_leave_jobs_to_a_queue_runner(
+    client: Client, address: str, now: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Database.functions
+
+    def slow(database: Database) -> Any:
+        found = read(database)
+        now.seconds += 6
+        return found
+
+    monkeypatch.setattr(Database, "functions", slow)
+    client.insert_job("f")
+    assert waiting(address) == 0
+    (job,) = client.list_jobs()
+    assert job.state is State.WAITING
+
+
 def test_a_database_that_fails_after_the_commit_fails_no_insert(
     client: Client, address: str, monkeypatch: pytest.MonkeyPatch, seen: list[tuple[str, dict[str, Any]]]
 ) -> None:

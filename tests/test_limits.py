@@ -209,7 +209,7 @@ async def test_a_limit_that_is_deleted_holds_nothing_back(tmp_path: Path) -> Non
 
 def test_held_back_leaves_a_function_out_until_its_time() -> None:
     held = HeldBack()
-    held.claimed("f", jobs=2, held_back=True, now=100.0)
+    held.claimed("f", jobs=2, held_back=0.0, now=100.0)
     held.begin(100.005)
     assert "f" in held
     assert "g" not in held
@@ -222,16 +222,16 @@ def test_held_back_leaves_a_function_out_until_its_time() -> None:
 def test_held_back_waits_longer_while_nothing_is_handed_out() -> None:
     held, waits = HeldBack(), []
     for _ in range(5):
-        held.claimed("f", jobs=0, held_back=True, now=100.0)
+        held.claimed("f", jobs=0, held_back=0.0, now=100.0)
         waits += held.until_claim(100.0)
     assert waits == pytest.approx([0.01, 0.02, 0.04, 0.05, 0.05])
-    held.claimed("f", jobs=1, held_back=True, now=100.0)
+    held.claimed("f", jobs=1, held_back=0.0, now=100.0)
     assert held.until_claim(100.0) == pytest.approx([0.01])
 
 
 def test_held_back_forgets_a_function_that_no_rule_holds_back() -> None:
     held = HeldBack()
-    held.claimed("f", jobs=0, held_back=True, now=100.0)
-    held.claimed("f", jobs=0, held_back=False, now=100.0)
+    held.claimed("f", jobs=0, held_back=0.0, now=100.0)
+    held.claimed("f", jobs=0, held_back=None, now=100.0)
     assert "f" not in held
     assert held.until_claim(100.0) == []

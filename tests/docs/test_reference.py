@@ -42,7 +42,8 @@ def signature(function: Any, *, bound: bool = True) -> str:
 
 
 def calls(kind: type) -> dict[str, Any]:
-    return {name: value for name, value in vars(kind).items() if not name.startswith("_") and callable(value)}
+    members = ((name, getattr(kind, name)) for name in dir(kind) if not name.startswith("_"))
+    return {name: value for name, value in members if callable(value)}
 
 
 def test_the_reference_of_calls_has_each_call_with_its_signature() -> None:

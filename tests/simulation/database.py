@@ -15,14 +15,14 @@ from typing import Any, Final, TypeVar
 
 from msgspec import structs
 
-from garivini.errors import ConflictError, OutcomeUnknownError, UnreachableError
-from garivini.model.function_settings import FunctionSettings
+from garivini.errors import ConflictError, OutcomeUnknownError, UnreachableError, UsageError
+from garivini.model.function_settings import FunctionSettings, given_settings
 from garivini.model.inserted import Inserted
 from garivini.model.job import Handle, Job, NewJob
 from garivini.model.limits import NEVER, PRIORITIES
 from garivini.model.outcome import Setback, Settled
 from garivini.model.pacing import BATCH_BYTES
-from garivini.model.policy import MAX_CRASHES, MAX_FAILURES, FunctionPolicy
+from garivini.model.policy import FOREVER, MAX_CRASHES, MAX_FAILURES, NO_POLICY, FunctionPolicy
 from garivini.model.records import FailedAttempt
 from garivini.model.retry import error_names, parse_retry
 from garivini.model.state import State
@@ -100,6 +100,10 @@ class Model:
         self.records: dict[tuple[int, int, str], FailedAttempt] = {}
         self.policies: dict[str, FunctionPolicy] = {}
         self.settings: dict[str, FunctionSettings] = {}
+        #: Until when functions are paused, or were.
+        self.pauses: dict[str, int] = {}
+        #: The time up to which the rate of a function is used.
+        self.used_until: dict[str, float] = {}
         self._clock = clock
         self._watch = watch
         self._spread = spread
@@ -177,13 +181,30 @@ class Model:
     def admit(
         self, lane: Lane, *, limit: int, lease: int | Callable[[str], int], max_bytes: int = BATCH_BYTES
     ) -> Admitted:
-        if lane.funcname not in self.policies:
-            return Admitted([], held_back=True)
-        most = self.policies[lane.funcname].max_running
+        if lane.funcname not in {*self.policies, *self.pauses} or self.is_paused(lane.funcname):
+            return Admitted([], held_back=0.0)
+        policy, now = self.policies.get(lane.funcname, NO_POLICY), self.rate_clock()
+        used_until = self.used_until.get(lane.funcname, 0.0)
         held = sum(row.standing in HELD for row in self.rows.values() if row.funcname == lane.funcname)
-        allowed = limit if most is None else max(0, min(limit, most - held))
-        jobs = self.claim(lane, limit=allowed, lease=lease, max_bytes=max_bytes) if allowed else []
-        return Admitted(jobs, held_back=allowed < limit and len(jobs) == allowed)
+        allowed = limit if policy.max_running is None else min(limit, policy.max_running - held)
+        rate = policy.start_rate
+        if rate is not None:
+            allowed = min(allowed, rate.allowed(used_until, now))
+        jobs = self.claim(lane, limit=allowed, lease=lease, max_bytes=max_bytes) if allowed > 0 else []
+        wait = 0.0
+        if rate is not None:
+            used = rate.use(used_until, now, len(jobs))
+            if used != used_until:
+                self.use_rate(lane.funcname, used)
+            wait = rate.until_next(used, now)
+        return Admitted(jobs, held_back=None if allowed >= limit or len(jobs) < allowed else wait)
+
+    def rate_clock(self) -> float:
+        """Return the time by which rates are used."""
+        return self._clock()
+
+    def use_rate(self, funcname: str, used_until: float) -> None:
+        self.used_until[funcname] = used_until
 
     def release(self, jobs: Iterable[Job], *, locked: Any = None) -> None:
         for job in jobs:
@@ -354,7 +375,34 @@ class Model:
     # ---- functions, and what people see
 
     def functions(self) -> dict[str, FunctionPolicy]:
-        return dict(self.policies)
+        paused = {name: end for name, end in self.pauses.items() if self.is_paused(name)}
+        return {
+            name: replace(self.policies.get(name, NO_POLICY), paused_until=paused.get(name))
+            for name in {*self.policies, *self.pauses}
+        }
+
+    def is_paused(self, funcname: str) -> bool:
+        return self.pauses.get(funcname, 0) > self._now()
+
+    def pause(self, funcname: str, until: Offset | At | Never) -> int:
+        now = math.ceil(self._clock())
+        match until:
+            case Offset(seconds):
+                end = now + seconds
+            case At(end):
+                pass
+            case Never():
+                end = FOREVER
+        if end <= now:
+            raise UsageError("a pause ends in the future")
+        self.pauses[funcname] = end
+        return end
+
+    def resume(self, funcname: str) -> bool:
+        was_paused = self.is_paused(funcname)
+        if was_paused:
+            del self.pauses[funcname]
+        return was_paused
 
     def set_function(self, funcname: str, policy: FunctionPolicy) -> None:
         self._set(funcname, self._settings(funcname).overridden(policy))
@@ -362,7 +410,8 @@ class Model:
     def register_functions(self, policies: Mapping[str, FunctionPolicy]) -> bool:
         before = dict(self.settings)
         for funcname, policy in policies.items():
-            self._set(funcname, self._settings(funcname).declare(policy))
+            if given_settings(policy) != self._settings(funcname).declared:
+                self._set(funcname, self._settings(funcname).declare(policy))
         return self.settings != before
 
     def _settings(self, funcname: str) -> FunctionSettings:
@@ -372,6 +421,12 @@ class Model:
         if settings != FunctionSettings():
             self.settings[funcname] = settings
             self.policies[funcname] = settings.policy
+            return
+        self.settings.pop(funcname, None)
+        self.policies.pop(funcname, None)
+        if not self.is_paused(funcname):
+            self.pauses.pop(funcname, None)
+            self.used_until.pop(funcname, None)
 
     def clock(self) -> float:
         return self._clock()

@@ -14,7 +14,8 @@ from garivini.gearman.requests import SubmitResult
 from garivini.model.job import Handle, Job
 from garivini.model.lease import Found
 from garivini.model.payload import decode_payload
-from garivini.model.policy import MAX_CRASHES, MAX_FAILURES
+from garivini.model.policy import MAX_CRASHES, MAX_FAILURES, NO_POLICY, RULES_APPLY_AFTER
+from garivini.model.rate import Rate
 from garivini.model.state import State
 from tests.simulation.database import HELD, Model, Row
 from tests.simulation.loop import VirtualLoop
@@ -73,11 +74,17 @@ class Ledger:
         #: Attempts given up because their server had no worker, and another had one.
         self.stranded: Counter[int] = Counter()
         self.completed: set[int] = set()
+        #: When functions were paused last.
+        self._paused: dict[str, float] = {}
         self._stranded: set[tuple[int, int]] = set()
         self._unread: dict[tuple[int, int], float] = {}  # when given
         self._passes: Counter[tuple[Process, int]] = Counter()
         self._sent: set[bytes] = set()
         self._claims: dict[tuple[int, int], tuple[float, int]] = {}
+        #: Attempts by a reclaim.
+        self._reclaimed: set[tuple[int, int]] = set()
+        #: When the jobs of each function with a rate were claimed.
+        self._claim_times: defaultdict[str, list[float]] = defaultdict(list)
         self._refused: set[tuple[int, int]] = set()
         self._renewals: dict[tuple[Process, int, int], float] = {}
         self._begun: set[tuple[Process, int, int]] = set()
@@ -132,8 +139,11 @@ class Ledger:
             self.held.discard(jobid)
         if step == "claim":
             self._check_limit(row)
+            self._check_rate(row.funcname)
         if step in ("claim", "reclaim"):
             self._claims[jobid, after.attempt] = (self.loop.time(), after.run_after - after.since - 1)
+        if step == "reclaim":
+            self._reclaimed.add((jobid, after.attempt))
         if step == "release":
             self._refused.discard((jobid, after.attempt))
         if before is not None:
@@ -148,6 +158,21 @@ class Ledger:
         held = sum(self.model.rows[jobid].funcname == row.funcname for jobid in self.held)
         if held > policy.max_running:
             self.wrong("more jobs are in flight than may be", row.funcname, held, policy.max_running)
+
+    def _check_rate(self, funcname: str) -> None:
+        """In no span of time may more jobs of a function be claimed than its burst and its rate allow."""
+        rate = self._rate(funcname)
+        if rate is None:
+            return
+        times = self._claim_times[funcname]
+        times.append(self.model.clock())
+        for count, time in enumerate(reversed(times), 1):
+            if count > rate.burst + (times[-1] - time) / rate.interval + 0.01:
+                self.wrong("more jobs are claimed than the rate allows", funcname, count, times[-1] - time)
+                return
+
+    def _rate(self, funcname: str) -> Rate | None:
+        return self.model.policies.get(funcname, NO_POLICY).start_rate
 
     def _check_put_off(self, step: str, before: Row, after: Row) -> None:
         """A job that somebody put off may not be due sooner, nor be taken for one whose lease ran out."""
@@ -217,6 +242,19 @@ class Ledger:
 
         return after
 
+    def paused(self, funcname: str) -> None:
+        """A function is about to be paused."""
+        self.say("paused", funcname)
+        if not self.model.is_paused(funcname):
+            self._paused[funcname] = self.loop.time()
+
+    def _check_pause(self, row: Row) -> None:
+        """Nothing of a paused function may be handed out once every program knows the pause."""
+        if self.model.is_paused(row.funcname):
+            seconds = self.loop.time() - self._paused[row.funcname]
+            if seconds > RULES_APPLY_AFTER:
+                self.wrong("a job of a paused function is handed out", row.funcname, row.jobid, seconds)
+
     # ---- the servers
 
     def offered(self, process: Process, job: Submission) -> None:
@@ -237,6 +275,10 @@ class Ledger:
         row = self.model.rows.get(jobid)
         if row is None or (row.attempt, row.state) != (attempt, State.LEASED):
             self.wrong("an attempt was given up before it was submitted", jobid, attempt)
+        if row is not None:
+            self._check_pause(row)
+        if row is not None and (jobid, attempt) in self._reclaimed and self._rate(row.funcname) is not None:
+            self.wrong("an expired lease passed the rate", jobid, attempt)
         if decode_payload(job.data).attempt != attempt:
             self.wrong("a payload names another attempt than its unique", jobid, attempt)
 

@@ -37,6 +37,8 @@ class Function:
     lease: int | None
     max_failures: int
     max_running: int | None = None
+    rate: str | None = None
+    burst: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,15 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    at: float
+    seconds: float
+    function: str
+    #: Whether it ends by a call; else by the time that it was given.
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Worker:
     at: float
     kind: str  # def or async
@@ -94,6 +105,7 @@ class Scenario:
     refusals: tuple[tuple[float, float, int], ...]  # from, for so many seconds, server
     database_delay: float
     server_delay: float
+    pauses: tuple[Pause, ...] = ()
 
     @property
     def longest_lease(self) -> int:
@@ -177,7 +189,25 @@ def draw(seed: int) -> Scenario:
         server_delay=dice.choice([0.0005, 0.002, 0.01]),
     )
     scenario = _put_off(scenario, random.Random(f"put off {seed}"), longest, calm=calm)
-    return _limit(scenario, random.Random(f"limit {seed}"))
+    scenario = _limit(scenario, random.Random(f"limit {seed}"))
+    scenario = _limit_rate(scenario, random.Random(f"rate {seed}"))
+    return _pause(scenario, random.Random(f"pause {seed}"))
+
+
+def _pause(scenario: Scenario, dice: random.Random) -> Scenario:
+    """Pause some functions, most of them for longer than it takes until everybody knows."""
+    if dice.random() > 0.25:
+        return scenario
+    pauses = [
+        Pause(
+            at=20.0 * dice.random() ** 2,
+            seconds=dice.choice([2.0, 12.0, 25.0, 60.0]) * dice.uniform(0.5, 1.0),
+            function=dice.choice(scenario.functions).name,
+            resumed=dice.random() < 0.5,
+        )
+        for _ in range(dice.choice([1, 1, 2]))
+    ]
+    return replace(scenario, pauses=tuple(sorted(pauses, key=lambda pause: pause.at)))
 
 
 def _limit(scenario: Scenario, dice: random.Random) -> Scenario:
@@ -187,6 +217,16 @@ def _limit(scenario: Scenario, dice: random.Random) -> Scenario:
     limits = [dice.choice([None, 1, 2, 3]) for _ in scenario.functions]
     functions = zip(scenario.functions, limits, strict=True)
     return replace(scenario, functions=tuple(replace(it, max_running=limit) for it, limit in functions))
+
+
+def _limit_rate(scenario: Scenario, dice: random.Random) -> Scenario:
+    """Limit the rate of some functions, as an operator does."""
+    if dice.random() > 0.25:
+        return scenario
+    rates = [dice.choice([None, "20/s", "2/s", "30/m"]) for _ in scenario.functions]
+    bursts = [dice.choice([None, 1, 2, 5]) for _ in scenario.functions]
+    functions = zip(scenario.functions, rates, bursts, strict=True)
+    return replace(scenario, functions=tuple(replace(it, rate=rate, burst=b) for it, rate, b in functions))
 
 
 def _put_off(scenario: Scenario, dice: random.Random, longest: int, *, calm: bool) -> Scenario:

@@ -15,6 +15,7 @@ from garivini.keeper.supervised_child import Obituary
 from garivini.model.job import Job
 from garivini.model.new_jobs import new_job
 from garivini.model.policy import FunctionPolicy
+from garivini.model.when import Never, Offset
 from garivini.roles.job_servers import JobServers
 from garivini.roles.queue_runner import QueueRunner, QueueRunnerSettings
 from garivini.roles.runner import run_passes
@@ -24,7 +25,7 @@ from tests.simulation.database import HELD, Connection, DatabaseThread, Model, T
 from tests.simulation.ledger import Ledger
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.processes import KilledError, Process, Threads, clock_of, current_thread
-from tests.simulation.scenario import Fault, Function, Plan, Scenario, Worker
+from tests.simulation.scenario import Fault, Function, Pause, Plan, Scenario, Worker
 from tests.simulation.servers import ClientLink, Server, WorkerLink
 from tests.simulation.worker import ForeignWorker, WorkerProcess
 
@@ -51,8 +52,9 @@ class Simulation:
             lambda: self.source.uniform(-1, 1),
         )
         for function in scenario.functions:
-            if function.max_running is not None:
-                self.model.set_function(function.name, FunctionPolicy(max_running=function.max_running))
+            given = FunctionPolicy(max_running=function.max_running, rate=function.rate, burst=function.burst)
+            if given.has_rules:
+                self.model.set_function(function.name, given)
         self.ledger.model = self.model
         self.functions = {function.name: function for function in scenario.functions}
         self.plans = {plan.number: plan for plan in scenario.plans}
@@ -111,6 +113,9 @@ class Simulation:
         for start, seconds, number in scenario.refusals:
             self.loop.call_later(start, self._refuse, seconds, number)
             self.ends_at = max(self.ends_at, begin + start + seconds)
+        for pause in scenario.pauses:
+            self.loop.call_later(pause.at, self._pause, pause)
+            self.ends_at = max(self.ends_at, begin + pause.at + pause.seconds)
         client = Process(self.loop, "client")
         inserts = [self.loop.create_task(self._insert(client, plan)) for plan in scenario.plans]
         await asyncio.wait(inserts)
@@ -270,6 +275,13 @@ class Simulation:
                 raise Retry(self.source.randrange(4))
             case "discard":
                 raise Discard("as planned")
+
+    def _pause(self, pause: Pause) -> None:
+        self.ledger.paused(pause.function)
+        end = Never() if pause.resumed else Offset(max(1, round(pause.seconds)))
+        self.model.pause(pause.function, end)
+        if pause.resumed:
+            self.loop.call_later(pause.seconds, self.model.resume, pause.function)
 
     # ---- faults
 

@@ -25,16 +25,18 @@ from garivini.model.job import Handle, Job
 from garivini.model.lease import Decision, Extend, Found, Reclaim, decide
 from garivini.model.outcome import Setback, Settled
 from garivini.model.payload import decode_payload
+from garivini.model.policy import FunctionPolicy
 from garivini.model.state import State
 from garivini.roles import expired_leases, orphans
 from garivini.roles.dispatcher import Dispatcher
+from garivini.roles.expired_leases import ExpiredLeases
 from garivini.roles.job_servers import JobServers
 from garivini.roles.orphans import Orphans
 from garivini.store.admission import Admitted
 from garivini.store.database import Lane, Lapsed
 from garivini.worker.held_jobs import HeldJobs
 from tests.simulation.database import HELD, Model, Row
-from tests.simulation.scenario import Fault, Plan, Scenario, draw, plain
+from tests.simulation.scenario import Fault, Function, Plan, Scenario, draw, plain
 from tests.simulation.servers import Held
 from tests.simulation.simulation import simulate
 from tests.simulation.test_model import Both, comparison
@@ -73,7 +75,35 @@ def releases_nothing(self: Model, jobs: Iterable[Job], *, locked: Any = None) ->
 
 
 def admits_whatever_is_due(self: Model, lane: Lane, **arguments: Any) -> Admitted:
-    return Admitted(self.claim(lane, **arguments), held_back=False)
+    return Admitted(self.claim(lane, **arguments), held_back=None)
+
+
+def uses_no_rate(self: Model, funcname: str, used_until: float) -> None:
+    pass
+
+
+def runs_fast(self: Model) -> float:
+    """Return the time of a QueueRunner's own clock, which the database's would correct."""
+    return 2 * self._clock()
+
+
+def functions_without_pauses(self: Model) -> dict[str, FunctionPolicy]:
+    return dict(self.policies)
+
+
+def reads_policies_once(self: Dispatcher, now: float) -> None:
+    if self._policies_read < 0:
+        read_policies(self, now)
+
+
+async def resubmits_whatever_rules(self: ExpiredLeases, jobs: Sequence[Job], claimed: float) -> bool:
+    """As it was: a job whose lease has expired is submitted again, whatever the rules of its function."""
+    with patch.object(Dispatcher, "ruled", frozenset()):
+        return await resubmit(self, jobs, claimed)
+
+
+read_policies: Final = Dispatcher.read_policies
+resubmit: Final = ExpiredLeases._resubmit
 
 
 def takes_what_has_changed(self: Model, lapsed: Lapsed) -> Iterator[Row]:
@@ -281,6 +311,12 @@ LOST_ANSWERS: Final = replace(
     plans=tuple(Plan(number, 0.0, "f0", 0, "normal", 0.1, ("done",), deaths=1) for number in range(24)),
 )
 
+#: Jobs of a function with a rate.
+RATES: Final = [
+    plain(*[0.1] * 12, functions=(Function("f0", "def", None, 3, rate=rate, burst=2),), runners=(0.0, 0.0))
+    for rate in ("2/s", "20/s")
+]
+
 BROKEN: Final = {
     "what is queued is reclaimed": Broken(expired_leases, "decide", reclaims_what_is_queued, [8, 18]),
     "one strike is enough": Broken(expired_leases, "decide", reclaims_at_the_first_strike, [89, 127]),
@@ -307,6 +343,16 @@ BROKEN: Final = {
     "a sweep that takes the youngest": Broken(orphans, "_SWEEP_AGE", 0, [STOPPED]),
     "a limit that is not kept": Broken(Model, "admit", admits_whatever_is_due, [2, 3]),
     "a limit that a QueueRunner does not know": Broken(Dispatcher, "ruled", frozenset(), [2, 3]),
+    "a pause that a QueueRunner does not know": Broken(
+        Model, "functions", functions_without_pauses, [28, 33]
+    ),
+    "settings that are read once": Broken(Dispatcher, "read_policies", reads_policies_once, [33, 35]),
+    "an expired lease of a paused function that is submitted again": Broken(
+        ExpiredLeases, "_resubmit", resubmits_whatever_rules, [331, 419]
+    ),
+    "a rate that is not used": Broken(Model, "use_rate", uses_no_rate, RATES),
+    "a rate by a clock that runs fast": Broken(Model, "rate_clock", runs_fast, RATES),
+    "a rate that a QueueRunner does not know": Broken(Dispatcher, "ruled", frozenset(), RATES),
     "a submit of what was claimed long ago": Broken(submission, "SUBMIT_WITHIN", 1e9, [STOPPED_LONG]),
     "an attempt submitted again": Broken(JobServers, "submit", submits_again, [0, 11]),
     "a server told before the commit": Broken(OutcomeQueue, "step", reports_first, [0]),

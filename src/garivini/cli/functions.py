@@ -8,6 +8,7 @@ import click
 
 from garivini.cli.options import databases, output
 from garivini.cli.output import Column, Form, print_json, print_table, say, visible
+from garivini.cli.pauses import pause, pause_text, resume
 from garivini.errors import UsageError
 from garivini.model.function_settings import SETTINGS, FunctionSettings
 from garivini.model.new_jobs import new_job
@@ -57,6 +58,8 @@ def list_(dbs: list[str], output: Form) -> None:
             for name in SETTINGS
             if entry[name] is not None
         )
+        if entry["paused_until"] is not None:
+            set_ = ", ".join(filter(None, (pause_text(entry["paused_until"]), set_)))
         rows.append([entry["function"] or "(default)", jobs or "-", set_ or "-"])
     print_table((Column("function"), Column("jobs"), Column("settings", rank=1)), [rows], none="no function")
 
@@ -98,6 +101,12 @@ def list_(dbs: list[str], output: Form) -> None:
 @click.option(
     "--dead-retention", type=int, metavar="DAYS", help="How long a dead job is kept; by default for ever."
 )
+@click.option(
+    "--rate",
+    metavar="N/s|m|h|d",
+    help="How many jobs may start per second, minute, hour or day, in each database, such as 100/m.",
+)
+@click.option("--burst", type=int, metavar="N", help="How many jobs may start at once under the rate.")
 @click.option("--reset", is_flag=True, help="First undo what was set before.")
 def set_(
     funcname: str | None,
@@ -113,6 +122,8 @@ def set_(
     retry: str | None,
     timeout: float | None,
     dead_retention: int | None,
+    rate: str | None,
+    burst: int | None,
     reset: bool,
 ) -> None:
     """Change the settings of the function FUNCNAME. Settings that are not given stay as they are.
@@ -124,6 +135,7 @@ def set_(
       garivini functions set report --lease 600 --max-failures 5
       garivini functions set call-the-api --retry '{"backoff": [10, 60, 600]}'
       garivini functions set call-the-api --max-running 5
+      garivini functions set call-the-api --rate 100/m --burst 10
       garivini functions set old-perl-worker --envelope latin-1 --deadline 7200
       garivini functions set call-the-api --dead-retention 30
       garivini functions set report --reset
@@ -144,6 +156,8 @@ def set_(
         retry=retry,
         timeout=timeout,
         dead_retention=dead_retention,
+        rate=rate,
+        burst=burst,
     )
     if default and (envelope == "raw" or replace(policy, envelope=None) != NO_POLICY):
         raise UsageError("--default allows only --envelope json or latin-1, and --reset")
@@ -152,6 +166,10 @@ def set_(
         for database in shards:
             (database.replace_function if reset else database.set_function)(name, policy)
             say(f"{visible(name) or 'the default'} is set in {visible(database.where)}")
+
+
+functions.add_command(pause)
+functions.add_command(resume)
 
 
 @functions.command()
@@ -172,7 +190,8 @@ def reset(funcname: str, dbs: list[str]) -> None:
 def show(funcname: str, dbs: list[str], output: Form) -> None:
     """Show the settings of FUNCNAME, and where each comes from.
 
-    declared: by its workers. override: by functions set. row: by a program that knows only the columns.
+    declared: by its workers. override: by functions set. row: by a program that knows only the columns. A
+    pause is shown as paused_until, from functions pause.
     """
     entries = []
     with closing(Shards(dbs)) as shards:
@@ -188,6 +207,16 @@ def show(funcname: str, dbs: list[str], output: Form) -> None:
                 }
                 for name in SETTINGS
             ]
+            paused_until = database.functions().get(funcname, NO_POLICY).paused_until
+            entries.append(
+                {
+                    "dbid": database.dbid,
+                    "setting": "paused_until",
+                    "value": paused_until,
+                    "origin": None if paused_until is None else "pause",
+                    "declared": None,
+                }
+            )
     if output != "table":
         print_json(entries, output)
         return

@@ -8,6 +8,7 @@ import click
 
 from garivini.cli.options import databases, job_servers, output, tls
 from garivini.cli.output import Column, Form, print_json, print_table, say, visible
+from garivini.cli.pauses import pauses_text
 from garivini.cli.survey import MAX_AGE, ROLES, Server, Store, problems, survey
 from garivini.model.state import State
 
@@ -24,6 +25,7 @@ def status(
     """Show databases, Gearman servers and functions.
 
     Waiting jobs are counted as due, delayed (not due yet) or backed off (not due yet, after a failure).
+    The oldest due job is one of a function that is not paused.
 
     \b
     Exit status:
@@ -96,6 +98,7 @@ def _as_json(stores: list[Store], servers: list[Server]) -> list[dict[str, Any]]
             "jobs": one.jobs,
             "waiting": one.waiting._asdict(),
             "oldest_due_seconds": one.oldest,
+            "paused": one.paused,
         }
         for one in stores
     ]
@@ -123,6 +126,8 @@ def _print_stores(stores: list[Store]) -> None:
     if rows:
         print_table(columns, [rows], none="")
     for one in stores:
+        if one.paused:
+            say(f"paused in {one.name}: {pauses_text(one.paused)}", style="yellow")
         if one.error:
             say(one.error, style="red")
 

@@ -2,7 +2,7 @@
 
 import ssl
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,6 +13,7 @@ from garivini.errors import GariviniError
 from garivini.gearman.blocking import Client
 from garivini.gearman.servers import parse_addresses
 from garivini.model.limits import NEVER
+from garivini.model.policy import Policies
 from garivini.model.state import State
 from garivini.store.database import Database, Waiting
 from garivini.store.shards import Shards
@@ -38,6 +39,8 @@ class Store:
     waiting: Waiting = field(default_factory=lambda: Waiting(0, 0, 0))
     #: By function: seconds since its oldest waiting job became due.
     due: dict[str, int] = field(default_factory=dict)
+    #: By function: the unix time until which it is paused. Its jobs are not in ``due``.
+    paused: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def oldest(self) -> int:
@@ -88,10 +91,12 @@ def _store(database: Database, *, counted: bool) -> Store:
     store = Store(database.where)
     try:
         database.check(name=False)
+        store.paused = Policies(database.functions()).paused
         now = database.clock()
         for count in database.counts():
             store.jobs[count.state.name.lower()] += count.jobs
-            if count.state is State.WAITING and count.first != NEVER and count.first <= now:
+            due = count.state is State.WAITING and count.first != NEVER and count.first <= now
+            if due and count.funcname not in store.paused:
                 store.due[count.funcname] = int(now) - count.first
         if counted:
             waiting = database.waiting()
@@ -136,10 +141,11 @@ def problems(stores: Sequence[Store], servers: Sequence[Server], *, max_age: int
     for server in servers:
         for name, counts in server.functions.items():
             workers[name] += counts["workers"]
+    paused = frozenset[str]().union(*(store.paused for store in stores))
     all_answer = not any(server.error for server in servers)
     if all_answer:
         for server in servers:
-            yield from _queued(server, workers)
+            yield from _queued(server, workers, paused)
     for store in stores:
         for name, age in store.due.items():
             if all_answer and not workers[name]:
@@ -149,9 +155,9 @@ def problems(stores: Sequence[Store], servers: Sequence[Server], *, max_age: int
             yield from _overdue(store, name, age, max_age, no_queue_runner=all_answer and not workers[WAKE])
 
 
-def _queued(server: Server, workers: Counter[str]) -> Iterator[Problem]:
+def _queued(server: Server, workers: Counter[str], paused: Collection[str]) -> Iterator[Problem]:
     for name, counts in server.functions.items():
-        if not counts["queued"] or workers[name] or name == WAKE:
+        if not counts["queued"] or workers[name] or name == WAKE or name in paused:
             continue
         if name in ROLES:
             role = ROLES[name]

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from garivini.client.client import Client
+from garivini.client.functions import AsyncFunctionCalls
 from garivini.databases import DatabasesLike
 from garivini.model.handles import HandleLike
 from garivini.model.inserted import Inserted
@@ -41,7 +42,7 @@ class _Stream:
     inserting: asyncio.Task[None] | None = None
 
 
-class AsyncClient:
+class AsyncClient(AsyncFunctionCalls):
     """Inserts jobs into a queue, reports their outcomes and reads them, in an event loop.
 
     Construction opens no connection. It is an asynchronous context manager that closes itself, for one event
@@ -78,7 +79,7 @@ class AsyncClient:
         watermark: int = WATERMARK,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._client = Client(dbs, job_servers, watermark=watermark, tls=tls)
+        self._client: Client = Client(dbs, job_servers, watermark=watermark, tls=tls)
         # Each key has a home. An unreachable home, or one with a locked key, delays no other stream.
         homes = [database.dbid for database in self._client._shards]
         self._streams = {home: _Stream() for home in (None, *homes)}

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from garivini import settings
 from garivini.client.direct import DirectDispatch
+from garivini.client.functions import FunctionCalls
 from garivini.databases import DatabasesLike
 from garivini.errors import UsageError
 from garivini.gearman.servers import parse_addresses
@@ -24,7 +25,7 @@ from garivini.store.callers import Joinable, after_commit
 from garivini.store.shards import Shards
 
 
-class Client:
+class Client(FunctionCalls):
     """Inserts jobs into a queue, reports their outcomes and reads them.
 
     Construction opens no connection. Several threads may share a client, and a child process may use it

@@ -21,7 +21,7 @@ from garivini.model.inserted import Inserted
 from garivini.model.job import Job, NewJob
 from garivini.model.lease import LEASE
 from garivini.model.pacing import BATCH_BYTES
-from garivini.model.policy import Policies
+from garivini.model.policy import POLICIES_AGE, Policies
 from garivini.outcome_events import emit_delivery
 from garivini.store.database import Database
 from garivini.store.shards import Shards
@@ -29,9 +29,8 @@ from garivini.submission import Delivery, is_late, submission, unfit
 
 #: Maximum jobs of an insert that are submitted. Inserting a longer list takes longer than a submit may wait.
 _MAX_JOBS: Final = 4000
-#: Seconds after which the counts of the servers and the settings of functions are read again.
+#: Seconds after which the counts of the servers are read again.
 _COUNTS_AGE: Final = 1.0
-_POLICIES_AGE: Final = 5.0
 
 
 class DirectDispatch:
@@ -106,13 +105,15 @@ class DirectDispatch:
             if wanted and self._use_room(database, job, lease):
                 job = replace(job, lease=lease)
             leased.append(job)
-        return leased
+        # If all that took longer than usual, a function may have got a rule meanwhile.
+        read, _ = self._policies[database.dbid]
+        return leased if time.monotonic() - read < POLICIES_AGE else jobs
 
     def _read_policies(self, database: Database) -> Policies:
         """Return the settings of functions, which may be some seconds old."""
         now = time.monotonic()
         read, policies = self._policies.get(database.dbid, (0.0, None))
-        if policies is None or now - read >= _POLICIES_AGE:
+        if policies is None or now - read >= POLICIES_AGE:
             policies = Policies(database.functions())
             self._policies[database.dbid] = now, policies
         return policies

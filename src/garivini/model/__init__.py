@@ -5,6 +5,6 @@
 * ``limits``, ``state``, ``when`` and ``payload``: its values, and its form in Gearman.
 * ``lease`` decides about an expired lease. ``outcome``: how an attempt ended. ``policy``: the settings of a
   function. ``function_settings``: where they come from. ``retry``: when a failed job runs again.
-  ``pacing``: sizes of batches, and the room under a watermark.
+  ``rate``: how many jobs may start. ``pacing``: sizes of batches, and the room under a watermark.
 * ``records``: what clients return about failures, reports and kept jobs. ``fingerprint`` groups failures.
 """

@@ -6,8 +6,9 @@ from types import MappingProxyType
 from typing import Final, Literal, TypeAlias, get_args
 
 from garivini.errors import UsageError
-from garivini.model.lease import check_lease
+from garivini.model.lease import SUBMIT_WITHIN, check_lease
 from garivini.model.limits import check_word
+from garivini.model.rate import MAX_BURST, Rate, parse_rate
 from garivini.model.retry import parse_retry
 
 #: Failures after which a job is dead.
@@ -17,7 +18,7 @@ MAX_CRASHES: Final = 3
 #: The largest limit of a function's jobs in flight. A claim counts up to it.
 MAX_RUNNING: Final = 10_000
 _DAY: Final = 86400
-_WHOLE: Final = ("lease", "deadline", "max_failures", "retention", "max_running", "dead_retention")
+_WHOLE: Final = ("lease", "deadline", "max_failures", "retention", "max_running", "dead_retention", "burst")
 #: The longest ``dead_retention``: ten years.
 _MAX_DAYS: Final = 3650
 
@@ -50,6 +51,13 @@ class FunctionPolicy:
     timeout: float | None = None
     #: Days for which a dead job is kept; None: for ever.
     dead_retention: int | None = None
+    #: Maximum jobs that start in a time, in each database: a text such as ``100/m``.
+    rate: str | None = None
+    #: Maximum jobs that start at once under the rate; None: as many as start in a tenth of a second, or one.
+    burst: int | None = None
+    #: Unix time until which no job of the function is handed out; None: it is not paused. Not a setting:
+    #: see ``Client.pause``.
+    paused_until: int | None = None
 
     def __post_init__(self) -> None:
         for name in _WHOLE:
@@ -73,6 +81,7 @@ class FunctionPolicy:
         if self.dead_retention is not None and not 1 <= self.dead_retention <= _MAX_DAYS:
             raise UsageError(f"a dead_retention is 1 to {_MAX_DAYS} days, not {self.dead_retention}")
         self._check_failures()
+        self._check_rate()
 
     def _check_failures(self) -> None:
         """Check the settings of failed jobs."""
@@ -86,11 +95,32 @@ class FunctionPolicy:
             if not 0 < self.timeout <= 365 * _DAY:
                 raise UsageError(f"a timeout is above 0 seconds and at most a year, not {self.timeout}")
 
+    def _check_rate(self) -> None:
+        if self.burst is not None and not 1 <= self.burst <= MAX_BURST:
+            raise UsageError(f"a burst is 1 to {MAX_BURST}, not {self.burst}")
+        if self.rate is not None:
+            if not isinstance(self.rate, str):
+                raise UsageError(f"a rate is a text such as 100/m, not {self.rate!r:.100}")
+            parse_rate(self.rate)
+
+    @property
+    def start_rate(self) -> Rate | None:
+        """The rate of starts; None: any."""
+        return None if self.rate is None else parse_rate(self.rate, self.burst)
+
     @property
     def has_rules(self) -> bool:
         """Whether its jobs are handed out by admission only."""
-        return self.max_running is not None
+        rules = (self.max_running, self.rate, self.paused_until)
+        return any(rule is not None for rule in rules)
 
+
+#: Maximum seconds for which a program hands out jobs by settings that it has read.
+POLICIES_AGE: Final = 5.0
+#: Seconds after which every program keeps a new rule: the jobs that it has claimed before are submitted.
+RULES_APPLY_AFTER: Final = POLICIES_AGE + SUBMIT_WITHIN
+#: The end of a pause without an end: the last second of 32 bits.
+FOREVER: Final = 2**32 - 1
 
 #: The policy of a function without settings.
 NO_POLICY: Final = FunctionPolicy()
@@ -106,7 +136,7 @@ class Policies(dict[str, FunctionPolicy]):
 
     """
 
-    __slots__ = ("_default", "ruled")
+    __slots__ = ("_default", "bursts", "paused", "ruled")
 
     def __init__(self, settings: Mapping[str, FunctionPolicy] = MappingProxyType({})) -> None:
         envelope = settings.get(DEFAULT, NO_POLICY).envelope
@@ -117,6 +147,14 @@ class Policies(dict[str, FunctionPolicy]):
         )
         #: The functions whose jobs only admission hands out: see ``store/admission.py``.
         self.ruled: frozenset[str] = frozenset(name for name, policy in self.items() if policy.has_rules)
+        #: The unix times until which functions are paused.
+        self.paused: Mapping[str, int] = {
+            name: policy.paused_until for name, policy in self.items() if policy.paused_until is not None
+        }
+        #: The burst of each function that has a rate.
+        self.bursts: Mapping[str, int] = {
+            name: rate.burst for name in self.ruled if (rate := self[name].start_rate) is not None
+        }
 
     def __missing__(self, funcname: str) -> FunctionPolicy:
         return self._default

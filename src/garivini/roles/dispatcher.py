@@ -1,7 +1,8 @@
 """Submits leased jobs of a database to the Gearman servers, and releases those that cannot be submitted."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import Final, TypeVar
@@ -12,7 +13,7 @@ from garivini.errors import ConflictError, UsageError
 from garivini.model.job import Handle, Job, unique_of
 from garivini.model.lease import LEASE
 from garivini.model.outcome import Setback
-from garivini.model.policy import FunctionPolicy, Policies
+from garivini.model.policy import POLICIES_AGE, FunctionPolicy, Policies
 from garivini.outcome_events import emit_delivery, emit_settled
 from garivini.roles.job_servers import JobServers
 from garivini.roles.watermark import Watermark
@@ -22,7 +23,7 @@ from garivini.submission import Delivery, is_late, submission, unfit
 _R = TypeVar("_R")
 
 #: Seconds after which the settings of functions are read again.
-_POLICIES_AGE: Final = 1.0
+_REFRESH_AGE: Final = 1.0
 
 
 class Dispatcher:
@@ -59,7 +60,7 @@ class Dispatcher:
         self._watermark = watermark
         self._lease = lease
         self._policies = Policies()
-        self._policies_read = -_POLICIES_AGE
+        self._policies_read = -math.inf
         # One thread per database, so that one that hangs does not delay the others.
         self._thread = thread or ThreadPoolExecutor(1, f"garivini-database-{database.dbid}")
 
@@ -77,11 +78,12 @@ class Dispatcher:
     def read_policies(self, now: float) -> None:
         """Read the settings of functions, unless they were read less than a second ago.
 
-        For the database's thread. ``now``: seconds of any clock, but always of the same one.
+        For the database's thread. ``now``: the monotonic time.
         """
-        if abs(now - self._policies_read) >= _POLICIES_AGE:
+        if now - self._policies_read >= _REFRESH_AGE:
             self._policies = Policies(self.database.functions())
             self._policies_read = now
+            self._watermark.bursts = self._policies.bursts
 
     def count_leased(self, funcnames: Iterable[str], now: float) -> None:
         """Count the leased rows of functions that have jobs of flag controller, if that is due.
@@ -91,12 +93,12 @@ class Dispatcher:
         dbid = self.database.dbid
         for funcname in self._watermark.uncounted(dbid, funcnames, now):
             lease = self.lease(funcname)
-            jobs = self.database.leased(funcname, lease=lease, limit=self._watermark.limit)
+            jobs = self.database.leased(funcname, lease=lease, limit=self._watermark.limit_of(funcname))
             self._watermark.record_leased(dbid, funcname, jobs, now)
 
     async def refresh(self) -> None:
         """Read the settings of functions, unless they were read less than a second ago."""
-        if self.monotonic() - self._policies_read >= _POLICIES_AGE:
+        if self.monotonic() - self._policies_read >= _REFRESH_AGE:
             await self.call(self.read_policies, self.monotonic())
 
     def policy(self, funcname: str) -> FunctionPolicy:
@@ -107,6 +109,15 @@ class Dispatcher:
     def ruled(self) -> frozenset[str]:
         """The functions whose jobs only admission hands out."""
         return self._policies.ruled
+
+    @property
+    def paused(self) -> Mapping[str, int]:
+        """The unix times until which functions are paused."""
+        return self._policies.paused
+
+    def knows_rules(self) -> bool:
+        """Whether the settings are young enough to hand out jobs of functions that have no rule in them."""
+        return self.monotonic() - self._policies_read < POLICIES_AGE
 
     def lease(self, funcname: str) -> int:
         """Return the seconds of a lease of the function's jobs."""

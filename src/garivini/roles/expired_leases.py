@@ -47,10 +47,11 @@ class ExpiredLeases:
                 more = True
                 lapsed = [row for row in lapsed if not row.put_off]
             if lapsed:
-                await self._decide(lane, lapsed)
+                more |= await self._decide(lane, lapsed)
         return more
 
-    async def _decide(self, lane: Lane, lapsed: Sequence[Lapsed]) -> None:
+    async def _decide(self, lane: Lane, lapsed: Sequence[Lapsed]) -> bool:
+        """Extend leases or reclaim jobs; return whether jobs are waiting again."""
         lease = self._dispatcher.lease(lane.funcname)
         asked = self._monotonic()
         # A lane may hold jobs of both flags. Where they wait matters only for stranded copies.
@@ -73,7 +74,8 @@ class ExpiredLeases:
         if extensions:
             await self._dispatcher.call(self._database.extend, extensions, locked=set())
         if reclaims:
-            await self._resubmit(await self._dispatcher.call(self._reclaim, reclaims, lease), asked)
+            return await self._resubmit(await self._dispatcher.call(self._reclaim, reclaims, lease), asked)
+        return False
 
     def _step(self, lane: Lane, row: Lapsed, found: Found, lease: int) -> Decision:
         policy = self._dispatcher.policy(lane.funcname)
@@ -93,6 +95,7 @@ class ExpiredLeases:
 
         ``steps``: each row, and whether its worker has crashed.
         """
+        self._dispatcher.read_policies(self._monotonic())
         try:
             return self._database.reclaim(steps, lease=lease, locked=set())
         except (UsageError, RefusedError) as error:
@@ -105,10 +108,19 @@ class ExpiredLeases:
                 self._refused.append(error)
             return []
 
-    async def _resubmit(self, jobs: Sequence[Job], claimed: float) -> None:
-        """Submit jobs again, and park those that have crashed too often."""
+    async def _resubmit(self, jobs: Sequence[Job], claimed: float) -> bool:
+        """Submit jobs again, and park those that have crashed too often.
+
+        Those of a function with rules become waiting, due at once, so that admission decides about them.
+        Returns whether there are such.
+        """
         for job in jobs:
             if job.crashes >= MAX_CRASHES:
                 reason = f"its worker died or hung {job.crashes} times"
                 await self._dispatcher.park(job, "WorkerLost", reason)
-        await self._dispatcher.send([job for job in jobs if job.crashes < MAX_CRASHES], claimed)
+        left = [job for job in jobs if job.crashes < MAX_CRASHES]
+        if ruled := [job for job in left if job.funcname in self._dispatcher.ruled]:
+            await self._dispatcher.call(self._database.release, ruled, locked=set())
+            left = [job for job in left if job.funcname not in self._dispatcher.ruled]
+        await self._dispatcher.send(left, claimed)
+        return bool(ruled)

@@ -1,17 +1,20 @@
-"""The functions whose rules hold jobs back, and when a QueueRunner claims them again. Pure."""
+"""The functions whose limits hold jobs back, and when a QueueRunner claims them again. Pure."""
 
 from typing import Final
 
 #: Minimum and maximum seconds until the next claim of such a function.
 _FIRST: Final = 0.01
 _LONGEST: Final = 0.05
+#: Maximum seconds if the limit gives the time: it may be changed meanwhile.
+_LONGEST_KNOWN: Final = 1.0
 
 
 class HeldBack:
-    """The functions that a pass leaves out, because a rule held jobs of them back a moment ago.
+    """The functions that a pass leaves out, because a limit held jobs of them back a moment ago.
 
-    Nothing reports the end of a job to a QueueRunner, so it claims again and again: soon after it got jobs,
-    later if it got none. Times are monotonic.
+    A rate gives the time of the next claim. Nothing reports the end of a job to a QueueRunner, so for a limit
+    of the jobs in flight it claims again and again: soon after it got jobs, later if it got none. Times are
+    monotonic.
     """
 
     def __init__(self) -> None:
@@ -26,15 +29,15 @@ class HeldBack:
         if self._until:
             self._until = {name: until for name, until in self._until.items() if until > now}
 
-    def claimed(self, funcname: str, *, jobs: int, held_back: bool, now: float) -> None:
-        """Record a claim of a function with rules."""
-        if not held_back:
+    def claimed(self, funcname: str, *, jobs: int, held_back: float | None, now: float) -> None:
+        """Record a claim of a function with rules; ``held_back``: see ``Admitted``."""
+        if held_back is None:
             self._until.pop(funcname, None)
             self._waits.pop(funcname, None)
             return
         wait = _FIRST if jobs else min(self._waits.get(funcname, _FIRST / 2) * 2, _LONGEST)
         self._waits[funcname] = wait
-        self._until[funcname] = now + wait
+        self._until[funcname] = now + max(wait, min(held_back, _LONGEST_KNOWN))
 
     def until_claim(self, now: float) -> list[float]:
         """Return the seconds until each of the functions is claimed again."""

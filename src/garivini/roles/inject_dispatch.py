@@ -118,10 +118,11 @@ class InjectDispatch:
 
     def lease(self, jobs: list[NewJob]) -> list[NewJob]:
         """Give jobs that are due and have room their first lease; QueueRunners dispatch the others."""
-        if not self._servers.answered:
+        dispatchers = self._dispatchers.values()
+        if not self._servers.answered or not all(each.knows_rules() for each in dispatchers):
             return jobs
         due: dict[str, list[int]] = {}
-        ruled = frozenset[str]().union(*(dispatcher.ruled for dispatcher in self._dispatchers.values()))
+        ruled = frozenset[str]().union(*(each.ruled for each in dispatchers))
         for index, job in enumerate(jobs):
             if not job.delay and job.funcname not in ruled:
                 due.setdefault(job.funcname, []).append(index)
@@ -135,7 +136,7 @@ class InjectDispatch:
             if filling and self._servers.age > _COUNT_INTERVAL_MIN:
                 for count in (self._count, *self._count_leased):
                     count.set()
-            lease = max(dispatcher.lease(funcname) for dispatcher in self._dispatchers.values())
+            lease = max(each.lease(funcname) for each in dispatchers)
             for index in leased:
                 jobs[index] = replace(jobs[index], lease=lease)
         return jobs

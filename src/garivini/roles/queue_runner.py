@@ -126,6 +126,8 @@ class QueueRunner:
         self._sent = 0
         self._full_for = 0
         self._held_back = HeldBack()
+        #: Seconds until the end of each pause, for functions that a pass leaves out.
+        self._paused: dict[str, float] = {}
         #: Errors by which the database has refused claims in this pass.
         self._refused: list[GariviniError] = []
         self._expired = ExpiredLeases(self._dispatcher, job_servers, settings.batch_max, self._refused)
@@ -168,7 +170,7 @@ class QueueRunner:
         if more:
             return 0.0
         later = [lane.due - now for lane in lanes if lane.due > now]
-        waits = [*later, *self._orphans.until_sweep(), *self._until_room()]
+        waits = [*later, *self._paused.values(), *self._orphans.until_sweep(), *self._until_room()]
         return min([self._settings.poll, *waits, *self._held_back.until_claim(self._monotonic())])
 
     async def _check_nodes(self) -> None:
@@ -192,12 +194,16 @@ class QueueRunner:
         """
         found = self._database.lanes()
         if found.lanes:
-            self._dispatcher.read_policies(found.now)
+            self._dispatcher.read_policies(now)
+        ends = self._dispatcher.paused.items()
+        self._paused = {funcname: end - found.now for funcname, end in ends if end > found.now}
         ruled = self._dispatcher.ruled
         # Functions with rules come last, because a rule may leave no job of them.
         lanes = sorted(found.lanes, key=lambda lane: lane.funcname in ruled) if ruled else found.lanes
         for lane in lanes:
             due = lane.state is State.WAITING and lane.due <= found.now
+            # The room of a rate is too small for old counts.
+            due = due and lane.funcname not in self._watermark.bursts
             # Full lanes are skipped, so that a backlog of one function does not delay the others.
             if due and self._servers.answered and self._limit(lane.funcname) > 0:
                 refused = len(self._refused)
@@ -250,6 +256,7 @@ class QueueRunner:
 
     def _claim(self, lane: Lane, now: float) -> _Claim:
         """Claim as many jobs of a lane as have room. For the database's thread. ``now``: monotonic."""
+        self._dispatcher.read_policies(now)
         limit = self._limit(lane.funcname)
         ruled = lane.funcname in self._dispatcher.ruled
         claim = self._admit if ruled else partial(self._database.claim, lease=self._dispatcher.lease)
@@ -297,10 +304,13 @@ class QueueRunner:
             self._watermark.use(funcname, count)
 
     def _is_held_back(self, lane: Lane) -> bool:
-        return lane.state is State.WAITING and lane.funcname in self._held_back
+        return lane.state is State.WAITING and self._leaves_out(lane.funcname)
+
+    def _leaves_out(self, funcname: str) -> bool:
+        return funcname in self._held_back or funcname in self._paused
 
     def _limit(self, funcname: str) -> int:
-        if funcname in self._held_back:
+        if self._leaves_out(funcname):
             return 0
         left = self._watermark.room(funcname)
         return self._batch if left is None else min(self._batch, left)

@@ -1,7 +1,7 @@
 """The watermark: how many more jobs of each function may be submitted, which is called its room."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from garivini.model.pacing import WATERMARK, room
@@ -28,6 +28,9 @@ class Watermark:
     def __init__(self, job_servers: JobServers, limit: int) -> None:
         self._servers = job_servers
         self.limit: int = limit
+        #: The burst of each function that has a rate. No more of its jobs wait, because they would all start
+        #: at once when a worker comes.
+        self.bursts: Mapping[str, int] = {}
         self._room: dict[str, int | None] = {}
         self._controlled: set[str] = set()
         #: Leased rows by database and function, and the monotonic time of that count.
@@ -35,11 +38,18 @@ class Watermark:
         # A low watermark is used up sooner.
         self._leased_age = min(_LEASED_AGE, max(_LEASED_AGE_MIN, limit / WATERMARK * _LEASED_AGE))
 
+    def limit_of(self, funcname: str) -> int:
+        """Return the maximum jobs of a function that wait; 0: unlimited."""
+        burst = self.bursts.get(funcname)
+        return self.limit if burst is None else min(burst, self.limit or burst)
+
     def room(self, funcname: str) -> int | None:
         """Return the room of a function; None: unlimited."""
         if funcname not in self._room:
             leased = sum(jobs for (_, name), (jobs, _) in self._leased.items() if name == funcname)
-            self._room[funcname] = room(self.limit, max(self._servers.queued(funcname.encode()), leased))
+            self._room[funcname] = room(
+                self.limit_of(funcname), max(self._servers.queued(funcname.encode()), leased)
+            )
         return self._room[funcname]
 
     def use(self, funcname: str, jobs: int) -> None:
@@ -75,13 +85,14 @@ class Watermark:
         A count is due sooner if half of the room has been used since a count that left more than half: such a
         function is fast. A slow one stays full, and frequent counts would delay the others.
         """
-        if not self.limit:
-            return []
         found = []
         for funcname in self._controlled.intersection(funcnames):
+            limit = self.limit_of(funcname)
+            if not limit:
+                continue
             jobs, counted = self._leased.get((dbid, funcname), (0, -math.inf))
             left = self._room.get(funcname)
-            fast = left is not None and max(left, jobs) <= self.limit // 2
+            fast = left is not None and max(left, jobs) <= limit // 2
             if now - counted >= (_LEASED_AGE_MIN if fast else self._leased_age):
                 found.append(funcname)
         return found

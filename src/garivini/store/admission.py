@@ -1,23 +1,27 @@
-"""Admission: claims of a function that has a rule. A claim hands out no more jobs than its rules leave.
+"""Admission: claims of a limited function. A claim hands out no more jobs than its limits leave.
 
-The rules need no state of their own: jobs in flight are counted from their rows, under a lock on the
-function's row. So whatever ends an attempt, and whichever program writes it, the next claim counts right.
+The limit of the jobs in flight needs no state of its own: they are counted from their rows, under a lock on
+the function's row. So whatever ends an attempt, and whichever program writes it, the next claim counts right.
+The state of a rate is a time in that row, of the database's clock.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+from garivini.model.function_settings import valid_settings
 from garivini.model.job import Job
 from garivini.model.pacing import BATCH_BYTES
+from garivini.model.policy import FunctionPolicy
 from garivini.store.claims import Lane, claim
 from garivini.store.statements import Statements
 
 
 class Admitted(NamedTuple):
-    """The jobs that a claim may hand out, and whether a rule holds others back."""
+    """The jobs that a claim may hand out, and whether a limit holds others back."""
 
     jobs: list[Job]
-    held_back: bool
+    #: Seconds until a claim may get more, 0 if they are not known; None: no limit holds a job back.
+    held_back: float | None
 
 
 def admit(
@@ -28,17 +32,30 @@ def admit(
     lease: int | Callable[[str], int],
     max_bytes: int = BATCH_BYTES,
 ) -> Admitted:
-    """Claim due jobs of a lane as ``claim`` does, but only as many as the rules of its function allow.
+    """Claim due jobs of a lane as ``claim`` does, but only as many as the limits of its function allow.
 
     All claims of the function are to be made by this call, in any process: they take turns. One that would
-    have to wait for another claims nothing.
+    have to wait for another claims nothing. The rate is used in the claim's transaction.
     """
     rows = run("lock_function", funcname=lane.funcname)
     if not rows:
-        return Admitted([], held_back=True)
-    (max_running,) = rows[0]
-    allowed = limit
-    if max_running is not None:
-        allowed = min(limit, max_running - run("in_flight", funcname=lane.funcname, limit=max_running)[0][0])
+        return Admitted([], held_back=0.0)
+    max_running, paused, given_rate, burst, used_until, now = rows[0]
+    if paused:
+        return Admitted([], held_back=0.0)
+    given = {"max_running": max_running, "rate": given_rate, "burst": burst}
+    policy = FunctionPolicy(**valid_settings(given))
+    allowed, rate, used_until = limit, policy.start_rate, used_until or 0.0
+    if policy.max_running is not None:
+        held = run("in_flight", funcname=lane.funcname, limit=policy.max_running)[0][0]
+        allowed = min(allowed, policy.max_running - held)
+    if rate is not None:
+        allowed = min(allowed, rate.allowed(used_until, now))
     jobs = claim(run, lane, limit=allowed, lease=lease, max_bytes=max_bytes) if allowed > 0 else []
-    return Admitted(jobs, held_back=allowed < limit and len(jobs) == max(0, allowed))
+    wait = 0.0
+    if rate is not None:
+        used = rate.use(used_until, now, len(jobs))
+        if used != used_until:
+            run("use_rate", funcname=lane.funcname, used_until=used)
+        wait = rate.until_next(used, now)
+    return Admitted(jobs, held_back=None if allowed >= limit or len(jobs) < allowed else wait)

@@ -16,6 +16,7 @@ from garivini.store import (
     inserts,
     leases,
     outcomes,
+    pauses,
     policies,
     probe,
     pruning,
@@ -262,6 +263,8 @@ class Database:
     set_function: Final = in_transaction(policies.set_function)
     unset_function: Final = in_transaction(policies.unset_function)
     replace_function: Final = in_transaction(policies.replace_function)
+    pause: Final = in_transaction(pauses.pause)
+    resume: Final = in_transaction(pauses.resume)
 
     # ---- views
 

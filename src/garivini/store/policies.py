@@ -1,6 +1,7 @@
 """The settings of functions that are stored in the database."""
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from garivini.errors import UsageError
@@ -19,7 +20,11 @@ from garivini.store.statements import Statements
 
 def functions(run: Statements) -> dict[str, FunctionPolicy]:
     """Return the settings of each function that apply; those of the empty name are the default of all."""
-    return {funcname: _policy(values) for funcname, *values in run("functions")}
+    found = {}
+    for funcname, *values, paused_until in run("functions"):
+        policy = _policy(values)
+        found[funcname] = policy if paused_until is None else replace(policy, paused_until=paused_until)
+    return found
 
 
 def function_settings(run: Statements) -> dict[str, FunctionSettings]:
@@ -53,7 +58,10 @@ def set_function(run: Statements, funcname: str, policy: FunctionPolicy) -> None
 
 
 def unset_function(run: Statements, funcname: str) -> None:
-    """Delete what an operator has set for a function, so that what code declares or the defaults apply."""
+    """Delete what an operator has set for a function, so that what code declares or the defaults apply.
+
+    If it is paused, it stays paused.
+    """
     _change(run, [funcname], lambda _, settings: settings.reset())
 
 
@@ -74,10 +82,8 @@ def _change(
         run("create_functions", rows=[{"funcname": name} for name in missing])
         found.update(map(_settings, run("lock_settings", funcnames=missing)))
     changed = {name: change(name, found[name]) for name in funcnames}
-    empty = {name for name, settings in changed.items() if settings == FunctionSettings()}
-    if rows := [_row(name, settings) for name, settings in changed.items() if name not in empty]:
-        run("write_settings", rows=rows)
-    for name in sorted(empty):
+    run("write_settings", rows=[_row(name, settings) for name, settings in changed.items()])
+    for name in sorted(name for name, settings in changed.items() if settings == FunctionSettings()):
         run("unset_function", funcname=name)
 
 

@@ -7,15 +7,15 @@ from garivini.errors import UsageError
 
 #: Parameters of statements that are text or bytes; most others are whole numbers.
 _TEXTS: Final = frozenset(
-    "funcname uniqkey coalesce arg flag kind error message trace worker body result envelope".split()
+    "funcname uniqkey coalesce arg flag kind error message trace worker body result envelope rate".split()
 )
 #: Parameters that are numbers with a fraction.
-_REALS: Final = frozenset(("ran",))
+_REALS: Final = frozenset(("ran", "used_until"))
 #: Parameters for which True is not a number: it would be the first job.
 _STRICT: Final = frozenset(("jobid", "first", "last", "dbid", "attempt", "after", "limit"))
 #: Parameters that may be None, besides the texts.
 _OPTIONAL: Final = frozenset(
-    "state lease deadline renews max_failures retention max_running dead_retention".split()
+    "state lease deadline renews max_failures retention max_running dead_retention burst paused_until".split()
 )
 _LARGEST: Final = 2**63 - 1
 

@@ -21,6 +21,8 @@ class Links:
 
     def __init__(self, slots: int) -> None:
         self.slots: int = slots
+        #: Whether to request jobs ahead. If not, each connection holds one job.
+        self.prefetches: bool = True
         #: The connections.
         self.connections: list[Worker] = []
         #: Jobs that have run. The thread that runs them counts them.
@@ -54,7 +56,7 @@ class Links:
 
     def prefetch(self, seconds: float) -> None:
         """Offer as many slots as suit jobs that take this time."""
-        self.slots = next_prefetch(self.slots, seconds)
+        self.slots = next_prefetch(self.slots, seconds) if self.prefetches else 1
         self.offer()
 
     def pause(self) -> None:

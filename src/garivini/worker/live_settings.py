@@ -6,6 +6,7 @@ from dataclasses import replace
 from garivini.model.policy import NO_POLICY, FunctionPolicy
 from garivini.worker.functions import Registered
 from garivini.worker.kept_results import keeping
+from garivini.worker.links import Links
 
 
 class LiveSettings:
@@ -16,12 +17,17 @@ class LiveSettings:
 
     Args:
         functions: the entries by name in Gearman, which are replaced.
+        links: of the ``def`` functions. While one of them has a rate, no jobs are requested ahead: they would
+            start together after a long job.
         monotonic: returns the monotonic time.
 
     """
 
-    def __init__(self, functions: MutableMapping[bytes, Registered], monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, functions: MutableMapping[bytes, Registered], links: Links, monotonic: Callable[[], float]
+    ) -> None:
         self._functions = functions
+        self._links = links
         self._declared = dict(functions)
         self._monotonic = monotonic
         #: By database, the settings that were read last.
@@ -35,9 +41,12 @@ class LiveSettings:
         if self._read.get(dbid) == policies:
             return
         self._read = {**self._read, dbid: policies}
+        prefetches = True
         for name, entry in self._declared.items():
             found = [read.get(name.decode(), NO_POLICY) for read in self._read.values()]
             limits = [policy.timeout for policy in found if policy.timeout is not None]
             current = replace(entry, timeout=min(limits, default=None))
             keeps = any(policy.retention is not None for policy in found)
             self._functions[name] = keeping(current, self._monotonic) if keeps else current
+            prefetches &= entry.is_async or all(policy.rate is None for policy in found)
+        self._links.prefetches = prefetches

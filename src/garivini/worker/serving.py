@@ -91,7 +91,7 @@ class Serving:
     def _add_keepers(self, worker: Served, child: SupervisedChild | None) -> None:
         in_loop, held_jobs = self._shared.call_in_loop, self._held_jobs
         policies = {name: entry.policy for name, entry in worker.functions.items()}
-        live = LiveSettings(self._shared.functions, self._shared.clock.monotonic)
+        live = LiveSettings(self._shared.functions, self._def_jobs.links, self._shared.clock.monotonic)
         for database in worker.client.shards:
             self._shared.keepers[database.dbid] = Keeper(
                 database,

@@ -64,6 +64,8 @@ class Worker:
         lease: int | None = None,
         max_failures: int | None = None,
         max_running: int | None = None,
+        rate: str | None = None,
+        burst: int | None = None,
         backoff: Backoff | None = None,
         backoff_for: Mapping[ErrorClass, Backoff] | None = None,
         retry_on: Iterable[ErrorClass] | None = None,
@@ -88,6 +90,10 @@ class Worker:
             max_failures: failures after which a job is dead; 25 by default.
             max_running: maximum jobs in flight at a time in each database, 1 to 10,000: dispatched and not
                 ended yet. By default any number.
+            rate: maximum jobs that start per second, minute, hour or day in each database, such as ``10/s``,
+                ``100/m``, ``500/h`` or ``1000/d``. By default any number.
+            burst: maximum jobs that start at once under the rate after a time without starts, 1 to 10,000. By
+                default as many as start in a tenth of a second, at least one.
             backoff: the delays after failures: a ``BackoffCurve``, or a list of seconds for the first
                 failure, the second and so on, the last for all later ones. By default 2, 4, 8 minutes and so
                 on, up to a day.
@@ -109,6 +115,8 @@ class Worker:
             lease=lease,
             max_failures=max_failures,
             max_running=max_running,
+            rate=rate,
+            burst=burst,
             renews=True,
             retry=None if retry is None else retry.text,
             timeout=timeout,

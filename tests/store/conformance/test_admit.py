@@ -27,8 +27,8 @@ def test_admit_hands_out_no_more_jobs_than_may_run(database: Database) -> None:
     jobids = limited(database, 2, jobs=5)
     jobs, held_back = admit(database)
     assert [job.jobid for job in jobs] == jobids[:2]
-    assert held_back
-    assert admit(database) == ([], True)
+    assert held_back == 0.0
+    assert admit(database) == ([], 0.0)
 
 
 def test_admit_returns_jobs_as_a_claim_does(database: Database) -> None:
@@ -47,7 +47,7 @@ def test_admit_holds_nothing_back_below_the_limit(database: Database) -> None:
     limited(database, 3, jobs=2)
     jobs, held_back = admit(database)
     assert len(jobs) == 2
-    assert not held_back
+    assert held_back is None
 
 
 def test_admit_holds_nothing_back_if_the_claim_itself_takes_less(database: Database) -> None:
@@ -104,7 +104,7 @@ def test_admit_gives_a_slot_again_whatever_ended_the_attempt(
     first, _ = admit(database).jobs
     end(database, backend, first)
     assert len(admit(database).jobs) == 1
-    assert admit(database) == ([], True)
+    assert admit(database) == ([], 0.0)
 
 
 @pytest.mark.parametrize("state", [State.LEASED, State.RUNNING, State.SUSPECT])
@@ -114,7 +114,7 @@ def test_admit_counts_jobs_in_each_state_of_being_held(
     limited(database, 1, jobs=2)
     (job,) = admit(database).jobs
     backend.execute(f"UPDATE job SET state = {int(state)} WHERE jobid = {job.jobid}")
-    assert admit(database) == ([], True)
+    assert admit(database) == ([], 0.0)
 
 
 def test_admit_counts_all_priorities_together(database: Database) -> None:
@@ -130,7 +130,7 @@ def test_admit_counts_jobs_that_were_dispatched_before_there_was_a_limit(databas
         put(database)
     claim(database, 3)
     database.set_function("f", FunctionPolicy(max_running=2))
-    assert admit(database) == ([], True)
+    assert admit(database) == ([], 0.0)
 
 
 def test_admit_follows_a_limit_that_changes(database: Database) -> None:
@@ -145,7 +145,7 @@ def test_admit_follows_a_limit_that_changes(database: Database) -> None:
 def test_admit_claims_nothing_of_a_function_whose_settings_were_deleted(database: Database) -> None:
     (jobid,) = limited(database, 1, jobs=1)
     database.unset_function("f")
-    assert admit(database) == ([], True)
+    assert admit(database) == ([], 0.0)
     assert stored(database, jobid).state is State.WAITING
 
 
@@ -164,6 +164,6 @@ def test_admit_takes_turns_with_another_admission(database: Database) -> None:
         other = database.with_lock_timeout(1)
         with database.transaction() as run:
             assert run("lock_function", funcname="f")
-            assert admit(other) == ([], True)
+            assert admit(other) == ([], 0.0)
         assert len(admit(other).jobs) == 2
         other.close()

@@ -459,15 +459,16 @@ UNION ALL SELECT 'default_envelope', COALESCE(MAX(envelope), 'not set') FROM `fu
 SHOW GLOBAL STATUS LIKE 'wsrep_cluster_size'
 
 -- name: functions () -> rows
--- The settings of all functions that apply.
+-- The settings of all functions that apply, and until when a function is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention
+       dead_retention, rate, burst,
+       CASE WHEN paused_until > UNIX_TIMESTAMP() THEN paused_until END
   FROM `function` ORDER BY funcname
 
 -- name: settings () -> rows
 -- The same, with what code has declared and what an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, declared, override
+       dead_retention, rate, burst, declared, override
   FROM `function` ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
@@ -477,7 +478,7 @@ SELECT funcname, declared FROM `function` WHERE funcname IN (:*funcnames)
 -- name: lock_settings (funcnames) -> rows
 -- The settings of these functions as above, locked by the transaction.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, declared, override
+       dead_retention, rate, burst, declared, override
   FROM `function` WHERE funcname IN (:*funcnames) ORDER BY funcname FOR UPDATE
 
 -- name: create_functions (funcname) -> none
@@ -487,17 +488,18 @@ VALUES
   (:funcname) -- each
 ON DUPLICATE KEY UPDATE funcname = VALUES(funcname)
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, declared, override) -> none
 -- Writes the whole settings of functions.
 INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, declared, override)
+       dead_retention, rate, burst, declared, override)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :declared, :override) -- each
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :declared, :override) -- each
 ON DUPLICATE KEY UPDATE
        lease = VALUES(lease), deadline = VALUES(deadline), renews = VALUES(renews),
        envelope = VALUES(envelope), max_failures = VALUES(max_failures), retention = VALUES(retention),
        max_running = VALUES(max_running), retry = VALUES(retry), timeout = VALUES(timeout),
-       dead_retention = VALUES(dead_retention), declared = VALUES(declared), override = VALUES(override)
+       dead_retention = VALUES(dead_retention), rate = VALUES(rate), burst = VALUES(burst),
+       declared = VALUES(declared), override = VALUES(override)
 
 -- name: adoptable (jobids) -> rows
 -- Jobs whose copies came without an attempt and that nobody runs, locked by the transaction.
@@ -516,8 +518,17 @@ SELECT jobid, funcname, NULL, uniqkey, `coalesce`, run_after, flag, failcount, a
   FROM job WHERE jobid IN (:*jobids)
 
 -- name: unset_function (funcname) -> none
--- Deletes the settings of a function, so that the defaults apply.
-DELETE FROM `function` WHERE funcname = :funcname
+-- Deletes the row of a function without settings, so that the defaults apply, unless it is paused.
+DELETE FROM `function`
+ WHERE funcname = :funcname AND (paused_until IS NULL OR paused_until <= UNIX_TIMESTAMP())
+
+-- name: pause (funcname, paused_until) -> none
+-- Pauses a function that has a row until a time; NULL: not any longer.
+UPDATE `function` SET paused_until = :paused_until WHERE funcname = :funcname
+
+-- name: paused (funcname) -> rows
+-- The time until which a function is paused. No row: it is not.
+SELECT paused_until FROM `function` WHERE funcname = :funcname AND paused_until > UNIX_TIMESTAMP()
 
 -- name: dispatched (funcname, priority, age, since, after, limit) -> rows
 -- Leased jobs of a lane that no worker has started and whose leases have not expired. The youngest are omitted, because
@@ -536,9 +547,15 @@ SELECT COUNT(*) FROM (
    WHERE funcname = :funcname AND state = 1 AND run_after <= UNIX_TIMESTAMP() + :lease + 2 LIMIT :limit) AS handed_out
 
 -- name: lock_function (funcname) -> rows
--- The rules of a function, whose row stays locked until the end of the claim, so that claims of it take turns. No row: it
--- has no settings, or another claim has the lock.
-SELECT max_running FROM `function` WHERE funcname = :funcname FOR UPDATE SKIP LOCKED
+-- The rules of a function, whether it is paused, and the time now with its fraction. The row stays locked until the end
+-- of the claim, so that claims of it take turns. No row: it has no settings, or another claim has the lock.
+SELECT max_running, COALESCE(paused_until > UNIX_TIMESTAMP(), 0), rate, burst, rate_used_until,
+       UNIX_TIMESTAMP() + MICROSECOND(NOW(6)) / 1e6
+  FROM `function` WHERE funcname = :funcname FOR UPDATE SKIP LOCKED
+
+-- name: use_rate (funcname, used_until) -> none
+-- The time up to which the rate of a function is used, in the transaction that has locked its row.
+UPDATE `function` SET rate_used_until = :used_until WHERE funcname = :funcname
 
 -- name: in_flight (funcname, limit) -> one
 -- The number of jobs of a function that an attempt holds, up to a limit.

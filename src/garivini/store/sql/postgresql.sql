@@ -471,15 +471,16 @@ UNION ALL SELECT 'commits_without_standby', count(*)::text FROM pg_catalog.pg_st
            WHERE wait_event = 'SyncRep' AND state_change < clock_timestamp() - interval '5 s'
 
 -- name: functions () -> rows
--- The settings of all functions that apply.
+-- The settings of all functions that apply, and until when a function is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention
+       dead_retention, rate, burst,
+       CASE WHEN paused_until > floor(extract(epoch FROM clock_timestamp()))::bigint THEN paused_until END
   FROM function ORDER BY funcname
 
 -- name: settings () -> rows
 -- The same, with what code has declared and what an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, declared, override
+       dead_retention, rate, burst, declared, override
   FROM function ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
@@ -489,29 +490,31 @@ SELECT funcname, declared FROM function WHERE funcname = ANY (:@funcnames::text[
 -- name: lock_settings (funcnames) -> rows
 -- The settings of these functions as above, locked by the transaction.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, declared, override
+       dead_retention, rate, burst, declared, override
   FROM function WHERE funcname = ANY (:@funcnames::text[]) ORDER BY funcname FOR UPDATE
 
 -- name: create_functions (funcname) -> none
 -- Rows for functions that have none yet, so that they can be locked.
 INSERT INTO function (funcname) SELECT unnest(:@funcname::text[]) ON CONFLICT (funcname) DO NOTHING
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, declared, override) -> none
 -- Writes the whole settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, declared, override)
+       dead_retention, rate, burst, declared, override)
 SELECT n.funcname, n.lease, n.deadline, n.renews::boolean, n.envelope, n.max_failures, n.retention, n.max_running,
-       n.retry, n.timeout, n.dead_retention, n.declared, n.override
+       n.retry, n.timeout, n.dead_retention, n.rate, n.burst, n.declared, n.override
   FROM unnest(:@funcname::text[], :@lease::integer[], :@deadline::integer[], :@renews::integer[], :@envelope::text[],
               :@max_failures::integer[], :@retention::integer[], :@max_running::integer[], :@retry::text[],
-              :@timeout::double precision[], :@dead_retention::integer[], :@declared::text[], :@override::text[])
+              :@timeout::double precision[], :@dead_retention::integer[], :@rate::text[], :@burst::integer[], :@declared::text[],
+              :@override::text[])
        AS n (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-             dead_retention, declared, override)
+             dead_retention, rate, burst, declared, override)
 ON CONFLICT (funcname) DO UPDATE
    SET lease = excluded.lease, deadline = excluded.deadline, renews = excluded.renews,
        envelope = excluded.envelope, max_failures = excluded.max_failures, retention = excluded.retention,
        max_running = excluded.max_running, retry = excluded.retry, timeout = excluded.timeout,
-       dead_retention = excluded.dead_retention, declared = excluded.declared, override = excluded.override
+       dead_retention = excluded.dead_retention, rate = excluded.rate, burst = excluded.burst,
+       declared = excluded.declared, override = excluded.override
 
 -- name: adoptable (jobids) -> rows
 -- Jobs whose copies came without an attempt and that nobody runs, locked by the transaction.
@@ -529,8 +532,17 @@ RETURNING jobid, funcname, NULL, uniqkey, "coalesce", run_after, flag, failcount
           since, crashes, created, runs
 
 -- name: unset_function (funcname) -> none
--- Deletes the settings of a function, so that the defaults apply.
-DELETE FROM function WHERE funcname = :funcname::text
+-- Deletes the row of a function without settings, so that the defaults apply, unless it is paused.
+DELETE FROM function
+ WHERE funcname = :funcname::text AND (paused_until IS NULL OR paused_until <= floor(extract(epoch FROM clock_timestamp()))::bigint)
+
+-- name: pause (funcname, paused_until) -> none
+-- Pauses a function that has a row until a time; NULL: not any longer.
+UPDATE function SET paused_until = :paused_until::bigint WHERE funcname = :funcname::text
+
+-- name: paused (funcname) -> rows
+-- The time until which a function is paused. No row: it is not.
+SELECT paused_until FROM function WHERE funcname = :funcname::text AND paused_until > floor(extract(epoch FROM clock_timestamp()))::bigint
 
 -- name: dispatched (funcname, priority, age, since, after, limit) -> rows
 -- Leased jobs of a lane that no worker has started and whose leases have not expired. The youngest are omitted, because
@@ -552,9 +564,15 @@ SELECT count(*) FROM (
    LIMIT :limit::bigint) AS handed_out
 
 -- name: lock_function (funcname) -> rows
--- The rules of a function, whose row stays locked until the end of the claim, so that claims of it take turns. No row: it
--- has no settings, or another claim has the lock.
-SELECT max_running FROM function WHERE funcname = :funcname::text FOR UPDATE SKIP LOCKED
+-- The rules of a function, whether it is paused, and the time now with its fraction. The row stays locked until the end
+-- of the claim, so that claims of it take turns. No row: it has no settings, or another claim has the lock.
+SELECT max_running, coalesce(paused_until > floor(extract(epoch FROM clock_timestamp()))::bigint, false),
+       rate, burst, rate_used_until, extract(epoch FROM clock_timestamp())::float8
+  FROM function WHERE funcname = :funcname::text FOR UPDATE SKIP LOCKED
+
+-- name: use_rate (funcname, used_until) -> none
+-- The time up to which the rate of a function is used, in the transaction that has locked its row.
+UPDATE function SET rate_used_until = :used_until::float8 WHERE funcname = :funcname::text
 
 -- name: in_flight (funcname, limit) -> one
 -- The number of jobs of a function that an attempt holds, up to a limit.

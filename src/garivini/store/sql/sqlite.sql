@@ -413,15 +413,16 @@ SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_
 SELECT 'version', sqlite_version() UNION ALL SELECT 'journal_mode', journal_mode FROM pragma_journal_mode
 
 -- name: functions () -> rows
--- The settings of all functions that apply.
+-- The settings of all functions that apply, and until when a function is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention
+       dead_retention, rate, burst,
+       CASE WHEN paused_until > strftime('%s', 'now') + 0 THEN paused_until END
   FROM function ORDER BY funcname
 
 -- name: settings () -> rows
 -- The same, with what code has declared and what an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, declared, override
+       dead_retention, rate, burst, declared, override
   FROM function ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
@@ -431,7 +432,7 @@ SELECT funcname, declared FROM function WHERE funcname IN (:*funcnames)
 -- name: lock_settings (funcnames) -> rows
 -- The settings of these functions as above.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, declared, override
+       dead_retention, rate, burst, declared, override
   FROM function WHERE funcname IN (:*funcnames) ORDER BY funcname
 
 -- name: create_functions (funcname) -> none
@@ -441,17 +442,18 @@ VALUES
   (:funcname) -- each
 ON CONFLICT (funcname) DO NOTHING
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, declared, override) -> none
 -- Writes the whole settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, declared, override)
+       dead_retention, rate, burst, declared, override)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :declared, :override) -- each
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :declared, :override) -- each
 ON CONFLICT (funcname) DO UPDATE
    SET lease = excluded.lease, deadline = excluded.deadline, renews = excluded.renews,
        envelope = excluded.envelope, max_failures = excluded.max_failures, retention = excluded.retention,
        max_running = excluded.max_running, retry = excluded.retry, timeout = excluded.timeout,
-       dead_retention = excluded.dead_retention, declared = excluded.declared, override = excluded.override
+       dead_retention = excluded.dead_retention, rate = excluded.rate, burst = excluded.burst,
+       declared = excluded.declared, override = excluded.override
 
 -- name: adoptable (jobids) -> rows
 -- Jobs whose copies came without an attempt and that nobody runs.
@@ -468,8 +470,17 @@ RETURNING jobid, funcname, NULL, uniqkey, "coalesce", run_after, flag, failcount
           since, crashes, created, runs
 
 -- name: unset_function (funcname) -> none
--- Deletes the settings of a function, so that the defaults apply.
-DELETE FROM function WHERE funcname = :funcname
+-- Deletes the row of a function without settings, so that the defaults apply, unless it is paused.
+DELETE FROM function
+ WHERE funcname = :funcname AND (paused_until IS NULL OR paused_until <= strftime('%s', 'now') + 0)
+
+-- name: pause (funcname, paused_until) -> none
+-- Pauses a function that has a row until a time; NULL: not any longer.
+UPDATE function SET paused_until = :paused_until WHERE funcname = :funcname
+
+-- name: paused (funcname) -> rows
+-- The time until which a function is paused. No row: it is not.
+SELECT paused_until FROM function WHERE funcname = :funcname AND paused_until > strftime('%s', 'now') + 0
 
 -- name: dispatched (funcname, priority, age, since, after, limit) -> rows
 -- Leased jobs of a lane that no worker has started and whose leases have not expired. The youngest are omitted, because
@@ -488,8 +499,15 @@ SELECT count(*) FROM (
    WHERE funcname = :funcname AND state = 1 AND run_after <= strftime('%s', 'now') + :lease + 2 LIMIT :limit)
 
 -- name: lock_function (funcname) -> rows
--- The rules of a function. The transaction has the whole database, so claims take turns. No row: it has no settings.
-SELECT max_running FROM function WHERE funcname = :funcname
+-- The rules of a function, whether it is paused, and the time now with its fraction. The transaction has the whole
+-- database, so claims take turns. No row: it has no settings.
+SELECT max_running, coalesce(paused_until > strftime('%s', 'now') + 0, 0), rate, burst, rate_used_until,
+       (julianday('now') - 2440587.5) * 86400.0
+  FROM function WHERE funcname = :funcname
+
+-- name: use_rate (funcname, used_until) -> none
+-- The time up to which the rate of a function is used, in the transaction that has locked its row.
+UPDATE function SET rate_used_until = :used_until WHERE funcname = :funcname
 
 -- name: in_flight (funcname, limit) -> one
 -- The number of jobs of a function that an attempt holds, up to a limit.

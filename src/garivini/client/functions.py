@@ -1,0 +1,90 @@
+"""The calls of the clients about a function, which have no job."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from garivini.model.new_jobs import new_job
+from garivini.model.policy import RULES_APPLY_AFTER
+from garivini.model.when import Never, When, parse_when
+from garivini.store.shards import Shards
+
+
+class FunctionCalls:
+    """These calls of ``Client``."""
+
+    _shards: Shards
+
+    def pause(
+        self,
+        funcname: str,
+        until: str | int | timedelta | datetime | None = None,
+        *,
+        wait: bool = True,
+    ) -> None:
+        """Pause a function, or change the end of its pause. Its jobs can still be inserted.
+
+        When the call returns, after 8 seconds, no program hands out jobs of the function any more. Jobs that
+        were handed out before are not affected, whether they run or wait in a Gearman server.
+
+        Args:
+            funcname: the function.
+            until: the end of the pause, as ``when`` of ``reschedule_job``; by default it has none.
+            wait: False: return immediately. Jobs may be handed out until 8 seconds later.
+
+        Raises:
+            UsageError: the name is not that of a function, or the time is not one or has passed.
+            GariviniError: a database failed. Others may have paused the function: repeat the call.
+
+        """
+        new_job(funcname, b"")  # checks the name
+        end: When = Never() if until is None else parse_when(until)
+        for database in self._shards:
+            database.pause(funcname, end)
+        if wait:
+            time.sleep(RULES_APPLY_AFTER)
+
+    def resume(self, funcname: str) -> bool:
+        """End the pause of a function; return whether it was paused. Its jobs are due as they were before."""
+        resumed = [database.resume(funcname) for database in self._shards]
+        return any(resumed)
+
+
+class AsyncFunctionCalls:
+    """These calls of ``AsyncClient``."""
+
+    _client: FunctionCalls
+    _call: Callable[..., Awaitable[Any]]
+
+    async def pause(
+        self,
+        funcname: str,
+        until: str | int | timedelta | datetime | None = None,
+        *,
+        wait: bool = True,
+    ) -> None:
+        """Pause a function, or change the end of its pause. Its jobs can still be inserted.
+
+        When the call returns, after 8 seconds, no program hands out jobs of the function any more. Jobs that
+        were handed out before are not affected, whether they run or wait in a Gearman server.
+
+        Args:
+            funcname: the function.
+            until: the end of the pause, as ``when`` of ``reschedule_job``; by default it has none.
+            wait: False: return immediately. Jobs may be handed out until 8 seconds later.
+
+        Raises:
+            UsageError: the name is not that of a function, or the time is not one or has passed.
+            GariviniError: a database failed. Others may have paused the function: repeat the call.
+
+        """
+        await self._call(self._client.pause, funcname, until, wait=False)
+        if wait:
+            await asyncio.sleep(RULES_APPLY_AFTER)
+
+    async def resume(self, funcname: str) -> bool:
+        """End the pause of a function; return whether it was paused. Its jobs are due as they were before."""
+        resumed: bool = await self._call(self._client.resume, funcname)
+        return resumed

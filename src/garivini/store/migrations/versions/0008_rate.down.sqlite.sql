@@ -1,0 +1,3 @@
+ALTER TABLE function DROP COLUMN rate_used_until;
+ALTER TABLE function DROP COLUMN burst;
+ALTER TABLE function DROP COLUMN rate;
