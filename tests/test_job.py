@@ -99,6 +99,8 @@ def test_every_field_of_the_wire_comes_back() -> None:
         attempt=2**32 - 1,
         lease=60,
         lease_end=1_700_000_061,
+        created=1_699_999_999,
+        incarnation=2**32 - 1,
     )
     assert decode_payload(encode_payload(sent)) == sent
 

@@ -105,6 +105,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     lease: int = 0
     #: When this lease ends first; 0: unknown.
     lease_end: int = 0
+    #: The incarnation of the database that gave this attempt: see ``docs/explanation/leases.md``. None: the
+    #: database has none, or the payload is of the original or of an older version.
+    incarnation: int | None = None
     #: Number of starts that have read ``run``. In a function: 0 until it reads ``run``.
     runs: int = 0
     #: Whether this attempt no longer holds the job while it runs: another attempt has it, or it was cancelled
@@ -119,8 +122,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return hash(self.handle)
 
     @classmethod
-    def from_insert(cls, job: NewJob, stored: Inserted) -> "Job":
-        """Return a job that was inserted with a lease, as a claim returns it."""
+    def from_insert(cls, job: NewJob, stored: Inserted, incarnation: int | None = None) -> "Job":
+        """Return a job that was inserted with a lease, as a claim returns it.
+
+        ``incarnation``: of the database, read before the insert. If it was replaced meanwhile, the row is
+        compared later.
+        """
         return cls(
             jobid=stored.jobid,
             dbid=stored.dbid,
@@ -137,6 +144,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             created=stored.created,
             lease=job.lease,
             lease_end=stored.created + job.lease + 1,
+            incarnation=incarnation,
         )
 
     @property

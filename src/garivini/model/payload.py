@@ -30,6 +30,8 @@ class _Head(msgspec.Struct, kw_only=True, gc=False):
     priority: str | None = None
     lease: Annotated[int, msgspec.Meta(ge=0, le=MAX_LEASE)] = 0
     lease_end: _Number = 0
+    created: _Number = 0
+    incarnation: _Number | None = None
 
 
 class _Envelope(_Head, kw_only=True, gc=False):
@@ -73,6 +75,8 @@ def encode_payload(job: Job, *, latin1: bool = False) -> bytes:
             priority=job.priority,
             lease=job.lease,
             lease_end=job.lease_end,
+            created=job.created,
+            incarnation=job.incarnation,
             arg_encoding=encoding,
         )
     )
@@ -111,6 +115,8 @@ def decode_payload(payload: bytes | str, *, with_arg: bool = True) -> Job:
         priority=envelope.priority if envelope.priority in PRIORITIES else "normal",
         lease=envelope.lease,
         lease_end=envelope.lease_end,
+        created=envelope.created,
+        incarnation=envelope.incarnation,
     )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 import traceback
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -19,6 +19,7 @@ from garivini.model.inserted import Inserted
 from garivini.model.job import Job, NewJob
 from garivini.model.pacing import WATERMARK
 from garivini.roles.dispatcher import Dispatcher
+from garivini.roles.id_watch import IdWatch
 from garivini.roles.inject_passes import InjectPasses
 from garivini.roles.job_servers import JobServers
 from garivini.roles.runner import run_passes
@@ -69,6 +70,7 @@ class InjectDispatch:
             database.dbid: Dispatcher(database, self._servers, self._watermark, lease=lease, clock=clock)
             for database in shards
         }
+        self._ids = {dbid: IdWatch(dbid) for dbid in self._dispatchers}
         self._stop = asyncio.Event()
         #: Start the next counts immediately: of the servers, and of the leased rows of each database.
         self._count = asyncio.Event()
@@ -142,18 +144,29 @@ class InjectDispatch:
 
     # ---- after the commit
 
-    def dispatch(self, stored: Sequence[tuple[NewJob, Inserted]], began: float) -> None:
+    def incarnations(self) -> dict[int, int | None]:
+        """Return the incarnation of each database, which an insert that begins now needs afterwards."""
+        return {dbid: each.database.incarnation for dbid, each in self._dispatchers.items()}
+
+    def dispatch(
+        self,
+        stored: Sequence[tuple[NewJob, Inserted]],
+        began: float,
+        incarnations: Mapping[int, int | None],
+    ) -> None:
         """Start to submit the new jobs that are leased. If others are due, wake a QueueRunner.
 
-        ``began``: the monotonic time just before the insert.
+        ``began`` and ``incarnations``: the monotonic time and the incarnations just before the insert.
         """
         leased: dict[int, list[Job]] = {}
         rest = False
         for job, at in stored:
             if at.new and job.lease:
-                leased.setdefault(at.dbid, []).append(Job.from_insert(job, at))
+                leased.setdefault(at.dbid, []).append(Job.from_insert(job, at, incarnations[at.dbid]))
             elif at.new and not job.delay:
                 rest = True
+        if stored and (last := stored[-1][1]).new:
+            self._ids[last.dbid].note(last.jobid, last.created)
         if rest:
             self._run(self._wake())
         for dbid, part in leased.items():

@@ -26,6 +26,7 @@ from garivini.outcome_events import emit_settled
 from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.expired_leases import ExpiredLeases
 from garivini.roles.held_back import HeldBack
+from garivini.roles.id_watch import IdWatch
 from garivini.roles.job_servers import JobServers
 from garivini.roles.orphans import Orphans
 from garivini.roles.runner import run_passes, run_role
@@ -117,6 +118,7 @@ class QueueRunner:
         )
         self._call = self._dispatcher.call
         self._orphans = Orphans(self._dispatcher, job_servers, watch=True)
+        self._ids = IdWatch(database.dbid)
         self._tidy_at: float | None = None  # monotonic; None: before the first pass
         #: The nodes of a Galera cluster that connections have reached last.
         self._nodes: frozenset[str] = frozenset()
@@ -272,6 +274,8 @@ class QueueRunner:
         for job in jobs:
             if job.flag == "controller":
                 self._watermark.note_controlled(job.funcname)
+        if jobs:  # the last one is usually the newest
+            self._ids.note(jobs[-1].jobid, jobs[-1].created)
         return _Claim(lane, jobs, full, now)
 
     def _admit(self, lane: Lane, *, limit: int) -> list[Job]:
