@@ -80,7 +80,9 @@ class StartCounter:
         return type(None), ()
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+# Not kw_only: CPython passes the arguments of a call in a dictionary if there are more than 30 of them, those
+# with keywords counted twice. That takes three times as long, and one of these is built per job.
+class Job(msgspec.Struct, frozen=True, gc=False):
     """A job as read from its row or received by a worker. Times are unix seconds by the database's clock."""
 
     jobid: int
@@ -129,10 +131,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         compared later.
         """
         return cls(
-            jobid=stored.jobid,
-            dbid=stored.dbid,
-            funcname=job.funcname,
-            arg=job.arg,
+            stored.jobid,
+            stored.dbid,
+            job.funcname,
+            job.arg,
             uniqkey=job.uniqkey,
             coalesce=job.coalesce,
             run_after=stored.created,
