@@ -189,6 +189,9 @@ class MySQLPair(Pair):
         ((there,),) = self.primary.execute("SELECT @@GLOBAL.gtid_executed")
         assert self.standby.execute(f"SELECT WAIT_FOR_EXECUTED_GTID_SET('{there}', 60)") == [(0,)]
 
+    def cut_off(self) -> None:
+        self.standby.execute("STOP REPLICA")
+
     def _promote(self) -> None:
         self.standby.execute("STOP REPLICA")
         self.standby.set_read_only(False)

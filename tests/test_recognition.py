@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
-from garivini import events
+from garivini import UsageError, events
 from garivini.keeper.execution import Execution
 from garivini.keeper.keeper import Keeper
 from garivini.keeper.supervised_child import Obituary, Slot, SupervisedChild
@@ -32,8 +32,14 @@ OVER = 7
 
 
 @pytest.fixture(params=["mariadb", "postgresql"])
-def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    with request.getfixturevalue(request.param).database() as url, closing(upgraded(url)) as database:
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    with request.getfixturevalue(request.param).database() as url:
+        yield url
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    with closing(upgraded(url)) as database:
         yield database
 
 
@@ -65,6 +71,11 @@ def test_claim_returns_incarnation_and_time_of_the_insert(database: Database) ->
     assert job.incarnation == database.incarnation
     assert job.incarnation not in (None, UNKNOWN, OVER)
     assert job.created == row.created > 0
+
+
+def test_insert_returns_the_incarnation(database: Database) -> None:
+    answers = database.insert([new_job("f", b"", uniqkey=key) for key in (None, "k", "k")])
+    assert [answer.incarnation for answer in answers] == [database.incarnation, database.incarnation, None]
 
 
 def test_the_incarnation_is_known_after_the_first_read(database: Database) -> None:
@@ -180,6 +191,23 @@ def test_end_completes_a_job_of_another_incarnation_whose_row_is_recognised(
     assert "outcomes.unrecognised" not in [name for name, _ in seen]
 
 
+def test_end_completes_a_job_without_incarnation_by_its_id(database: Database) -> None:
+    """As it comes from a QueueRunner of a version whose payloads have none, beside one of this version."""
+    old, new = claimed(database, 2)
+    with Kept(database) as kept:
+        kept.end(execution_of(replace(old, incarnation=None, created=0)), execution_of(new))
+    assert database.jobs() == []
+
+
+def test_run_counts_no_start_of_a_job_of_another_incarnation(database: Database) -> None:
+    strange, mine = claimed(database, 2)
+    with Kept(database) as kept:
+        with pytest.raises(ReplacedError):
+            kept.keeper.start_counter(before(strange))
+        assert kept.keeper.start_counter(mine) == 1
+    assert [row.runs for row in database.jobs()] == [0, 1]
+
+
 @pytest.mark.parametrize("kind", ["succeeded", "kept", "returned", "failed"])
 def test_end_leaves_a_row_that_is_not_recognised(
     database: Database, seen: list[tuple[str, dict[str, Any]]], kind: str
@@ -288,6 +316,9 @@ async def test_a_dispatcher_releases_no_job_of_a_database_that_was_replaced(
         dispatcher = Dispatcher(database, servers, Watermark(servers, 0), thread=thread)
         await dispatcher.send([before(job)], -1000.0)  # too late to submit it
         await dispatcher.park(before(job), "BadRow", "bad")
+        database.connections._incarnations._last = OVER  # as if the row had been read there
+        with pytest.raises(ReplacedError):
+            dispatcher.park_row(job.jobid, UsageError("bad"))
         assert database.jobs() == rows
         assert [name for name, _ in seen if name == "dispatch.failed"] == ["dispatch.failed"] * 2
         await dispatcher.send([job], -1000.0)

@@ -70,10 +70,9 @@ class DirectDispatch:
             nonlocal must_wake
             part = self._lease(database, part)
             began = time.monotonic()
-            incarnation = database.incarnation
             answers = database.insert(part)
             try:
-                must_wake |= self._dispatch(database, part, answers, began, incarnation)
+                must_wake |= self._dispatch(database, part, answers, began)
             except Exception:
                 # A defect. The jobs are stored, and the caller must get that result.
                 events.emit("dispatch.failed", dbid=database.dbid, error=traceback.format_exc())
@@ -143,22 +142,17 @@ class DirectDispatch:
     # ---- after the commit
 
     def _dispatch(
-        self,
-        database: Database,
-        jobs: Sequence[NewJob],
-        answers: Sequence[Inserted],
-        began: float,
-        incarnation: int | None,
+        self, database: Database, jobs: Sequence[NewJob], answers: Sequence[Inserted], began: float
     ) -> bool:
         """Submit the jobs that are leased and new; return whether others are left to a QueueRunner.
 
-        ``began`` and ``incarnation``: the monotonic time and the database's incarnation before the insert.
+        ``began``: monotonic time before the insert.
         """
         leased = []
         rest = False
         for job, answer in zip(jobs, answers, strict=True):
             if answer.new and job.lease:
-                leased.append(Job.from_insert(job, answer, incarnation))
+                leased.append(Job.from_insert(job, answer))
             elif answer.new and not job.delay:
                 rest = True
         if not leased:
@@ -175,12 +169,11 @@ class DirectDispatch:
         emit_delivery(database.dbid, delivery)
         if delivery.delivered == len(leased):
             return rest
-        self._give_up(database, delivery)
+        self._give_up(database.expecting(leased[0].incarnation), delivery)
         return True
 
     def _give_up(self, database: Database, delivery: Delivery) -> None:
         """Leave the jobs that were not delivered to a QueueRunner, which also parks the unfit ones."""
-        database = database.expecting(next((job.incarnation for job in delivery.unsent), None))
         try:
             if unsent := [*delivery.unsent, *(job for job, _ in delivery.unfit)]:
                 database.release(unsent)

@@ -31,7 +31,7 @@ from garivini.keeper.step import Part
 from garivini.keeper.supervised_child import SupervisedChild
 from garivini.keeper.time_limit import TimeLimit
 from garivini.keeper.wakeup import Wakeup
-from garivini.model.job import StartCounter
+from garivini.model.job import Job, StartCounter
 from garivini.model.outcome import Report
 from garivini.model.policy import FunctionPolicy
 from garivini.store.database import Database
@@ -119,7 +119,7 @@ class Keeper:
         #: The settings of functions.
         self.functions: Functions = Functions(own, functions, leases, wakeup, monotonic, on_settings)
         #: Counts the starts that ask for their number; see ``Job.run``.
-        self.start_counter: StartCounter = StartCounter(lambda it: database.count_run(it), asyncio.to_thread)
+        self.start_counter: StartCounter = StartCounter(self._count_run, asyncio.to_thread)
         #: Measures jobs for the events of their starts and ends.
         self.job_events: JobEvents = JobEvents(own.dbid, database_clock, monotonic)
         unstarted = RowChanges(writer, own.mark_leased, recognition, monotonic)
@@ -179,6 +179,9 @@ class Keeper:
         if left := self._outcomes.unwritten:
             events.emit("keeper.abandoned", dbid=self._database.dbid, outcomes=left, seconds=timeout)
         return left
+
+    def _count_run(self, job: Job) -> int:
+        return self._shared.expecting(job.incarnation).count_run(job.handle)
 
     def _run(self) -> None:
         try:

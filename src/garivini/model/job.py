@@ -62,16 +62,16 @@ class StartCounter:
 
     def __init__(
         self,
-        count: Callable[[Handle], int],
+        count: Callable[["Job"], int],
         in_thread: Callable[[Callable[[], int]], Awaitable[int]],
     ) -> None:
         self._count = count
         #: Calls a function in a thread, to be awaited.
         self.in_thread: Callable[[Callable[[], int]], Awaitable[int]] = in_thread
 
-    def __call__(self, handle: Handle) -> int:
+    def __call__(self, job: "Job") -> int:
         """Count a start of this job; return its number."""
-        return self._count(handle)
+        return self._count(job)
 
     def __repr__(self) -> str:
         return "StartCounter()"
@@ -124,12 +124,8 @@ class Job(msgspec.Struct, frozen=True, gc=False):
         return hash(self.handle)
 
     @classmethod
-    def from_insert(cls, job: NewJob, stored: Inserted, incarnation: int | None = None) -> "Job":
-        """Return a job that was inserted with a lease, as a claim returns it.
-
-        ``incarnation``: of the database, read before the insert. If it was replaced meanwhile, the row is
-        compared later.
-        """
+    def from_insert(cls, job: NewJob, stored: Inserted) -> "Job":
+        """Return a job that was inserted with a lease, as a claim returns it."""
         return cls(
             stored.jobid,
             stored.dbid,
@@ -146,7 +142,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
             created=stored.created,
             lease=job.lease,
             lease_end=stored.created + job.lease + 1,
-            incarnation=incarnation,
+            incarnation=stored.incarnation,
         )
 
     @property
@@ -181,7 +177,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
 
         """
         if self.counter is not None:
-            force_setattr(self, "runs", self.counter(self.handle))
+            force_setattr(self, "runs", self.counter(self))
             force_setattr(self, "counter", None)
         return self.runs
 

@@ -186,7 +186,9 @@ class Dispatcher:
         """
         handle = Handle(jobid, self.database.dbid)
         setback = Setback(handle=handle, kind="parked", error="BadRow", message=str(error))
-        (settled,) = self.database.settle([setback], locked=set())
+        # In the incarnation that was reached last, where the row was read.
+        database = self.database.expecting(self.database.incarnation)
+        (settled,) = database.settle([setback], locked=set())
         emit_settled(setback, settled)
 
     def unique(self, jobid: int, attempt: int) -> bytes:

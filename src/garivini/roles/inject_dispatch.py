@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 import traceback
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -144,25 +144,16 @@ class InjectDispatch:
 
     # ---- after the commit
 
-    def incarnations(self) -> dict[int, int | None]:
-        """Return the incarnation of each database, which an insert that begins now needs afterwards."""
-        return {dbid: each.database.incarnation for dbid, each in self._dispatchers.items()}
-
-    def dispatch(
-        self,
-        stored: Sequence[tuple[NewJob, Inserted]],
-        began: float,
-        incarnations: Mapping[int, int | None],
-    ) -> None:
+    def dispatch(self, stored: Sequence[tuple[NewJob, Inserted]], began: float) -> None:
         """Start to submit the new jobs that are leased. If others are due, wake a QueueRunner.
 
-        ``began`` and ``incarnations``: the monotonic time and the incarnations just before the insert.
+        ``began``: the monotonic time just before the insert.
         """
         leased: dict[int, list[Job]] = {}
         rest = False
         for job, at in stored:
             if at.new and job.lease:
-                leased.setdefault(at.dbid, []).append(Job.from_insert(job, at, incarnations[at.dbid]))
+                leased.setdefault(at.dbid, []).append(Job.from_insert(job, at))
             elif at.new and not job.delay:
                 rest = True
         if stored and (last := stored[-1][1]).new:

@@ -221,7 +221,7 @@ class Injector:
         """Store a batch. If that fails, store it in smaller ones, so that each call gets its own answer."""
         split = SplitInserts(batch)
         while part := split.next_batch():
-            began, incarnations = self._monotonic(), self._dispatch.incarnations()
+            began = self._monotonic()
             jobs = self._dispatch.lease([job for call in part for job in call.jobs])
             loop = asyncio.get_running_loop()
             try:
@@ -231,11 +231,10 @@ class Injector:
                 self._answer([call for call, _ in ends.stored], [at for _, ats in ends.stored for at in ats])
                 self._fail(ends.failed)
                 if isinstance(error, GariviniError):
-                    elsewhere = [(jobs[index], at) for index, at in error.stored.items()]
-                    self._dispatch.dispatch(elsewhere, began, incarnations)
+                    self._dispatch.dispatch([(jobs[index], at) for index, at in error.stored.items()], began)
             else:
                 self._answer(part, stored)
-                self._dispatch.dispatch(list(zip(jobs, stored, strict=True)), began, incarnations)
+                self._dispatch.dispatch(list(zip(jobs, stored, strict=True)), began)
                 stream.gate.stored(len(part) + len(stream.calls), began, self._monotonic())
 
     # ---- answers

@@ -20,7 +20,7 @@ from garivini.store.chunks import chunks
 from garivini.store.dialects.dialect import Dialect
 from garivini.store.statements import Statements
 
-#: The incarnation of a job that was given when none was known, so that its row is always compared.
+#: Stands for the incarnation before a connection has reached any. No database has it.
 UNKNOWN: Final = 0
 
 
