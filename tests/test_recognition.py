@@ -1,5 +1,6 @@
 """Jobs of another incarnation of their database: only rows that are recognised are written."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -8,13 +9,14 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
-from garivini import UsageError, events
+from garivini import Client, HandleLike, UsageError, events
 from garivini.keeper.execution import Execution
 from garivini.keeper.keeper import Keeper
 from garivini.keeper.supervised_child import Obituary, Slot, SupervisedChild
 from garivini.model.job import Job
 from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Report, Setback, Success
+from garivini.model.payload import encode_payload
 from garivini.model.policy import FunctionPolicy
 from garivini.model.state import State
 from garivini.roles.dispatcher import Dispatcher
@@ -301,6 +303,54 @@ def test_a_replaced_database_is_written_after_the_rows_are_recognised(
         kept.end(execution_of(before(mine)), execution_of(before(strange, created=5)))
     assert database.jobs() == [rows[strange.jobid]]
     assert ("outcomes.unrecognised", {"dbid": 1, "outcomes": 1}) in seen
+
+
+# ---- clients
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Client]:
+    with Client(url) as client:
+        yield client
+
+
+FORMS: Mapping[str, Callable[[Job], HandleLike]] = {
+    "job": lambda job: job,
+    "bytes": encode_payload,
+    "text": lambda job: encode_payload(job).decode(),
+    "mapping": lambda job: json.loads(encode_payload(job)),
+}
+CALLS: Mapping[str, Callable[[Client, HandleLike], bool]] = {
+    "complete_job": Client.complete_job,
+    "failed_job": Client.failed_job,
+    "reschedule_job": lambda client, handle: client.reschedule_job(handle, "+60"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", CALLS)
+def test_a_client_writes_no_outcome_to_a_row_that_is_not_recognised(
+    database: Database, client: Client, seen: list[tuple[str, dict[str, Any]]], name: str, form: str
+) -> None:
+    strange, mine = claimed(database, 2, "k")
+    rows = {row.jobid: row for row in database.jobs()}
+    assert CALLS[name](client, FORMS[form](before(mine)))
+    assert not CALLS[name](client, FORMS[form](before(strange, uniqkey="other")))
+    left = {row.jobid: row for row in database.jobs()}
+    assert left[strange.jobid] == rows[strange.jobid]
+    assert left.get(mine.jobid) != rows[mine.jobid]
+    assert database.failures(strange.jobid) == []
+    assert seen.count(("outcomes.unrecognised", {"dbid": 1, "outcomes": 1})) == 1
+
+
+def test_a_client_compares_if_its_database_was_replaced_since_its_last_call(
+    database: Database, client: Client
+) -> None:
+    strange, mine, by_id = claimed(database, 3)
+    assert client.list_jobs()
+    client._shards[1].connections._incarnations._last = OVER
+    assert client.complete_jobs([before(mine), before(strange, created=5), by_id.handle]) == 2
+    assert [row.jobid for row in database.jobs()] == [strange.jobid]
 
 
 # ---- roles

@@ -182,7 +182,8 @@ class AsyncClient:
 
         Args:
             handle: names the job: a Job, a Handle, the result of an insert, an id such as ``"1:42"``, the
-                payload that a worker received (a mapping or JSON), or a pair ``(jobid, dbid)``.
+                payload that a worker received (a mapping or JSON), or a pair ``(jobid, dbid)``. After a
+                failover, a Job or payload from before has an effect only if the row is still its job's.
 
         Returns:
             Whether the job existed.
