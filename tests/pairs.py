@@ -75,6 +75,10 @@ class Pair(ABC):
         self._catch_up()
         self.fail_over()
 
+    @abstractmethod
+    def cut_off(self) -> None:
+        """Let the standby receive nothing more: what is committed from now on, it lacks."""
+
     def fail_over(self) -> None:
         """Make the standby the primary, and lead the address to it."""
         self._promote()
@@ -125,6 +129,11 @@ class PostgreSQLPair(Pair):
         here = f"SELECT pg_last_wal_replay_lsn() >= '{there}'"
         until(lambda: self.standby.execute(here) == [(True,)], "the standby")
 
+    def cut_off(self) -> None:
+        self.standby.execute("ALTER SYSTEM SET primary_conninfo = ''")
+        self.standby.execute("SELECT pg_reload_conf()")
+        until(lambda: self._replicating() is None, "the end of the replication")
+
     def _promote(self) -> None:
         assert self.standby.execute("SELECT pg_promote(true, 60)") == [(True,)]
 
@@ -149,6 +158,9 @@ class MariaDBPair(Pair):
     def _catch_up(self) -> None:
         ((there,),) = self.primary.execute("SELECT @@GLOBAL.gtid_binlog_pos")
         assert self.standby.execute(f"SELECT MASTER_GTID_WAIT('{there}', 60)") == [(0,)]
+
+    def cut_off(self) -> None:
+        self.standby.execute("STOP SLAVE")
 
     def _promote(self) -> None:
         self.standby.execute("STOP SLAVE")
@@ -176,6 +188,9 @@ class MySQLPair(Pair):
     def _catch_up(self) -> None:
         ((there,),) = self.primary.execute("SELECT @@GLOBAL.gtid_executed")
         assert self.standby.execute(f"SELECT WAIT_FOR_EXECUTED_GTID_SET('{there}', 60)") == [(0,)]
+
+    def cut_off(self) -> None:
+        self.standby.execute("STOP REPLICA")
 
     def _promote(self) -> None:
         self.standby.execute("STOP REPLICA")

@@ -106,6 +106,7 @@ def test_an_insert_submits_the_job_as_a_queue_runner_would(client: Client, addre
         run_after=row.created,
         attempt=1,
         lease=60,
+        created=row.created,
         lease_end=row.created + 61,
     )
     assert wakes(address) == 0

@@ -34,7 +34,14 @@ FORGED: Final[list[dict[str, Any]]] = [
     {"lease": 60, "jobid": 2**63 - 1, "attempt": None},
     {"lease": 60, "lease_end": 1, "run_after": 4294967295, "attempt": 7},
     {"lease": 60, "lease_end": 1, "funcname": "f" * 201},
+    {"lease": 60, "lease_end": 1, "incarnation": 2**32},
+    {"lease": 60, "lease_end": 1, "incarnation": -1},
+    {"lease": 60, "lease_end": 1, "incarnation": [7]},
+    {"lease": 60, "lease_end": 1, "created": 2**32},
+    {"lease": 60, "lease_end": 4294967295, "attempt": 2, "incarnation": 7, "created": 4294967295},
 ]
+#: Number of them that are no payloads.
+UNFIT: Final = 7
 
 
 @pytest.mark.parametrize("name", ["sqlite", *SERVERS])
@@ -72,7 +79,7 @@ def test_forged_payloads_delay_no_other_job(
                     queue.start_worker()
                 else:
                     queue.start_controller()
-                await queue.seen.wait("job.dropped", 3)
+                await queue.seen.wait("job.dropped", UNFIT)
                 async with asyncio.timeout(SOON):
                     if role == "worker":
                         await queue.call(queue.client.insert_job, "hello", b"good")

@@ -1,8 +1,10 @@
 """A job's envelope, handle and checks: bytes stay bytes, and what cannot be stored or read is refused."""
 
+import dis
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from types import CodeType, FunctionType
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from garivini.model.limits import MAX_ARG, MAX_DBID, MAX_JOBID, MAX_LEASE
 from garivini.model.new_jobs import new_job
 from garivini.model.payload import decode_payload, encode_payload
 from garivini.model.state import State
+from garivini.store.job_rows import from_due_rows
 
 ALL_BYTES = bytes(range(256))
 
@@ -29,6 +32,23 @@ def job(**fields: Any) -> Job:
 def payload(**fields: Any) -> bytes:
     """A payload as another program may write it."""
     return json.dumps({"jobid": 1, "dbid": 1, "funcname": "f", "arg": "x", **fields}).encode()
+
+
+def codes(code: CodeType) -> Iterator[CodeType]:
+    """Yield the code of a function, and of those inside of it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from codes(constant)
+
+
+@pytest.mark.parametrize("function", [from_due_rows, Job.from_insert, encode_payload, decode_payload])
+def test_what_is_called_per_job_passes_no_arguments_in_a_dictionary(function: Callable[..., Any]) -> None:
+    """As CPython does with too many of them: see ``Job``."""
+    plain = getattr(function, "__func__", function)
+    assert isinstance(plain, FunctionType)
+    names = {it.opname for code in codes(plain.__code__) for it in dis.get_instructions(code)}
+    assert "CALL_FUNCTION_EX" not in names
 
 
 # ---- the envelope
@@ -99,8 +119,15 @@ def test_every_field_of_the_wire_comes_back() -> None:
         attempt=2**32 - 1,
         lease=60,
         lease_end=1_700_000_061,
+        created=1_699_999_999,
+        incarnation=2**32 - 1,
     )
     assert decode_payload(encode_payload(sent)) == sent
+
+
+def test_unique_has_no_incarnation() -> None:
+    """A QueueRunner of a version without it asks the servers about the same uniques."""
+    assert job(attempt=1, incarnation=7).unique == job(attempt=1).unique == b"1:1:1"
 
 
 def test_the_payload_has_the_keys_of_the_original() -> None:

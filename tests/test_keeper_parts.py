@@ -12,6 +12,7 @@ from garivini.clock import Clock
 from garivini.errors import RefusedError, UnreachableError
 from garivini.keeper.execution import Execution
 from garivini.keeper.outcome_queue import OutcomeQueue
+from garivini.keeper.recognition import Recognition
 from garivini.keeper.reports import Reports
 from garivini.keeper.rounds import Rounds
 from garivini.keeper.setback_writer import SetbackWriter
@@ -62,6 +63,7 @@ def limit_of(dbid: int, running: Callable[[], Execution | None]) -> TimeLimit:
     return TimeLimit(
         dbid,
         cast(SetbackWriter, None),
+        cast(Recognition, None),
         Wakeup(threading.Event()),
         running,
         lambda execution: None,

@@ -17,8 +17,10 @@ pytestmark = pytest.mark.slow
 PROGRAM = """
 import os, select, signal, sys, time
 from pathlib import Path
-from garivini import Handle, events
+from garivini import Job, events
 from garivini.worker.supervisor import Supervisor
+
+JOB = Job(jobid=7, dbid=2, funcname="f", arg=b"", attempt=3, incarnation=5)
 
 def run(child):
     lifeline = child.lifeline
@@ -141,7 +143,7 @@ def test_run_gives_obituaries_to_the_next_child_until_one_has_recorded_them(tmp_
                 os._exit(1)  # before it could record anything
             child.slot.note_recorded()
             select.select([lifeline], [], [])
-        child.slot.set(Handle(7, 2, 3))
+        child.slot.set(JOB)
         os.kill(os.getpid(), signal.SIGKILL)
     """
     with supervised(tmp_path, child, processes=1):
@@ -159,7 +161,7 @@ def test_a_child_whose_job_is_out_of_time_is_killed_and_the_job_has_failed(tmp_p
             Path("told").write_text(repr(child.obituaries))
             child.slot.note_recorded()
         else:
-            child.slot.set(Handle(7, 2, 3), time.monotonic() - 60)
+            child.slot.set(JOB, time.monotonic() - 60)
         select.select([lifeline], [], [])
     """
     with supervised(tmp_path, child, processes=1):
@@ -171,7 +173,7 @@ def test_a_child_whose_job_is_out_of_time_is_killed_and_the_job_has_failed(tmp_p
 def test_run_kills_a_child_that_does_not_finish_in_time_and_reports_its_job(tmp_path: Path) -> None:
     child = """
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        child.slot.set(Handle(7, 2, 3))
+        child.slot.set(JOB)
         Path("ready").touch()
         time.sleep(600)
     """

@@ -175,7 +175,7 @@ class Model:
             was_due = row.run_after
             self._lease("claim", row, lease)
             job = self._job(row, lease=lease, due=was_due)
-            jobs.append(structs.replace(job, created=0, crashes=0))
+            jobs.append(structs.replace(job, crashes=0))
         return jobs
 
     def admit(
@@ -578,6 +578,14 @@ class Connection:
 
     #: As of a database that has locks of rows.
     locks_rows = True
+    #: As of a database that is never replaced.
+    incarnation = None
+
+    def expect(self) -> None:
+        return None
+
+    def expecting(self, incarnation: int | None) -> "Connection":
+        return self
 
     def with_lock_timeout(self, seconds: float) -> "Connection":
         return self

@@ -111,7 +111,7 @@ def test_begin_with_quotes_each_value(postgresql: PostgreSQL) -> None:
     with psycopg.connect(f"{postgresql.url}postgres", autocommit=True) as connection:
         for strings in ("on", "off"):
             connection.execute(f"SET standard_conforming_strings = {strings}".encode())
-            connection.execute(begin_with(odd).encode())
+            connection.execute(begin_with(odd, "NULL").encode())
             for name, value in odd.items():
                 found = connection.execute("SELECT current_setting(%s)", (name,)).fetchall()
                 assert found == [(value,)]

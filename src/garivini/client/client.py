@@ -3,25 +3,28 @@
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 
 from garivini import settings
 from garivini.client.direct import DirectDispatch
 from garivini.client.functions import FunctionCalls
+from garivini.client.late_outcomes import complete, finish, write_outcomes
 from garivini.databases import DatabasesLike
 from garivini.errors import UsageError
 from garivini.gearman.servers import parse_addresses
-from garivini.model.handles import HandleLike, handle_of
+from garivini.model.handles import HandleLike, handle_of, named_job
 from garivini.model.inserted import Inserted
 from garivini.model.job import Handle, Job, NewJob, parse_state
 from garivini.model.limits import Flag, Priority
 from garivini.model.new_jobs import JobLike, checked_job, checked_jobs
-from garivini.model.outcome import Setback, failure, success
+from garivini.model.outcome import Setback, Settled, failure, success
 from garivini.model.pacing import WATERMARK
 from garivini.model.records import FailedAttempt, KeptJob, Reported
 from garivini.model.state import State
 from garivini.model.when import parse_when
 from garivini.outcome_events import emit_settled
 from garivini.store.callers import Joinable, after_commit
+from garivini.store.database import Database
 from garivini.store.shards import Shards
 
 
@@ -177,7 +180,8 @@ class Client(FunctionCalls):
 
         Args:
             handle: names the job: a Job, a Handle, the result of an insert, an id such as ``"1:42"``, the
-                payload that a worker received (a mapping or JSON), or a pair ``(jobid, dbid)``.
+                payload that a worker received (a mapping or JSON), or a pair ``(jobid, dbid)``. After a
+                failover, a Job or payload from before has an effect only if the row is still its job's.
             result: of the job, which is kept with it for the retention of its function. A str is stored as
                 UTF-8. None: the job is not kept. Any other costs a second statement.
             worker: the name of what ran the job, for a kept job.
@@ -188,16 +192,17 @@ class Client(FunctionCalls):
         """
         if result is None:
             return self.complete_jobs([handle]) == 1
-        done = handle_of(handle)
-        return self._shards[done.dbid].finish_as_set(success(done, result, worker))
+        named = named_job(handle)
+        done = success(handle_of(named), result, worker)
+        return write_outcomes(self._shards[named.dbid], [named], partial(finish, done))
 
     def complete_jobs(self, handles: Iterable[HandleLike]) -> int:
         """Delete jobs that have succeeded, in one transaction per database; return how many existed."""
-        jobids: dict[int, list[int]] = {}
-        for handle in map(handle_of, handles):
-            jobids.setdefault(handle.dbid, []).append(handle.jobid)
-        parts = [(self._shards[dbid], part) for dbid, part in jobids.items()]
-        return sum(len(database.complete(part)) for database, part in parts)
+        by_database: dict[int, list[Job | Handle]] = {}
+        for named in map(named_job, handles):
+            by_database.setdefault(named.dbid, []).append(named)
+        parts = [(self._shards[dbid], part) for dbid, part in by_database.items()]
+        return sum(write_outcomes(database, part, complete) for database, part in parts)
 
     def reschedule_job(self, handle: HandleLike, when: str | int | timedelta | datetime) -> bool:
         """Let a job run again at another time, without counting a failure.
@@ -216,7 +221,9 @@ class Client(FunctionCalls):
             UsageError: ``when`` is none of these, or out of range.
 
         """
-        return self._settle(Setback(handle=handle_of(handle), kind="rescheduled", when=parse_when(when)))
+        named = named_job(handle)
+        setback = Setback(handle=handle_of(named), kind="rescheduled", when=parse_when(when))
+        return self._settle(named, setback)
 
     def failed_job(self, handle: HandleLike, error: BaseException | str | None = None) -> bool:
         """Count a failure and let the job run again after 2^failcount minutes, up to a day.
@@ -233,7 +240,8 @@ class Client(FunctionCalls):
             does not exist, or another attempt holds it.
 
         """
-        return self._settle(failure(handle_of(handle), error))
+        named = named_job(handle)
+        return self._settle(named, failure(handle_of(named), error))
 
     def list_jobs(
         self,
@@ -336,7 +344,8 @@ class Client(FunctionCalls):
         job = self._shards[dbid].get(jobid)
         if job is None or job.state is State.DEAD:
             return False
-        return self._settle(Setback(handle=Handle(jobid, dbid), kind="cancelled", message=reason))
+        named = Handle(jobid, dbid)
+        return self._settle(named, Setback(handle=named, kind="cancelled", message=reason))
 
     def delete_jobs(self, handles: Iterable[HandleLike]) -> int:
         """Delete jobs and their records, whatever their state; return how many existed."""
@@ -378,7 +387,12 @@ class Client(FunctionCalls):
             answers = self._direct.insert(jobs, wake) if jobs else []
         return answers
 
-    def _settle(self, setback: Setback) -> bool:
-        (settled,) = self._shards[setback.handle.dbid].settle([setback])
-        emit_settled(setback, settled)
-        return settled.result in ("applied", "repeated")
+    def _settle(self, named: Job | Handle, setback: Setback) -> bool:
+        def settle(database: Database, recognised: list[Handle]) -> list[Settled]:
+            return database.settle([setback]) if recognised else []
+
+        found = write_outcomes(self._shards[named.dbid], [named], settle)
+        if not found:
+            return False
+        emit_settled(setback, found[0])
+        return found[0].result in ("applied", "repeated")

@@ -170,7 +170,7 @@ class DirectDispatch:
         emit_delivery(database.dbid, delivery)
         if delivery.delivered == len(leased):
             return rest
-        self._give_up(database, delivery)
+        self._give_up(database.expecting(leased[0].incarnation), delivery)
         return True
 
     def _give_up(self, database: Database, delivery: Delivery) -> None:

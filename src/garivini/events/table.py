@@ -87,6 +87,11 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
         "outcomes.put_aside": EventType(
             WARNING, ("dbid", "outcomes", "error"), "outcomes are locked or refused, and were deferred"
         ),
+        "outcomes.unrecognised": EventType(
+            WARNING,
+            ("dbid", "outcomes"),
+            "not written: since a failover the rows may be other jobs'",
+        ),
         "outcome.reduced": EventType(
             WARNING, ("dbid", "jobid", "attempt", "error"), "a text was stored in ASCII or left out"
         ),
@@ -174,6 +179,16 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
             "a server takes no writes; connections to it are closed",
         ),
         "database.writable": EventType(INFO, ("dbid",), "after that, a server takes writes"),
+        "database.replaced": EventType(
+            WARNING,
+            ("dbid", "before", "incarnation"),
+            "another, promoted or restored server answers",
+        ),
+        "database.ids_restarted": EventType(
+            WARNING,
+            ("dbid", "jobid", "highest"),
+            "a new job has a lower id than an older one",
+        ),
     },
     "Gearman": {
         "gearman.connected": EventType(

@@ -20,6 +20,7 @@ from garivini.keeper.leases import Leases
 from garivini.keeper.obituaries import Obituaries
 from garivini.keeper.outcome_queue import OutcomeQueue
 from garivini.keeper.outcome_writer import OutcomeWriter
+from garivini.keeper.recognition import Recognition
 from garivini.keeper.renewals import Renewals
 from garivini.keeper.reports import Reports
 from garivini.keeper.rounds import Rounds
@@ -30,7 +31,7 @@ from garivini.keeper.step import Part
 from garivini.keeper.supervised_child import SupervisedChild
 from garivini.keeper.time_limit import TimeLimit
 from garivini.keeper.wakeup import Wakeup
-from garivini.model.job import StartCounter
+from garivini.model.job import Job, StartCounter
 from garivini.model.outcome import Report
 from garivini.model.policy import FunctionPolicy
 from garivini.store.database import Database
@@ -81,6 +82,7 @@ class Keeper:
         running: returns what the main thread runs now; called in the keeper's thread.
         on_overdue: called in the keeper's thread when the main thread's job runs too long and its failure is
             committed; ends the process.
+        arguments: whether the jobs of executions have their arguments; a Controller does not keep them.
         functions: this worker's settings of its functions, declared at the start; a Controller has none.
         on_settings: called in the keeper's thread with the settings of these functions that apply, after each
             time they are read.
@@ -99,6 +101,7 @@ class Keeper:
         on_given_back: Callable[[list[Execution]], None],
         running: Callable[[], Execution | None] = lambda: None,
         on_overdue: Callable[[Execution], None] = lambda execution: None,
+        arguments: bool = True,
         functions: Mapping[str, FunctionPolicy] = {},  # not changed
         on_settings: Callable[[Mapping[str, FunctionPolicy]], None] = lambda policies: None,
         child: SupervisedChild | None = None,
@@ -110,28 +113,33 @@ class Keeper:
         wakeup = Wakeup(clock.event())
         writer = BatchWriter(monotonic, locks_rows=database.locks_rows)
         setbacks = SetbackWriter(own, writer)
-        leases = Leases(own, writer)
+        recognition = Recognition(own, arguments=arguments)
+        leases = Leases(own, writer, recognition)
         database_clock = DatabaseClock(own, monotonic)
         #: The settings of functions.
         self.functions: Functions = Functions(own, functions, leases, wakeup, monotonic, on_settings)
         #: Counts the starts that ask for their number; see ``Job.run``.
-        self.start_counter: StartCounter = StartCounter(lambda it: database.count_run(it), asyncio.to_thread)
+        self.start_counter: StartCounter = StartCounter(self._count_run, asyncio.to_thread)
         #: Measures jobs for the events of their starts and ends.
         self.job_events: JobEvents = JobEvents(own.dbid, database_clock, monotonic)
-        unstarted = RowChanges(writer, own.mark_leased, monotonic)
-        checks = StartChecks(leases, database_clock, unstarted, wakeup, on_checked, monotonic)
-        reports = Reports(own, writer, wakeup, monotonic)
-        outcome_writer = OutcomeWriter(own, writer, setbacks, self.functions, database_clock)
+        unstarted = RowChanges(writer, own.mark_leased, recognition, monotonic)
+        checks = StartChecks(leases, recognition, database_clock, unstarted, wakeup, on_checked, monotonic)
+        reports = Reports(own, writer, recognition, wakeup, monotonic)
+        outcome_writer = OutcomeWriter(own, writer, recognition, setbacks, self.functions, database_clock)
         committed = _both(on_committed, self.job_events.end)
         outcomes = OutcomeQueue(own.dbid, outcome_writer, reports, wakeup, committed, monotonic)
         self._outcomes = outcomes
-        given_back = RowChanges(writer, own.give_back, monotonic, _both(_emit_given_back, on_given_back))
+        given_back = RowChanges(
+            writer, own.give_back, recognition, monotonic, _both(_emit_given_back, on_given_back)
+        )
         renewals = Renewals(leases, given_back, database_clock, self.functions, wakeup, take_back, monotonic)
         ends = child is not None
-        limit = TimeLimit(own.dbid, setbacks, wakeup, running, on_overdue, monotonic, ends_process=ends)
-        obituaries = Obituaries(child, own.dbid, setbacks, writer, monotonic)
+        limit = TimeLimit(
+            own.dbid, setbacks, recognition, wakeup, running, on_overdue, monotonic, ends_process=ends
+        )
+        obituaries = Obituaries(child, own.dbid, setbacks, writer, recognition, monotonic)
         # In the order of the steps: reports come before the outcomes of their jobs, registration comes last.
-        first: list[Part] = [obituaries, self.functions, database_clock, checks]
+        first: list[Part] = [recognition, obituaries, self.functions, database_clock, checks]
         then: list[Part] = [self.job_events, reports, outcomes, unstarted, renewals, given_back, limit]
         parts = [*first, *then, Registration(own, functions, self.functions, wakeup)]
         self._rounds = Rounds(own.dbid, parts, wakeup, outcomes, limit, writer.concerns_all, clock)
@@ -171,6 +179,9 @@ class Keeper:
         if left := self._outcomes.unwritten:
             events.emit("keeper.abandoned", dbid=self._database.dbid, outcomes=left, seconds=timeout)
         return left
+
+    def _count_run(self, job: Job) -> int:
+        return self._shared.expecting(job.incarnation).count_run(job.handle)
 
     def _run(self) -> None:
         try:

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from garivini.keeper.batch_writer import BatchWriter
 from garivini.keeper.execution import Execution, jobid_of
+from garivini.keeper.recognition import Recognition
 from garivini.model.job import Handle
 from garivini.model.lease import LEASE
 from garivini.store.database import Database
@@ -21,11 +22,13 @@ class Leases:
     Args:
         database: where the rows are.
         writer: writes to it.
+        recognition: decides which rows are those of their jobs.
 
     """
 
-    def __init__(self, database: Database, writer: BatchWriter) -> None:
+    def __init__(self, database: Database, writer: BatchWriter, recognition: Recognition) -> None:
         self._database = database
+        self._recognition = recognition
         self._writer = writer
         #: Seconds of the leases that are set, by function.
         self.seconds: dict[str, int] = {}
@@ -45,8 +48,10 @@ class Leases:
 
         """
         by_lease: dict[int, list[Execution]] = {}
+        unrecognised = self._recognition.unrecognised(execution.job for execution in executions)
         for execution in executions:
-            by_lease.setdefault(execution.job.lease, []).append(execution)
+            if id(execution.job) not in unrecognised:
+                by_lease.setdefault(execution.job.lease, []).append(execution)
         holders: set[Handle] = set()
         failed: Failed = []
         for lease, part in by_lease.items():

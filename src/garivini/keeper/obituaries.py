@@ -6,6 +6,7 @@ from typing import Final
 from garivini.errors import OutcomeUnknownError
 from garivini.keeper.batch_writer import BATCH, BatchWriter, is_unfit
 from garivini.keeper.inbox import Inbox
+from garivini.keeper.recognition import Recognition
 from garivini.keeper.setback_writer import SetbackWriter, emit_dropped
 from garivini.keeper.supervised_child import Obituary, SupervisedChild
 from garivini.model.job import Handle
@@ -23,6 +24,7 @@ class Obituaries:
         dbid: of the database.
         setbacks: writes to it.
         writer: decides which errors concern all writes.
+        recognition: knows the incarnation of the database.
         monotonic: returns the monotonic time.
 
     """
@@ -33,11 +35,13 @@ class Obituaries:
         dbid: int,
         setbacks: SetbackWriter,
         writer: BatchWriter,
+        recognition: Recognition,
         monotonic: Callable[[], float],
     ) -> None:
         self._child = child
         self._setbacks = setbacks
         self._writer = writer
+        self._recognition = recognition
         self._monotonic = monotonic
         self._inbox = Inbox(it for it in (child.obituaries if child else ()) if it.handle.dbid == dbid)
 
@@ -64,10 +68,15 @@ class Obituaries:
     def _record(self, obituary: Obituary, now: float) -> bool:
         """Record one; return whether it is over. Otherwise it is deferred.
 
+        One of another incarnation is left out: nothing is known of its job by which to compare the row.
+
         Raises:
             GariviniError: one that concerns all writes.
 
         """
+        if obituary.incarnation not in (None, self._recognition.current):
+            self._recognition.report(1)
+            return True
         setback = Setback(
             handle=Handle(*obituary.handle),
             kind=obituary.kind,

@@ -11,6 +11,7 @@ from garivini.keeper.database_clock import DatabaseClock
 from garivini.keeper.execution import Execution, jobid_of
 from garivini.keeper.functions import Functions
 from garivini.keeper.leases import Failed
+from garivini.keeper.recognition import Recognition
 from garivini.keeper.setback_writer import SetbackWriter, emit_reduced
 from garivini.model.outcome import KeptResult, Success
 from garivini.outcome_events import emit_settled
@@ -23,6 +24,7 @@ class OutcomeWriter:
     Args:
         database: where they go.
         writer: writes to it.
+        recognition: decides which rows are those of their jobs.
         setbacks: writes single setbacks to it.
         functions: whether the jobs of a function are kept after success.
         clock: when returned jobs are due.
@@ -33,12 +35,14 @@ class OutcomeWriter:
         self,
         database: Database,
         writer: BatchWriter,
+        recognition: Recognition,
         setbacks: SetbackWriter,
         functions: Functions,
         clock: DatabaseClock,
     ) -> None:
         self._database = database
         self._writer = writer
+        self._recognition = recognition
         self._setbacks = setbacks
         self._functions = functions
         self._clock = clock
@@ -46,13 +50,19 @@ class OutcomeWriter:
     def write(self, executions: list[Execution]) -> Failed:
         """Write outcomes; return the executions that failed, each with the reason.
 
+        Outcomes whose rows are not recognised are left out, and reported.
+
         Raises:
             GariviniError: one that concerns all writes; some of the outcomes may have been written.
 
         """
+        if unrecognised := self._recognition.unrecognised(execution.job for execution in executions):
+            executions = [it for it in executions if id(it.job) not in unrecognised]
         failed: Failed = []
         for write, part in self._kinds(executions):
             failed += self._writer.write(part, write, jobid_of)
+        if unrecognised:
+            self._recognition.report(len(unrecognised))
         return failed
 
     def write_reduced(self, execution: Execution, error: Exception) -> bool:

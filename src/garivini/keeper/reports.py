@@ -7,6 +7,7 @@ from garivini import events
 from garivini.errors import ConflictError
 from garivini.keeper.batch_writer import BATCH, BatchWriter
 from garivini.keeper.inbox import Inbox
+from garivini.keeper.recognition import Recognition
 from garivini.keeper.wakeup import Wakeup
 from garivini.model.outcome import Report
 from garivini.store.database import Database
@@ -23,16 +24,23 @@ class Reports:
     Args:
         database: where they go.
         writer: writes to it.
+        recognition: decides which rows are those of their jobs.
         wakeup: of the keeper's thread.
         monotonic: returns the monotonic time.
 
     """
 
     def __init__(
-        self, database: Database, writer: BatchWriter, wakeup: Wakeup, monotonic: Callable[[], float]
+        self,
+        database: Database,
+        writer: BatchWriter,
+        recognition: Recognition,
+        wakeup: Wakeup,
+        monotonic: Callable[[], float],
     ) -> None:
         self._database = database
         self._writer = writer
+        self._recognition = recognition
         self._wakeup = wakeup
         self._monotonic = monotonic
         self._inbox: Inbox[Report] = Inbox()
@@ -63,7 +71,11 @@ class Reports:
                 events.emit("reports.dropped", dbid=dbid, reports=len(dropped), error=str(error))
 
     def _write(self, reports: list[Report], locked: set[int] | None) -> None:
-        self._database.report(reports, locked=locked)
+        unrecognised = self._recognition.unrecognised(
+            report.job for report in reports if report.job is not None
+        )
+        known = [report for report in reports if id(report.job) not in unrecognised]
+        self._database.report(known, locked=locked)
 
     def next_due(self) -> float:
         """Return when the first deferred report is due."""

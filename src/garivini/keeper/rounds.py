@@ -11,6 +11,7 @@ from garivini.keeper.renewals import FIRST_RENEWAL
 from garivini.keeper.step import Part, Step
 from garivini.keeper.time_limit import TimeLimit
 from garivini.keeper.wakeup import Wakeup
+from garivini.store.incarnations import ReplacedError
 
 
 class Rounds:
@@ -85,7 +86,8 @@ class Rounds:
     def _round(self) -> None:
         """Run each step that is due. A failed step does not prevent the others.
 
-        If the database cannot be reached, the round ends: nothing is dropped, and all is retried.
+        If the database cannot be reached, or was replaced, the round ends: nothing is dropped, and all is
+        retried.
         """
         if self._stop_by is not None and not self._hastened:
             self._hastened = True
@@ -97,6 +99,9 @@ class Rounds:
                 continue
             try:
                 step.part.step()
+            except ReplacedError:
+                self._wakeup.set()  # the next round begins with the new incarnation
+                return
             except Exception as error:
                 if self._concerns_all(error):
                     self._pause(error, step)

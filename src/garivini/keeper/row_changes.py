@@ -6,6 +6,7 @@ from typing import Protocol
 from garivini.keeper.batch_writer import BATCH, BatchWriter, is_unfit
 from garivini.keeper.execution import Execution, jobid_of
 from garivini.keeper.inbox import Inbox
+from garivini.keeper.recognition import Recognition
 from garivini.model.job import Handle
 
 
@@ -22,6 +23,7 @@ class RowChanges:
     Args:
         writer: writes to the database.
         change: changes their rows.
+        recognition: decides which rows are those of their jobs.
         monotonic: returns the monotonic time.
         on_written: called in the keeper's thread with the executions whose rows are changed.
 
@@ -31,11 +33,13 @@ class RowChanges:
         self,
         writer: BatchWriter,
         change: Change,
+        recognition: Recognition,
         monotonic: Callable[[], float],
         on_written: Callable[[list[Execution]], None] = lambda executions: None,
     ) -> None:
         self._writer = writer
         self._change = change
+        self._recognition = recognition
         self._monotonic = monotonic
         self._on_written = on_written
         self._inbox: Inbox[Execution] = Inbox()
@@ -61,7 +65,9 @@ class RowChanges:
             self._on_written(written)
 
     def _write(self, executions: list[Execution], locked: set[int] | None) -> None:
-        self._change([execution.job.handle for execution in executions], locked=locked)
+        unrecognised = self._recognition.unrecognised(execution.job for execution in executions)
+        handles = [it.job.handle for it in executions if id(it.job) not in unrecognised]
+        self._change(handles, locked=locked)
 
     def next_due(self) -> float:
         """Return when the first deferred execution is due."""

@@ -7,6 +7,7 @@ from garivini.keeper.database_clock import DatabaseClock
 from garivini.keeper.execution import Execution
 from garivini.keeper.inbox import Inbox
 from garivini.keeper.leases import Leases
+from garivini.keeper.recognition import Recognition
 from garivini.keeper.row_changes import RowChanges
 from garivini.keeper.wakeup import Wakeup
 
@@ -16,6 +17,7 @@ class StartChecks:
 
     Args:
         leases: writes them.
+        recognition: knows the incarnation of the database.
         clock: the database's clock.
         unstarted: changes the rows of executions that are checked and do not start.
         wakeup: of the keeper's thread.
@@ -27,6 +29,7 @@ class StartChecks:
     def __init__(
         self,
         leases: Leases,
+        recognition: Recognition,
         clock: DatabaseClock,
         unstarted: RowChanges,
         wakeup: Wakeup,
@@ -34,6 +37,7 @@ class StartChecks:
         monotonic: Callable[[], float],
     ) -> None:
         self._leases = leases
+        self._recognition = recognition
         self._clock = clock
         self._unstarted = unstarted
         self._wakeup = wakeup
@@ -49,10 +53,11 @@ class StartChecks:
         * the copy is of a later attempt than the first, or its lease is over;
         * it came on a reopened connection and was claimed before that. When the connection was lost, the
           server may have given it to another worker;
+        * it comes from another incarnation of the database, in which its id may be another job's;
         * it has no attempt. It comes from a QueueRunner of the original, and must be adopted.
         """
         job = execution.job
-        if job.attempt is None or job.attempt > 1:
+        if job.attempt is None or job.attempt > 1 or self._recognition.is_foreign(job):
             return True
         if not job.lease:
             return False

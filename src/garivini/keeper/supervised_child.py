@@ -3,7 +3,7 @@
 import mmap
 import struct
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from garivini.model.job import Handle, Job
 
@@ -17,10 +17,11 @@ class Slot:
     """Shared memory with the job that a child is running: written by the child, read by the parent."""
 
     # Three threads of the child write it, so each has fields of its own. The main thread writes the job of a
-    # def function: jobid (0: none), dbid, attempt and the monotonic time by which it must end (0: no limit).
+    # def function: jobid (0: none), dbid, attempt, incarnation (-1: none) and the monotonic time by which it
+    # must end (0: no limit).
     # The loop's thread writes that of an async def in the same way. A keeper writes whether the obituaries
     # are recorded. A keeper that ends the process sets the first jobid to -1: no job has caused this end.
-    _JOB: Final = struct.Struct("<qqqd")
+    _JOB: Final = struct.Struct("<qqqqd")
     _RECORDED: Final = struct.Struct("<q")
 
     def __init__(self) -> None:
@@ -28,41 +29,57 @@ class Slot:
             -1, 2 * self._JOB.size + self._RECORDED.size
         )  # anonymous: shared with children, without a file
 
-    def set(self, handle: Handle | Job, deadline: float = 0.0) -> None:
+    def set(self, job: Job, deadline: float = 0.0) -> None:
         """Note that this job is running in the main thread."""
-        self._JOB.pack_into(self._memory, 0, handle.jobid, handle.dbid, handle.attempt or 0, deadline)
+        incarnation = -1 if job.incarnation is None else job.incarnation
+        self._JOB.pack_into(self._memory, 0, job.jobid, job.dbid, job.attempt or 0, incarnation, deadline)
 
     def clear(self) -> None:
         """Note that no job is running in the main thread."""
-        self._JOB.pack_into(self._memory, 0, 0, 0, 0, 0.0)
+        self._JOB.pack_into(self._memory, 0, 0, 0, 0, 0, 0.0)
 
     def acquit(self) -> None:
         """Note that no job is to be recorded as the cause of the end of this process."""
-        self._JOB.pack_into(self._memory, 0, -1, 0, 0, 0.0)
+        self._JOB.pack_into(self._memory, 0, -1, 0, 0, 0, 0.0)
 
-    def set_task(self, handle: Handle) -> None:
+    def set_task(self, job: Job) -> None:
         """Note that this job, and no other, is a task of the loop."""
-        self._JOB.pack_into(self._memory, self._JOB.size, handle.jobid, handle.dbid, handle.attempt or 0, 0.0)
+        incarnation = -1 if job.incarnation is None else job.incarnation
+        where = self._JOB.size
+        self._JOB.pack_into(self._memory, where, job.jobid, job.dbid, job.attempt or 0, incarnation, 0.0)
 
     def clear_task(self) -> None:
         """Note that no job, or several, are tasks of the loop."""
-        self._JOB.pack_into(self._memory, self._JOB.size, 0, 0, 0, 0.0)
+        self._JOB.pack_into(self._memory, self._JOB.size, 0, 0, 0, 0, 0.0)
 
     def note_recorded(self) -> None:
         """Note that the obituaries that this child was given are recorded."""
         self._RECORDED.pack_into(self._memory, 2 * self._JOB.size, 1)
 
-    def read(self) -> tuple[Handle | None, float, bool]:
-        """Return the job, the time by which it must end, and whether the obituaries are recorded.
+    def read(self) -> "Noted":
+        """Return what the child has noted.
 
         A job of the main thread comes before one of the loop, because a process usually dies in the main
         thread.
         """
-        jobid, dbid, attempt, deadline = self._JOB.unpack_from(self._memory)
+        jobid, dbid, attempt, incarnation, deadline = self._JOB.unpack_from(self._memory)
         if not jobid:
-            jobid, dbid, attempt, deadline = self._JOB.unpack_from(self._memory, self._JOB.size)
+            jobid, dbid, attempt, incarnation, deadline = self._JOB.unpack_from(self._memory, self._JOB.size)
         (recorded,) = self._RECORDED.unpack_from(self._memory, 2 * self._JOB.size)
-        return (Handle(jobid, dbid, attempt) if jobid > 0 else None), deadline, bool(recorded)
+        handle = Handle(jobid, dbid, attempt) if jobid > 0 else None
+        return Noted(handle, deadline, bool(recorded), None if incarnation < 0 else incarnation)
+
+
+class Noted(NamedTuple):
+    """What a child has noted for its parent."""
+
+    #: The job that runs, and the monotonic time by which it must end; 0: no limit.
+    handle: Handle | None
+    deadline: float
+    #: Whether the obituaries that the child was given are recorded.
+    recorded: bool
+    #: The incarnation of the job's database; None: none is known.
+    incarnation: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +90,8 @@ class Obituary:
     #: ``failed`` if the parent ended the process for the job's time limit, otherwise ``crashed``.
     kind: Literal["crashed", "failed"]
     message: str
+    #: The incarnation of the database that gave the attempt; None: it is not known.
+    incarnation: int | None = None
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from garivini import events
 from garivini.keeper.execution import Execution
+from garivini.keeper.recognition import Recognition
 from garivini.keeper.setback_writer import SetbackWriter
 from garivini.keeper.step import NOT_DUE
 from garivini.keeper.wakeup import Wakeup
@@ -19,6 +20,7 @@ class TimeLimit:
     Args:
         dbid: of the database.
         setbacks: writes the failure to it.
+        recognition: decides whether the row is that of the job.
         wakeup: of the keeper's thread.
         running: returns what the main thread runs now.
         on_overdue: called in the keeper's thread when the failure is committed; ends the process.
@@ -32,6 +34,7 @@ class TimeLimit:
         self,
         dbid: int,
         setbacks: SetbackWriter,
+        recognition: Recognition,
         wakeup: Wakeup,
         running: Callable[[], Execution | None],
         on_overdue: Callable[[Execution], None],
@@ -41,6 +44,7 @@ class TimeLimit:
     ) -> None:
         self._dbid = dbid
         self._setbacks = setbacks
+        self._recognition = recognition
         self._wakeup = wakeup
         self._running = running
         self._ends_process = ends_process
@@ -73,7 +77,10 @@ class TimeLimit:
             trace="".join(traceback.format_stack(frame)),
             worker=execution.worker,
         )
-        self._setbacks.settle(setback)
+        if self._recognition.unrecognised([job]):
+            self._recognition.report(1)
+        else:
+            self._setbacks.settle(setback)
         if self._running() is execution:
             self._on_overdue(execution)
 

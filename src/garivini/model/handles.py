@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
+import msgspec
+
 from garivini.errors import UsageError
 from garivini.model.inserted import Inserted
 from garivini.model.job import Handle, Job
@@ -47,9 +49,10 @@ def handle_of(handle: HandleLike) -> Handle:
         case Inserted():
             named = (*handle, None)
         case bytes() | str():
-            text = handle if isinstance(handle, str) else handle.decode("utf-8", "replace")
-            is_payload = text.lstrip().startswith("{")
-            named = decode_payload(handle).handle if is_payload else parse_id(text)
+            if _is_payload(handle):
+                named = decode_payload(handle).handle
+            else:
+                named = parse_id(handle if isinstance(handle, str) else handle.decode("utf-8", "replace"))
         case Mapping():
             named = tuple(handle.get(name) for name in Handle._fields)
         case (int(), int()):
@@ -66,6 +69,29 @@ def handle_of(handle: HandleLike) -> Handle:
     if attempt is not None and not 0 <= attempt < 2**32:
         raise UsageError(f"job {jobid} has no attempt {attempt}")
     return Handle(jobid, dbid, attempt)
+
+
+def named_job(handle: HandleLike) -> Job | Handle:
+    """Return the job of a Job or payload that has its incarnation, and the handle of all else.
+
+    Raises:
+        UsageError: it is none of the forms of ``handle_of``.
+
+    """
+    match handle:
+        case bytes() | str() if _is_payload(handle):
+            handle = decode_payload(handle)
+        case Mapping() if handle.get("incarnation") is not None:
+            try:
+                handle = decode_payload(msgspec.json.encode(dict(handle)))
+            except (TypeError, ValueError, OverflowError, RecursionError) as error:
+                raise UsageError(f"not the payload of a Garivini job: {error}") from error
+    named = handle_of(handle)
+    return handle if isinstance(handle, Job) and handle.incarnation is not None else named
+
+
+def _is_payload(text: bytes | str) -> bool:
+    return text.lstrip().startswith("{") if isinstance(text, str) else text.lstrip().startswith(b"{")
 
 
 def _whole(number: Any) -> int:

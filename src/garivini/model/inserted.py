@@ -19,6 +19,9 @@ class Inserted(msgspec.Struct, frozen=True, eq=False):
     created: int = 0
     #: The state of the existing job; None for a new job. It is not compared.
     state: State | None = None
+    #: The database's incarnation that stored a new job; None: it has none, or the insert was part of the
+    #: caller's transaction. It is not compared.
+    incarnation: int | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Inserted) and self._compared == other._compared

@@ -62,16 +62,16 @@ class StartCounter:
 
     def __init__(
         self,
-        count: Callable[[Handle], int],
+        count: Callable[["Job"], int],
         in_thread: Callable[[Callable[[], int]], Awaitable[int]],
     ) -> None:
         self._count = count
         #: Calls a function in a thread, to be awaited.
         self.in_thread: Callable[[Callable[[], int]], Awaitable[int]] = in_thread
 
-    def __call__(self, handle: Handle) -> int:
+    def __call__(self, job: "Job") -> int:
         """Count a start of this job; return its number."""
-        return self._count(handle)
+        return self._count(job)
 
     def __repr__(self) -> str:
         return "StartCounter()"
@@ -80,7 +80,9 @@ class StartCounter:
         return type(None), ()
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+# Not kw_only: CPython passes the arguments of a call in a dictionary if there are more than 30 of them, those
+# with keywords counted twice. That takes three times as long, and one of these is built per job.
+class Job(msgspec.Struct, frozen=True, gc=False):
     """A job as read from its row or received by a worker. Times are unix seconds by the database's clock."""
 
     jobid: int
@@ -105,6 +107,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     lease: int = 0
     #: When this lease ends first; 0: unknown.
     lease_end: int = 0
+    #: The incarnation of the database that gave this attempt: see ``docs/explanation/leases.md``. None: the
+    #: database has none, or the payload is of the original or of an older version.
+    incarnation: int | None = None
     #: Number of starts that have read ``run``. In a function: 0 until it reads ``run``.
     runs: int = 0
     #: Whether this attempt no longer holds the job while it runs: another attempt has it, or it was cancelled
@@ -122,10 +127,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def from_insert(cls, job: NewJob, stored: Inserted) -> "Job":
         """Return a job that was inserted with a lease, as a claim returns it."""
         return cls(
-            jobid=stored.jobid,
-            dbid=stored.dbid,
-            funcname=job.funcname,
-            arg=job.arg,
+            stored.jobid,
+            stored.dbid,
+            job.funcname,
+            job.arg,
             uniqkey=job.uniqkey,
             coalesce=job.coalesce,
             run_after=stored.created,
@@ -137,6 +142,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             created=stored.created,
             lease=job.lease,
             lease_end=stored.created + job.lease + 1,
+            incarnation=stored.incarnation,
         )
 
     @property
@@ -171,7 +177,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
         """
         if self.counter is not None:
-            force_setattr(self, "runs", self.counter(self.handle))
+            force_setattr(self, "runs", self.counter(self))
             force_setattr(self, "counter", None)
         return self.runs
 

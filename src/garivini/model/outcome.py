@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, get_args
 
 from garivini.errors import UsageError
-from garivini.model.job import Handle
+from garivini.model.job import Handle, Job
 from garivini.model.limits import check_word
 from garivini.model.state import State
 from garivini.model.when import When
@@ -115,6 +115,8 @@ class _Report(NamedTuple):
     kind: ReportKind
     #: Of a status ``b"numerator/denominator"``.
     body: bytes
+    #: The job as its copy came, if the database may have been replaced since.
+    job: Job | None = None
 
 
 class Report(_Report):
@@ -127,10 +129,10 @@ class Report(_Report):
 
     __slots__ = ()
 
-    def __new__(cls, handle: Handle, kind: ReportKind, body: bytes) -> Self:
+    def __new__(cls, handle: Handle, kind: ReportKind, body: bytes, job: Job | None = None) -> Self:
         """Check the kind."""
         check_word("kind", kind, _REPORT_KINDS)
-        return super().__new__(cls, handle, kind, body)
+        return super().__new__(cls, handle, kind, body, job)
 
 
 def failure(handle: Handle, error: BaseException | str | None, worker: str = "") -> Setback:

@@ -15,7 +15,7 @@ _Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 _Key: TypeAlias = Annotated[str, msgspec.Meta(max_length=MAX_KEY)]
 
 
-class _Head(msgspec.Struct, kw_only=True, gc=False):
+class _Head(msgspec.Struct, gc=False):
     """A payload without its argument. Unknown keys are ignored; keys that the original lacks are optional."""
 
     jobid: Annotated[int, msgspec.Meta(gt=0, le=MAX_JOBID)]
@@ -30,9 +30,11 @@ class _Head(msgspec.Struct, kw_only=True, gc=False):
     priority: str | None = None
     lease: Annotated[int, msgspec.Meta(ge=0, le=MAX_LEASE)] = 0
     lease_end: _Number = 0
+    created: _Number = 0
+    incarnation: _Number | None = None
 
 
-class _Envelope(_Head, kw_only=True, gc=False):
+class _Envelope(_Head, gc=False):
     """The JSON object that a worker receives."""
 
     arg: str | None = None
@@ -60,20 +62,22 @@ def encode_payload(job: Job, *, latin1: bool = False) -> bytes:
             arg, encoding = _base64(job.arg), "base64"
     return _encoder.encode(
         _Envelope(
-            jobid=job.jobid,
-            dbid=job.dbid,
-            funcname=job.funcname,
-            arg=arg,
-            uniqkey=job.uniqkey,
-            coalesce=job.coalesce,
-            run_after=job.run_after,
-            flag=job.flag,
-            failcount=job.failcount,
-            attempt=job.attempt,
-            priority=job.priority,
-            lease=job.lease,
-            lease_end=job.lease_end,
-            arg_encoding=encoding,
+            job.jobid,
+            job.dbid,
+            job.funcname,
+            job.uniqkey,
+            job.coalesce,
+            job.run_after,
+            job.flag,
+            job.failcount,
+            job.attempt,
+            job.priority,
+            job.lease,
+            job.lease_end,
+            job.created,
+            job.incarnation,
+            arg,
+            encoding,
         )
     )
 
@@ -98,10 +102,10 @@ def decode_payload(payload: bytes | str, *, with_arg: bool = True) -> Job:
     except (msgspec.DecodeError, UnicodeError, ValueError, RecursionError) as error:
         raise UsageError(f"not the payload of a Garivini job: {error}") from error
     return Job(
-        jobid=envelope.jobid,
-        dbid=envelope.dbid,
-        funcname=envelope.funcname,
-        arg=arg,
+        envelope.jobid,
+        envelope.dbid,
+        envelope.funcname,
+        arg,
         uniqkey=envelope.uniqkey,
         coalesce=envelope.coalesce,
         run_after=envelope.run_after or 0,
@@ -111,6 +115,8 @@ def decode_payload(payload: bytes | str, *, with_arg: bool = True) -> Job:
         priority=envelope.priority if envelope.priority in PRIORITIES else "normal",
         lease=envelope.lease,
         lease_end=envelope.lease_end,
+        created=envelope.created,
+        incarnation=envelope.incarnation,
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from garivini.gearman.packets import Type
-from garivini.model.outcome import Report
+from garivini.model.outcome import Report, ReportKind
 from garivini.roles.calls import Call
 from garivini.store.records import MAX_LINES
 
@@ -25,14 +25,15 @@ class CallReports:
         """Add a WORK_STATUS, WORK_DATA or WORK_WARNING of a call."""
         job = call.execution.job
         if kind is Type.WORK_STATUS:
-            self.progress[job.dbid, job.jobid] = Report(job.handle, "status", b"/".join(fields))
+            self.progress[job.dbid, job.jobid] = Report(job.handle, "status", b"/".join(fields), job)
             return
         call.lines += 1
         if call.lines < MAX_LINES:
-            self._send(Report(job.handle, "data" if kind is Type.WORK_DATA else "warning", fields[0]))
+            line: ReportKind = "data" if kind is Type.WORK_DATA else "warning"
+            self._send(Report(job.handle, line, fields[0], job))
         elif call.lines == MAX_LINES:
             text = b"garivini: later lines of this attempt are not kept"
-            self._send(Report(job.handle, "warning", text))
+            self._send(Report(job.handle, "warning", text, job))
 
     def flush(self) -> None:
         """Pass on the latest progress of all calls."""

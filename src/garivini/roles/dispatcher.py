@@ -18,6 +18,7 @@ from garivini.outcome_events import emit_delivery, emit_settled
 from garivini.roles.job_servers import JobServers
 from garivini.roles.watermark import Watermark
 from garivini.store.database import Database
+from garivini.store.incarnations import ReplacedError
 from garivini.submission import Delivery, is_late, submission, unfit
 
 _R = TypeVar("_R")
@@ -153,10 +154,24 @@ class Dispatcher:
                 self._watermark.fill(name)
         self.sent += delivery.delivered
         emit_delivery(self.database.dbid, delivery)
-        if delivery.unsent:
-            await self.call(self.database.release, delivery.unsent, locked=set())
-        for lease, handles in delivery.unknown_by_lease().items():
-            await self.call(self.database.end_early, handles, lease=lease, locked=set())
+        if delivery.delivered < len(jobs):
+            await self._give_up(jobs[0].incarnation, delivery, bad)
+
+    async def _give_up(
+        self, incarnation: int | None, delivery: Delivery, bad: Sequence[tuple[Job, str]]
+    ) -> None:
+        """Release, or park, the jobs that no server has.
+
+        If the database has been replaced since the claim, nothing is done: the leases bring the jobs back.
+        """
+        database = self.database.expecting(incarnation)
+        try:
+            if delivery.unsent:
+                await self.call(database.release, delivery.unsent, locked=set())
+            for lease, handles in delivery.unknown_by_lease().items():
+                await self.call(database.end_early, handles, lease=lease, locked=set())
+        except ReplacedError as error:
+            events.emit("dispatch.failed", dbid=database.dbid, error=str(error))
         for job, reason in [*delivery.unfit, *bad]:  # after the others, which must not wait for them
             await self.park(job, "BadRow", reason)
 
@@ -167,9 +182,10 @@ class Dispatcher:
         """
         setback = Setback(handle=job.handle, kind="parked", error=error, message=reason)
         try:
-            (settled,) = await self.call(self.database.settle, [setback], locked=set())
-        except ConflictError as conflict:
-            events.emit("dispatch.failed", dbid=self.database.dbid, error=str(conflict))
+            database = self.database.expecting(job.incarnation)
+            (settled,) = await self.call(database.settle, [setback], locked=set())
+        except (ConflictError, ReplacedError) as failed:
+            events.emit("dispatch.failed", dbid=self.database.dbid, error=str(failed))
         else:
             if settled.result != "locked":
                 emit_settled(setback, settled)
@@ -181,7 +197,9 @@ class Dispatcher:
         """
         handle = Handle(jobid, self.database.dbid)
         setback = Setback(handle=handle, kind="parked", error="BadRow", message=str(error))
-        (settled,) = self.database.settle([setback], locked=set())
+        # In the incarnation that was reached last, where the row was read.
+        database = self.database.expecting(self.database.incarnation)
+        (settled,) = database.settle([setback], locked=set())
         emit_settled(setback, settled)
 
     def unique(self, jobid: int, attempt: int) -> bytes:

@@ -37,6 +37,8 @@ class ExpiredLeases:
     async def handle(self, lanes: Sequence[Lane]) -> bool:
         """Handle the expired leases of lanes; return whether there may be more to do immediately."""
         more = False
+        # If it is replaced before the writes, they are refused, and the next pass reads the leases again.
+        self._database = self._dispatcher.database.expecting(self._dispatcher.database.incarnation)
         for lane in lanes:
             lapsed = await self._dispatcher.call(self._database.expired, lane, limit=self._limit)
             more |= len(lapsed) == self._limit

@@ -19,6 +19,7 @@ from garivini.model.inserted import Inserted
 from garivini.model.job import Job, NewJob
 from garivini.model.pacing import WATERMARK
 from garivini.roles.dispatcher import Dispatcher
+from garivini.roles.id_watch import IdWatch
 from garivini.roles.inject_passes import InjectPasses
 from garivini.roles.job_servers import JobServers
 from garivini.roles.runner import run_passes
@@ -69,6 +70,7 @@ class InjectDispatch:
             database.dbid: Dispatcher(database, self._servers, self._watermark, lease=lease, clock=clock)
             for database in shards
         }
+        self._ids = {dbid: IdWatch(dbid) for dbid in self._dispatchers}
         self._stop = asyncio.Event()
         #: Start the next counts immediately: of the servers, and of the leased rows of each database.
         self._count = asyncio.Event()
@@ -155,6 +157,8 @@ class InjectDispatch:
                 leased.setdefault(at.dbid, []).append(Job.from_insert(job, at))
             elif at.new and not job.delay:
                 rest = True
+        if stored and (last := stored[-1][1]).new:
+            self._ids[last.dbid].note(last.jobid, last.created)
         if rest:
             self._run(self._wake())
         for dbid, part in leased.items():

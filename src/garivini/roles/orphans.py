@@ -115,6 +115,7 @@ class Orphans:
         unknown = [handle for handle, found in zip(handles, answers, strict=True) if found is Found.UNKNOWN]
         if unknown:
             events.emit("jobs.lost", dbid=self._database.dbid, jobs=len(unknown))
+            # Whatever its incarnation, no server has an attempt of this unique, so another one must be made.
             await self._dispatcher.call(self._database.end_early, unknown, lease=lease, locked=set())
         return bool(unknown)
 

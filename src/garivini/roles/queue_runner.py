@@ -27,6 +27,7 @@ from garivini.outcome_events import emit_settled
 from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.expired_leases import ExpiredLeases
 from garivini.roles.held_back import HeldBack
+from garivini.roles.id_watch import IdWatch
 from garivini.roles.janitor import Janitor
 from garivini.roles.job_servers import JobServers
 from garivini.roles.orphans import Orphans
@@ -120,6 +121,7 @@ class QueueRunner:
         self._orphans = Orphans(self._dispatcher, job_servers, watch=True)
         self._janitor = Janitor(database, self._call, self._monotonic)
         self._nodes_at = -math.inf  # monotonic
+        self._ids = IdWatch(database.dbid)
         #: The nodes of a Galera cluster that connections have reached last.
         self._nodes: frozenset[str] = frozenset()
         #: Jobs submitted before this pass, and passes since the last submit in which a function was full.
@@ -271,6 +273,8 @@ class QueueRunner:
         for job in jobs:
             if job.flag == "controller":
                 self._watermark.note_controlled(job.funcname)
+        if jobs:  # the last one is usually the newest
+            self._ids.note(jobs[-1].jobid, jobs[-1].created)
         return _Claim(lane, jobs, full, now)
 
     def _admit(self, lane: Lane, *, limit: int) -> list[Job]:

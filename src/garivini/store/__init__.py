@@ -11,6 +11,7 @@
 * ``job_rows``, ``rows`` and ``values`` convert and check. ``chunks`` splits long lists, ``split_inserts``
   batches that failed, and ``locked_rows`` leaves out rows that another transaction has locked.
 * ``connections``: transactions. They come from ``pools`` and ``engines``, or from a caller: ``callers``.
-  ``write_access`` notices that a server takes no writes any more.
+  ``write_access`` notices that a server takes no writes any more, and ``incarnations`` that ids may start
+  again.
 * ``dialects``: what differs besides the statements. ``schema`` and ``migrations``: the tables.
 """

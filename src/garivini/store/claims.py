@@ -16,7 +16,7 @@ from garivini.store.statements import Statements
 #: Maximum bytes of an argument that is read with its row: 1,000 of them are less than a claim may have.
 _SMALL: Final = 4096
 #: Columns of a row of ``due``. Where a lane holds functions that differ in case, the row's function follows.
-_DUE_COLUMNS: Final = 9
+_DUE_COLUMNS: Final = 10
 
 
 class Lane(NamedTuple):
@@ -83,7 +83,7 @@ def claim(
     Returns:
         The jobs in the order in which they were due, with that time as ``run_after``. Each has the
         function name of its row: in a table of Garivini for Perl, its case may differ from the lane's. The
-        fields ``created`` and ``crashes`` are not read.
+        field ``crashes`` is not read.
 
     """
     rows = run(
@@ -102,7 +102,7 @@ def claim(
     for funcname, part in parts.items():
         seconds = lease(funcname) if callable(lease) else lease
         run("claim", jobids=sorted([row[0] for row in part]), now=now, lease_end=now + seconds + 1)
-        jobs += from_due_rows(part, args, run.dbid, funcname, lane.priority, seconds)
+        jobs += from_due_rows(part, args, run, funcname, lane.priority, seconds)
     if len(parts) > 1:
         jobs.sort(key=lambda job: (job.run_after, job.jobid))
     return jobs

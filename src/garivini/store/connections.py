@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from copy import copy
 from typing import Any, Final, Self
 
 from sqlalchemy import Engine, exc, make_url
@@ -12,6 +13,7 @@ from garivini.store import schema
 from garivini.store.callers import cursor_of
 from garivini.store.dialects.dialect import SCHEMA_ADVICE, Dialect
 from garivini.store.engines import dialect_of, same_place
+from garivini.store.incarnations import Incarnations
 from garivini.store.pools import driver_error, open_source, translated
 from garivini.store.statements import Statements
 
@@ -38,6 +40,8 @@ class Connections:
         self.connection: Final = self._source.connection
         self.close: Final = self._source.close
         self._checked = False
+        self._incarnations = Incarnations(self.dbid, self.where, self.dialect)
+        self._expected: int | None = None
 
     def with_lock_timeout(self, seconds: float) -> Self:
         """Return other connections to the same database with this maximum wait for a row lock."""
@@ -47,6 +51,27 @@ class Connections:
         other.dialect.pooled = self.dialect.pooled
         other._checked = self._checked
         return other
+
+    # ---- the incarnation
+
+    @property
+    def incarnation(self) -> int | None:
+        """The incarnation that was reached last: see ``Incarnations.last``."""
+        return self._incarnations.last
+
+    def expecting(self, incarnation: int | None) -> Self:
+        """Return the same connections for transactions in this incarnation only; None: in any."""
+        other = copy(self)
+        other._expected = incarnation
+        return other
+
+    def expect(self) -> int | None:
+        """Return the incarnation that is reached now; from here on, refuse transactions in another one."""
+        if self.dialect.has_incarnations:
+            self._expected = None
+            with self.transaction() as run:
+                self._expected = run.incarnation
+        return self._expected
 
     def nodes(self) -> frozenset[str]:
         """Return the names of the nodes of a cluster that several connections reach at the same time.
@@ -105,6 +130,7 @@ class Connections:
         with self.connection() as connection:
             run = Statements(self.dialect, self.dialect.cursor(connection), self.dbid, self.where)
             revision = _usable_revision(run)
+            self._incarnations.of(connection)  # so that it is known before the first insert
             self.dialect.folding = bool(run("folds")[0][0])
             if name and not run("dbid"):
                 run("set_dbid", dbid=self.dbid)
@@ -155,8 +181,7 @@ class Connections:
             committing, done = alone, False
             run = Statements(self.dialect, cursor, self.dbid, self.where)
             try:
-                if not alone:
-                    self.dialect.begin_transaction(cursor)
+                run.incarnation = self._begin(connection, None if alone else cursor)
                 yield run
                 committing = True
                 if not alone:
@@ -175,6 +200,24 @@ class Connections:
                         cursor.execute("ROLLBACK")
                 with suppress(driver_error(self.engine)):  # then the connection is lost
                     run.restore_lock_wait()
+
+    def _begin(self, connection: Any, cursor: Any) -> int | None:
+        """Begin a transaction, unless there is no cursor for it; return its incarnation.
+
+        Raises:
+            ReplacedError: that is another one than is expected.
+
+        """
+        if self.dialect.pooled:
+            incarnation = self.dialect.begin_transaction(cursor)
+            if incarnation is not None:
+                self._incarnations.reached(incarnation)
+        else:
+            incarnation = self._incarnations.of(connection)
+            if cursor is not None:
+                self.dialect.begin_transaction(cursor)
+        self._incarnations.check(incarnation, self._expected)
+        return incarnation
 
     @contextmanager
     def joined(self, connection: Any, texts: Collection[str] = ()) -> Iterator[Statements]:

@@ -13,6 +13,7 @@ from garivini.model.policy import FunctionPolicy
 from garivini.store import (
     admission,
     claims,
+    incarnations,
     inserts,
     leases,
     outcomes,
@@ -63,6 +64,32 @@ class Database:
     def locks_rows(self) -> bool:
         """Whether a transaction locks rows, and not the whole database."""
         return self.connections.dialect.locks_rows
+
+    @property
+    def incarnation(self) -> int | None:
+        """The incarnation that was reached last: see ``store.incarnations``. None: the database has none."""
+        return self.connections.incarnation
+
+    @retry_transient
+    def expect(self) -> int | None:
+        """Return the incarnation that is reached now. From here on, calls that write are for it only.
+
+        In another one they raise ``ReplacedError``, until this is called again.
+        """
+        return self.connections.expect()
+
+    def expecting(self, incarnation: int | None) -> Self:
+        """Return the same database for calls that write in this incarnation only; None: in any.
+
+        In another one they raise ``ReplacedError``.
+        """
+        if incarnation is None:
+            return self
+        other = copy.copy(self)
+        other.connections = self.connections.expecting(incarnation)
+        return other
+
+    recognised: Final = in_transaction(incarnations.recognised)
 
     def with_lock_timeout(self, seconds: float) -> Self:
         """Return the same database with other connections and this maximum wait for a row lock.

@@ -42,7 +42,7 @@ def insert(run: Statements, jobs: Sequence[NewJob], sizes: Sequence[int]) -> lis
     for part in chunks(unkeyed, sizes, bound):
         stored = run.dialect.insert(run, [insert_row(jobs[index]) for index in part])
         for index, (jobid, created) in zip(part, stored, strict=True):
-            answers[index] = Inserted(jobid, run.dbid, created=created)
+            answers[index] = Inserted(jobid, run.dbid, created=created, incarnation=run.incarnation)
     if len(unkeyed) < len(jobs):
         # In the order of the keys, so that two inserts of the same ones do not wait for each other.
         keyed = sorted(
@@ -93,7 +93,7 @@ def _try_keyed(
         if key in new:
             jobid, created = new.pop(key)
             known[key] = jobid
-            answers[index] = Inserted(jobid, run.dbid, created=created)
+            answers[index] = Inserted(jobid, run.dbid, created=created, incarnation=run.incarnation)
             continue
         if key not in known:
             live_job = _find_live(run, *key)

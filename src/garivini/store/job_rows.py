@@ -6,9 +6,17 @@ from typing import Any
 from garivini.model.job import Job, NewJob
 from garivini.model.limits import PRIORITIES
 from garivini.model.state import State
+from garivini.store.statements import Statements
 
 
-def from_row(row: Sequence[Any], dbid: int, *, lease: int = 0, due: int | None = None) -> Job:
+def from_row(
+    row: Sequence[Any],
+    dbid: int,
+    *,
+    lease: int = 0,
+    due: int | None = None,
+    incarnation: int | None = None,
+) -> Job:
     """Return the job of a row.
 
     Args:
@@ -16,15 +24,16 @@ def from_row(row: Sequence[Any], dbid: int, *, lease: int = 0, due: int | None =
         dbid: the id of its database.
         lease: seconds of the lease that it has just got; 0 if it has not.
         due: its ``run_after``, if not the row's.
+        incarnation: of the database that has given that lease.
 
     """
     (jobid, funcname, arg, uniqkey, coalesce, run_after, flag, failcount, attempt,
      priority, state, since, crashes, created, runs) = row  # fmt: skip
     return Job(
-        jobid=jobid,
-        dbid=dbid,
-        funcname=funcname,
-        arg=arg or b"",
+        jobid,
+        dbid,
+        funcname,
+        arg or b"",
         uniqkey=uniqkey,
         coalesce=coalesce,
         run_after=run_after if due is None else due,
@@ -38,37 +47,46 @@ def from_row(row: Sequence[Any], dbid: int, *, lease: int = 0, due: int | None =
         created=created,
         lease=lease,
         lease_end=run_after if lease else 0,
+        incarnation=incarnation,
         runs=runs,
     )
 
 
 def from_due_rows(
-    rows: Sequence[Any], args: dict[int, bytes], dbid: int, funcname: str, priority: str, lease: int
+    rows: Sequence[Any],
+    args: dict[int, bytes],
+    run: Statements,
+    funcname: str,
+    priority: str,
+    lease: int,
 ) -> list[Job]:
     """Return the jobs of rows that ``due`` has read and ``claim`` has written, in order.
 
     ``args`` has the arguments that are not in the rows; ``lease``: seconds of their leases.
     """
     lease_end = rows[0][8] + lease + 1
+    dbid, incarnation = run.dbid, run.incarnation
     return [
         Job(
-            jobid=jobid,
-            dbid=dbid,
-            funcname=funcname,
-            arg=args[jobid] if arg is None else arg,
-            uniqkey=uniqkey,
-            coalesce=coalesce,
-            run_after=run_after,
-            flag=flag or "shim",
-            failcount=failcount,
-            attempt=attempt + 1,
-            priority=priority,
+            jobid,
+            dbid,
+            funcname,
+            args[jobid] if arg is None else arg,
+            uniqkey,
+            coalesce,
+            run_after,
+            flag or "shim",
+            failcount,
+            attempt + 1,
+            priority,
             state=State.LEASED,
             since=now,
+            created=created,
             lease=lease,
             lease_end=lease_end,
+            incarnation=incarnation,
         )
-        for jobid, run_after, arg, uniqkey, coalesce, flag, failcount, attempt, now in rows
+        for jobid, run_after, arg, uniqkey, coalesce, flag, failcount, attempt, now, created in rows
     ]
 
 

@@ -152,7 +152,10 @@ def reclaim(
                 lease=lease,
                 crashed=crashed,
             )
-            jobs += [from_row(row, run.dbid, lease=lease, due=lapsed.since) for row in rows]
+            jobs += [
+                from_row(row, run.dbid, lease=lease, due=lapsed.since, incarnation=run.incarnation)
+                for row in rows
+            ]
     return jobs
 
 
@@ -169,5 +172,5 @@ def adopt(
     for part in chunks(sorted(set(jobids).difference(skipped))):
         free = sorted(jobid for (jobid,) in run("adoptable", jobids=part))
         rows = run("adopt", jobids=free, lease=lease) if free else ()
-        jobs += [from_row(row, run.dbid, lease=lease) for row in rows]
+        jobs += [from_row(row, run.dbid, lease=lease, incarnation=run.incarnation) for row in rows]
     return jobs

@@ -37,7 +37,8 @@ def report(run: Statements, reports: Sequence[Report], *, locked: set[int] | Non
         # Locked, so that no job ends in between and two reports do not take the same number.
         held.update((jobid, number) for (jobid,) in run("held", jobids=jobids, attempt=number))
     statuses = {}
-    for (jobid, _, attempt), kind, body in reports:
+    for report in reports:
+        (jobid, _, attempt), kind, body, _ = report
         if (jobid, attempt) not in held:
             continue
         if kind == "status":

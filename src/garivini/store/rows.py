@@ -103,7 +103,8 @@ _JOB: Final = Columns("ntBTTnTnnnnnnnn")
 _KEPT_JOB: Final = Columns("ntTnnnnntBF")
 #: By name of the statement: the columns of rows that other programs may have written.
 COLUMNS: Final[dict[str, Columns]] = {
-    "due": Columns("nnBTTTnnnt"),
+    "due": Columns("nnBTTTnnnnt"),
+    "identities": Columns("nnntT"),
     "args": Columns("nB"),
     "expired": Columns("nnTnnnnt"),
     "reclaim": _JOB,

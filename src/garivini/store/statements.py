@@ -14,7 +14,7 @@ from garivini.store.values import check_values
 class Statements:
     """Runs named statements on one cursor, in the transaction that its connection is in."""
 
-    __slots__ = ("_cursor", "_lock_wait", "_statements", "dbid", "dialect", "where")
+    __slots__ = ("_cursor", "_lock_wait", "_statements", "dbid", "dialect", "incarnation", "where")
 
     def __init__(self, dialect: Dialect, cursor: Cursor, dbid: int, where: str) -> None:
         self.dialect: Dialect = dialect
@@ -22,6 +22,8 @@ class Statements:
         self.dbid: int = dbid
         #: Names the database in messages.
         self.where: str = where
+        #: The incarnation of the database; None: it has none, or it was not asked for.
+        self.incarnation: int | None = None
         self._statements = load(dialect.name, dialect.placeholder, dialect.array, dialect.folding)
         self._cursor = cursor
         #: The session's setting before ``wait_for_no_lock``.

@@ -98,6 +98,6 @@ class AsyncJobs:
         if self._slot is not None:
             if len(self.tasks) == 1:
                 (execution,) = self.tasks.values()
-                self._slot.set_task(execution.job.handle)
+                self._slot.set_task(execution.job)
             else:
                 self._slot.clear_task()

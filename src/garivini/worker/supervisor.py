@@ -19,7 +19,6 @@ from typing import Final, Literal
 from garivini import events
 from garivini.backoff import Backoff
 from garivini.keeper.supervised_child import CONFIGURATION_ERROR, TIME_LIMIT, Obituary, Slot, SupervisedChild
-from garivini.model.job import Handle
 
 #: Seconds beyond a job's time limit after which the parent ends a child that has not done so itself.
 TIME_LIMIT_GRACE: Final = 5.0
@@ -161,7 +160,7 @@ class Supervisor:
         for pid, process in self._children.items():
             if process.killed_for:
                 continue
-            handle, deadline, _ = process.slot.read()
+            handle, deadline, _, _ = process.slot.read()
             if handle and deadline and now > deadline + TIME_LIMIT_GRACE:
                 process.killed_for = "TimeLimit"
                 os.kill(pid, signal.SIGKILL)
@@ -184,11 +183,12 @@ class Supervisor:
     def _bury(self, pid: int, process: _Process, code: int) -> None:
         if code != CONFIGURATION_ERROR:  # otherwise the child has reported the reason
             events.emit("worker.child_died", pid=pid, status=code)
-        handle, _, recorded = process.slot.read()
+        handle, _, recorded, incarnation = process.slot.read()
         if not recorded:
             self._obituaries += process.obituaries
         if handle is not None:
-            self._obituaries.append(_obituary(handle, process, code))
+            kind, message = _cause(process, code)
+            self._obituaries.append(Obituary(handle, kind, message, incarnation))
         if code == CONFIGURATION_ERROR:
             self._status = code
             self._stop()
@@ -199,10 +199,11 @@ class Supervisor:
             self._start_at = time.monotonic() + self._backoff.failed()
 
 
-def _obituary(handle: Handle, process: _Process, code: int) -> Obituary:
+def _cause(process: _Process, code: int) -> tuple[Literal["crashed", "failed"], str]:
+    """Return kind and message of the obituary of a job that a dead process was running."""
     if process.killed_for == "TimeLimit":
-        return Obituary(handle, "failed", "ran beyond its time limit, and its process had to be killed")
+        return "failed", "ran beyond its time limit, and its process had to be killed"
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else "unknown"
-        return Obituary(handle, "crashed", f"its process was killed by signal {-code} ({name})")
-    return Obituary(handle, "crashed", f"its process ended with status {code}")
+        return "crashed", f"its process was killed by signal {-code} ({name})"
+    return "crashed", f"its process ended with status {code}"

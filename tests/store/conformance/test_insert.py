@@ -54,7 +54,9 @@ def test_insert_with_a_lease_is_like_a_claim(database: Database, clock: Clock, u
     new = replace(job(b"held", uniqkey=uniqkey), lease=LEASE)
     held, left = database.insert([new, job(b"left", uniqkey=uniqkey and f"{uniqkey}2")])
     taken = Job.from_insert(new, held)
-    assert stored(database, held.jobid) == replace(taken, run_after=taken.lease_end, lease=0, lease_end=0)
+    assert taken.incarnation == database.incarnation
+    row = replace(taken, run_after=taken.lease_end, lease=0, lease_end=0, incarnation=None)
+    assert stored(database, held.jobid) == row
     assert taken.lease_end == NOON + LEASE + 1
     assert taken.run_after == NOON
     assert [claimed.jobid for claimed in claim(database)] == [left.jobid]

@@ -114,6 +114,8 @@ class Dialect:
     #: Whether a pooler may run each transaction in another session, so that settings are those of a
     #: transaction; known after the first connection.
     pooled: bool = False
+    #: Whether the database has incarnations: its ids can start again on another server.
+    has_incarnations: bool = True
     #: Whether the server is a node of a Galera cluster; known after the first connection.
     clustered: bool = False
     #: Maximum bytes of the arguments of one statement; known after the first connection.
@@ -177,9 +179,13 @@ class Dialect:
         """Return a cursor on a caller's connection whose rows are tuples, whatever the caller has set."""
         return connection.cursor()
 
-    def begin_transaction(self, cursor: Any) -> None:
-        """Begin a transaction with a lock timeout of ``lock_timeout``. One round trip."""
+    def begin_transaction(self, cursor: Any) -> int | None:
+        """Begin a transaction with a lock timeout of ``lock_timeout``. One round trip.
+
+        Returns the incarnation of the database, if a pooler may have changed the server.
+        """
         cursor.execute(self.begin)
+        return None
 
     def shorten_lock_wait(self, cursor: Any) -> Any:
         """Let the current transaction not wait for locks, or as briefly as the server allows.
@@ -211,6 +217,13 @@ class Dialect:
     def takes_writes(self, connection: Any) -> bool:
         """Whether the server of a connection takes writes, as a primary does. One round trip."""
         return True
+
+    def incarnation(self, connection: Any) -> int | None:
+        """Return the incarnation of the database that a connection reaches. One round trip.
+
+        It is below 2^32. None: it has none now. Then it takes no writes, or the server does not tell.
+        """
+        return None
 
     def alive(self, connection: Any) -> bool:
         """Whether an idle connection is known not to have been closed from the other side. No round trip."""

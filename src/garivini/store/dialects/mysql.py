@@ -28,7 +28,13 @@ from garivini.store.dialects.dialect import (
 from garivini.store.dialects.distributed import refuse_distributed
 from garivini.store.dialects.mysql_errors import translate
 from garivini.store.dialects.mysql_lanes import LaneWalk
-from garivini.store.dialects.mysql_primary import PrimarySearch, ServerAddress, servers_of, takes_writes
+from garivini.store.dialects.mysql_primary import (
+    PrimarySearch,
+    ServerAddress,
+    incarnation_of,
+    servers_of,
+    takes_writes,
+)
 from garivini.store.dialects.mysql_urls import PACKAGES, asks_for_tls, engine_url
 from garivini.store.rows import decode
 
@@ -40,6 +46,11 @@ _CARRIED: Final = 100
 _OVERHEAD: Final = 64 * 1024
 #: The oldest versions with all that the statements need.
 _OLDEST: Final = {"MariaDB": (10, 6, 0), "MySQL": (8, 0, 17)}
+#: Asks for the name of a server. MariaDB has none of its own; replicas have different values of server_id.
+_NAME_OF: Final = {
+    "MariaDB": "SELECT CONCAT_WS(' ', @@hostname, @@port, @@server_id, @@datadir)",
+    "MySQL": "SELECT @@server_uuid",
+}
 #: The mode of our sessions: an error if a value does not fit.
 _SQL_MODE: Final = "STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 #: Prevents that a node of Galera runs a single statement again when another node has changed the same rows:
@@ -260,6 +271,9 @@ class MySQL(Dialect):
 
     def takes_writes(self, connection: Any) -> bool:
         return takes_writes(connection)
+
+    def incarnation(self, connection: Any) -> int | None:
+        return incarnation_of(connection, _NAME_OF[self._server])
 
     def alive(self, connection: Any) -> bool:
         # Only PyMySQL gives access to its socket.

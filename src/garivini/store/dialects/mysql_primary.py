@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from itertools import zip_longest
 from typing import Any, Final, NamedTuple
+from zlib import crc32
 
 from sqlalchemy import URL
 
@@ -50,6 +51,14 @@ def takes_writes(connection: Any) -> bool:
         cursor.execute("SELECT @@GLOBAL.read_only")
         ((read_only,),) = cursor.fetchall()
     return read_only in (0, "OFF")
+
+
+def incarnation_of(connection: Any, question: str) -> int:
+    """Return the number of the server of a connection. One round trip. ``question``: asks for its name."""
+    with closing(connection.cursor()) as cursor:
+        cursor.execute(question)
+        ((found,),) = cursor.fetchall()
+    return crc32(found if isinstance(found, bytes) else found.encode())
 
 
 class PrimarySearch:

@@ -30,9 +30,12 @@ from garivini.store.dialects.dialect import (
 )
 from garivini.store.dialects.distributed import refuse_distributed
 from garivini.store.dialects.postgresql_sessions import (
+    ASK_INCARNATION,
     BEGIN,
+    INCARNATION,
     SETTINGS,
     begin_with,
+    number_of,
     parse_options,
     startup_options,
 )
@@ -96,6 +99,8 @@ _ERRORS: Final[dict[str, tuple[type[GariviniError], str]]] = {
     "55P03": (ConflictError, "was locked for too long by another transaction"),
     "57014": (ConflictError, "ended a statement that took too long"),
 }
+#: Codes with which a server refuses to tell its incarnation: not allowed, not known, not supported.
+_NOT_TOLD: Final = ("42501", "42883", "0A000", "55000")
 #: Errors after which the other transaction has finished, so that the same call can be repeated immediately.
 _TRANSIENT: Final = ("40001", "40P01")
 
@@ -116,17 +121,20 @@ class PostgreSQL(Dialect):
         #: The settings that each transaction gets behind a pooler.
         self._settings: dict[str, str] = dict(SETTINGS)
 
-    def begin_transaction(self, cursor: Any) -> None:
+    def begin_transaction(self, cursor: Any) -> int | None:
         if self.pooled:
             wait = {} if self.lock_timeout is None else {"lock_timeout": f"{round(self.lock_timeout * 1000)}"}
-            statements = begin_with(self._settings | wait)
+            statements = begin_with(self._settings | wait, INCARNATION if self.has_incarnations else "NULL")
             cursor.execute(statements)
-        elif self.lock_timeout is None:
+            cursor.nextset()  # that of BEGIN is the first
+            return number_of(cursor.fetchall()[0][-1])
+        if self.lock_timeout is None:
             cursor.execute(self.begin)
         else:
             # In one round trip. A caller's session has its own setting.
             begin = f"{self.begin}; SET LOCAL lock_timeout = {round(self.lock_timeout * 1000)}"
             cursor.execute(begin)
+        return None
 
     def shorten_lock_wait(self, cursor: Any) -> None:
         cursor.execute("SET LOCAL lock_timeout = 10")
@@ -205,6 +213,7 @@ class PostgreSQL(Dialect):
         if self.pooled:
             if not self._threshold_given:
                 connection.prepare_threshold = None
+            self.incarnation(connection)  # whether the server tells it: a transaction would fail
         elif commits == "off":
             # It acknowledges commits that a crash of the server loses. A stricter setting than "on" stays.
             connection.execute("SELECT set_config('synchronous_commit', 'on', false)")
@@ -266,6 +275,18 @@ class PostgreSQL(Dialect):
         with closing(self.cursor(connection)) as cursor:
             cursor.execute("SHOW transaction_read_only")  # on a standby, it is on
             return bool(cursor.fetchall() == [("off",)])
+
+    def incarnation(self, connection: Any) -> int | None:
+        with closing(self.cursor(connection)) as cursor:
+            try:
+                cursor.execute(ASK_INCARNATION)
+                return number_of(cursor.fetchall()[0][0])
+            except Exception as error:
+                # A service that is not quite PostgreSQL, or does not let its users call these functions.
+                if getattr(error, "sqlstate", None) not in _NOT_TOLD:
+                    raise
+                self.has_incarnations: bool = False
+        return None
 
     def alive(self, connection: Any) -> bool:
         return not connection.closed and silent_socket(connection.fileno())

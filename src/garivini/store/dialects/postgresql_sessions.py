@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from typing import Final
+from zlib import crc32
 
 from garivini.store.dialects.dialect import IDLE_TIMEOUT, LOCK_TIMEOUT
 
@@ -25,6 +26,19 @@ _DURABLE: Final = (
     "CASE current_setting('synchronous_commit') WHEN 'off'"
     " THEN set_config('synchronous_commit', 'on', true) END"
 )
+
+#: The incarnation: which cluster it is, and its timeline, which each promotion raises. On a standby NULL.
+ASK_INCARNATION: Final = (
+    "SELECT CASE WHEN NOT pg_is_in_recovery() THEN (SELECT system_identifier FROM pg_control_system())"
+    " || left(pg_walfile_name(pg_current_wal_lsn()), 8) END"
+)
+#: The same as a column.
+INCARNATION: Final = ASK_INCARNATION.removeprefix("SELECT ")
+
+
+def number_of(name: str | bytes | None) -> int | None:
+    """Return an incarnation as a number below 2^32."""
+    return None if name is None else crc32(name.encode() if isinstance(name, str) else name)
 
 
 def startup_options(given: str) -> str:
@@ -54,17 +68,18 @@ def parse_options(text: str) -> dict[str, str]:
     return found
 
 
-def begin_with(settings: Mapping[str, str]) -> str:
+def begin_with(settings: Mapping[str, str], last: str) -> str:
     """Return the statements that begin a transaction with these settings, to be sent in one round trip.
 
-    Nothing of it remains in the session, which the next transaction of another program may get.
+    Nothing of it remains in the session, which the next transaction of another program may get. They return
+    one row; ``last`` is its last column.
     """
     calls = [
         f"set_config({_literal(name)}, {_literal(value)}, true)"
         for name, value in settings.items()
         if name != "default_transaction_isolation"  # BEGIN names the level
     ]
-    return f"{BEGIN}; SELECT {', '.join([*calls, _DURABLE])}"
+    return f"{BEGIN}; SELECT {', '.join([*calls, _DURABLE, last])}"
 
 
 def _escaped(value: str) -> str:

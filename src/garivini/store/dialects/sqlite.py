@@ -50,6 +50,7 @@ class SQLite(Dialect):
     # SQLITE_BUSY in between, and waiting does not help then.
     begin = "BEGIN IMMEDIATE"
     locks_rows = False
+    has_incarnations = False
     single_rows = 19
     # A child process inherits the state of the parent's locks without the locks, and uses the file without
     # them: its commits are lost when the parent closes. So idle connections are closed before a fork.

@@ -100,9 +100,9 @@ SELECT jobid, {effective_state}
 
 -- name: due (funcname, priority, limit, small) -> rows
 -- The first jobs of a lane that a claim may take, with their arguments, or NULL for an argument of more than `small`
--- bytes, and the time now. Rows that another claim has locked are skipped.
+-- bytes, the time now, and when they were inserted. Rows that another claim has locked are skipped.
 SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniqkey, `coalesce`, flag, failcount,
-       attempt, UNIX_TIMESTAMP()
+       attempt, UNIX_TIMESTAMP(), created
   FROM job FORCE INDEX (job_lane)
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
    AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
@@ -120,6 +120,10 @@ SELECT jobid, LENGTH(arg) FROM job WHERE jobid IN (:*jobids)
 -- name: args (jobids) -> rows
 -- These arguments.
 SELECT jobid, arg FROM job WHERE jobid IN (:*jobids)
+
+-- name: identities (jobids) -> rows
+-- What tells a row from another job that got the same id: see `store/incarnations.py`.
+SELECT jobid, attempt, created, funcname, uniqkey FROM job WHERE jobid IN (:*jobids)
 
 -- name: claim (jobids, now, lease_end) -> none
 -- The write of a claim, in the transaction that read the rows as due, with the time of that read.

@@ -109,9 +109,9 @@ SELECT lane.funcname, lane.state, lane.priority, lane.due, clock.now FROM lane, 
 
 -- name: due (funcname, priority, limit, small) -> rows
 -- The first jobs of a lane that a claim may take, with their arguments, or NULL for an argument of more than `small`
--- bytes, and the time now. Rows that another claim has locked are skipped.
+-- bytes, the time now, and when they were inserted. Rows that another claim has locked are skipped.
 SELECT jobid, run_after, CASE WHEN octet_length(arg) > :small::bigint THEN NULL ELSE coalesce(arg, '') END, uniqkey,
-       "coalesce", flag, failcount, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
+       "coalesce", flag, failcount, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), created
   FROM job
  WHERE funcname = :funcname::text AND state = 0 AND priority = :priority::smallint
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after <> 2147483647
@@ -129,6 +129,10 @@ SELECT jobid, octet_length(arg) FROM job WHERE jobid = ANY (:@jobids::bigint[])
 -- name: args (jobids) -> rows
 -- These arguments.
 SELECT jobid, arg FROM job WHERE jobid = ANY (:@jobids::bigint[])
+
+-- name: identities (jobids) -> rows
+-- What tells a row from another job that got the same id: see `store/incarnations.py`.
+SELECT jobid, attempt, created, funcname, uniqkey FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: claim (jobids, now, lease_end) -> none
 -- The write of a claim, in the transaction that read the rows as due, with the time of that read.

@@ -100,9 +100,9 @@ SELECT funcname, state, priority, due, (julianday('now') - 2440587.5) * 86400.0 
 
 -- name: due (funcname, priority, limit, small) -> rows
 -- The first jobs of a lane that a claim may take, with their arguments, or NULL for an argument of more than `small`
--- bytes, and the time now.
+-- bytes, the time now, and when they were inserted.
 SELECT jobid, run_after, CASE WHEN length(arg) > :small THEN NULL ELSE coalesce(CAST(arg AS BLOB), x'') END, uniqkey,
-       "coalesce", flag, failcount, attempt, strftime('%s', 'now') + 0
+       "coalesce", flag, failcount, attempt, strftime('%s', 'now') + 0, created
   FROM job INDEXED BY job_lane
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
    AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647
@@ -120,6 +120,10 @@ SELECT jobid, length(arg) FROM job WHERE jobid IN (:*jobids)
 -- name: args (jobids) -> rows
 -- These arguments.
 SELECT jobid, CAST(arg AS BLOB) FROM job WHERE jobid IN (:*jobids)
+
+-- name: identities (jobids) -> rows
+-- What tells a row from another job that got the same id: see `store/incarnations.py`.
+SELECT jobid, attempt, created, funcname, uniqkey FROM job WHERE jobid IN (:*jobids)
 
 -- name: claim (jobids, now, lease_end) -> none
 -- The write of a claim, in the transaction that read the rows as due, with the time of that read.

@@ -1,0 +1,64 @@
+"""Writes the outcomes of jobs that another incarnation of their database may have given to the caller."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from garivini import events
+from garivini.model.handles import handle_of
+from garivini.model.job import Handle, Job
+from garivini.model.outcome import Success
+from garivini.store.database import Database
+from garivini.store.incarnations import ReplacedError
+
+_R = TypeVar("_R")
+
+
+def write_outcomes(
+    database: Database,
+    named: Sequence[Job | Handle],
+    write: Callable[[Database, list[Handle]], _R],
+    *,
+    tries: int = 3,
+) -> _R:
+    """Write the outcomes of jobs whose rows are still theirs; the others are left out, and reported.
+
+    Only jobs of another incarnation cost statements.
+
+    Args:
+        database: has the jobs.
+        named: a job if its incarnation is known, otherwise its handle, with which nothing is compared.
+        write: writes the outcomes of these handles to this database, in one transaction. It is called again
+            if the database was replaced meanwhile.
+        tries: maximum number of calls.
+
+    Returns:
+        The result of ``write``.
+
+    """
+    current = database.incarnation
+    jobs = [job for job in named if isinstance(job, Job)]
+    if current is None or not jobs:
+        return write(database, [handle_of(each) for each in named])
+    own = database.expecting(current)
+    foreign = [job for job in jobs if job.incarnation != current]
+    try:
+        same = own.recognised(foreign) if foreign else []
+        left_out = {id(job) for job in foreign}.difference(map(id, same))
+        result = write(own, [handle_of(each) for each in named if id(each) not in left_out])
+    except ReplacedError:  # from here on ``database`` knows the new incarnation
+        if tries == 1:
+            raise
+        return write_outcomes(database, named, write, tries=tries - 1)
+    if left_out:
+        events.emit("outcomes.unrecognised", dbid=database.dbid, outcomes=len(left_out))
+    return result
+
+
+def complete(database: Database, handles: list[Handle]) -> int:
+    """Delete jobs that have succeeded; return how many existed."""
+    return len(database.complete([handle.jobid for handle in handles]))
+
+
+def finish(done: Success, database: Database, handles: list[Handle]) -> bool:
+    """Delete a job that has succeeded, keep it as its function says; return whether it existed."""
+    return bool(handles) and database.finish_as_set(done)

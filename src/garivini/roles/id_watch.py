@@ -1,0 +1,32 @@
+"""Notices that a database gives ids again: it was restored, or replaced by a replica that lacked commits."""
+
+from garivini import events
+
+
+class IdWatch:
+    """The highest id of a database that a process has seen. Pure, but for the event.
+
+    Args:
+        dbid: of the database.
+
+    """
+
+    def __init__(self, dbid: int) -> None:
+        self._dbid = dbid
+        self._highest = 0
+        #: When the job of that id was inserted, as a unix time.
+        self._created = 0
+
+    def note(self, jobid: int, created: int) -> None:
+        """Note a job; report it if it is newer than a job with a higher id.
+
+        ``created``: when it was inserted, as a unix time; 0: by the original. Two inserts of the same second
+        may have any order.
+        """
+        if not created:
+            return
+        if jobid < self._highest:
+            if created <= self._created + 1:
+                return
+            events.emit("database.ids_restarted", dbid=self._dbid, jobid=jobid, highest=self._highest)
+        self._highest, self._created = jobid, created
