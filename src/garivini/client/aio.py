@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+from garivini.client.aio_bulk import AsyncBulkCalls
 from garivini.client.client import Client
 from garivini.databases import DatabasesLike
 from garivini.model.handles import HandleLike
@@ -41,7 +42,7 @@ class _Stream:
     inserting: asyncio.Task[None] | None = None
 
 
-class AsyncClient:
+class AsyncClient(AsyncBulkCalls):
     """Inserts jobs into a queue, reports their outcomes and reads them, in an event loop.
 
     Construction opens no connection. It is an asynchronous context manager that closes itself, for one event

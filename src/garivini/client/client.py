@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
 from garivini import settings
+from garivini.client.bulk import BulkCalls
 from garivini.client.direct import DirectDispatch
 from garivini.databases import DatabasesLike
 from garivini.errors import UsageError
@@ -24,7 +25,7 @@ from garivini.store.callers import Joinable, after_commit
 from garivini.store.shards import Shards
 
 
-class Client:
+class Client(BulkCalls):
     """Inserts jobs into a queue, reports their outcomes and reads them.
 
     Construction opens no connection. Several threads may share a client, and a child process may use it
