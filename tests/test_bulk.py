@@ -307,3 +307,16 @@ def test_a_second_ctrl_c_ends_a_page_that_hangs() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         search()
+
+
+def test_a_change_that_a_database_ends_says_how_far_it_came(
+    client: Client, urls: list[str], tmp_path: Path
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "b.db")) as stranger:
+        stranger.execute("CREATE TRIGGER none BEFORE UPDATE ON job BEGIN SELECT raise(ABORT, 'none'); END")
+    status, output, errors = jobs(urls, "cancel", "--function", "often", "--yes")
+    assert (status, output) == (1, "")
+    assert errors.startswith(
+        "garivini: stopped at 50%: 1,503 examined, 1,500 found, 1,500 changed, 0 skipped\n"
+    )
+    assert client.count_jobs(JobQuery(state="dead")) == 1500

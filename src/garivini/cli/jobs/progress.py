@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 import click
 
 from garivini.cli.output import note
+from garivini.errors import GariviniError
 from garivini.model.job_query import BulkProgress
 
 #: Characters of the bar.
@@ -24,8 +25,9 @@ _LINES: Final = 10.0
 class Progress:
     """Shows how far a search has come: a bar on a terminal, else a line every ten seconds.
 
-    In its block, ^C ends the search after the page in progress, so that the numbers are right, with a message
-    that has them. A second ^C ends the command immediately. Only the main thread can receive it.
+    In its block, ^C ends the search after the page in progress, so that the numbers are right. A second ^C
+    ends the command immediately. Only the main thread can receive it. After ^C or an error of a database a
+    message has the numbers so far.
     """
 
     def __init__(self) -> None:
@@ -44,7 +46,7 @@ class Progress:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._restore()
         self.clear()
-        if error is not None and self._last.examined:
+        if isinstance(error, KeyboardInterrupt | GariviniError) and self._last.examined:
             note(f"stopped at {self._text()}")
 
     def __call__(self, progress: BulkProgress) -> None:
