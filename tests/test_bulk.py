@@ -19,7 +19,7 @@ from garivini import AsyncClient, BulkProgress, Client, JobQuery, RefusedError, 
 from garivini.cli.jobs.progress import Progress
 from tests.commands import on_terminal, run
 from tests.databases import sqlite_url
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, until
 
 
 @pytest.fixture
@@ -297,6 +297,25 @@ def test_ctrl_c_ends_a_search_after_its_page_and_says_how_far_it_came(
     assert capsys.readouterr().err == (
         "garivini: stopped at 50%: 2,000 examined, 20 found, 18 changed, 2 skipped\n"
     )
+
+
+def test_ctrl_c_leaves_what_a_command_has_done(client: Client, urls: list[str], tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "b.db", isolation_level=None)) as stranger:
+        stranger.execute("BEGIN IMMEDIATE")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "garivini", "jobs", "cancel", "--function", "often", "--yes"],
+            env={**os.environ, "GARIVINI_DB": " ".join(urls)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        # Then it waits for the lock, to write its first page of the second database.
+        until(lambda: client.count_jobs(JobQuery(state="dead")) == 1500)
+        process.send_signal(signal.SIGINT)
+        stranger.execute("ROLLBACK")
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert "2,503 examined, 2,500 found, 2,500 changed, 0 skipped" in errors
+    assert client.count_jobs(JobQuery(state="dead")) == 2500
 
 
 def test_a_second_ctrl_c_ends_a_page_that_hangs() -> None:

@@ -8,6 +8,7 @@ it began.
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
+from garivini.errors import UsageError
 from garivini.model.job import Job
 from garivini.model.job_query import JobQuery
 from garivini.model.limits import MAX_JOBID
@@ -117,8 +118,10 @@ def find(database: Searched, query: JobQuery, *, after: int = 0, limit: int) -> 
 
     """
     check_values({"after": after, "limit": limit})
+    if after > MAX_JOBID:
+        raise UsageError(f"a value does not fit the database: after is at most {MAX_JOBID}")
     size = _FIRST_JOBS
-    for page in pages(database, query, after=min(after, MAX_JOBID), first=limit) if limit else ():
+    for page in pages(database, query, after=after, first=limit) if limit else ():
         jobids = [found.jobid for found in page.matches]
         examined = page.examined
         while jobids or examined:
