@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from garivini.client.bulk import searching, sweeping, wakes
+from garivini.client.bulk import changing, searching, wakes
 from garivini.client.client import Client
 from garivini.model.handles import HandleLike
 from garivini.model.job import Job
@@ -57,7 +57,7 @@ class AsyncBulkCalls:
         self, query: JobQuery, *, progress: Callable[[BulkProgress], object] | None = None
     ) -> int:
         """Return the number of jobs that match; ``progress`` is called after each page."""
-        total = await self._sweep(query, JobChange(action="retry"), dry_run=True, progress=progress)
+        total = await self._change_all(query, JobChange(action="retry"), dry_run=True, progress=progress)
         return total.matched
 
     async def retry_all(
@@ -79,7 +79,7 @@ class AsyncBulkCalls:
             skipped.
 
         """
-        return await self._sweep(query, JobChange(action="retry"), dry_run=dry_run, progress=progress)
+        return await self._change_all(query, JobChange(action="retry"), dry_run=dry_run, progress=progress)
 
     async def cancel_all(
         self,
@@ -99,7 +99,7 @@ class AsyncBulkCalls:
 
         """
         change = JobChange(action="cancel", reason=reason)
-        return await self._sweep(query, change, dry_run=dry_run, progress=progress)
+        return await self._change_all(query, change, dry_run=dry_run, progress=progress)
 
     async def discard_all(
         self,
@@ -111,7 +111,7 @@ class AsyncBulkCalls:
     ) -> BulkProgress:
         """Make waiting jobs dead, with a failure record ``discarded``. Arguments: as for ``cancel_all``."""
         change = JobChange(action="discard", reason=reason)
-        return await self._sweep(query, change, dry_run=dry_run, progress=progress)
+        return await self._change_all(query, change, dry_run=dry_run, progress=progress)
 
     async def delete_all(
         self,
@@ -121,7 +121,7 @@ class AsyncBulkCalls:
         progress: Callable[[BulkProgress], object] | None = None,
     ) -> BulkProgress:
         """Delete waiting and dead jobs and their records, for good. Arguments: as for ``retry_all``."""
-        return await self._sweep(query, JobChange(action="delete"), dry_run=dry_run, progress=progress)
+        return await self._change_all(query, JobChange(action="delete"), dry_run=dry_run, progress=progress)
 
     async def reschedule_all(
         self,
@@ -141,7 +141,7 @@ class AsyncBulkCalls:
 
         """
         change = JobChange(action="reschedule", when=parse_when(when))
-        return await self._sweep(query, change, dry_run=dry_run, progress=progress)
+        return await self._change_all(query, change, dry_run=dry_run, progress=progress)
 
     async def prioritize_all(
         self,
@@ -153,7 +153,7 @@ class AsyncBulkCalls:
     ) -> BulkProgress:
         """Change the priority of waiting jobs: ``high``, ``normal`` or ``low``. See ``retry_all``."""
         change = JobChange(action="prioritize", priority=priority)
-        return await self._sweep(query, change, dry_run=dry_run, progress=progress)
+        return await self._change_all(query, change, dry_run=dry_run, progress=progress)
 
     async def discard_job(self, handle: HandleLike, reason: str = "") -> bool:
         """Make a waiting job dead, with a failure record ``discarded``; return whether it was waiting."""
@@ -163,7 +163,7 @@ class AsyncBulkCalls:
         """Change the priority of a waiting job; return whether it was waiting."""
         return await self._call(self._client.prioritize_job, handle, priority)
 
-    async def _sweep(
+    async def _change_all(
         self,
         query: JobQuery,
         change: JobChange,
@@ -171,7 +171,7 @@ class AsyncBulkCalls:
         dry_run: bool,
         progress: Callable[[BulkProgress], object] | None,
     ) -> BulkProgress:
-        steps = sweeping(self._client.shards, query, change, dry_run=dry_run)
+        steps = changing(self._client.shards, query, change, dry_run=dry_run)
         total = BulkProgress()
         try:
             while step := await self._call(_next, steps):

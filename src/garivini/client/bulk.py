@@ -9,8 +9,8 @@ from garivini.model.job import Job
 from garivini.model.job_query import BulkProgress, JobChange, JobQuery
 from garivini.model.limits import Priority
 from garivini.model.when import parse_when
+from garivini.store.matching import change_all, search
 from garivini.store.shards import Shards
-from garivini.store.sweeps import search, sweep
 
 
 class BulkCalls:
@@ -55,7 +55,7 @@ class BulkCalls:
 
     def count_jobs(self, query: JobQuery, *, progress: Callable[[BulkProgress], object] | None = None) -> int:
         """Return the number of jobs that match; ``progress`` is called after each page."""
-        return self._sweep(query, JobChange(action="retry"), dry_run=True, progress=progress).matched
+        return self._change_all(query, JobChange(action="retry"), dry_run=True, progress=progress).matched
 
     def retry_all(
         self,
@@ -76,7 +76,7 @@ class BulkCalls:
             skipped.
 
         """
-        return self._sweep(query, JobChange(action="retry"), dry_run=dry_run, progress=progress)
+        return self._change_all(query, JobChange(action="retry"), dry_run=dry_run, progress=progress)
 
     def cancel_all(
         self,
@@ -96,7 +96,7 @@ class BulkCalls:
 
         """
         change = JobChange(action="cancel", reason=reason)
-        return self._sweep(query, change, dry_run=dry_run, progress=progress)
+        return self._change_all(query, change, dry_run=dry_run, progress=progress)
 
     def discard_all(
         self,
@@ -108,7 +108,7 @@ class BulkCalls:
     ) -> BulkProgress:
         """Make waiting jobs dead, with a failure record ``discarded``. Arguments: as for ``cancel_all``."""
         change = JobChange(action="discard", reason=reason)
-        return self._sweep(query, change, dry_run=dry_run, progress=progress)
+        return self._change_all(query, change, dry_run=dry_run, progress=progress)
 
     def delete_all(
         self,
@@ -118,7 +118,7 @@ class BulkCalls:
         progress: Callable[[BulkProgress], object] | None = None,
     ) -> BulkProgress:
         """Delete waiting and dead jobs and their records, for good. Arguments: as for ``retry_all``."""
-        return self._sweep(query, JobChange(action="delete"), dry_run=dry_run, progress=progress)
+        return self._change_all(query, JobChange(action="delete"), dry_run=dry_run, progress=progress)
 
     def reschedule_all(
         self,
@@ -138,7 +138,7 @@ class BulkCalls:
 
         """
         change = JobChange(action="reschedule", when=parse_when(when))
-        return self._sweep(query, change, dry_run=dry_run, progress=progress)
+        return self._change_all(query, change, dry_run=dry_run, progress=progress)
 
     def prioritize_all(
         self,
@@ -150,7 +150,7 @@ class BulkCalls:
     ) -> BulkProgress:
         """Change the priority of waiting jobs: ``high``, ``normal`` or ``low``. See ``retry_all``."""
         change = JobChange(action="prioritize", priority=priority)
-        return self._sweep(query, change, dry_run=dry_run, progress=progress)
+        return self._change_all(query, change, dry_run=dry_run, progress=progress)
 
     def discard_job(self, handle: HandleLike, reason: str = "") -> bool:
         """Make a waiting job dead, with a failure record ``discarded``; return whether it was waiting."""
@@ -164,7 +164,7 @@ class BulkCalls:
         jobid, dbid, _ = handle_of(handle)
         return self._shards[dbid].change([jobid], change, states=change.states) == 1
 
-    def _sweep(
+    def _change_all(
         self,
         query: JobQuery,
         change: JobChange,
@@ -174,7 +174,7 @@ class BulkCalls:
     ) -> BulkProgress:
         total = BulkProgress()
         try:
-            for total in sweeping(self._shards, query, change, dry_run=dry_run):
+            for total in changing(self._shards, query, change, dry_run=dry_run):
                 if progress is not None:
                     progress(total)
         finally:
@@ -191,15 +191,15 @@ def searching(
     return search(shards, query, after=None if after is None else handle_of(after), limit=limit)
 
 
-def sweeping(shards: Shards, query: JobQuery, change: JobChange, *, dry_run: bool) -> Iterator[BulkProgress]:
+def changing(shards: Shards, query: JobQuery, change: JobChange, *, dry_run: bool) -> Iterator[BulkProgress]:
     """Return the steps of a change, with its arguments checked."""
     _check(query)
-    return sweep(shards, query, change, dry_run=dry_run)
+    return change_all(shards, query, change, dry_run=dry_run)
 
 
 def wakes(change: JobChange, total: BulkProgress, *, dry_run: bool) -> bool:
     """Whether jobs may have become due, so that a QueueRunner should start a pass."""
-    return total.changed > 0 and not dry_run and change.action in ("retry", "reschedule", "prioritize")
+    return total.changed > 0 and not dry_run and change.action in ("retry", "reschedule")
 
 
 def _check(query: object) -> None:

@@ -4,7 +4,7 @@
   databases.
 * The calls by subject: ``inserts``, ``claims``, ``admission`` (claims under a limit), ``leases``,
   ``outcomes``, ``failures``, ``records`` (reports and kept jobs), ``policies`` (settings of functions),
-  ``views`` (reads for operators), ``search`` and ``bulk`` (all jobs that match a query; ``sweeps`` in all
+  ``views`` (reads for operators), ``search`` and ``bulk`` (all jobs that match a query; ``matching`` in all
   databases), ``drain`` (to other databases) and ``probe`` (for ``doctor``).
 * ``sql`` has the statements of each database, which ``sql_files`` reads and ``statements`` runs.
   ``effective_state`` is the rule of which rows are held and which are put off.

@@ -14,8 +14,8 @@ from garivini.cli.options import output as output_option
 from garivini.cli.output import Column, Form, print_json, print_table
 from garivini.model.job import Job
 from garivini.model.job_query import JobQuery
+from garivini.store.matching import search
 from garivini.store.shards import Shards
-from garivini.store.sweeps import search
 
 #: Characters of an argument in a row on a terminal.
 _EXCERPT: Final = 40

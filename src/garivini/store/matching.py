@@ -40,7 +40,9 @@ def search(
             yield found.jobs, BulkProgress(examined, matched, fraction=fraction)
 
 
-def sweep(shards: Shards, query: JobQuery, change: JobChange, *, dry_run: bool) -> Iterator[BulkProgress]:
+def change_all(
+    shards: Shards, query: JobQuery, change: JobChange, *, dry_run: bool
+) -> Iterator[BulkProgress]:
     """Change all jobs that match, page by page; yield how far it has come after each commit.
 
     A job that is held, or is no longer as it was examined, is skipped. So is a job that the database refuses
