@@ -24,8 +24,8 @@ def url(tmp_path: Path) -> str:
 
 
 def test_the_async_client_has_every_call_of_the_client() -> None:
-    calls = {name for name in vars(BlockingClient) if not name.startswith("_")} - {"shards"}
-    assert calls == {name for name in vars(AsyncClient) if not name.startswith("_")}
+    calls = {name for name in dir(BlockingClient) if not name.startswith("_")} - {"shards"}
+    assert calls == {name for name in dir(AsyncClient) if not name.startswith("_")}
 
 
 async def test_every_call_does_what_the_clients_does(url: str) -> None:

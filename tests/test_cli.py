@@ -37,7 +37,7 @@ def url(tmp_path: Path) -> str:
 
 def test_every_command_teaches_with_an_example() -> None:
     groups = {
-        "jobs": ("list", "show", "retry", "cancel", "reschedule", "delete"),
+        "jobs": ("list", "show", "retry", "cancel", "discard", "reschedule", "priority", "delete"),
         "functions": ("list", "set", "pause", "resume"),
         "db": ("upgrade", "check", "sql"),
     }

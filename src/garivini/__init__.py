@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from garivini.model.handles import HandleLike
     from garivini.model.inserted import Inserted
     from garivini.model.job import Handle, Job
+    from garivini.model.job_query import BulkProgress, JobQuery
     from garivini.model.limits import Flag, Priority
     from garivini.model.new_jobs import JobLike
     from garivini.model.records import FailedAttempt, KeptJob, Reported
@@ -53,6 +54,7 @@ _MODULES: Final = {
     "AsyncClient": "client.aio",
     "AsyncJoinable": "store.callers",
     "BackoffCurve": "model.retry",
+    "BulkProgress": "model.job_query",
     "Client": "client",
     "ConflictError": "errors",
     "DatabasesLike": "databases",
@@ -66,6 +68,7 @@ _MODULES: Final = {
     "Job": "model.job",
     "JobFilter": "model.current",
     "JobLike": "model.new_jobs",
+    "JobQuery": "model.job_query",
     "Joinable": "store.callers",
     "KeptJob": "model.records",
     "OutcomeUnknownError": "errors",
@@ -96,6 +99,8 @@ __all__ = [  # noqa: RUF022  # the order of the documentation
     "FailedAttempt",
     "Reported",
     "KeptJob",
+    "JobQuery",
+    "BulkProgress",
     "current_job",
     "JobFilter",
     "DatabasesLike",

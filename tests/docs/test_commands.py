@@ -88,12 +88,15 @@ def test_the_reference_of_commands_names_each_command_and_its_options() -> None:
     assert set(real) <= set(sections)
     groups = {path.rpartition(" ")[0] for path in real}
     assert {name for name in sections if name.startswith("garivini")} - set(real) == groups
+    filters = {name for cells in rows(text, "### Filters")[1:] for name in names(cells[0])}
     for path, command in {"garivini": cli, **real}.items():
         said = {
             word for span in names(sections[path]) for word in re.findall(r"(?<![\w-])--?[a-z][\w-]*", span)
         }
         if "--tls-" in said:
             said = said - {"--tls-"} | TLS
+        if "(#filters)" in sections[path]:
+            said |= filters
         assert said == set(options(command)), path
         for cells in rows(text, next(line for line in text.splitlines() if line.endswith(f"# {path}"))):
             if "`" in cells[0] and (option := options(command).get(names(cells[0])[0])):

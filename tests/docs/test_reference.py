@@ -3,17 +3,20 @@
 import inspect
 import re
 import sqlite3
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
 import garivini
 from garivini import (
     AsyncClient,
+    BulkProgress,
     Client,
     Discard,
     FailedAttempt,
     Handle,
     Job,
+    JobQuery,
     KeptJob,
     Reported,
     Retry,
@@ -42,8 +45,9 @@ def signature(function: Any, *, bound: bool = True) -> str:
 
 
 def calls(kind: type) -> dict[str, Any]:
-    members = ((name, getattr(kind, name)) for name in dir(kind) if not name.startswith("_"))
-    return {name: value for name, value in members if callable(value)}
+    """Return the public calls of a class, also those that it inherits from classes of the package."""
+    every = {name: value for base in reversed(kind.__mro__[:-1]) for name, value in vars(base).items()}
+    return {name: value for name, value in every.items() if not name.startswith("_") and callable(value)}
 
 
 def test_the_reference_of_calls_has_each_call_with_its_signature() -> None:
@@ -81,7 +85,9 @@ def test_the_reference_of_calls_has_each_attribute_and_name() -> None:
     for made in (client, Worker(client)):
         attributes = {name for name in vars(made) if not name.startswith("_")}
         assert attributes <= set(names(section(text, type(made).__name__)))
-    for kind in (FailedAttempt, Reported, KeptJob):
+    query = {name for cells in rows(text, "### Search and change many")[1:] for name in names(cells[0])}
+    assert query == {field.name for field in fields(JobQuery)}
+    for kind in (FailedAttempt, Reported, KeptJob, BulkProgress):
         table = section(text, "Records").partition(f"`{kind.__name__}`")[2].split("\n\n")[1]
         cells = [line.split(" | ")[0] for line in table.splitlines()[2:]]
         assert {name for cell in cells for name in names(cell)} == set(kind._fields)

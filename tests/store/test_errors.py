@@ -284,7 +284,7 @@ def test_upgrade_during_another_write_is_a_conflict(
 @pytest.mark.parametrize(
     "call",
     [
-        lambda database: database.jobs(funcname="\ud800"),
+        lambda database: database.live("\ud800", "k"),
         lambda database: database.jobs(after=2**70),
         lambda database: database.complete([2**70]),
         lambda database: database.renew([Handle(1, 1, 2**70)], lease=60),

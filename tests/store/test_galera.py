@@ -129,7 +129,7 @@ def test_a_conflict_at_the_commit_can_be_repeated_and_leaves_the_connection_usab
 
         def conflict() -> None:
             with one.transaction() as run:
-                run("retry", jobid=job.jobid)
+                run("retry", jobids=[job.jobid])
                 nodes[1].execute(change, make_url(url).database or "", [job.jobid])
 
         for _ in range(3):

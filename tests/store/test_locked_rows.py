@@ -11,9 +11,11 @@ from sqlalchemy import Engine, create_engine
 from garivini.databases import DatabaseSettings
 from garivini.errors import ConflictError
 from garivini.model.job import Handle, Job
+from garivini.model.job_query import JobChange
 from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Report, Setback, Success
 from garivini.model.state import State
+from garivini.model.when import Offset
 from garivini.store.database import Database, Lane, Lapsed
 from garivini.store.dialects.dialect import Dialect
 from tests.databases import MySQLRoles, PostgreSQLRoles
@@ -252,3 +254,20 @@ def test_with_lock_timeout_sets_it_for_those_connections_alone(
             assert found == 50
     hasty.close()
     patient.close()
+
+
+@pytest.mark.parametrize("action", ["retry", "cancel", "discard", "delete", "reschedule", "prioritize"])
+def test_change_leaves_what_another_has_locked_and_does_the_rest(
+    database: Database, engine: Engine, action: Any
+) -> None:
+    jobids = [answer.jobid for answer in database.insert([new_job("f", b"x", delay=60) for _ in range(6)])]
+    before = {job.jobid: job for job in database.jobs()}
+    taken = {jobids[1], jobids[4]}
+    when = Offset(5) if action == "reschedule" else None
+    change = JobChange(action=action, when=when, priority="low")
+    with locked(engine, sorted(taken)):
+        began = time.monotonic()
+        assert database.change(jobids, change, states=change.states) == 4
+        assert time.monotonic() - began < AT_ONCE
+    after = {job.jobid: job for job in database.jobs()}
+    assert {jobid for jobid in jobids if after.get(jobid) == before[jobid]} == taken

@@ -495,7 +495,7 @@ def test_insert_refuses_more_than_half_a_packet_in_one_job_and_sends_many_in_par
 @pytest.mark.parametrize(
     "call",
     [
-        lambda database: database.jobs(funcname="\ud800"),
+        lambda database: database.live("\ud800", "k"),
         lambda database: database.insert([odd(funcname="f" * 201)]),
         lambda database: database.insert([odd(uniqkey="k" * 256)]),
         lambda database: database.insert([odd(delay=2**32)]),

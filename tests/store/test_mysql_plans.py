@@ -8,6 +8,8 @@ import pymysql
 import pytest
 
 from garivini.databases import DatabaseSettings
+from garivini.model.job_query import JobQuery
+from garivini.model.limits import MAX_JOBID
 from garivini.model.state import State
 from garivini.store.database import Database, Lane
 from garivini.store.sql_files import SqlTemplate, load
@@ -154,7 +156,13 @@ def test_counts_read_the_lane_index_alone(filled: tuple[Database, Any]) -> None:
         ("get", {"jobid": 1}),
         ("put_back", {"jobid": 1, "attempt": 1, "state": 1, "failcount": 1, "delay": 1}),
         ("put_at", {"jobid": 1, "attempt": 1, "state": 1, "failcount": 1, "run_after": 1}),
-        ("retry", {"jobid": 1}),
+        ("retry", {"jobids": JOBIDS}),
+        ("jobs", {"jobids": JOBIDS}),
+        ("lock_states", {"jobids": JOBIDS}),
+        ("record_ends", {"jobids": JOBIDS, "kind": "cancelled", "message": ""}),
+        ("put_all_back", {"jobids": JOBIDS, "delay": 1}),
+        ("put_all_at", {"jobids": JOBIDS, "run_after": 1}),
+        ("set_priority", {"jobids": JOBIDS, "priority": 0}),
         ("crash", {"jobid": 1, "attempt": 1}),
     ],
 )
@@ -171,10 +179,11 @@ def test_the_live_job_of_a_key_and_a_page_of_jobs_are_found_by_their_keys(
 ) -> None:
     ((_, access, key, extra),) = plan(filled[1], templates("live")[0], funcname="f1", uniqkey="1")
     assert (access, key, extra) == ("const", "job_uniqkey", "Using index")
-    page = {"funcname": None, "state": None, "failed": False, "after": 0, "limit": 10}
-    ((_, access, key, extra),) = plan(filled[1], templates("jobs")[0], **page)
-    assert (access, key) == ("range", "PRIMARY")
-    assert "filesort" not in extra
+    page = {**JobQuery(funcname="f1", error="E").values(), "after": 0, "until": MAX_JOBID, "limit": 1000}
+    (job, *records) = plan(filled[1], templates("match")[0], **page)
+    assert job[:3] == ("job", "range", "PRIMARY")
+    assert "filesort" not in job[3]
+    assert {(access, key) for _, access, key, _ in records} == {("ref", "PRIMARY")}
 
 
 def test_reports_are_found_by_their_job(filled: tuple[Database, Any]) -> None:

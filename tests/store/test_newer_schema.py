@@ -160,6 +160,7 @@ def test_upgrade_gives_up_on_tables_in_use_and_programs_go_on(
 def test_calls_that_find_no_column_check_the_schema_at_the_next_use(
     engine: Engine, database: Database, tmp_path: Path, call: str
 ) -> None:
+    database.insert([new_job("f", b"")])
     upgrade(engine, tmp_path, REFUSING)
     execute(engine, "ALTER TABLE job RENAME COLUMN priority TO urgency")
     calls: dict[str, Callable[[], object]] = {

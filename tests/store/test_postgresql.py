@@ -423,8 +423,8 @@ def test_a_process_that_is_frozen_within_a_transaction_loses_it(
 @pytest.mark.parametrize(
     "call",
     [
-        lambda database: database.jobs(funcname="\ud800"),
-        lambda database: database.jobs(funcname="a\0b"),
+        lambda database: database.live("\ud800", "k"),
+        lambda database: database.live("a\0b", "k"),
         lambda database: database.jobs(after=2**70),
         lambda database: database.complete([2**70]),
         lambda database: database.renew([Handle(1, 1, 2**70)], lease=60),

@@ -8,6 +8,9 @@ import psycopg
 import pytest
 
 from garivini.databases import DatabaseSettings
+from garivini.model.job_query import JobQuery
+from garivini.model.limits import MAX_JOBID
+from garivini.model.state import State
 from garivini.store.database import Database
 from garivini.store.dialects.postgresql import PostgreSQL as Dialect
 from garivini.store.sql_files import load
@@ -178,9 +181,13 @@ def test_lanes_are_found_by_dives(connection: Any) -> None:
         ("adoptable", {"jobids": IDS}),
         ("adopt", {"jobids": IDS, "lease": 60}),
         ("crash", {"jobid": 5, "attempt": 0}),
-        ("retry", {"jobid": 5}),
+        ("retry", {"jobids": IDS}),
+        ("lock_states", {"jobids": IDS}),
+        ("put_all_back", {"jobids": IDS, "delay": 1}),
+        ("put_all_at", {"jobids": IDS, "run_after": 1}),
+        ("set_priority", {"jobids": IDS, "priority": 0}),
         ("get", {"jobid": 5}),
-        ("jobs", {"funcname": None, "state": None, "failed": False, "after": 0, "limit": 100}),
+        ("jobs", {"jobids": IDS}),
     ],
 )
 def test_jobs_are_found_by_their_ids(connection: Any, name: str, values: dict[str, Any]) -> None:
@@ -219,6 +226,9 @@ def test_insert_finds_the_live_job_of_a_key_by_the_key(connection: Any) -> None:
         ("kept_funcnames", {"jobids": IDS}),
         ("kept_jobs", {"after": 5, "limit": 1000}),
         ("dead", {"jobids": IDS}),
+        ("record_ends", {"jobids": IDS, "kind": "cancelled", "message": ""}),
+        ("match", {**JobQuery(state=State.DEAD).values(), "after": 0, "until": MAX_JOBID, "limit": 1000}),
+        ("match", {**JobQuery(error="E").values(), "after": 0, "until": MAX_JOBID, "limit": 100}),
     ],
 )
 def test_no_second_table_is_read_as_a_whole(connection: Any, name: str, values: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ import pytest
 
 from garivini.databases import DatabaseSettings
 from garivini.model.job import Job
+from garivini.model.job_query import JobQuery
+from garivini.model.limits import MAX_JOBID
 from garivini.model.new_jobs import new_job
 from garivini.model.state import State
 from garivini.store.database import Database, Lane
@@ -122,7 +124,7 @@ def test_lanes_are_found_by_dives_and_never_by_reading_the_table(
         ("get", {"jobid": 1}),
         ("put_back", {"jobid": 1, "attempt": 1, "state": 1, "failcount": 1, "delay": 1}),
         ("put_at", {"jobid": 1, "attempt": 1, "state": 1, "failcount": 1, "run_after": 1}),
-        ("retry", {"jobid": 1}),
+        ("retry", {"jobids": [1]}),
         ("crash", {"jobid": 1, "attempt": 1}),
     ],
 )
@@ -162,9 +164,11 @@ def test_insert_finds_the_live_job_of_a_key_by_the_key(filled: sqlite3.Connectio
     assert step == "SEARCH job USING COVERING INDEX job_uniqkey (funcname=? AND uniqkey=?)"
 
 
-def test_jobs_reads_a_page_in_the_order_of_ids_without_a_sort(filled: sqlite3.Connection) -> None:
-    steps = plan(filled, "jobs", funcname=None, state=None, failed=False, after=0, limit=10)
-    assert steps == ["SEARCH job USING INTEGER PRIMARY KEY (rowid>?)"]
+def test_match_reads_a_page_in_the_order_of_ids_without_a_sort(filled: sqlite3.Connection) -> None:
+    query = JobQuery(funcname="f", error="E", error_text="m", arg_text="a")
+    steps = plan(filled, "match", **query.values(), after=0, until=MAX_JOBID, limit=10)
+    assert steps[0] == "SEARCH job USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"
+    assert [step for step in steps if step.startswith(("SCAN", "USE TEMP"))] == []
 
 
 def test_the_checks_of_plans_can_fail(connection: sqlite3.Connection) -> None:

@@ -35,7 +35,7 @@ _COMMANDS: Final = {
     "worker": ("worker", "worker", "Run the functions of a module as a worker."),
     "dev": ("dev", "dev", "Run everything for development; restarts the worker on change."),
     "insert": ("insert", "insert", "Insert a job."),
-    "jobs": ("jobs", "jobs", "List, show, retry, cancel, reschedule and delete jobs."),
+    "jobs": ("jobs", "jobs", "List, show, retry, cancel, reschedule and delete jobs, one or many."),
     "functions": ("functions", "functions", "List functions and change their settings."),
     "status": ("status", "status", "Show databases, Gearman servers and functions."),
     "health": ("status", "health", "Report by the exit status whether jobs can run."),

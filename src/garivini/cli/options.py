@@ -56,7 +56,7 @@ def configuration(ctx: click.Context) -> Configuration:
 
 #: By group: its commands with databases or servers.
 _BELOW: Final = {
-    "jobs": ("list", "show", "failures", "retry", "cancel", "reschedule", "delete"),
+    "jobs": "list show failures retry cancel discard reschedule priority delete".split(),
     "functions": ("list", "set"),
     "db": ("upgrade", "check", "drain"),
 }

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+from garivini.client.aio_bulk import AsyncBulkCalls
 from garivini.client.client import Client
 from garivini.client.functions import AsyncFunctionCalls
 from garivini.databases import DatabasesLike
@@ -42,7 +43,7 @@ class _Stream:
     inserting: asyncio.Task[None] | None = None
 
 
-class AsyncClient(AsyncFunctionCalls):
+class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
     """Inserts jobs into a queue, reports their outcomes and reads them, in an event loop.
 
     Construction opens no connection. It is an asynchronous context manager that closes itself, for one event

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from garivini import settings
+from garivini.client.bulk import BulkCalls
 from garivini.client.direct import DirectDispatch
 from garivini.client.functions import FunctionCalls
 from garivini.client.late_outcomes import complete, finish, write_outcomes
@@ -28,7 +29,7 @@ from garivini.store.database import Database
 from garivini.store.shards import Shards
 
 
-class Client(FunctionCalls):
+class Client(BulkCalls, FunctionCalls):
     """Inserts jobs into a queue, reports their outcomes and reads them.
 
     Construction opens no connection. Several threads may share a client, and a child process may use it

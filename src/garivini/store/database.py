@@ -7,11 +7,14 @@ from typing import Any, Final, Self
 
 from garivini.databases import DatabaseSettings
 from garivini.model.inserted import Inserted
-from garivini.model.job import NewJob
+from garivini.model.job import Job, NewJob
+from garivini.model.job_query import JobQuery
 from garivini.model.outcome import Setback, Settled, Success
 from garivini.model.policy import FunctionPolicy
+from garivini.model.state import State
 from garivini.store import (
     admission,
+    bulk,
     claims,
     incarnations,
     inserts,
@@ -22,6 +25,7 @@ from garivini.store import (
     probe,
     pruning,
     records,
+    search,
     views,
 )
 from garivini.store import failures as failed_attempts
@@ -296,7 +300,33 @@ class Database:
     # ---- views
 
     get: Final = read_only(views.get)
-    jobs: Final = read_only(views.jobs)
+    newest: Final = read_only(search.newest)
+    match: Final = read_only(search.match)
+    read_jobs: Final = read_only(search.read_jobs)
+    change: Final = in_transaction(bulk.change)
+
+    def jobs(
+        self,
+        *,
+        funcname: str | None = None,
+        state: State | None = None,
+        failed: bool = False,
+        after: int = 0,
+        limit: int = 100,
+    ) -> list[Job]:
+        """Return jobs in the order of their ids. Each statement by itself examines at most 1,000.
+
+        Args:
+            funcname: only jobs of this function.
+            state: only jobs in this state.
+            failed: only jobs that have failed or crashed, or are dead.
+            after: only jobs with greater ids.
+            limit: maximum number of jobs.
+
+        """
+        query = JobQuery(funcname=funcname, state=state, failed=failed)
+        return [job for found in search.find(self, query, after=after, limit=limit) for job in found.jobs]
+
     counts: Final = read_only(views.counts)
     waiting: Final = read_only(views.waiting)
     clock: Final = read_only(views.clock)

@@ -1,7 +1,7 @@
 """The failure records of a job: the first and the newest ones are kept."""
 
-from collections.abc import Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, TypeVar
 
 from garivini.model.fingerprint import READ, Occurrence
 from garivini.model.outcome import Setback
@@ -74,8 +74,7 @@ def omitted_failures(run: Statements, jobid: int) -> int:
 
 def record_failure(run: Statements, setback: Setback, attempt: int) -> None:
     """Record a setback of an attempt, with its texts cut to what is kept."""
-    # A statement larger than the server accepts ends the connection.
-    maximum = max(1000, min(_MAX_TEXT, run.dialect.statement_bytes // 16))
+    maximum = _text_limit(run)
     run(
         "record_failure",
         jobid=setback.handle.jobid,
@@ -87,6 +86,28 @@ def record_failure(run: Statements, setback: Setback, attempt: int) -> None:
         worker=storable(setback.worker)[:255],
     )
     _prune(run, setback.handle.jobid, attempt)
+
+
+def record_ends(
+    run: Statements, attempts: Mapping[int, int], kind: Literal["cancelled", "discarded"], message: str
+) -> None:
+    """Record that an operator has ended jobs that nobody holds.
+
+    Args:
+        run: runs the statements.
+        attempts: of each job by id.
+        kind: of the records.
+        message: of the records.
+
+    """
+    run("record_ends", jobids=list(attempts), kind=kind, message=storable(message)[: _text_limit(run)])
+    for jobid, attempt in attempts.items():
+        _prune(run, jobid, attempt)
+
+
+def _text_limit(run: Statements) -> int:
+    """Return the maximum characters of a text. A statement that is too large ends the connection."""
+    return max(1000, min(_MAX_TEXT, run.dialect.statement_bytes // 16))
 
 
 def _prune(run: Statements, jobid: int, attempt: int) -> None:

@@ -231,5 +231,5 @@ def retry(run: Statements, jobid: int) -> bool:
     rows = run("standing", jobids=[jobid])
     if not rows or rows[0][-1] or not State(rows[0][2]).known:
         return False
-    run("retry", jobid=jobid)
+    run("retry", jobids=[jobid])
     return True

@@ -111,6 +111,8 @@ COLUMNS: Final[dict[str, Columns]] = {
     "adopt": _JOB,
     "get": _JOB,
     "jobs": _JOB,
+    "match": Columns("n?"),
+    "lock_states": Columns("nnn"),
     "dispatched": Columns("nnn"),
     "standing": Columns("nnnnn?Tn"),
     "counts": Columns("tnnnn"),

@@ -7,15 +7,17 @@ from garivini.errors import UsageError
 
 #: Parameters of statements that are text or bytes; most others are whole numbers.
 _TEXTS: Final = frozenset(
-    "funcname uniqkey coalesce arg flag kind error message trace worker body result envelope rate".split()
+    "funcname uniqkey coalesce arg flag kind error message trace worker body result envelope rate error_text"
+    " arg_text".split()
 )
 #: Parameters that are numbers with a fraction.
 _REALS: Final = frozenset(("ran", "used_until"))
 #: Parameters for which True is not a number: it would be the first job.
-_STRICT: Final = frozenset(("jobid", "first", "last", "dbid", "attempt", "after", "limit"))
+_STRICT: Final = frozenset(("jobid", "first", "last", "dbid", "attempt", "after", "until", "limit"))
 #: Parameters that may be None, besides the texts.
 _OPTIONAL: Final = frozenset(
-    "state lease deadline renews max_failures retention max_running dead_retention burst paused_until".split()
+    "state lease deadline renews max_failures retention max_running dead_retention burst paused_until"
+    " created_from created_before due_from due_before".split()
 )
 _LARGEST: Final = 2**63 - 1
 

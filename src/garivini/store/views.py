@@ -34,30 +34,6 @@ def get(run: Statements, jobid: int) -> Job | None:
     return from_row(rows[0], run.dbid) if rows else None
 
 
-def jobs(
-    run: Statements,
-    *,
-    funcname: str | None = None,
-    state: State | None = None,
-    failed: bool = False,
-    after: int = 0,
-    limit: int = 100,
-) -> list[Job]:
-    """Return jobs in the order of their ids.
-
-    Args:
-        run: runs the statements.
-        funcname: only jobs of this function.
-        state: only jobs in this state.
-        failed: only jobs that have failed or crashed, or are dead.
-        after: only jobs with greater ids.
-        limit: maximum number of jobs.
-
-    """
-    rows = run("jobs", funcname=funcname, state=state, failed=failed, after=after, limit=limit)
-    return [from_row(row, run.dbid) for row in rows]
-
-
 def counts(run: Statements) -> list[Count]:
     """Count the jobs of each function and state."""
     rows = run("counts")

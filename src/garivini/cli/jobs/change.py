@@ -1,66 +1,99 @@
-"""``garivini jobs retry``, ``cancel``, ``reschedule`` and ``delete``."""
+"""``garivini jobs retry``, ``cancel``, ``discard``, ``reschedule``, ``priority`` and ``delete``."""
 
 import ssl
-from collections.abc import Callable, Iterable
+from functools import partial
 
 import click
 
-from garivini.cli.jobs.forms import parse_job
+from garivini.cli.jobs.selection import Selection, selection
 from garivini.cli.options import databases, job_servers, tls
 from garivini.cli.output import Failed, number, say
 from garivini.client import Client
-from garivini.model.job import Handle
+from garivini.model.limits import PRIORITIES, Priority
 
 
 @click.command()
-@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@selection
 @databases
 @job_servers
 @tls
-def retry(
-    jobs: tuple[str, ...], dbs: list[str], job_servers: tuple[str, ...], tls: ssl.SSLContext | None
-) -> None:
+def retry(which: Selection, dbs: list[str], job_servers: tuple[str, ...], tls: ssl.SSLContext | None) -> None:
     """Make waiting or dead jobs due now and reset their failures.
 
     \b
-    Example:
+    Examples:
       garivini jobs retry 42 2:43
+      garivini jobs retry --function mail --error TimeoutError --dry-run
     """
     with Client(dbs, job_servers, tls=tls) as client:
-        _for_each(dbs, jobs, client.retry_job, "will run now", "not waiting or dead")
-
-
-@click.command()
-@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
-@databases
-@click.option("--reason", default="", help="Stored as the failure of the job.")
-def cancel(jobs: tuple[str, ...], dbs: list[str], reason: str) -> None:
-    """Make jobs dead, whatever their state. garivini jobs retry runs them again.
-
-    A worker that is running one finds out at its next renewal. If the job succeeds anyway, it is complete.
-
-    \b
-    Example:
-      garivini jobs cancel 42 --reason "customer unchanged"
-    """
-    with Client(dbs) as client:
-        _for_each(
+        which.change(
+            client,
             dbs,
-            jobs,
-            lambda handle: client.cancel_job(handle, reason),
-            "cancelled",
-            "no such job, or it is dead already",
+            one=client.retry_job,
+            every=client.retry_all,
+            done="retried",
+            one_done="will run now",
+            otherwise="not waiting or dead",
         )
 
 
 @click.command()
-@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@selection
+@databases
+@click.option("--reason", default="", help="Stored as the failure of the job.")
+def cancel(which: Selection, dbs: list[str], reason: str) -> None:
+    """Make jobs dead. garivini jobs retry runs them again.
+
+    A job that is named is cancelled whatever its state: a worker that is running it finds out at its next
+    renewal, and if the job succeeds anyway, it is complete. Of the jobs that filters find, those that wait
+    are cancelled.
+
+    \b
+    Examples:
+      garivini jobs cancel 42 --reason "customer unchanged"
+      garivini jobs cancel --function report --created-before -86400 --yes
+    """
+    with Client(dbs) as client:
+        which.change(
+            client,
+            dbs,
+            one=lambda handle: client.cancel_job(handle, reason),
+            every=partial(client.cancel_all, reason=reason),
+            done="cancelled",
+            otherwise="no such job, or it is dead already",
+        )
+
+
+@click.command()
+@selection
+@databases
+@click.option("--reason", default="", help="Stored as the failure of the job.")
+def discard(which: Selection, dbs: list[str], reason: str) -> None:
+    """Make waiting jobs dead, as a policy that discards them does. garivini jobs retry runs them again.
+
+    \b
+    Example:
+      garivini jobs discard --function mail --arg-text example.org --reason "address is gone"
+    """
+    with Client(dbs) as client:
+        which.change(
+            client,
+            dbs,
+            one=lambda handle: client.discard_job(handle, reason),
+            every=partial(client.discard_all, reason=reason),
+            done="discarded",
+            otherwise="not waiting",
+        )
+
+
+@click.command()
+@selection
 @click.option("--at", "when", required=True, metavar="WHEN", help="never, +SECONDS from now, or a unix time.")
 @databases
 @job_servers
 @tls
 def reschedule(
-    jobs: tuple[str, ...],
+    which: Selection,
     when: str,
     dbs: list[str],
     job_servers: tuple[str, ...],
@@ -72,57 +105,77 @@ def reschedule(
     Examples:
       garivini jobs reschedule 42 --at +3600
       garivini jobs reschedule 42 2:43 --at never
+      garivini jobs reschedule --function sync --state waiting --at +600
     """
     with Client(dbs, job_servers, tls=tls) as client:
         try:
-            _for_each(
+            which.change(
+                client,
                 dbs,
-                jobs,
-                lambda handle: client.reschedule_job(handle, when),
-                "rescheduled",
-                "no such job",
+                one=lambda handle: client.reschedule_job(handle, when),
+                every=partial(client.reschedule_all, when=when),
+                done="rescheduled",
+                otherwise="no such job",
             )
         finally:
             client.wake()
 
 
 @click.command()
-@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@selection
+@click.option("--to", "to", required=True, type=click.Choice(PRIORITIES), help="The new priority.")
 @databases
-def delete(jobs: tuple[str, ...], yes: bool, dbs: list[str]) -> None:
-    """Delete jobs and their records, whatever their state. This cannot be undone.
+@job_servers
+@tls
+def priority(
+    which: Selection,
+    to: Priority,
+    dbs: list[str],
+    job_servers: tuple[str, ...],
+    tls: ssl.SSLContext | None,
+) -> None:
+    """Change the priority of waiting jobs.
 
     \b
-    Example:
-      garivini jobs delete 42 43 --yes
+    Examples:
+      garivini jobs priority 42 --to high
+      garivini jobs priority --function report --to low
     """
-    handles = [parse_job(job, dbs) for job in jobs]
-    if not yes and not click.confirm(f"Delete {number(len(handles), 'job')} for good?"):
+    with Client(dbs, job_servers, tls=tls) as client:
+        which.change(
+            client,
+            dbs,
+            one=lambda handle: client.prioritize_job(handle, to),
+            every=partial(client.prioritize_all, priority=to),
+            done=f"given priority {to}",
+            otherwise="not waiting",
+        )
+
+
+@click.command()
+@selection
+@databases
+def delete(which: Selection, dbs: list[str]) -> None:
+    """Delete jobs and their records for good.
+
+    A job that is named is deleted whatever its state. Of the jobs that filters find, those that wait or are
+    dead are deleted.
+
+    \b
+    Examples:
+      garivini jobs delete 42 43 --yes
+      garivini jobs delete --state dead --created-before 2026-01-01
+    """
+    handles = which.handles(dbs)
+    if handles and not which.yes and not click.confirm(f"Delete {number(len(handles), 'job')} for good?"):
         raise Failed("nothing was deleted")
     with Client(dbs) as client:
+        if which.filters:
+            which.change_all(client, client.delete_all, "deleted")
+            return
         unchanged = [
-            job for job, handle in zip(jobs, handles, strict=True) if not client.delete_jobs([handle])
+            job for job, handle in zip(which.jobs, handles, strict=True) if not client.delete_jobs([handle])
         ]
-    say(f"{len(jobs) - len(unchanged)} deleted")
+    say(f"{len(handles) - len(unchanged)} deleted")
     if unchanged:
         raise Failed(f"not changed (no such job): {', '.join(unchanged)}")
-
-
-def _for_each(
-    dbs: list[str], jobs: Iterable[str], call: Callable[[Handle], bool], done: str, otherwise: str
-) -> None:
-    """Call a function for each job and print the result.
-
-    Raises:
-        Failed: it had no effect on some of the jobs.
-
-    """
-    unchanged = []
-    for job, handle in [(job, parse_job(job, dbs)) for job in jobs]:
-        if call(handle):
-            say(f"{handle.id} {done}")
-        else:
-            unchanged.append(job)
-    if unchanged:
-        raise Failed(f"not changed ({otherwise}): {', '.join(unchanged)}")

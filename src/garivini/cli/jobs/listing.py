@@ -2,25 +2,24 @@
 
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 import click
 
+from garivini.cli.jobs.filters import Filters, filters
 from garivini.cli.jobs.forms import argument_text, as_json, time_text
 from garivini.cli.jobs.kept import FINISHED, list_kept
+from garivini.cli.jobs.progress import Progress
 from garivini.cli.options import databases
 from garivini.cli.options import output as output_option
 from garivini.cli.output import Column, Form, print_json, print_table
 from garivini.errors import UsageError
-from garivini.model.job import Job, parse_state
-from garivini.model.state import State
+from garivini.model.job import Job
+from garivini.model.job_query import JobQuery
+from garivini.store.matching import search
 from garivini.store.shards import Shards
 
-#: Jobs per page: few at first, so that they appear immediately.
-_FIRST_PAGE: Final = 64
-_PAGE: Final = 1000
-#: Intended maximum bytes of arguments per page, so that a long list needs no more memory than a short one.
-_PAGE_BYTES: Final = 8 * 1024 * 1024
 #: Characters of an argument in a row on a terminal.
 _EXCERPT: Final = 40
 _COLUMNS: Final = (
@@ -36,20 +35,12 @@ _COLUMNS: Final = (
 
 @click.command("list")
 @databases
-@click.option("--function", "funcname", metavar="NAME", help="Only jobs of this function.")
-@click.option(
-    "--state",
-    type=click.Choice([*(state.name.lower() for state in State), FINISHED]),
-    help="Only jobs in this state. finished: those that have succeeded and are kept.",
-)
-@click.option("--failed", is_flag=True, help="Only jobs that have failed or are dead.")
+@partial(filters, further_states=(FINISHED,))
 @click.option(
     "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Maximum jobs to list."
 )
 @output_option
-def list_(
-    dbs: list[str], funcname: str | None, state: str | None, failed: bool, limit: int, output: Form
-) -> None:
+def list_(dbs: list[str], filters: Filters, limit: int, output: Form) -> None:
     """List jobs in the order of their ids.
 
     \b
@@ -58,15 +49,15 @@ def list_(
       garivini jobs list --state dead --function report
       garivini jobs list --state finished
       garivini jobs list --failed -o jsonl
+      garivini jobs list --error TimeoutError --arg-text '"customer": 5,'
     """
-    if failed and state:
-        raise UsageError("--failed and --state exclude each other")
-    if state == FINISHED:
-        list_kept(dbs, funcname, limit, output)
+    if filters.given.get("state") == FINISHED:
+        if filters.given.keys() - {"state", "funcname"}:
+            raise UsageError("--state finished allows only --function and --limit")
+        list_kept(dbs, filters.given.get("funcname"), limit, output)
         return
-    chosen = None if state is None else parse_state(state)
-    with closing(Shards(dbs)) as shards:
-        pages = _pages(shards, limit, funcname=funcname, state=chosen, failed=failed)
+    with closing(Shards(dbs)) as shards, Progress() as progress:
+        pages = _pages(shards, filters.query(shards), limit, progress)
         if output == "table":
             rows = ([_row(job) for job in page] for page in pages)
             print_table(_COLUMNS, rows, none="no job")
@@ -74,18 +65,14 @@ def list_(
             print_json((as_json(job) for page in pages for job in page), output)
 
 
-def _pages(shards: Shards, limit: int, **chosen: Any) -> Iterator[list[Job]]:
-    """Yield jobs of each database in the order of ids, ``limit`` in total, as they are read."""
-    for database in shards:
-        after, size = 0, _FIRST_PAGE
-        while limit:
-            page = database.jobs(after=after, limit=min(size, limit), **chosen)
-            if not page:
-                break
-            yield page
-            after, limit = page[-1].jobid, limit - len(page)
-            mean = sum(len(job.arg) for job in page) // len(page)
-            size = min(_PAGE, _PAGE_BYTES // (mean + 1) + 1)
+def _pages(shards: Shards, query: JobQuery, limit: int, progress: Progress) -> Iterator[list[Job]]:
+    """Yield the jobs that match as they are found, and show the progress while none is."""
+    for jobs, done in search(shards, query, limit=limit):
+        progress(done)
+        if jobs:
+            progress.clear()
+            yield jobs
+    progress.clear()
 
 
 def _row(job: Job) -> list[str]:

@@ -399,22 +399,71 @@ SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, at
        since, crashes, created, runs
   FROM job WHERE jobid = :jobid
 
--- name: jobs (funcname, state, failed, after, limit) -> rows
--- Jobs by id as above, optionally of one function, of one state, or only those that have failed.
+-- name: newest () -> rows
+-- The greatest id of a job.
+SELECT jobid FROM job FORCE INDEX (PRIMARY) ORDER BY jobid DESC LIMIT 1
+
+-- name: match (funcname, state, failed, uniqkey, error, error_text, arg_text, created_from, created_before, due_from, due_before, after, until, limit) -> rows
+-- The next jobs by id, each with its effective state if it matches and NULL if not. The conditions are not in the WHERE
+-- clause, so the statement reads these rows and no others, whether one matches or not. Texts are compared by their
+-- bytes, whatever the collation.
+SELECT jobid,
+       CASE WHEN (:funcname IS NULL OR CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY))
+             AND (:state IS NULL OR {effective_state} = :state)
+             AND (NOT :failed OR failcount > 0 OR crashes > 0 OR {effective_state} = 4)
+             AND (:uniqkey IS NULL OR CAST(CONVERT(uniqkey USING utf8mb4) AS BINARY) = CAST(CONVERT(:uniqkey USING utf8mb4) AS BINARY))
+             AND (:created_from IS NULL OR created > 0 AND created >= :created_from)
+             AND (:created_before IS NULL OR created > 0 AND created < :created_before)
+             AND (:due_from IS NULL OR run_after <> 2147483647 AND run_after >= :due_from)
+             AND (:due_before IS NULL OR run_after <> 2147483647 AND run_after < :due_before)
+             AND (:arg_text IS NULL OR LOCATE(:arg_text, arg) > 0)
+             AND (:error IS NULL AND :error_text IS NULL OR (
+                  SELECT MAX((:error IS NULL OR CAST(error AS BINARY) = CAST(CONVERT(:error USING utf8mb4) AS BINARY))
+                         AND (:error_text IS NULL OR LOCATE(CAST(CONVERT(:error_text USING utf8mb4) AS BINARY), CAST(message AS BINARY)) > 0))
+                    FROM failure FORCE INDEX (PRIMARY)
+                   WHERE failure.jobid = job.jobid
+                     AND failure.attempt = (SELECT latest.attempt FROM failure AS latest FORCE INDEX (PRIMARY)
+                                             WHERE latest.jobid = job.jobid ORDER BY latest.attempt DESC LIMIT 1)))
+            THEN {effective_state} END
+  FROM job FORCE INDEX (PRIMARY) WHERE jobid > :after AND jobid <= :until ORDER BY jobid LIMIT :limit
+
+-- name: jobs (jobids) -> rows
+-- These jobs by id, as `get` reads one.
 SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority,
        {effective_state},
        since, crashes, created, runs
-  FROM job FORCE INDEX (PRIMARY)
- WHERE jobid > :after AND (:funcname IS NULL OR funcname = :funcname)
-   AND (:state IS NULL OR :state =
-        {effective_state})
-   AND (:failed = 0 OR failcount > 0 OR crashes > 0 OR {effective_state} = 4)
- ORDER BY jobid LIMIT :limit
+  FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) ORDER BY jobid
 
--- name: retry (jobid) -> none
--- An operator makes a job due now, with its failures forgiven. A leased or running job is not touched.
-UPDATE job SET state = 0, failcount = 0, crashes = 0, run_after = UNIX_TIMESTAMP(), lease_end = 0
- WHERE jobid = :jobid AND {effective_state} IN (0, 4)
+-- name: lock_states (jobids) -> rows
+-- Locks the rows among these that no other transaction has locked, and returns them with their effective states.
+SELECT jobid, attempt, {effective_state} FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) FOR UPDATE SKIP LOCKED
+
+-- name: record_ends (jobids, kind, message) -> none
+-- The failure records of jobs that an operator ends together.
+INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
+SELECT jobid, attempt, UNIX_TIMESTAMP(), :kind, '', :message, '', '' FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
+ON DUPLICATE KEY UPDATE failed_at = VALUES(failed_at), message = VALUES(message)
+
+-- name: put_all_back (jobids, delay) -> none
+-- Jobs that nobody holds wait for this many seconds.
+UPDATE job FORCE INDEX (PRIMARY) SET state = 0, lease_end = 0,
+       run_after = UNIX_TIMESTAMP() + :delay + IF(:delay = 0, 0, MICROSECOND(NOW(6)) > 0)
+ WHERE jobid IN (:*jobids)
+
+-- name: put_all_at (jobids, run_after) -> none
+-- The same until a unix time. If that is "never", the new state is dead.
+UPDATE job FORCE INDEX (PRIMARY) SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END,
+       run_after = :run_after, lease_end = 0
+ WHERE jobid IN (:*jobids)
+
+-- name: set_priority (jobids, priority) -> none
+-- Moves jobs that nobody holds to the lane of another priority.
+UPDATE job FORCE INDEX (PRIMARY) SET priority = :priority WHERE jobid IN (:*jobids)
+
+-- name: retry (jobids) -> none
+-- An operator makes jobs due now, with their failures forgiven. A leased or running job is not touched.
+UPDATE job FORCE INDEX (PRIMARY) SET state = 0, failcount = 0, crashes = 0, run_after = UNIX_TIMESTAMP(), lease_end = 0
+ WHERE jobid IN (:*jobids) AND {effective_state} IN (0, 4)
 
 -- name: counts () -> rows
 -- Jobs of each function and state, and how many of them never run. Reads the whole lane index: for operators, not for a

@@ -17,19 +17,6 @@ SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniq
  ORDER BY run_after LIMIT :limit
    FOR UPDATE SKIP LOCKED
 
--- name: jobs (funcname, state, failed, after, limit) -> rows
--- The same, comparing names by their bytes.
-SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority,
-       {effective_state},
-       since, crashes, created, runs
-  FROM job FORCE INDEX (PRIMARY)
- WHERE jobid > :after AND (:funcname IS NULL OR (funcname = :funcname
-       AND CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY)))
-   AND (:state IS NULL OR :state =
-        {effective_state})
-   AND (:failed = 0 OR failcount > 0 OR crashes > 0 OR {effective_state} = 4)
- ORDER BY jobid LIMIT :limit
-
 -- name: counts () -> rows
 -- The same, comparing names by their bytes.
 SELECT MIN(funcname), state, COUNT(*), MIN(run_after), CAST(SUM(run_after = 2147483647) AS SIGNED)

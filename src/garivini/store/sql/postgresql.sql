@@ -405,23 +405,74 @@ SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, at
        since, crashes, created, runs
   FROM job WHERE jobid = :jobid::bigint
 
--- name: jobs (funcname, state, failed, after, limit) -> rows
--- Jobs by id as above, optionally of one function, of one state, or only those that have failed.
+-- name: newest () -> rows
+-- The greatest id of a job.
+SELECT jobid FROM job ORDER BY jobid DESC LIMIT 1
+
+-- name: match (funcname, state, failed, uniqkey, error, error_text, arg_text, created_from, created_before, due_from, due_before, after, until, limit) -> rows
+-- The next jobs by id, each with its effective state if it matches and NULL if not. The conditions are not in the WHERE
+-- clause, so the statement reads these rows and no others, whether one matches or not.
+SELECT jobid,
+       CASE WHEN (:funcname::text IS NULL OR funcname = :funcname::text)
+             AND (:state::smallint IS NULL OR {effective_state} = :state::smallint)
+             AND (NOT :failed::boolean OR failcount > 0 OR crashes > 0 OR {effective_state} = 4)
+             AND (:uniqkey::text IS NULL OR uniqkey = :uniqkey::text)
+             AND (:created_from::bigint IS NULL OR created > 0 AND created >= :created_from::bigint)
+             AND (:created_before::bigint IS NULL OR created > 0 AND created < :created_before::bigint)
+             AND (:due_from::bigint IS NULL OR run_after <> 2147483647 AND run_after >= :due_from::bigint)
+             AND (:due_before::bigint IS NULL OR run_after <> 2147483647 AND run_after < :due_before::bigint)
+             AND (:arg_text::bytea IS NULL OR position(:arg_text::bytea IN arg) > 0)
+             AND (:error::text IS NULL AND :error_text::text IS NULL OR (
+                  SELECT bool_or((:error::text IS NULL OR error = :error::text)
+                         AND (:error_text::text IS NULL OR position(:error_text::text IN message) > 0))
+                    FROM failure
+                   WHERE failure.jobid = job.jobid
+                     AND failure.attempt = (SELECT latest.attempt FROM failure AS latest
+                                             WHERE latest.jobid = job.jobid ORDER BY latest.attempt DESC LIMIT 1)))
+            THEN {effective_state} END
+  FROM job WHERE jobid > :after::bigint AND jobid <= :until::bigint ORDER BY jobid LIMIT :limit::bigint
+
+-- name: jobs (jobids) -> rows
+-- These jobs by id, as `get` reads one.
 SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        {effective_state},
        since, crashes, created, runs
-  FROM job
- WHERE jobid > :after::bigint AND (:funcname::text IS NULL OR funcname = :funcname::text)
-   AND (:state::smallint IS NULL OR :state::smallint =
-        {effective_state})
-   AND (NOT :failed::boolean OR failcount > 0 OR crashes > 0 OR {effective_state} = 4)
- ORDER BY jobid LIMIT :limit::bigint
+  FROM job WHERE jobid = ANY (:@jobids::bigint[]) ORDER BY jobid
 
--- name: retry (jobid) -> none
--- An operator makes a job due now, with its failures forgiven. A leased or running job is not touched.
+-- name: lock_states (jobids) -> rows
+-- Locks the rows among these that no other transaction has locked, and returns them with their effective states.
+SELECT jobid, attempt, {effective_state} FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE SKIP LOCKED
+
+-- name: record_ends (jobids, kind, message) -> none
+-- The failure records of jobs that an operator ends together.
+INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
+SELECT jobid, attempt, floor(extract(epoch FROM clock_timestamp()))::bigint, :kind::text, '', :message::text, '', ''
+  FROM job WHERE jobid = ANY (:@jobids::bigint[])
+ON CONFLICT (jobid, attempt, kind) DO UPDATE SET failed_at = excluded.failed_at, message = excluded.message
+
+-- name: put_all_back (jobids, delay) -> none
+-- Jobs that nobody holds wait for this many seconds.
+UPDATE job SET state = 0, lease_end = 0,
+       run_after = :delay::bigint +
+         CASE WHEN :delay::bigint = 0 THEN floor(extract(epoch FROM clock_timestamp()))
+              ELSE ceil(extract(epoch FROM clock_timestamp())) END::bigint
+ WHERE jobid = ANY (:@jobids::bigint[])
+
+-- name: put_all_at (jobids, run_after) -> none
+-- The same until a unix time. If that is "never", the new state is dead.
+UPDATE job SET state = CASE WHEN :run_after::bigint = 2147483647 THEN 4 ELSE 0 END, run_after = :run_after::bigint,
+       lease_end = 0
+ WHERE jobid = ANY (:@jobids::bigint[])
+
+-- name: set_priority (jobids, priority) -> none
+-- Moves jobs that nobody holds to the lane of another priority.
+UPDATE job SET priority = :priority::smallint WHERE jobid = ANY (:@jobids::bigint[])
+
+-- name: retry (jobids) -> none
+-- An operator makes jobs due now, with their failures forgiven. A leased or running job is not touched.
 UPDATE job SET state = 0, failcount = 0, crashes = 0, lease_end = 0,
        run_after = floor(extract(epoch FROM clock_timestamp()))::bigint
- WHERE jobid = :jobid::bigint
+ WHERE jobid = ANY (:@jobids::bigint[])
    AND {effective_state} IN (0, 4)
 
 -- name: counts () -> rows

@@ -1,0 +1,64 @@
+"""Changes that an operator makes to many jobs together. They leave jobs alone that an attempt holds."""
+
+from collections.abc import Collection, Sequence
+from typing import assert_never
+
+from garivini.model.job_query import JobChange
+from garivini.model.limits import NEVER, PRIORITIES
+from garivini.model.state import State
+from garivini.model.when import At, Never, Offset, When
+from garivini.store.failures import record_ends
+from garivini.store.outcomes import forget_records
+from garivini.store.statements import Statements
+
+
+def change(run: Statements, jobids: Sequence[int], change: JobChange, *, states: Collection[State]) -> int:
+    """Change the jobs among these that are in one of these states; return how many.
+
+    A job that another transaction has locked is left as it is.
+
+    Args:
+        run: runs the statements.
+        jobids: at most 1,000.
+        change: what to do.
+        states: the effective states in which a job is changed.
+
+    """
+    rows = run("lock_states", jobids=jobids)
+    attempts = {jobid: attempt for jobid, attempt, state in sorted(rows) if State(state) in states}
+    chosen = list(attempts)
+    if not chosen:
+        return 0
+    match change.action:
+        case "retry":
+            run("retry", jobids=chosen)
+        case "cancel":
+            record_ends(run, attempts, "cancelled", change.reason)
+            run("put_all_at", jobids=chosen, run_after=NEVER)
+        case "discard":
+            record_ends(run, attempts, "discarded", change.reason)
+            run("put_all_at", jobids=chosen, run_after=NEVER)
+        case "delete":
+            for (
+                jobid
+            ) in chosen:  # a list may be searched by a scan, which waits for rows that others have locked
+                run("complete_one", jobid=jobid)
+            forget_records(run, chosen)
+        case "reschedule":
+            assert change.when is not None
+            _reschedule(run, chosen, change.when)
+        case "prioritize":
+            run("set_priority", jobids=chosen, priority=PRIORITIES.index(change.priority))
+        case _:
+            assert_never(change.action)
+    return len(chosen)
+
+
+def _reschedule(run: Statements, jobids: Sequence[int], when: When) -> None:
+    match when:
+        case Offset(seconds):
+            run("put_all_back", jobids=jobids, delay=seconds)
+        case At(time):
+            run("put_all_at", jobids=jobids, run_after=time)
+        case Never():
+            run("put_all_at", jobids=jobids, run_after=NEVER)
