@@ -40,6 +40,8 @@ class StartChecks:
         self._on_checked = on_checked
         self._monotonic = monotonic
         self._inbox: Inbox[Execution] = Inbox()
+        #: Functions whose copies are all checked. Other threads read it.
+        self.marked: frozenset[str] = frozenset()
 
     def must_check(self, execution: Execution) -> bool:
         """Return whether a copy that has just arrived needs a start check.
@@ -49,6 +51,7 @@ class StartChecks:
         * the copy is of a later attempt than the first, or its lease is over;
         * it came on a reopened connection and was claimed before that. When the connection was lost, the
           server may have given it to another worker;
+        * jobs of its function were cancelled, perhaps this one;
         * it has no attempt. It comes from a QueueRunner of the original, and must be adopted.
         """
         job = execution.job
@@ -56,6 +59,8 @@ class StartChecks:
             return True
         if not job.lease:
             return False
+        if job.funcname in self.marked:
+            return True
         offset = self._clock.offset  # read once: another thread sets it
         # A lease that would begin in the future is not one that the database has set, so it is checked too.
         if offset is None or not 0 <= job.lease_end - self._monotonic() - offset <= job.lease + 2:

@@ -117,6 +117,7 @@ class Controller:
             on_checked=lambda execution, holds: self._threadsafe(self._caller.checked, execution, holds),
             take_back=lambda execution: False,
             on_given_back=lambda executions: None,
+            on_cancelled=lambda execution: self._threadsafe(self._caller.cancelled, execution),
             clock=self._clock,
         )
 

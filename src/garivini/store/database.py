@@ -12,6 +12,7 @@ from garivini.model.outcome import Setback, Settled, Success
 from garivini.model.policy import FunctionPolicy
 from garivini.store import (
     admission,
+    cancels,
     claims,
     inserts,
     leases,
@@ -192,6 +193,8 @@ class Database:
         return outcomes.finish(self.connections, jobids, kept, locked)
 
     settle: Final = in_transaction(outcomes.settle)
+    marks: Final = read_only(cancels.marks)
+    cancelled: Final = read_only(cancels.cancelled)
     count_run: Final = in_transaction(outcomes.count_run)
     retry: Final = in_transaction(outcomes.retry)
     report: Final = in_transaction(records.report)

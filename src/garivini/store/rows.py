@@ -118,6 +118,7 @@ COLUMNS: Final[dict[str, Columns]] = {
     "settings": Columns("t???T???TFTT"),
     "lock_settings": Columns("t???T???TFTT"),
     "declared": Columns("tT"),
+    "marks": Columns("tn"),
     "failures": Columns("nnttttt"),
     "reports": Columns("ntnb"),
     "finished": Columns("ntTnnnnntBF"),

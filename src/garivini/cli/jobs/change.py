@@ -37,7 +37,7 @@ def retry(
 def cancel(jobs: tuple[str, ...], dbs: list[str], reason: str) -> None:
     """Make jobs dead, whatever their state. garivini jobs retry runs them again.
 
-    A worker that is running one finds out at its next renewal. If the job succeeds anyway, it is complete.
+    A worker that is running one finds out within two seconds. If the job succeeds anyway, it is complete.
 
     \b
     Example:
