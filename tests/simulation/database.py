@@ -19,6 +19,7 @@ from garivini.errors import ConflictError, OutcomeUnknownError, UnreachableError
 from garivini.model.function_settings import FunctionSettings, given_settings
 from garivini.model.inserted import Inserted
 from garivini.model.job import Handle, Job, NewJob
+from garivini.model.lease import OTHERS_LEASE
 from garivini.model.limits import NEVER, PRIORITIES
 from garivini.model.outcome import Setback, Settled
 from garivini.model.pacing import BATCH_BYTES
@@ -104,6 +105,8 @@ class Model:
         self.pauses: dict[str, int] = {}
         #: The time up to which the rate of a function is used.
         self.used_until: dict[str, float] = {}
+        #: Of functions that had cancelled jobs: how many, and until when copies are checked.
+        self.marked: dict[str, tuple[int, int]] = {}
         self._clock = clock
         self._watch = watch
         self._spread = spread
@@ -181,7 +184,7 @@ class Model:
     def admit(
         self, lane: Lane, *, limit: int, lease: int | Callable[[str], int], max_bytes: int = BATCH_BYTES
     ) -> Admitted:
-        if lane.funcname not in {*self.policies, *self.pauses} or self.is_paused(lane.funcname):
+        if lane.funcname not in self._function_rows() or self.is_paused(lane.funcname):
             return Admitted([], held_back=0.0)
         policy, now = self.policies.get(lane.funcname, NO_POLICY), self.rate_clock()
         used_until = self.used_until.get(lane.funcname, 0.0)
@@ -338,7 +341,8 @@ class Model:
         if setback.kind == "failed":
             failcount = min(failcount + 1, 255)
         too_often = setback.kind == "failed" and failcount >= (policy.max_failures or max_failures)
-        if setback.kind in ("discarded", "parked", "crashed") or too_often:
+        self._mark(row, setback, held=held)
+        if setback.kind in ("discarded", "parked", "cancelled", "crashed") or too_often:
             when: Offset | At | Never = Never()
         else:
             when = setback.when or Offset(backoff(failcount, spread=self._spread()))
@@ -378,7 +382,33 @@ class Model:
         paused = {name: end for name, end in self.pauses.items() if self.is_paused(name)}
         return {
             name: replace(self.policies.get(name, NO_POLICY), paused_until=paused.get(name))
-            for name in {*self.policies, *self.pauses}
+            for name in self._function_rows()
+        }
+
+    def _function_rows(self) -> set[str]:
+        return {*self.policies, *self.pauses, *self.marked}
+
+    def marks(self) -> dict[str, int]:
+        return {name: number for name, (number, _) in self.marked.items() if self._is_marked(name)}
+
+    def _is_marked(self, funcname: str) -> bool:
+        return self.marked.get(funcname, (0, 0))[1] > self._now()
+
+    def _mark(self, row: Row, setback: Setback, *, held: bool) -> None:
+        if setback.kind != "cancelled" or not held:
+            return
+        number, until = self.marked.get(row.funcname, (0, 0))
+        lease = max(OTHERS_LEASE, self.policies.get(row.funcname, NO_POLICY).lease or 0)
+        end = max(row.run_after, self._now() + lease) + 1
+        self.marked[row.funcname] = (number + 1, max(until, end))
+
+    def cancelled(self, handles: Iterable[Handle]) -> set[Handle]:
+        return {
+            handle
+            for handle in handles
+            if (row := self.rows.get(handle.jobid)) is not None
+            and row.attempt == handle.attempt
+            and row.standing is State.DEAD
         }
 
     def is_paused(self, funcname: str) -> bool:
@@ -424,9 +454,10 @@ class Model:
             return
         self.settings.pop(funcname, None)
         self.policies.pop(funcname, None)
-        if not self.is_paused(funcname):
+        if not self.is_paused(funcname) and not self._is_marked(funcname):
             self.pauses.pop(funcname, None)
             self.used_until.pop(funcname, None)
+            self.marked.pop(funcname, None)
 
     def clock(self) -> float:
         return self._clock()
@@ -683,7 +714,7 @@ class Call:
         return answer
 
 
-_READS: Final = frozenset({"lanes", "expired", "dispatched", "functions", "clock"})
+_READS: Final = frozenset({"lanes", "expired", "dispatched", "functions", "clock", "marks", "cancelled"})
 
 
 class DatabaseThread(VirtualExecutor):

@@ -40,8 +40,15 @@ class Struck:
 class Ledger:
     """Watches the database, the servers and the workers."""
 
-    def __init__(self, loop: VirtualLoop, *, unread_is_wrong: bool = True) -> None:
-        """``unread_is_wrong``: whether no worker may be given a copy that it does not read for a lease."""
+    def __init__(self, loop: VirtualLoop, *, unread_is_wrong: bool = True, notice: float = 2.0) -> None:
+        """Begin.
+
+        ``unread_is_wrong``: whether no worker may be given a copy that it does not read for a lease.
+        ``notice``: seconds in which a healthy worker notices that a job was cancelled.
+        """
+        self._notice = notice
+        #: When jobs were cancelled.
+        self.cancelled: dict[int, float] = {}
         self._unread_is_wrong = unread_is_wrong
         self.loop = loop
         self.model: Model
@@ -180,6 +187,9 @@ class Ledger:
         if step == "put_off":
             self._put_off[jobid] = after.run_after
             return
+        if step == "cancelled":
+            self._put_off.pop(jobid, None)
+            return
         if before.put_off and step in ("reclaim", "extend"):
             self.wrong("what was put off was taken for a lease", step, before, after)
         if int(self.model.clock()) >= self._put_off.get(jobid, 0):
@@ -255,6 +265,16 @@ class Ledger:
             if seconds > RULES_APPLY_AFTER:
                 self.wrong("a job of a paused function is handed out", row.funcname, row.jobid, seconds)
 
+    def _knows_cancelled(self, job: Job) -> bool:
+        """Whether a healthy worker knows by now that a job was cancelled."""
+        at = self.cancelled.get(job.jobid)
+        return at is not None and not self.faults and self.loop.time() > at + self._notice
+
+    def went_on(self, job: Job) -> None:
+        """A task has come to the end of what it does."""
+        if self._knows_cancelled(job):
+            self.wrong("a task of a cancelled job went on", job.jobid, self.cancelled[job.jobid])
+
     # ---- the servers
 
     def offered(self, process: Process, job: Submission) -> None:
@@ -273,7 +293,10 @@ class Ledger:
             self.wrong("an attempt is submitted twice", jobid, attempt)
         self._sent.add(job.unique)
         row = self.model.rows.get(jobid)
-        if row is None or (row.attempt, row.state) != (attempt, State.LEASED):
+        leased = row is not None and (row.attempt, row.state) == (attempt, State.LEASED)
+        # If somebody has put the job off, its holder may succeed meanwhile.
+        done = row is None and self.steps[jobid]["put_off"]
+        if not leased and not done and jobid not in self.cancelled:
             self.wrong("an attempt was given up before it was submitted", jobid, attempt)
         if row is not None:
             self._check_pause(row)
@@ -317,6 +340,8 @@ class Ledger:
         self._in_flight(job.jobid)
         arrival = self._arrivals.get((process, job.jobid, attempt))
         if arrival is not None:  # a foreign worker checks nothing
+            if self._knows_cancelled(job):
+                self.wrong("a cancelled job starts", process.name, job.jobid, self.cancelled[job.jobid])
             came, late = arrival
             checked = self._renewals.get((process, job.jobid, attempt), -1.0) >= came
             if lost:
@@ -358,7 +383,9 @@ class Ledger:
         """The code under test says something."""
         if name == "role.error" and not any(known in fields["error"] for known in _KNOWN_ERRORS):
             self.wrong("an unexpected error", fields["error"])
-        if name in ("job.stale", "job.dropped", "job.crashed") and not self.faults and not self.unread:
+        if name in ("job.stale", "job.dropped", "job.crashed") and not (
+            self.faults or self.unread or self.cancelled
+        ):
             self.wrong("without a fault", name, fields)
         if name == "lease.expired":
             self.say(name, *fields.values())
@@ -383,7 +410,7 @@ class Ledger:
         """How often it had to run again for what its function did: failed, asked for more time."""
         steps = self.steps[jobid]
         row = self.model.rows.get(jobid)
-        last = row is not None and row.failcount >= self._most_failures(row)
+        last = row is not None and row.failcount >= self._most_failures(row) and not steps["discarded"]
         return steps["failed"] + steps["rescheduled"] + self.put_offs[jobid] - int(last)
 
     def check(self) -> None:
@@ -405,7 +432,7 @@ class Ledger:
     def _check_dead(self, row: Row) -> None:
         failed = row.failcount >= self._most_failures(row) and self.failures[row.jobid] >= row.failcount
         crashed = row.crashes >= MAX_CRASHES and self.hits(row.jobid) >= MAX_CRASHES
-        if not (failed or crashed or self.discards[row.jobid]):
+        if not (failed or crashed or self.discards[row.jobid] or row.jobid in self.cancelled):
             self.wrong("a job is dead before its time", row)
 
     def _most_failures(self, row: Row) -> int:
@@ -414,6 +441,8 @@ class Ledger:
 
     def _check_calm(self) -> None:
         for jobid, sends in self.sends.items():
+            if jobid in self.cancelled:
+                continue
             steps = self.steps[jobid]
             again = self._wanted_again(jobid) + steps["give_back"] + self.refusals[jobid]
             again += self.unread[jobid] + self.stranded[jobid]

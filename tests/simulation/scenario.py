@@ -106,6 +106,8 @@ class Scenario:
     database_delay: float
     server_delay: float
     pauses: tuple[Pause, ...] = ()
+    #: When a job is cancelled, and which one of those that there are then, modulo their number.
+    cancels: tuple[tuple[float, int], ...] = ()
 
     @property
     def longest_lease(self) -> int:
@@ -191,7 +193,16 @@ def draw(seed: int) -> Scenario:
     scenario = _put_off(scenario, random.Random(f"put off {seed}"), longest, calm=calm)
     scenario = _limit(scenario, random.Random(f"limit {seed}"))
     scenario = _limit_rate(scenario, random.Random(f"rate {seed}"))
-    return _pause(scenario, random.Random(f"pause {seed}"))
+    scenario = _pause(scenario, random.Random(f"pause {seed}"))
+    return _cancel(scenario, random.Random(f"cancel {seed}"))
+
+
+def _cancel(scenario: Scenario, dice: random.Random) -> Scenario:
+    """Cancel some jobs, whatever their state."""
+    if dice.random() > 0.2:
+        return scenario
+    times = sorted(20.0 * dice.random() ** 2 for _ in range(dice.choice([1, 2, 5])))
+    return replace(scenario, cancels=tuple((time, dice.randrange(1000)) for time in times))
 
 
 def _pause(scenario: Scenario, dice: random.Random) -> Scenario:

@@ -12,9 +12,11 @@ from garivini.errors import GariviniError, OutcomeUnknownError
 from garivini.events import throttle
 from garivini.gearman.aio import Client
 from garivini.keeper.supervised_child import Obituary
-from garivini.model.job import Job
+from garivini.model.job import Handle, Job
 from garivini.model.new_jobs import new_job
+from garivini.model.outcome import Setback
 from garivini.model.policy import FunctionPolicy
+from garivini.model.state import State
 from garivini.model.when import Never, Offset
 from garivini.roles.job_servers import JobServers
 from garivini.roles.queue_runner import QueueRunner, QueueRunnerSettings
@@ -42,7 +44,8 @@ class Simulation:
         self.source = random.Random(scenario.seed)
         # Of a worker whose jobs may be too quick for that it reads all that has come before it runs one.
         quick = any(plan.seconds < 0.05 for plan in scenario.plans)
-        self.ledger = Ledger(self.loop, unread_is_wrong=not quick)
+        # A second until a worker reads of a cancelled job, and one until it has given back what waits there.
+        self.ledger = Ledger(self.loop, unread_is_wrong=not quick, notice=2.0 + 8 * scenario.database_delay)
         offset = scenario.database_time - scenario.loop_time
         self.loop.set_exception_handler(self._caught)
         self.model = Model(
@@ -116,6 +119,8 @@ class Simulation:
         for pause in scenario.pauses:
             self.loop.call_later(pause.at, self._pause, pause)
             self.ends_at = max(self.ends_at, begin + pause.at + pause.seconds)
+        for at, target in scenario.cancels:
+            self.loop.call_later(at, self._cancel, target)
         client = Process(self.loop, "client")
         inserts = [self.loop.create_task(self._insert(client, plan)) for plan in scenario.plans]
         await asyncio.wait(inserts)
@@ -240,7 +245,12 @@ class Simulation:
 
     async def _run_async(self, process: WorkerProcess, job: Job) -> None:
         plan = self._begin(process, job)
-        await process.sleep(plan.seconds)
+        try:
+            await process.sleep(plan.seconds)
+        except asyncio.CancelledError:
+            self.ledger.end(process, job, "cancelled")
+            raise
+        self.ledger.went_on(job)
         if self._dies(process, job, plan):
             await process.never()
         self._come_to(process, job, plan)
@@ -282,6 +292,13 @@ class Simulation:
         self.model.pause(pause.function, end)
         if pause.resumed:
             self.loop.call_later(pause.seconds, self.model.resume, pause.function)
+
+    def _cancel(self, target: int) -> None:
+        rows = [row for row in self.model.rows.values() if row.standing is not State.DEAD]
+        if rows:
+            handle = Handle(rows[target % len(rows)].jobid, self.model.dbid)
+            self.ledger.cancelled[handle.jobid] = self.loop.time()
+            self.model.settle([Setback(handle=handle, kind="cancelled")])
 
     # ---- faults
 

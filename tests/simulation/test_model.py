@@ -92,7 +92,17 @@ leases = st.integers(3, 9)
 #: Which of the handles, lapsed leases or jobs seen so far, the newest first: of now and of before.
 picks = st.lists(st.integers(0, 40), min_size=1, max_size=6)
 ends = st.sampled_from(
-    ["failed", "failed", "rescheduled", "rescheduled", "discarded", "parked", "crashed", "crashed"]
+    [
+        "failed",
+        "failed",
+        "rescheduled",
+        "rescheduled",
+        "discarded",
+        "parked",
+        "crashed",
+        "crashed",
+        "cancelled",
+    ]
 )
 times = st.one_of(
     st.none(),
@@ -339,6 +349,11 @@ class Both(RuleBasedStateMachine):
         ]
         self.both(lambda database: database.settle(setbacks, max_failures=most))
 
+    @precondition(lambda self: self.claimed)
+    @rule(picked=picks)
+    def cancelled(self, picked: list[int]) -> None:
+        self.both(lambda database: database.cancelled(self.handles(picked)))
+
     @rule(
         funcname=st.sampled_from(["f", "g"]),
         given=st.builds(
@@ -391,6 +406,10 @@ class Both(RuleBasedStateMachine):
         select = "SELECT funcname, rate_used_until FROM function WHERE rate_used_until IS NOT NULL"
         expected = dict(self.connection.execute(select).fetchall())
         assert self.model.used_until == pytest.approx(expected, abs=0.001)
+
+    @invariant()
+    def the_marks_are_the_same(self) -> None:
+        assert self.model.marks() == self.database.marks()
 
     @invariant()
     def the_lanes_are_the_same(self) -> None:

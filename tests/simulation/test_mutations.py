@@ -18,8 +18,10 @@ from garivini.keeper.copies import copy_of
 from garivini.keeper.database_clock import DatabaseClock
 from garivini.keeper.execution import Execution
 from garivini.keeper.leases import Failed, Leases
+from garivini.keeper.marks import Marks
 from garivini.keeper.obituaries import Obituaries
 from garivini.keeper.outcome_queue import OutcomeQueue
+from garivini.keeper.renewals import Renewals
 from garivini.keeper.start_checks import StartChecks
 from garivini.model.job import Handle, Job
 from garivini.model.lease import Decision, Extend, Found, Reclaim, decide
@@ -36,7 +38,7 @@ from garivini.store.admission import Admitted
 from garivini.store.database import Lane, Lapsed
 from garivini.worker.held_jobs import HeldJobs
 from tests.simulation.database import HELD, Model, Row
-from tests.simulation.scenario import Fault, Function, Plan, Scenario, draw, plain
+from tests.simulation.scenario import Fault, Function, Plan, Scenario, Worker, draw, plain
 from tests.simulation.servers import Held
 from tests.simulation.simulation import simulate
 from tests.simulation.test_model import Both, comparison
@@ -104,6 +106,22 @@ async def resubmits_whatever_rules(self: ExpiredLeases, jobs: Sequence[Job], cla
 
 read_policies: Final = Dispatcher.read_policies
 resubmit: Final = ExpiredLeases._resubmit
+
+
+def reads_no_marks(self: Marks) -> None:
+    self._due = self._monotonic() + 1.0
+
+
+def hastens_nothing(self: Renewals, funcnames: Iterable[str]) -> None:
+    pass
+
+
+def checks_nothing_marked(self: StartChecks, execution: Execution) -> bool:
+    self.marked = frozenset()
+    return must_check(self, execution)
+
+
+must_check: Final = StartChecks.must_check
 
 
 def takes_what_has_changed(self: Model, lapsed: Lapsed) -> Iterator[Row]:
@@ -305,6 +323,21 @@ LATE_CLOCK: Final = plain(
     0.1, lease=6, database_delay=0.2, poll=30.0, faults=(Fault(0.25, "freeze worker", 20.0, 0, 0.0),)
 )
 
+#: A task that is cancelled long before the next renewal of its lease.
+CANCELLED: Final = plain(
+    15.0,
+    lease=60,
+    functions=(Function("f0", "async", None, 3),),
+    workers=(Worker(0.0, "async", 1),),
+    cancels=((3.0, 0),),
+)
+#: Tasks that run one after the other: the third is cancelled while its copy waits in the server.
+CANCELLED_COPY: Final = replace(
+    plain(*[2.0] * 4, lease=60, cancels=((1.0, 2),)),
+    functions=CANCELLED.functions,
+    workers=CANCELLED.workers,
+)
+
 #: Jobs that kill their process once, while answers of the database get lost.
 LOST_ANSWERS: Final = replace(
     plain(0.1, lease=60, faults=(Fault(0.005, "database lost", 25.0, 0, 0.0),)),
@@ -343,6 +376,11 @@ BROKEN: Final = {
     "a sweep that takes the youngest": Broken(orphans, "_SWEEP_AGE", 0, [STOPPED]),
     "a limit that is not kept": Broken(Model, "admit", admits_whatever_is_due, [2, 3]),
     "a limit that a QueueRunner does not know": Broken(Dispatcher, "ruled", frozenset(), [2, 3]),
+    "marks that no worker reads": Broken(Marks, "step", reads_no_marks, [CANCELLED, CANCELLED_COPY]),
+    "marks by which no copy is checked": Broken(
+        StartChecks, "must_check", checks_nothing_marked, [CANCELLED_COPY]
+    ),
+    "marks by which no lease is renewed": Broken(Renewals, "hasten", hastens_nothing, [CANCELLED]),
     "a pause that a QueueRunner does not know": Broken(
         Model, "functions", functions_without_pauses, [28, 33]
     ),

@@ -329,9 +329,10 @@ class Client(BulkCalls, FunctionCalls):
     def cancel_job(self, handle: HandleLike, reason: str = "") -> bool:
         """Make a job dead, whatever its state. It reads and writes in two transactions.
 
-        If a worker is running the job, ``job.superseded`` is true after its next renewal. If the job succeeds
-        anyway, it is complete; any other outcome has no effect. A copy that waits in a Gearman server may
-        still start.
+        If a ``Worker`` is running the job, ``job.cancelled`` is true within two seconds, and an ``async def``
+        is cancelled. A Controller ends its call. If the job succeeds anyway, it is complete; any other
+        outcome has no effect. A copy that waits in a Gearman server is dropped by the ``Worker`` that gets
+        it, from two seconds after this call on.
 
         Args:
             handle: as for ``complete_job``. An attempt in it is ignored.

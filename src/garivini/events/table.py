@@ -129,7 +129,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
         "call.cancelled": EventType(
             WARNING,
             ("function", "seconds"),
-            "no worker started a call by its deadline; its job waits again",
+            "no worker started a call in time, or its job was cancelled",
         ),
         "reports.dropped": EventType(
             WARNING,

@@ -5,6 +5,7 @@
 * ``outcome_queue`` has the outcomes to commit, ``outcome_writer`` writes each kind of them, and
   ``setback_writer`` one setback, with less text if the database refuses it. ``reports`` come before them.
 * ``renewals`` and ``start_checks`` keep leases by ``leases``; ``row_changes`` gives jobs back.
+  ``marks`` lets both notice cancelled jobs.
 * ``recognition`` finds the rows that are still those of their jobs after the database was replaced.
 * ``time_limit`` ends a process whose job runs too long. ``obituaries`` records the jobs of those that died,
   and ``supervised_child`` is what such a process and its parent share.

@@ -17,6 +17,7 @@ from garivini.keeper.execution import Execution
 from garivini.keeper.functions import Functions, Registration
 from garivini.keeper.job_events import JobEvents
 from garivini.keeper.leases import Leases
+from garivini.keeper.marks import Marks
 from garivini.keeper.obituaries import Obituaries
 from garivini.keeper.outcome_queue import OutcomeQueue
 from garivini.keeper.outcome_writer import OutcomeWriter
@@ -79,6 +80,7 @@ class Keeper:
         take_back: called in the keeper's thread; removes an execution from the worker's queue for good and
             returns whether it was still there.
         on_given_back: called in the keeper's thread with the executions that another worker may have now.
+        on_cancelled: called in the keeper's thread with an execution whose job was cancelled.
         running: returns what the main thread runs now; called in the keeper's thread.
         on_overdue: called in the keeper's thread when the main thread's job runs too long and its failure is
             committed; ends the process.
@@ -99,6 +101,7 @@ class Keeper:
         on_checked: Callable[[Execution, bool], None],
         take_back: Callable[[Execution], bool],
         on_given_back: Callable[[list[Execution]], None],
+        on_cancelled: Callable[[Execution], None] = lambda execution: None,
         running: Callable[[], Execution | None] = lambda: None,
         on_overdue: Callable[[Execution], None] = lambda execution: None,
         arguments: bool = True,
@@ -132,14 +135,17 @@ class Keeper:
         given_back = RowChanges(
             writer, own.give_back, recognition, monotonic, _both(_emit_given_back, on_given_back)
         )
-        renewals = Renewals(leases, given_back, database_clock, self.functions, wakeup, take_back, monotonic)
+        renewals = Renewals(
+            *(leases, given_back, database_clock, self.functions, wakeup, take_back, on_cancelled, monotonic)
+        )
+        marks = Marks(own, checks, renewals, monotonic)
         ends = child is not None
         limit = TimeLimit(
             own.dbid, setbacks, recognition, wakeup, running, on_overdue, monotonic, ends_process=ends
         )
         obituaries = Obituaries(child, own.dbid, setbacks, writer, recognition, monotonic)
         # In the order of the steps: reports come before the outcomes of their jobs, registration comes last.
-        first: list[Part] = [recognition, obituaries, self.functions, database_clock, checks]
+        first: list[Part] = [recognition, obituaries, self.functions, database_clock, marks, checks]
         then: list[Part] = [self.job_events, reports, outcomes, unstarted, renewals, given_back, limit]
         parts = [*first, *then, Registration(own, functions, self.functions, wakeup)]
         self._rounds = Rounds(own.dbid, parts, wakeup, outcomes, limit, writer.concerns_all, clock)

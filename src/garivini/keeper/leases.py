@@ -63,6 +63,16 @@ class Leases:
             failed += self._writer.write(part, renew, jobid_of)
         return holders, failed
 
+    def cancelled(self, executions: Sequence[Execution]) -> set[Handle]:
+        """Return the handles of those whose attempts do not hold their job because it was cancelled.
+
+        Raises:
+            GariviniError: nothing is known.
+
+        """
+        handles = [execution.job.handle for execution in executions]
+        return self._database.cancelled(handles) if handles else set()
+
     def adopt(self, executions: Sequence[Execution]) -> Failed:
         """Give attempts to copies that came without one; return the executions that failed.
 

@@ -1,8 +1,8 @@
 """Renews the leases of executions until they end."""
 
 from collections import deque
-from collections.abc import Callable
-from heapq import heappop, heappush
+from collections.abc import Callable, Collection
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Final
 
@@ -37,6 +37,7 @@ class Renewals:
         wakeup: of the keeper's thread.
         take_back: called in the keeper's thread; removes an execution from the worker's queue for good and
             returns whether it was still there.
+        on_cancelled: called in the keeper's thread with an execution whose job was cancelled.
         monotonic: returns the monotonic time.
 
     """
@@ -49,6 +50,7 @@ class Renewals:
         functions: Functions,
         wakeup: Wakeup,
         take_back: Callable[[Execution], bool],
+        on_cancelled: Callable[[Execution], None],
         monotonic: Callable[[], float],
     ) -> None:
         self._leases = leases
@@ -57,6 +59,7 @@ class Renewals:
         self._functions = functions
         self._wakeup = wakeup
         self._take_back = take_back
+        self._on_cancelled = on_cancelled
         self._monotonic = monotonic
         # Executions that were not renewed yet, in their order, because all first renewals are due after the
         # same time; and the others by the time of their next renewal. Ended executions are skipped.
@@ -94,6 +97,10 @@ class Renewals:
                 self._given_back.add(execution)
         holders, failed = self._leases.renew([execution for execution in due if not execution.dropped])
         unknown = {id(execution) for execution, _ in failed}
+        missed = [
+            it for it in due if it.job.handle not in holders and id(it) not in unknown and not it.dropped
+        ]
+        cancelled = self._leases.cancelled(missed)
         self._due.clear()
         for execution in due:
             if execution.dropped:
@@ -103,8 +110,28 @@ class Renewals:
             elif execution.job.handle in holders:
                 self._renew_at(execution, now + execution.job.lease / 3)
             else:
-                _supersede(execution)
+                self._supersede(execution, cancelled=execution.job.handle in cancelled)
         self._clock.refresh()
+
+    def hasten(self, funcnames: Collection[str]) -> None:
+        """Renew the leases of these functions' executions in this round. For the keeper's thread."""
+        for _ in range(len(self._new)):  # another thread may append meanwhile
+            execution = self._new.popleft()
+            (self._due if execution.job.funcname in funcnames else self._new).append(execution)
+        later = self._renewed
+        self._due += [it for _, _, it in later if it.job.funcname in funcnames]
+        self._renewed = [entry for entry in later if entry[2].job.funcname not in funcnames]
+        heapify(self._renewed)
+
+    def _supersede(self, execution: Execution, *, cancelled: bool) -> None:
+        """Record that an attempt has lost its job. Success still counts; the fence refuses other outcomes."""
+        execution.renews = False
+        job = execution.job
+        force_setattr(job, "cancelled", cancelled)
+        force_setattr(job, "superseded", True)
+        events.emit("job.stale", jobid=job.jobid, dbid=job.dbid, attempt=job.attempt)
+        if cancelled:
+            self._on_cancelled(execution)
 
     def _collect_due(self, now: float) -> None:
         while self._new and self._new[0].renew_at <= now:
@@ -125,11 +152,3 @@ class Renewals:
         return min(
             self._new[0].renew_at if self._new else NOT_DUE, self._renewed[0][0] if self._renewed else NOT_DUE
         )
-
-
-def _supersede(execution: Execution) -> None:
-    """Record that another attempt has the job. Success still counts; the fence refuses other outcomes."""
-    execution.renews = False
-    job = execution.job
-    force_setattr(job, "superseded", True)
-    events.emit("job.stale", jobid=job.jobid, dbid=job.dbid, attempt=job.attempt)

@@ -44,6 +44,8 @@ class StartChecks:
         self._on_checked = on_checked
         self._monotonic = monotonic
         self._inbox: Inbox[Execution] = Inbox()
+        #: Functions whose copies are all checked. Other threads read it.
+        self.marked: frozenset[str] = frozenset()
 
     def must_check(self, execution: Execution) -> bool:
         """Return whether a copy that has just arrived needs a start check.
@@ -54,6 +56,7 @@ class StartChecks:
         * it came on a reopened connection and was claimed before that. When the connection was lost, the
           server may have given it to another worker;
         * it comes from another incarnation of the database, in which its id may be another job's;
+        * jobs of its function were cancelled, perhaps this one;
         * it has no attempt. It comes from a QueueRunner of the original, and must be adopted.
         """
         job = execution.job
@@ -61,6 +64,8 @@ class StartChecks:
             return True
         if not job.lease:
             return False
+        if job.funcname in self.marked:
+            return True
         offset = self._clock.offset  # read once: another thread sets it
         # A lease that would begin in the future is not one that the database has set, so it is checked too.
         if offset is None or not 0 <= job.lease_end - self._monotonic() - offset <= job.lease + 2:

@@ -116,6 +116,8 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     #: or put off. Then only success counts: if the function returns, the job is complete anyway. To leave the
     #: job as it is, raise an exception.
     superseded: bool = False
+    #: Whether the job was cancelled while it runs. Then ``superseded`` is true, too.
+    cancelled: bool = False
     #: Counts this start when ``run`` is first read; None outside of a function.
     counter: "StartCounter | None" = None
 

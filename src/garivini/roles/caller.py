@@ -156,6 +156,12 @@ class Caller:
     def _kept(self, call: Call, result: bytes) -> KeptResult:
         return KeptResult(result, self._monotonic() - (call.running_since or call.submitted_at))
 
+    def cancelled(self, execution: Execution) -> None:
+        """End the call of a job that was cancelled at the next check of deadlines."""
+        call = self._calls.get((execution.job.dbid, execution.job.jobid))
+        if call is not None and call.execution is execution:
+            call.deadline = call.ask_at = 0.0
+
     def _overdue(self, call: Call) -> None:
         message = f"ran longer than {call.deadline:g} s"
         handle = call.execution.job.handle

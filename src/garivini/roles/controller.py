@@ -118,6 +118,7 @@ class Controller:
             take_back=lambda execution: False,
             on_given_back=lambda executions: None,
             arguments=False,
+            on_cancelled=lambda execution: self._threadsafe(self._caller.cancelled, execution),
             clock=self._clock,
         )
 

@@ -15,6 +15,7 @@ from garivini.model.state import State
 from garivini.store import (
     admission,
     bulk,
+    cancels,
     claims,
     incarnations,
     inserts,
@@ -231,6 +232,8 @@ class Database:
         return bool(self.finish([success._replace(retention=retention)]))
 
     settle: Final = in_transaction(outcomes.settle)
+    marks: Final = read_only(cancels.marks)
+    cancelled: Final = read_only(cancels.cancelled)
     count_run: Final = in_transaction(outcomes.count_run)
     retry: Final = in_transaction(outcomes.retry)
     report: Final = in_transaction(records.report)

@@ -17,6 +17,7 @@ from garivini.model.policy import MAX_CRASHES, MAX_FAILURES
 from garivini.model.retry import error_names, stored_retry
 from garivini.model.state import State
 from garivini.model.when import At, Never, Offset, When, backoff
+from garivini.store.cancels import mark
 from garivini.store.chunks import chunks
 from garivini.store.connections import Connections
 from garivini.store.failures import record_failure
@@ -175,13 +176,13 @@ def _settle(run: Statements, setback: Setback, max_failures: int) -> Settled:
         failcount = min(failcount + 1, 255)
     when = _next_time(setback, failcount, limit or max_failures)
     unchanged = {"jobid": jobid, "attempt": attempt, "state": state}
-    match when:
-        case Offset(seconds):
-            run("put_back", **unchanged, failcount=failcount, delay=seconds)
-        case At(time):
-            run("put_at", **unchanged, failcount=failcount, run_after=time)
-        case Never():
-            run("put_at", **unchanged, failcount=failcount, run_after=NEVER)
+    if setback.kind == "cancelled" and held:
+        mark(run, jobid)
+    if isinstance(when, Offset):
+        run("put_back", **unchanged, failcount=failcount, delay=when.seconds)
+    else:
+        time = when.time if isinstance(when, At) else NEVER
+        run("put_at", **unchanged, failcount=failcount, run_after=time)
     delay = when.seconds if isinstance(when, Offset) else None
     return Settled("applied", State.DEAD if when == Never() else State.WAITING, failcount, delay)
 

@@ -123,6 +123,7 @@ COLUMNS: Final[dict[str, Columns]] = {
     "lock_settings": Columns("t???T???TF?T?TT"),
     "declared": Columns("tT"),
     "lock_function": Columns("?nT?FF"),
+    "marks": Columns("tn"),
     "failures": Columns("nnttttt"),
     "reports": Columns("ntnb"),
     "retention": Columns("?"),

@@ -61,6 +61,12 @@ class AsyncJobs:
             task.cancel()
         return tasks
 
+    def cancel_one(self, execution: Execution) -> None:
+        """Cancel the task of a job that was cancelled, if it runs. Its outcome has no effect, but success."""
+        for task, running in self.tasks.items():
+            if running is execution:
+                task.cancel()
+
     async def _run(self, execution: Execution) -> None:
         job = execution.job
         entry = self._functions[execution.held.job.function]

@@ -571,9 +571,25 @@ SELECT jobid, funcname, NULL, uniqkey, `coalesce`, run_after, flag, failcount, a
   FROM job WHERE jobid IN (:*jobids)
 
 -- name: unset_function (funcname) -> none
--- Deletes the row of a function without settings, so that the defaults apply, unless it is paused.
+-- Deletes the row of a function without settings, so that the defaults apply, unless it is paused or marked.
 DELETE FROM `function`
  WHERE funcname = :funcname AND (paused_until IS NULL OR paused_until <= UNIX_TIMESTAMP())
+   AND (checked_until IS NULL OR checked_until <= UNIX_TIMESTAMP())
+
+-- name: mark_function (jobid, lease) -> none
+-- Marks the function of a job that is being cancelled, until the leases of its copies have ended.
+INSERT INTO `function` (funcname, cancels, checked_until)
+SELECT funcname, 1, GREATEST(run_after, UNIX_TIMESTAMP() + GREATEST(:lease, (SELECT COALESCE(MAX(lease), 0) FROM `function` AS own WHERE own.funcname = job.funcname))) + 1
+  FROM job WHERE jobid = :jobid
+ON DUPLICATE KEY UPDATE cancels = cancels + 1, checked_until = GREATEST(COALESCE(checked_until, 0), VALUES(checked_until))
+
+-- name: marks () -> rows
+-- The functions whose copies are checked before their start, and how often jobs of them were cancelled.
+SELECT funcname, cancels FROM `function` WHERE checked_until > UNIX_TIMESTAMP()
+
+-- name: dead (jobids, attempt) -> rows
+-- Which of these jobs are dead, and no later attempt has had them.
+SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND {effective_state} = 4
 
 -- name: pause (funcname, paused_until) -> none
 -- Pauses a function that has a row until a time; NULL: not any longer.

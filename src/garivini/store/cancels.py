@@ -1,0 +1,27 @@
+"""Cancelled jobs that an attempt holds: marks of their functions, by which workers notice."""
+
+from collections.abc import Collection
+
+from garivini.model.job import Handle
+from garivini.model.lease import OTHERS_LEASE
+from garivini.store.chunks import by_attempt
+from garivini.store.statements import Statements
+
+
+def mark(run: Statements, jobid: int) -> None:
+    """Mark the function of a job that will be dead, until no copy of it can start without a check."""
+    run("mark_function", jobid=jobid, lease=OTHERS_LEASE)
+
+
+def marks(run: Statements) -> dict[str, int]:
+    """Return the marked functions, each with a number that rises with every cancelled job."""
+    return dict(run("marks"))
+
+
+def cancelled(run: Statements, handles: Collection[Handle]) -> set[Handle]:
+    """Return those of these attempts whose job is dead, so that no other attempt has it."""
+    found: set[Handle] = set()
+    for attempt, jobids in by_attempt(handles):
+        rows = run("dead", jobids=jobids, attempt=attempt)
+        found.update(Handle(jobid, run.dbid, attempt) for (jobid,) in rows)
+    return found

@@ -1,0 +1,1 @@
+ALTER TABLE `function` DROP COLUMN checked_until, DROP COLUMN cancels;

@@ -1,0 +1,2 @@
+ALTER TABLE function DROP COLUMN checked_until;
+ALTER TABLE function DROP COLUMN cancels;
