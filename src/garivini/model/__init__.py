@@ -6,5 +6,6 @@
 * ``lease`` decides about an expired lease. ``outcome``: how an attempt ended. ``policy``: the settings of a
   function. ``function_settings``: where they come from. ``retry``: when a failed job runs again.
   ``pacing``: sizes of batches, and the room under a watermark.
+* ``schedule``: what a schedule does about its ticks; ``ticks``: when they are.
 * ``records``: what clients return about failures, reports and kept jobs.
 """

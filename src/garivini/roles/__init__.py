@@ -2,7 +2,8 @@
 
 * ``runner``: their lifecycle, and loops of passes.
 * ``queue_runner`` dispatches due jobs; ``held_back`` is when it claims again what a limit held back.
-  ``expired_leases`` and ``orphans`` recover jobs that others have left.
+  ``expired_leases`` and ``orphans`` recover jobs that others have left. ``scheduler`` inserts the jobs of
+  schedules.
 * ``controller`` receives jobs and commits outcomes. ``caller`` makes its calls, ``calls`` is their table,
   and ``deadlines`` ends them. ``answers`` reads how they end, ``call_reports`` passes on their progress, and
   ``waiting_room`` holds jobs until a call is free.

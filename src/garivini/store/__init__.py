@@ -1,10 +1,11 @@
 """Jobs in SQL: named statements, one database, and which of several.
 
 * ``database`` lists the calls, and ``calls`` repeats them after a transient failure. ``shards`` is several
-  databases.
+  databases; ``schedule_homes``: which of them has a schedule.
 * The calls by subject: ``inserts``, ``claims``, ``admission`` (claims under a limit), ``leases``,
   ``outcomes``, ``failures``, ``records`` (reports and kept jobs), ``policies`` (settings of functions),
-  ``views`` (reads for operators), ``drain`` (to other databases) and ``probe`` (for ``doctor``).
+  ``schedules``, ``views`` (reads for operators), ``drain`` (to other databases) and ``probe`` (for
+  ``doctor``).
 * ``sql`` has the statements of each database, which ``sql_files`` reads and ``statements`` runs.
   ``effective_state`` is the rule of which rows are held and which are put off.
 * ``job_rows``, ``rows`` and ``values`` convert and check. ``chunks`` splits long lists, ``split_inserts``

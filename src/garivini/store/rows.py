@@ -100,6 +100,7 @@ class Columns:
 
 
 _JOB: Final = Columns("ntBTTnTnnnnnnnn")
+_SCHEDULE: Final = Columns("ttBT?ttntntn????nnTTn?")
 #: By name of the statement: the columns of rows that other programs may have written.
 COLUMNS: Final[dict[str, Columns]] = {
     "due": Columns("nnBTTTnnnt"),
@@ -121,4 +122,8 @@ COLUMNS: Final[dict[str, Columns]] = {
     "failures": Columns("nnttttt"),
     "reports": Columns("ntnb"),
     "finished": Columns("ntTnnnnntBF"),
+    "due_schedules": Columns("t"),
+    "schedules": _SCHEDULE,
+    "take_schedule": _SCHEDULE,
+    "lock_schedule": _SCHEDULE,
 }

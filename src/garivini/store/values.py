@@ -7,14 +7,18 @@ from garivini.errors import UsageError
 
 #: Parameters of statements that are text or bytes; most others are whole numbers.
 _TEXTS: Final = frozenset(
-    "funcname uniqkey coalesce arg flag kind error message trace worker body result envelope".split()
+    "funcname uniqkey coalesce arg flag kind error message trace worker body result envelope "
+    "name cron zone missed overlap declared override".split()
 )
 #: Parameters that are numbers with a fraction.
 _REALS: Final = frozenset(("ran",))
 #: Parameters for which True is not a number: it would be the first job.
 _STRICT: Final = frozenset(("jobid", "first", "last", "dbid", "attempt", "after", "limit"))
 #: Parameters that may be None, besides the texts.
-_OPTIONAL: Final = frozenset("state lease deadline renews max_failures retention max_running".split())
+_OPTIONAL: Final = frozenset(
+    "state lease deadline renews max_failures retention max_running "
+    "every tick next_tick queued last_tick last_jobid".split()
+)
 _LARGEST: Final = 2**63 - 1
 
 
@@ -30,7 +34,7 @@ def check_values(values: Mapping[str, Any]) -> None:
             if not set(map(type, value)) <= {int}:
                 wrong = next(item for item in value if type(item) is not int)
                 raise UsageError(f"a job's id is a whole number, not {wrong!r:.100}")
-        elif name == "funcnames":
+        elif name in ("funcnames", "names"):
             continue  # read from the database
         elif name in _REALS:
             if value is not None and not isinstance(value, float):
