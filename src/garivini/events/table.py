@@ -152,6 +152,9 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
             ("dbid", "schedule", "function", "jobs", "skipped", "late"),
             "due ticks were handled",
         ),
+        "schedules.undeclared": EventType(
+            WARNING, ("error",), "a worker could not declare its schedules; tried again within a minute"
+        ),
         "schedule.failed": EventType(
             WARNING,
             ("dbid", "schedule", "error"),

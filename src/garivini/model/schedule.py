@@ -1,6 +1,7 @@
 """A schedule: when it inserts a job, of which function, and its rules for missed and overlapping ticks."""
 
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
@@ -233,6 +234,14 @@ def check_name(name: object) -> str:
             f"{name!r:.220} cannot name a schedule: it has spaces at an end, or control characters"
         )
     return name
+
+
+def whole_seconds(every: Any) -> Any:
+    """Return the seconds of a timedelta, as a whole number if they are one; anything else as it is."""
+    if not isinstance(every, timedelta):
+        return every
+    seconds = every.total_seconds()
+    return int(seconds) if seconds.is_integer() else seconds
 
 
 def _wanted(schedule: Schedule, due: list[int], following: int | None, now: int) -> list[int]:
