@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from garivini import settings
 from garivini.client.direct import DirectDispatch
+from garivini.client.schedules import Schedules
 from garivini.databases import DatabasesLike
 from garivini.errors import UsageError
 from garivini.gearman.servers import parse_addresses
@@ -85,6 +86,11 @@ class Client:
     def shards(self) -> Shards:
         """The databases of the jobs, for tests and tools that run roles themselves."""
         return self._shards
+
+    @property
+    def schedules(self) -> Schedules:
+        """The schedules of the databases."""
+        return Schedules(self._shards)
 
     # ---- the calls of the original
 
