@@ -13,6 +13,8 @@ from garivini.store.database import Database
 from garivini.store.schedules import schedule_rows
 from tests.commands import run
 from tests.databases import sqlite_url
+from tests.processes import command, until
+from tests.servers import free_port
 
 
 @pytest.fixture
@@ -129,11 +131,12 @@ def test_list_shows_a_schedule_that_another_program_has_made_wrong(url: str) -> 
     database = Database(DatabaseSettings(1, url))
     with database.transaction() as statements:
         values = schedule_rows(statements)[0] | {"name": "w\x1b[31m", "cron": "x", "every": None, "zone": "?"}
-        values |= {"priority": 7, "missed": "x", "overlap": "x", "override": "no JSON"}
+        values |= {"priority": 7, "missed": "x", "overlap": "x", "override": "no JSON", "next_tick": 10**17}
         statements("copy_schedule", **values)
     database.close()
     text = done(url, "list")
     assert "w\\x1b[31m\tf\tx ?\twrong: " in text
+    assert f"next tick            {10**17}" in done(url, "show", "w\x1b[31m")
     assert "in words             -" in done(url, "show", "w\x1b[31m")
 
 
@@ -172,3 +175,44 @@ def test_reset_goes_back_to_what_code_declares(url: str) -> None:
         (60, [], True)
     ]
     database.close()
+
+
+# ---- the settings file
+
+
+def test_run_declares_the_schedules_of_the_settings_file(url: str, tmp_path: Path) -> None:
+    (tmp_path / "garivini.toml").write_text(
+        '[schedules.nightly-report]\nfuncname = "report"\ncron = "0 3 * * *"\nzone = "Europe/Berlin"\n'
+        'arg = "grün"\n[schedules."each minute"]\nfuncname = "f"\nevery = 60\noverlap = "allow"\n'
+    )
+    server = f"127.0.0.1:{free_port()}"
+    with command(tmp_path, "run", "queue-runner", "--job-server", server, GARIVINI_DB=url) as roles:
+        until(lambda: len(entries(url)) == 2 and not any(entry["retired"] for entry in entries(url)))
+        assert roles.stop() == 0
+    each_minute, nightly = entries(url)
+    assert (each_minute["every"], each_minute["overlap"], each_minute["declared"]) == (60, "allow", True)
+    assert (nightly["funcname"], nightly["arg"], nightly["zone"]) == ("report", "grün", "Europe/Berlin")
+    assert nightly["override"] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[schedules.s]\nfuncname = "f"\n', "[schedules.s]: a schedule has either a cron"),
+        ('[schedules.s]\nfuncname = "f"\nevery = 5\nmissed = "x"\n', "[schedules.s]: missed 'x' is unknown"),
+        ("[schedules.s]\nevery = 5\n", "[schedules.s]: there is no such schedule yet: name its function"),
+        ("[schedules.s]\nevry = 5\n", "key evry of [schedules.s] is unknown; did you mean every?"),
+        ('[schedules.s]\nevery = "5"\n', "[schedules.s] every is not a whole number"),
+        ("[schedules]\nevery = 5\n", "write [schedules.NAME] and its keys below"),
+        ("schedules = 5\n", "write [schedules.NAME] and its keys below"),
+        ('[schedules."mysql://u:pw@h"]\nevry = 5\n', "of [schedules.…] is unknown"),
+    ],
+)
+def test_run_refuses_wrong_schedules_in_the_settings_file(
+    url: str, tmp_path: Path, text: str, words: str
+) -> None:
+    (tmp_path / "garivini.toml").write_text(text)
+    ended = run("--config", str(tmp_path / "garivini.toml"), "run", "queue-runner", GARIVINI_DB=url)
+    assert ended.returncode == 2
+    assert words in ended.stderr
+    assert "pw" not in ended.stderr

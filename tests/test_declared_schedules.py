@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from garivini import Client, Job, UsageError, Worker
-from garivini.clock import SYSTEM_CLOCK
 from garivini.keeper.declared_schedules import DeclaredSchedules
 from garivini.model.schedule import Schedule, StoredSchedule
 from garivini.store.shards import Shards
@@ -28,7 +27,7 @@ def shards(tmp_path: Path) -> Iterator[Shards]:
 
 def declared(shards: Shards, **schedules: Schedule) -> DeclaredSchedules:
     """Return what declares them, after its first step."""
-    found = DeclaredSchedules(shards, schedules, SYSTEM_CLOCK)
+    found = DeclaredSchedules(shards, schedules)
     assert found.step() == []
     return found
 
@@ -98,7 +97,7 @@ def test_step_goes_on_after_a_schedule_that_fails(shards: Shards) -> None:
         del values["last_jobid"]
         run("copy_schedule", **values, override='{"zone": "Nowhere"}')
     names = ["a", "b", "c", "d", "wrong"]
-    running = DeclaredSchedules(shards, dict.fromkeys(names, Schedule(funcname="g", every=60)), SYSTEM_CLOCK)
+    running = DeclaredSchedules(shards, dict.fromkeys(names, Schedule(funcname="g", every=60)))
     (error,) = running.step()
     assert "time zone 'Nowhere'" in str(error)
     assert read(shards).keys() == set(names)
@@ -111,7 +110,7 @@ def test_step_creates_nothing_while_a_database_does_not_answer(tmp_path: Path) -
     url, missing = sqlite_url(tmp_path, "one.db"), f"sqlite:///{tmp_path / 'two.db'}"
     shards = Shards([url, missing])
     shards[1].declare_schedule("known", HOURLY)
-    running = DeclaredSchedules(shards, {"known": HOURLY, "new": HOURLY}, SYSTEM_CLOCK)
+    running = DeclaredSchedules(shards, {"known": HOURLY, "new": HOURLY})
     assert len(running.step()) == 1
     (entry,) = shards[1].schedules()
     assert (entry.name, entry.retired) == ("known", False)

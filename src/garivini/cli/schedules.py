@@ -335,7 +335,6 @@ def _shown(entry: StoredSchedule, tick: int | None) -> str:
     if tick is None:
         return "-"
     try:
-        zone = find_zone(entry.zone)
-    except UsageError:
-        zone = find_zone("UTC")
-    return f"{local_time(tick, zone):%Y-%m-%d %H:%M:%S %z}"
+        return f"{local_time(tick, find_zone(entry.zone)):%Y-%m-%d %H:%M:%S %z}"
+    except (UsageError, ValueError, OverflowError, OSError):  # another program has written it
+        return str(tick)

@@ -1,4 +1,4 @@
-"""Declares the schedules of a worker: at its start what they are, and then that it still runs."""
+"""Declares the schedules of a process: at its start what they are, and then that it still runs."""
 
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -7,7 +7,7 @@ from msgspec.structs import asdict
 
 from garivini import events
 from garivini.backoff import Backoff
-from garivini.clock import Clock
+from garivini.clock import SYSTEM_CLOCK, Clock
 from garivini.errors import GariviniError
 from garivini.model.schedule import Schedule
 from garivini.store.database import Database
@@ -29,7 +29,9 @@ class DeclaredSchedules:
 
     """
 
-    def __init__(self, shards: Shards, schedules: Mapping[str, Schedule], clock: Clock) -> None:
+    def __init__(
+        self, shards: Shards, schedules: Mapping[str, Schedule], clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self._shards = shards
         self._names = frozenset(schedules)
         #: Those that have not been declared since the start. It happens once, so that two versions of a

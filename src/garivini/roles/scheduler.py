@@ -89,9 +89,7 @@ class Scheduler:
             ticked = await self._call(self._database.tick, name)
         except (UnreachableError, SchemaError):
             raise
-        except (
-            Exception
-        ) as error:  # a wrong row, or a defect that it meets, must not stop the other schedules
+        except Exception as error:  # also a defect: it must not stop the other schedules
             self._record_failure(name, error)
             return _WAITING_POLL
         self._failing.pop(name, None)
@@ -111,11 +109,8 @@ class Scheduler:
         return 0.0 if ticked.more else _WAITING_POLL if ticked.queued else _POLL
 
     def _record_failure(self, name: str, error: Exception) -> None:
-        backoff = (
-            self._failing[name].backoff
-            if name in self._failing
-            else Backoff(*_RETRY, uniform=self._clock.uniform)
-        )
+        failing = self._failing.get(name)
+        backoff = failing.backoff if failing else Backoff(*_RETRY, uniform=self._clock.uniform)
         self._failing[name] = _Failing(backoff, self._clock.monotonic() + backoff.failed())
         text = str(error) if isinstance(error, GariviniError) else traceback.format_exc()
         events.emit("schedule.failed", dbid=self._database.dbid, schedule=name, error=text)

@@ -184,7 +184,7 @@ def reset_schedule(run: Statements, name: str) -> None:
     stored, now = _locked(run, name)
     if stored.declared is None:
         raise UsageError(f"schedule {name!r} was not declared by code: change or remove it")
-    _write(run, name, stored, Schedule(**stored.declared), now, override={})
+    _write(run, name, stored, changed({}, stored.declared), now, override={})
 
 
 def pause_schedule(run: Statements, name: str) -> None:
