@@ -112,6 +112,15 @@ async def test_a_tick_is_dispatched_at_once_and_a_queued_one_when_the_job_has_en
 
 # ---- processes
 
+KINDS = pytest.mark.parametrize(
+    "kind",
+    [
+        "sqlite",
+        pytest.param("mariadb", marks=pytest.mark.servers),
+        pytest.param("postgresql", marks=pytest.mark.servers),
+    ],
+)
+
 
 def upgraded_url(kind: str, folder: Path, request: pytest.FixtureRequest, stack: ExitStack) -> str:
     """Return the URL of a database of a kind that has its tables."""
@@ -146,14 +155,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "sqlite",
-        pytest.param("mariadb", marks=pytest.mark.servers),
-        pytest.param("postgresql", marks=pytest.mark.servers),
-    ],
-)
+@KINDS
 def test_several_schedulers_with_wrong_clocks_that_are_killed_insert_each_tick_once(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest, start: Callable[..., Command]
 ) -> None:
@@ -185,3 +187,45 @@ def test_several_schedulers_with_wrong_clocks_that_are_killed_insert_each_tick_o
             assert (entry.jobs, entry.skipped) == (entry.next_tick - begin, 0)
             assert funcnames(database).count(entry.name) == entry.jobs
             assert entry.next_tick - time.time() < 60  # no clock but the database's
+
+
+#: A scheduler that stops after it has inserted the job of a tick, before it commits.
+_MID_TICK = """
+import sys, time
+from garivini.databases import DatabaseSettings
+from garivini.store.database import Database
+from garivini.store.schedules import tick
+
+with Database(DatabaseSettings(1, sys.argv[1])).transaction() as run:
+    ticked = tick(run, "s")
+    print("inserted", len(ticked.jobids), flush=True)
+    time.sleep(600)
+"""
+
+
+@KINDS
+def test_a_scheduler_that_is_killed_between_insert_and_commit_leaves_the_tick_to_another(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    (tmp_path / "mid_tick.py").write_text(_MID_TICK)
+    with ExitStack() as stack:
+        url = upgraded_url(kind, tmp_path, request, stack)
+        database = Database(DatabaseSettings(1, url))
+        stack.callback(database.close)
+        database.check()
+        database.set_schedule("s", {"funcname": "f", "every": 86400, "overlap": "allow"})
+        tick = read(database).next_tick
+        assert tick is not None
+        with database.transaction() as run:  # it is due
+            run("pause_schedule", name="s", paused=0, next_tick=tick - 86400)
+        killed = stack.enter_context(command(tmp_path, program=("mid_tick", url)))
+        killed.wait_for("inserted 1")
+        if database.locks_rows:
+            assert database.tick("s") is None
+        killed.process.send_signal(signal.SIGKILL)
+        killed.process.wait(PATIENCE)
+        until(lambda: database.tick("s") is not None)
+        assert database.tick("s") is None
+        assert funcnames(database) == ["f"]
+        found = read(database)
+        assert (found.jobs, found.skipped, found.last_tick, found.next_tick) == (1, 0, tick - 86400, tick)
