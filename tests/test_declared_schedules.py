@@ -1,5 +1,6 @@
 """Schedules that the code of a worker declares."""
 
+import asyncio
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -7,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from garivini import Client, Job, UsageError, Worker
+from garivini import Client, Job, UsageError, Worker, events
 from garivini.keeper.declared_schedules import DeclaredSchedules
 from garivini.model.schedule import Schedule, StoredSchedule
 from garivini.store.shards import Shards
 from tests.databases import sqlite_url
-from tests.system import system
+from tests.processes import PATIENCE
+from tests.system import Seen, system
 
 HOURLY = Schedule(funcname="f", every=3600)
 
@@ -118,6 +120,32 @@ def test_step_creates_nothing_while_a_database_does_not_answer(tmp_path: Path) -
     assert running.step() == []
     assert read(shards).keys() == {"known", "new"}
     shards.close()
+
+
+async def test_start_goes_on_after_an_error(shards: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[bool] = []
+    step = DeclaredSchedules.step
+
+    def failing(self: DeclaredSchedules) -> Any:
+        steps.append(True)
+        if len(steps) == 1:
+            raise RuntimeError("a defect")
+        return step(self)
+
+    monkeypatch.setattr(DeclaredSchedules, "step", failing)
+    running = DeclaredSchedules(shards, {"s": HOURLY})
+    seen = Seen()
+    unlisten = events.listen(seen)
+    try:
+        running.start()
+        (error,) = await seen.wait("schedules.undeclared")
+        async with asyncio.timeout(PATIENCE):
+            while not await asyncio.to_thread(read, shards):
+                await asyncio.sleep(0.05)
+    finally:
+        unlisten()
+        running.stop()
+    assert error == {"error": "a defect"}
 
 
 # ---- Worker.schedule

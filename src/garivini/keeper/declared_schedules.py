@@ -1,6 +1,6 @@
 """Declares the schedules of a process: at its start what they are, and then that it still runs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from msgspec.structs import asdict
@@ -51,9 +51,13 @@ class DeclaredSchedules:
     def _run(self) -> None:
         backoff = Backoff(*_RETRY, uniform=self._clock.uniform)
         while True:
-            errors = self.step()
-            for error in sorted({str(error) for error in errors}):
-                events.emit("schedules.undeclared", error=error)
+            errors: Sequence[Exception]
+            try:
+                errors = self.step()
+            except Exception as error:  # a defect must not retire the schedules
+                errors = [error]
+            for text in sorted({str(error) or repr(error) for error in errors}):
+                events.emit("schedules.undeclared", error=text)
             if not errors:
                 backoff.succeeded()
             if self._stop.wait(backoff.failed() if errors else _INTERVAL):
