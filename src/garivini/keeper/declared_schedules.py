@@ -20,7 +20,7 @@ _RETRY: Final = (1.0, _INTERVAL)
 
 
 class DeclaredSchedules:
-    """Declares schedules, in a thread of its own.
+    """Declares schedules, in a separate thread.
 
     Args:
         shards: the databases. A schedule that none of them has is created in its home.

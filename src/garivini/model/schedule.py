@@ -12,15 +12,15 @@ from garivini.model.limits import Flag, Priority, check_word
 from garivini.model.new_jobs import new_job
 from garivini.model.ticks import MAX_EVERY, check_cron, cron_ticks, explain_cron, find_zone, interval_ticks
 
-#: What becomes of missed ticks: none has a job, the last one has, or all have that are not too old.
+#: The rule for missed ticks: insert no job, one for the last of them, or one for each that is not too old.
 Missed: TypeAlias = Literal["skip", "last", "all"]
 MISSED: Final[tuple[Missed, ...]] = get_args(Missed)
-#: What becomes of a tick while the previous job of the schedule is live: its job is inserted anyway, or not
-#: at all, or when the previous job has ended. At most one tick waits for that.
+#: The rule for a tick while the previous job of the schedule is live: insert its job anyway, insert none, or
+#: insert it when the previous job has ended. At most one tick waits for that.
 Overlap: TypeAlias = Literal["allow", "skip", "queue"]
 OVERLAPS: Final[tuple[Overlap, ...]] = get_args(Overlap)
 
-#: A tick is missed if it is older than this when a scheduler comes to it. Seconds.
+#: Seconds after which a tick that no scheduler has handled is missed.
 ON_TIME: Final = 60
 #: Seconds after which a declared schedule is retired if no process declares it any more.
 RETIRED: Final = 600
@@ -152,7 +152,7 @@ SETTINGS: Final[tuple[str, ...]] = Schedule.__struct_fields__
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What one transaction does about the ticks of a schedule."""
+    """The decisions of one transaction about the ticks of a schedule."""
 
     #: The ticks for which it inserts a job, the oldest first.
     inserts: tuple[int, ...]

@@ -1,7 +1,7 @@
 """When a schedule ticks: cron expressions in a time zone, and intervals. Times are unix seconds.
 
-cronsim finds the local times that match an expression. What a change of the clock makes of them is decided
-here, because cronsim passes over some times where the clock changes by half an hour:
+cronsim finds the local times that match an expression. The changes of the clock are applied here, because
+cronsim skips some times if the clock changes by half an hour:
 
 * If neither minute nor hour begins with ``*``, the expression names times of the day. A time that the clock
   skips ticks when the skipped time ends, several skipped times together once. A time that comes twice ticks

@@ -28,7 +28,7 @@ _TYPES: Final = get_type_hints(Schedule)
 
 
 class Ticked(NamedTuple):
-    """What a scheduler has done about the ticks of a schedule."""
+    """The result of handling the ticks of a schedule."""
 
     funcname: str
     #: The jobs that were inserted.
@@ -76,7 +76,7 @@ def tick(run: Statements, name: str) -> Ticked | None:
     All of this happens or nothing, so each tick has its job once, however many schedulers there are.
 
     Returns:
-        What was done; None: nothing, or another scheduler is doing it.
+        The result; None: there was nothing to do, or another scheduler is doing it.
 
     Raises:
         UsageError: a value of the schedule is wrong.

@@ -597,8 +597,8 @@ SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_wi
 SELECT 1 FROM schedule WHERE name = :name::text
 
 -- name: due_schedules (age) -> rows
--- The schedules with a tick that is due or waits for the end of a job. Those that no process has declared for so many
--- seconds are retired. There are few schedules, so all are read.
+-- The schedules with a tick that is due or waits for the end of a job. A schedule that was last declared `age` seconds
+-- ago is retired. There are few schedules, so all are read.
 SELECT name FROM schedule
  WHERE paused = 0
    AND (declared IS NULL OR (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - seen < :age::integer)
@@ -637,7 +637,7 @@ UPDATE schedule
  WHERE name = :name::text AND next_tick IS NOT DISTINCT FROM :tick::bigint
 
 -- name: write_schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, next_tick, declared, override) -> none
--- Creates a schedule, or writes its values. What it has done so far stays.
+-- Creates a schedule, or writes its values. Its counts and its last job stay.
 INSERT INTO schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap,
   next_tick, declared, override)
 VALUES (:name::text, :funcname::text, :arg::bytea, :cron::text, :every::integer, :zone::text, :flag::text,
@@ -654,7 +654,7 @@ ON CONFLICT (name) DO UPDATE SET
 UPDATE schedule SET paused = :paused::smallint, next_tick = :next_tick::bigint WHERE name = :name::text
 
 -- name: see_schedules (names, age) -> none
--- Records that a process declares these schedules, unless one did within these seconds.
+-- Records that a process declares these schedules, unless that was recorded within the last `age` seconds.
 UPDATE schedule SET seen = (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
  WHERE name = ANY (:@names::text[]) AND (seen IS NULL OR (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - seen > :age::integer)
 

@@ -535,8 +535,8 @@ SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_wi
 SELECT 1 FROM schedule WHERE name = :name
 
 -- name: due_schedules (age) -> rows
--- The schedules with a tick that is due or waits for the end of a job. Those that no process has declared for so many
--- seconds are retired. There are few schedules, so all are read.
+-- The schedules with a tick that is due or waits for the end of a job. A schedule that was last declared `age` seconds
+-- ago is retired. There are few schedules, so all are read.
 SELECT name FROM schedule
  WHERE paused = 0 AND (declared IS NULL OR CAST(strftime('%s', 'now') AS INTEGER) - seen < :age)
    AND (next_tick IS NULL OR next_tick <= CAST(strftime('%s', 'now') AS INTEGER) OR queued IS NOT NULL)
@@ -570,7 +570,7 @@ UPDATE schedule
  WHERE name = :name AND next_tick IS :tick
 
 -- name: write_schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, next_tick, declared, override) -> none
--- Creates a schedule, or writes its values. What it has done so far stays.
+-- Creates a schedule, or writes its values. Its counts and its last job stay.
 INSERT INTO schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap,
   next_tick, declared, override)
 VALUES (:name, :funcname, :arg, :cron, :every, :zone, :flag,
@@ -586,7 +586,7 @@ ON CONFLICT (name) DO UPDATE SET
 UPDATE schedule SET paused = :paused, next_tick = :next_tick WHERE name = :name
 
 -- name: see_schedules (names, age) -> none
--- Records that a process declares these schedules, unless one did within these seconds.
+-- Records that a process declares these schedules, unless that was recorded within the last `age` seconds.
 UPDATE schedule SET seen = CAST(strftime('%s', 'now') AS INTEGER)
  WHERE name IN (:*names) AND (seen IS NULL OR CAST(strftime('%s', 'now') AS INTEGER) - seen > :age)
 

@@ -20,7 +20,7 @@ CREATE TABLE schedule (
   last_jobid BIGINT UNSIGNED,
   jobs       BIGINT NOT NULL DEFAULT 0,
   skipped    BIGINT NOT NULL DEFAULT 0,
-  -- What code has declared, and what an operator has set instead: JSON objects. When a process last declared it.
+  -- JSON objects: the values that code has declared, and those that an operator has set. When a process declared it.
   declared   MEDIUMTEXT,
   override   MEDIUMTEXT,
   seen       BIGINT

@@ -20,7 +20,7 @@ CREATE TABLE schedule (
   last_jobid INTEGER,
   jobs       INTEGER NOT NULL DEFAULT 0,
   skipped    INTEGER NOT NULL DEFAULT 0,
-  -- What code has declared, and what an operator has set instead: JSON objects. When a process last declared it.
+  -- JSON objects: the values that code has declared, and those that an operator has set. When a process declared it.
   declared   TEXT,
   override   TEXT,
   seen       INTEGER
