@@ -106,7 +106,7 @@ class Scheduler:
         )
         if ticked.jobids:
             self._inserted()
-        return 0.0 if ticked.more else _WAITING_POLL if ticked.queued else _POLL
+        return 0.0  # the next pass finds out when it ticks again
 
     def _record_failure(self, name: str, error: Exception) -> None:
         failing = self._failing.get(name)

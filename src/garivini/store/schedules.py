@@ -37,10 +37,6 @@ class Ticked(NamedTuple):
     skipped: int
     #: Seconds since the oldest tick that was due; 0: none was.
     late: int
-    #: Whether a tick waits for the end of a job.
-    queued: bool
-    #: Whether more ticks are due.
-    more: bool
 
 
 def schedules(run: Statements) -> list[StoredSchedule]:
@@ -104,8 +100,7 @@ def tick(run: Statements, name: str) -> Ticked | None:
         skipped=decided.skipped,
     )
     late = 0 if stored.next_tick is None else max(0, now - stored.next_tick)
-    more = decided.next_tick is not None and decided.next_tick <= now
-    return Ticked(schedule.funcname, jobids, decided.skipped, late, decided.queued is not None, more)
+    return Ticked(schedule.funcname, jobids, decided.skipped, late)
 
 
 def run_schedule(run: Statements, name: str) -> int:

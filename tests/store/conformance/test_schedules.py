@@ -130,7 +130,7 @@ def test_tick_inserts_a_job_and_moves_the_schedule_on(database: Database, clock:
     clock.set(TICK + 5)
     assert database.due_schedules() == ["s"]
     ticked = database.tick("s")
-    assert ticked == Ticked("f", ticked.jobids if ticked else [], 0, 5, queued=False, more=False)
+    assert ticked == Ticked("f", ticked.jobids if ticked else [], 0, 5)
     (jobid,) = ticked.jobids
     job = stored(database, jobid)
     assert (job.funcname, job.arg, job.priority, job.flag) == ("f", b"\xffx", "high", "controller")
@@ -197,10 +197,7 @@ def test_tick_of_very_many_missed_ticks_comes_in_parts(database: Database, clock
     first, second = database.tick("s"), database.tick("s")
     assert first is not None
     assert second is not None
-    assert [(len(ticked.jobids), ticked.more) for ticked in (first, second)] == [
-        (MAX_TICKS, True),
-        (5, False),
-    ]
+    assert [len(ticked.jobids) for ticked in (first, second)] == [MAX_TICKS, 5]
     assert read(database).last_jobid == second.jobids[-1]
 
 
