@@ -89,7 +89,7 @@ class PostgreSQLRoles:
             self._server.execute(f"DROP ROLE {self.name}_{role}")
 
     def empty(self) -> None:
-        for table in ("job", "failure", "function", "report", "finished", "garivini_database"):
+        for table in ("job", "failure", "function", "report", "finished", "schedule", "garivini_database"):
             self._connection.execute(f"DELETE FROM {table}".encode())
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:
@@ -171,7 +171,7 @@ class MySQLRoles:
         self._server.execute(f"DROP DATABASE {self.name}")
 
     def empty(self) -> None:
-        for table in ("job", "failure", "function", "report", "finished", "garivini_database"):
+        for table in ("job", "failure", "function", "report", "finished", "schedule", "garivini_database"):
             self.execute(f"DELETE FROM `{table}`")
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:

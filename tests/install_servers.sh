@@ -20,6 +20,7 @@ need galera-4 ls /usr/lib/galera/libgalera_smm.so
 need mariadb-client-core command -v mariadb
 need pgbouncer command -v pgbouncer
 need postgresql ls /usr/lib/postgresql/*/bin/postgres
+need libfaketime sh -c 'ls /usr/lib/*/faketime/libfaketimeMT.so.1'
 need php-cli command -v php
 need php-gearman php_has gearman
 need php-mysql php_has pdo_mysql

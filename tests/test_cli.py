@@ -39,6 +39,7 @@ def test_every_command_teaches_with_an_example() -> None:
     groups = {
         "jobs": ("list", "show", "retry", "cancel", "discard", "reschedule", "priority", "delete"),
         "functions": ("list", "set", "pause", "resume"),
+        "schedules": ("list", "show", "set", "pause", "resume", "run", "remove", "next"),
         "db": ("upgrade", "check", "sql"),
     }
     paths = [[name] for name in _COMMANDS if name not in groups]
@@ -643,7 +644,7 @@ class TestProcesses:
             assert roles.stop() == 0
             entries = [json.loads(line) for line in roles.output.splitlines()]
         assert {"server.listening", "role.started", "role.stopped"} <= {entry["event"] for entry in entries}
-        (started,) = [entry for entry in entries if entry["event"] == "role.started"]
+        started, _ = [entry for entry in entries if entry["event"] == "role.started"]
         assert (started["role"], started["level"]) == ("queue-runner of database 1", "info")
         assert started["process"] == roles.process.pid
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from garivini.model.new_jobs import JobLike
     from garivini.model.records import FailedAttempt, KeptJob, Reported
     from garivini.model.retry import BackoffCurve
+    from garivini.model.schedule import StoredSchedule
     from garivini.model.state import State
     from garivini.store.callers import AsyncJoinable, Joinable
     from garivini.worker import Discard, Retry, Worker
@@ -79,6 +80,7 @@ _MODULES: Final = {
     "Retry": "worker",
     "SchemaError": "errors",
     "State": "model.state",
+    "StoredSchedule": "model.schedule",
     "UnreachableError": "errors",
     "UsageError": "errors",
     "Worker": "worker",
@@ -101,6 +103,7 @@ __all__ = [  # noqa: RUF022  # the order of the documentation
     "KeptJob",
     "JobQuery",
     "BulkProgress",
+    "StoredSchedule",
     "current_job",
     "JobFilter",
     "DatabasesLike",

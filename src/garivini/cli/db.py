@@ -10,6 +10,7 @@ from garivini.cli.output import say
 from garivini.errors import UsageError
 from garivini.store import drain as drains
 from garivini.store.dialects import DIALECTS
+from garivini.store.schedule_homes import move_schedules
 from garivini.store.schema import SCHEMA, migration_sql
 from garivini.store.shards import Shards
 
@@ -79,9 +80,9 @@ def drain(dbs: list[str], dbid: int, stop: bool) -> None:
     """Empty a database for its removal, by moving its jobs to the others.
 
     DBID is its position in the list of databases. The database accepts no more jobs from any client. Waiting
-    jobs are moved with their records. Running jobs end where they are, so its QueueRunner must keep running.
-    The command returns when the database is empty; only then remove it from every list. If the command was
-    interrupted, run it again.
+    jobs are moved with their records, and so are schedules. Running jobs end where they are, so its
+    QueueRunner must keep running. The command returns when the database is empty; only then remove it from
+    every list. If the command was interrupted, run it again.
 
     \b
     Examples:
@@ -101,6 +102,7 @@ def drain(dbs: list[str], dbid: int, stop: bool) -> None:
     while True:
         for number in drains.drain(source, lambda job: shards.target(job, without=[dbid])):
             moved += number
+        move_schedules(source, shards)
         held = sum(count.jobs for count in source.counts())
         say(f"{moved} moved, {held} left")
         if not held:

@@ -6,10 +6,12 @@ import os
 import signal
 import ssl
 import sys
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Final, Literal, TypeAlias, get_args
 
 import click
+from msgspec.structs import asdict
 
 from garivini import events
 from garivini.cli import options
@@ -18,12 +20,15 @@ from garivini.cli.tls import warn_of_servers
 from garivini.errors import ConflictError, UnreachableError, UsageError
 from garivini.gearman.server import Server
 from garivini.gearman.servers import parse_address, parse_addresses
+from garivini.keeper.declared_schedules import DeclaredSchedules
 from garivini.model import lease, pacing
 from garivini.model.limits import MAX_ARG
+from garivini.model.schedule import Schedule, changed, check_name
 from garivini.roles import controller, injector, queue_runner
 from garivini.roles.controller import ControllerSettings
 from garivini.roles.injector import InjectorSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
+from garivini.settings.tables import ScheduleTable
 from garivini.store.shards import Shards
 
 Role: TypeAlias = Literal["gearman", "queue-runner", "controller", "injector"]
@@ -148,7 +153,8 @@ def run(
         raise UsageError(
             "the embedded Gearman server has no TLS: run the other roles only, or give --tls-ca none"
         )
-    asyncio.run(_run(roles, dbs, addresses, settings, calling, injecting, tls))
+    schedules = _declared(options.configuration(click.get_current_context()).file.schedules)
+    asyncio.run(_run(roles, dbs, addresses, settings, calling, injecting, tls, schedules))
 
 
 async def _run(
@@ -159,6 +165,7 @@ async def _run(
     calling: ControllerSettings,
     injecting: InjectorSettings,
     tls: ssl.SSLContext | None,
+    schedules: dict[str, Schedule],
 ) -> None:
     stop = _stop_on_signal()
     server: Server | None = None
@@ -176,6 +183,8 @@ async def _run(
             if "queue-runner" in roles:
                 serving = queue_runner.serve(list(Shards(dbs)), addresses, settings, stop=stop, tls=tls)
                 group.create_task(serving)
+                if schedules:
+                    DeclaredSchedules(Shards(dbs), schedules).start()
             if "controller" in roles:
                 serving = controller.serve(list(Shards(dbs)), addresses, calling, stop=stop, tls=tls)
                 group.create_task(serving)
@@ -185,6 +194,23 @@ async def _run(
     finally:
         if server is not None:
             await server.close()
+
+
+def _declared(tables: Mapping[str, ScheduleTable]) -> dict[str, Schedule]:
+    """Return the schedules of the settings file.
+
+    Raises:
+        UsageError: one is wrong.
+
+    """
+    found = {}
+    for name, table in tables.items():
+        given = {key: value for key, value in asdict(table).items() if value is not None}
+        try:
+            found[check_name(name)] = changed({}, given | {"arg": (table.arg or "").encode()})
+        except UsageError as error:
+            raise UsageError(f"[schedules.{name}]: {error}") from None
+    return found
 
 
 def _stop_on_signal() -> asyncio.Event:

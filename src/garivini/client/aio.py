@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 from garivini.client.aio_bulk import AsyncBulkCalls
 from garivini.client.client import Client
 from garivini.client.functions import AsyncFunctionCalls
+from garivini.client.schedules import AsyncSchedules
 from garivini.databases import DatabasesLike
 from garivini.model.handles import HandleLike
 from garivini.model.inserted import Inserted
@@ -375,6 +376,11 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
             answers: list[Inserted] = await run_sync(insert)
             return answers
         return insert(connection)
+
+    @property
+    def schedules(self) -> AsyncSchedules:
+        """The schedules of the databases."""
+        return AsyncSchedules(self._client.schedules, self._call)
 
     async def _call(self, call: Callable[_P, _R], *arguments: _P.args, **named: _P.kwargs) -> _R:
         loop = asyncio.get_running_loop()

@@ -9,7 +9,8 @@ from garivini import settings
 from garivini.client.bulk import BulkCalls
 from garivini.client.direct import DirectDispatch
 from garivini.client.functions import FunctionCalls
-from garivini.client.late_outcomes import complete, finish, write_outcomes
+from garivini.client.late_outcomes import complete, finish, write_outcomes, write_setback
+from garivini.client.schedules import Schedules
 from garivini.databases import DatabasesLike
 from garivini.errors import UsageError
 from garivini.gearman.servers import parse_addresses
@@ -18,14 +19,12 @@ from garivini.model.inserted import Inserted
 from garivini.model.job import Handle, Job, NewJob, parse_state
 from garivini.model.limits import Flag, Priority
 from garivini.model.new_jobs import JobLike, checked_job, checked_jobs
-from garivini.model.outcome import Setback, Settled, failure, success
+from garivini.model.outcome import Setback, failure, success
 from garivini.model.pacing import WATERMARK
 from garivini.model.records import FailedAttempt, KeptJob, Reported
 from garivini.model.state import State
 from garivini.model.when import parse_when
-from garivini.outcome_events import emit_settled
 from garivini.store.callers import Joinable, after_commit
-from garivini.store.database import Database
 from garivini.store.shards import Shards
 
 
@@ -90,6 +89,11 @@ class Client(BulkCalls, FunctionCalls):
     def shards(self) -> Shards:
         """The databases of the jobs, for tests and tools that run roles themselves."""
         return self._shards
+
+    @property
+    def schedules(self) -> Schedules:
+        """The schedules of the databases."""
+        return Schedules(self._shards)
 
     # ---- the calls of the original
 
@@ -224,7 +228,7 @@ class Client(BulkCalls, FunctionCalls):
         """
         named = named_job(handle)
         setback = Setback(handle=handle_of(named), kind="rescheduled", when=parse_when(when))
-        return self._settle(named, setback)
+        return write_setback(self._shards[named.dbid], named, setback)
 
     def failed_job(self, handle: HandleLike, error: BaseException | str | None = None) -> bool:
         """Count a failure and let the job run again after 2^failcount minutes, up to a day.
@@ -242,7 +246,7 @@ class Client(BulkCalls, FunctionCalls):
 
         """
         named = named_job(handle)
-        return self._settle(named, failure(handle_of(named), error))
+        return write_setback(self._shards[named.dbid], named, failure(handle_of(named), error))
 
     def list_jobs(
         self,
@@ -388,13 +392,3 @@ class Client(BulkCalls, FunctionCalls):
         else:
             answers = self._direct.insert(jobs, wake) if jobs else []
         return answers
-
-    def _settle(self, named: Job | Handle, setback: Setback) -> bool:
-        def settle(database: Database, recognised: list[Handle]) -> list[Settled]:
-            return database.settle([setback]) if recognised else []
-
-        found = write_outcomes(self._shards[named.dbid], [named], settle)
-        if not found:
-            return False
-        emit_settled(setback, found[0])
-        return found[0].result in ("applied", "repeated")

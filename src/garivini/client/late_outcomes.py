@@ -6,7 +6,8 @@ from typing import TypeVar
 from garivini import events
 from garivini.model.handles import handle_of
 from garivini.model.job import Handle, Job
-from garivini.model.outcome import Success
+from garivini.model.outcome import Setback, Settled, Success
+from garivini.outcome_events import emit_settled
 from garivini.store.database import Database
 from garivini.store.incarnations import ReplacedError
 
@@ -52,6 +53,19 @@ def write_outcomes(
     if left_out:
         events.emit("outcomes.unrecognised", dbid=database.dbid, outcomes=len(left_out))
     return result
+
+
+def write_setback(database: Database, named: Job | Handle, setback: Setback) -> bool:
+    """Write the setback of a job, and report it; return whether it is written, now or by an earlier call."""
+
+    def settle(database: Database, recognised: list[Handle]) -> list[Settled]:
+        return database.settle([setback]) if recognised else []
+
+    found = write_outcomes(database, [named], settle)
+    if not found:
+        return False
+    emit_settled(setback, found[0])
+    return found[0].result in ("applied", "repeated")
 
 
 def complete(database: Database, handles: list[Handle]) -> int:

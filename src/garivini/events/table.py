@@ -154,6 +154,21 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
             WARNING, ("dbid", "error"), "jobs could not be submitted, released, parked or deleted"
         ),
     },
+    "Schedules": {
+        "schedule.ticked": EventType(
+            DEBUG,
+            ("dbid", "schedule", "function", "jobs", "skipped", "late"),
+            "due ticks were handled",
+        ),
+        "schedules.undeclared": EventType(
+            WARNING, ("error",), "a worker could not declare its schedules; tried again within a minute"
+        ),
+        "schedule.failed": EventType(
+            WARNING,
+            ("dbid", "schedule", "error"),
+            "a tick could not be handled; tried again within a minute",
+        ),
+    },
     "Injector": {
         "inject.stored": EventType(DEBUG, ("calls", "jobs", "duplicates"), "a batch of calls was committed"),
         "inject.refused": EventType(
@@ -220,7 +235,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
         ),
     },
     "Processes": {
-        "role.started": EventType(INFO, ("role",), "a QueueRunner or an Injector has started"),
+        "role.started": EventType(INFO, ("role",), "a QueueRunner, a scheduler or an Injector has started"),
         "role.stopped": EventType(INFO, ("role",), "it has ended"),
         "role.error": EventType(
             WARNING, ("role", "error"), "a pass or a step of a keeper failed; emitted once per cause"

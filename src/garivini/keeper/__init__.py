@@ -12,4 +12,5 @@
 * ``inbox`` holds items that wait or are deferred, and ``batch_writer`` splits batches that fail.
 * ``functions``: their settings. ``execution``: a job in this process. ``copies``: those that have ended.
   ``job_events`` emits the events of jobs that start or end.
+* ``declared_schedules`` declares the schedules of a worker, in a separate thread.
 """

@@ -32,6 +32,7 @@ from garivini.roles.janitor import Janitor
 from garivini.roles.job_servers import JobServers
 from garivini.roles.orphans import Orphans
 from garivini.roles.runner import run_passes, run_role
+from garivini.roles.scheduler import Schedulers
 from garivini.roles.watermark import Watermark
 from garivini.store.database import Database, Lane, Lanes
 from garivini.submission import WAKE
@@ -321,7 +322,10 @@ class QueueRunner:
 
 
 class QueueRunners:
-    """A role: a QueueRunner for each database. A job of ``garivini_wake`` starts the next pass of all."""
+    """A role: a QueueRunner and a scheduler for each database.
+
+    A job of ``garivini_wake`` starts the next pass of all QueueRunners.
+    """
 
     #: Maximum seconds for the passes that are in progress when it is stopped.
     drain_timeout: Final = 30.0
@@ -341,6 +345,7 @@ class QueueRunners:
         self._runners = [QueueRunner(database, self._servers, settings) for database in databases]
         self._stop = asyncio.Event()
         self._wakes = [asyncio.Event() for _ in databases]
+        self._schedulers = Schedulers(databases, self._wakes)
         self._loops: list[asyncio.Task[None]] = []
         self.links: list[Worker] = [
             Worker(address, [WAKE.encode()], self._woken, client_id=b"queue-runner", tls=tls)
@@ -359,6 +364,7 @@ class QueueRunners:
             asyncio.create_task(run_passes(runner, stop=self._stop, wake=wake))
             for runner, wake in zip(self._runners, self._wakes, strict=True)
         ]
+        self._loops += self._schedulers.start(self._stop)
         return self._loops
 
     async def drain(self) -> None:
@@ -375,6 +381,7 @@ class QueueRunners:
         """Close connections and end the database threads."""
         for runner in self._runners:
             runner.close()
+        self._schedulers.close()
         await self._servers.close()
 
 

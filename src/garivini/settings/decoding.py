@@ -62,11 +62,23 @@ def _value(value: Any, kind: Any, name: str, place: str, key: str) -> Any:
         if not isinstance(value, dict):
             raise UsageError(f"{name}: {key} is a table: write [{key}] and its keys below")
         return _table(value, kind, name, key)
+    if get_origin(kind) is dict:
+        return _named_tables(value, get_args(kind)[1], name, key)
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:
         pass
     raise UsageError(f"{name}: {place} is not {_expected(kind)}")
+
+
+def _named_tables(value: Any, kind: Any, name: str, key: str) -> dict[str, Any]:
+    """Return the tables ``[key.NAME]`` by name."""
+    if not isinstance(value, dict) or not all(isinstance(table, dict) for table in value.values()):
+        raise UsageError(f"{name}: {key} has tables: write [{key}.NAME] and its keys below")
+    return {
+        each: _table(table, kind, name, f"{key}.{each}" if _KEY.fullmatch(each) else f"{key}.…")
+        for each, table in value.items()
+    }
 
 
 def _unknown(key: str, known: list[str], table: str) -> str:

@@ -41,6 +41,21 @@ class WorkerTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     drain: float | None = None
 
 
+class ScheduleTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A table ``[schedules.NAME]`` of a settings file."""
+
+    funcname: str | None = None
+    arg: str | None = None
+    cron: str | None = None
+    every: int | None = None
+    zone: str | None = None
+    priority: str | None = None
+    flag: str | None = None
+    missed: str | None = None
+    missed_window: int | None = None
+    overlap: str | None = None
+
+
 class TlsTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The table ``[tls]`` of a settings file: TLS to the Gearman servers."""
 
@@ -72,6 +87,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     controller: ControllerTable = msgspec.field(default_factory=ControllerTable)
     injector: InjectorTable = msgspec.field(default_factory=InjectorTable)
     worker: WorkerTable = msgspec.field(default_factory=WorkerTable)
+    schedules: dict[str, ScheduleTable] = {}
     tls: TlsTable = msgspec.field(default_factory=TlsTable)
     log: LogTable = msgspec.field(default_factory=LogTable)
 

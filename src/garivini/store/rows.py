@@ -101,6 +101,7 @@ class Columns:
 
 _JOB: Final = Columns("ntBTTnTnnnnnnnn")
 _KEPT_JOB: Final = Columns("ntTnnnnntBF")
+_SCHEDULE: Final = Columns("ttBT?ttntntn????nnTTn?")
 #: By name of the statement: the columns of rows that other programs may have written.
 COLUMNS: Final[dict[str, Columns]] = {
     "due": Columns("nnBTTTnnnnt"),
@@ -133,4 +134,8 @@ COLUMNS: Final[dict[str, Columns]] = {
     "kept_funcnames": Columns("nt"),
     "finished": _KEPT_JOB,
     "kept_jobs": _KEPT_JOB,
+    "due_schedules": Columns("t"),
+    "schedules": _SCHEDULE,
+    "take_schedule": _SCHEDULE,
+    "lock_schedule": _SCHEDULE,
 }

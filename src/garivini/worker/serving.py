@@ -14,10 +14,12 @@ from garivini.client import Client
 from garivini.clock import SYSTEM_CLOCK, Clock
 from garivini.events import throttle
 from garivini.gearman.aio import Worker as Connection
+from garivini.keeper.declared_schedules import DeclaredSchedules
 from garivini.keeper.execution import Execution
 from garivini.keeper.keeper import STOP_TIMEOUT, Keeper
 from garivini.keeper.supervised_child import SupervisedChild
 from garivini.model.job import Job
+from garivini.model.schedule import Schedule
 from garivini.worker import joblog
 from garivini.worker.async_jobs import AsyncJobs
 from garivini.worker.blocking import BlockingRunner
@@ -38,6 +40,7 @@ class Served(Protocol):
     """The attributes of a ``Worker`` that serving it needs. ``Worker`` imports this module."""
 
     functions: dict[str, Registered]
+    schedules: dict[str, Schedule]
     client: Client
     job_servers: list[str]
     tls: ssl.SSLContext | None
@@ -85,6 +88,9 @@ class Serving:
         self.blocking: BlockingRunner = self._def_jobs.runner
         #: Whether the drain was incomplete because of a ``def`` function, which is still running.
         self.abandoned: bool = False
+        self._schedules = (
+            DeclaredSchedules(worker.client.shards, worker.schedules, clock) if worker.schedules else None
+        )
         self._add_keepers(worker, child)
         self._add_links(worker, connection)
 
@@ -139,6 +145,8 @@ class Serving:
         throttle.install()
         for keeper in self._shared.keepers.values():
             keeper.start()
+        if self._schedules is not None:
+            self._schedules.start()
         links = [asyncio.create_task(connection.run()) for connection in self._connections]
         functions = sorted(name.decode() for name in self._shared.functions)
         events.emit("worker.started", worker=self._shared.name, functions=functions)
@@ -171,6 +179,8 @@ class Serving:
 
         ``timeout``: maximum seconds of each keeper's stop; the tasks have half of it.
         """
+        if self._schedules is not None:
+            self._schedules.stop()
         tasks = self._async_jobs.cancel()
         for connection in self._connections:
             connection.abort()

@@ -4,6 +4,7 @@ import asyncio
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from typing import TypeVar
 
 from garivini import settings
@@ -12,9 +13,11 @@ from garivini.errors import UsageError
 from garivini.gearman.servers import parse_addresses
 from garivini.keeper.supervised_child import SupervisedChild
 from garivini.model.job import Job
+from garivini.model.limits import Flag, Priority
 from garivini.model.new_jobs import new_job
 from garivini.model.policy import FunctionPolicy
 from garivini.model.retry import Backoff, ErrorClass, retry_policy
+from garivini.model.schedule import Missed, Overlap, Schedule, check_name, whole_seconds
 from garivini.worker.functions import Function, Registered, registered
 from garivini.worker.process import Process
 from garivini.worker.serving import Serving
@@ -55,6 +58,7 @@ class Worker:
         self.job_servers: list[str] = parse_addresses(job_servers)
         self.concurrency: int = concurrency
         self.functions: dict[str, Registered] = {}
+        self.schedules: dict[str, Schedule] = {}
 
     def function(
         self,
@@ -131,6 +135,60 @@ class Worker:
             return function
 
         return register
+
+    def schedule(
+        self,
+        name: str,
+        funcname: str,
+        *,
+        cron: str | None = None,
+        every: int | timedelta | None = None,
+        zone: str = "UTC",
+        arg: bytes | str = b"",
+        priority: Priority = "normal",
+        flag: Flag = "shim",
+        missed: Missed = "last",
+        missed_window: int = 3600,
+        overlap: Overlap = "skip",
+    ) -> None:
+        """Declare a schedule, which inserts jobs at set times. A QueueRunner has to run.
+
+        A starting worker declares it. Values that an operator has set, as with ``garivini schedules set``,
+        have precedence. If no worker has declared it for ten minutes, it is retired, and does not tick.
+
+        Args:
+            name: of the schedule, in all workers of the databases.
+            funcname: the function of the jobs, of this worker or of any other.
+            cron: a cron expression of five fields, or six with the seconds first.
+            every: the interval instead, in seconds or as a timedelta of whole seconds.
+            zone: the time zone of ``cron``, such as ``Europe/Berlin``.
+            arg: the argument of the jobs.
+            priority: of the jobs: ``high``, ``normal`` or ``low``.
+            flag: of the jobs: ``shim``, or ``controller`` for stock workers.
+            missed: for ticks that were missed while no QueueRunner ran: ``skip`` inserts no job, ``last`` one
+                for the last of them, ``all`` one each.
+            missed_window: the maximum age in seconds of a missed tick, for ``all``.
+            overlap: while the previous job has not ended: ``allow`` inserts the job of a tick, ``skip`` does
+                not, ``queue`` lets one tick wait until then.
+
+        Raises:
+            UsageError: the name is invalid or declared already, or a value is wrong.
+
+        """
+        if check_name(name) in self.schedules:
+            raise UsageError(f"schedule {name!r} is declared twice")
+        self.schedules[name] = Schedule(
+            funcname=funcname,
+            arg=arg.encode() if isinstance(arg, str) else arg,
+            cron=cron,
+            every=whole_seconds(every),
+            zone=zone,
+            priority=priority,
+            flag=flag,
+            missed=missed,
+            missed_window=missed_window,
+            overlap=overlap,
+        )
 
     def run(self, child: SupervisedChild | None = None) -> None:
         """Run jobs in this process until SIGTERM or SIGINT, which drain it; a second one ends it at once.

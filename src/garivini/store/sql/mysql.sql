@@ -697,3 +697,84 @@ DELETE FROM failure WHERE jobid = :jobid AND attempt = 0 AND kind = 'moved'
 -- Copies a failure record of a moved job.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 VALUES (:jobid, :attempt, :failed_at, :kind, :error, :message, :trace, :worker)
+
+-- name: schedules () -> rows
+-- All schedules, with the time and when each was last declared.
+SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued,
+       last_tick, last_jobid, jobs, skipped, declared, override,
+       CAST(UNIX_TIMESTAMP() AS SIGNED), seen
+  FROM schedule ORDER BY name
+
+-- name: has_schedule (name) -> rows
+-- Whether there is a schedule of this name.
+SELECT 1 FROM schedule WHERE name = :name
+
+-- name: due_schedules (age) -> rows
+-- The schedules with a tick that is due or waits for the end of a job. A schedule that was last declared `age` seconds
+-- ago is retired. There are few schedules, so all are read.
+SELECT name FROM schedule
+ WHERE paused = 0 AND (declared IS NULL OR CAST(UNIX_TIMESTAMP() AS SIGNED) - seen < :age)
+   AND (next_tick IS NULL OR next_tick <= CAST(UNIX_TIMESTAMP() AS SIGNED) OR queued IS NOT NULL)
+
+-- name: until_tick (age) -> one
+-- The seconds until the first tick that is not due yet.
+SELECT min(next_tick) - (UNIX_TIMESTAMP() + MICROSECOND(NOW(6)) / 1e6) FROM schedule
+ WHERE paused = 0 AND (declared IS NULL OR CAST(UNIX_TIMESTAMP() AS SIGNED) - seen < :age)
+   AND next_tick > CAST(UNIX_TIMESTAMP() AS SIGNED)
+
+-- name: take_schedule (name) -> rows
+-- A schedule as above, locked by the transaction. No row: another scheduler has it, or it is gone.
+SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued,
+       last_tick, last_jobid, jobs, skipped, declared, override,
+       CAST(UNIX_TIMESTAMP() AS SIGNED), seen
+  FROM schedule WHERE name = :name
+   FOR UPDATE SKIP LOCKED
+
+-- name: lock_schedule (name) -> rows
+-- The same for a change of its values, which waits for the lock.
+SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued,
+       last_tick, last_jobid, jobs, skipped, declared, override,
+       CAST(UNIX_TIMESTAMP() AS SIGNED), seen
+  FROM schedule WHERE name = :name
+   FOR UPDATE
+
+-- name: move_schedule (name, tick, next_tick, queued, last_tick, last_jobid, jobs, skipped) -> count
+-- Moves a schedule on from a tick, if no other scheduler has.
+UPDATE schedule
+   SET next_tick = :next_tick, queued = :queued,
+       last_tick = coalesce(:last_tick, last_tick), last_jobid = coalesce(:last_jobid, last_jobid),
+       jobs = jobs + :jobs, skipped = skipped + :skipped
+ WHERE name = :name AND next_tick <=> :tick
+
+-- name: write_schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, next_tick, declared, override) -> none
+-- Creates a schedule, or writes its values. Its counts and its last job stay.
+INSERT INTO schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap,
+  next_tick, declared, override)
+VALUES (:name, :funcname, :arg, :cron, :every, :zone, :flag,
+        :priority, :missed, :missed_window, :overlap, :next_tick, :declared, :override)
+ON DUPLICATE KEY UPDATE
+       funcname = VALUES(funcname), arg = VALUES(arg), cron = VALUES(cron), every = VALUES(every),
+       zone = VALUES(zone), flag = VALUES(flag), priority = VALUES(priority), missed = VALUES(missed),
+       missed_window = VALUES(missed_window), overlap = VALUES(overlap),
+       next_tick = VALUES(next_tick), declared = VALUES(declared), override = VALUES(override)
+
+-- name: pause_schedule (name, paused, next_tick) -> none
+-- Pauses or resumes a schedule.
+UPDATE schedule SET paused = :paused, next_tick = :next_tick WHERE name = :name
+
+-- name: see_schedules (names, age) -> none
+-- Records that a process declares these schedules, unless that was recorded within the last `age` seconds.
+UPDATE schedule SET seen = CAST(UNIX_TIMESTAMP() AS SIGNED)
+ WHERE name IN (:*names) AND (seen IS NULL OR CAST(UNIX_TIMESTAMP() AS SIGNED) - seen > :age)
+
+-- name: copy_schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued, last_tick, jobs, skipped, declared, override) -> none
+-- Creates a schedule that another database has, unless an earlier drain has. Its last job is not here.
+INSERT INTO schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused,
+  next_tick, queued, last_tick, jobs, skipped, declared, override)
+VALUES (:name, :funcname, :arg, :cron, :every, :zone, :flag, :priority, :missed, :missed_window, :overlap,
+        :paused, :next_tick, :queued, :last_tick, :jobs, :skipped, :declared, :override)
+ON DUPLICATE KEY UPDATE name = VALUES(name)
+
+-- name: remove_schedule (name) -> none
+-- Deletes a schedule. Its jobs stay.
+DELETE FROM schedule WHERE name = :name

@@ -717,3 +717,90 @@ DELETE FROM failure WHERE jobid = :jobid::bigint AND attempt = 0 AND kind = 'mov
 -- Copies a failure record of a moved job.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 VALUES (:jobid::bigint, :attempt::bigint, :failed_at::bigint, :kind, :error, :message, :trace, :worker)
+
+-- name: schedules () -> rows
+-- All schedules, with the time and when each was last declared.
+SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued,
+       last_tick, last_jobid, jobs, skipped, declared, override,
+       (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), seen
+  FROM schedule ORDER BY name
+
+-- name: has_schedule (name) -> rows
+-- Whether there is a schedule of this name.
+SELECT 1 FROM schedule WHERE name = :name::text
+
+-- name: due_schedules (age) -> rows
+-- The schedules with a tick that is due or waits for the end of a job. A schedule that was last declared `age` seconds
+-- ago is retired. There are few schedules, so all are read.
+SELECT name FROM schedule
+ WHERE paused = 0
+   AND (declared IS NULL OR (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - seen < :age::integer)
+   AND (next_tick IS NULL OR queued IS NOT NULL
+        OR next_tick <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint))
+
+-- name: until_tick (age) -> one
+-- The seconds until the first tick that is not due yet.
+SELECT min(next_tick) - (extract(epoch FROM clock_timestamp())::float8) FROM schedule
+ WHERE paused = 0
+   AND (declared IS NULL OR (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - seen < :age::integer)
+   AND next_tick > (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
+
+-- name: take_schedule (name) -> rows
+-- A schedule as above, locked by the transaction. No row: another scheduler has it, or it is gone.
+SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued,
+       last_tick, last_jobid, jobs, skipped, declared, override,
+       (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), seen
+  FROM schedule WHERE name = :name::text
+   FOR UPDATE SKIP LOCKED
+
+-- name: lock_schedule (name) -> rows
+-- The same for a change of its values, which waits for the lock.
+SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued,
+       last_tick, last_jobid, jobs, skipped, declared, override,
+       (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), seen
+  FROM schedule WHERE name = :name::text
+   FOR UPDATE
+
+-- name: move_schedule (name, tick, next_tick, queued, last_tick, last_jobid, jobs, skipped) -> count
+-- Moves a schedule on from a tick, if no other scheduler has.
+UPDATE schedule
+   SET next_tick = :next_tick::bigint, queued = :queued::bigint,
+       last_tick = coalesce(:last_tick::bigint, last_tick), last_jobid = coalesce(:last_jobid::bigint, last_jobid),
+       jobs = jobs + :jobs::bigint, skipped = skipped + :skipped::bigint
+ WHERE name = :name::text AND next_tick IS NOT DISTINCT FROM :tick::bigint
+
+-- name: write_schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, next_tick, declared, override) -> none
+-- Creates a schedule, or writes its values. Its counts and its last job stay.
+INSERT INTO schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap,
+  next_tick, declared, override)
+VALUES (:name::text, :funcname::text, :arg::bytea, :cron::text, :every::integer, :zone::text, :flag::text,
+        :priority::smallint, :missed::text, :missed_window::integer, :overlap::text,
+        :next_tick::bigint, :declared::text, :override::text)
+ON CONFLICT (name) DO UPDATE SET
+       funcname = excluded.funcname, arg = excluded.arg, cron = excluded.cron, every = excluded.every,
+       zone = excluded.zone, flag = excluded.flag, priority = excluded.priority, missed = excluded.missed,
+       missed_window = excluded.missed_window, overlap = excluded.overlap,
+       next_tick = excluded.next_tick, declared = excluded.declared, override = excluded.override
+
+-- name: pause_schedule (name, paused, next_tick) -> none
+-- Pauses or resumes a schedule.
+UPDATE schedule SET paused = :paused::smallint, next_tick = :next_tick::bigint WHERE name = :name::text
+
+-- name: see_schedules (names, age) -> none
+-- Records that a process declares these schedules, unless that was recorded within the last `age` seconds.
+UPDATE schedule SET seen = (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
+ WHERE name = ANY (:@names::text[]) AND (seen IS NULL OR (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - seen > :age::integer)
+
+-- name: copy_schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued, last_tick, jobs, skipped, declared, override) -> none
+-- Creates a schedule that another database has, unless an earlier drain has. Its last job is not here.
+INSERT INTO schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused,
+  next_tick, queued, last_tick, jobs, skipped, declared, override)
+VALUES (:name::text, :funcname::text, :arg::bytea, :cron::text, :every::integer, :zone::text, :flag::text,
+        :priority::smallint, :missed::text, :missed_window::integer, :overlap::text, :paused::smallint,
+        :next_tick::bigint, :queued::bigint, :last_tick::bigint, :jobs::bigint, :skipped::bigint,
+        :declared::text, :override::text)
+ON CONFLICT (name) DO NOTHING
+
+-- name: remove_schedule (name) -> none
+-- Deletes a schedule. Its jobs stay.
+DELETE FROM schedule WHERE name = :name::text

@@ -1,0 +1,27 @@
+-- Schedules: each tick inserts a job, in the transaction that moves next_tick. Times are unix seconds.
+CREATE TABLE schedule (
+  name       VARCHAR(200) NOT NULL PRIMARY KEY,
+  funcname   VARCHAR(200) NOT NULL,
+  arg        MEDIUMBLOB,
+  cron       VARCHAR(200),
+  every      INT CHECK (every > 0),
+  zone       VARCHAR(64) NOT NULL DEFAULT 'UTC',
+  flag       VARCHAR(20) NOT NULL DEFAULT 'shim',
+  priority   TINYINT NOT NULL DEFAULT 1,
+  missed     VARCHAR(10) NOT NULL DEFAULT 'last',
+  missed_window INT NOT NULL DEFAULT 3600,
+  overlap    VARCHAR(10) NOT NULL DEFAULT 'skip',
+  paused     TINYINT NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
+  -- The tick that is handled next. NULL: a scheduler finds the first one after now.
+  next_tick  BIGINT,
+  -- A tick that waits for the end of the job before it.
+  queued     BIGINT,
+  last_tick  BIGINT,
+  last_jobid BIGINT UNSIGNED,
+  jobs       BIGINT NOT NULL DEFAULT 0,
+  skipped    BIGINT NOT NULL DEFAULT 0,
+  -- JSON objects: the values that code has declared, and those that an operator has set. When a process declared it.
+  declared   MEDIUMTEXT,
+  override   MEDIUMTEXT,
+  seen       BIGINT
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 /*M! COLLATE utf8mb4_nopad_bin */ /*!80017 COLLATE utf8mb4_0900_bin */;
