@@ -81,6 +81,8 @@ class Ledger:
         #: Attempts given up because their server had no worker, and another had one.
         self.stranded: Counter[int] = Counter()
         self.completed: set[int] = set()
+        #: The first attempt at a job that succeeded.
+        self._done_by: dict[int, int] = {}
         #: When functions were paused last.
         self._paused: dict[str, float] = {}
         self._stranded: set[tuple[int, int]] = set()
@@ -294,8 +296,8 @@ class Ledger:
         self._sent.add(job.unique)
         row = self.model.rows.get(jobid)
         leased = row is not None and (row.attempt, row.state) == (attempt, State.LEASED)
-        # If somebody has put the job off, its holder may succeed meanwhile.
-        done = row is None and self.steps[jobid]["put_off"]
+        # After a fault, or if the job was put off, an earlier attempt may succeed meanwhile.
+        done = row is None and self._done_by.get(jobid, attempt) < attempt
         if not leased and not done and jobid not in self.cancelled:
             self.wrong("an attempt was given up before it was submitted", jobid, attempt)
         if row is not None:
@@ -359,6 +361,7 @@ class Ledger:
         match outcome:
             case "done":
                 self.successes[job.jobid] += 1
+                self._done_by.setdefault(job.jobid, job.attempt or 0)
             case "fail":
                 self.failures[job.jobid] += 1
             case "discard":
