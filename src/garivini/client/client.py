@@ -351,7 +351,8 @@ class Client(BulkCalls, FunctionCalls):
         if job is None or job.state is State.DEAD:
             return False
         named = Handle(jobid, dbid)
-        return self._settle(named, Setback(handle=named, kind="cancelled", message=reason))
+        setback = Setback(handle=named, kind="cancelled", message=reason)
+        return write_setback(self._shards[dbid], named, setback)
 
     def delete_jobs(self, handles: Iterable[HandleLike]) -> int:
         """Delete jobs and their records, whatever their state; return how many existed."""

@@ -132,16 +132,15 @@ class Keeper:
         committed = _both(on_committed, self.job_events.end)
         outcomes = OutcomeQueue(own.dbid, outcome_writer, reports, wakeup, committed, monotonic)
         self._outcomes = outcomes
-        given_back = RowChanges(
-            writer, own.give_back, recognition, monotonic, _both(_emit_given_back, on_given_back)
-        )
+        on_given_back = _both(_emit_given_back, on_given_back)
+        given_back = RowChanges(writer, own.give_back, recognition, monotonic, on_given_back)
         renewals = Renewals(
             *(leases, given_back, database_clock, self.functions, wakeup, take_back, on_cancelled, monotonic)
         )
         marks = Marks(own, checks, renewals, monotonic)
-        ends = child is not None
         limit = TimeLimit(
-            own.dbid, setbacks, recognition, wakeup, running, on_overdue, monotonic, ends_process=ends
+            *(own.dbid, setbacks, recognition, wakeup, running, on_overdue, monotonic),
+            ends_process=child is not None,
         )
         obituaries = Obituaries(child, own.dbid, setbacks, writer, recognition, monotonic)
         # In the order of the steps: reports come before the outcomes of their jobs, registration comes last.

@@ -22,6 +22,6 @@ def cancelled(run: Statements, handles: Collection[Handle]) -> set[Handle]:
     """Return those of these attempts whose job is dead, so that no other attempt has it."""
     found: set[Handle] = set()
     for attempt, jobids in by_attempt(handles):
-        rows = run("dead", jobids=jobids, attempt=attempt)
+        rows = run("cancelled", jobids=jobids, attempt=attempt)
         found.update(Handle(jobid, run.dbid, attempt) for (jobid,) in rows)
     return found

@@ -604,7 +604,7 @@ ON CONFLICT (funcname) DO UPDATE
 -- The functions whose copies are checked before their start, and how often jobs of them were cancelled.
 SELECT funcname, cancels FROM function WHERE checked_until > floor(extract(epoch FROM clock_timestamp()))::bigint
 
--- name: dead (jobids, attempt) -> rows
+-- name: cancelled (jobids, attempt) -> rows
 -- Which of these jobs are dead, and no later attempt has had them.
 SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND {effective_state} = 4
 

@@ -538,7 +538,7 @@ ON CONFLICT (funcname) DO UPDATE
 -- The functions whose copies are checked before their start, and how often jobs of them were cancelled.
 SELECT funcname, cancels FROM function WHERE checked_until > strftime('%s', 'now') + 0
 
--- name: dead (jobids, attempt) -> rows
+-- name: cancelled (jobids, attempt) -> rows
 -- Which of these jobs are dead, and no later attempt has had them.
 SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND {effective_state} = 4
 
