@@ -52,11 +52,11 @@ class Place:
         orders = re.findall("`([^`]+)`", advice)
         assert orders
         for order in orders:
-            words = shlex.split(order)
-            if words[0] == "garivini":
-                assert CliRunner().invoke(cli, words[1:], env={"GARIVINI_DB": self.url}).exit_code == 0
-            elif words[0] == "chmod":
-                subprocess.run(words, check=True)
+            if order.startswith("garivini "):
+                words = shlex.split(order)[1:]
+                assert CliRunner().invoke(cli, words, env={"GARIVINI_DB": self.url}).exit_code == 0
+            elif order.startswith("chmod "):
+                subprocess.run(order, shell=True, check=True)
             else:
                 self.execute(order)
         return self.url

@@ -72,7 +72,7 @@ _SQLITE: Final = (
         "file_permissions",
         lambda value: not int(value, 8) & 0o007,
         "every user of this machine can read the jobs and their arguments",
-        "`chmod o-rwx {files}`",
+        "`chmod o-rwx {file}*`",
         serious=False,
     ),
 )

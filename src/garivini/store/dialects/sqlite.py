@@ -98,7 +98,7 @@ class SQLite(Dialect):
         paths = [self._path.with_name(self._path.name + end) for end in ("", "-wal", "-shm")]
         files = [path for path in paths if path.exists()]
         mode = reduce(or_, (path.stat().st_mode for path in files), 0) & 0o777
-        return {"file_permissions": f"{mode:04o}", "files": shlex.join(map(str, files))}
+        return {"file_permissions": f"{mode:04o}", "file": shlex.quote(str(self._path))}
 
     def hook(self, engine: Engine) -> None:
         @event.listens_for(engine, "do_connect")
