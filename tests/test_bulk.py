@@ -244,6 +244,7 @@ def test_a_change_that_does_not_say_which_jobs_is_refused(
     assert states(client, JobQuery()) == {State.WAITING}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("answer", "left"), [("y", 3000), ("n", 3006)])
 def test_a_terminal_asks_before_more_than_one_job_is_changed(
     client: Client, urls: list[str], answer: str, left: int
@@ -299,6 +300,7 @@ def test_ctrl_c_ends_a_search_after_its_page_and_says_how_far_it_came(
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_what_a_command_has_done(client: Client, urls: list[str], tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "b.db", isolation_level=None)) as stranger:
         stranger.execute("BEGIN IMMEDIATE")
@@ -328,6 +330,7 @@ def test_a_second_ctrl_c_ends_a_page_that_hangs() -> None:
         search()
 
 
+@pytest.mark.slow
 def test_a_change_that_a_database_ends_says_how_far_it_came(
     client: Client, urls: list[str], tmp_path: Path
 ) -> None:

@@ -6,11 +6,16 @@ import time
 from pathlib import Path
 from unittest.mock import patch
 
+import pytest
+
 from garivini import Job, State, Worker
 from garivini.gearman import aio
 from garivini.store.database import Database
 from tests.processes import PATIENCE
 from tests.system import System, system
+
+# Marks are read once a second.
+pytestmark = pytest.mark.slow
 
 
 async def cancel(queue: System, jobid: int) -> None:

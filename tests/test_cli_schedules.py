@@ -180,6 +180,7 @@ def test_reset_goes_back_to_what_code_declares(url: str) -> None:
 # ---- the settings file
 
 
+@pytest.mark.slow
 def test_run_declares_the_schedules_of_the_settings_file(url: str, tmp_path: Path) -> None:
     (tmp_path / "garivini.toml").write_text(
         '[schedules.nightly-report]\nfuncname = "report"\ncron = "0 3 * * *"\nzone = "Europe/Berlin"\n'

@@ -196,6 +196,7 @@ async def test_exceptions_are_heard_after_a_reconnect_too(tmp_path: Path) -> Non
                 await client.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["complete", "exception"])
 async def test_a_worker_asks_for_a_retry_or_gives_the_job_up(made: Make, how: str) -> None:
     async with made() as queue, stock(queue.address) as worker:
@@ -550,6 +551,7 @@ async def test_what_a_job_says_cannot_keep_its_outcome_from_being_committed(tmp_
         assert queue.seen.of("reports.dropped")
 
 
+@pytest.mark.slow
 async def test_a_frozen_database_does_not_hold_up_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

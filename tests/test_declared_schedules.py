@@ -122,6 +122,7 @@ def test_step_creates_nothing_while_a_database_does_not_answer(tmp_path: Path) -
     shards.close()
 
 
+@pytest.mark.slow
 async def test_start_goes_on_after_an_error(shards: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[bool] = []
     step = DeclaredSchedules.step
@@ -176,6 +177,7 @@ def test_schedule_refuses_a_name_twice() -> None:
         worker.schedule("s", "f", every=5)
 
 
+@pytest.mark.slow
 async def test_a_worker_declares_its_schedules_and_runs_their_jobs(tmp_path: Path) -> None:
     async with system(tmp_path) as queue:
         ran: list[bytes] = []

@@ -34,6 +34,7 @@ async def jobs_of(queue: System, funcname: str = "f") -> list[Job]:
     return await queue.call(queue.database.jobs, funcname=funcname)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", ["sqlite", "mariadb", "postgresql"])
 async def test_a_paused_function_waits_while_others_run_and_runs_when_it_is_resumed(
     url: str, urls: Callable[[str], str], tmp_path: Path
@@ -56,6 +57,7 @@ async def test_a_paused_function_waits_while_others_run_and_runs_when_it_is_resu
         assert len(paused.ran) == JOBS
 
 
+@pytest.mark.slow
 async def test_a_pause_that_ends_by_time_leaves_no_job_behind(tmp_path: Path) -> None:
     async with system(tmp_path) as queue:
         gauge = Gauge(queue, "f", 0.0)

@@ -601,6 +601,7 @@ async def test_a_job_lost_with_its_worker_counts_as_a_crash_where_workers_renew(
         await servers.close()
 
 
+@pytest.mark.slow
 async def test_two_queue_runners_give_no_job_twice(tmp_path: Path) -> None:
     async with system(tmp_path) as queue:
         got: list[int] = []

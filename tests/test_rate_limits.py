@@ -18,6 +18,9 @@ from tests.processes import PATIENCE, command
 from tests.system import System, system
 from tests.test_limits import Gauge, insert
 
+# Most wait for some starts of a rate.
+pytestmark = pytest.mark.slow
+
 #: The rate of most tests, and how many of its jobs may start at once.
 RATE: Final = "50/s"
 BURST: Final = 5

@@ -38,6 +38,7 @@ def funcnames(database: Database) -> list[str]:
     return [job.funcname for job in database.jobs(limit=100_000)]
 
 
+@pytest.mark.slow
 async def test_run_pass_handles_due_ticks_and_returns_the_seconds_until_the_next(database: Database) -> None:
     inserted: list[bool] = []
     scheduler = Scheduler(database, inserted=lambda: inserted.append(True))
@@ -92,6 +93,7 @@ async def test_run_pass_goes_on_after_a_schedule_that_fails(
     assert "RuntimeError: a defect" in failed["s3"]
 
 
+@pytest.mark.slow
 async def test_a_tick_is_dispatched_at_once_and_a_queued_one_when_the_job_has_ended(tmp_path: Path) -> None:
     async with system(tmp_path) as queue:
         runs = asyncio.Semaphore(0)
@@ -206,6 +208,7 @@ with Database(DatabaseSettings(1, sys.argv[1])).transaction() as run:
 """
 
 
+@pytest.mark.slow
 @KINDS
 def test_a_scheduler_that_is_killed_between_insert_and_commit_leaves_the_tick_to_another(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest

@@ -103,6 +103,7 @@ async def together(client: AsyncClient, *jobs: dict[str, Any]) -> list[Any]:
 # ---- single inserts of an AsyncClient
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 async def test_insert_job_without_a_key_is_answered_while_another_database_is_locked(tmp_path: Path) -> None:
     urls = [sqlite_url(tmp_path, "1.db"), sqlite_url(tmp_path, "2.db")]
@@ -268,6 +269,7 @@ async def test_close_that_is_cancelled_leaves_the_inserts_to_their_callers(tmp_p
 # ---- many jobs of one caller
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_insert_jobs_says_which_jobs_were_stored_and_may_be_called_again(tmp_path: Path) -> None:
     urls = [sqlite_url(tmp_path, "1.db"), sqlite_url(tmp_path, "2.db")]

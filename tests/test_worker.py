@@ -371,6 +371,7 @@ async def test_serve_returns_the_jobs_that_its_drain_has_left(tmp_path: Path, ki
         assert job is not None  # it runs again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["drain", "cancel"])
 async def test_serve_does_not_wait_for_a_function_that_ignores_its_cancellation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str

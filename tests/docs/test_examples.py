@@ -119,9 +119,18 @@ async def _work(worker: Worker, server: str) -> None:
     database.close()
 
 
+def _with_marks(path: Path) -> Any:
+    # Each pause returns after eight seconds.
+    return pytest.param(path, marks=[pytest.mark.slow] if path.name == "pause.md" else [])
+
+
 @pytest.mark.parametrize(
     "path",
-    [path for path in PAGES if any(block.language in ("python", "sh") for block in blocks(path))],
+    [
+        _with_marks(path)
+        for path in PAGES
+        if any(block.language in ("python", "sh") for block in blocks(path))
+    ],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_what_a_page_shows_works(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

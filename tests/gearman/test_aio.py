@@ -134,6 +134,7 @@ async def test_what_was_under_way_is_unknown_and_the_rest_unsent_when_the_server
         await client.close()
 
 
+@pytest.mark.slow
 async def test_a_server_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "_TICK", 0.01)
 

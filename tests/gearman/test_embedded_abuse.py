@@ -93,6 +93,7 @@ def run(stream: list[bytes], end: str) -> None:
     assert time.process_time() - began < PROMPT
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(packets | broken | lines | st.binary(max_size=100), min_size=1, max_size=8), ends)
 def test_whatever_one_connection_sends_the_others_are_served_within_2_s(
