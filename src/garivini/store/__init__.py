@@ -14,5 +14,6 @@
 * ``connections``: transactions. They come from ``pools`` and ``engines``, or from a caller: ``callers``.
   ``write_access`` notices that a server takes no writes any more, and ``incarnations`` that ids may start
   again.
-* ``dialects``: what differs besides the statements. ``schema`` and ``migrations``: the tables.
+* ``dialects``: what differs besides the statements. ``schema``, ``migrations`` and
+  ``migration_scripts``: the tables.
 """
