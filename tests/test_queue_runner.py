@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ from tests.processes import PATIENCE
 from tests.system import System, Waking, system
 
 
-def runner(queue: System, **settings: int) -> tuple[QueueRunner, JobServers]:
+def runner(queue: System, **settings: Any) -> tuple[QueueRunner, JobServers]:
     """Return a QueueRunner whose passes the test does itself."""
     servers = JobServers([queue.address])
     return QueueRunner(queue.database, servers, QueueRunnerSettings(**settings)), servers
@@ -50,7 +51,7 @@ async def test_several_nodes_of_a_cluster_are_reported_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Database, "nodes", lambda _: frozenset(("b", "a")))
-    monkeypatch.setattr("garivini.roles.queue_runner._NODES_INTERVAL", 0.0)
+    monkeypatch.setattr("garivini.roles.node_watch._INTERVAL", 0.0)
     async with system(tmp_path) as queue:
         queue_runner, _ = runner(queue)
         for _ in range(3):
@@ -733,14 +734,15 @@ async def test_a_job_that_waits_where_no_worker_comes_goes_where_there_is_one(tm
 
 
 def test_settings_say_what_is_wrong() -> None:
-    for settings in (
+    wrong: tuple[dict[str, Any], ...] = (
         {"lease": 2},
         {"lease": 604801},
         {"watermark": -1},
         {"batch_max": 0},
         {"batch_max": 1001},
         {"poll": 0},
-    ):
+    )
+    for settings in wrong:
         with pytest.raises(UsageError):
             QueueRunnerSettings(**settings)
 

@@ -23,12 +23,14 @@ from garivini.gearman.servers import parse_address, parse_addresses
 from garivini.keeper.declared_schedules import DeclaredSchedules
 from garivini.model import lease, pacing
 from garivini.model.limits import MAX_ARG
+from garivini.model.new_jobs import new_job
+from garivini.model.policy import FunctionPolicy
 from garivini.model.schedule import Schedule, changed, check_name
 from garivini.roles import controller, injector, queue_runner
 from garivini.roles.controller import ControllerSettings
 from garivini.roles.injector import InjectorSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
-from garivini.settings.tables import ScheduleTable
+from garivini.settings.tables import FunctionTable, ScheduleTable
 from garivini.store.shards import Shards
 
 Role: TypeAlias = Literal["gearman", "queue-runner", "controller", "injector"]
@@ -137,7 +139,14 @@ def run(
       garivini run gearman
     """
     addresses = parse_addresses(job_servers)
-    settings = QueueRunnerSettings(lease=lease, watermark=watermark, batch_max=batch_max, poll=poll)
+    file = options.configuration(click.get_current_context()).file
+    settings = QueueRunnerSettings(
+        lease=lease,
+        watermark=watermark,
+        batch_max=batch_max,
+        poll=poll,
+        functions=_declared_functions(file.functions),
+    )
     calling = ControllerSettings(max_calls=max_calls, drain=drain)
     injecting = InjectorSettings(
         allow=allow,
@@ -153,7 +162,7 @@ def run(
         raise UsageError(
             "the embedded Gearman server has no TLS: run the other roles only, or give --tls-ca none"
         )
-    schedules = _declared(options.configuration(click.get_current_context()).file.schedules)
+    schedules = _declared_schedules(file.schedules)
     asyncio.run(_run(roles, dbs, addresses, settings, calling, injecting, tls, schedules))
 
 
@@ -196,7 +205,23 @@ async def _run(
             await server.close()
 
 
-def _declared(tables: Mapping[str, ScheduleTable]) -> dict[str, Schedule]:
+def _declared_functions(tables: Mapping[str, FunctionTable]) -> dict[str, FunctionPolicy]:
+    """Return the settings of functions of the settings file.
+
+    Raises:
+        UsageError: one is wrong.
+
+    """
+    found = {}
+    for name, table in tables.items():
+        try:
+            found[new_job(name, b"").funcname] = FunctionPolicy(**asdict(table))
+        except UsageError as error:
+            raise UsageError(f"[functions.{name}]: {error}") from None
+    return found
+
+
+def _declared_schedules(tables: Mapping[str, ScheduleTable]) -> dict[str, Schedule]:
     """Return the schedules of the settings file.
 
     Raises:

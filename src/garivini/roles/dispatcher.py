@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 from garivini import events
@@ -37,6 +38,7 @@ class Dispatcher:
         watermark: Watermark,
         *,
         lease: int = LEASE,
+        functions: Mapping[str, FunctionPolicy] = MappingProxyType({}),
         thread: Executor | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -48,6 +50,7 @@ class Dispatcher:
             watermark: the room of each function. There is none after a job could not be sent, until the next
                 count.
             lease: seconds of a lease, for functions that have none of their own.
+            functions: the settings of functions that ``declare`` stores.
             thread: runs the database's calls; by default a thread of its own.
             clock: gives the time.
 
@@ -60,6 +63,7 @@ class Dispatcher:
         self._servers = job_servers
         self._watermark = watermark
         self._lease = lease
+        self._declared = functions
         self._policies = Policies()
         self._policies_read = -math.inf
         # One thread per database, so that one that hangs does not delay the others.
@@ -75,6 +79,12 @@ class Dispatcher:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     # ---- settings of functions
+
+    def declare(self) -> None:
+        """Store the settings of functions that were given, once. For the database's thread."""
+        if self._declared:
+            self.database.register_functions(self._declared)
+            self._declared = {}
 
     def read_policies(self, now: float) -> None:
         """Read the settings of functions, unless they were read less than a second ago.

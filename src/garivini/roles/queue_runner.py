@@ -6,12 +6,11 @@ waits in the database.
 """
 
 import asyncio
-import math
 import ssl
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -22,6 +21,7 @@ from garivini.gearman.aio import Client, Held, Worker
 from garivini.model.job import Job
 from garivini.model.lease import LEASE, check_lease
 from garivini.model.pacing import BATCH_MAX, BATCH_START, POLL, WATERMARK, next_batch
+from garivini.model.policy import FunctionPolicy
 from garivini.model.state import State
 from garivini.outcome_events import emit_settled
 from garivini.roles.dispatcher import Dispatcher
@@ -30,6 +30,7 @@ from garivini.roles.held_back import HeldBack
 from garivini.roles.id_watch import IdWatch
 from garivini.roles.janitor import Janitor
 from garivini.roles.job_servers import JobServers
+from garivini.roles.node_watch import NodeWatch
 from garivini.roles.orphans import Orphans
 from garivini.roles.runner import run_passes, run_role
 from garivini.roles.scheduler import Schedulers
@@ -43,8 +44,6 @@ _ROUNDS: Final = 4
 _FULL_POLL: Final = 0.02
 #: Seconds after which a pass refreshes the servers' counts although it finds little to do.
 _COUNTS_AGE: Final = 1.0
-#: Seconds between two checks of the nodes of a cluster.
-_NODES_INTERVAL: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +63,8 @@ class QueueRunnerSettings:
     batch_max: int = BATCH_MAX
     #: Seconds between two passes if nothing is due and nothing wakes the QueueRunner.
     poll: float = POLL
+    #: Settings of functions to declare at the start.
+    functions: Mapping[str, FunctionPolicy] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_lease(self.lease)
@@ -116,15 +117,19 @@ class QueueRunner:
         self._watermark = Watermark(job_servers, settings.watermark)
         self._monotonic = clock.monotonic
         self._dispatcher = Dispatcher(
-            database, job_servers, self._watermark, lease=settings.lease, thread=thread, clock=clock
+            database,
+            job_servers,
+            self._watermark,
+            lease=settings.lease,
+            functions=settings.functions,
+            thread=thread,
+            clock=clock,
         )
         self._call = self._dispatcher.call
         self._orphans = Orphans(self._dispatcher, job_servers, watch=True)
         self._janitor = Janitor(database, self._call, self._monotonic)
-        self._nodes_at = -math.inf  # monotonic
+        self._nodes = NodeWatch(database, self._call, self._monotonic)
         self._ids = IdWatch(database.dbid)
-        #: The nodes of a Galera cluster that connections have reached last.
-        self._nodes: frozenset[str] = frozenset()
         #: Jobs submitted before this pass, and passes since the last submit in which a function was full.
         self._sent = 0
         self._full_for = 0
@@ -167,7 +172,7 @@ class QueueRunner:
             for setback, settled in await self._call(self._database.park_broken, broken):
                 emit_settled(setback, settled)
         await self._janitor.run()
-        await self._check_nodes()
+        await self._nodes.run()
         if self._refused:
             raise self._refused[0]  # after everything else is done
         if more:
@@ -175,17 +180,6 @@ class QueueRunner:
         later = [lane.due - now for lane in lanes if lane.due > now]
         waits = [*later, *self._paused.values(), *self._orphans.until_sweep(), *self._until_room()]
         return min([self._settings.poll, *waits, *self._held_back.until_claim(self._monotonic())])
-
-    async def _check_nodes(self) -> None:
-        """Report it if connections reach several nodes of a Galera cluster: locks are those of one node."""
-        now = self._monotonic()
-        if now < self._nodes_at:
-            return
-        self._nodes_at = now + _NODES_INTERVAL
-        nodes = await self._call(self._database.nodes)
-        if len(nodes) > 1 and nodes != self._nodes:
-            events.emit("database.several_nodes", dbid=self._database.dbid, nodes=", ".join(sorted(nodes)))
-        self._nodes = nodes
 
     def _read(self, now: float) -> tuple[Lanes, _Claim | None]:
         """Read the lanes and, if that is due, the settings of functions; then make the first claim.
@@ -195,6 +189,7 @@ class QueueRunner:
 
         For the database's thread. ``now``: the monotonic time.
         """
+        self._dispatcher.declare()
         found = self._database.lanes()
         if found.lanes:
             self._dispatcher.read_policies(now)

@@ -56,6 +56,23 @@ class ScheduleTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     overlap: str | None = None
 
 
+class FunctionTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A table ``[functions.NAME]`` of a settings file."""
+
+    lease: int | None = None
+    deadline: int | None = None
+    renews: bool | None = None
+    envelope: Literal["json", "latin-1", "raw"] | None = None
+    max_failures: int | None = None
+    retention: int | None = None
+    dead_retention: int | None = None
+    max_running: int | None = None
+    rate: str | None = None
+    burst: int | None = None
+    retry: str | None = None
+    timeout: float | None = None
+
+
 class TlsTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The table ``[tls]`` of a settings file: TLS to the Gearman servers."""
 
@@ -87,6 +104,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     controller: ControllerTable = msgspec.field(default_factory=ControllerTable)
     injector: InjectorTable = msgspec.field(default_factory=InjectorTable)
     worker: WorkerTable = msgspec.field(default_factory=WorkerTable)
+    functions: dict[str, FunctionTable] = {}
     schedules: dict[str, ScheduleTable] = {}
     tls: TlsTable = msgspec.field(default_factory=TlsTable)
     log: LogTable = msgspec.field(default_factory=LogTable)
