@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
+from threading import Event
 from typing import Any, Final, cast
 
 import pytest
@@ -529,6 +530,30 @@ def test_stop_ends_in_time_and_says_what_it_left(
         assert time.monotonic() - began < 3.0
     assert [fields["outcomes"] for event, fields in seen if event == "keeper.abandoned"] == [1]
     kept.join()
+
+
+def test_stop_says_that_it_left_an_outcome_whose_commit_has_not_answered(
+    tmp_path: Path, seen: list[tuple[str, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Kept(sqlite_url(tmp_path))
+    (run,) = kept.runs(1)
+    writes, answers = Event(), Event()
+    complete = Database.complete
+
+    def late(self: Database, *arguments: Any, **options: Any) -> Any:
+        writes.set()
+        assert answers.wait(PATIENCE)
+        return complete(self, *arguments, **options)
+
+    monkeypatch.setattr(Database, "complete", late)
+    kept.keeper.start()
+    kept.keeper.end(run)
+    assert writes.wait(PATIENCE)
+    assert kept.keeper.stop(0.05) == 1
+    assert [fields["outcomes"] for event, fields in seen if event == "keeper.abandoned"] == [1]
+    answers.set()
+    kept.join()
+    kept.close()
 
 
 @pytest.mark.servers

@@ -175,8 +175,9 @@ class Keeper:
             timeout: maximum seconds for that.
 
         Returns:
-            The number of outcomes that are not committed, which the event ``keeper.abandoned`` reports. These
-            jobs run again when their leases expire.
+            The number of outcomes that are not committed, or whose commit the database has not answered.
+            The event ``keeper.abandoned`` reports it. Jobs whose outcomes are not committed run again when
+            their leases expire.
 
         """
         self._rounds.stop_by(self._monotonic() + timeout)

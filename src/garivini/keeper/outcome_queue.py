@@ -51,6 +51,8 @@ class OutcomeQueue:
         self._on_committed = on_committed
         self._monotonic = monotonic
         self._inbox: Inbox[Execution] = Inbox()
+        #: Number of outcomes in the transaction that runs now.
+        self._writing = 0
         self._gate = BatchGate()
         #: Number of waiting outcomes from which on a new one wakes the thread. With fewer, the thread wakes
         #: by itself when its wait for more is over.
@@ -68,8 +70,8 @@ class OutcomeQueue:
 
     @property
     def unwritten(self) -> int:
-        """Count the outcomes that are not committed."""
-        return len(self._inbox) + self._inbox.deferred
+        """Count the outcomes that are not committed, or whose commit the database has not answered."""
+        return self._writing + len(self._inbox) + self._inbox.deferred
 
     def hasten(self) -> None:
         """Retry all deferred outcomes now."""
@@ -111,6 +113,7 @@ class OutcomeQueue:
             GariviniError: one that concerns all writes; the executions are in the inbox again.
 
         """
+        self._writing = len(executions)
         try:
             # The reports of these jobs have all been added, because the jobs have ended. Of a job that ends
             # from here on, they may not have been, so its outcome must not be part of this batch.
@@ -120,6 +123,8 @@ class OutcomeQueue:
         except Exception:
             self._inbox.put_back(executions)
             raise
+        finally:
+            self._writing = 0
         ended = [it for it in executions if id(it) not in deferred] if deferred else executions
         self._inbox.forget(ended)
         self.refused = self.refused and self._inbox.deferred > 0
