@@ -5,8 +5,8 @@ foreground clients that share it, a unique that would be cut is refused, and CAN
 jobs. The most urgent job of all functions of a worker comes first; within one priority the functions take
 turns, and the oldest job of a function comes first.
 
-The cost of a request does not grow with the contents of the server. If all functions of a worker or all
-workers of a function are visited, as many earlier requests have paid for it.
+The cost of a request does not grow with the contents of the server. A request that visits all functions of a
+worker, or all workers of a function, comes only after as many cheaper ones.
 """
 
 from collections.abc import Callable, Iterator
@@ -342,7 +342,7 @@ class Broker:
                 self._send_each(client, packet, submits)
 
     def _send_each(self, client: Connection, packet: bytes, submits: int) -> None:
-        """Send a packet once per submit, but no more than makes the connection overflow."""
+        """Send a packet once per submit, until the output of the connection overflows."""
         self.send(client, packet * min(submits, 2 + self.limits.unread // len(packet)))
 
     def _progress(self, connection: Connection, fields: list[bytes]) -> None:
@@ -362,7 +362,7 @@ class Broker:
         if not watchers:
             return
         function.watchers[priority] = {}
-        # All of them: if only one were woken, its death or slowness would delay the job.
+        # All workers are woken: if only one were, its death or slowness would delay the job.
         for worker in watchers:
             worker.ready[priority][function] = None
             if worker.asleep:

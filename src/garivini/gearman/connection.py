@@ -33,7 +33,8 @@ class Connection(asyncio.Protocol):
         self._received: asyncio.Future[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self.transport: asyncio.Transport | None = None
-        #: Whether the peer has sent an answer. An accepted connection proves little: a proxy accepts it too.
+        #: Whether the peer has sent an answer. An accepted connection proves little, because a proxy accepts
+        #: it without the server.
         self.answered: bool = False
         #: Whether it was closed because the peer was silent.
         self.silent: bool = False

@@ -1,7 +1,7 @@
 """The listening socket of the embedded server: accepts connections up to a limit.
 
 If there is no free file descriptor, the listener of asyncio retries once per entry of its backlog, and logs
-each failure. This one pauses.
+each failure. This listener pauses instead.
 """
 
 import asyncio

@@ -28,7 +28,7 @@ MAX_UNIQUE: Final = 63
 MAX_FUNCTION: Final = 8000
 
 HEADER = struct.Struct(">4sII")
-#: The same for a reader: magic and type together, then the length.
+#: The header as the decoder reads it: magic and type together, then the length.
 _LENGTH = struct.Struct(">8sI")
 #: Bytes that a function's name may not contain.
 _UNFIT = re.compile(rb"[\x00\r\n]")

@@ -39,7 +39,7 @@ class Batch:
         self._next = 0
         self._waiting: deque[tuple[int, int]] = deque()  # indexes and sizes of jobs without an answer
         self._bytes = 0
-        #: One per job, in order; ``Unsent`` until its result is known.
+        #: The results, one per job, in order; ``Unsent`` until the result is known.
         self.results: list[SubmitResult] = [Unsent()] * len(jobs)
 
     @property

@@ -82,7 +82,7 @@ class Server:
         self._watch: asyncio.TimerHandle | None = None
         #: Connections with unread output or an incomplete request.
         self._loaded: set[_Link] = set()
-        #: The bytes of all of them.
+        #: The bytes of all these connections.
         self._buffered = 0
         self._broker = Broker(
             _handle_prefix(),
@@ -342,7 +342,7 @@ class _Link(asyncio.Protocol):
         self._flush()
         self._requests = iter(())
         self._transport.close()
-        self._leave()  # now, not when the peer has read its last answers
+        self._leave()  # immediately, without waiting until the peer has read its last answers
 
     def _leave(self) -> None:
         if self._left:

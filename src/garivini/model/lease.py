@@ -34,7 +34,8 @@ class Found(Enum):
     #: Queued on a server on which the function has had no worker for five leases; another server has one.
     STRANDED = "stranded"
     RUNNING = "running"
-    #: Each server has answered that it does not have it, or has been silent for a lease.
+    #: Each server has answered that it does not have the attempt, or has not answered for the length of a
+    #: lease.
     UNKNOWN = "unknown"
     #: A server that may have it did not answer.
     UNDECIDED = "undecided"
@@ -54,7 +55,7 @@ class Extend:
 class Reclaim:
     """The attempt is over: claim the job again with the next attempt and submit it."""
 
-    #: Whether the holder died: it had renewed, or its server has lost it.
+    #: Whether the holder died: it had renewed the lease, or its server has dropped the job.
     crashed: bool = False
 
 
@@ -81,17 +82,18 @@ def decide(
         renews: whether the workers of this function are known to renew.
         deadline: maximum seconds that a job may run on a worker that does not renew.
         delivered: whether the caller submitted this attempt on a connection that still exists. Then a server
-            that does not know it has had it, and lost it because it has killed too many workers.
+            that does not know the attempt had it, and dropped it because too many workers died of it.
 
     """
     match found, state:
         case Found.UNDECIDED, _:
             return Extend(state, ASK_AGAIN)
         case Found.QUEUED, _:
-            # If a slow queue were reclaimed, it would only grow.
+            # If the jobs of a slow queue were reclaimed, the queue would only grow.
             return Extend(State.LEASED, lease + 1, queued=True)
         case Found.STRANDED, _:
-            # If a worker comes for the old copy, the lease is over, so it checks before it starts.
+            # If a worker receives the old copy, its lease is over, so the worker checks the copy before it
+            # starts.
             return Reclaim()
         case Found.UNKNOWN, State.LEASED:
             return Reclaim(crashed=renews and delivered)

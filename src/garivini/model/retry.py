@@ -186,7 +186,7 @@ def retry_policy(
 
 
 def error_names(setback: Setback) -> tuple[str, ...]:
-    """Return the names by which entries may match a setback: one without a class has that of its error."""
+    """Return the names by which entries may match a setback; without a class, the name of its error."""
     return setback.classes or (setback.error,)
 
 

@@ -86,7 +86,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def job(self) -> NewJob:
-        """The job of a tick. It needs no unique key: the row of the schedule says which ticks have a job."""
+        """The job of a tick. It needs no unique key: the row of the schedule shows which ticks have jobs."""
         return new_job(self.funcname, self.arg, flag=self.flag, priority=self.priority)
 
     @property
@@ -176,7 +176,7 @@ def plan(
         next_tick: the first tick that has not been decided about; None: the schedule is new.
         queued: a tick that waits for the end of the previous job.
         now: the unix time.
-        live: whether the previous job of the schedule is live, which is not so if it is dead.
+        live: whether the previous job of the schedule is live: it exists and is not dead.
 
     """
     due: list[int] = []
@@ -250,7 +250,7 @@ def _wanted(schedule: Schedule, due: list[int], following: int | None, now: int)
         oldest = now - max(schedule.missed_window, ON_TIME)
         return [tick for tick in due if tick >= oldest]
     if not due or (following is not None and following <= now):
-        return []  # a newer one is due
+        return []  # a newer tick is due
     return due[-1:] if schedule.missed == "last" or now - due[-1] <= ON_TIME else []
 
 

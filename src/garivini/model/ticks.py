@@ -59,7 +59,7 @@ def check_cron(expression: str) -> None:
     try:
         if any(islice(CronSim(expression, _EPOCH), 1)):
             return
-    # The latter two: it takes some wrong fields, such as 5#2/2, for right ones.
+    # cronsim raises the last two because it accepts some invalid fields at first, such as 5#2/2.
     except (CronSimError, ValueError, AssertionError, TypeError) as wrong:
         error = wrong
     raise UsageError(

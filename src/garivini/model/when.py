@@ -72,7 +72,7 @@ def parse_delay(run_after: float | timedelta | None) -> int:
 def parse_when(when: str | int | timedelta | datetime) -> When:
     """Return the time that ``reschedule_job`` is given.
 
-    ``"+360"`` or a timedelta counts from now; ``"1313572984"``, an int or an aware datetime is a time.
+    ``"+360"`` or a timedelta counts from now; ``"1313572984"``, an int or an aware datetime is a unix time.
 
     Raises:
         UsageError: it is none of these, naive, or out of range.

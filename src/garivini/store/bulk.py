@@ -39,7 +39,8 @@ def change(run: Statements, jobids: Sequence[int], change: JobChange, *, states:
             record_ends(run, attempts, "discarded", change.reason)
             run("put_all_at", jobids=chosen, run_after=NEVER)
         case "delete":
-            # One by one: a list may be searched by a scan, which waits for rows that others have locked.
+            # One by one, because a list of ids may be searched by a scan, which waits for rows that others
+            # have locked.
             for jobid in chosen:
                 run("complete_one", jobid=jobid)
             forget_records(run, chosen)

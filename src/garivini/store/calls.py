@@ -73,7 +73,7 @@ def retry_transient(method: Callable[Concatenate[_C, _P], _R]) -> Callable[Conca
             try:
                 return method(self, *arguments, **named)
             except GariviniError as error:
-                # A caller's transaction is gone as a whole: only the caller can begin it again.
+                # A caller's transaction is rolled back as a whole, and only the caller can begin it again.
                 if named.get("connection") is not None or not _paused(error, tries):
                     raise
             tries += 1

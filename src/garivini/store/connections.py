@@ -146,7 +146,7 @@ class Connections:
 
     @contextmanager
     def reading(self) -> Iterator[Statements]:
-        """Run statements that read, each on its own, or in one transaction if that is what has settings."""
+        """Run statements that read: each alone, or in one transaction if only transactions have settings."""
         if not self._checked:
             self.check()
         try:
@@ -169,8 +169,9 @@ class Connections:
         """Run several statements as one transaction.
 
         Args:
-            single: only one of them writes. Then it is a transaction by itself, two round trips shorter, if
-                the connection is known to be open. Otherwise BEGIN shows a loss, and leaves nothing open.
+            single: only one of them writes. Then that statement is a transaction by itself, which saves two
+                round trips, if the connection is known to be open. Otherwise BEGIN is sent first: if the
+                connection is lost, BEGIN fails before anything is written.
 
         """
         if not self._checked:
@@ -225,7 +226,7 @@ class Connections:
 
         Args:
             connection: the caller's; see ``callers.cursor_of``.
-            texts: that are to be stored.
+            texts: the texts that are to be stored.
 
         """
         if not self._checked:

@@ -27,7 +27,7 @@ def parse_url(dbid: int, target: Any) -> URL:
     check_url(dbid, target)
     with suppress(exc.SQLAlchemyError, ValueError):
         return make_url(target)
-    # Not within an except: SQLAlchemy's error, which may quote the URL, must not come along as the context.
+    # Raised outside of the except, so that SQLAlchemy's error, which may quote the URL, is not its context.
     raise UsageError(f"{without_password(target)!r} is not a database URL such as sqlite:///jobs.db")
 
 

@@ -61,7 +61,7 @@ def whole_jobs(rows: Sequence[_Row]) -> tuple[Sequence[_Row], int | None]:
     if len(rows) < CHUNK:
         return rows, None
     last = rows[-1][0]
-    # Records of one job alone: of another program, because we keep fewer.
+    # All records are of one job. Another program has written them, because we keep fewer per job.
     whole = [row for row in rows if row[0] != last] or rows
     return whole, whole[-1][0]
 

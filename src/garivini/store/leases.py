@@ -46,7 +46,7 @@ def renew(
 
 
 def release(run: Statements, jobs: Collection[Job], *, locked: set[int] | None = None) -> None:
-    """Make claimed jobs that were not submitted waiting again, due when they were before."""
+    """Set claimed jobs that were not submitted back to waiting, due when they were before."""
     skipped = skip_locked(run, (job.jobid for job in jobs), locked)
     for job in sorted(jobs, key=lambda job: job.jobid):
         if job.jobid not in skipped:
@@ -54,7 +54,7 @@ def release(run: Statements, jobs: Collection[Job], *, locked: set[int] | None =
 
 
 def give_back(run: Statements, handles: Collection[Handle], *, locked: set[int] | None = None) -> None:
-    """Make jobs waiting again that a worker holds and has not started, due now."""
+    """Set jobs that a worker holds and has not started back to waiting, due now."""
     for attempt, jobids in by_attempt(unlocked(run, handles, locked)):
         run("give_back", jobids=jobids, attempt=attempt)
 

@@ -51,7 +51,7 @@ def move_schedules(source: Database, shards: Shards) -> None:
 
 def _holder(shards: Shards, name: str) -> Database | None:
     databases = list(shards)
-    # The home first: nearly all schedules are there.
+    # The home is asked first, because nearly all schedules are there.
     databases.sort(key=lambda database: database is not shards.home("", name))
     for database in databases:
         if database.has_schedule(name):

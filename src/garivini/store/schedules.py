@@ -21,7 +21,7 @@ _COLUMNS: Final = (
     *("overlap", "paused", "next_tick", "queued", "last_tick", "last_jobid", "jobs", "skipped"),
     *("declared", "override"),
 )
-#: Seconds for which it is not recorded again that a process declares a schedule.
+#: Minimum seconds between two records that a process declares a schedule.
 _SEEN_AGE: Final = 30
 #: The types of the values of a definition, by name.
 _TYPES: Final = get_type_hints(Schedule)
@@ -170,7 +170,7 @@ def see_schedules(run: Statements, names: Sequence[str]) -> None:
 
 
 def reset_schedule(run: Statements, name: str) -> None:
-    """Undo what an operator has set, so that the values apply that code has declared.
+    """Remove the values that an operator has set, so that those that code has declared apply.
 
     Raises:
         UsageError: there is no such schedule, or no code has declared it.
@@ -295,7 +295,8 @@ def _move(
         jobs=len(jobids),
         skipped=skipped,
     )
-    # Every call changes the row, so all databases count it. The lock makes this rare: a cluster's are local.
+    # Each move changes the row, so every database counts it as changed. The row's lock prevents a conflict,
+    # except between nodes of a cluster.
     if moved != 1:
         raise ConflictError(f"{run.where}: another scheduler has handled schedule {stored.name!r}")
 

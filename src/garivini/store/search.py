@@ -37,9 +37,9 @@ class Match(NamedTuple):
 class Page(NamedTuple):
     """Jobs that were examined by one statement."""
 
-    #: Those that match.
+    #: The jobs that match.
     matches: list[Match]
-    #: The number of all.
+    #: The number of jobs that were examined.
     examined: int
     #: The part of the ids that have been examined, 0 to 1.
     fraction: float

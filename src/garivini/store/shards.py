@@ -56,8 +56,8 @@ class Shards:
     def home(self, funcname: str, uniqkey: str, *, without: Collection[int] = ()) -> Database:
         """Return the database of a unique key: rendezvous on the CRC-32 of function and key.
 
-        If a database is added, only the keys that now belong to it move; without one (``without``: ids), only
-        its own keys move.
+        If a database is added, only the keys that now belong to it move. If databases are left out
+        (``without``: their ids), only their keys move.
         """
         key = crc32(f"{funcname}\0{uniqkey}".encode())
         rest = [database for database in self if database.dbid not in without]

@@ -12,7 +12,7 @@ _TEXTS: Final = frozenset(
 )
 #: Parameters that are numbers with a fraction.
 _REALS: Final = frozenset(("ran", "used_until"))
-#: Parameters for which True is not a number: it would be the first job.
+#: Parameters for which True is refused: as a number, it would mean job 1.
 _STRICT: Final = frozenset(("jobid", "first", "last", "dbid", "attempt", "after", "until", "limit"))
 #: Parameters that may be None, besides the texts.
 _OPTIONAL: Final = frozenset(

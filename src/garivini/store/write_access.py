@@ -17,8 +17,8 @@ _CHECKED: Final = "garivini_checked"
 class WriteAccess:
     """Whether the server of a database takes writes.
 
-    After a switchover, connections to the former primary stay open. Writes on them fail. Reads do not: they
-    return the rows of the past, and a QueueRunner that finds nothing due there would never write.
+    After a switchover, connections to the former primary stay open. Writes on them fail. Reads do not fail:
+    they return rows that are out of date, and a QueueRunner that finds nothing due there would never write.
 
     Args:
         dbid: of the database.

@@ -47,7 +47,7 @@ def parse_timeout(name: str, given: Any) -> float:
 
 
 def unknown_parameter(names: Iterable[str], known: Collection[str], driver: str) -> str:
-    """Return the error in the names of a URL's parameters, if any.
+    """Return the error about unknown names of parameters in a URL, if there are any.
 
     The text does not contain the name: it may be part of a password that contains an &.
     """
@@ -120,11 +120,11 @@ class Dialect:
     clustered: bool = False
     #: Maximum bytes of the arguments of one statement; known after the first connection.
     statement_bytes: int = sys.maxsize
-    #: The setting of the server that limits them.
+    #: The name of the server's setting that limits these bytes.
     statement_setting: ClassVar[str] = ""
 
     def engine(self, url: URL) -> tuple[URL, dict[str, Any]]:
-        """Return the URL with the driver to use, and what the driver's ``connect`` takes besides.
+        """Return the URL with the driver to use, and further arguments of the driver's ``connect``.
 
         Raises:
             UsageError: the URL cannot be used.
@@ -221,7 +221,8 @@ class Dialect:
     def incarnation(self, connection: Any) -> int | None:
         """Return the incarnation of the database that a connection reaches. One round trip.
 
-        It is below 2^32. None: it has none now. Then it takes no writes, or the server does not tell.
+        It is below 2^32. None: it has none now, because it accepts no writes, or the server does not report
+        it.
         """
         return None
 

@@ -46,15 +46,15 @@ _CARRIED: Final = 100
 _OVERHEAD: Final = 64 * 1024
 #: The oldest versions with all that the statements need.
 _OLDEST: Final = {"MariaDB": (10, 6, 0), "MySQL": (8, 0, 17)}
-#: Asks for the name of a server. MariaDB has none of its own; replicas have different values of server_id.
+#: Asks for the identity of a server. MariaDB has none of its own; replicas differ in their server_id.
 _NAME_OF: Final = {
     "MariaDB": "SELECT CONCAT_WS(' ', @@hostname, @@port, @@server_id, @@datadir)",
     "MySQL": "SELECT @@server_uuid",
 }
 #: The mode of our sessions: an error if a value does not fit.
 _SQL_MODE: Final = "STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
-#: Prevents that a node of Galera runs a single statement again when another node has changed the same rows:
-#: then INSERT ... RETURNING returns nothing, or the rows of two runs.
+#: Prevents a node of Galera from running a single statement again when another node has changed the same
+#: rows, because then INSERT ... RETURNING returns nothing, or the rows of two runs.
 _NO_RERUN: Final = "SESSION wsrep_retry_autocommit = 0"
 #: The bit for an open transaction in the flags that the server sends with each answer.
 _IN_TRANSACTION: Final = 1
@@ -119,7 +119,7 @@ class MySQL(Dialect):
             self._meet(cursor)
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
             own = (
-                # Otherwise it would make a table of a list of ids, and lose their order.
+                # Otherwise the server would convert a list of ids into a table, and lose their order.
                 f"idle_transaction_timeout = {IDLE_TIMEOUT}, in_predicate_conversion_threshold = 0"
                 if self._server == "MariaDB"
                 else f"wait_timeout = {WAIT_TIMEOUT}"

@@ -82,7 +82,7 @@ class PrimarySearch:
         """Return a connection. ``named``: all that the driver's connect takes; host and port are replaced.
 
         Raises:
-            Exception: the driver's error; there is no such server.
+            Exception: the driver's error; no server accepts writes.
 
         """
         code, reasons = _READ_ONLY, []

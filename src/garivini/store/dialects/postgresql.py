@@ -99,7 +99,7 @@ _ERRORS: Final[dict[str, tuple[type[GariviniError], str]]] = {
     "55P03": (ConflictError, "was locked for too long by another transaction"),
     "57014": (ConflictError, "ended a statement that took too long"),
 }
-#: Codes with which a server refuses to tell its incarnation: not allowed, not known, not supported.
+#: Codes with which a server refuses to report its incarnation: not allowed, not known, not supported.
 _NOT_TOLD: Final = ("42501", "42883", "0A000", "55000")
 #: Errors after which the other transaction has finished, so that the same call can be repeated immediately.
 _TRANSIENT: Final = ("40001", "40P01")
@@ -161,7 +161,8 @@ class PostgreSQL(Dialect):
         arguments: dict[str, Any] = {
             "options": startup_options(options),
             "autocommit": True,
-            # Fixed, overriding PGCLIENTENCODING: with another one some texts could not be stored.
+            # Fixed, overriding PGCLIENTENCODING, because with another encoding some texts could not be
+            # stored.
             "client_encoding": "utf8",
             "prepare_threshold": _threshold(query.pop("prepare_threshold", "5")),
             "read_timeout": seconds,
@@ -189,7 +190,7 @@ class PostgreSQL(Dialect):
 
         @event.listens_for(engine, "do_connect")
         def connect(_: object, __: object, arguments: list[Any], named: dict[str, Any]) -> Connection:
-            # Not absent: then libpq would read them from PGOPTIONS.
+            # Empty and not absent, because libpq would read missing options from PGOPTIONS.
             bare = {**named, "options": ""}
             if not self.pooled:
                 try:
@@ -213,9 +214,10 @@ class PostgreSQL(Dialect):
         if self.pooled:
             if not self._threshold_given:
                 connection.prepare_threshold = None
-            self.incarnation(connection)  # whether the server tells it: a transaction would fail
+            self.incarnation(connection)  # checked here, because an error in a transaction would make it fail
         elif commits == "off":
-            # It acknowledges commits that a crash of the server loses. A stricter setting than "on" stays.
+            # With "off", the server acknowledges commits that a crash loses. A stricter setting than "on"
+            # stays.
             connection.execute("SELECT set_config('synchronous_commit', 'on', false)")
         self._take_any_text(connection)
 

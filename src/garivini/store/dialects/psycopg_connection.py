@@ -73,5 +73,5 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             return result
         except (NoAnswer, KeyboardInterrupt, SystemExit):
             gen.close()
-            self.close()  # a late answer would count as that of the next statement
+            self.close()  # because a late answer would count as that of the next statement
             raise

@@ -2,11 +2,11 @@
 -- inserts few rows with the statements that end in `_returning`; MySQL does not have RETURNING.
 --
 -- The clock is the database's: UNIX_TIMESTAMP() is the unix time in whole seconds, the same throughout a statement. A
--- lease ends at now + lease + 1 because whole seconds round down. 2147483647 is "never". Claims exclude it, so that a
--- row parked by the original's clients does not start in 2038. Later times are ordinary times. Unsigned columns are
--- cast if a difference may be below zero. In an UPDATE a column that has been assigned is read with its new value.
--- FORCE INDEX (PRIMARY) prevents the scan of a small table for a list of ids, which would wait for rows that are not in
--- the list.
+-- lease ends at now + lease + 1 because times are whole seconds and round down. 2147483647 is "never". Claims exclude
+-- it, so that a row parked by the original's clients does not start in 2038. Later times are ordinary times. Unsigned
+-- columns are cast if a difference may be below zero. In an UPDATE a column that has been assigned is read with its new
+-- value. FORCE INDEX (PRIMARY) prevents the scan of a small table for a list of ids, which would wait for rows that are
+-- not in the list.
 --
 -- A lease ends at `run_after`, and `lease_end` repeats it. `store/effective_state.py` describes what it means if they
 -- differ, and has the conditions in braces. A delay counts from the next whole second, so it is never too short.
@@ -24,14 +24,14 @@ SELECT version_num FROM garivini_version
 SELECT dbid FROM garivini_database
 
 -- name: set_dbid (dbid) -> none
--- Stored once, by the first process that comes; others wait for it. The table holds one row.
+-- Stores the id of this database once, by the first process that uses it; others wait for it. The table holds one row.
 SELECT GET_LOCK(CONCAT('garivini id ', LEFT(SHA2(DATABASE(), 256), 32)), 5);
 INSERT INTO garivini_database (dbid)
 SELECT :dbid FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM garivini_database AS given);
 SELECT RELEASE_LOCK(CONCAT('garivini id ', LEFT(SHA2(DATABASE(), 256), 32)))
 
 -- name: ids_left () -> one
--- The number of ids that are left for new jobs: not needed, the server has an error of its own for that.
+-- The number of ids that are left for new jobs. It is not needed here, because the server reports exhausted ids itself.
 SELECT 1
 
 -- name: folds () -> one
@@ -71,7 +71,7 @@ VALUES
   (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
 
 -- name: insert_keyed_at (funcname, uniqkey, coalesce, arg, flag, priority, due, now, leased, since, lease_end) -> id
--- The same for one job with a unique key, or an error if that has a live job.
+-- As `insert_at`, for one job with a unique key, or an error if the key has a live job.
 INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :due, IF(UNIX_TIMESTAMP() = :now, :now, NULL), :leased, :leased, :since, :lease_end) -- each
@@ -122,11 +122,11 @@ SELECT jobid, LENGTH(arg) FROM job WHERE jobid IN (:*jobids)
 SELECT jobid, arg FROM job WHERE jobid IN (:*jobids)
 
 -- name: identities (jobids) -> rows
--- What tells a row from another job that got the same id: see `store/incarnations.py`.
+-- The values that distinguish a job from another one that got the same id: see `store/incarnations.py`.
 SELECT jobid, attempt, created, funcname, uniqkey FROM job WHERE jobid IN (:*jobids)
 
 -- name: claim (jobids, now, lease_end) -> none
--- The write of a claim, in the transaction that read the rows as due, with the time of that read.
+-- Writes a claim, in the transaction that read the rows as due, with the time of that read.
 UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :lease_end, lease_end = :lease_end
  WHERE jobid IN (:*jobids)
 
@@ -156,7 +156,7 @@ UPDATE job
    AND run_after <= UNIX_TIMESTAMP() AND {held}
 
 -- name: reclaim (jobid, attempt, state, lease, crashed) -> rows
--- The write of a claim for the next attempt, after a lease has expired for good.
+-- Writes the claim of the next attempt, after a lease has expired for good.
 SELECT jobid FROM job
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
    AND run_after <= UNIX_TIMESTAMP() AND {held}
@@ -170,12 +170,12 @@ SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, at
   FROM job WHERE jobid = :jobid
 
 -- name: release (jobid, attempt, run_after) -> none
--- Makes a claimed job that was not submitted waiting again, due when it was before.
+-- Sets a claimed job that was not submitted back to waiting, due when it was before.
 UPDATE job SET state = 0, run_after = :run_after, lease_end = 0
  WHERE jobid = :jobid AND attempt = :attempt AND state = 1 AND {held}
 
 -- name: end_early (jobids, attempt, lease) -> none
--- Ends now the lease of a job that may not have reached a server, unless it has been renewed meanwhile.
+-- Ends the lease of a job that may not have reached a server, unless the lease has been renewed meanwhile.
 UPDATE job FORCE INDEX (PRIMARY) SET run_after = UNIX_TIMESTAMP(), lease_end = run_after
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 1
    AND run_after <= UNIX_TIMESTAMP() + :lease + 2 AND {held}
@@ -204,16 +204,16 @@ SELECT jobid FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) FOR UPDATE
 SELECT jobid FROM job WHERE jobid IN (:*jobids)
 
 -- name: complete (jobids) -> count
--- Success. By id alone: finished work is finished, whichever attempt did it.
+-- Deletes jobs that succeeded, by id alone: finished work is finished, whichever attempt did it.
 DELETE FROM job WHERE jobid IN (:*jobids)
 
 -- name: complete_one (jobid) -> count
--- The same for one row that this transaction has locked. No form of DELETE prevents the scan of a small table for a
--- list.
+-- As `complete`, for one row that this transaction has locked. No form of DELETE prevents the scan of a small table for
+-- a list.
 DELETE FROM job WHERE jobid = :jobid
 
 -- name: complete_range (first, last) -> count
--- The same for consecutive ids: a fifth less of the server's work than a lookup per id.
+-- As `complete`, for consecutive ids: a fifth less of the server's work than a lookup per id.
 DELETE FROM job WHERE jobid BETWEEN :first AND :last
 
 -- name: any_records (first, last) -> rows
@@ -225,12 +225,13 @@ SELECT EXISTS (SELECT 1 FROM failure FORCE INDEX (PRIMARY) WHERE jobid BETWEEN :
     OR EXISTS (SELECT 1 FROM report FORCE INDEX (PRIMARY) WHERE jobid BETWEEN :first AND :last /*!80017 AND reported_at IS NOT NULL */)
 
 -- name: with_records (jobids) -> rows
--- The jobs among these that have records: rows of `failure` or `report`. It runs after the jobs are deleted, as above.
+-- The jobs among these that have records: rows of `failure` or `report`. It runs after the jobs are deleted, as
+-- `any_records` does.
 SELECT jobid FROM failure FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 UNION SELECT jobid FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND reported_at IS NOT NULL */
 
 -- name: records (jobids) -> rows
--- The job of each record of these jobs: as often as it has records, locked or not.
+-- The job of each record of these jobs, once per record, whether or not another transaction has locked it.
 SELECT jobid FROM failure FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 UNION ALL SELECT jobid FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND reported_at IS NOT NULL */
 
@@ -298,7 +299,7 @@ SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expir
   FROM finished WHERE jobid = :jobid
 
 -- name: kept_jobs (after, limit) -> rows
--- Kept jobs by id as above, without their results.
+-- Kept jobs by id, as `finished` returns one, without their results.
 SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, NULL, seconds
   FROM finished FORCE INDEX (PRIMARY) WHERE jobid > :after ORDER BY jobid LIMIT :limit
 
@@ -321,8 +322,9 @@ SELECT jobid FROM failure FORCE INDEX (PRIMARY) WHERE jobid > :after /*!80017 AN
  ORDER BY jobid LIMIT :limit
 
 -- name: dead (jobids) -> rows
--- The dead jobs among these, and how many seconds ago each died: its newest record says that. One that another program
--- has parked by `run_after` alone is not among them, and one that a drain moves has only just died.
+-- The dead jobs among these, and how many seconds ago each died, which is the age of its newest record. A job that
+-- another program has parked by `run_after` alone is not among them. A job that a drain is moving counts as younger
+-- than any.
 SELECT jobid, funcname, CAST(UNIX_TIMESTAMP() AS SIGNED) - (
          SELECT CAST(MAX(IF(kind = 'moved', 2147483647, failed_at)) AS SIGNED) FROM failure FORCE INDEX (PRIMARY)
           WHERE failure.jobid = job.jobid)
@@ -338,13 +340,13 @@ SELECT jobid, attempt, state, failcount, crashes,
    FOR UPDATE
 
 -- name: put_back (jobid, attempt, state, failcount, delay) -> none
--- The end of an attempt without success: the job waits for this many seconds.
+-- Ends an attempt without success: the job waits for this many seconds.
 UPDATE job SET state = 0, failcount = :failcount, lease_end = 0,
        run_after = UNIX_TIMESTAMP() + :delay + IF(:delay = 0, 0, MICROSECOND(NOW(6)) > 0)
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
 
 -- name: put_at (jobid, attempt, state, failcount, run_after) -> none
--- The same until a unix time. If that is "never", the new state is dead.
+-- As `put_back`, until a unix time. If that is "never", the new state is dead.
 UPDATE job SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END, failcount = :failcount,
        run_after = :run_after, lease_end = 0
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
@@ -393,7 +395,7 @@ SELECT jobid, funcname FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 SELECT jobid, funcname FROM finished FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 
 -- name: get (jobid) -> rows
--- One job with its effective state: one that another program has put off waits, or is dead if that is "never".
+-- One job with its effective state: if another program has put it off, it waits, or is dead if that time is "never".
 SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority,
        {effective_state},
        since, crashes, created, runs
@@ -405,8 +407,8 @@ SELECT jobid FROM job FORCE INDEX (PRIMARY) ORDER BY jobid DESC LIMIT 1
 
 -- name: match (funcname, state, failed, uniqkey, error, error_text, arg_text, created_from, created_before, due_from, due_before, after, until, limit) -> rows
 -- The next jobs by id, each with its effective state if it matches and NULL if not. The conditions are not in the WHERE
--- clause, so the statement reads these rows and no others, whether one matches or not. Texts are compared by their
--- bytes, whatever the collation.
+-- clause, so the statement reads the next `limit` rows and no others, however many of them match. Texts are compared by
+-- their bytes, whatever the collation.
 SELECT jobid,
        CASE WHEN (:funcname IS NULL OR CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY))
              AND (:state IS NULL OR {effective_state} = :state)
@@ -451,7 +453,7 @@ UPDATE job FORCE INDEX (PRIMARY) SET state = 0, lease_end = 0,
  WHERE jobid IN (:*jobids)
 
 -- name: put_all_at (jobids, run_after) -> none
--- The same until a unix time. If that is "never", the new state is dead.
+-- As `put_all_back`, until a unix time. If that is "never", the new state is dead.
 UPDATE job FORCE INDEX (PRIMARY) SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END,
        run_after = :run_after, lease_end = 0
  WHERE jobid IN (:*jobids)
@@ -474,7 +476,7 @@ SELECT funcname, state, COUNT(*), MIN(run_after), CAST(SUM(run_after = 214748364
 
 -- name: waiting () -> rows
 -- The numbers of waiting jobs that are due, delayed, and backed off after a failure. The lane index is enough to count
--- the due ones. The others are told apart by failcount, for which their rows are read.
+-- the due ones. The others are distinguished by failcount, for which their rows are read.
 SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_after <> 2147483647),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount = 0),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount > 0)
@@ -519,7 +521,7 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
   FROM `function` ORDER BY funcname
 
 -- name: settings () -> rows
--- The same, with what code has declared and what an operator has set instead.
+-- The settings of all functions, with those that code has declared and those that an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, declared, override
   FROM `function` ORDER BY funcname
@@ -529,7 +531,7 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
 SELECT funcname, declared FROM `function` WHERE funcname IN (:*funcnames)
 
 -- name: lock_settings (funcnames) -> rows
--- The settings of these functions as above, locked by the transaction.
+-- The settings of these functions, as `settings` returns them, locked by the transaction.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, declared, override
   FROM `function` WHERE funcname IN (:*funcnames) ORDER BY funcname FOR UPDATE
@@ -560,8 +562,8 @@ SELECT jobid FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) AND state 
    FOR UPDATE
 
 -- name: adopt (jobids, lease) -> rows
--- Gives an attempt to such copies: the original's QueueRunner leases by `run_after` alone. Their arguments are not
--- read.
+-- Gives an attempt to the copies of `adoptable`: the original's QueueRunner leases by `run_after` alone. Their
+-- arguments are not read.
 UPDATE job FORCE INDEX (PRIMARY)
    SET attempt = attempt + 1, state = 2, since = UNIX_TIMESTAMP(), run_after = UNIX_TIMESTAMP() + :lease + 1,
        lease_end = run_after
@@ -588,15 +590,15 @@ ON DUPLICATE KEY UPDATE cancels = cancels + 1, checked_until = GREATEST(COALESCE
 SELECT funcname, cancels FROM `function` WHERE checked_until > UNIX_TIMESTAMP()
 
 -- name: cancelled (jobids, attempt) -> rows
--- Which of these jobs are dead, and no later attempt has had them.
+-- Those of these jobs that are dead and have had no later attempt.
 SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND {effective_state} = 4
 
 -- name: pause (funcname, paused_until) -> none
--- Pauses a function that has a row until a time; NULL: not any longer.
+-- Pauses a function, whose row exists, until a time. NULL ends the pause.
 UPDATE `function` SET paused_until = :paused_until WHERE funcname = :funcname
 
 -- name: paused (funcname) -> rows
--- The time until which a function is paused. No row: it is not.
+-- The time until which a function is paused. No row: it is not paused.
 SELECT paused_until FROM `function` WHERE funcname = :funcname AND paused_until > UNIX_TIMESTAMP()
 
 -- name: dispatched (funcname, priority, age, since, after, limit) -> rows
@@ -609,8 +611,8 @@ SELECT jobid, attempt, run_after FROM job FORCE INDEX (job_lane)
  ORDER BY run_after LIMIT :limit
 
 -- name: leased (funcname, lease, limit) -> one
--- The number of jobs of a function in Gearman that no worker has started, up to a limit. A row that ends later than any
--- of its leases was put off by another program; the index alone shows that.
+-- The number of jobs of a function in Gearman that no worker has started, up to a limit. A row whose `run_after` is
+-- later than the end of any lease was put off by another program, which the index alone shows.
 SELECT COUNT(*) FROM (
   SELECT 1 FROM job FORCE INDEX (job_lane)
    WHERE funcname = :funcname AND state = 1 AND run_after <= UNIX_TIMESTAMP() + :lease + 2 LIMIT :limit) AS handed_out
@@ -633,7 +635,7 @@ SELECT COUNT(*) FROM (
    WHERE funcname = :funcname AND state IN (1, 2, 3) AND {held} LIMIT :limit) AS handed_out
 
 -- name: give_back (jobids, attempt) -> none
--- Makes jobs that a worker holds and has not started waiting again, due now.
+-- Sets jobs that a worker holds and has not started back to waiting, due now.
 UPDATE job FORCE INDEX (PRIMARY) SET state = 0, run_after = UNIX_TIMESTAMP(), lease_end = 0
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
@@ -643,18 +645,19 @@ UPDATE job FORCE INDEX (PRIMARY) SET state = 0, run_after = UNIX_TIMESTAMP(), le
 UPDATE job FORCE INDEX (PRIMARY) SET state = 1 WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 2 AND {held}
 
 -- name: crash (jobid, attempt) -> none
--- The process that ran it died. The lease stays: the Gearman server has given the copy to another worker.
+-- Counts the death of the process that ran the job. The lease stays: the Gearman server has given the copy to another
+-- worker.
 UPDATE job SET crashes = crashes + 1 WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: refuse_inserts () -> none
--- From now on no program inserts jobs, whether it knows of the drain or not. MySQL cannot create a trigger only if
--- there is none.
+-- Creates a trigger: from now on no program can insert jobs, whether it knows of the drain or not. MySQL cannot create
+-- a trigger only if there is none.
 DROP TRIGGER IF EXISTS garivini_draining;
 CREATE TRIGGER garivini_draining BEFORE INSERT ON job FOR EACH ROW
 SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'garivini is draining this database'
 
 -- name: allow_inserts () -> none
--- The drain is over.
+-- Ends the drain: programs can insert jobs again.
 DROP TRIGGER IF EXISTS garivini_draining
 
 -- name: hold (jobid, attempt, run_after, seconds) -> rows
@@ -723,7 +726,8 @@ SELECT min(next_tick) - (UNIX_TIMESTAMP() + MICROSECOND(NOW(6)) / 1e6) FROM sche
    AND next_tick > CAST(UNIX_TIMESTAMP() AS SIGNED)
 
 -- name: take_schedule (name) -> rows
--- A schedule as above, locked by the transaction. No row: another scheduler has it, or it is gone.
+-- A schedule as `schedules` returns it, locked by the transaction. No row: another scheduler has locked it, or it does
+-- not exist.
 SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued,
        last_tick, last_jobid, jobs, skipped, declared, override,
        CAST(UNIX_TIMESTAMP() AS SIGNED), seen
@@ -731,7 +735,7 @@ SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_wi
    FOR UPDATE SKIP LOCKED
 
 -- name: lock_schedule (name) -> rows
--- The same for a change of its values, which waits for the lock.
+-- As `take_schedule`, for a change of the schedule's values, which waits for the lock.
 SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued,
        last_tick, last_jobid, jobs, skipped, declared, override,
        CAST(UNIX_TIMESTAMP() AS SIGNED), seen
@@ -768,7 +772,8 @@ UPDATE schedule SET seen = CAST(UNIX_TIMESTAMP() AS SIGNED)
  WHERE name IN (:*names) AND (seen IS NULL OR CAST(UNIX_TIMESTAMP() AS SIGNED) - seen > :age)
 
 -- name: copy_schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued, last_tick, jobs, skipped, declared, override) -> none
--- Creates a schedule that another database has, unless an earlier drain has. Its last job is not here.
+-- Creates a schedule that another database has, unless an earlier drain has created it. Its last job is in the other
+-- database.
 INSERT INTO schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused,
   next_tick, queued, last_tick, jobs, skipped, declared, override)
 VALUES (:name, :funcname, :arg, :cron, :every, :zone, :flag, :priority, :missed, :missed_window, :overlap,

@@ -1,9 +1,9 @@
 -- Statements for SQLite 3.35 and newer. `store/sql_files.py` describes the form of this file.
 --
 -- The clock is the database's: strftime('%s', 'now') is the unix time in whole seconds, the same throughout a
--- statement. A lease ends at now + lease + 1 because whole seconds round down. 2147483647 is "never". Claims exclude
--- it, so that a row parked by the original's clients does not start in 2038. Later times are ordinary times. CAST(arg
--- AS BLOB): another program may have stored text that is not UTF-8.
+-- statement. A lease ends at now + lease + 1 because times are whole seconds and round down. 2147483647 is "never".
+-- Claims exclude it, so that a row parked by the original's clients does not start in 2038. Later times are ordinary
+-- times. CAST(arg AS BLOB): another program may have stored text that is not UTF-8.
 --
 -- A lease ends at `run_after`, and `lease_end` repeats it. `store/effective_state.py` describes what it means if they
 -- differ, and has the conditions in braces. A delay counts from the next whole second, so it is never too short. (This
@@ -22,7 +22,7 @@ SELECT version_num FROM garivini_version
 SELECT dbid FROM garivini_database
 
 -- name: set_dbid (dbid) -> none
--- Stored once, by the first process that comes.
+-- Stores the id of this database once, by the first process that uses it.
 INSERT INTO garivini_database (dbid) SELECT :dbid WHERE NOT EXISTS (SELECT 1 FROM garivini_database)
 
 -- name: ids_left () -> one
@@ -34,7 +34,7 @@ SELECT 9223372036854775807 - coalesce(max(seq), 0) FROM sqlite_sequence WHERE na
 SELECT 0
 
 -- name: insert (funcname, coalesce, arg, flag, priority, delay, leased) -> rows
--- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them. If `leased` is 1, a
+-- Inserts jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them. If `leased` is 1, a
 -- row is leased for its first attempt until its delay is over; if it is 0, the row waits until then.
 INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
@@ -53,7 +53,7 @@ VALUES
   (:funcname, :coalesce, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
 
 -- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, delay, leased) -> rows
--- Jobs with a unique key. Only a conflict of that key is ignored; the rows returned are new.
+-- Inserts jobs with a unique key. Only a conflict of that key is ignored; the rows returned are new.
 INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, CASE WHEN :leased OR :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay, strftime('%s', 'now') + 0, :leased, :leased, strftime('%s', 'now') * :leased, (strftime('%s', 'now') + :delay) * :leased) -- each
@@ -122,11 +122,11 @@ SELECT jobid, length(arg) FROM job WHERE jobid IN (:*jobids)
 SELECT jobid, CAST(arg AS BLOB) FROM job WHERE jobid IN (:*jobids)
 
 -- name: identities (jobids) -> rows
--- What tells a row from another job that got the same id: see `store/incarnations.py`.
+-- The values that distinguish a job from another one that got the same id: see `store/incarnations.py`.
 SELECT jobid, attempt, created, funcname, uniqkey FROM job WHERE jobid IN (:*jobids)
 
 -- name: claim (jobids, now, lease_end) -> none
--- The write of a claim, in the transaction that read the rows as due, with the time of that read.
+-- Writes a claim, in the transaction that read the rows as due, with the time of that read.
 UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :lease_end, lease_end = :lease_end
  WHERE jobid IN (:*jobids)
 
@@ -155,7 +155,7 @@ UPDATE job
    AND run_after <= strftime('%s', 'now') + 0 AND {held}
 
 -- name: reclaim (jobid, attempt, state, lease, crashed) -> rows
--- The write of a claim for the next attempt, after a lease has expired for good.
+-- Writes the claim of the next attempt, after a lease has expired for good.
 UPDATE job
    SET attempt = attempt + 1, state = 1, since = strftime('%s', 'now') + 0, crashes = crashes + :crashed,
        run_after = strftime('%s', 'now') + :lease + 1, lease_end = strftime('%s', 'now') + :lease + 1
@@ -165,12 +165,12 @@ RETURNING jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, fl
           since, crashes, created, runs
 
 -- name: release (jobid, attempt, run_after) -> none
--- Makes a claimed job that was not submitted waiting again, due when it was before.
+-- Sets a claimed job that was not submitted back to waiting, due when it was before.
 UPDATE job SET state = 0, run_after = :run_after, lease_end = 0
  WHERE jobid = :jobid AND attempt = :attempt AND state = 1 AND {held}
 
 -- name: end_early (jobids, attempt, lease) -> none
--- Ends now the lease of a job that may not have reached a server, unless it has been renewed meanwhile.
+-- Ends the lease of a job that may not have reached a server, unless the lease has been renewed meanwhile.
 UPDATE job SET run_after = strftime('%s', 'now') + 0, lease_end = strftime('%s', 'now') + 0
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 1
    AND run_after <= strftime('%s', 'now') + :lease + 2 AND {held}
@@ -199,15 +199,15 @@ SELECT jobid FROM job WHERE jobid IN (:*jobids)
 SELECT jobid FROM job WHERE jobid IN (:*jobids)
 
 -- name: complete (jobids) -> count
--- Success. By id alone: finished work is finished, whichever attempt did it.
+-- Deletes jobs that succeeded, by id alone: finished work is finished, whichever attempt did it.
 DELETE FROM job WHERE jobid IN (:*jobids)
 
 -- name: complete_one (jobid) -> count
--- The same for one row that this transaction has locked.
+-- As `complete`, for one row that this transaction has locked.
 DELETE FROM job WHERE jobid = :jobid
 
 -- name: complete_range (first, last) -> count
--- The same for consecutive ids: a fifth less of the server's work than a lookup per id.
+-- As `complete`, for consecutive ids: a fifth less of the server's work than a lookup per id.
 DELETE FROM job WHERE jobid BETWEEN :first AND :last
 
 -- name: any_records (first, last) -> rows
@@ -222,7 +222,7 @@ SELECT jobid FROM failure WHERE jobid IN (:*jobids)
 UNION SELECT jobid FROM report WHERE jobid IN (:*jobids)
 
 -- name: records (jobids) -> rows
--- The job of each record of these jobs: as often as it has records, locked or not.
+-- The job of each record of these jobs, once per record, whether or not another transaction has locked it.
 SELECT jobid FROM failure WHERE jobid IN (:*jobids)
 UNION ALL SELECT jobid FROM report WHERE jobid IN (:*jobids)
 
@@ -280,7 +280,7 @@ SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expir
   FROM finished WHERE jobid = :jobid
 
 -- name: kept_jobs (after, limit) -> rows
--- Kept jobs by id as above, without their results.
+-- Kept jobs by id, as `finished` returns one, without their results.
 SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, NULL, seconds
   FROM finished WHERE jobid > :after ORDER BY jobid LIMIT :limit
 
@@ -298,8 +298,9 @@ DELETE FROM finished WHERE jobid IN (:*jobids)
 SELECT jobid FROM failure WHERE jobid > :after ORDER BY jobid LIMIT :limit
 
 -- name: dead (jobids) -> rows
--- The dead jobs among these, and how many seconds ago each died: its newest record says that. One that another program
--- has parked by `run_after` alone is not among them, and one that a drain moves has only just died.
+-- The dead jobs among these, and how many seconds ago each died, which is the age of its newest record. A job that
+-- another program has parked by `run_after` alone is not among them. A job that a drain is moving counts as younger
+-- than any.
 SELECT jobid, funcname, strftime('%s', 'now') - (
          SELECT MAX(CASE WHEN kind = 'moved' THEN 2147483647 ELSE failed_at END) FROM failure WHERE failure.jobid = job.jobid)
   FROM job WHERE jobid IN (:*jobids) AND state = 4 AND run_after = 2147483647
@@ -313,13 +314,13 @@ SELECT jobid, attempt, state, failcount, crashes,
   FROM job WHERE jobid IN (:*jobids)
 
 -- name: put_back (jobid, attempt, state, failcount, delay) -> none
--- The end of an attempt without success: the job waits for this many seconds.
+-- Ends an attempt without success: the job waits for this many seconds.
 UPDATE job SET state = 0, failcount = :failcount, lease_end = 0,
        run_after = CASE WHEN :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
 
 -- name: put_at (jobid, attempt, state, failcount, run_after) -> none
--- The same until a unix time. If that is "never", the new state is dead.
+-- As `put_back`, until a unix time. If that is "never", the new state is dead.
 UPDATE job SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END, failcount = :failcount,
        run_after = :run_after, lease_end = 0
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
@@ -369,7 +370,7 @@ SELECT jobid, funcname FROM job WHERE jobid IN (:*jobids)
 SELECT jobid, funcname FROM finished WHERE jobid IN (:*jobids)
 
 -- name: get (jobid) -> rows
--- One job with its effective state: one that another program has put off waits, or is dead if that is "never".
+-- One job with its effective state: if another program has put it off, it waits, or is dead if that time is "never".
 SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        {effective_state},
        since, crashes, created, runs
@@ -381,7 +382,8 @@ SELECT jobid FROM job ORDER BY jobid DESC LIMIT 1
 
 -- name: match (funcname, state, failed, uniqkey, error, error_text, arg_text, created_from, created_before, due_from, due_before, after, until, limit) -> rows
 -- The next jobs by id, each with its effective state if it matches and NULL if not. The conditions are not in the WHERE
--- clause, so the statement reads these rows and no others, whether one matches or not. instr of two blobs compares bytes.
+-- clause, so the statement reads the next `limit` rows and no others, however many of them match. instr of two blobs
+-- compares bytes.
 SELECT jobid,
        CASE WHEN (:funcname IS NULL OR funcname = :funcname)
              AND (:state IS NULL OR {effective_state} = :state)
@@ -426,7 +428,7 @@ UPDATE job SET state = 0, lease_end = 0,
  WHERE jobid IN (:*jobids)
 
 -- name: put_all_at (jobids, run_after) -> none
--- The same until a unix time. If that is "never", the new state is dead.
+-- As `put_all_back`, until a unix time. If that is "never", the new state is dead.
 UPDATE job SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END, run_after = :run_after, lease_end = 0
  WHERE jobid IN (:*jobids)
 
@@ -453,7 +455,7 @@ SELECT funcname, state, count(*), min(run_after) FROM job INDEXED BY job_lane
 
 -- name: waiting () -> rows
 -- The numbers of waiting jobs that are due, delayed, and backed off after a failure. The lane index is enough to count
--- the due ones. The others are told apart by failcount, for which their rows are read.
+-- the due ones. The others are distinguished by failcount, for which their rows are read.
 SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_after <> 2147483647),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount = 0),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount > 0)
@@ -471,7 +473,7 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
   FROM function ORDER BY funcname
 
 -- name: settings () -> rows
--- The same, with what code has declared and what an operator has set instead.
+-- The settings of all functions, with those that code has declared and those that an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, declared, override
   FROM function ORDER BY funcname
@@ -481,7 +483,7 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
 SELECT funcname, declared FROM function WHERE funcname IN (:*funcnames)
 
 -- name: lock_settings (funcnames) -> rows
--- The settings of these functions as above.
+-- The settings of these functions, as `settings` returns them.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, declared, override
   FROM function WHERE funcname IN (:*funcnames) ORDER BY funcname
@@ -511,8 +513,8 @@ ON CONFLICT (funcname) DO UPDATE
 SELECT jobid FROM job WHERE jobid IN (:*jobids) AND state IN (0, 1) AND run_after <> 2147483647
 
 -- name: adopt (jobids, lease) -> rows
--- Gives an attempt to such copies: the original's QueueRunner leases by `run_after` alone. Their arguments are not
--- read.
+-- Gives an attempt to the copies of `adoptable`: the original's QueueRunner leases by `run_after` alone. Their
+-- arguments are not read.
 UPDATE job
    SET attempt = attempt + 1, state = 2, since = strftime('%s', 'now') + 0,
        run_after = strftime('%s', 'now') + :lease + 1, lease_end = strftime('%s', 'now') + :lease + 1
@@ -539,15 +541,15 @@ ON CONFLICT (funcname) DO UPDATE
 SELECT funcname, cancels FROM function WHERE checked_until > strftime('%s', 'now') + 0
 
 -- name: cancelled (jobids, attempt) -> rows
--- Which of these jobs are dead, and no later attempt has had them.
+-- Those of these jobs that are dead and have had no later attempt.
 SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND {effective_state} = 4
 
 -- name: pause (funcname, paused_until) -> none
--- Pauses a function that has a row until a time; NULL: not any longer.
+-- Pauses a function, whose row exists, until a time. NULL ends the pause.
 UPDATE function SET paused_until = :paused_until WHERE funcname = :funcname
 
 -- name: paused (funcname) -> rows
--- The time until which a function is paused. No row: it is not.
+-- The time until which a function is paused. No row: it is not paused.
 SELECT paused_until FROM function WHERE funcname = :funcname AND paused_until > strftime('%s', 'now') + 0
 
 -- name: dispatched (funcname, priority, age, since, after, limit) -> rows
@@ -560,8 +562,8 @@ SELECT jobid, attempt, run_after FROM job INDEXED BY job_lane
  ORDER BY run_after LIMIT :limit
 
 -- name: leased (funcname, lease, limit) -> one
--- The number of jobs of a function in Gearman that no worker has started, up to a limit. A row that ends later than any
--- of its leases was put off by another program; the index alone shows that.
+-- The number of jobs of a function in Gearman that no worker has started, up to a limit. A row whose `run_after` is
+-- later than the end of any lease was put off by another program, which the index alone shows.
 SELECT count(*) FROM (
   SELECT 1 FROM job INDEXED BY job_lane
    WHERE funcname = :funcname AND state = 1 AND run_after <= strftime('%s', 'now') + :lease + 2 LIMIT :limit)
@@ -584,7 +586,7 @@ SELECT count(*) FROM (
    WHERE funcname = :funcname AND state IN (1, 2, 3) AND {held} LIMIT :limit)
 
 -- name: give_back (jobids, attempt) -> none
--- Makes jobs that a worker holds and has not started waiting again, due now.
+-- Sets jobs that a worker holds and has not started back to waiting, due now.
 UPDATE job SET state = 0, run_after = strftime('%s', 'now') + 0, lease_end = 0
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
@@ -594,15 +596,16 @@ UPDATE job SET state = 0, run_after = strftime('%s', 'now') + 0, lease_end = 0
 UPDATE job SET state = 1 WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 2 AND {held}
 
 -- name: crash (jobid, attempt) -> none
--- The process that ran it died. The lease stays: the Gearman server has given the copy to another worker.
+-- Counts the death of the process that ran the job. The lease stays: the Gearman server has given the copy to another
+-- worker.
 UPDATE job SET crashes = crashes + 1 WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: refuse_inserts () -> none
--- From now on no program inserts jobs, whether it knows of the drain or not.
+-- Creates a trigger: from now on no program can insert jobs, whether it knows of the drain or not.
 CREATE TRIGGER IF NOT EXISTS garivini_draining BEFORE INSERT ON job BEGIN SELECT RAISE(ABORT, 'garivini is draining this database'); END
 
 -- name: allow_inserts () -> none
--- The drain is over.
+-- Ends the drain: programs can insert jobs again.
 DROP TRIGGER IF EXISTS garivini_draining
 
 -- name: hold (jobid, attempt, run_after, seconds) -> rows
@@ -668,14 +671,15 @@ SELECT min(next_tick) - ((julianday('now') - 2440587.5) * 86400.0) FROM schedule
    AND next_tick > CAST(strftime('%s', 'now') AS INTEGER)
 
 -- name: take_schedule (name) -> rows
--- A schedule as above, locked by the transaction. No row: another scheduler has it, or it is gone.
+-- A schedule as `schedules` returns it, locked by the transaction. No row: another scheduler has locked it, or it does
+-- not exist.
 SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued,
        last_tick, last_jobid, jobs, skipped, declared, override,
        CAST(strftime('%s', 'now') AS INTEGER), seen
   FROM schedule WHERE name = :name
 
 -- name: lock_schedule (name) -> rows
--- The same for a change of its values, which waits for the lock.
+-- As `take_schedule`, for a change of the schedule's values, which waits for the lock.
 SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued,
        last_tick, last_jobid, jobs, skipped, declared, override,
        CAST(strftime('%s', 'now') AS INTEGER), seen
@@ -711,7 +715,8 @@ UPDATE schedule SET seen = CAST(strftime('%s', 'now') AS INTEGER)
  WHERE name IN (:*names) AND (seen IS NULL OR CAST(strftime('%s', 'now') AS INTEGER) - seen > :age)
 
 -- name: copy_schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued, last_tick, jobs, skipped, declared, override) -> none
--- Creates a schedule that another database has, unless an earlier drain has. Its last job is not here.
+-- Creates a schedule that another database has, unless an earlier drain has created it. Its last job is in the other
+-- database.
 INSERT INTO schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused,
   next_tick, queued, last_tick, jobs, skipped, declared, override)
 VALUES (:name, :funcname, :arg, :cron, :every, :zone, :flag, :priority, :missed, :missed_window, :overlap,
