@@ -20,7 +20,8 @@ def _thread(run: Callable[[], object], name: str) -> threading.Thread:
 class Clock:
     """Functions that read the time or wait; by default those of the standard library.
 
-    They are attributes, so that calling one is a single call: ``monotonic`` is called several times per job.
+    The functions are attributes, so that using one is a single call: ``monotonic`` is called several times
+    per job.
     """
 
     #: Returns the monotonic time in seconds.

@@ -24,7 +24,7 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 @click.option(
     "--until",
     metavar="TIME",
-    help="Its end: 2026-12-01T08:00, in local time or with a zone, or a unix time.",
+    help="End of the pause: 2026-12-01T08:00, in local time or with a zone, or a unix time.",
 )
 @click.option("--no-wait", is_flag=True, help="Return before every program has read the pause.")
 def pause(funcname: str, dbs: list[str], duration: str | None, until: str | None, no_wait: bool) -> None:

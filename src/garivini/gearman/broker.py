@@ -218,7 +218,7 @@ class Broker:
         job = self.jobs.to_join(function, unique, data) if unique else None
         if job is None:
             if function.full(priority):
-                # The code that gearmand sends. Its source also has JOB_QUEUE_FULL, but never sends it.
+                # The code that gearmand sends. gearmand's source also has JOB_QUEUE_FULL, but never sends it.
                 return self.refuse(connection, b"QUEUE_ERROR", b"the function's queue is full")
             size = self.jobs.size + len(data) + len(unique)
             if len(self.jobs) >= self.limits.jobs or size > self.limits.job_bytes:

@@ -1,6 +1,6 @@
 """The embedded Gearman server: a broker with an asyncio shell, for one machine.
 
-Gearman has no authentication, so it listens on the loopback interface only. Its queue is in memory and lost
+Gearman has no authentication, so it listens on the loopback interface only. The queue is in memory and lost
 when it ends.
 """
 

@@ -138,7 +138,7 @@ class Registration:
         self.remaining: list[tuple[str, FunctionPolicy]] | None = None
 
     def step(self) -> None:
-        """Store a batch. The rest follows in the next rounds, because other steps are more urgent."""
+        """Store a batch of settings. Others follow in the next rounds, as other steps are more urgent."""
         if self.remaining is None:
             if self._functions.stored is None:
                 return

@@ -1,4 +1,4 @@
-"""Changes of the rows of executions that do not run."""
+"""Changes the rows of jobs that this process holds and does not run."""
 
 from collections.abc import Callable, Collection
 from typing import Protocol

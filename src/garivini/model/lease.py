@@ -100,7 +100,7 @@ def decide(
         case Found.UNKNOWN, State.SUSPECT:
             return Reclaim(crashed=True)
         case Found.RUNNING, State.LEASED if not renews:
-            # Some workers of this function do not renew. They may take until the deadline.
+            # Some workers of this function do not renew. Their jobs may run until the deadline.
             return Extend(State.LEASED, lease + 1) if age < deadline else Reclaim()
         case Found.RUNNING, State.SUSPECT:
             return Reclaim(crashed=True)

@@ -67,7 +67,7 @@ class RetryEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
     #: The name of the class, or of a base class, alone or with its module.
     error: str
-    #: Its delays; None: those of the function.
+    #: The delays of this entry; None: those of the function.
     backoff: BackoffCurve | tuple[float, ...] | None = None
     #: Whether the job is dead at once.
     discard: bool = False

@@ -10,16 +10,16 @@ class State(IntEnum):
     WAITING = 0
     #: Claimed and submitted; the lease ends at ``run_after``.
     LEASED = 1
-    #: Its holder has renewed the lease.
+    #: The holder of the job has renewed its lease.
     RUNNING = 2
-    #: Its lease has expired once and was not renewed since.
+    #: The job's lease has expired once and was not renewed since.
     SUSPECT = 3
     #: Not run again until an operator retries it.
     DEAD = 4
 
     @classmethod
     def _missing_(cls, value: object) -> "State | None":
-        # A state of a newer version, or a number of another program. Its row must still be readable.
+        # A state of a newer version, or a number of another program. A row with it must still be readable.
         if not isinstance(value, int):
             return None
         state = int.__new__(cls, value)

@@ -215,8 +215,8 @@ class Controller:
         elif execution.job.funcname not in self._waiting_room and self._caller.may_start(execution):
             self._caller.start(execution)
         elif not self._waiting_room.add(execution, self._monotonic()):
-            # Its row stays leased for a while. Otherwise the QueueRunner would send the next job of the
-            # function in its place.
+            # The row of such a job stays leased for a while. Otherwise the QueueRunner would send the next
+            # job of the function in its place.
             execution.held.complete()
             execution.dropped = True
             forget_argument(execution)

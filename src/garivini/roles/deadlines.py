@@ -67,7 +67,7 @@ class Deadlines:
         self._on_unstarted = on_unstarted
 
     async def check(self, calls: Iterable[Call]) -> None:
-        """Ask about the calls that are due, and end those that have used up their time."""
+        """Ask the servers about the calls whose check is due, and end those that have used up their time."""
         parts = due(calls, self._monotonic())
         await asyncio.gather(*(self._check(client, part) for client, part in parts.items()))
 
@@ -78,7 +78,7 @@ class Deadlines:
             return  # the connection was lost, and the calls have ended
         now = self._monotonic()
         for call, status in zip(calls, statuses, strict=True):
-            # Others may have ended it since the question, or since the last cancellation here.
+            # The call may have ended since the question, or since the last cancellation here.
             if call.phase is Phase.CREATED and is_over(call, running=status.running, now=now):
                 with suppress(GariviniError):
                     await self._end(client, call, status)

@@ -44,8 +44,8 @@ class ExpiredLeases:
             lapsed = await self._dispatcher.call(self._database.expired, lane, limit=self._limit)
             more |= len(lapsed) == self._limit
             if put_off := [row.jobid for row in lapsed if row.put_off]:
-                # No lease has expired: the time that another program has set has come. The next pass claims
-                # these jobs.
+                # No lease of these rows has expired. Another program has put the jobs off, and they are due:
+                # the next pass claims them.
                 await self._dispatcher.call(self._database.requeue, put_off, locked=set())
                 more = True
                 lapsed = [row for row in lapsed if not row.put_off]
@@ -115,7 +115,7 @@ class ExpiredLeases:
     async def _resubmit(self, jobs: Sequence[Job], claimed: float) -> bool:
         """Submit jobs again, and park those that have crashed too often.
 
-        Those of a function with rules become waiting, due at once, so that admission decides about them.
+        Jobs of a function with rules become waiting, due at once, so that admission decides about them.
         Returns whether there are such jobs.
         """
         for job in jobs:

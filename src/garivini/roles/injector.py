@@ -133,7 +133,7 @@ class Injector:
         await self._dispatch.drain()
 
     async def give_up(self) -> None:
-        """Report the calls that were not answered. Their servers give them to another Injector."""
+        """Report the calls that were not answered. The servers give these calls to another Injector."""
         events.emit("role.drain_incomplete", role="injector", left=self._calls, seconds=self.drain_timeout)
 
     async def close(self) -> None:

@@ -184,8 +184,8 @@ class QueueRunner:
     def _read(self, now: float) -> tuple[Lanes, _Claim | None]:
         """Read the lanes and, if that is due, the settings of functions; then make the first claim.
 
-        The claim is from the most urgent lane that is not full. It uses the room that is left from earlier
-        counts, so that a job that has just been inserted need not wait for new ones.
+        The claim is from the most urgent lane that is not full. The claim uses the room that is left from
+        earlier counts, so that a job that has just been inserted need not wait for new ones.
 
         For the database's thread. ``now``: the monotonic time.
         """

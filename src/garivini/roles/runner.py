@@ -96,8 +96,8 @@ async def run_passes(
         passes: the loop. If a pass fails, the error is reported and the next pass comes after a backoff: a
             defect in one loop must not end the others.
         stop: ends the loop between two passes.
-        wake: starts the next pass immediately. It is cleared before each pass, so that nothing is missed that
-            happens meanwhile.
+        wake: starts the next pass immediately. The event is cleared before each pass, so that nothing is
+            missed that happens during the pass.
         clock: the time, and the jitter of the backoff.
 
     """

@@ -21,7 +21,7 @@ _R = TypeVar("_R")
 
 #: Maximum seconds between two passes: a changed schedule is noticed then.
 _POLL: Final = 5.0
-#: The same while a tick is locked by another scheduler, has failed, or waits for the end of a job.
+#: Maximum seconds while a tick is locked by another scheduler, has failed, or waits for the end of a job.
 _WAITING_POLL: Final = 1.0
 #: Seconds between two tries of a schedule that fails: the first, and the maximum.
 _RETRY: Final = (2.0, 60.0)

@@ -1,4 +1,4 @@
-"""Changes that an operator makes to many jobs together. They leave jobs alone that an attempt holds."""
+"""Changes that an operator makes to many jobs together. Jobs that an attempt holds are not changed."""
 
 from collections.abc import Collection, Sequence
 from typing import assert_never

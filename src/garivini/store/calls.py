@@ -82,7 +82,7 @@ def retry_transient(method: Callable[Concatenate[_C, _P], _R]) -> Callable[Conca
 
 
 def _paused(error: GariviniError, tries: int) -> bool:
-    """Wait before the next try; return False if there is none."""
+    """Wait before the next try; return False if there is no further try."""
     if not error.transient or tries == len(_PAUSES):
         return False
     time.sleep(_PAUSES[tries] * random.uniform(0.5, 1.5))

@@ -117,8 +117,8 @@ class Connections:
         """Make sure that this code can use the schema and the database is known by this id.
 
         Args:
-            name: whether to give the database this id if it has none. That writes, which on SQLite would
-                wait for a caller's own transaction.
+            name: whether to give the database this id if it has none. Storing the id is a write, which on
+                SQLite would wait for a caller's own transaction.
 
         Returns:
             The revision of the schema: this code's, or a newer one that this code can use.

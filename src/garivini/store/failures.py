@@ -36,7 +36,7 @@ def failure_rows(run: Statements, jobid: int) -> list[FailedAttempt]:
 def failure_page(run: Statements, after: int = 0) -> tuple[list[Occurrence], int | None]:
     """Return failures in the order of their jobs' ids, and the id after which the next page begins.
 
-    None: this was the last page. A page reads at most ``CHUNK`` records. Those of jobs that are deleted
+    None: this was the last page. A page reads at most ``CHUNK`` records. Records of jobs that are deleted
     meanwhile are left out.
     """
     rows = run("failure_texts", after=after, size=READ, limit=CHUNK)

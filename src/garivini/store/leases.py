@@ -27,9 +27,10 @@ class Lapsed(NamedTuple):
     since: int
     age: int
     state: State
-    #: Another program has put the row off since it was leased. That time has come, and nobody holds the job.
+    #: Another program has put the row off since it was leased. The time that it set has come, and nobody
+    #: holds the job.
     put_off: bool = False
-    #: Its own function: in a table of the original it may differ in case from the lane's.
+    #: The function of the row: in a table of the original it may differ in case from the lane's.
     funcname: str = ""
 
 
@@ -62,7 +63,7 @@ def give_back(run: Statements, handles: Collection[Handle], *, locked: set[int] 
 def mark_leased(run: Statements, handles: Collection[Handle], *, locked: set[int] | None = None) -> None:
     """Make running jobs leased again whose holder will not start them.
 
-    Their leases go on, because the server may have given the copies to another worker.
+    The leases of these jobs do not change, because the server may have given the copies to another worker.
     """
     for attempt, jobids in by_attempt(unlocked(run, handles, locked)):
         run("mark_leased", jobids=jobids, attempt=attempt)

@@ -212,7 +212,7 @@ def driver_error(engine: Engine) -> type[Exception]:
 def translated(
     error: BaseException, source: Source, connection: Any = None, *, committing: bool = False
 ) -> GariviniError:
-    """Return our error for an error of the driver.
+    """Translate an error of the driver into an error of this library.
 
     Args:
         error: of the driver, or SQLAlchemy's around it.

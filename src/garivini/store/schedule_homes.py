@@ -1,7 +1,7 @@
 """In which of several databases a schedule is.
 
-A new one is created in the home database of its name. It stays there if databases are added later, because a
-move between two databases could let both tick.
+A new one is created in the home database of its name. A schedule stays there if databases are added later,
+because a move between two databases could let both tick.
 """
 
 from garivini.errors import UsageError

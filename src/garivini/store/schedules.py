@@ -104,7 +104,7 @@ def tick(run: Statements, name: str) -> Ticked | None:
 
 
 def run_schedule(run: Statements, name: str) -> int:
-    """Insert a job of a schedule now, also if it is paused; return its id. Its ticks stay as they are.
+    """Insert a job of a schedule now, also if it is paused; return its id. The ticks do not change.
 
     Raises:
         UsageError: there is no such schedule, or a value of it is wrong.
@@ -151,7 +151,7 @@ def set_schedule(run: Statements, name: str, given: Mapping[str, Any]) -> None:
 def declare_schedule(run: Statements, name: str, definition: Schedule) -> None:
     """Create a schedule as code has declared it, or change those values that no operator has set.
 
-    Its next tick and jobs are treated as by ``set_schedule``.
+    The next tick and the jobs of the schedule are treated as by ``set_schedule``.
 
     Raises:
         UsageError: the name cannot be one.

@@ -30,7 +30,7 @@ class Match(NamedTuple):
     """A job that was examined."""
 
     jobid: int
-    #: Its effective state; None: it does not match.
+    #: The effective state of the job; None: the job does not match.
     state: State | None
 
 
@@ -46,7 +46,7 @@ class Page(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Jobs that a search has found since the last one of these; none after a page without a match."""
+    """Jobs that a search has found since the previous result; none after a page without a match."""
 
     jobs: list[Job]
     #: Jobs that were examined for them.

@@ -1,6 +1,6 @@
 """Child processes that a function forks: they do not inherit the worker's signal handlers and connections.
 
-``multiprocessing`` and ``os.fork`` copy both. A child with the handlers ignores SIGTERM, by which
+``multiprocessing`` and ``os.fork`` would copy both. A child with the handlers ignores SIGTERM, by which
 ``multiprocessing.Pool`` ends it. A child with an open socket hides the death of its worker from the Gearman
 server. A child that returns from the function would continue as a second worker on the same sockets.
 """

@@ -50,8 +50,8 @@ class Served(Protocol):
 class Serving:
     """A worker that is served.
 
-    Copies of jobs arrive in the loop and run there, or in the thread of ``blocking``. Their outcomes are
-    committed by the keepers, each in a thread of its own, and then reported to the Gearman servers.
+    Copies of jobs arrive in the loop and run there, or in the thread of ``blocking``. The keepers, each in
+    its own thread, commit the outcomes of jobs, which are then reported to the Gearman servers.
 
     Args:
         worker: its functions, client and servers.

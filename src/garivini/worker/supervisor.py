@@ -42,7 +42,7 @@ class Supervisor:
     """Keeps a number of child processes running.
 
     Args:
-        child: called in each child. Its return ends the child with status 0.
+        child: called in each child. When it returns, the child ends with status 0.
         processes: the number of children.
         drain: maximum seconds from the first signal until a child has finished its jobs. A child that still
             runs two seconds later is killed.
@@ -120,7 +120,8 @@ class Supervisor:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             # A terminal sends ^C to the parent and to its children, and the parent sends them SIGTERM then.
-            # So ^C does nothing here. It is not ignored: programs that a function starts would inherit that.
+            # So ^C does nothing here. The signal is handled, not ignored, because programs that a function
+            # starts would inherit an ignored signal.
             signal.signal(signal.SIGINT, lambda *_: None)
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             lifeline, wake, signalled = self._inherited

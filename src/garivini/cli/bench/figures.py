@@ -138,7 +138,7 @@ class Measure:
 
     @property
     def figures(self) -> list[Figure]:
-        """Its figures; none if it was not completed."""
+        """The figures of this measure; none if it was not completed."""
         if not self.ours or len(self.ours) != len(self.floor):
             return []
         return [

@@ -137,7 +137,7 @@ def _steady(setup: Setup, side: Side, size: Size) -> RoundResult:
         completed = setup.store.ended() - ended
         seconds = time.perf_counter() - began
         side.producer.stop()
-    # Jobs that were not claimed stay in the table. Those that were must end.
+    # Jobs that were not claimed stay in the table. Claimed jobs must end.
     _wait(lambda: not setup.store.standing(leased=True), setup)
     runs = _settled(setup, side)
     inserted = [note.jobid for note in side.inserted.take()]
@@ -163,7 +163,7 @@ def _pickup_floor(setup: Setup, size: Size) -> RoundResult:
             return jobid
 
         result = _pickup(setup, setup.floor, insert, size)
-        result.cpu.pop("dispatcher", None)  # this process is the dispatcher
+        result.cpu.pop("dispatcher", None)  # on this side, the bench itself is the dispatcher
         return result
 
 
@@ -325,7 +325,7 @@ MEASURES: Final = {
 def take(name: str, setup: Setup, size: Size, rounds: int, report: Callable[[str], None]) -> Measure:
     """Take a measure: a small first round that is not measured, then rounds of ours and the baseline in turn.
 
-    It ends when a job was not delivered.
+    The measure ends when a job was not delivered.
     """
     measure = Measure(name)
     sides = {"ours": MEASURES[name].ours, "floor": MEASURES[name].floor}

@@ -107,7 +107,7 @@ class Client:
         """Submit a foreground job and return its result.
 
         Args:
-            job: the job. Its server drops it if the connection closes while it is queued.
+            job: the job. The server drops the job if the connection closes while the job is queued.
             on_update: called with each WORK_STATUS, WORK_DATA and WORK_WARNING.
 
         Raises:

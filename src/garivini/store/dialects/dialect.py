@@ -91,7 +91,7 @@ class RunStatement(Protocol):
 
 
 class Dialect:
-    """One kind of database, through one driver. Its only state is what it has read from a server."""
+    """One kind of database, through one driver. A dialect has no state but what it read from a server."""
 
     #: SQLAlchemy's name, and that of the file of statements.
     name: ClassVar[str]
@@ -251,7 +251,7 @@ class Dialect:
     def name_of(self, stored: Any) -> str | bytes:
         """Return the name of a function that was not read as plain text.
 
-        It is bytes if a statement could not find its jobs by a text.
+        The name is bytes if a statement could not find the function's jobs by a text.
         """
         return stored.raw if isinstance(stored, Undecodable) else bytes(stored)
 
@@ -275,7 +275,7 @@ class Dialect:
         return False
 
     def translate(self, error: Exception, where: str, *, committing: bool) -> GariviniError:
-        """Return our error for one of the driver's.
+        """Translate an error of the driver into an error of this library.
 
         Args:
             error: what the driver raised.

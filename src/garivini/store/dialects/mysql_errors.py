@@ -81,7 +81,7 @@ _LOST: Final = frozenset(
 
 
 def translate(error: Exception, where: str, *, committing: bool) -> GariviniError:
-    """Return our error for one of the driver's: see ``Dialect.translate``."""
+    """Translate an error of the driver into an error of this library: see ``Dialect.translate``."""
     if isinstance(error, OSError):
         return UsageError(f"{where}: ssl_ca, ssl_cert or ssl_key in the URL cannot be used: {error}")
     code = _code_of(error)

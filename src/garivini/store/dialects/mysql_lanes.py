@@ -20,7 +20,7 @@ _END: Final = 2**32
 class LaneWalk:
     """Walks from lane to lane along the lane index, starting from the lanes that the last walk found.
 
-    If there is no new lane since then, one statement finds all of them. New ones are found step by step.
+    If there is no new lane since then, one statement finds all of them. New lanes are found step by step.
     """
 
     def __init__(self) -> None:

@@ -94,8 +94,8 @@ SELECT jobid, {effective_state}
   FROM job WHERE jobid IN (:*jobids)
 
 -- name: lanes (funcname, state, priority, run_after) -> rows
--- For each place in the lane index the next entry: its lane, when it is due, and the time now with its fraction. One
--- dive per place, whatever the backlog and without statistics. `MySQL.lanes` walks from place to place.
+-- For each place in the lane index the next entry: its lane, when it is due, and the time now with its fraction. This
+-- takes one index dive per place, whatever the backlog and without statistics. `MySQL.lanes` walks from place to place.
 (SELECT funcname, state, priority, run_after, UNIX_TIMESTAMP() + MICROSECOND(NOW(6)) / 1e6 FROM job FORCE INDEX (job_lane) WHERE funcname > :funcname OR (funcname = :funcname AND state > :state) OR (funcname = :funcname AND state = :state AND priority > :priority) OR (funcname = :funcname AND state = :state AND priority = :priority AND run_after > :run_after) ORDER BY funcname, state, priority, run_after LIMIT 1) UNION ALL -- each
 
 -- name: due (funcname, priority, limit, small) -> rows
@@ -218,15 +218,15 @@ DELETE FROM job WHERE jobid BETWEEN :first AND :last
 
 -- name: any_records (first, last) -> rows
 -- Whether any job from the first id to the last has records. Usually none has, and one range scan costs less than a
--- lookup per id. It runs after the jobs are deleted: records that were written while the DELETE waited for a row exist
--- by now, and no more can be added. MySQL reads a column outside the key: with the key's columns alone it reads the
--- whole key if its statistics know of few rows, whatever the hint.
+-- lookup per id. This statement runs after the jobs are deleted: records that were written while the DELETE waited for
+-- a row exist by now, and no more can be added. MySQL reads a column outside the key: with the key's columns alone it
+-- reads the whole key if its statistics know of few rows, whatever the hint.
 SELECT EXISTS (SELECT 1 FROM failure FORCE INDEX (PRIMARY) WHERE jobid BETWEEN :first AND :last /*!80017 AND failed_at IS NOT NULL */)
     OR EXISTS (SELECT 1 FROM report FORCE INDEX (PRIMARY) WHERE jobid BETWEEN :first AND :last /*!80017 AND reported_at IS NOT NULL */)
 
 -- name: with_records (jobids) -> rows
--- The jobs among these that have records: rows of `failure` or `report`. It runs after the jobs are deleted, as
--- `any_records` does.
+-- The jobs among these that have records: rows of `failure` or `report`. This statement runs after the jobs are
+-- deleted, as `any_records` does.
 SELECT jobid FROM failure FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 UNION SELECT jobid FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND reported_at IS NOT NULL */
 
@@ -476,7 +476,7 @@ SELECT funcname, state, COUNT(*), MIN(run_after), CAST(SUM(run_after = 214748364
 
 -- name: waiting () -> rows
 -- The numbers of waiting jobs that are due, delayed, and backed off after a failure. The lane index is enough to count
--- the due ones. The others are distinguished by failcount, for which their rows are read.
+-- the due ones. Delayed and backed-off jobs are distinguished by failcount, for which their rows are read.
 SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_after <> 2147483647),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount = 0),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount > 0)
@@ -562,8 +562,8 @@ SELECT jobid FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) AND state 
    FOR UPDATE
 
 -- name: adopt (jobids, lease) -> rows
--- Gives an attempt to the copies of `adoptable`: the original's QueueRunner leases by `run_after` alone. Their
--- arguments are not read.
+-- Gives an attempt to the copies of `adoptable`: the original's QueueRunner leases by `run_after` alone. The arguments
+-- of the jobs are not read.
 UPDATE job FORCE INDEX (PRIMARY)
    SET attempt = attempt + 1, state = 2, since = UNIX_TIMESTAMP(), run_after = UNIX_TIMESTAMP() + :lease + 1,
        lease_end = run_after
@@ -672,7 +672,7 @@ UPDATE job
  WHERE jobid = :jobid
 
 -- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs) -> rows
--- Inserts the moved row of a job, with its attempts. It cannot be claimed until its move is finished.
+-- Inserts the moved row of a job, with its attempts. The row cannot be claimed until the move is finished.
 INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, failcount, crashes, created, attempt, runs, state, run_after)
 VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, 4, 2147483647);
 SELECT LAST_INSERT_ID()
@@ -751,7 +751,7 @@ UPDATE schedule
  WHERE name = :name AND next_tick <=> :tick
 
 -- name: write_schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, next_tick, declared, override) -> none
--- Creates a schedule, or writes its values. Its counts and its last job stay.
+-- Creates a schedule, or writes its values. The counts and the last job of the schedule stay.
 INSERT INTO schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap,
   next_tick, declared, override)
 VALUES (:name, :funcname, :arg, :cron, :every, :zone, :flag,
@@ -772,8 +772,8 @@ UPDATE schedule SET seen = CAST(UNIX_TIMESTAMP() AS SIGNED)
  WHERE name IN (:*names) AND (seen IS NULL OR CAST(UNIX_TIMESTAMP() AS SIGNED) - seen > :age)
 
 -- name: copy_schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued, last_tick, jobs, skipped, declared, override) -> none
--- Creates a schedule that another database has, unless an earlier drain has created it. Its last job is in the other
--- database.
+-- Creates a schedule that another database has, unless an earlier drain has created it. The last job of the schedule is
+-- in the other database.
 INSERT INTO schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused,
   next_tick, queued, last_tick, jobs, skipped, declared, override)
 VALUES (:name, :funcname, :arg, :cron, :every, :zone, :flag, :priority, :missed, :missed_window, :overlap,

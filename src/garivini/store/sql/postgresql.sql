@@ -231,14 +231,14 @@ DELETE FROM job WHERE jobid BETWEEN :first AND :last
 
 -- name: any_records (first, last) -> rows
 -- Whether any job from the first id to the last has records. Usually none has, and one range scan costs less than a
--- lookup per id. It runs after the jobs are deleted: records that were written while the DELETE waited for a row exist
--- by now, and no more can be added.
+-- lookup per id. This statement runs after the jobs are deleted: records that were written while the DELETE waited for
+-- a row exist by now, and no more can be added.
 SELECT EXISTS (SELECT 1 FROM failure WHERE jobid BETWEEN :first AND :last)
     OR EXISTS (SELECT 1 FROM report WHERE jobid BETWEEN :first AND :last)
 
 -- name: with_records (jobids) -> rows
--- The jobs among these that have records: rows of `failure` or `report`. It runs after the jobs are deleted, as
--- `any_records` does.
+-- The jobs among these that have records: rows of `failure` or `report`. This statement runs after the jobs are
+-- deleted, as `any_records` does.
 SELECT jobid FROM failure WHERE jobid = ANY (:@jobids::bigint[])
 UNION SELECT jobid FROM report WHERE jobid = ANY (:@jobids::bigint[])
 
@@ -491,7 +491,7 @@ SELECT funcname, state, count(*), min(run_after) FROM job
 
 -- name: waiting () -> rows
 -- The numbers of waiting jobs that are due, delayed, and backed off after a failure. The lane index is enough to count
--- the due ones. The others are distinguished by failcount, for which their rows are read.
+-- the due ones. Delayed and backed-off jobs are distinguished by failcount, for which their rows are read.
 SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_after <> 2147483647),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount = 0),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount > 0)
@@ -578,8 +578,8 @@ ON CONFLICT (funcname) DO UPDATE
 SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND state + 0 IN (0, 1) AND run_after <> 2147483647 FOR UPDATE
 
 -- name: adopt (jobids, lease) -> rows
--- Gives an attempt to the copies of `adoptable`: the original's QueueRunner leases by `run_after` alone. Their
--- arguments are not read.
+-- Gives an attempt to the copies of `adoptable`: the original's QueueRunner leases by `run_after` alone. The arguments
+-- of the jobs are not read.
 UPDATE job
    SET attempt = attempt + 1, state = 2, since = floor(extract(epoch FROM clock_timestamp()))::bigint,
        (run_after, lease_end) =
@@ -692,7 +692,7 @@ UPDATE job
 RETURNING jobid
 
 -- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs) -> rows
--- Inserts the moved row of a job, with its attempts. It cannot be claimed until its move is finished.
+-- Inserts the moved row of a job, with its attempts. The row cannot be claimed until the move is finished.
 INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, attempt, runs, state, run_after)
 VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, 4, 2147483647)
 RETURNING jobid
@@ -774,7 +774,7 @@ UPDATE schedule
  WHERE name = :name::text AND next_tick IS NOT DISTINCT FROM :tick::bigint
 
 -- name: write_schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, next_tick, declared, override) -> none
--- Creates a schedule, or writes its values. Its counts and its last job stay.
+-- Creates a schedule, or writes its values. The counts and the last job of the schedule stay.
 INSERT INTO schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap,
   next_tick, declared, override)
 VALUES (:name::text, :funcname::text, :arg::bytea, :cron::text, :every::integer, :zone::text, :flag::text,
@@ -796,8 +796,8 @@ UPDATE schedule SET seen = (SELECT floor(extract(epoch FROM clock_timestamp())):
  WHERE name = ANY (:@names::text[]) AND (seen IS NULL OR (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - seen > :age::integer)
 
 -- name: copy_schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued, last_tick, jobs, skipped, declared, override) -> none
--- Creates a schedule that another database has, unless an earlier drain has created it. Its last job is in the other
--- database.
+-- Creates a schedule that another database has, unless an earlier drain has created it. The last job of the schedule is
+-- in the other database.
 INSERT INTO schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused,
   next_tick, queued, last_tick, jobs, skipped, declared, override)
 VALUES (:name::text, :funcname::text, :arg::bytea, :cron::text, :every::integer, :zone::text, :flag::text,
