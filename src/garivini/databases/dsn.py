@@ -121,7 +121,8 @@ def _attributes(scheme: str, of_dbi: str | None, rest: str) -> Iterator[tuple[st
         if pair:
             name, _, value = re.sub(r"\s*=>\s*", "=", pair, count=1).partition("=")
             yield name.strip(), value.strip().strip("'\"")
-    # DBD::mysql alone also separates parts by colons. A colon in the brackets of IPv6 is none of these.
+    # DBD::mysql alone also separates parts by colons. A colon in the brackets of an IPv6 address separates
+    # nothing.
     separated = r"(?:\[[^]]*\]|[^:;])+" if scheme == "mysql" else "[^;]+"
     if scheme == "sqlite" and rest.lower().startswith("uri="):
         separated = ".+"  # a semicolon may separate its parameters

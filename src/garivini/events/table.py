@@ -26,7 +26,7 @@ class EventType(NamedTuple):
     #: When it is emitted, in Markdown.
     meaning: str
     limit: Limit | None = None
-    #: Fields of a second form, which has these only; empty if there is none.
+    #: Fields of a second form of the event, which has only these fields; empty if there is no second form.
     short: tuple[str, ...] = ()
     #: Fields that the log leaves out: lists with a number per job.
     unlogged: tuple[str, ...] = ()

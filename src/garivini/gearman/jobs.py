@@ -175,7 +175,7 @@ def status_fields(job: Job | None) -> tuple[bytes, bytes, bytes, bytes]:
     return b"1", b"1" if job.worker else b"0", b"%d" % job.numerator, b"%d" % job.denominator
 
 
-#: The clients of a job that has none. Never written to.
+#: An empty collection for a job without clients. Never written to.
 NOBODY: Final[dict[Connection, int]] = {}
 
 Key: TypeAlias = bytes | tuple[bytes, bytes]
@@ -202,7 +202,7 @@ class Function:
         self.queues: tuple[OrderedDict[int, Job], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
         self.running: int = 0
         self.workers: int = 0
-        # By priority: workers that found no job here, to be notified of the next one.
+        # By priority: workers that found no job here. They are notified of the next job.
         self.watchers: list[dict[Connection, None]] = [{}, {}, {}]
         self.limits: list[int] = [0, 0, 0]  # by the priority of a new job; 0 or less: no limit
 

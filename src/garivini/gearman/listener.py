@@ -13,7 +13,7 @@ from typing import Final
 
 from garivini import events
 
-#: Maximum connections accepted per turn of the loop, so that existing ones are served too.
+#: Maximum connections accepted per turn of the loop, so that existing connections are served in between.
 _PER_TURN: Final = 64
 #: Seconds until a server without room for connections tries again.
 _PAUSE: Final = 1.0

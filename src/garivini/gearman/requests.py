@@ -68,7 +68,7 @@ class Batch:
                 self._bytes += size
 
     def answer(self, event: Event) -> None:
-        """Receive the answer to the oldest job without one. A connection keeps the order."""
+        """Receive the answer to the oldest job that has no answer yet. A connection keeps the order."""
         index, size = self._waiting.popleft()
         self._bytes -= size
         self.results[index] = cast(SubmitResult, event)
@@ -90,7 +90,7 @@ class Answers:
         return len(self.events) == self._count
 
     def answer(self, event: Event) -> None:
-        """Receive the answer to the oldest request without one."""
+        """Receive the answer to the oldest request that has no answer yet."""
         self.events.append(event)
 
 

@@ -32,7 +32,8 @@ _REQUESTS: Final = 64
 _TURN: Final = 0.05
 #: Seconds between two checks for connections that do not read, or do not complete a request.
 _TICK: Final = 1.0
-#: First bytes of binary data, such as an encrypted connection. No text begins with one.
+#: First bytes of binary data, such as that of an encrypted connection. No text begins with one of these
+#: bytes.
 _BINARY: Final = frozenset({*range(1, 9), *range(14, 32), *range(127, 256)})
 
 
@@ -46,8 +47,9 @@ class Server:
         port: the port to listen on; 0: any free one.
         max_body: maximum bytes of a packet's body.
         job_retries: deaths of workers after which a job is dropped; 0: it is never dropped.
-        max_unread: bytes of unread output after which a connection is closed. Answers to its own requests
-            stop at about 1 MiB; results from other connections do not wait until it reads.
+        max_unread: bytes of unread output after which a connection is closed. While about 1 MiB of output is
+            unread, no more requests of the connection are answered; results from other connections are added
+            anyway.
         limits: the other limits; they include ``max_unread``.
 
     Raises:
@@ -165,7 +167,7 @@ class Server:
         self._watch = asyncio.get_running_loop().call_later(_TICK, self._tick)
 
     def _weigh(self, link: "_Link") -> None:
-        """Count the bytes of a connection. If the total is too large, close the largest connection."""
+        """Count the bytes of a connection. If the total is too large, close the connection with most of them."""
         self._count(link)
         if self._buffered <= self._limits.buffered:
             return
@@ -311,7 +313,7 @@ class _Link(asyncio.Protocol):
                 if not is_command(request.text):
                     self._close()
                     return True
-            # A short request can have a long answer. It must be read before the next one is made.
+            # A short request can have a long answer, which the peer must read before the next answer is made.
             if connection.unsent > UNREAD:
                 return False
             left -= 1

@@ -4,7 +4,7 @@
   is due or ``wakeup`` wakes the thread. ``database_clock`` knows the time of the database.
 * ``outcome_queue`` has the outcomes to commit, ``outcome_writer`` writes each kind of them, and
   ``setback_writer`` one setback, with less text if the database refuses it. ``reports`` are written before
-  them.
+  outcomes.
 * ``renewals`` and ``start_checks`` keep leases by ``leases``; ``row_changes`` gives jobs back.
   ``marks`` lets both notice cancelled jobs.
 * ``recognition`` finds out, after the database was replaced, which rows still belong to their jobs.

@@ -131,7 +131,7 @@ class OutcomeQueue:
         return ended
 
     def _defer(self, failed: Failed) -> set[int]:
-        """Defer executions that cannot be written even in part, or drop them; return the deferred identities."""
+        """Defer or drop executions that cannot be written even in part; return the deferred identities."""
         rest: Failed = []
         for execution, error in failed:
             if not isinstance(error, ConflictError) and self._writer.write_reduced(execution, error):

@@ -17,9 +17,9 @@ _NONE: Final = 2**32
 class Recognition:
     """Decides which jobs may be written: those of the present incarnation, and those recognised in it.
 
-    All writes of the keeper go to the incarnation that it knows. If the database is replaced, they are
-    refused, until the next round knows the new one. A recognised job belongs to the new incarnation from then
-    on.
+    All writes of the keeper go to the incarnation that it knows. If the database is replaced, writes are
+    refused, until the next round knows the new incarnation. A recognised job belongs to the new incarnation
+    from then on.
 
     Args:
         database: the keeper's own.

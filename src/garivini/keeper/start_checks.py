@@ -67,7 +67,7 @@ class StartChecks:
         if job.funcname in self.marked:
             return True
         offset = self._clock.offset  # read once: another thread sets it
-        # A lease that would begin in the future is not one that the database has set, so it is checked too.
+        # A lease that would begin in the future was not set by the database, so its copy is checked too.
         if offset is None or not 0 <= job.lease_end - self._monotonic() - offset <= job.lease + 2:
             return True
         reopened_at = execution.held.reopened_at

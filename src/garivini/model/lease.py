@@ -31,7 +31,8 @@ class Found(Enum):
     """The answer of the Gearman servers about an attempt, by its unique."""
 
     QUEUED = "queued"
-    #: Queued on a server on which the function has had no worker for five leases; another server has one.
+    #: Queued on a server on which the function has had no worker for five leases, while another server has a
+    #: worker.
     STRANDED = "stranded"
     RUNNING = "running"
     #: Each server has answered that it does not have the attempt, or has not answered for the length of a

@@ -54,7 +54,8 @@ class FunctionPolicy:
     dead_retention: int | None = None
     #: Maximum jobs that start in a period, in each database: a text such as ``100/m``.
     rate: str | None = None
-    #: Maximum jobs that start at once under the rate; None: as many as start in a tenth of a second, or one.
+    #: Maximum jobs that start at once under the rate; None: as many as start in a tenth of a second, at least
+    #: one.
     burst: int | None = None
     #: Unix time until which no job of the function is handed out; None: it is not paused. Not a setting:
     #: see ``Client.pause``.

@@ -28,7 +28,7 @@ class Reported(NamedTuple):
     attempt: int
     #: ``status`` (progress), ``data`` or ``warning`` (a line).
     kind: ReportKind
-    #: Unix time by the database's clock. Of a status, that of the last one.
+    #: Unix time by the database's clock. Of a status, the time of the last one.
     reported_at: int
     #: Of a status, ``b"numerator/denominator"``.
     body: bytes

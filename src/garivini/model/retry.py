@@ -55,7 +55,8 @@ class BackoffCurve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return round(min(seconds * (1 + self.jitter * spread), self.cap))
 
 
-#: The delays of a function or class of errors: a curve, or seconds for each failure, the last for all others.
+#: The delays of a function or class of errors: a curve, or the seconds after each failure, of which the last
+#: apply to all later failures.
 Backoff: TypeAlias = BackoffCurve | Sequence[float]
 
 #: An exception class, or the name of one: alone, or with its module.

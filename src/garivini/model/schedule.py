@@ -16,7 +16,7 @@ from garivini.model.ticks import MAX_EVERY, check_cron, cron_ticks, explain_cron
 Missed: TypeAlias = Literal["skip", "last", "all"]
 MISSED: Final[tuple[Missed, ...]] = get_args(Missed)
 #: The rule for a tick while the previous job of the schedule is live: insert its job anyway, insert none, or
-#: insert it when the previous job has ended. At most one tick waits for that.
+#: insert it when the previous job has ended. At most one tick waits for the end of the previous job.
 Overlap: TypeAlias = Literal["allow", "skip", "queue"]
 OVERLAPS: Final[tuple[Overlap, ...]] = get_args(Overlap)
 
@@ -114,7 +114,7 @@ class StoredSchedule(msgspec.Struct, frozen=True, kw_only=True):
     missed_window: int
     overlap: str
     paused: bool
-    #: Whether no process has declared it for ``RETIRED`` seconds, although code did. It does not tick then.
+    #: Whether code has declared it, but no process in the last ``RETIRED`` seconds. Then it does not tick.
     retired: bool = False
     #: The tick that is handled next; None: not known yet, or there is none.
     next_tick: int | None = None

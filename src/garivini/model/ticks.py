@@ -32,7 +32,7 @@ _DAY: Final = 86400
 
 
 def interval_ticks(every: int, after: int) -> Iterator[int]:
-    """Yield the multiples of an interval later than a time. A restart does not shift them."""
+    """Yield the multiples of an interval later than a time. A restart does not shift these times."""
     tick = after - (after - _MONDAY) % every
     while True:
         tick += every

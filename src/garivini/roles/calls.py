@@ -107,7 +107,7 @@ class Calls(dict[tuple[int, int], Call]):
             current.held = execution.held
             return None
         if call.phase is Phase.CREATED:
-            # The earlier attempt is superseded. The outcome of the call counts for the later one.
+            # The earlier attempt is superseded. The outcome of the call counts for the later attempt.
             execution.started_at = current.started_at
             call.execution = execution
             return current

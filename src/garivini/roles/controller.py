@@ -63,7 +63,7 @@ class ControllerSettings:
 
     #: Maximum calls in flight.
     max_calls: int = MAX_CALLS
-    #: Seconds that a drain waits for them.
+    #: Seconds that a drain waits for calls.
     drain: float = DRAIN
 
     def __post_init__(self) -> None:
@@ -261,7 +261,7 @@ class Controller:
             self._call_over.set()
 
     def _commit(self, execution: Execution, *, returned: bool = False) -> None:
-        """Let the keeper write an outcome, or return a job that has none."""
+        """Let the keeper write an outcome, or return a job without an outcome."""
         execution.returned = returned
         self._uncommitted += 1
         self._keepers[execution.job.dbid].end(execution)

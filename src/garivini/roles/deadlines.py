@@ -28,7 +28,8 @@ def is_over(call: Call, *, running: bool, now: float) -> bool:
     """Return whether a call has used up its time; otherwise set when to ask about it again.
 
     The time counts from the start of the function. A call that runs at the first check has run from the
-    start. If it had to wait for a worker, the time of its start is unknown, and is taken to be now.
+    start. If it had to wait for a worker, the time of its start is unknown, and the current time is used
+    instead.
     """
     if running and call.running_since is None:
         call.running_since = call.submitted_at if now - call.submitted_at < _YOUNG else now

@@ -82,7 +82,7 @@ class Rules(NamedTuple):
 
 
 def read(payload: bytes, rules: Rules) -> tuple[list[NewJob], bool]:
-    """Return the jobs of a call, and whether its payload is an array. The answer is one then, too.
+    """Return the jobs of a call, and whether its payload is an array. An array is answered by an array.
 
     Raises:
         UsageError: it is not valid, or one of its jobs may not be stored; the text has the index and reason.

@@ -83,7 +83,8 @@ class Orphans:
     async def _sweep(self, lane: Lane, since: int) -> bool:
         """Ask about a lane's rows that are old enough and were leased after ``since``; 0: about all."""
         found = False
-        # No lease given after ``since`` ends before this. So the index skips rows that were leased long ago.
+        # No lease that was given after ``since`` ends before this time. So the index skips rows that were
+        # leased long ago.
         after = since and since + min(self._dispatcher.lease(lane.funcname), LEASE)
         while True:
             page = await self._dispatcher.call(

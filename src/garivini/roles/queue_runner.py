@@ -196,7 +196,7 @@ class QueueRunner:
         ends = self._dispatcher.paused.items()
         self._paused = {funcname: end - found.now for funcname, end in ends if end > found.now}
         ruled = self._dispatcher.ruled
-        # Functions with rules come last, because a rule may leave no job of them.
+        # Functions with rules come last, because a rule may allow no job of them.
         lanes = sorted(found.lanes, key=lambda lane: lane.funcname in ruled) if ruled else found.lanes
         for lane in lanes:
             due = lane.state is State.WAITING and lane.due <= found.now

@@ -19,7 +19,7 @@ from garivini.store.database import Database
 
 _R = TypeVar("_R")
 
-#: Maximum seconds between two passes: a changed schedule is noticed then.
+#: Maximum seconds between two passes, within which a changed schedule is noticed.
 _POLL: Final = 5.0
 #: Maximum seconds while a tick is locked by another scheduler, has failed, or waits for the end of a job.
 _WAITING_POLL: Final = 1.0

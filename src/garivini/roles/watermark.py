@@ -83,7 +83,7 @@ class Watermark:
         """Return those of the functions whose leased rows are to be counted in a database.
 
         A count is due sooner if half of the room has been used since a count that left more than half: such a
-        function is fast. A slow one stays full, and frequent counts would delay the others.
+        function is fast. A slow function stays full, and frequent counts of it would delay other functions.
         """
         found = []
         for funcname in self._controlled.intersection(funcnames):

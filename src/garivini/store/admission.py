@@ -34,8 +34,8 @@ def admit(
 ) -> Admitted:
     """Claim due jobs of a lane as ``claim`` does, but only as many as the limits of its function allow.
 
-    All claims of the function are to be made by this call, in any process: they take turns. One that would
-    have to wait for another claims nothing. The rate is used in the claim's transaction.
+    All claims of the function, in any process, must be made by this call: they take turns. A claim that would
+    have to wait for another one claims nothing. The rate is used in the claim's transaction.
     """
     rows = run("lock_function", funcname=lane.funcname)
     if not rows:

@@ -61,7 +61,7 @@ def give_back(run: Statements, handles: Collection[Handle], *, locked: set[int] 
 
 
 def mark_leased(run: Statements, handles: Collection[Handle], *, locked: set[int] | None = None) -> None:
-    """Make running jobs leased again whose holder will not start them.
+    """Set running jobs that their holder will not start back to leased.
 
     The leases of these jobs do not change, because the server may have given the copies to another worker.
     """

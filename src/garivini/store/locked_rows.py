@@ -37,7 +37,7 @@ def skip_locked(
 
 
 def _lock_records(run: Statements, jobids: Sequence[int]) -> Collection[int]:
-    """Lock the records of jobs that no other transaction has locked; return the ids of jobs with others.
+    """Lock the records of jobs that no other transaction has locked; return the ids of the other jobs.
 
     None is added meanwhile, because the rows of the jobs are locked.
     """

@@ -228,7 +228,7 @@ def count_run(run: Statements, handle: Handle) -> int:
 
 
 def retry(run: Statements, jobid: int) -> bool:
-    """Make a waiting or dead job due now, its failures forgiven; return whether it was one."""
+    """Make a waiting or dead job due now, its failures forgiven; return whether it was waiting or dead."""
     rows = run("standing", jobids=[jobid])
     if not rows or rows[0][-1] or not State(rows[0][2]).known:
         return False

@@ -35,7 +35,7 @@ def place_schedule(shards: Shards, name: str) -> Database:
 
 
 def move_schedules(source: Database, shards: Shards) -> None:
-    """Move the schedules of a database that is being drained to their homes among the others.
+    """Move the schedules of a database that is being drained to their homes among the other databases.
 
     The source refuses the jobs of ticks by then, so that only the copy ticks. If this is interrupted, a
     second call continues it.

@@ -64,7 +64,7 @@ class Shards:
         return max(rest, key=lambda database: _weight(key, database.dbid))
 
     def target(self, job: Job, *, without: Collection[int]) -> Database:
-        """Return the database for a job that leaves another: its key's home, or any."""
+        """Return the database to which a job of another database moves: its key's home, or any."""
         if job.uniqkey is not None:
             return self.home(job.funcname, job.uniqkey, without=without)
         return random.choice([database for database in self if database.dbid not in without])

@@ -46,7 +46,7 @@ class SqlTemplate:
     between: str = ","
     #: Makes the value of an array from a list.
     array: Callable[[list[Any]], Any] = list
-    #: Of each part the markers and names of its values, in order.
+    #: The markers and names of the values of each part, in order.
     _names: list[list[tuple[str, str]]] = field(init=False)
     #: Takes the values of the repeated line out of a row.
     _row: Callable[[Mapping[str, Any]], tuple[Any, ...]] = field(init=False)

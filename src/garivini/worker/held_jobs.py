@@ -107,8 +107,8 @@ class HeldJobs:
             del self._executions[execution.copy]
             execution.held.complete()
         self._some_left.set()
-        # This process holds too many: it requests no more until the blocking function has ended, and then
-        # only as many as it can start.
+        # This process holds too many jobs. It requests no more until the blocking function has ended, and
+        # then only as many as it can start.
         self._def_jobs.links.slots = 1
         if self._def_jobs.current is not None:  # otherwise no end would trigger the next request
             self._def_jobs.links.pause()
@@ -137,7 +137,7 @@ class HeldJobs:
             self._blocking.put(execution)
 
     def _attach(self, execution: Execution, held: Held) -> None:
-        """Accept a second copy of a job that this process holds: its end is reported for both."""
+        """Accept a second copy of a job that this process holds: its end is reported for both copies."""
         if not execution.held.disconnected:
             held.complete()
             return

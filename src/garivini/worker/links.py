@@ -25,7 +25,7 @@ class Links:
         self.prefetches: bool = True
         #: The connections.
         self.connections: list[Worker] = []
-        #: Jobs that have run. The thread that runs them counts them.
+        #: The number of jobs that have run, counted by the thread that runs them.
         self.ran: int = 0
         self._settled = 0
         self._paused = False
@@ -50,7 +50,7 @@ class Links:
             self.offer()
 
     def offer(self) -> None:
-        """Offer the free slots to the servers. A job that is being committed does not take one."""
+        """Offer the free slots to the servers. A job that is being committed takes no slot."""
         self._paused = False
         self._set(self.slots + self.ran - self._settled)
 

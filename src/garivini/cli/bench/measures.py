@@ -36,7 +36,7 @@ class Size(NamedTuple):
     """The size of a round."""
 
     jobs: int
-    #: The length of a round of the measures that have one.
+    #: Seconds of a round, for the measures whose rounds have a fixed length.
     seconds: float
 
 

@@ -70,7 +70,7 @@ _Expected: TypeAlias = Type | Literal["line", "block"]
 
 #: Maximum bytes of a line of a server.
 _MAX_LINE: Final = 16 * 1024 * 1024
-#: Maximum bytes of a job handle. gearmand does not answer a request with a longer one.
+#: Maximum bytes of a job handle. gearmand does not answer a request with a longer handle.
 MAX_HANDLE: Final = 63
 
 

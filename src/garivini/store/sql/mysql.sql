@@ -42,30 +42,30 @@ SELECT EXISTS (
      AND RIGHT(collation_name, 9) <> 'nopad_bin' AND collation_name <> 'utf8mb4_0900_bin')
 
 -- name: insert (funcname, coalesce, arg, flag, priority, due, now, leased, since, lease_end) -> id
--- Jobs without a unique key. The server knows the number of rows before it stores the first one, so their ids have
--- equal steps; the result is the first. The time was read just before: numbers take a third less of the server's work
--- than expressions, which it evaluates for each row. If `leased` is 1, a row is leased for its first attempt until
+-- Inserts jobs without a unique key. The server knows the number of rows before it stores the first one, so their ids
+-- have equal steps; the result is the first. The time was read just before: numbers take a third less of the server's
+-- work than expressions, which it evaluates for each row. If `leased` is 1, a row is leased for its first attempt until
 -- `due`; if it is 0, the row waits until then.
 INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :coalesce, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
 
 -- name: insert_at (funcname, coalesce, arg, flag, priority, due, now, leased, since, lease_end) -> id
--- One job without a unique key, if the time is `now`; else an error, because a NULL does not fit its column. So the time
--- need not be read just before: an estimate that is right is enough.
+-- Inserts one job without a unique key if the time is `now`. Otherwise the statement fails, because a NULL does not fit
+-- its column. So the time need not be read just before: an estimate that is right is enough.
 INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :coalesce, :arg, :flag, :priority, :due, IF(UNIX_TIMESTAMP() = :now, :now, NULL), :leased, :leased, :since, :lease_end) -- each
 
 -- name: insert_returning (funcname, coalesce, arg, flag, priority, delay, leased) -> rows
--- Few jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them.
+-- Inserts few jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them.
 INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay + IF(:leased OR :delay = 0, 0, MICROSECOND(NOW(6)) > 0), UNIX_TIMESTAMP(), :leased, attempt, attempt * created, attempt * run_after) -- each
 RETURNING jobid, created
 
 -- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, due, now, leased, since, lease_end) -> id
--- Jobs with a unique key: all of them, or none and an error if one has a live job of its key.
+-- Inserts jobs with a unique key: all of them, or none if the key of one has a live job, which is an error.
 INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
@@ -77,7 +77,7 @@ VALUES
   (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :due, IF(UNIX_TIMESTAMP() = :now, :now, NULL), :leased, :leased, :since, :lease_end) -- each
 
 -- name: insert_keyed_returning (funcname, uniqkey, coalesce, arg, flag, priority, delay, leased) -> rows
--- Few jobs with a unique key: all of them, or none and an error if one has a live job of its key.
+-- Inserts few jobs with a unique key: all of them, or none if the key of one has a live job, which is an error.
 INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay + IF(:leased OR :delay = 0, 0, MICROSECOND(NOW(6)) > 0), UNIX_TIMESTAMP(), :leased, attempt, attempt * created, attempt * run_after) -- each
@@ -88,8 +88,8 @@ RETURNING jobid, created
 SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey LOCK IN SHARE MODE
 
 -- name: states (jobids) -> rows
--- The states of these jobs, read without a lock: a row locked by another transaction must not delay an insert whose key
--- exists. A caller's older snapshot may not include a job.
+-- The states of the given jobs, read without a lock: a row locked by another transaction must not delay an insert whose
+-- key exists. A caller's older snapshot may not include a job.
 SELECT jobid, {effective_state}
   FROM job WHERE jobid IN (:*jobids)
 
@@ -114,11 +114,11 @@ SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniq
 SELECT jobid FROM job FORCE INDEX (job_lane) WHERE funcname = :funcname AND state < 4 LIMIT :limit
 
 -- name: sizes (jobids) -> rows
--- The bytes of these arguments.
+-- The sizes in bytes of the arguments of the given jobs.
 SELECT jobid, LENGTH(arg) FROM job WHERE jobid IN (:*jobids)
 
 -- name: args (jobids) -> rows
--- These arguments.
+-- The arguments of the given jobs.
 SELECT jobid, arg FROM job WHERE jobid IN (:*jobids)
 
 -- name: identities (jobids) -> rows
@@ -147,8 +147,8 @@ UPDATE job SET state = 0, lease_end = 0
  WHERE jobid IN (:*jobids) AND state IN (1, 2, 3) AND {put_off} AND run_after <= UNIX_TIMESTAMP()
 
 -- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
--- Extends an expired lease, if nothing has changed since it was read. Queued: a Gearman server has the job queued, so
--- the time without a start counts from now.
+-- Extends an expired lease, if nothing has changed since it was read. If `queued` is 1, a Gearman server has the job
+-- queued, so the time without a start counts from now.
 UPDATE job
    SET since = CASE WHEN :queued THEN UNIX_TIMESTAMP() ELSE since END, state = :new_state,
        run_after = UNIX_TIMESTAMP() + :seconds, lease_end = run_after
@@ -186,21 +186,21 @@ UPDATE job FORCE INDEX (PRIMARY) SET state = 2, run_after = UNIX_TIMESTAMP() + :
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: mine (jobids, attempt) -> rows
--- The jobs among these that this attempt holds. This decides after a renewal: a count of changed rows differs in
--- meaning between databases.
+-- The given jobs that this attempt holds. This decides after a renewal: a count of changed rows differs in meaning
+-- between databases.
 SELECT jobid FROM job
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: present (jobids) -> rows
--- The jobs among these that exist, locked by the transaction.
+-- The given jobs that exist, locked by the transaction.
 SELECT jobid FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) FOR UPDATE
 
 -- name: lockable (jobids) -> rows
--- Locks the rows among these that no other transaction has locked, and returns them.
+-- Locks the given rows that no other transaction has locked, and returns them.
 SELECT jobid FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) FOR UPDATE SKIP LOCKED
 
 -- name: known (jobids) -> rows
--- The rows among these that exist, locked or not.
+-- The given rows that exist, whether or not another transaction has locked them.
 SELECT jobid FROM job WHERE jobid IN (:*jobids)
 
 -- name: complete (jobids) -> count
@@ -225,18 +225,18 @@ SELECT EXISTS (SELECT 1 FROM failure FORCE INDEX (PRIMARY) WHERE jobid BETWEEN :
     OR EXISTS (SELECT 1 FROM report FORCE INDEX (PRIMARY) WHERE jobid BETWEEN :first AND :last /*!80017 AND reported_at IS NOT NULL */)
 
 -- name: with_records (jobids) -> rows
--- The jobs among these that have records: rows of `failure` or `report`. This statement runs after the jobs are
--- deleted, as `any_records` does.
+-- The given jobs that have records: rows of `failure` or `report`. This statement runs after the jobs are deleted, as
+-- `any_records` does.
 SELECT jobid FROM failure FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 UNION SELECT jobid FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND reported_at IS NOT NULL */
 
 -- name: records (jobids) -> rows
--- The job of each record of these jobs, once per record, whether or not another transaction has locked it.
+-- The job of each record of the given jobs, once per record, whether or not another transaction has locked it.
 SELECT jobid FROM failure FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 UNION ALL SELECT jobid FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND reported_at IS NOT NULL */
 
 -- name: lockable_records (jobids) -> rows
--- Locks those of these records that no other transaction has locked, and returns the job of each.
+-- Locks the records of the given jobs that no other transaction has locked, and returns the job of each.
 (SELECT jobid FROM failure FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) FOR UPDATE SKIP LOCKED)
 UNION ALL (SELECT jobid FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND reported_at IS NOT NULL */ FOR UPDATE SKIP LOCKED)
 
@@ -257,7 +257,7 @@ DELETE report FROM
   STRAIGHT_JOIN report FORCE INDEX (PRIMARY) ON report.jobid = gone.jobid */
 
 -- name: held (jobids, attempt) -> rows
--- The jobs among these that this attempt holds, locked by its transaction.
+-- The given jobs that this attempt holds, locked by its transaction.
 SELECT jobid FROM job FORCE INDEX (PRIMARY)
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
    FOR UPDATE
@@ -322,7 +322,7 @@ SELECT jobid FROM failure FORCE INDEX (PRIMARY) WHERE jobid > :after /*!80017 AN
  ORDER BY jobid LIMIT :limit
 
 -- name: dead (jobids) -> rows
--- The dead jobs among these, and how many seconds ago each died, which is the age of its newest record. A job that
+-- The given jobs that are dead, and how many seconds ago each died, which is the age of its newest record. A job that
 -- another program has parked by `run_after` alone is not among them. A job that a drain is moving counts as younger
 -- than any.
 SELECT jobid, funcname, CAST(UNIX_TIMESTAMP() AS SIGNED) - (
@@ -352,8 +352,8 @@ UPDATE job SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END, fail
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
 
 -- name: record_failure (jobid, attempt, kind, error, message, trace, worker) -> none
--- Records a setback. An attempt ends once, and a repeated report does not reach this. A report without an attempt, or
--- the death of a process, may be recorded twice for one attempt: the newest is kept.
+-- Records a setback. An attempt ends once, and a repeated report does not reach this statement. A report without an
+-- attempt, or the death of a process, may be recorded twice for one attempt: the newest is kept.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 VALUES (:jobid, :attempt, UNIX_TIMESTAMP(), :kind, :error, :message, :trace, :worker)
 ON DUPLICATE KEY UPDATE failed_at = VALUES(failed_at), error = VALUES(error), message = VALUES(message),
@@ -387,11 +387,11 @@ SELECT jobid, failed_at, kind, error, LEFT(message, :size) FROM failure FORCE IN
  WHERE jobid > :after ORDER BY jobid LIMIT :limit
 
 -- name: funcnames (jobids) -> rows
--- The functions of these jobs.
+-- The functions of the given jobs.
 SELECT jobid, funcname FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 
 -- name: kept_funcnames (jobids) -> rows
--- The functions of these kept jobs.
+-- The functions of the given kept jobs.
 SELECT jobid, funcname FROM finished FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 
 -- name: get (jobid) -> rows
@@ -430,14 +430,14 @@ SELECT jobid,
   FROM job FORCE INDEX (PRIMARY) WHERE jobid > :after AND jobid <= :until ORDER BY jobid LIMIT :limit
 
 -- name: jobs (jobids) -> rows
--- These jobs by id, as `get` reads one.
+-- The given jobs in the order of their ids, each as `get` returns it.
 SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority,
        {effective_state},
        since, crashes, created, runs
   FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) ORDER BY jobid
 
 -- name: lock_states (jobids) -> rows
--- Locks the rows among these that no other transaction has locked, and returns them with their effective states.
+-- Locks the given rows that no other transaction has locked, and returns them with their effective states.
 SELECT jobid, attempt, {effective_state} FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) FOR UPDATE SKIP LOCKED
 
 -- name: record_ends (jobids, kind, message) -> none
@@ -483,7 +483,7 @@ SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_
   FROM (SELECT UNIX_TIMESTAMP() AS now) AS t
 
 -- name: count_put_off (funcnames) -> rows
--- The number of leased jobs of these functions that another program has put off.
+-- The number of leased jobs of the given functions that another program has put off.
 SELECT funcname, state, COUNT(*), MIN(run_after) FROM job FORCE INDEX (job_lane)
  WHERE funcname IN (:*funcnames) AND state IN (1, 2, 3) AND {put_off}
  GROUP BY funcname, state
@@ -527,11 +527,11 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
   FROM `function` ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
--- The settings of these functions that code has declared.
+-- The settings of the given functions that code has declared.
 SELECT funcname, declared FROM `function` WHERE funcname IN (:*funcnames)
 
 -- name: lock_settings (funcnames) -> rows
--- The settings of these functions, as `settings` returns them, locked by the transaction.
+-- The settings of the given functions, as `settings` returns them, locked by the transaction.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, declared, override
   FROM `function` WHERE funcname IN (:*funcnames) ORDER BY funcname FOR UPDATE
@@ -544,7 +544,7 @@ VALUES
 ON DUPLICATE KEY UPDATE funcname = VALUES(funcname)
 
 -- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, declared, override) -> none
--- Writes the whole settings of functions.
+-- Writes all settings of functions.
 INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, declared, override)
 VALUES
@@ -590,7 +590,7 @@ ON DUPLICATE KEY UPDATE cancels = cancels + 1, checked_until = GREATEST(COALESCE
 SELECT funcname, cancels FROM `function` WHERE checked_until > UNIX_TIMESTAMP()
 
 -- name: cancelled (jobids, attempt) -> rows
--- Those of these jobs that are dead and have had no later attempt.
+-- The given jobs that are dead and have had no later attempt.
 SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND {effective_state} = 4
 
 -- name: pause (funcname, paused_until) -> none
@@ -603,7 +603,7 @@ SELECT paused_until FROM `function` WHERE funcname = :funcname AND paused_until 
 
 -- name: dispatched (funcname, priority, age, since, after, limit) -> rows
 -- Leased jobs of a lane that no worker has started and whose leases have not expired. The youngest are omitted, because
--- they may not have been submitted yet. Read in pages by the end of the lease.
+-- they may not have been submitted yet. The rows are read in pages, in the order in which their leases end.
 SELECT jobid, attempt, run_after FROM job FORCE INDEX (job_lane)
  WHERE funcname = :funcname AND state = 1 AND priority = :priority
    AND run_after > UNIX_TIMESTAMP() AND run_after >= :after
@@ -650,8 +650,8 @@ UPDATE job FORCE INDEX (PRIMARY) SET state = 1 WHERE jobid IN (:*jobids) AND att
 UPDATE job SET crashes = crashes + 1 WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: refuse_inserts () -> none
--- Creates a trigger: from now on no program can insert jobs, whether it knows of the drain or not. MySQL cannot create
--- a trigger only if there is none.
+-- Creates a trigger: from now on no program can insert jobs, whether it knows of the drain or not. An old trigger is
+-- dropped first, because MySQL has no CREATE TRIGGER IF NOT EXISTS.
 DROP TRIGGER IF EXISTS garivini_draining;
 CREATE TRIGGER garivini_draining BEFORE INSERT ON job FOR EACH ROW
 SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'garivini is draining this database'
@@ -678,7 +678,7 @@ VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :cra
 SELECT LAST_INSERT_ID()
 
 -- name: leave (jobid, attempt, state) -> rows
--- Deletes one of the two rows of a moved job, if it is still held for the move.
+-- Deletes one of the two rows of a moved job, if the row is still held for the move.
 SELECT jobid FROM job
  WHERE jobid = :jobid AND attempt = :attempt AND (state = :state OR :state = 4 AND run_after = 2147483647)
    FOR UPDATE;
@@ -767,7 +767,7 @@ ON DUPLICATE KEY UPDATE
 UPDATE schedule SET paused = :paused, next_tick = :next_tick WHERE name = :name
 
 -- name: see_schedules (names, age) -> none
--- Records that a process declares these schedules, unless that was recorded within the last `age` seconds.
+-- Records that a process declares the given schedules, unless that was recorded within the last `age` seconds.
 UPDATE schedule SET seen = CAST(UNIX_TIMESTAMP() AS SIGNED)
  WHERE name IN (:*names) AND (seen IS NULL OR CAST(UNIX_TIMESTAMP() AS SIGNED) - seen > :age)
 

@@ -70,8 +70,8 @@ RETURNING jobid, created, funcname, uniqkey
 SELECT jobid FROM job WHERE funcname = :funcname::text AND uniqkey = :uniqkey::text
 
 -- name: states (jobids) -> rows
--- The states of these jobs, read without a lock: a row locked by another transaction must not delay an insert whose key
--- exists. A caller's older snapshot may not include a job.
+-- The states of the given jobs, read without a lock: a row locked by another transaction must not delay an insert whose
+-- key exists. A caller's older snapshot may not include a job.
 SELECT jobid, {effective_state}
   FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
@@ -123,11 +123,11 @@ SELECT jobid, run_after, CASE WHEN octet_length(arg) > :small::bigint THEN NULL 
 SELECT jobid FROM job WHERE funcname = convert_from(:funcname::bytea, 'SQL_ASCII') AND state < 4 LIMIT :limit::bigint
 
 -- name: sizes (jobids) -> rows
--- The bytes of these arguments.
+-- The sizes in bytes of the arguments of the given jobs.
 SELECT jobid, octet_length(arg) FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: args (jobids) -> rows
--- These arguments.
+-- The arguments of the given jobs.
 SELECT jobid, arg FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: identities (jobids) -> rows
@@ -159,8 +159,8 @@ UPDATE job SET state = 0, lease_end = 0
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
 
 -- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
--- Extends an expired lease, if nothing has changed since it was read. Queued: a Gearman server has the job queued, so
--- the time without a start counts from now.
+-- Extends an expired lease, if nothing has changed since it was read. If `queued` is 1, a Gearman server has the job
+-- queued, so the time without a start counts from now.
 UPDATE job
    SET state = :new_state::smallint,
        (run_after, lease_end) =
@@ -200,21 +200,21 @@ UPDATE job SET state = 2, (run_after, lease_end) =
  WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 IN (1, 2, 3) AND {held}
 
 -- name: mine (jobids, attempt) -> rows
--- The jobs among these that this attempt holds. This decides after a renewal: a count of changed rows differs in
--- meaning between databases.
+-- The given jobs that this attempt holds. This decides after a renewal: a count of changed rows differs in meaning
+-- between databases.
 SELECT jobid FROM job
  WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 IN (1, 2, 3) AND {held}
 
 -- name: present (jobids) -> rows
--- The jobs among these that exist, locked by the transaction.
+-- The given jobs that exist, locked by the transaction.
 SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE
 
 -- name: lockable (jobids) -> rows
--- Locks the rows among these that no other transaction has locked, and returns them.
+-- Locks the given rows that no other transaction has locked, and returns them.
 SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE SKIP LOCKED
 
 -- name: known (jobids) -> rows
--- The rows among these that exist, locked or not.
+-- The given rows that exist, whether or not another transaction has locked them.
 SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: complete (jobids) -> count
@@ -237,18 +237,18 @@ SELECT EXISTS (SELECT 1 FROM failure WHERE jobid BETWEEN :first AND :last)
     OR EXISTS (SELECT 1 FROM report WHERE jobid BETWEEN :first AND :last)
 
 -- name: with_records (jobids) -> rows
--- The jobs among these that have records: rows of `failure` or `report`. This statement runs after the jobs are
--- deleted, as `any_records` does.
+-- The given jobs that have records: rows of `failure` or `report`. This statement runs after the jobs are deleted, as
+-- `any_records` does.
 SELECT jobid FROM failure WHERE jobid = ANY (:@jobids::bigint[])
 UNION SELECT jobid FROM report WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: records (jobids) -> rows
--- The job of each record of these jobs, once per record, whether or not another transaction has locked it.
+-- The job of each record of the given jobs, once per record, whether or not another transaction has locked it.
 SELECT jobid FROM failure WHERE jobid = ANY (:@jobids::bigint[])
 UNION ALL SELECT jobid FROM report WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: lockable_records (jobids) -> rows
--- Locks those of these records that no other transaction has locked, and returns the job of each.
+-- Locks the records of the given jobs that no other transaction has locked, and returns the job of each.
 SELECT jobid FROM (SELECT jobid FROM failure WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE SKIP LOCKED) AS failures
 UNION ALL
 SELECT jobid FROM (SELECT jobid FROM report WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE SKIP LOCKED) AS reports
@@ -262,7 +262,7 @@ DELETE FROM failure WHERE jobid = ANY (:@jobids::bigint[])
 DELETE FROM report WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: held (jobids, attempt) -> rows
--- The jobs among these that this attempt holds, locked by its transaction.
+-- The given jobs that this attempt holds, locked by its transaction.
 SELECT jobid FROM job
  WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 IN (1, 2, 3) AND {held}
    FOR UPDATE
@@ -325,7 +325,7 @@ DELETE FROM finished WHERE jobid = ANY (:@jobids::bigint[])
 SELECT jobid FROM failure WHERE jobid > :after::bigint ORDER BY jobid LIMIT :limit::bigint
 
 -- name: dead (jobids) -> rows
--- The dead jobs among these, and how many seconds ago each died, which is the age of its newest record. A job that
+-- The given jobs that are dead, and how many seconds ago each died, which is the age of its newest record. A job that
 -- another program has parked by `run_after` alone is not among them. A job that a drain is moving counts as younger
 -- than any.
 SELECT jobid, funcname, floor(extract(epoch FROM clock_timestamp()))::bigint - (
@@ -355,8 +355,8 @@ UPDATE job SET state = CASE WHEN :run_after::bigint = 2147483647 THEN 4 ELSE 0 E
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
 
 -- name: record_failure (jobid, attempt, kind, error, message, trace, worker) -> none
--- Records a setback. An attempt ends once, and a repeated report does not reach this. A report without an attempt, or
--- the death of a process, may be recorded twice for one attempt: the newest is kept.
+-- Records a setback. An attempt ends once, and a repeated report does not reach this statement. A report without an
+-- attempt, or the death of a process, may be recorded twice for one attempt: the newest is kept.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 VALUES (:jobid::bigint, :attempt::bigint, floor(extract(epoch FROM clock_timestamp()))::bigint, :kind::text,
         :error::text, :message::text, :trace::text, :worker::text)
@@ -393,11 +393,11 @@ SELECT jobid, failed_at, kind, error, left(message, :size::integer) FROM failure
  WHERE jobid > :after::bigint ORDER BY jobid LIMIT :limit::bigint
 
 -- name: funcnames (jobids) -> rows
--- The functions of these jobs.
+-- The functions of the given jobs.
 SELECT jobid, funcname FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: kept_funcnames (jobids) -> rows
--- The functions of these kept jobs.
+-- The functions of the given kept jobs.
 SELECT jobid, funcname FROM finished WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: get (jobid) -> rows
@@ -435,14 +435,14 @@ SELECT jobid,
   FROM job WHERE jobid > :after::bigint AND jobid <= :until::bigint ORDER BY jobid LIMIT :limit::bigint
 
 -- name: jobs (jobids) -> rows
--- These jobs by id, as `get` reads one.
+-- The given jobs in the order of their ids, each as `get` returns it.
 SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        {effective_state},
        since, crashes, created, runs
   FROM job WHERE jobid = ANY (:@jobids::bigint[]) ORDER BY jobid
 
 -- name: lock_states (jobids) -> rows
--- Locks the rows among these that no other transaction has locked, and returns them with their effective states.
+-- Locks the given rows that no other transaction has locked, and returns them with their effective states.
 SELECT jobid, attempt, {effective_state} FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE SKIP LOCKED
 
 -- name: record_ends (jobids, kind, message) -> none
@@ -484,7 +484,7 @@ SELECT funcname, state, count(*), min(run_after), count(*) FILTER (WHERE run_aft
   FROM job GROUP BY funcname, state ORDER BY funcname, state
 
 -- name: count_put_off (funcnames) -> rows
--- The number of leased jobs of these functions that another program has put off.
+-- The number of leased jobs of the given functions that another program has put off.
 SELECT funcname, state, count(*), min(run_after) FROM job
  WHERE funcname = ANY (:@funcnames::text[]) AND state IN (1, 2, 3) AND {put_off}
  GROUP BY funcname, state
@@ -541,11 +541,11 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
   FROM function ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
--- The settings of these functions that code has declared.
+-- The settings of the given functions that code has declared.
 SELECT funcname, declared FROM function WHERE funcname = ANY (:@funcnames::text[])
 
 -- name: lock_settings (funcnames) -> rows
--- The settings of these functions, as `settings` returns them, locked by the transaction.
+-- The settings of the given functions, as `settings` returns them, locked by the transaction.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, declared, override
   FROM function WHERE funcname = ANY (:@funcnames::text[]) ORDER BY funcname FOR UPDATE
@@ -555,7 +555,7 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
 INSERT INTO function (funcname) SELECT unnest(:@funcname::text[]) ON CONFLICT (funcname) DO NOTHING
 
 -- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, declared, override) -> none
--- Writes the whole settings of functions.
+-- Writes all settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, declared, override)
 SELECT n.funcname, n.lease, n.deadline, n.renews::boolean, n.envelope, n.max_failures, n.retention, n.max_running,
@@ -607,7 +607,7 @@ ON CONFLICT (funcname) DO UPDATE
 SELECT funcname, cancels FROM function WHERE checked_until > floor(extract(epoch FROM clock_timestamp()))::bigint
 
 -- name: cancelled (jobids, attempt) -> rows
--- Those of these jobs that are dead and have had no later attempt.
+-- The given jobs that are dead and have had no later attempt.
 SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND {effective_state} = 4
 
 -- name: pause (funcname, paused_until) -> none
@@ -620,7 +620,7 @@ SELECT paused_until FROM function WHERE funcname = :funcname::text AND paused_un
 
 -- name: dispatched (funcname, priority, age, since, after, limit) -> rows
 -- Leased jobs of a lane that no worker has started and whose leases have not expired. The youngest are omitted, because
--- they may not have been submitted yet. Read in pages by the end of the lease.
+-- they may not have been submitted yet. The rows are read in pages, in the order in which their leases end.
 SELECT jobid, attempt, run_after FROM job
  WHERE funcname = :funcname::text AND state = 1 AND priority = :priority::smallint
    AND run_after > (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after >= :after::bigint
@@ -698,7 +698,7 @@ VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :cra
 RETURNING jobid
 
 -- name: leave (jobid, attempt, state) -> rows
--- Deletes one of the two rows of a moved job, if it is still held for the move.
+-- Deletes one of the two rows of a moved job, if the row is still held for the move.
 DELETE FROM job
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint
    AND (state = :state::smallint OR :state::smallint = 4 AND run_after = 2147483647)
@@ -791,7 +791,7 @@ ON CONFLICT (name) DO UPDATE SET
 UPDATE schedule SET paused = :paused::smallint, next_tick = :next_tick::bigint WHERE name = :name::text
 
 -- name: see_schedules (names, age) -> none
--- Records that a process declares these schedules, unless that was recorded within the last `age` seconds.
+-- Records that a process declares the given schedules, unless that was recorded within the last `age` seconds.
 UPDATE schedule SET seen = (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
  WHERE name = ANY (:@names::text[]) AND (seen IS NULL OR (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - seen > :age::integer)
 

@@ -46,8 +46,8 @@ RETURNING jobid, created
 SELECT strftime('%s', 'now') + 0, CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER)
 
 -- name: insert_many (funcname, coalesce, arg, flag, priority, due, now, leased, since, lease_end) -> id
--- Many jobs without a unique key. Their ids are consecutive; the result is the last. The time was read just before:
--- numbers and no RETURNING take a third less time than expressions for each row.
+-- Inserts many jobs without a unique key. Their ids are consecutive; the result is the last. The time was read just
+-- before: numbers and no RETURNING take a third less time than expressions for each row.
 INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :coalesce, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
@@ -65,8 +65,8 @@ RETURNING jobid, created, funcname, uniqkey
 SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey
 
 -- name: states (jobids) -> rows
--- The states of these jobs, read without a lock: a row locked by another transaction must not delay an insert whose key
--- exists. A caller's older snapshot may not include a job.
+-- The states of the given jobs, read without a lock: a row locked by another transaction must not delay an insert whose
+-- key exists. A caller's older snapshot may not include a job.
 SELECT jobid, {effective_state}
   FROM job WHERE jobid IN (:*jobids)
 
@@ -114,11 +114,11 @@ SELECT jobid FROM job INDEXED BY job_lane
  WHERE funcname IN (:funcname, CAST(:funcname AS TEXT)) AND state < 4 LIMIT :limit
 
 -- name: sizes (jobids) -> rows
--- The bytes of these arguments.
+-- The sizes in bytes of the arguments of the given jobs.
 SELECT jobid, length(arg) FROM job WHERE jobid IN (:*jobids)
 
 -- name: args (jobids) -> rows
--- These arguments.
+-- The arguments of the given jobs.
 SELECT jobid, CAST(arg AS BLOB) FROM job WHERE jobid IN (:*jobids)
 
 -- name: identities (jobids) -> rows
@@ -146,8 +146,8 @@ UPDATE job SET state = 0, lease_end = 0
    AND run_after <= strftime('%s', 'now') + 0
 
 -- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
--- Extends an expired lease, if nothing has changed since it was read. Queued: a Gearman server has the job queued, so
--- the time without a start counts from now.
+-- Extends an expired lease, if nothing has changed since it was read. If `queued` is 1, a Gearman server has the job
+-- queued, so the time without a start counts from now.
 UPDATE job
    SET state = :new_state, run_after = strftime('%s', 'now') + :seconds, lease_end = strftime('%s', 'now') + :seconds,
        since = CASE WHEN :queued THEN strftime('%s', 'now') + 0 ELSE since END
@@ -181,21 +181,21 @@ UPDATE job SET state = 2, run_after = strftime('%s', 'now') + :lease + 1, lease_
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: mine (jobids, attempt) -> rows
--- The jobs among these that this attempt holds. This decides after a renewal: a count of changed rows differs in
--- meaning between databases.
+-- The given jobs that this attempt holds. This decides after a renewal: a count of changed rows differs in meaning
+-- between databases.
 SELECT jobid FROM job
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: present (jobids) -> rows
--- The jobs among these that exist.
+-- The given jobs that exist.
 SELECT jobid FROM job WHERE jobid IN (:*jobids)
 
 -- name: lockable (jobids) -> rows
--- Locks the rows among these that no other transaction has locked, and returns them.
+-- Locks the given rows that no other transaction has locked, and returns them.
 SELECT jobid FROM job WHERE jobid IN (:*jobids)
 
 -- name: known (jobids) -> rows
--- The rows among these that exist, locked or not.
+-- The given rows that exist, whether or not another transaction has locked them.
 SELECT jobid FROM job WHERE jobid IN (:*jobids)
 
 -- name: complete (jobids) -> count
@@ -217,17 +217,18 @@ SELECT EXISTS (SELECT 1 FROM failure WHERE jobid BETWEEN :first AND :last)
     OR EXISTS (SELECT 1 FROM report WHERE jobid BETWEEN :first AND :last)
 
 -- name: with_records (jobids) -> rows
--- The jobs among these that have records: rows of `failure` or `report`.
+-- The given jobs that have records: rows of `failure` or `report`.
 SELECT jobid FROM failure WHERE jobid IN (:*jobids)
 UNION SELECT jobid FROM report WHERE jobid IN (:*jobids)
 
 -- name: records (jobids) -> rows
--- The job of each record of these jobs, once per record, whether or not another transaction has locked it.
+-- The job of each record of the given jobs, once per record, whether or not another transaction has locked it.
 SELECT jobid FROM failure WHERE jobid IN (:*jobids)
 UNION ALL SELECT jobid FROM report WHERE jobid IN (:*jobids)
 
 -- name: lockable_records (jobids) -> rows
--- Returns the job of each of these records: no other transaction has locked one.
+-- Returns the job of each record of the given jobs. No other transaction can have locked one, because this one has the
+-- whole database.
 SELECT jobid FROM failure WHERE jobid IN (:*jobids)
 UNION ALL SELECT jobid FROM report WHERE jobid IN (:*jobids)
 
@@ -240,7 +241,7 @@ DELETE FROM failure WHERE jobid IN (:*jobids)
 DELETE FROM report WHERE jobid IN (:*jobids)
 
 -- name: held (jobids, attempt) -> rows
--- The jobs among these that this attempt holds.
+-- The given jobs that this attempt holds.
 SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: set_status (jobid, attempt, body) -> none
@@ -298,7 +299,7 @@ DELETE FROM finished WHERE jobid IN (:*jobids)
 SELECT jobid FROM failure WHERE jobid > :after ORDER BY jobid LIMIT :limit
 
 -- name: dead (jobids) -> rows
--- The dead jobs among these, and how many seconds ago each died, which is the age of its newest record. A job that
+-- The given jobs that are dead, and how many seconds ago each died, which is the age of its newest record. A job that
 -- another program has parked by `run_after` alone is not among them. A job that a drain is moving counts as younger
 -- than any.
 SELECT jobid, funcname, strftime('%s', 'now') - (
@@ -326,8 +327,8 @@ UPDATE job SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END, fail
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
 
 -- name: record_failure (jobid, attempt, kind, error, message, trace, worker) -> none
--- Records a setback. An attempt ends once, and a repeated report does not reach this. A report without an attempt, or
--- the death of a process, may be recorded twice for one attempt: the newest is kept.
+-- Records a setback. An attempt ends once, and a repeated report does not reach this statement. A report without an
+-- attempt, or the death of a process, may be recorded twice for one attempt: the newest is kept.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 VALUES (:jobid, :attempt, strftime('%s', 'now') + 0, :kind, :error, :message, :trace, :worker)
 ON CONFLICT (jobid, attempt, kind) DO UPDATE
@@ -362,11 +363,11 @@ SELECT jobid, failed_at, kind, error, substr(message, 1, :size) FROM failure
  WHERE jobid > :after ORDER BY jobid LIMIT :limit
 
 -- name: funcnames (jobids) -> rows
--- The functions of these jobs.
+-- The functions of the given jobs.
 SELECT jobid, funcname FROM job WHERE jobid IN (:*jobids)
 
 -- name: kept_funcnames (jobids) -> rows
--- The functions of these kept jobs.
+-- The functions of the given kept jobs.
 SELECT jobid, funcname FROM finished WHERE jobid IN (:*jobids)
 
 -- name: get (jobid) -> rows
@@ -405,14 +406,14 @@ SELECT jobid,
   FROM job WHERE jobid > :after AND jobid <= :until ORDER BY jobid LIMIT :limit
 
 -- name: jobs (jobids) -> rows
--- These jobs by id, as `get` reads one.
+-- The given jobs in the order of their ids, each as `get` returns it.
 SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        {effective_state},
        since, crashes, created, runs
   FROM job WHERE jobid IN (:*jobids) ORDER BY jobid
 
 -- name: lock_states (jobids) -> rows
--- Locks the rows among these that no other transaction has locked, and returns them with their effective states.
+-- Locks the given rows that no other transaction has locked, and returns them with their effective states.
 SELECT jobid, attempt, {effective_state} FROM job WHERE jobid IN (:*jobids)
 
 -- name: record_ends (jobids, kind, message) -> none
@@ -448,7 +449,7 @@ SELECT funcname, state, count(*), min(run_after), sum(run_after = 2147483647)
   FROM job GROUP BY funcname, state ORDER BY funcname, state
 
 -- name: count_put_off (funcnames) -> rows
--- The number of leased jobs of these functions that another program has put off.
+-- The number of leased jobs of the given functions that another program has put off.
 SELECT funcname, state, count(*), min(run_after) FROM job INDEXED BY job_lane
  WHERE funcname IN (:*funcnames) AND state IN (1, 2, 3) AND {put_off}
  GROUP BY funcname, state
@@ -479,11 +480,11 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
   FROM function ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
--- The settings of these functions that code has declared.
+-- The settings of the given functions that code has declared.
 SELECT funcname, declared FROM function WHERE funcname IN (:*funcnames)
 
 -- name: lock_settings (funcnames) -> rows
--- The settings of these functions, as `settings` returns them.
+-- The settings of the given functions, as `settings` returns them.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, declared, override
   FROM function WHERE funcname IN (:*funcnames) ORDER BY funcname
@@ -496,7 +497,7 @@ VALUES
 ON CONFLICT (funcname) DO NOTHING
 
 -- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, declared, override) -> none
--- Writes the whole settings of functions.
+-- Writes all settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, declared, override)
 VALUES
@@ -541,7 +542,7 @@ ON CONFLICT (funcname) DO UPDATE
 SELECT funcname, cancels FROM function WHERE checked_until > strftime('%s', 'now') + 0
 
 -- name: cancelled (jobids, attempt) -> rows
--- Those of these jobs that are dead and have had no later attempt.
+-- The given jobs that are dead and have had no later attempt.
 SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND {effective_state} = 4
 
 -- name: pause (funcname, paused_until) -> none
@@ -554,7 +555,7 @@ SELECT paused_until FROM function WHERE funcname = :funcname AND paused_until > 
 
 -- name: dispatched (funcname, priority, age, since, after, limit) -> rows
 -- Leased jobs of a lane that no worker has started and whose leases have not expired. The youngest are omitted, because
--- they may not have been submitted yet. Read in pages by the end of the lease.
+-- they may not have been submitted yet. The rows are read in pages, in the order in which their leases end.
 SELECT jobid, attempt, run_after FROM job INDEXED BY job_lane
  WHERE funcname = :funcname AND state = 1 AND priority = :priority
    AND run_after > strftime('%s', 'now') + 0 AND run_after >= :after
@@ -569,8 +570,8 @@ SELECT count(*) FROM (
    WHERE funcname = :funcname AND state = 1 AND run_after <= strftime('%s', 'now') + :lease + 2 LIMIT :limit)
 
 -- name: lock_function (funcname) -> rows
--- The rules of a function, whether it is paused, and the time now with its fraction. The transaction has the whole
--- database, so claims take turns. No row: it has no settings.
+-- The rules of a function, whether it is paused, and the time now with its fraction. The transaction has locked the
+-- whole database, so claims take turns. No row: it has no settings.
 SELECT max_running, coalesce(paused_until > strftime('%s', 'now') + 0, 0), rate, burst, rate_used_until,
        (julianday('now') - 2440587.5) * 86400.0
   FROM function WHERE funcname = :funcname
@@ -624,7 +625,7 @@ VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :cra
 RETURNING jobid
 
 -- name: leave (jobid, attempt, state) -> rows
--- Deletes one of the two rows of a moved job, if it is still held for the move.
+-- Deletes one of the two rows of a moved job, if the row is still held for the move.
 DELETE FROM job
  WHERE jobid = :jobid AND attempt = :attempt AND (state = :state OR :state = 4 AND run_after = 2147483647)
 RETURNING jobid
@@ -710,7 +711,7 @@ ON CONFLICT (name) DO UPDATE SET
 UPDATE schedule SET paused = :paused, next_tick = :next_tick WHERE name = :name
 
 -- name: see_schedules (names, age) -> none
--- Records that a process declares these schedules, unless that was recorded within the last `age` seconds.
+-- Records that a process declares the given schedules, unless that was recorded within the last `age` seconds.
 UPDATE schedule SET seen = CAST(strftime('%s', 'now') AS INTEGER)
  WHERE name IN (:*names) AND (seen IS NULL OR CAST(strftime('%s', 'now') AS INTEGER) - seen > :age)
 
