@@ -78,7 +78,7 @@ class Delivery(NamedTuple):
 
     #: Number of jobs that a server has acknowledged.
     delivered: int
-    #: Jobs that no server has, to be released.
+    #: Jobs that no server has. They are to be released.
     unsent: Sequence[Job] = ()
     #: Jobs that a server may have. Their leases are ended early, so that a QueueRunner asks the servers.
     unknown: Sequence[Job] = ()

@@ -48,7 +48,7 @@ def list_(dbs: list[str], output: Form) -> None:
         return
     rows = []
     for entry in entries:
-        # An unknown state is a number.
+        # The name of an unknown state is its number.
         jobs = ", ".join(
             f"{count} {state}" if state.isalpha() else f"{count} in state {state}"
             for state, count in entry["jobs"].items()

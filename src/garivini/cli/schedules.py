@@ -336,5 +336,5 @@ def _shown(entry: StoredSchedule, tick: int | None) -> str:
         return "-"
     try:
         return f"{local_time(tick, find_zone(entry.zone)):%Y-%m-%d %H:%M:%S %z}"
-    except (UsageError, ValueError, OverflowError, OSError):  # another program has written it
+    except (UsageError, ValueError, OverflowError, OSError):  # the row has an invalid zone or time
         return str(tick)

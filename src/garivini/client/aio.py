@@ -318,7 +318,7 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
         """Wait for the calls in progress and close the client's own connections. No call may follow."""
         inserting = [stream.inserting for stream in self._streams.values() if stream.inserting]
         if inserting:
-            await asyncio.wait(inserting)  # a cancelled wait does not cancel them
+            await asyncio.wait(inserting)  # if this wait is cancelled, the tasks are not
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
     def _close(self) -> None:

@@ -77,7 +77,7 @@ class Client(BulkCalls, FunctionCalls):
         self._shards = Shards(dbs)
         #: The Gearman servers as ``host:port``; empty if a QueueRunner finds the jobs by itself.
         self.job_servers: list[str] = parse_addresses(job_servers) if job_servers else []
-        #: Encrypts the connections to them; None: they are plain.
+        #: The TLS context for connections to the Gearman servers; None: these are not encrypted.
         self.tls: ssl.SSLContext | None = tls
         self._direct = (
             DirectDispatch(self._shards, self.job_servers, watermark=watermark, tls=tls)
@@ -284,7 +284,7 @@ class Client(BulkCalls, FunctionCalls):
             for job in database.jobs(funcname=funcname, failed=True, after=after, limit=limit)
         ]
 
-    # ---- beyond the original
+    # ---- calls that the original does not have
 
     def get_job(self, handle: HandleLike) -> Job | None:
         """Return a job in its current state, or None if it does not exist."""

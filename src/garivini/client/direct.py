@@ -183,7 +183,7 @@ class DirectDispatch:
             for lease, handles in delivery.unknown_by_lease().items():
                 database.end_early(handles, lease=lease)
         except GariviniError as error:
-            # When their leases expire, a QueueRunner finds the jobs.
+            # The jobs stay leased. When their leases expire, a QueueRunner finds them.
             events.emit("dispatch.failed", dbid=database.dbid, error=str(error))
 
     # ---- servers

@@ -13,7 +13,7 @@ from garivini.store.shards import Shards
 
 
 class FunctionCalls:
-    """These calls of ``Client``."""
+    """The calls of ``Client`` that concern a function."""
 
     _shards: Shards
 
@@ -53,7 +53,7 @@ class FunctionCalls:
 
 
 class AsyncFunctionCalls:
-    """These calls of ``AsyncClient``."""
+    """The calls of ``AsyncClient`` that concern a function."""
 
     _client: FunctionCalls
     _call: Callable[..., Awaitable[Any]]

@@ -84,7 +84,7 @@ class ServerPool:
                 self._failed(address, error)
                 continue
             if isinstance(found[-1], Unknown | Unsent):
-                self._failed(address, None)  # it went away before it had answered all
+                self._failed(address, None)  # the connection was lost before all answers
             for index, result in zip(indexes, found, strict=True):
                 results[index] = result
         self._idle.append(clients)

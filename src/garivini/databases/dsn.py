@@ -125,7 +125,7 @@ def _attributes(scheme: str, of_dbi: str | None, rest: str) -> Iterator[tuple[st
     # nothing.
     separated = r"(?:\[[^]]*\]|[^:;])+" if scheme == "mysql" else "[^;]+"
     if scheme == "sqlite" and rest.lower().startswith("uri="):
-        separated = ".+"  # a semicolon may separate its parameters
+        separated = ".+"  # libpq: a semicolon may separate parameters
     for position, part in enumerate(re.findall(separated, rest)):
         name, equals, value = part.partition("=")
         if equals:
@@ -161,7 +161,7 @@ def _map(own: str, parameter: str, value: str, query: dict[str, str]) -> None:
         if query.get(parameter) == "VERIFY_IDENTITY":
             return
     elif parameter.endswith("timeout") and value in _OFF:
-        return  # no timeout, but there always is one here
+        return  # 0 means no timeout, but here there always is one
     query[parameter] = value
 
 

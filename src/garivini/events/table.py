@@ -23,7 +23,7 @@ class EventType(NamedTuple):
     #: Of the module ``logging``: WARNING if an operator should see it.
     level: int
     fields: tuple[str, ...]
-    #: When it is emitted, in Markdown.
+    #: When the event is emitted, in Markdown.
     meaning: str
     limit: Limit | None = None
     #: Fields of a second form of the event, which has only these fields; empty if there is no second form.
@@ -90,7 +90,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
         "outcomes.unrecognised": EventType(
             WARNING,
             ("dbid", "outcomes"),
-            "not written: since a failover, rows may be other jobs'",
+            "dropped: after a failover, their rows may be other jobs'",
         ),
         "outcome.reduced": EventType(
             WARNING, ("dbid", "jobid", "attempt", "error"), "a text was stored in ASCII or left out"

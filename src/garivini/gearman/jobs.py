@@ -71,7 +71,7 @@ class Connection:
         self.number: int = number
         self.host: bytes = host
         self.client_id: bytes = b"-"
-        self.exceptions: bool = False  # whether it receives a WORK_EXCEPTION as it is
+        self.exceptions: bool = False  # whether the client receives WORK_EXCEPTION packets unchanged
         self.asleep: bool = False
         self.functions: dict[bytes, Function] = {}  # registered
         # By priority: functions that may have jobs for it, in the order of their turns. Each of its functions
@@ -145,9 +145,9 @@ class Job:
         self.key: Key = coalescing_key(unique, data)
         self.data: bytes = data
         self.priority: int = priority
-        self.sequence: int = 0  # place in the queue, over all functions
-        self.retries: int = 0  # workers that died while they ran it
-        self.background: bool = False  # whether there was a background submit of it
+        self.sequence: int = 0  # the job's place in the order of arrival, over all functions
+        self.retries: int = 0  # number of workers that died while they ran the job
+        self.background: bool = False  # whether the job was submitted as a background job at least once
         # The number of foreground submits by client. Most jobs have none and share one empty dictionary: one
         # for each of very many queued jobs would double the work of the garbage collector.
         self.clients: dict[Connection, int] = NOBODY

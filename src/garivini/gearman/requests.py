@@ -31,7 +31,7 @@ class Batch:
 
     WINDOW_JOBS: Final = 2000
     WINDOW_BYTES: Final = 1024 * 1024
-    #: Jobs in one write.
+    #: Maximum jobs in one write.
     CHUNK: Final = 500
 
     def __init__(self, jobs: Sequence[Submission]) -> None:

@@ -26,7 +26,7 @@ from garivini.gearman.packets import MAX_BODY, REQUEST, Decoder, Line, Packet
 
 #: Bytes of unread output of a connection, above which its requests are not read.
 UNREAD: Final = 1024 * 1024
-#: Requests between two checks of the clock.
+#: Number of requests between two checks of the clock.
 _REQUESTS: Final = 64
 #: Maximum seconds for which one connection is served without a pause.
 _TURN: Final = 0.05
@@ -47,9 +47,8 @@ class Server:
         port: the port to listen on; 0: any free one.
         max_body: maximum bytes of a packet's body.
         job_retries: deaths of workers after which a job is dropped; 0: it is never dropped.
-        max_unread: bytes of unread output after which a connection is closed. While about 1 MiB of output is
-            unread, no more requests of the connection are answered; results from other connections are added
-            anyway.
+        max_unread: bytes of unread output after which a connection is closed. With about 1 MiB unread,
+            requests of the connection are not answered, but results from others are added.
         limits: the other limits; they include ``max_unread``.
 
     Raises:
@@ -167,12 +166,12 @@ class Server:
         self._watch = asyncio.get_running_loop().call_later(_TICK, self._tick)
 
     def _weigh(self, link: "_Link") -> None:
-        """Count the bytes of a connection. If the total is too large, close the connection with most of them."""
+        """Count the bytes of a connection. If all hold too many bytes together, close the largest one."""
         self._count(link)
         if self._buffered <= self._limits.buffered:
             return
         for each in list(self._loaded):
-            self._count(each)  # output may have been read meanwhile
+            self._count(each)  # the peer may have read output meanwhile
         while self._buffered > self._limits.buffered:
             max(self._loaded, key=lambda each: each.counted).drop("memory")
 
@@ -191,7 +190,7 @@ class _Link(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self.gone = asyncio.Event()
-        #: Bytes that the server has counted for it.
+        #: Bytes that the server has counted for this connection.
         self.counted = 0
         self._server = server
         self._broker = server._broker
@@ -213,7 +212,7 @@ class _Link(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=UNREAD)
         number = transport.get_extra_info("socket").fileno()
-        # If the peer has already closed the connection, it has no name.
+        # If the peer has already closed the connection, the socket has no peer name.
         host = (transport.get_extra_info("peername") or ("-",))[0]
         self._connection = self._broker.join(number, host.encode())
         self._server._links[self._connection] = self

@@ -36,7 +36,7 @@ class Inbox(Generic[T]):
         self.count: Callable[[], int] = self._items.__len__
         self._deferred: list[tuple[float, int, T]] = []
         self._numbers = count()  # decide the order of equal times
-        self._tries: dict[int, int] = {}  # by the item's identity
+        self._tries: dict[int, int] = {}  # number of tries, by the identity of the item
 
     def __len__(self) -> int:
         """Count the items that are not deferred."""

@@ -105,7 +105,7 @@ class Keeper:
         running: Callable[[], Execution | None] = lambda: None,
         on_overdue: Callable[[Execution], None] = lambda execution: None,
         arguments: bool = True,
-        functions: Mapping[str, FunctionPolicy] = {},  # not changed
+        functions: Mapping[str, FunctionPolicy] = {},  # read only
         on_settings: Callable[[Mapping[str, FunctionPolicy]], None] = lambda policies: None,
         child: SupervisedChild | None = None,
         clock: Clock = SYSTEM_CLOCK,

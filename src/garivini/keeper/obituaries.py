@@ -58,7 +58,7 @@ class Obituaries:
             if recorded:
                 assert self._child is not None
                 self._child.obituaries.remove(obituary)
-                if not self._child.obituaries:  # the last keeper of all reports it
+                if not self._child.obituaries:  # all keepers have recorded theirs: report this to the parent
                     self._child.slot.note_recorded()
 
     def next_due(self) -> float:

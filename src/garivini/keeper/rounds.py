@@ -54,7 +54,7 @@ class Rounds:
 
     def run(self) -> None:
         """Run rounds until a stop, and then until all outcomes are committed or the time is over."""
-        self._wakeup.set()  # the first round is due now
+        self._wakeup.set()  # starts the first round immediately
         while True:
             self._wakeup.wait(self.until_next())
             self._wakeup.clear()

@@ -29,7 +29,7 @@ class Step:
 
     def __init__(self, part: Part, clock: Clock) -> None:
         self.part: Part = part
-        #: The error for which it pauses.
+        #: The error because of which the step pauses.
         self.error: Exception | None = None
         self._monotonic = clock.monotonic
         self._paused_until = 0.0  # monotonic

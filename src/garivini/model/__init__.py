@@ -1,7 +1,7 @@
 """A job, its values, and the decisions about it. No I/O, no clock.
 
-* ``job``: a job, its handle and a new job. ``new_jobs`` and ``handles`` make them from callers' arguments;
-  ``inserted`` is the result of an insert, ``current`` the job of the calling code.
+* ``job``: the classes of a job, a handle and a new job. ``new_jobs`` and ``handles`` make them from callers'
+  arguments; ``inserted`` is the result of an insert, ``current`` the job of the calling code.
 * ``limits``, ``state``, ``when`` and ``payload``: the values of a job, and its form in Gearman.
 * ``lease`` decides about an expired lease. ``outcome``: how an attempt ended. ``policy``: the settings of a
   function. ``function_settings``: where its settings come from. ``retry``: when a failed job runs again.

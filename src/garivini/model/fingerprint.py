@@ -64,7 +64,7 @@ class FailureGroup:
 
 
 class FailureGroups:
-    """Groups failures that are added one by one. All failures of a job are added one after the other."""
+    """Groups failures that are added one by one. Those of one job must not be mixed with others."""
 
     def __init__(self) -> None:
         self._groups: dict[tuple[str, str, str], FailureGroup] = {}

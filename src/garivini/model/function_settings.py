@@ -86,7 +86,7 @@ def decode_given(text: str | None) -> dict[str, Any]:
 
 
 def valid_settings(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings among these that are valid and not None."""
+    """Return those of the given settings that are valid and not None."""
     return {
         name: value for name in SETTINGS if (value := given.get(name)) is not None and _is_valid(name, value)
     }

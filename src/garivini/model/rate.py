@@ -15,7 +15,7 @@ from garivini.errors import UsageError
 #: The largest burst, and the highest rate: a time has microseconds, of which an interval needs many.
 MAX_BURST: Final = 10_000
 _MAX_PER_SECOND: Final = 1000
-#: Seconds of the periods by their letter.
+#: Seconds of each period by its letter.
 _PERIODS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _FORM: Final = re.compile(r"([1-9][0-9]{0,6})/([smhd])", re.ASCII)
 #: Seconds whose starts make the default burst, and for which starts are gathered to be claimed together.

@@ -45,7 +45,7 @@ class KeptJob(NamedTuple):
     failcount: int
     created: int
     finished_at: int
-    #: When it is deleted.
+    #: Unix time at which the kept job may be deleted.
     expires: int
     #: The worker that ran it; empty if unknown.
     worker: str

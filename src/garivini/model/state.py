@@ -6,15 +6,15 @@ from enum import IntEnum
 class State(IntEnum):
     """The state of a job. The numbers are those of the row."""
 
-    #: Due at ``run_after``.
+    #: The job waits, and is due at ``run_after``.
     WAITING = 0
-    #: Claimed and submitted; the lease ends at ``run_after``.
+    #: The job is claimed and submitted; its lease ends at ``run_after``.
     LEASED = 1
     #: The holder of the job has renewed its lease.
     RUNNING = 2
     #: The job's lease has expired once and was not renewed since.
     SUSPECT = 3
-    #: Not run again until an operator retries it.
+    #: The job does not run again until an operator retries it.
     DEAD = 4
 
     @classmethod

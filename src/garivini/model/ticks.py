@@ -26,7 +26,7 @@ MAX_CRON: Final = 200
 MAX_EVERY: Final = 365 * 86400
 #: The ticks of an interval are multiples of it from here, the first Monday of 1970, in UTC.
 _MONDAY: Final = 4 * 86400
-_EPOCH: Final = datetime(1970, 1, 1)  # local times are without a zone here
+_EPOCH: Final = datetime(1970, 1, 1)  # in this module, local times are naive
 _SECOND: Final = timedelta(seconds=1)
 _DAY: Final = 86400
 
@@ -82,7 +82,7 @@ def find_zone(name: str) -> tzinfo:
 
     """
     if name == "UTC":
-        return UTC  # known everywhere
+        return UTC  # UTC needs no time zone files
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):

@@ -101,7 +101,7 @@ def parse_when(when: str | int | timedelta | datetime) -> When:
 
 def _at(time: int) -> When:
     if time == NEVER:
-        return Never()  # the number of the original for never
+        return Never()  # the original's number for "never"
     if not 0 < time < 2**32:
         raise UsageError(f"unix time {time} is out of range: it is in seconds, 1 to {2**32 - 1}")
     return At(time)

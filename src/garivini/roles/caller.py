@@ -84,7 +84,7 @@ class Caller:
         job = execution.job
         call = self._calls.get((job.dbid, job.jobid))
         if call is None or call.execution is not execution or call.phase is not Phase.STARTING:
-            return  # a drain has returned it
+            return  # a drain has returned the job
         if holds:
             self._submit(call)
             return

@@ -73,7 +73,7 @@ class Calls(dict[tuple[int, int], Call]):
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        #: Number of calls in flight, of all functions and of each.
+        #: Number of calls in flight, of all functions together and of each function.
         self.in_flight: int = 0
         self._active: dict[str, int] = {}
 

@@ -314,7 +314,7 @@ class Controller:
     async def _poll_servers(self) -> None:
         """Count workers, reconnect and check deadlines. A separate loop, because servers may be slow."""
         while True:
-            with suppress(UnreachableError):  # events have reported it
+            with suppress(UnreachableError):  # events have reported the error
                 await self._servers.refresh_counts()
             self._start_waiting()
             await self._caller.check_deadlines()

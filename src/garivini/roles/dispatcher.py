@@ -182,7 +182,7 @@ class Dispatcher:
                 await self.call(database.end_early, handles, lease=lease, locked=set())
         except ReplacedError as error:
             events.emit("dispatch.failed", dbid=database.dbid, error=str(error))
-        for job, reason in [*delivery.unfit, *bad]:  # after the others, which must not wait for them
+        for job, reason in [*delivery.unfit, *bad]:  # parked last, so that the other jobs need not wait
             await self.park(job, "BadRow", reason)
 
     async def park(self, job: Job, error: str, reason: str) -> None:

@@ -20,11 +20,11 @@ class InjectCall(msgspec.Struct, frozen=True):
 
     held: Held
     jobs: list[NewJob]
-    #: Whether it is answered by an array.
+    #: Whether the call is answered by an array.
     many: bool
     #: Whether its jobs may belong to several databases, so that one may store its part and another not.
     spread: bool
-    #: Bytes of its payload.
+    #: Bytes of the call's payload.
     size: int
 
 
@@ -36,7 +36,7 @@ class Stream:
     #: Returns the monotonic time.
     monotonic: Callable[[], float]
     calls: deque[InjectCall] = field(default_factory=deque)
-    #: Stores the calls while there are any.
+    #: The task that stores the calls, while there are any.
     storing: asyncio.Task[None] | None = None
     gate: BatchGate = field(default_factory=BatchGate)
     #: Set when enough calls wait for the next batch.

@@ -53,7 +53,7 @@ class Janitor:
             self._kept_at = self._dead_at = now + INTERVAL
         try:
             if now >= self._kept_at:
-                self._kept_at = now + INTERVAL  # even if it fails
+                self._kept_at = now + INTERVAL  # set before the search, which may fail
                 await self._forget_kept(now)
             if now >= self._dead_at:
                 self._dead_at = now + INTERVAL
@@ -69,7 +69,7 @@ class Janitor:
         deleted = await self._call(self._database.forget_finished, KEPT_JOBS)
         self._kept += deleted
         if deleted == KEPT_JOBS:
-            self._kept_at = now  # there may be more
+            self._kept_at = now  # there may be more jobs to delete
 
     async def _forget_dead(self, now: float) -> None:
         deleted, after = await self._call(self._database.forget_dead, after=self._after, limit=DEAD_JOBS)

@@ -269,7 +269,7 @@ class QueueRunner:
         for job in jobs:
             if job.flag == "controller":
                 self._watermark.note_controlled(job.funcname)
-        if jobs:  # the last one is usually the newest
+        if jobs:  # the last job is usually the newest
             self._ids.note(jobs[-1].jobid, jobs[-1].created)
         return _Claim(lane, jobs, full, now)
 

@@ -23,7 +23,7 @@ class Role(Protocol):
 
     @property
     def drain_timeout(self) -> float:
-        """Maximum seconds of ``drain``."""
+        """Maximum seconds that ``drain`` may take."""
 
     async def start(self) -> Iterable[asyncio.Task[None]]:
         """Start its loops and return them. Before the stop, the end of one of them ends the role."""

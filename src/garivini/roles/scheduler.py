@@ -106,7 +106,7 @@ class Scheduler:
         )
         if ticked.jobids:
             self._inserted()
-        return 0.0  # the next pass finds out when it ticks again
+        return 0.0  # the next pass finds out when the schedule ticks again
 
     def _record_failure(self, name: str, error: Exception) -> None:
         failing = self._failing.get(name)

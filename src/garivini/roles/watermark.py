@@ -35,7 +35,7 @@ class Watermark:
         self._controlled: set[str] = set()
         #: Leased rows by database and function, and the monotonic time of that count.
         self._leased: dict[tuple[int, str], tuple[int, float]] = {}
-        # A low watermark is used up sooner.
+        # A low watermark is used up sooner, so the counts are refreshed sooner.
         self._leased_age = min(_LEASED_AGE, max(_LEASED_AGE_MIN, limit / WATERMARK * _LEASED_AGE))
 
     def limit_of(self, funcname: str) -> int:

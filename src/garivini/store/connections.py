@@ -95,7 +95,7 @@ class Connections:
             SchemaError: it has a newer one that this code cannot use.
 
         """
-        from alembic.util import CommandError  # see schema
+        from alembic.util import CommandError  # imported here because it is slow
 
         self._source.create()
         with self.connection() as connection:
@@ -109,7 +109,7 @@ class Connections:
         except exc.SQLAlchemyError as error:
             raise translated(error, self._source) from error
         finally:
-            self.close()  # an upgrade's connection may wait for longer than others
+            self.close()  # a connection of an upgrade may wait for longer than others, so it is not reused
         self._checked = False
         self.check()
 
@@ -193,13 +193,13 @@ class Connections:
             except driver_error(self.engine) as error:
                 found = translated(error, self._source, connection, committing=committing)
                 if isinstance(found, SchemaError):
-                    self._checked = False  # as in ``reading``
+                    self._checked = False  # as in ``reading``: the schema may have been upgraded
                 raise found from error
             finally:
                 if not done and self.dialect.in_transaction(connection):
                     with suppress(driver_error(self.engine)):
                         cursor.execute("ROLLBACK")
-                with suppress(driver_error(self.engine)):  # then the connection is lost
+                with suppress(driver_error(self.engine)):  # if this fails, the connection is lost
                     run.restore_lock_wait()
 
     def _begin(self, connection: Any, cursor: Any) -> int | None:

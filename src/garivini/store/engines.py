@@ -10,7 +10,7 @@ from garivini.errors import UsageError
 from garivini.store.dialects import DIALECTS
 from garivini.store.dialects.dialect import Dialect, unknown_parameter
 
-#: Other names in URLs.
+#: Other names of databases in URLs, with the names that are used here.
 _ALSO: Final = {"mariadb": "mysql", "postgres": "postgresql"}
 _PORTS: Final = {"mysql": 3306, "postgresql": 5432}
 
@@ -107,7 +107,7 @@ def _without_secrets(url: URL) -> tuple[URL, dict[str, Any]]:
     """Move passwords from a URL to the arguments of the driver: SQLAlchemy prints those of the query."""
     secrets = {name: value for name, value in url.query.items() if is_secret(name)}
     if "passwd" in secrets:
-        secrets["password"] = secrets.pop("passwd")  # PyMySQL's old name for it
+        secrets["password"] = secrets.pop("passwd")  # PyMySQL's old name of the parameter
     if url.password is not None:
         secrets["password"] = url.password
     query = {name: value for name, value in url.query.items() if not is_secret(name)}

@@ -11,7 +11,7 @@ from garivini.store.statements import Statements
 
 _Row = TypeVar("_Row", bound=Sequence[Any])
 
-#: Records that are kept: they show the first and the latest failures, which those between usually repeat.
+#: Numbers of records that are kept, the first and the newest ones. Those in between usually repeat them.
 FIRST: Final = 10
 NEWEST: Final = 40
 #: Kind of the record whose message is the number of records omitted after its attempt.

@@ -24,7 +24,7 @@ def skip_locked(
     """
     if locked is None:
         return ()
-    locked.clear()  # of an earlier try
+    locked.clear()  # an earlier try may have added ids
     for part in chunks(sorted(set(jobids))):
         free = {jobid for (jobid,) in run("lockable", jobids=part)}
         if missing := [jobid for jobid in part if jobid not in free]:

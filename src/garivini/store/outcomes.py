@@ -166,7 +166,7 @@ def _settle(run: Statements, setback: Setback, max_failures: int) -> Settled:
         return Settled("stale")
     if setback.kind == "failed" and setback.when is None and retry_text is not None:
         setback = _apply_policy(setback, failcount, retry_text)
-    if held or setback.kind != "rescheduled" or setback.when == Never():  # a dead job's record has its time
+    if held or setback.kind != "rescheduled" or setback.when == Never():  # a record has the time of death
         record_failure(run, setback, attempt)
     if setback.kind == "crashed":
         run("crash", jobid=jobid, attempt=attempt)

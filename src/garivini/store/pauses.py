@@ -40,5 +40,5 @@ def resume(run: Statements, funcname: str) -> bool:
     if not run("paused", funcname=funcname):
         return False
     run("pause", funcname=funcname, paused_until=None)
-    set_function(run, funcname, NO_POLICY)  # which deletes its row if that has no settings
+    set_function(run, funcname, NO_POLICY)  # deletes the row of the function if it has no settings
     return True

@@ -220,7 +220,7 @@ def _find(run: Statements, name: str) -> tuple[StoredSchedule | None, int]:
     """Lock a schedule; return it, or None if it does not exist, and the time."""
     if rows := run("lock_schedule", name=name):
         return _stored(rows[0], run.dbid)
-    return None, int(run("clock")[0][0] + 0.001)  # SQLite's is wrong by up to half a millisecond
+    return None, int(run("clock")[0][0] + 0.001)  # SQLite's clock may be wrong by half a millisecond
 
 
 def _locked(run: Statements, name: str) -> tuple[StoredSchedule, int]:

@@ -49,7 +49,7 @@ class Found(NamedTuple):
     """Jobs that a search has found since the previous result; none after a page without a match."""
 
     jobs: list[Job]
-    #: Jobs that were examined for them.
+    #: Number of jobs that were examined to find these.
     examined: int
     fraction: float
 

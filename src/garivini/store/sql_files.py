@@ -11,7 +11,7 @@ bound. There are three markers: a line that ends in ``-- each`` is repeated per 
 
 If a database needs several statements where another needs one, they follow one name, and each but the last
 ends in ``;``. They run in turn, and the result is the rows of the last one that reads. If one that reads
-finds nothing, the rest is skipped.
+finds nothing, the statements after it are skipped.
 
 ``sql/NAME_folding.sql`` has the statements for a table that treats names as equal which differ in their
 bytes, as tables of the original do. They replace those of the same name.

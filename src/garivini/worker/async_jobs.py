@@ -74,7 +74,7 @@ class AsyncJobs:
         limit = asyncio.timeout(entry.timeout)
         force_setattr(job, "counter", keeper.start_counter)
         try:
-            set_current_job(job)  # in this task's own context
+            set_current_job(job)  # set in the context of this task alone
             if keeper.job_events.enabled:
                 keeper.job_events.start(execution)
             async with limit:
@@ -85,7 +85,7 @@ class AsyncJobs:
         except BaseException as error:  # in any case the job ends and its slot is free
             forks.leave(error)
             if self._closing and isinstance(error, asyncio.CancelledError | GeneratorExit):
-                raise  # not an error of the job
+                raise  # a cancellation of the task is not an error of the job
             setback = setback_of(job.handle, error, self._name)
             if limit.expired():
                 message = f"ran longer than {entry.timeout:g} s"

@@ -49,9 +49,9 @@ class DefJobs:
         self.runner: BlockingRunner = BlockingRunner(self._run, self._end_batch, shared.clock)
         self._give_up = give_up
         self._after_batch = after_batch
-        #: What is running now.
+        #: The execution that is running now.
         self.current: Execution | None = None
-        self._seconds = 0.0  # per job of the last batch
+        self._seconds = 0.0  # seconds per job of the last batch
         self._offer_due = False
 
     def _run(self, execution: Execution) -> bool:
@@ -112,7 +112,7 @@ class DefJobs:
 
         def report() -> None:
             execution.held.fail()
-            self._loop.call_soon(reported.set)  # after the write
+            self._loop.call_soon(reported.set)  # called after the report was written
 
         self._call_in_loop(report)
         reported.wait(_LAST_REPORT)

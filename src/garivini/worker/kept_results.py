@@ -48,6 +48,6 @@ def _kept(result: Any, seconds: float) -> KeptResult:
     check_result(result)
     try:
         return KeptResult(msgspec.json.encode(result), seconds)
-    except Exception as error:  # of the object: the job has succeeded anyway
+    except Exception as error:  # the object cannot be encoded; the job has succeeded anyway
         name = type(result).__qualname__
         return KeptResult(None, seconds, f"the result, a {name}, cannot be written as JSON: {error}")

@@ -23,7 +23,7 @@ class Links:
         self.slots: int = slots
         #: Whether to request jobs ahead. If not, each connection holds one job.
         self.prefetches: bool = True
-        #: The connections.
+        #: The connections, one per server.
         self.connections: list[Worker] = []
         #: The number of jobs that have run, counted by the thread that runs them.
         self.ran: int = 0

@@ -157,7 +157,7 @@ class Serving:
             events.emit("worker.draining", worker=self._shared.name)
             async with asyncio.timeout(self._drain_timeout):
                 await asyncio.gather(*(connection.drain() for connection in self._connections))
-                await self._held_jobs.until_empty()  # also those whose connection is lost
+                await self._held_jobs.until_empty()  # including jobs whose connection is lost
         except TimeoutError:
             last_commits = _LAST_COMMITS
             unfinished = self._report_unfinished()
@@ -209,5 +209,5 @@ class Serving:
 
 
 def _names(jobs: list[Job]) -> list[str]:
-    """Return the first jobs as an event names them."""
+    """Return the names of the first jobs for an event."""
     return [f"{job.funcname} {job.id}" for job in jobs[:_NAMED]]

@@ -182,7 +182,7 @@ class Supervisor:
                 self._bury(pid, process, os.waitstatus_to_exitcode(status))
 
     def _bury(self, pid: int, process: _Process, code: int) -> None:
-        if code != CONFIGURATION_ERROR:  # otherwise the child has reported the reason
+        if code != CONFIGURATION_ERROR:  # with this status, the child has reported the reason
             events.emit("worker.child_died", pid=pid, status=code)
         handle, _, recorded, incarnation = process.slot.read()
         if not recorded:

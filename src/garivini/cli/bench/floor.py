@@ -17,7 +17,7 @@ from garivini.gearman.servers import parse_address
 
 _T = TypeVar("_T")
 
-#: Pending grabs of a worker.
+#: Number of grabs that a worker keeps pending.
 GRABS: Final = 256
 
 #: The backlog that a producer maintains. A producer that never waited would block the others on a database

@@ -25,7 +25,7 @@ class Filters:
     given: dict[str, Any]
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
+        """Whether any filter is given."""
         return bool(self.given)
 
     def query(self, shards: Shards) -> JobQuery:

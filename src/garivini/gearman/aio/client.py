@@ -261,7 +261,7 @@ class Client:
         """Avoid a server for a while if it closed the connection before it answered."""
         if connection.answered:
             self._backoff.succeeded()
-        elif connection is self._connection and not connection.silent:  # its silence has delayed us already
+        elif connection is self._connection and not connection.silent:  # silence has delayed us already
             self._avoid("closed the connection before it answered")
 
     def _avoid(self, error: str) -> None:

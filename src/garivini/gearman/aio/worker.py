@@ -127,7 +127,7 @@ class Held(msgspec.Struct, eq=False):
         handle that libgearman does not know: the ``gearman`` tool waits for ever, and Perl's client dies.
         """
         if not self.disconnected:
-            # The tool prints it without adding a line break.
+            # The ``gearman`` tool prints the reason without adding a line break.
             self._connection.core.report(
                 self.job.handle, Type.WORK_WARNING, f"{reason}\n".encode(errors="replace")
             )

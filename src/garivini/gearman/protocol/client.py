@@ -223,7 +223,7 @@ class ClientProtocol(Generic[Tag]):
         handle = fields[0].rstrip(b"\0")
         waiting = self._foreground.get(handle)
         if waiting is None:
-            return None  # no submit of this connection waits for it
+            return None  # no submit of this connection waits for this job
         if kind in _FINAL:
             # Submits that were merged by their unique share a handle: the server sends one end per submit.
             tag = waiting.pop(0)

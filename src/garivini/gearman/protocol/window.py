@@ -20,11 +20,11 @@ class GrabWindow:
 
     def __init__(self, *, eager: bool = False) -> None:
         self._eager = eager
-        #: Jobs since the last wake-up.
+        #: Number of jobs that have arrived since the last wake-up.
         self._arrived = 0
-        #: Jobs after which the window widens again.
+        #: Number of arrived jobs after which the window widens again.
         self._expected = 0
-        #: The grabs that may be without an answer now.
+        #: Maximum number of grabs that may be without an answer now.
         self.size: int = MAX_WINDOW
 
     def woken(self) -> None:

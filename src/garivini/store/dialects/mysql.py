@@ -97,7 +97,7 @@ class MySQL(Dialect):
     def parameters(self, driver: Any) -> frozenset[str] | None:
         if driver.__name__ != "pymysql":
             return None
-        ours = ("ssl_capath", "ssl_cipher", "ssl_check_hostname")  # SQLAlchemy makes ``ssl`` of them
+        ours = ("ssl_capath", "ssl_cipher", "ssl_check_hostname")  # SQLAlchemy's argument ``ssl``
         return frozenset((*inspect.signature(driver.connections.Connection).parameters, *ours))
 
     def hook(self, engine: Engine) -> None:
@@ -189,7 +189,7 @@ class MySQL(Dialect):
     def shorten_lock_wait(self, cursor: Any) -> int:
         cursor.execute("SELECT @@SESSION.innodb_lock_wait_timeout")
         ((before,),) = cursor.fetchall()
-        # MySQL accepts no less than a second.
+        # MySQL and MariaDB accept no timeout below one second.
         cursor.execute("SET SESSION innodb_lock_wait_timeout = %s", (0 if self._server == "MariaDB" else 1,))
         return int(before)
 
@@ -232,7 +232,7 @@ class MySQL(Dialect):
             from pymysql.cursors import Cursor
         except ImportError:
             return connection.cursor()
-        # The caller's own class of cursors may return mappings.
+        # The cursor class of the caller's connection may return mappings.
         return connection.cursor(Cursor) if isinstance(connection, PyMySQLConnection) else connection.cursor()
 
     @contextmanager
@@ -263,7 +263,7 @@ class MySQL(Dialect):
     def in_transaction(self, connection: Any) -> bool:
         status = getattr(connection, "server_status", None)
         if status is None:
-            return True  # mysqlclient does not report it
+            return True  # mysqlclient does not report whether a transaction is open
         return bool(connection.open and status & _IN_TRANSACTION)
 
     def usable(self, connection: Any) -> bool:
@@ -276,7 +276,7 @@ class MySQL(Dialect):
         return incarnation_of(connection, _NAME_OF[self._server])
 
     def alive(self, connection: Any) -> bool:
-        # Only PyMySQL gives access to its socket.
+        # Only PyMySQL gives access to the socket of a connection.
         socket = getattr(connection, "_sock", None)
         return socket is not None and silent_socket(socket.fileno())
 

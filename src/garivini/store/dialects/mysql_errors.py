@@ -98,7 +98,7 @@ def translate(error: Exception, where: str, *, committing: bool) -> GariviniErro
             )
         return UnreachableError(f"{where} cannot be reached: {words}")
     if code == _DUPLICATE and _PRIMARY.search(words):
-        code = 167  # as MariaDB reports it
+        code = 167  # MariaDB's code for the same error
     if code == _COMMIT_FAILED and _DEADLOCK in words:
         code = 1213
     if code in _ERRORS:

@@ -13,7 +13,7 @@ DIVES: Final = 100
 #: A place in the lane index: function, state, priority, time.
 _Place: TypeAlias = tuple[str, int, int, int]
 _START: Final[_Place] = ("", -1, -1, 0)
-#: Greater than every time that the column can hold.
+#: Greater than every time that the column ``run_after`` can hold.
 _END: Final = 2**32
 
 

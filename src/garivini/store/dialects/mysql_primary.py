@@ -98,6 +98,6 @@ class PrimarySearch:
                 code = code if reasons else error.args[0]
                 reasons.append(f"{server.host}:{server.port}: {error.args[-1]}")
             if connection is not None:
-                with suppress(Exception):  # it may have closed itself
+                with suppress(Exception):  # the connection may have closed itself
                     connection.close()
         raise self._error(code, "; ".join(reasons))

@@ -126,7 +126,7 @@ class PostgreSQL(Dialect):
             wait = {} if self.lock_timeout is None else {"lock_timeout": f"{round(self.lock_timeout * 1000)}"}
             statements = begin_with(self._settings | wait, INCARNATION if self.has_incarnations else "NULL")
             cursor.execute(statements)
-            cursor.nextset()  # that of BEGIN is the first
+            cursor.nextset()  # the first result is that of BEGIN
             return number_of(cursor.fetchall()[0][-1])
         if self.lock_timeout is None:
             cursor.execute(self.begin)
@@ -259,7 +259,7 @@ class PostgreSQL(Dialect):
         if hasattr(cursor, "row_factory"):
             from psycopg.rows import tuple_row
 
-            cursor.row_factory = tuple_row  # the caller's own may return mappings
+            cursor.row_factory = tuple_row  # the caller's row factory may return mappings
         info = getattr(connection, "info", None)
         if info is not None and info.parameter_status("server_encoding") == _UNCHECKED:
             from garivini.store.dialects.psycopg_connection import read_any_text
@@ -275,7 +275,7 @@ class PostgreSQL(Dialect):
 
     def takes_writes(self, connection: Any) -> bool:
         with closing(self.cursor(connection)) as cursor:
-            cursor.execute("SHOW transaction_read_only")  # on a standby, it is on
+            cursor.execute("SHOW transaction_read_only")  # on a standby, this setting is on
             return bool(cursor.fetchall() == [("off",)])
 
     def incarnation(self, connection: Any) -> int | None:
@@ -343,7 +343,7 @@ def _quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
-#: How an item of an array is written.
+#: The text of each recent item of an array.
 _WRITTEN: Final[dict[type, Callable[[Any], str]]] = {
     int: str,
     float: repr,

@@ -7,7 +7,7 @@
 --
 -- A lease ends at `run_after`, and `lease_end` repeats it. `store/effective_state.py` describes what it means if they
 -- differ, and has the conditions in braces. A delay counts from the next whole second, so it is never too short. (This
--- clock has milliseconds, and julianday may be wrong by half of one: adding 0.9995 and truncating rounds up.)
+-- clock has milliseconds, and julianday may be wrong by half a millisecond, so adding 0.9995 and truncating rounds up.)
 
 -- name: clock () -> one
 -- The unix time with its fraction.

@@ -14,7 +14,7 @@ CREATE TABLE schedule (
   paused     TINYINT NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
   -- The tick that is handled next. NULL: a scheduler finds the first one after now.
   next_tick  BIGINT,
-  -- A tick that waits for the end of the job before it.
+  -- A tick that waits for the end of the previous job.
   queued     BIGINT,
   last_tick  BIGINT,
   last_jobid BIGINT UNSIGNED,
