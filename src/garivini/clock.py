@@ -1,4 +1,4 @@
-"""The time of a process: what reads it, what waits for it, and the jitter of delays.
+"""The clock of a process: functions that read the time or wait, and the jitter of delays.
 
 Keepers, workers and roles are given a ``Clock`` when they are made. A simulation gives them its own.
 """

@@ -1,4 +1,4 @@
-"""The errors of the library: one root, and one class for each answer to "who must act?".
+"""The errors of the library: one root class, and one class for each party that must act or is at fault.
 
 * ``GariviniError``
     * ``UsageError``: the caller. The call cannot work as written.
@@ -10,7 +10,8 @@
     * ``OutcomeUnknownError``: the network. The connection was lost between request and answer.
     * ``ProtocolError``: the peer, which violated the Gearman protocol.
 
-After the first five nothing was done. After ``OutcomeUnknownError`` the request may be done.
+After the first five errors, nothing was done. After ``OutcomeUnknownError``, the request may have been
+carried out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,7 +59,7 @@ class UnreachableError(GariviniError):
 class RefusedError(GariviniError):
     """A server understood the request and refused it. Nothing was done."""
 
-    #: Whether it was an insert into a database that is being drained.
+    #: Whether the refused request was an insert into a database that is being drained.
     draining: bool = False
 
 

@@ -25,7 +25,7 @@ def status(
     """Show databases, Gearman servers and functions.
 
     Waiting jobs are counted as due, delayed (not due yet) or backed off (not due yet, after a failure).
-    The oldest due job is one of a function that is not paused.
+    For the oldest due job, paused functions are left out.
 
     \b
     Exit status:

@@ -1,4 +1,4 @@
-"""The calls of the clients about a function, which have no job."""
+"""The calls of both clients that concern a function instead of a job."""
 
 import asyncio
 import time

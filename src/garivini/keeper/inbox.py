@@ -30,7 +30,7 @@ class Inbox(Generic[T]):
 
     def __init__(self, items: Iterable[T] = ()) -> None:
         self._items = deque(items)
-        #: Adds an item. The method of the deque itself: it is called once per job.
+        #: Adds an item. This is the method of the deque itself, because it is called once per job.
         self.put: Callable[[T], None] = self._items.append
         #: Counts the items that are not deferred. The method of the deque, as ``put``.
         self.count: Callable[[], int] = self._items.__len__

@@ -22,7 +22,7 @@ class Leases:
     Args:
         database: where the rows are.
         writer: writes to it.
-        recognition: decides which rows are those of their jobs.
+        recognition: decides which rows still belong to their jobs.
 
     """
 

@@ -19,12 +19,12 @@ from garivini.store.database import Database
 
 
 class OutcomeWriter:
-    """Writes the outcomes of batches, and what is possible of one that was refused.
+    """Writes batches of outcomes, and as much as possible of a single outcome that was refused.
 
     Args:
         database: where they go.
         writer: writes to it.
-        recognition: decides which rows are those of their jobs.
+        recognition: decides which rows still belong to their jobs.
         setbacks: writes single setbacks to it.
         functions: whether the jobs of a function are kept after success.
         clock: when returned jobs are due.

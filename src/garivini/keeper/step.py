@@ -5,7 +5,7 @@ from typing import Final, Protocol
 from garivini.backoff import Backoff
 from garivini.clock import Clock
 
-#: The time at which a part has work, if it has none.
+#: The result of ``next_due`` of a part that has no work.
 NOT_DUE: Final = float("inf")
 
 

@@ -40,7 +40,7 @@ from garivini.submission import RUN_QUEUED_JOB
 #: Maximum foreground calls in flight.
 MAX_CALLS: Final = 5000
 #: Minimum places of the waiting room. Half of them, the share of one slow function, is more than the default
-#: watermark. A job for which there is no place keeps the room of its function for a while.
+#: watermark. A job for which there is no place counts against the room of its function for a while.
 _WAITING_PLACES: Final = 10_000
 #: Seconds that a drain waits for calls.
 DRAIN: Final = 30.0
@@ -99,7 +99,7 @@ class Controller:
         )
         places = max(_WAITING_PLACES, 2 * settings.max_calls)
         self._waiting_room = WaitingRoom(places)
-        #: Executions to be returned, with the monotonic time of that, in this order.
+        #: Executions to be returned, each with the monotonic time of its return, in the order of these times.
         self._later: deque[tuple[float, Execution]] = deque()
         self._ended_copies = EndedCopies()
         #: Number of outcomes that are not committed.
@@ -227,7 +227,7 @@ class Controller:
             call = self._calls.get((execution.job.dbid, execution.job.jobid))
             if call is not None:
                 self._attach(call, execution)
-            elif not execution.held.disconnected:  # otherwise the server sends the copy again, perhaps to us
+            elif not execution.held.disconnected:  # otherwise the server sends the copy again
                 self._caller.start(execution)
 
     def _return_unstarted(self) -> None:
@@ -273,7 +273,7 @@ class Controller:
         """Offer the free slots to the servers. A job that is only being committed takes no slot."""
         self._offer_due = False
         for link in self.links:
-            if link.slots:  # none while it drains
+            if link.slots:  # there are none while it drains
                 link.slots = self._slots + self._uncommitted
 
     def _committed(self, executions: list[Execution]) -> None:
@@ -312,7 +312,7 @@ class Controller:
             self._start_waiting()
 
     async def _poll_servers(self) -> None:
-        """Count workers, reconnect and check deadlines. A loop of its own, because servers may be slow."""
+        """Count workers, reconnect and check deadlines. A separate loop, because servers may be slow."""
         while True:
             with suppress(UnreachableError):  # events have reported it
                 await self._servers.refresh_counts()

@@ -1,4 +1,4 @@
-"""The calls of ``inject_jobs``: their JSON, the jobs in it, and the answers. Pure."""
+"""The calls of ``inject_jobs``: their JSON, the jobs in it, and the answers. No I/O."""
 
 import re
 from collections.abc import Sequence

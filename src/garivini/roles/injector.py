@@ -56,7 +56,7 @@ class InjectorSettings:
     rate: float = 0.0
     #: Maximum calls to hold per Gearman server.
     calls: int = 1000
-    #: Seconds.
+    #: Seconds of the first lease, for functions without a lease of their own.
     lease: int = LEASE
     #: Maximum jobs of a function that wait in gearmand; 0: unlimited.
     watermark: int = WATERMARK
@@ -152,13 +152,13 @@ class Injector:
         """Refuse a call immediately, or add it to the next batch."""
         try:
             if self._rate is not None:
-                # Before the call is read, because a refused one counts as well.
+                # Counted before the call is read, because a refused call counts as well.
                 self._rate.use(1, self._monotonic())
             jobs, many = read(held.job.data, self._rules)
             if self._rate is not None and len(jobs) > 1:
                 self._rate.use(len(jobs) - 1, self._monotonic(), used=1)
         except UsageError as error:
-            # It may quote the payload, at any length.
+            # The text of the error may quote the payload, at any length.
             reason = str(error)[:_MAX_REASON]
             events.emit("inject.refused", reason=reason)
             held.refuse(f"{reason}; nothing was stored")
@@ -207,7 +207,8 @@ class Injector:
             while stream.calls:
                 await stream.gather()
                 batch = stream.next_batch()
-                # Their server has given them to another Injector, or dropped them with their callers.
+                # The server of a disconnected call has given it to another Injector, or dropped it with its
+                # caller.
                 disconnected = [call for call in batch if call.held.disconnected]
                 if disconnected:
                     self._let_go(disconnected)

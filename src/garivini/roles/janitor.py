@@ -21,9 +21,9 @@ DEAD_JOBS: Final = 100
 
 
 class Janitor:
-    """Deletes what is kept no longer.
+    """Deletes jobs whose retention is over.
 
-    If nothing is, that is one statement per minute, and one more per hour.
+    If there are no such jobs, this costs one statement per minute, and one more per hour.
 
     Args:
         database: has the jobs.

@@ -1,6 +1,6 @@
 """The QueueRunner: dispatches the due jobs of a database, and handles expired leases and orphans.
 
-The cost of a pass does not depend on the backlog: it reads the heads of the lanes and the counts of the
+The cost of a pass does not depend on the backlog: it reads the first row of each lane and the counts of the
 Gearman servers, and claims no more jobs than have room. The servers hold a bounded number of jobs; the rest
 waits in the database.
 """
@@ -55,7 +55,7 @@ class QueueRunnerSettings:
 
     """
 
-    #: Seconds.
+    #: Seconds of a lease, for functions without a lease of their own.
     lease: int = LEASE
     #: Maximum jobs of a function that wait in gearmand; 0: unlimited.
     watermark: int = WATERMARK
@@ -200,7 +200,7 @@ class QueueRunner:
         lanes = sorted(found.lanes, key=lambda lane: lane.funcname in ruled) if ruled else found.lanes
         for lane in lanes:
             due = lane.state is State.WAITING and lane.due <= found.now
-            # The room of a rate is too small for old counts.
+            # The room of a function with a rate is small, so its claim needs new counts.
             due = due and lane.funcname not in self._watermark.bursts
             # Full lanes are skipped, so that a backlog of one function does not delay the others.
             if due and self._servers.answered and self._limit(lane.funcname) > 0:
@@ -264,7 +264,7 @@ class QueueRunner:
             jobs, full = self._claim_split(claim, lane, limit, error)
         else:
             full = len(jobs) >= limit
-            if not ruled:  # the size of a claim that a rule limits says nothing about the next
+            if not ruled:  # the size of a claim under a rule does not predict the next one
                 self._batch = next_batch(self._batch, full=full, maximum=self._settings.batch_max)
         for job in jobs:
             if job.flag == "controller":

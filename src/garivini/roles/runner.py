@@ -56,7 +56,7 @@ async def run_role(role: Role, stop: asyncio.Event) -> None:
         tasks += links
         for loop in loops:
             if loop.done():
-                loop.result()  # no role is better than half of one
+                loop.result()  # a role cannot continue without one of its loops
         try:
             async with asyncio.timeout(role.drain_timeout):
                 await role.drain()

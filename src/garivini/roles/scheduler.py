@@ -53,7 +53,7 @@ class Scheduler:
         self._database = database
         self._inserted = inserted
         self._clock = clock
-        # Its own, so that many ticks at the same time do not delay claims.
+        # A separate thread, so that many ticks at the same time do not delay claims.
         self._thread = ThreadPoolExecutor(1, f"garivini-schedules-{database.dbid}")
         self._failing: dict[str, _Failing] = {}
 
@@ -66,7 +66,7 @@ class Scheduler:
             GariviniError: the database does not answer, or cannot be read.
 
         """
-        # In this order, a tick that comes due between the two is in one of them.
+        # With this order of reads, a tick that comes due between the two is in one of the results.
         until = await self._call(self._database.until_tick)
         names = await self._call(self._database.due_schedules)
         self._failing = {name: self._failing[name] for name in names if name in self._failing}

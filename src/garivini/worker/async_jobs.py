@@ -40,7 +40,7 @@ class AsyncJobs:
         self.links: Links = Links(concurrency)
         self._give_up = give_up
         self._closing = False
-        #: The tasks that are running, and what they run.
+        #: The running tasks, each with its execution.
         self.tasks: dict[asyncio.Task[None], Execution] = {}
 
     def start(self, execution: Execution) -> None:
@@ -62,7 +62,7 @@ class AsyncJobs:
         return tasks
 
     def cancel_one(self, execution: Execution) -> None:
-        """Cancel the task of a job that was cancelled, if it runs. Its outcome has no effect, but success."""
+        """Cancel the task of a job that was cancelled, if it runs. Any outcome but success has no effect."""
         for task, running in self.tasks.items():
             if running is execution:
                 task.cancel()
@@ -100,7 +100,7 @@ class AsyncJobs:
         self._note_task()
 
     def _note_task(self) -> None:
-        """Note the job for the parent if it is the only one: of several, none can be blamed for a crash."""
+        """Report the job to the parent if it is the only one: of several, none can be blamed for a crash."""
         if self._slot is not None:
             if len(self.tasks) == 1:
                 (execution,) = self.tasks.values()

@@ -62,7 +62,7 @@ class DefJobs:
             return False
         entry = self._functions[held.job.function]
         keeper = self._keepers[execution.job.dbid]
-        self.current = execution  # before the limit: then the keeper reads it
+        self.current = execution  # before the time limit is set, because the keeper reads it then
         if entry.timeout is not None:
             keeper.limit(execution, entry.timeout)
         if self._slot is not None:

@@ -47,7 +47,7 @@ def registered(funcname: str, function: Function, policy: FunctionPolicy) -> Reg
     """Return the entry of a function that a worker can run.
 
     Raises:
-        UsageError: calling it with a job would not run it, or cannot work.
+        UsageError: a call with a job would not run the function, or would fail.
 
     """
     if not callable(function):

@@ -37,7 +37,7 @@ class HeldJobs:
         self._def_jobs = def_jobs
         self._async_jobs = async_jobs
         self._blocking = def_jobs.runner
-        #: What this process holds, by the name of the copy, until the end is committed.
+        #: The executions that this process holds, by the name of the copy, until their end is committed.
         self._executions: dict[Copy, Execution] = {}
         #: The copies that a server may send again although they have ended.
         self.ended: EndedCopies = EndedCopies()
@@ -51,7 +51,8 @@ class HeldJobs:
             if keeper is None:
                 raise UsageError(f"database {job.dbid} is not one of this worker's")
         except UsageError as error:
-            # Without a handle there is no row to write to. If there is a row, it runs again after its lease.
+            # Without a handle, no row can be found to write to. If there is one, its job runs again after the
+            # lease.
             events.emit("job.dropped", function=held.job.function.decode(errors="replace"), error=str(error))
             held.fail()
             return
@@ -142,7 +143,8 @@ class HeldJobs:
             return
         execution.held = held
         if self._blocking.take_back(execution):
-            # It has not started. Another worker may have had the copy meanwhile, and may have ended the job.
+            # The job has not started here. Another worker may have had the copy meanwhile, and may have ended
+            # the job.
             self._keepers[execution.job.dbid].check(execution)
 
     def _drop_stale(self, execution: Execution) -> None:

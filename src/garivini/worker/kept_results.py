@@ -37,7 +37,7 @@ def keeping(entry: Registered, monotonic: Callable[[], float]) -> Registered:
 
 
 def take_result(execution: Execution, result: Any) -> None:
-    """Take what a function returned: check it, or note it if it is kept."""
+    """Accept the return value of a function: store it if the job is kept, otherwise only check it."""
     if isinstance(result, KeptResult):
         execution.result = result
     else:

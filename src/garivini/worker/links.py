@@ -6,8 +6,8 @@ from typing import TypeAlias
 from garivini.gearman.aio import Held, Worker
 from garivini.model.pacing import next_prefetch
 
-#: Makes a connection to the server at an address, for the functions of these names. It does not open it. The
-#: last argument receives each job that arrives.
+#: Makes a connection to the server at an address, for the functions of these names. The connection is not
+#: opened yet. The last argument receives each job that arrives.
 Connect: TypeAlias = Callable[[str, list[bytes], Callable[[Held], None]], Worker]
 
 
@@ -55,7 +55,7 @@ class Links:
         self._set(self.slots + self.ran - self._settled)
 
     def prefetch(self, seconds: float) -> None:
-        """Offer as many slots as suit jobs that take this time."""
+        """Offer the number of slots that suits jobs that take this many seconds each."""
         self.slots = next_prefetch(self.slots, seconds) if self.prefetches else 1
         self.offer()
 

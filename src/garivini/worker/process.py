@@ -29,7 +29,8 @@ class Process:
         self._failure: BaseException | None = None
         drain = child.drain if child is not None else None
         self._serving = Serving(worker, self._loop, drain, child, after_batch=self._keep_signals)
-        # The parent of a child sends SIGTERM for ^C. A signal that is ignored from outside (nohup) stays so.
+        # The parent of a child sends SIGTERM for ^C. A signal that was ignored before the start (nohup) stays
+        # ignored.
         numbers = (signal.SIGTERM,) if child is not None else (signal.SIGTERM, signal.SIGINT)
         self._numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
         self._on_signal = self.on_signal  # one object, for comparison

@@ -59,7 +59,7 @@ class Serving:
         drain: maximum seconds from the stop until all jobs that it holds have ended; None: no limit.
         child: the state that it shares with its supervisor.
         after_batch: called in the blocking thread after each batch of jobs.
-        clock: the time of its threads, and what waits for it.
+        clock: the clock of its threads.
         connection: the class of its connections to Gearman servers.
 
     """
@@ -190,7 +190,7 @@ class Serving:
         if tasks:
             await self._until_cancelled(tasks, timeout / 2)
         stops = [partial(keeper.stop, timeout) for keeper in self._shared.keepers.values()]
-        # All threads of the loop itself may be in calls of functions that were cancelled.
+        # All threads of the loop's own executor may be busy with calls of cancelled functions.
         threads = ThreadPoolExecutor(len(stops), "garivini-stop")
         await asyncio.gather(*(self._loop.run_in_executor(threads, stop) for stop in stops))
         threads.shutdown(wait=False)
@@ -198,7 +198,7 @@ class Serving:
         events.emit("worker.stopped", worker=self._shared.name)
 
     async def _until_cancelled(self, tasks: list[asyncio.Task[None]], timeout: float) -> None:
-        """Wait until cancelled tasks have ended, and report those that do not: a function can ignore it."""
+        """Wait until cancelled tasks have ended; report those that do not, as a function can ignore it."""
         _, left = await asyncio.wait(tasks, timeout=timeout)
         if left:
             jobs = [self._async_jobs.tasks[task].job for task in left]

@@ -20,7 +20,7 @@ from garivini import events
 from garivini.backoff import Backoff
 from garivini.keeper.supervised_child import CONFIGURATION_ERROR, TIME_LIMIT, Obituary, Slot, SupervisedChild
 
-#: Seconds beyond a job's time limit after which the parent ends a child that has not done so itself.
+#: Seconds beyond a job's time limit after which the parent ends a child that has not ended itself.
 TIME_LIMIT_GRACE: Final = 5.0
 #: A child that has lived for this many seconds is restarted immediately.
 _LONG_LIFE: Final = 10.0
@@ -34,7 +34,7 @@ class _Process:
     started: float
     slot: Slot
     obituaries: list[Obituary]
-    #: The limit for which the parent has killed it, if it has.
+    #: The limit that the child exceeded, if the parent has killed it for that.
     killed_for: Literal["", "TimeLimit", "Drain"] = ""
 
 
@@ -144,12 +144,12 @@ class Supervisor:
             return
         for number in numbers:
             if number in (signal.SIGTERM, signal.SIGINT):
-                # The first one makes a child drain, the second one ends it: the child counts them.
+                # The children count the signals: the first makes a child drain, the second ends it.
                 self._stop()
 
     def _stop(self) -> None:
         if self._stop_by is None:
-            # The child ends by itself in time. This is for one that cannot.
+            # A child normally ends by itself before this time. One that does not is killed.
             self._stop_by = time.monotonic() + self._drain + 2.0
         for pid in self._children:
             os.kill(pid, signal.SIGTERM)

@@ -20,7 +20,7 @@ class DeliveryCheck:
     ran: int = 0
     #: Starts after the first one of a job.
     duplicates: int = 0
-    #: Inserted jobs that did not run, and do not wait in the table although they should.
+    #: Inserted jobs that did not run, and are missing from the table.
     lost: int = 0
     #: Jobs that ran or are in the table, but were never inserted.
     unexpected: int = 0

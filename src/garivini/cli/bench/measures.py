@@ -19,11 +19,11 @@ from garivini.client import Client
 RATE: Final = 50
 #: Calls in flight of the pure measure.
 CALLERS: Final = 200
-#: Calls per second of its pickup.
+#: Calls per second of the pure-pickup measure.
 PURE_RATE: Final = 100
 #: Jobs per insert of the bulk pickup.
 BULK: Final = 1000
-#: Inserts per round of it. The first one is not measured.
+#: Inserts per round of the bulk pickup. The first one is not measured.
 REPEATS: Final = 6
 #: Seconds of single inserts per round.
 SINGLE: Final = 0.5

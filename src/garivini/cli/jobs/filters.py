@@ -29,7 +29,7 @@ class Filters:
         return bool(self.given)
 
     def query(self, shards: Shards) -> JobQuery:
-        """Return the query. A time that is relative to now is that of the first database.
+        """Return the query. A time relative to now counts from the clock of the first database.
 
         Raises:
             UsageError: a value cannot be used.
@@ -58,10 +58,14 @@ _FILTERS: Final = (
         "--error-text", metavar="TEXT", help="Only jobs whose latest failure has this in its message."
     ),
     click.option("--arg-text", metavar="TEXT", help="Only jobs with this in their argument."),
-    click.option("--created-from", metavar="WHEN", help=f"Only jobs inserted since. {_TIME}"),
-    click.option("--created-before", metavar="WHEN", help="Only jobs inserted before."),
-    click.option("--due-from", metavar="WHEN", help="Only jobs due, or whose lease ends, at or after this."),
-    click.option("--due-before", metavar="WHEN", help="Only jobs due, or whose lease ends, before."),
+    click.option("--created-from", metavar="WHEN", help=f"Only jobs inserted at this time or later. {_TIME}"),
+    click.option("--created-before", metavar="WHEN", help="Only jobs inserted before this time."),
+    click.option(
+        "--due-from", metavar="WHEN", help="Only jobs due, or whose lease ends, at or after this time."
+    ),
+    click.option(
+        "--due-before", metavar="WHEN", help="Only jobs due, or whose lease ends, before this time."
+    ),
 )
 _NAMES: Final = ("funcname", "state", "failed", "uniqkey", "error", "error_text", "arg_text", *_TIMES)
 
