@@ -20,11 +20,11 @@ class InjectCall(msgspec.Struct, frozen=True):
 
     held: Held
     jobs: list[NewJob]
-    #: Whether the call is answered by an array.
+    #: Whether it is answered by an array.
     many: bool
     #: Whether its jobs may belong to several databases, so that one may store its part and another not.
     spread: bool
-    #: Bytes of the call's payload.
+    #: Bytes of its payload.
     size: int
 
 
@@ -36,7 +36,7 @@ class Stream:
     #: Returns the monotonic time.
     monotonic: Callable[[], float]
     calls: deque[InjectCall] = field(default_factory=deque)
-    #: The task that stores the calls, while there are any.
+    #: Stores the calls while there are any.
     storing: asyncio.Task[None] | None = None
     gate: BatchGate = field(default_factory=BatchGate)
     #: Set when enough calls wait for the next batch.
@@ -57,7 +57,7 @@ class Stream:
                     await self.enough.wait()
 
     def next_batch(self) -> list[InjectCall]:
-        """Remove and return the next calls to store. A spread call comes alone: its errors are its own."""
+        """Remove and return the next calls to store. A spread call comes alone: no other gets its errors."""
         batch: list[InjectCall] = []
         jobs = size = 0
         while self.calls:

@@ -300,6 +300,7 @@ class Database:
     replace_function: Final = in_transaction(policies.replace_function)
     pause: Final = in_transaction(pauses.pause)
     resume: Final = in_transaction(pauses.resume)
+    take_back: Final = in_transaction(pauses.take_back)
 
     # ---- schedules
 

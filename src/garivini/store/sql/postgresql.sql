@@ -614,6 +614,26 @@ SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :atte
 -- Pauses a function, whose row exists, until a time. NULL ends the pause.
 UPDATE function SET paused_until = :paused_until::bigint WHERE funcname = :funcname::text
 
+-- name: mark_paused (funcname, lease) -> none
+-- Marks a function that has a row, until the leases of its copies have ended.
+UPDATE function
+   SET cancels = cancels + 1,
+       checked_until = greatest(coalesce(checked_until, 0), floor(extract(epoch FROM clock_timestamp()))::bigint + greatest(:lease::bigint, coalesce(lease, 0)) + 1)
+ WHERE funcname = :funcname::text
+
+-- name: unstarted (funcname, priority, limit) -> rows
+-- The jobs of a lane that were claimed and whose leases have not been renewed. Rows locked by another transaction are
+-- skipped.
+SELECT jobid
+  FROM job
+ WHERE funcname = :funcname::text AND state = 1 AND priority = :priority::smallint AND {held}
+ ORDER BY run_after LIMIT :limit::bigint
+   FOR UPDATE SKIP LOCKED
+
+-- name: take_back (jobids) -> none
+-- Jobs that were claimed wait again, due since their claim.
+UPDATE job SET state = 0, run_after = since, lease_end = 0 WHERE jobid = ANY (:@jobids::bigint[])
+
 -- name: paused (funcname) -> rows
 -- The time until which a function is paused. No row: it is not paused.
 SELECT paused_until FROM function WHERE funcname = :funcname::text AND paused_until > floor(extract(epoch FROM clock_timestamp()))::bigint

@@ -549,6 +549,24 @@ SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND {effe
 -- Pauses a function, whose row exists, until a time. NULL ends the pause.
 UPDATE function SET paused_until = :paused_until WHERE funcname = :funcname
 
+-- name: mark_paused (funcname, lease) -> none
+-- Marks a function that has a row, until the leases of its copies have ended.
+UPDATE function
+   SET cancels = cancels + 1,
+       checked_until = max(coalesce(checked_until, 0), strftime('%s', 'now') + max(:lease, coalesce(lease, 0)) + 1)
+ WHERE funcname = :funcname
+
+-- name: unstarted (funcname, priority, limit) -> rows
+-- The jobs of a lane that were claimed and whose leases have not been renewed.
+SELECT jobid
+  FROM job INDEXED BY job_lane
+ WHERE funcname = :funcname AND state = 1 AND priority = :priority AND {held}
+ ORDER BY run_after LIMIT :limit
+
+-- name: take_back (jobids) -> none
+-- Jobs that were claimed wait again, due since their claim.
+UPDATE job SET state = 0, run_after = since, lease_end = 0 WHERE jobid IN (:*jobids)
+
 -- name: paused (funcname) -> rows
 -- The time until which a function is paused. No row: it is not paused.
 SELECT paused_until FROM function WHERE funcname = :funcname AND paused_until > strftime('%s', 'now') + 0
