@@ -34,8 +34,9 @@ def pause(
     """Hand out no jobs of the function FUNCNAME. Jobs can still be inserted.
 
     Jobs that were handed out before go on: those that run, and those that wait in a Gearman server. With
-    --now, only those that run go on, and the others wait in the database. The command returns after 8
-    seconds, when every program has read the pause. Without --for and --until, a pause has no end.
+    --now, only running jobs go on, and the others are set back to waiting in the database. The command
+    returns after 8 seconds, when every program has read the pause. Without --for and --until, a pause has no
+    end.
 
     \b
     Examples:

@@ -19,7 +19,7 @@ from garivini.store.database import Database, Waiting
 from garivini.store.shards import Shards
 from garivini.submission import INJECT_JOBS, RUN_QUEUED_JOB, WAKE
 
-#: Maximum seconds for which a due job may wait if there is no QueueRunner, and a due tick of a schedule.
+#: Maximum seconds for which a due job may wait if there is no QueueRunner, and for which a due tick may wait.
 _WITHOUT_QUEUE_RUNNER: Final = 60
 #: Default maximum seconds for which a due job may wait.
 MAX_AGE: Final = 300
@@ -41,7 +41,7 @@ class Store:
     due: dict[str, int] = field(default_factory=dict)
     #: By function: the unix time until which it is paused. Its jobs are not in ``due``.
     paused: Mapping[str, int] = field(default_factory=dict)
-    #: By schedule: seconds since its next tick became due, if it is due.
+    #: By schedule: seconds since its next tick became due. Only schedules with a due tick are included.
     late: Mapping[str, int] = field(default_factory=dict)
 
     @property

@@ -5,7 +5,7 @@
 * ``bulk`` and ``aio_bulk``: their calls for all jobs that match a query.
 * ``schedules``: their calls about schedules.
 * ``direct`` submits new jobs right after their commit, to the servers of ``server_pool``.
-* ``late_outcomes`` writes outcomes. After a failover, it drops those whose rows belong to other jobs.
+* ``late_outcomes`` writes outcomes. After a failover, outcomes whose rows belong to other jobs are dropped.
 """
 
 from garivini.client.client import Client

@@ -34,12 +34,12 @@ class FunctionCalls:
         Args:
             funcname: the function.
             until: the end of the pause, as ``when`` of ``reschedule_job``; by default it has none.
-            now: let only running jobs go on. Jobs that wait in Gearman servers wait in the database instead.
-                Workers of other languages start those that they get nevertheless.
+            now: let only running jobs go on. Jobs that wait in Gearman servers are set back to waiting.
+                A worker in another language that receives a copy of such a job starts it anyway.
             wait: False: return immediately. Jobs may be handed out until 8 seconds later.
 
         Returns:
-            With ``now``, the number of jobs that wait in the database instead; otherwise 0.
+            With ``now``, the number of jobs that were set back to waiting; otherwise 0.
 
         Raises:
             UsageError: the name is not that of a function, the time is not one or has passed, or ``now`` is
@@ -99,12 +99,12 @@ class AsyncFunctionCalls:
         Args:
             funcname: the function.
             until: the end of the pause, as ``when`` of ``reschedule_job``; by default it has none.
-            now: let only running jobs go on. Jobs that wait in Gearman servers wait in the database instead.
-                Workers of other languages start those that they get nevertheless.
+            now: let only running jobs go on. Jobs that wait in Gearman servers are set back to waiting.
+                A worker in another language that receives a copy of such a job starts it anyway.
             wait: False: return immediately. Jobs may be handed out until 8 seconds later.
 
         Returns:
-            With ``now``, the number of jobs that wait in the database instead; otherwise 0.
+            With ``now``, the number of jobs that were set back to waiting; otherwise 0.
 
         Raises:
             UsageError: the name is not that of a function, the time is not one or has passed, or ``now`` is

@@ -196,7 +196,7 @@ def _url(scheme: str, parts: Mapping[str, str | None], query: dict[str, str]) ->
     if host != "localhost":
         query.pop("unix_socket", None)  # as in the original, for localhost only
     if host.startswith("/") or "," in host + port:
-        # A directory of sockets, or several servers: parameters of libpq.
+        # The host is a directory of sockets, or several servers: pass it as a parameter of libpq.
         query = {"host": host, **({"port": port} if port else {}), **query}
         host = port = ""
     place = f"{host}{f':{port}' if port else ''}/{quote(database)}"

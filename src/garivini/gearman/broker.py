@@ -83,7 +83,7 @@ class Broker:
         self._touched: list[Connection] = []
         self._max_unsent = limits.unread
         self._registration_bytes = 0
-        # By the number of the type: a list is read faster than a dictionary of enum members.
+        # Handlers by the number of the packet type: a list is faster than a dictionary of enum members.
         self._handlers: list[Handler] = [self._unexpected] * (max(Type) + 1)
         for kind, handler in self._table().items():
             self._handlers[kind] = handler

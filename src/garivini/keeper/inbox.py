@@ -32,7 +32,7 @@ class Inbox(Generic[T]):
         self._items = deque(items)
         #: Adds an item. This is the method of the deque itself, because it is called once per job.
         self.put: Callable[[T], None] = self._items.append
-        #: Counts the items that are not deferred. The method of the deque, as ``put``.
+        #: Counts the items that are not deferred. This is the method of the deque itself, like ``put``.
         self.count: Callable[[], int] = self._items.__len__
         self._deferred: list[tuple[float, int, T]] = []
         self._numbers = count()  # decide the order of equal times

@@ -30,7 +30,7 @@ class Renewals:
     """The executions whose leases are renewed.
 
     Args:
-        leases: writes them.
+        leases: writes the leases.
         given_back: gives back jobs that have not started.
         clock: refreshed after each renewal.
         functions: refreshed after renewals, if its settings are old.

@@ -73,7 +73,7 @@ def omitted_failures(run: Statements, jobid: int) -> int:
 
 
 def record_failure(run: Statements, setback: Setback, attempt: int) -> None:
-    """Record a setback of an attempt, with its texts cut to what is kept."""
+    """Record a setback of an attempt, with its texts cut to the maximum lengths."""
     maximum = _text_limit(run)
     run(
         "record_failure",

@@ -188,7 +188,7 @@ def _settle(run: Statements, setback: Setback, max_failures: int) -> Settled:
 
 
 def _apply_policy(setback: Setback, failcount: int, retry_text: str) -> Setback:
-    """Return a failure with the delay, or discarded, by the retry policy of its function."""
+    """Apply the retry policy of the function to a failure: return it with its delay, or as discarded."""
     policy = stored_retry(retry_text)
     if policy is None:
         return setback

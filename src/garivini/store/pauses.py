@@ -51,10 +51,11 @@ def pause(run: Statements, funcname: str, until: When, *, mark: bool = False) ->
 
 
 def take_back(run: Statements, funcname: str) -> int:
-    """Make jobs of a function wait that were handed out and have not started; return how many.
+    """Set jobs of a function that were handed out and have not started back to waiting; return how many.
 
-    Their copies in Gearman servers no longer hold them, and a worker of Garivini does not start such a copy.
-    A bounded number of jobs: call it until it returns 0. Jobs that another transaction has locked are left.
+    The copies in Gearman servers no longer hold these jobs, and a Python worker does not start such a copy.
+    Each call takes back a bounded number of jobs: repeat it until it returns 0. Jobs that another transaction
+    has locked are left.
     """
     count = 0
     for priority in range(len(PRIORITIES)):

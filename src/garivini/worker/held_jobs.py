@@ -102,7 +102,7 @@ class HeldJobs:
             keeper.check(execution)  # the copy has arrived again meanwhile: see _attach
 
     def given_back(self, executions: list[Execution]) -> None:
-        """Forget jobs that another worker may have now."""
+        """Remove executions whose jobs were given back, so that another worker may have them now."""
         for execution in executions:
             del self._executions[execution.copy]
             execution.held.complete()

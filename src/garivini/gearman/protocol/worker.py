@@ -106,7 +106,8 @@ class WorkerProtocol:
             UsageError: the job is not held on this connection.
 
         """
-        # Called per job: calls of ``_remove`` and ``encode`` would take a third of the time.
+        # This runs once per job, so ``_remove`` and ``encode`` are not called: the calls would take a third
+        # of the time.
         try:
             self._held.remove(handle)
         except KeyError:

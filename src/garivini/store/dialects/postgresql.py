@@ -275,7 +275,7 @@ class PostgreSQL(Dialect):
 
     def takes_writes(self, connection: Any) -> bool:
         with closing(self.cursor(connection)) as cursor:
-            cursor.execute("SHOW transaction_read_only")  # on a standby, this setting is on
+            cursor.execute("SHOW transaction_read_only")  # on a standby, ``transaction_read_only`` is on
             return bool(cursor.fetchall() == [("off",)])
 
     def incarnation(self, connection: Any) -> int | None:

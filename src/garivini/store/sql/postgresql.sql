@@ -615,7 +615,7 @@ SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :atte
 UPDATE function SET paused_until = :paused_until::bigint WHERE funcname = :funcname::text
 
 -- name: mark_paused (funcname, lease) -> none
--- Marks a function that has a row, until the leases of its copies have ended.
+-- Marks a function, whose row exists, until the leases of its copies have ended.
 UPDATE function
    SET cancels = cancels + 1,
        checked_until = greatest(coalesce(checked_until, 0), floor(extract(epoch FROM clock_timestamp()))::bigint + greatest(:lease::bigint, coalesce(lease, 0)) + 1)
@@ -631,7 +631,7 @@ SELECT jobid
    FOR UPDATE SKIP LOCKED
 
 -- name: take_back (jobids) -> none
--- Jobs that were claimed wait again, due since their claim.
+-- Sets claimed jobs back to waiting, due since their claim.
 UPDATE job SET state = 0, run_after = since, lease_end = 0 WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: paused (funcname) -> rows

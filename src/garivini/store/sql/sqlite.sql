@@ -550,7 +550,7 @@ SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND {effe
 UPDATE function SET paused_until = :paused_until WHERE funcname = :funcname
 
 -- name: mark_paused (funcname, lease) -> none
--- Marks a function that has a row, until the leases of its copies have ended.
+-- Marks a function, whose row exists, until the leases of its copies have ended.
 UPDATE function
    SET cancels = cancels + 1,
        checked_until = max(coalesce(checked_until, 0), strftime('%s', 'now') + max(:lease, coalesce(lease, 0)) + 1)
@@ -564,7 +564,7 @@ SELECT jobid
  ORDER BY run_after LIMIT :limit
 
 -- name: take_back (jobids) -> none
--- Jobs that were claimed wait again, due since their claim.
+-- Sets claimed jobs back to waiting, due since their claim.
 UPDATE job SET state = 0, run_after = since, lease_end = 0 WHERE jobid IN (:*jobids)
 
 -- name: paused (funcname) -> rows
