@@ -28,8 +28,8 @@ class GariviniError(Exception):
     #: Whether the call can be repeated immediately: nothing was done, and the obstacle is gone, for example a
     #: closed connection or the other transaction of a deadlock.
     transient: bool = False
-    #: Of an insert of several jobs: the results of the jobs that are stored in other databases than the one
-    #: that failed, by position in the list.
+    #: After an insert of several jobs: the results of the jobs that are stored, in databases that have not
+    #: failed, by position in the list.
     stored: "Mapping[int, Inserted]" = MappingProxyType({})
     #: The positions of the jobs that this error concerns. After ``OutcomeUnknownError`` they may be stored.
     #: All other positions are in ``stored`` or were not tried.

@@ -218,7 +218,7 @@ class Function:
 
     @property
     def idle(self) -> bool:
-        """Whether it may be removed: it has nothing but its name."""
+        """Whether the function may be removed: it has no jobs, workers or limits."""
         return not (self.workers or self.total or any(self.limits))
 
     def full(self, priority: int) -> bool:

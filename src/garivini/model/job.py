@@ -47,7 +47,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     delay: int
     #: Seconds of the lease with which it is inserted, as if it were claimed immediately; 0: it waits.
     lease: int = 0
-    #: Whether a client that knows Gearman servers may submit it after the commit.
+    #: Whether a client that knows Gearman servers may submit the job after the commit.
     dispatch: bool = True
 
     def __post_init__(self) -> None:

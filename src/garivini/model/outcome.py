@@ -90,7 +90,7 @@ class Success(NamedTuple):
     retention: int = 0
     #: How long it ran; None: unknown.
     seconds: float | None = None
-    #: Stored as a report if the result is None.
+    #: Why the result is None; stored as a report.
     warning: str = ""
 
 
@@ -115,7 +115,7 @@ class _Report(NamedTuple):
     kind: ReportKind
     #: Of a status ``b"numerator/denominator"``.
     body: bytes
-    #: The job as its copy came, if the database may have been replaced since.
+    #: The job as its copy described it, if the database may have been replaced since then.
     job: Job | None = None
 
 

@@ -12,7 +12,8 @@ from typing import Final
 
 from garivini.errors import UsageError
 
-#: The largest burst, and the highest rate: a time has microseconds, of which an interval needs many.
+#: The largest burst, and the highest rate. Times have microseconds, and an interval must be many of them
+#: long.
 MAX_BURST: Final = 10_000
 _MAX_PER_SECOND: Final = 1000
 #: Seconds of each period by its letter.

@@ -158,7 +158,7 @@ class Caller:
         return KeptResult(result, self._monotonic() - (call.running_since or call.submitted_at))
 
     def cancelled(self, execution: Execution) -> None:
-        """End the call of a job that was cancelled at the next check of deadlines."""
+        """Let the next check of deadlines end the call of a job that was cancelled."""
         call = self._calls.get((execution.job.dbid, execution.job.jobid))
         if call is not None and call.execution is execution:
             call.deadline = call.ask_at = 0.0

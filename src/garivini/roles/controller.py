@@ -46,7 +46,7 @@ _WAITING_PLACES: Final = 10_000
 DRAIN: Final = 30.0
 #: Seconds between two refreshes of counts and settings.
 _TICK: Final = 1.0
-#: Seconds until a job is returned that a server has refused, or for which there was no place.
+#: Seconds until a job that a server has refused, or that found no place, is returned to the database.
 _LATER: Final = 10.0
 #: Maximum seconds that a drain waits for the last commits.
 _LAST_COMMITS: Final = 10.0

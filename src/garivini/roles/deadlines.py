@@ -39,7 +39,7 @@ def is_over(call: Call, *, running: bool, now: float) -> bool:
 
 
 def due(calls: Iterable[Call], now: float) -> dict[Client, list[Call]]:
-    """Return the calls about which to ask now, by the client of their server."""
+    """Return the calls whose servers are to be asked now, grouped by the client of the server."""
     found: dict[Client, list[Call]] = {}
     for call in calls:
         if call.phase is Phase.CREATED and call.ask_at <= now and call.client is not None:

@@ -348,7 +348,8 @@ class QueueRunners:
         ]
 
     def _woken(self, held: Held) -> None:
-        # Completed before the pass: a wake-up that arrives during it would merge with this one and be lost.
+        # The wake-up is completed before the pass. Otherwise one that arrives during the pass would merge
+        # with it and be lost.
         held.complete()
         for wake in self._wakes:
             wake.set()

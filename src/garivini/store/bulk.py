@@ -13,7 +13,7 @@ from garivini.store.statements import Statements
 
 
 def change(run: Statements, jobids: Sequence[int], change: JobChange, *, states: Collection[State]) -> int:
-    """Change the jobs among these that are in one of these states; return how many.
+    """Change those of the given jobs that are in one of the given states; return how many.
 
     A job that another transaction has locked is left as it is.
 

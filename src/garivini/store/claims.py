@@ -152,9 +152,9 @@ def dispatched(
     Args:
         run: runs the statements.
         lane: of state LEASED.
-        age: minimum seconds since they were handed over.
-        since: unix time after which they were handed over.
-        after: unix time at or after which their leases end; they are in this order.
+        age: minimum seconds since the attempts were handed over.
+        since: unix time after which the attempts were handed over.
+        after: unix time at or after which their leases end. The result is in the order of these ends.
         limit: maximum number of attempts.
 
     """

@@ -127,7 +127,7 @@ def _move_to(source: Database, target: Database, jobs: Sequence[Job]) -> int:
             (job,) = jobs
             if job.uniqkey is None or target.live(job.funcname, job.uniqkey, exact=False) is None:
                 raise
-            # A job of its key is live there, so this one stays.
+            # The target has a job with its key, so this one stays.
             return 0
         return sum(_move_to(source, target, [job]) for job in jobs)
     left = _leave(source, [origin for _, origin in copies])

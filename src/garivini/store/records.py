@@ -57,7 +57,7 @@ def report(run: Statements, reports: Sequence[Report], *, locked: set[int] | Non
 
 
 def reports(run: Statements, jobid: int) -> list[Reported]:
-    """Return the reports of a job, oldest attempt first; of each its last status, then the lines."""
+    """Return the reports of a job, oldest attempt first; of each attempt the last status, then the lines."""
     return [Reported(*row) for row in run("reports", jobid=jobid)]
 
 

@@ -155,7 +155,7 @@ class Shards:
         assert job.uniqkey is not None
         drained = [home.dbid]
         while True:
-            # A job that is live there has not been moved yet, and a trigger prevents new ones.
+            # A job that is still there has not been moved yet, and a trigger prevents new ones.
             live = self[drained[-1]].live(job.funcname, job.uniqkey)
             if live is not None:
                 return live

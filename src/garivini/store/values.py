@@ -36,7 +36,7 @@ def check_values(values: Mapping[str, Any]) -> None:
                 wrong = next(item for item in value if type(item) is not int)
                 raise UsageError(f"a job's id is a whole number, not {wrong!r:.100}")
         elif name in ("funcnames", "names"):
-            continue  # these values were read from the database
+            continue  # such a value was read from the database
         elif name in _REALS:
             if value is not None and not isinstance(value, float):
                 raise UsageError(f"{name} is a number of seconds, not {value!r:.100}")

@@ -101,7 +101,7 @@ class Submitter:
 
 
 def dispatch(store: Bare, submitter: Submitter, stopped: Callable[[float], bool]) -> None:
-    """Claim and submit until ``stopped`` is true, which waits for the given seconds."""
+    """Claim and submit until ``stopped`` returns true, which first waits for the given seconds."""
     wait = 0.0
     while not stopped(wait):
         rows = store.claim()

@@ -117,7 +117,7 @@ def is_null(error: BaseException) -> bool:
 
 
 def is_duplicate(error: BaseException) -> bool:
-    """Whether a row was refused because its unique key has a live job."""
+    """Whether a row was refused because a job with its unique key exists."""
     return _code_of(error) == _DUPLICATE and not _PRIMARY.search(str(error))
 
 

@@ -12,7 +12,7 @@
 -- differ, and has the conditions in braces. A delay counts from the next whole second, so it is never too short.
 
 -- name: clock () -> one
--- The unix time with its fraction; for inserts also the step between ids.
+-- The unix time with its fraction, and for inserts the step between two ids.
 SELECT UNIX_TIMESTAMP() + MICROSECOND(NOW(6)) / 1e6, @@SESSION.auto_increment_increment
 
 -- name: schema () -> rows
@@ -65,26 +65,27 @@ VALUES
 RETURNING jobid, created
 
 -- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, due, now, leased, since, lease_end) -> id
--- Inserts jobs with a unique key: all of them, or none if the key of one has a live job, which is an error.
+-- Inserts jobs with a unique key: all of them, or none if the key of one has an existing job, which is an error.
 INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
 
 -- name: insert_keyed_at (funcname, uniqkey, coalesce, arg, flag, priority, due, now, leased, since, lease_end) -> id
--- As `insert_at`, for one job with a unique key, or an error if the key has a live job.
+-- As `insert_at`, for one job with a unique key, or an error if the key has an existing job.
 INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :due, IF(UNIX_TIMESTAMP() = :now, :now, NULL), :leased, :leased, :since, :lease_end) -- each
 
 -- name: insert_keyed_returning (funcname, uniqkey, coalesce, arg, flag, priority, delay, leased) -> rows
--- Inserts few jobs with a unique key: all of them, or none if the key of one has a live job, which is an error.
+-- Inserts few jobs with a unique key: all of them, or none if the key of one has an existing job, which is an error.
 INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay + IF(:leased OR :delay = 0, 0, MICROSECOND(NOW(6)) > 0), UNIX_TIMESTAMP(), :leased, attempt, attempt * created, attempt * run_after) -- each
 RETURNING jobid, created
 
 -- name: live (funcname, uniqkey) -> one
--- The live job of a key. Locked, because a caller's transaction may not see rows that were committed since it began.
+-- The job that has a unique key. Locked, because a caller's transaction may not see rows that were committed since it
+-- began.
 SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey LOCK IN SHARE MODE
 
 -- name: states (jobids) -> rows
@@ -142,7 +143,7 @@ SELECT jobid, attempt, flag, crashes, since, CAST(UNIX_TIMESTAMP() AS SIGNED) - 
    FOR UPDATE SKIP LOCKED
 
 -- name: requeue (jobids) -> none
--- Makes rows that were put off and are due now waiting, so that they are claimed like any other.
+-- Sets rows that were put off and are due now to waiting, so that they are claimed like any other row.
 UPDATE job SET state = 0, lease_end = 0
  WHERE jobid IN (:*jobids) AND state IN (1, 2, 3) AND {put_off} AND run_after <= UNIX_TIMESTAMP()
 

@@ -66,7 +66,7 @@ ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
 RETURNING jobid, created, funcname, uniqkey
 
 -- name: live (funcname, uniqkey) -> one
--- The live job of a key.
+-- The job that has a unique key.
 SELECT jobid FROM job WHERE funcname = :funcname::text AND uniqkey = :uniqkey::text
 
 -- name: states (jobids) -> rows
@@ -153,7 +153,7 @@ SELECT jobid, attempt, flag, crashes, since, floor(extract(epoch FROM clock_time
    FOR UPDATE SKIP LOCKED
 
 -- name: requeue (jobids) -> none
--- Makes rows that were put off and are due now waiting, so that they are claimed like any other.
+-- Sets rows that were put off and are due now to waiting, so that they are claimed like any other row.
 UPDATE job SET state = 0, lease_end = 0
  WHERE jobid = ANY (:@jobids::bigint[]) AND state IN (1, 2, 3) AND {put_off}
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)

@@ -61,7 +61,7 @@ ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
 RETURNING jobid, created, funcname, uniqkey
 
 -- name: live (funcname, uniqkey) -> one
--- The live job of a key. One index dive per key: a list of pairs would read the whole table.
+-- The job that has a unique key. One index dive per key: a list of pairs would read the whole table.
 SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey
 
 -- name: states (jobids) -> rows
@@ -140,7 +140,7 @@ SELECT jobid, attempt, flag, crashes, since, strftime('%s', 'now') - since, {put
  ORDER BY run_after LIMIT :limit
 
 -- name: requeue (jobids) -> none
--- Makes rows that were put off and are due now waiting, so that they are claimed like any other.
+-- Sets rows that were put off and are due now to waiting, so that they are claimed like any other row.
 UPDATE job SET state = 0, lease_end = 0
  WHERE jobid IN (:*jobids) AND state IN (1, 2, 3) AND {put_off}
    AND run_after <= strftime('%s', 'now') + 0

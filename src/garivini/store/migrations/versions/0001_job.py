@@ -85,7 +85,7 @@ def _add() -> set[str]:
 
 
 def downgrade() -> None:
-    """Drop the tables; a job table that the original made, and its jobs, stay."""
+    """Drop the tables. A job table that the original made stays, with its jobs."""
     name = "remove" if _dialect() == "mysql" and _is_original() else "down"
     for statement in _statements(name):
         op.execute(statement)
