@@ -193,7 +193,7 @@ class Broker:
         return True
 
     def cancel(self, handle: bytes) -> bool:
-        """End a queued job, or ignore the end of a running one; return whether the job existed."""
+        """End a queued job, or let a running job end without effect; return whether the job existed."""
         job = self.jobs.get(handle)
         if job is None:
             return False

@@ -151,7 +151,7 @@ class OutcomeWriter:
                 emit_settled(setback, settled)
 
     def _success(self, execution: Execution) -> Success | None:
-        """Return how a job that succeeded is kept, or None."""
+        """Return the success of a job that is to be kept, with its retention; None if the job is not kept."""
         job = execution.job
         policy = self._functions.policies.get(job.funcname) if self._functions.policies else None
         if policy is None or policy.retention is None:

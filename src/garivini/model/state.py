@@ -28,7 +28,7 @@ class State(IntEnum):
 
     @property
     def known(self) -> bool:
-        """Whether it is one of the states above. The name of any other state is its number.
+        """Whether this is one of the states above. The name of any other state is its number.
 
         A job in another state is never claimed and not changed, only shown and deleted.
         """

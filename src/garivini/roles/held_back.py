@@ -2,7 +2,7 @@
 
 from typing import Final
 
-#: Minimum and maximum seconds until the next claim of such a function.
+#: Minimum and maximum seconds until the next claim of a function whose jobs are held back.
 _FIRST: Final = 0.01
 _LONGEST: Final = 0.05
 #: Maximum seconds if a rate gives the time of the next claim, because the rate may be changed meanwhile.

@@ -78,7 +78,7 @@ def _insert_keyed(
 def _try_keyed(
     run: Statements, jobs: Sequence[NewJob], part: list[int], answers: list[Inserted | None]
 ) -> list[int]:
-    """Insert jobs with unique keys; return those that were not inserted, although no job has their key now."""
+    """Insert jobs with unique keys; return those that are not inserted, although no job has their key."""
     rows = run.dialect.insert_keyed(run, [insert_row(jobs[index]) for index in part])
     new = {
         # A caller's connection may return texts as bytes.

@@ -53,7 +53,7 @@ def declare(run: Statements, policies: Mapping[str, FunctionPolicy]) -> None:
 
 
 def set_function(run: Statements, funcname: str, policy: FunctionPolicy) -> None:
-    """Override the settings in ``policy`` that are not None; others stay as they are."""
+    """Override the settings that are not None in ``policy``; the other settings stay as they are."""
     _change(run, [funcname], lambda _, settings: settings.overridden(policy))
 
 

@@ -111,7 +111,7 @@ def pages(database: Searched, query: JobQuery, *, after: int = 0, first: int = C
 
 
 def find(database: Searched, query: JobQuery, *, after: int = 0, limit: int) -> Iterator[Found]:
-    """Read the jobs that match, at most ``limit``; those of one ``Found`` need about 8 MB.
+    """Read the jobs that match, at most ``limit``. The jobs of one result need about 8 MB.
 
     Raises:
         UsageError: ``after`` or ``limit`` is not a whole number, or out of range.

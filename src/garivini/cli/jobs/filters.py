@@ -95,7 +95,7 @@ def filters(command: Callable[..., None], *, further_states: Sequence[str] = ())
 
 
 def _parse_time(text: str, clock: Callable[[], float]) -> int:
-    """Return the unix time of a text. ``clock`` is called if it is relative.
+    """Return the unix time of a text. ``clock`` is called if the time is relative.
 
     Raises:
         UsageError: it is not a time.

@@ -79,7 +79,7 @@ class PrimarySearch:
         self._error = error
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """Return a connection. ``named``: all that the driver's connect takes; host and port are replaced.
+        """Return a connection. ``named``: arguments of the driver's ``connect``; host and port are replaced.
 
         Raises:
             Exception: the driver's error; no server accepts writes.

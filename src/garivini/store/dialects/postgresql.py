@@ -355,7 +355,7 @@ _WRITTEN: Final[dict[type, Callable[[Any], str]]] = {
 
 def _lost(error: Exception, code: str) -> bool:
     if code == "08P01":
-        # PgBouncer sends only the first of the two.
+        # PgBouncer sends only ``severity``.
         said = getattr(error, "diag", None)
         severity = getattr(said, "severity_nonlocalized", None) or getattr(said, "severity", None)
         return severity in ("FATAL", "PANIC")

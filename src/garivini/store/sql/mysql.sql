@@ -448,7 +448,7 @@ SELECT jobid, attempt, UNIX_TIMESTAMP(), :kind, '', :message, '', '' FROM job FO
 ON DUPLICATE KEY UPDATE failed_at = VALUES(failed_at), message = VALUES(message)
 
 -- name: put_all_back (jobids, delay) -> none
--- Jobs that nobody holds wait for this many seconds.
+-- Sets jobs that nobody holds to wait for this many seconds.
 UPDATE job FORCE INDEX (PRIMARY) SET state = 0, lease_end = 0,
        run_after = UNIX_TIMESTAMP() + :delay + IF(:delay = 0, 0, MICROSECOND(NOW(6)) > 0)
  WHERE jobid IN (:*jobids)
@@ -538,7 +538,7 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
   FROM `function` WHERE funcname IN (:*funcnames) ORDER BY funcname FOR UPDATE
 
 -- name: create_functions (funcname) -> none
--- Rows for functions that have none yet, so that they can be locked.
+-- Creates rows for functions that have none yet, so that the rows can be locked.
 INSERT INTO `function` (funcname)
 VALUES
   (:funcname) -- each

@@ -453,7 +453,7 @@ SELECT jobid, attempt, floor(extract(epoch FROM clock_timestamp()))::bigint, :ki
 ON CONFLICT (jobid, attempt, kind) DO UPDATE SET failed_at = excluded.failed_at, message = excluded.message
 
 -- name: put_all_back (jobids, delay) -> none
--- Jobs that nobody holds wait for this many seconds.
+-- Sets jobs that nobody holds to wait for this many seconds.
 UPDATE job SET state = 0, lease_end = 0,
        run_after = :delay::bigint +
          CASE WHEN :delay::bigint = 0 THEN floor(extract(epoch FROM clock_timestamp()))
@@ -551,7 +551,7 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
   FROM function WHERE funcname = ANY (:@funcnames::text[]) ORDER BY funcname FOR UPDATE
 
 -- name: create_functions (funcname) -> none
--- Rows for functions that have none yet, so that they can be locked.
+-- Creates rows for functions that have none yet, so that the rows can be locked.
 INSERT INTO function (funcname) SELECT unnest(:@funcname::text[]) ON CONFLICT (funcname) DO NOTHING
 
 -- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, declared, override) -> none

@@ -423,7 +423,7 @@ SELECT jobid, attempt, strftime('%s', 'now') + 0, :kind, '', :message, '', '' FR
 ON CONFLICT (jobid, attempt, kind) DO UPDATE SET failed_at = excluded.failed_at, message = excluded.message
 
 -- name: put_all_back (jobids, delay) -> none
--- Jobs that nobody holds wait for this many seconds.
+-- Sets jobs that nobody holds to wait for this many seconds.
 UPDATE job SET state = 0, lease_end = 0,
        run_after = CASE WHEN :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay
  WHERE jobid IN (:*jobids)
@@ -490,7 +490,7 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
   FROM function WHERE funcname IN (:*funcnames) ORDER BY funcname
 
 -- name: create_functions (funcname) -> none
--- Rows for functions that have none yet, so that they can be locked.
+-- Creates rows for functions that have none yet, so that the rows can be locked.
 INSERT INTO function (funcname)
 VALUES
   (:funcname) -- each

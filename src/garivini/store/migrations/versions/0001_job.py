@@ -49,7 +49,7 @@ def _is_original() -> bool:
 
 
 def _add() -> set[str]:
-    """Add to a table of the original; return the tables that are there and ours.
+    """Add columns and indexes to a table of the original; return the tables that exist and are ours.
 
     Each statement commits by itself on MySQL, so an upgrade that failed half way goes on from there.
     """
