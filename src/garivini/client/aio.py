@@ -345,7 +345,7 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
         finally:
             stream.inserting = None
             for caller in (*batch, *stream.callers):
-                caller.answer.cancel()  # only if this task was cancelled: otherwise all have been answered
+                caller.answer.cancel()  # only if this task was cancelled; otherwise all have an answer
 
     async def _insert_batch(self, batch: list[_Caller]) -> None:
         split = SplitInserts(batch)

@@ -33,7 +33,7 @@ class Limits:
     unread: int = 64 * MIB
     #: Bytes of unread output and incomplete requests of all connections, above which the largest is closed.
     buffered: int = 256 * MIB
-    #: Seconds for one request to arrive completely, and for the peer to read any output.
+    #: Maximum seconds for one request to arrive completely, and for the peer to read some output.
     patience: float = 60.0
     #: Accepted connections; fewer if the process has a lower limit of file descriptors.
     connections: int = 10_000

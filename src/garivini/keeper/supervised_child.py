@@ -97,7 +97,7 @@ class Obituary:
 
 @dataclass(slots=True)
 class SupervisedChild:
-    """What a child process receives from its supervisor."""
+    """The data that a child process receives from its supervisor."""
 
     #: File descriptor of a pipe that reaches its end when the parent dies.
     lifeline: int

@@ -15,7 +15,7 @@ from garivini.model.state import State
 LEASE: Final = 60
 #: Minimum seconds of a lease.
 MIN_LEASE: Final = 3
-#: Assumed maximum seconds of the leases of other processes. The original's leases are this long.
+#: Assumed maximum seconds of the leases of other processes. The leases of the original are this long.
 OTHERS_LEASE: Final = 1000
 #: Maximum seconds between claiming a job and submitting or releasing it; at most a third of the lease. Until
 #: twice this time has passed, an attempt that no server knows is not an orphan: it may still be submitted.

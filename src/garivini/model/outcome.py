@@ -109,7 +109,7 @@ _REPORT_KINDS: Final = get_args(ReportKind)
 
 
 class _Report(NamedTuple):
-    #: The job, with the attempt that runs it.
+    #: The handle of the job, with the attempt that runs it.
     handle: Handle
     #: ``status``: progress, which replaces the last status. ``data``, ``warning``: a line.
     kind: ReportKind

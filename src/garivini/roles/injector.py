@@ -219,7 +219,7 @@ class Injector:
             stream.storing = None
 
     async def _insert(self, stream: Stream, batch: Sequence[InjectCall]) -> None:
-        """Store a batch. If that fails, store it in smaller ones, so that each call gets its own answer."""
+        """Store a batch. If that fails, store smaller batches, so that each call gets its own answer."""
         split = SplitInserts(batch)
         while part := split.next_batch():
             began = self._monotonic()

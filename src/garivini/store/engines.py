@@ -34,7 +34,7 @@ def parse_url(dbid: int, target: Any) -> URL:
 def refuse_misread(url: URL) -> None:
     """Refuse a URL in which part of the password is parsed as the host or the database.
 
-    Drivers put these into their messages.
+    Drivers show host and database in their messages.
     """
     parts = [url.host or "", "" if url.get_backend_name() == "sqlite" else url.database or ""]
     if any("@" in part or "://" in part for part in parts) or "://" in (url.database or ""):

@@ -262,7 +262,7 @@ def _write(
 
 
 def _joined(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an operator has set. One of ``cron`` and ``every`` replaces the other."""
+    """Return the values that an operator has set. One of ``cron`` and ``every`` replaces the other."""
     left = {"cron", "every"} if {"cron", "every"} & given.keys() else set()
     return {**{name: value for name, value in before.items() if name not in left}, **given}
 

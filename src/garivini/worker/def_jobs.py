@@ -86,7 +86,7 @@ class DefJobs:
 
     def _end_batch(self, ran: int, seconds: float) -> None:
         """Request as many jobs as suit the duration of the last batch."""
-        set_current_job(None)  # once per batch: no code of the application runs between its jobs
+        set_current_job(None)  # once per batch: no other code runs between its jobs
         if self._slot is not None:
             self._slot.clear()
         self._after_batch()

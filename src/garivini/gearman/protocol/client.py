@@ -90,7 +90,8 @@ class ClientProtocol(Generic[Tag]):
         self._decoder = Decoder(RESPONSE, lines=True, max_body=max_body, max_line=_MAX_LINE)
         self._out: list[bytes] = []
         self._pending: deque[tuple[_Expected, Tag, bool]] = deque()
-        #: Tags by handle. There is usually one, for which a list takes a tenth of the bytes of a deque.
+        #: Lists of tags by handle. A handle usually has one tag, for which a list takes a tenth of the bytes
+        #: of a deque.
         self._foreground: dict[bytes, list[Tag]] = {}
         #: The lines of an answer whose end has not arrived.
         self._block: list[bytes] = []

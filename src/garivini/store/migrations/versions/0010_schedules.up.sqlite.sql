@@ -20,7 +20,8 @@ CREATE TABLE schedule (
   last_jobid INTEGER,
   jobs       INTEGER NOT NULL DEFAULT 0,
   skipped    INTEGER NOT NULL DEFAULT 0,
-  -- JSON objects: the values that code has declared, and those that an operator has set. When a process declared it.
+  -- JSON objects: the values that code has declared, and those that an operator has set. `seen`: when a process last
+  -- declared the schedule.
   declared   TEXT,
   override   TEXT,
   seen       INTEGER
