@@ -244,7 +244,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
         "role.drain_incomplete": EventType(
             WARNING,
             ("role", "left", "seconds"),
-            "`left` calls or passes ran `seconds` after a stop",
+            "`left` calls or passes had not ended after `seconds`",
         ),
         "worker.started": EventType(INFO, ("worker", "functions"), "a worker process accepts jobs"),
         "worker.draining": EventType(INFO, ("worker",), "the process accepts no more jobs"),
