@@ -117,7 +117,7 @@ class Delivery(NamedTuple):
     @classmethod
     def too_late(cls, jobs: Sequence[Job]) -> "Delivery":
         """Return the delivery of jobs that were not submitted because it ``is_late``."""
-        return cls(0, unsent=jobs, reason="this process stood still between claim and submit")
+        return cls(0, unsent=jobs, reason="this process was suspended between claim and submit")
 
     def unknown_by_lease(self) -> dict[int, list[Handle]]:
         """Return the handles of the unknown jobs, grouped by the seconds of their leases."""

@@ -214,7 +214,7 @@ class Decoder:
                     yield Line(text.removesuffix(b"\r"))
                     continue
                 if end - offset < 12:
-                    # Four bytes are enough to find out that the peer does not use Gearman's protocol.
+                    # The first four bytes show whether the peer uses the protocol of Gearman.
                     self._check_magic(data[offset : offset + 4])
                     break
                 beginning, length = _LENGTH.unpack_from(data, offset)

@@ -176,8 +176,8 @@ class Keeper:
 
         Returns:
             The number of outcomes that are not committed, or whose commit the database has not answered.
-            The event ``keeper.abandoned`` reports it. Jobs whose outcomes are not committed run again when
-            their leases expire.
+            The event ``keeper.abandoned`` reports this number. Jobs whose outcomes are not committed run
+            again when their leases expire.
 
         """
         self._rounds.stop_by(self._monotonic() + timeout)

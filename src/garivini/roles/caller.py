@@ -107,8 +107,8 @@ class Caller:
         try:
             if policy.envelope == "raw":
                 data = decode_payload(data).arg
-            # The call has no unique. gearmand would lose it if its unique were that of a call whose caller
-            # has died.
+            # The call has no unique, because gearmand loses a call with the unique of an earlier one whose
+            # caller has died.
             submission = Submission(job.funcname.encode(), data, b"", PRIORITY_OF[job.priority])
             client.call(submission, partial(self._answered, call))
         except UnreachableError:

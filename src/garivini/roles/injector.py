@@ -31,7 +31,7 @@ from garivini.store.shards import Shards
 from garivini.store.split_inserts import SplitInserts
 from garivini.submission import INJECT_JOBS
 
-#: Bytes of the payloads that are held, from which on no more calls are requested.
+#: While the held payloads have at least this many bytes, no more calls are requested.
 _MAX_BYTES: Final = 64 * 1024 * 1024
 #: Maximum characters of the reason for a refusal.
 _MAX_REASON: Final = 500

@@ -1,7 +1,7 @@
 """The janitor deletes kept jobs and dead jobs of a database whose retention is over, in small batches.
 
-Each QueueRunner has one. Several do no harm: a batch leaves out the rows that another has locked, and checks
-those that it has locked again.
+Each QueueRunner has a janitor. Several do no harm: a batch leaves out rows that another transaction has
+locked, and checks the rows again that it has locked itself.
 """
 
 from collections.abc import Awaitable, Callable

@@ -16,7 +16,8 @@ from garivini.store.statements import Statements
 #: Maximum bytes of an argument that is read with its row: 1,000 such arguments are less than a claim may
 #: have.
 _SMALL: Final = 4096
-#: Columns of a row of ``due``. Where a lane holds functions that differ in case, the row's function follows.
+#: Columns of a row of ``due``. If a lane can hold functions that differ in case, the function of the row
+#: follows these columns.
 _DUE_COLUMNS: Final = 10
 
 

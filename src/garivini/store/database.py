@@ -128,7 +128,7 @@ class Database:
         """Make sure that this code can use the schema and the database is known by this id.
 
         Args:
-            name: whether to give the database this id if it has none, which writes.
+            name: whether to give the database this id if it has none, which is a write.
 
         Returns:
             The revision of the schema: this code's, or a newer one that this code can use.

@@ -27,7 +27,7 @@ class Lapsed(NamedTuple):
     since: int
     age: int
     state: State
-    #: Another program has put the row off since it was leased. The time that it set has come, and nobody
+    #: Another program has put the row off since the row was leased. That program's time has come, and nobody
     #: holds the job.
     put_off: bool = False
     #: The function of the row: in a table of the original it may differ in case from the lane's.

@@ -33,7 +33,7 @@ def function_settings(run: Statements) -> dict[str, FunctionSettings]:
 
 
 def undeclared(run: Statements, policies: Mapping[str, FunctionPolicy]) -> list[str]:
-    """Return the names of functions for which other settings are declared than these."""
+    """Return the names of the functions in ``policies`` whose stored declarations differ from it."""
     names = sorted(policies)
     stored: dict[str, Mapping[str, Any]] = {}
     for start in range(0, len(names), CHUNK):

@@ -34,7 +34,8 @@ class Source(Protocol):
     def connection(self, *, reads: bool = False) -> Iterator[Any]:
         """Lend a driver's connection in autocommit; translate the driver's errors.
 
-        ``reads``: only reads are made, which a former primary answers too, so that is checked.
+        ``reads``: the caller only reads. A former primary would answer reads too, so the connection is
+        checked.
         """
         yield
 

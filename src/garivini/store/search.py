@@ -89,7 +89,7 @@ def match(run: Statements, query: JobQuery, *, after: int, until: int, limit: in
 
 
 def read_jobs(run: Statements, jobids: Sequence[int]) -> list[Job]:
-    """Return these jobs in the order of their ids, without those that do not exist."""
+    """Return the given jobs in the order of their ids, without those that do not exist."""
     return [from_row(row, run.dbid) for row in run("jobs", jobids=jobids)]
 
 

@@ -332,7 +332,8 @@ SELECT jobid, funcname, CAST(UNIX_TIMESTAMP() AS SIGNED) - (
   FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) AND state = 4 AND run_after = 2147483647
 
 -- name: standing (jobids) -> rows
--- The row before a setback, locked by the transaction; the last column is whether its attempt holds it.
+-- The rows of jobs before their setbacks, locked by the transaction. The last column is whether the attempt of the row
+-- holds it.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM `function` WHERE `function`.funcname = job.funcname),
        (SELECT retry FROM `function` WHERE `function`.funcname = job.funcname),
@@ -442,7 +443,7 @@ SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, at
 SELECT jobid, attempt, {effective_state} FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) FOR UPDATE SKIP LOCKED
 
 -- name: record_ends (jobids, kind, message) -> none
--- The failure records of jobs that an operator ends together.
+-- Inserts the failure records of jobs that an operator ends together.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 SELECT jobid, attempt, UNIX_TIMESTAMP(), :kind, '', :message, '', '' FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 ON DUPLICATE KEY UPDATE failed_at = VALUES(failed_at), message = VALUES(message)
@@ -646,7 +647,7 @@ SELECT max_running, COALESCE(paused_until > UNIX_TIMESTAMP(), 0), rate, burst, r
   FROM `function` WHERE funcname = :funcname FOR UPDATE SKIP LOCKED
 
 -- name: use_rate (funcname, used_until) -> none
--- The time up to which the rate of a function is used, in the transaction that has locked its row.
+-- Stores the time up to which the rate of a function is used, in the transaction that has locked its row.
 UPDATE `function` SET rate_used_until = :used_until WHERE funcname = :funcname
 
 -- name: in_flight (funcname, limit) -> one
@@ -706,7 +707,7 @@ SELECT jobid FROM job
 DELETE FROM job WHERE jobid = :jobid
 
 -- name: let_go (jobid, run_after) -> none
--- Makes a moved row wait as its job did.
+-- Sets a moved row to waiting, with the due time that its job had.
 UPDATE job SET state = 0, run_after = :run_after WHERE jobid = :jobid AND state = 4
 
 -- name: moves () -> rows

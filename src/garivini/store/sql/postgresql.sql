@@ -333,7 +333,8 @@ SELECT jobid, funcname, floor(extract(epoch FROM clock_timestamp()))::bigint - (
   FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND state + 0 = 4 AND run_after = 2147483647
 
 -- name: standing (jobids) -> rows
--- The row before a setback, locked by the transaction; the last column is whether its attempt holds it.
+-- The rows of jobs before their setbacks, locked by the transaction. The last column is whether the attempt of the row
+-- holds it.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM function WHERE function.funcname = job.funcname),
        (SELECT retry FROM function WHERE function.funcname = job.funcname),
@@ -446,7 +447,7 @@ SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, at
 SELECT jobid, attempt, {effective_state} FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE SKIP LOCKED
 
 -- name: record_ends (jobids, kind, message) -> none
--- The failure records of jobs that an operator ends together.
+-- Inserts the failure records of jobs that an operator ends together.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 SELECT jobid, attempt, floor(extract(epoch FROM clock_timestamp()))::bigint, :kind::text, '', :message::text, '', ''
   FROM job WHERE jobid = ANY (:@jobids::bigint[])
@@ -665,7 +666,7 @@ SELECT max_running, coalesce(paused_until > floor(extract(epoch FROM clock_times
   FROM function WHERE funcname = :funcname::text FOR UPDATE SKIP LOCKED
 
 -- name: use_rate (funcname, used_until) -> none
--- The time up to which the rate of a function is used, in the transaction that has locked its row.
+-- Stores the time up to which the rate of a function is used, in the transaction that has locked its row.
 UPDATE function SET rate_used_until = :used_until::float8 WHERE funcname = :funcname::text
 
 -- name: in_flight (funcname, limit) -> one
@@ -725,7 +726,7 @@ DELETE FROM job
 RETURNING jobid
 
 -- name: let_go (jobid, run_after) -> none
--- Makes a moved row wait as its job did.
+-- Sets a moved row to waiting, with the due time that its job had.
 UPDATE job SET state = 0, run_after = :run_after::bigint WHERE jobid = :jobid::bigint AND state = 4
 
 -- name: moves () -> rows

@@ -307,7 +307,7 @@ SELECT jobid, funcname, strftime('%s', 'now') - (
   FROM job WHERE jobid IN (:*jobids) AND state = 4 AND run_after = 2147483647
 
 -- name: standing (jobids) -> rows
--- The row before a setback; the last column is whether its attempt holds it.
+-- The rows of jobs before their setbacks. The last column is whether the attempt of the row holds it.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM function WHERE function.funcname = job.funcname),
        (SELECT retry FROM function WHERE function.funcname = job.funcname),
@@ -417,7 +417,7 @@ SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag,
 SELECT jobid, attempt, {effective_state} FROM job WHERE jobid IN (:*jobids)
 
 -- name: record_ends (jobids, kind, message) -> none
--- The failure records of jobs that an operator ends together.
+-- Inserts the failure records of jobs that an operator ends together.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 SELECT jobid, attempt, strftime('%s', 'now') + 0, :kind, '', :message, '', '' FROM job WHERE jobid IN (:*jobids)
 ON CONFLICT (jobid, attempt, kind) DO UPDATE SET failed_at = excluded.failed_at, message = excluded.message
@@ -595,7 +595,7 @@ SELECT max_running, coalesce(paused_until > strftime('%s', 'now') + 0, 0), rate,
   FROM function WHERE funcname = :funcname
 
 -- name: use_rate (funcname, used_until) -> none
--- The time up to which the rate of a function is used, in the transaction that has locked its row.
+-- Stores the time up to which the rate of a function is used, in the transaction that has locked its row.
 UPDATE function SET rate_used_until = :used_until WHERE funcname = :funcname
 
 -- name: in_flight (funcname, limit) -> one
@@ -649,7 +649,7 @@ DELETE FROM job
 RETURNING jobid
 
 -- name: let_go (jobid, run_after) -> none
--- Makes a moved row wait as its job did.
+-- Sets a moved row to waiting, with the due time that its job had.
 UPDATE job SET state = 0, run_after = :run_after WHERE jobid = :jobid AND state = 4
 
 -- name: moves () -> rows
