@@ -75,7 +75,7 @@ _HARMLESS: Final[Mapping[str, frozenset[str]]] = {
         "unprepared_statements extended_result_codes defensive prefer_numeric_type".split()
     ),
 }
-#: By scheme: the prefix of the driver's attributes.
+#: By the scheme of the URL: the prefix of the attributes of the Perl driver.
 _PREFIX: Final = {"mysql": r"(?:mysql|mariadb)_", "postgresql": "pg_", "sqlite": "sqlite_"}
 _OFF: Final = ("", "0")
 

@@ -115,8 +115,8 @@ class OutcomeQueue:
         """
         self._writing = len(executions)
         try:
-            # The reports of these jobs have all been added, because the jobs have ended. Of a job that ends
-            # from here on, they may not have been, so its outcome must not be part of this batch.
+            # All reports of these jobs have been added, because the jobs have ended. The reports of a job
+            # that ends from here on may be missing, so its outcome must not be part of this batch.
             self._reports.step()
             failed = self._writer.write(executions)
             deferred = self._defer(failed) if failed else set()

@@ -56,7 +56,8 @@ class Call(msgspec.Struct, eq=False):
     keeps: bool = False
     #: Lines of data and warnings that the worker has sent.
     lines: int = 0
-    #: A copy of a later attempt. The copy is started, or completed, when this call leaves the table.
+    #: The execution of a copy of a later attempt, or None. The copy is started, or completed, when this call
+    #: leaves the table.
     later: Execution | None = None
 
 

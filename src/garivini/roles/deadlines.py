@@ -79,7 +79,8 @@ class Deadlines:
             return  # the connection was lost, and the calls have ended
         now = self._monotonic()
         for call, status in zip(calls, statuses, strict=True):
-            # The call may have ended since the question, or since the last cancellation here.
+            # The call may have ended since the server was asked, or since the previous call was cancelled
+            # here.
             if call.phase is Phase.CREATED and is_over(call, running=status.running, now=now):
                 with suppress(GariviniError):
                     await self._end(client, call, status)

@@ -261,7 +261,7 @@ class Database:
 
     @retry_transient
     def forget_dead(self, after: int = 0, limit: int = CHUNK) -> tuple[int, int | None]:
-        """Delete dead jobs whose retention is over, with their records, in a page of failure records.
+        """Delete dead jobs whose retention is over, with their records; one page of failure records is read.
 
         If no function has a ``dead_retention``, it costs one statement.
 

@@ -5,7 +5,7 @@ No transaction spans two databases, so a move has four steps, and after each one
 1. The source leases the job, as a dispatch would, so that nobody else claims it.
 2. The target gets a parked row, with a note of its origin.
 3. The source deletes its row, if that lease still holds it, and notes that the job has left.
-4. The target makes its row waiting, and deletes the note.
+4. The target sets its row to waiting, and deletes the note.
 
 After a crash the notes show how far a move came: with the source's note the target's row is made waiting;
 without it that row is deleted, and the source's lease expires like any other.

@@ -188,7 +188,7 @@ class Dialect:
         return None
 
     def shorten_lock_wait(self, cursor: Any) -> Any:
-        """Let the current transaction not wait for locks, or as briefly as the server allows.
+        """Make the current transaction wait for no lock, or as briefly as the server allows.
 
         Returns the setting for ``restore_lock_wait``.
         """

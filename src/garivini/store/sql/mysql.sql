@@ -376,7 +376,8 @@ UPDATE job FORCE INDEX (PRIMARY) SET runs = runs + 1
 SELECT runs FROM job WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: recorded (jobid, attempt) -> rows
--- Whether this attempt has reported its end already. The death of a process is not the attempt's own report.
+-- Whether this attempt has reported its end already. A record of the death of a process does not count as such a
+-- report.
 SELECT kind FROM failure WHERE jobid = :jobid AND attempt = :attempt AND kind NOT IN ('crashed', 'omitted')
 
 -- name: failures (jobid) -> rows

@@ -350,7 +350,8 @@ UPDATE job SET runs = runs + 1
 RETURNING runs
 
 -- name: recorded (jobid, attempt) -> rows
--- Whether this attempt has reported its end already. The death of a process is not the attempt's own report.
+-- Whether this attempt has reported its end already. A record of the death of a process does not count as such a
+-- report.
 SELECT kind FROM failure WHERE jobid = :jobid AND attempt = :attempt AND kind NOT IN ('crashed', 'omitted')
 
 -- name: failures (jobid) -> rows
