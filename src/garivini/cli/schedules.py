@@ -307,7 +307,7 @@ def _as_json(entry: StoredSchedule) -> dict[str, Any]:
 
 
 def _status(entry: StoredSchedule) -> str:
-    """Return whether a schedule ticks, and why not."""
+    """Return whether a schedule ticks, otherwise the reason."""
     if entry.paused:
         return "paused"
     if entry.retired:

@@ -241,7 +241,7 @@ def _write(
     declared: Mapping[str, Any] | None = None,
     override: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a definition. ``declared`` and ``override`` stay as they are if they are None."""
+    """Write a definition. If ``declared`` or ``override`` is None, its stored value does not change."""
     times = (definition.cron, definition.every, definition.zone)
     if stored is not None and times == (stored.cron, stored.every, stored.zone):
         next_tick = stored.next_tick

@@ -43,7 +43,7 @@ class LaneWalk:
                 if not parked:
                     lane = (funcname, state, priority)
                     due[lane] = min(run_after, due.get(lane, run_after))
-                # A parked row is the first of its lane only from 2038 on, or if the lane has no others.
+                # A parked row is the first of its lane only from 2038 on, or if the lane has no other rows.
                 place = (funcname, state, priority, NEVER if parked else _END)
                 places[place] = None
                 if place not in asked:

@@ -37,7 +37,7 @@ _DRIVERS: Final = frozenset(
     {"uri", "timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements"}
 )
 _OWN: Final = frozenset({"mode", "cache", "psow", "nolock", "immutable", "vfs"})
-#: Messages about tables of another version, which have no codes of their own.
+#: Messages of errors about tables of another version, for which SQLite has no separate codes.
 _NOT_THERE: Final = ("no such table", "no such column", "has no column named")
 
 

@@ -1,5 +1,6 @@
 -- Statements for a table of the original on MariaDB or MySQL whose collation treats names as equal that differ in their
--- bytes, such as `Mail` and `mail`. They replace those of the same name in mysql.sql, and compare names by their bytes.
+-- bytes, such as `Mail` and `mail`. These statements replace those of the same name in mysql.sql, and compare names by
+-- their bytes.
 
 -- name: live (funcname, uniqkey) -> one
 -- As in mysql.sql, and whether function and key match by their bytes.

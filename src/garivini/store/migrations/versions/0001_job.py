@@ -33,7 +33,7 @@ def upgrade() -> None:
             op.execute(statement)
 
 
-#: A column of each table that shows that the table is ours.
+#: By table, a column that only our tables have. It shows that a table of this name is ours.
 _OURS = {"job": "attempt", "failure": "failed_at", "function": "max_failures", "garivini_database": "dbid"}
 
 
