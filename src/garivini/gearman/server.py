@@ -83,7 +83,7 @@ class Server:
         self._watch: asyncio.TimerHandle | None = None
         #: Connections with unread output or an incomplete request.
         self._loaded: set[_Link] = set()
-        #: The bytes of all these connections.
+        #: Total bytes that these connections hold.
         self._buffered = 0
         self._broker = Broker(
             _handle_prefix(),

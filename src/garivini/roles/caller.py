@@ -199,5 +199,5 @@ class Caller:
 
 
 def forget_argument(execution: Execution) -> None:
-    """Free the argument, which may have megabytes. From now on only gearmand needs it."""
+    """Free the argument, which may have megabytes. Once the call is created, only gearmand needs it."""
     execution.held.job = replace(execution.held.job, data=b"")

@@ -203,7 +203,7 @@ def _job(request: _Request, rules: Rules) -> NewJob:
 
 @lru_cache(1024)
 def _plain(funcname: str, flag: str, priority: str | None) -> NewJob:
-    """Return a job with these fields only. Nearly all jobs have only these fields, and few different functions."""
+    """Return a job with these fields only. Nearly all jobs are like this, with few different functions."""
     return checked_job(funcname, b"", None, None, None, flag, uniqkey=None, priority=priority, dispatch=True)
 
 
