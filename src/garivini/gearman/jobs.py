@@ -148,8 +148,9 @@ class Job:
         self.sequence: int = 0  # the job's place in the order of arrival, over all functions
         self.retries: int = 0  # number of workers that died while they ran the job
         self.background: bool = False  # whether the job was submitted as a background job at least once
-        # The number of foreground submits by client. Most jobs have none and share one empty dictionary: one
-        # for each of very many queued jobs would double the work of the garbage collector.
+        # The number of foreground submits by client. Most jobs have no clients and share one empty
+        # dictionary: a dictionary per job would double the work of the garbage collector if very many jobs
+        # are queued.
         self.clients: dict[Connection, int] = NOBODY
         self.worker: Connection | None = None
         self.numerator: int = 0

@@ -3,7 +3,7 @@
 This is the generic cell rate algorithm (GCRA). Its only state is a time, up to which the starts so far have
 used the rate: each start moves it on by one interval, which is the period divided by the number of jobs. A
 start is allowed as long as that time stays within ``burst`` intervals from now. So in any span of time at
-most ``burst`` jobs start, and one more per interval in it.
+most ``burst`` jobs start, plus one per interval in that span.
 """
 
 import re

@@ -95,8 +95,8 @@ class Injector:
         self._rules = Rules(settings.allow, settings.max_arg, settings.json_args)
         self._rate = Rate(settings.rate) if settings.rate else None
         self._dispatch = InjectDispatch(shards, addresses, settings.lease, settings.watermark, tls, clock)
-        # Keys have a home. If it is unreachable, or another transaction has locked a key in it, the calls of
-        # other streams are stored meanwhile.
+        # Each key has a home database. If that is unreachable, or another transaction has locked a key in it,
+        # the calls of other streams are stored meanwhile.
         self._streams = {
             dbid: Stream(ThreadPoolExecutor(1, "garivini-injector"), clock.monotonic)
             for dbid in (None, *(database.dbid for database in shards))

@@ -141,7 +141,8 @@ class OwnPool:
         except (exc.DBAPIError, driver_error(self.engine), OSError) as error:
             found = translated(error, self)
             self.access.lost(found)
-            # None of several hosts accepts writes. During a switchover one of them soon will.
+            # None of several hosts accepts writes. During a switchover, one of the hosts will soon accept
+            # them.
             found.transient = isinstance(found, UnreachableError) and found.read_only
             raise found from error
         except (AttributeError, TypeError, ValueError) as error:

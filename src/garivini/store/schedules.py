@@ -325,7 +325,7 @@ def _stored(row: Sequence[Any], dbid: int) -> tuple[StoredSchedule, int]:
 
 
 def _decode(text: str | None) -> dict[str, Any]:
-    """Return the values in a stored text, without those that have no such name or type."""
+    """Return the values in a stored text, without those whose name is unknown or whose type is wrong."""
     try:
         found = msgspec.json.decode(text or "{}", type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeError, RecursionError):
