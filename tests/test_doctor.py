@@ -345,6 +345,8 @@ def test_a_sound_database_has_nothing_to_change(dialect: str) -> None:
         ("mysql", "default_envelope", "not set", "fault"),
         ("mysql", "wait_timeout", "59", "advice"),
         ("mysql", "stats_auto_recalc", "off", "advice"),
+        ("mysql", "group_replication_single_primary_mode", "OFF", "fault"),
+        ("mysql", "group_replication_consistency", "EVENTUAL", "advice"),
         ("mysql", "functions_with_rules", "1", "advice"),
         ("sqlite", "network_file_system", "fuse.sshfs", "fault"),
         ("postgresql", "version", "12.20", "fault"),

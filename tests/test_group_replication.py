@@ -1,6 +1,7 @@
 """A group of MySQL servers with a single primary, which changes by itself: nothing is lost. Real servers."""
 
 import asyncio
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,8 +18,10 @@ from garivini.model.new_jobs import new_job
 from garivini.store.database import Database
 from tests.group import Group, group, installed
 from tests.processes import until
+from tests.servers import embedded
 from tests.system import System, system
 from tests.test_failover import DROPPED, FOLLOWED, TRIES, Producer, start_everything, stored
+from tests.test_misconfigurations import examine
 
 pytestmark = [
     pytest.mark.servers,
@@ -134,6 +137,33 @@ async def test_a_group_whose_primary_is_changed_leaves_and_is_killed_loses_no_ac
         await load.end()
     with capsys.disabled():
         print(f"\n{load.check()}")  # noqa: T201
+
+
+@pytest.mark.soak
+def test_doctor_finds_a_group_with_several_primaries_and_its_advice_ends_it(members: Group) -> None:
+    first = members.primary
+    with closing(Database(DatabaseSettings(1, members.url_of(first)))) as database:
+        database.upgrade()
+    with embedded() as address:
+
+        def found() -> dict[str, str]:
+            findings = examine(members.url_of(first), address)
+            return {
+                each["says"].partition(":")[0]: each["do"] for each in findings if "group" in each["says"]
+            }
+
+        assert found() == {}
+        first.execute("SELECT group_replication_switch_to_multi_primary_mode()")
+        first.execute("SET GLOBAL group_replication_consistency = EVENTUAL")
+        advice = found()
+        assert set(advice) == {
+            "group_replication_single_primary_mode is OFF",
+            "group_replication_consistency is EVENTUAL",
+        }
+        for text in advice.values():
+            (order,) = re.findall("`([^`]+)`", text)
+            first.execute(order)
+        assert found() == {}
 
 
 @pytest.mark.soak

@@ -161,6 +161,19 @@ _MYSQL: Final = (
         serious=False,
     ),
     Rule(
+        "group_replication_single_primary_mode",
+        _is("on"),
+        "several members take writes, and locks are those of one member, so two could claim the same job",
+        "`SELECT group_replication_switch_to_single_primary_mode()`",
+    ),
+    Rule(
+        "group_replication_consistency",
+        lambda value: value.upper() != "EVENTUAL",
+        "a new primary answers before it has applied all that the former one has committed",
+        _set_global("group_replication_consistency", "BEFORE_ON_PRIMARY_FAILOVER") + ", on all members",
+        serious=False,
+    ),
+    Rule(
         "general_log",
         _is("off", "0"),
         "each statement is written to the log",

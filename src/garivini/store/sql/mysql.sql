@@ -488,8 +488,8 @@ SELECT funcname, state, COUNT(*), MIN(run_after) FROM job FORCE INDEX (job_lane)
 
 -- name: facts () -> rows
 -- Settings of the server that decide whether a job can be lost, how the table compares names, whether the original made
--- it (its index shows that), the envelope of its functions, and how many functions have rules that the original does not
--- know.
+-- it (its index shows that), the envelope of its functions, and how many functions have rules that the original does
+-- not know.
 SELECT 'version', VERSION()
 UNION ALL SELECT 'innodb_flush_log_at_trx_commit', @@innodb_flush_log_at_trx_commit
 UNION ALL SELECT 'innodb_doublewrite', @@innodb_doublewrite
@@ -519,8 +519,8 @@ UNION ALL SELECT 'stats_auto_recalc',
             FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = 'job'
 
 -- name: snapshots () -> rows
--- The session and the seconds of the oldest transaction that keeps deleted rows. Needs the privilege PROCESS. Its times are
--- in the time zone of the server's machine. At READ COMMITTED a transaction has a snapshot during a statement only.
+-- The session and the seconds of the oldest transaction that keeps deleted rows. Needs the privilege PROCESS. Its times
+-- are in the time zone of the server's machine. At READ COMMITTED a transaction has a snapshot during a statement only.
 SELECT trx_mysql_thread_id, TIMESTAMPDIFF(SECOND, trx_started, CONVERT_TZ(UTC_TIMESTAMP(), '+00:00', 'SYSTEM'))
   FROM information_schema.innodb_trx
  WHERE trx_mysql_thread_id NOT IN (0, CONNECTION_ID())
@@ -530,6 +530,10 @@ SELECT trx_mysql_thread_id, TIMESTAMPDIFF(SECOND, trx_started, CONVERT_TZ(UTC_TI
 -- name: cluster () -> rows
 -- The number of nodes of a Galera cluster.
 SHOW GLOBAL STATUS LIKE 'wsrep_cluster_size'
+
+-- name: group_replication () -> rows
+-- How MySQL's Group Replication is set, if the server has it.
+SHOW GLOBAL VARIABLES WHERE variable_name IN ('group_replication_consistency', 'group_replication_single_primary_mode')
 
 -- name: functions () -> rows
 -- The settings of all functions that apply, and until when a function is paused.
