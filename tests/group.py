@@ -81,7 +81,15 @@ class Member(MySQL):
     def join(self) -> None:
         """Join the group, and wait until it takes part."""
         self.execute("START GROUP_REPLICATION")
-        until(lambda: self.online().get(self.port) is not None, "the member")
+        until(lambda: self.port in self.online(), self._states, progress=self._position)
+
+    def _position(self) -> object:
+        """Return which transactions it has: one that joins again first gets those that it has missed."""
+        return self.execute("SELECT @@GLOBAL.gtid_executed")
+
+    def _states(self) -> object:
+        asked = "SELECT member_port, member_state FROM performance_schema.replication_group_members"
+        return f"member {self.port} among {self.execute(asked)}"
 
     def online(self) -> dict[int, str]:
         """Return the roles of the members that take part, by their ports."""

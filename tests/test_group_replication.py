@@ -119,6 +119,7 @@ async def test_a_killed_primary_of_a_group_loses_no_acknowledged_job(
 
 @pytest.mark.soak
 @pytest.mark.alone
+@pytest.mark.timeout(1800)
 async def test_a_group_whose_primary_is_changed_leaves_and_is_killed_loses_no_acknowledged_job(
     members: Group, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,7 +31,7 @@ from garivini.store.dialects import file_systems
 from tests.databases import sqlite_url
 from tests.pairs import PostgreSQLPair
 from tests.poolers import pgbouncer
-from tests.processes import command
+from tests.processes import command, until
 from tests.servers import embedded, free_port, gearmand_process
 from tests.sql_servers import ON_MYSQL, MariaDB, MariaDBOrMySQL, PostgreSQL, SQLServer
 from tests.system import upgraded
@@ -207,7 +207,9 @@ def older_queue_runner(place: Place) -> Iterator[tuple[str, Callable[[str], str]
     with (
         command(place.path.parent, "run", "queue-runner", **environment),
         socket.create_connection((host, int(port))) as other,
+        GearmanClient(place.address) as client,
     ):
+        until(lambda: any(worker.functions for worker in client.workers()), "the QueueRunner")
         other.sendall(encode(REQUEST, Type.SET_CLIENT_ID, b"queue-runner/0.0.9"))
         other.sendall(encode(REQUEST, Type.CAN_DO, b"garivini_wake"))
 

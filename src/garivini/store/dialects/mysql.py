@@ -90,7 +90,10 @@ class MySQL(Dialect):
 
     def server_facts(self, run: RunStatement) -> dict[str, str]:
         found = {name: str(value) for name, value in run("cluster")} if self.clustered else {}
-        return found | dict(run("group_replication")) | _snapshots(run)
+        group = dict(run("group_replication"))
+        if "group_replication_single_primary_mode" in group:  # otherwise the plugin is not loaded
+            found |= group
+        return found | _snapshots(run)
 
     def engine(self, url: URL) -> tuple[URL, dict[str, Any]]:
         self._tls = asks_for_tls(url)
