@@ -315,6 +315,11 @@ SOUND = {
         "job_collation": "utf8mb4_bin",
         "original_table": "1",
         "default_envelope": "latin-1",
+        "wait_timeout": "28800",
+        "stats_auto_recalc": "on",
+        "original_index": "None",
+        "functions_with_rules": "0",
+        "snapshots": "hidden",  # from an ordinary user
     },
     "postgresql": {
         "version": "15.8 (Debian 15.8-0+deb12u1)",
@@ -325,6 +330,7 @@ SOUND = {
         "commits_without_standby": "0",
         "autovacuum": "on",
         "job_autovacuum": "true",
+        "rows_not_analyzed": "0",
         "oldest_snapshot": "0",
         "snapshot_holder": "0",
         "role": "jobs",
@@ -354,6 +360,12 @@ def test_a_sound_database_has_nothing_to_change(dialect: str) -> None:
         ("mysql", "wsrep_cluster_size", "2", "advice"),
         ("mysql", "job_collation", "latin1_swedish_ci", "advice"),
         ("mysql", "default_envelope", "not set", "fault"),
+        ("mysql", "wait_timeout", "59", "advice"),
+        ("mysql", "stats_auto_recalc", "off", "advice"),
+        ("mysql", "group_replication_single_primary_mode", "OFF", "fault"),
+        ("mysql", "group_replication_consistency", "EVENTUAL", "advice"),
+        ("mysql", "functions_with_rules", "1", "advice"),
+        ("sqlite", "network_file_system", "fuse.sshfs", "fault"),
         ("postgresql", "version", "12.20", "fault"),
         ("postgresql", "fsync", "off", "fault"),
         ("postgresql", "full_page_writes", "off", "fault"),
@@ -362,6 +374,7 @@ def test_a_sound_database_has_nothing_to_change(dialect: str) -> None:
         ("postgresql", "synchronous_standbys", "0", "fault"),
         ("postgresql", "commits_without_standby", "3", "fault"),
         ("postgresql", "autovacuum", "off", "fault"),
+        ("postgresql", "rows_not_analyzed", "10000", "advice"),
     ],
 )
 def test_one_wrong_setting_is_one_finding_that_names_it(

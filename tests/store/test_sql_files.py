@@ -157,7 +157,10 @@ def test_a_value_that_is_missing_is_an_error() -> None:
 OWN = {"mysql": {"lanes", "insert", "insert_keyed"}}
 #: Names that a dialect alone has.
 MORE = {
-    "mysql": {"insert_returning", "insert_keyed_returning", "insert_at", "insert_keyed_at", "cluster"},
+    "mysql": {
+        *("insert_returning", "insert_keyed_returning", "insert_at", "insert_keyed_at"),
+        *("cluster", "group_replication", "snapshots"),
+    },
     "sqlite": {"times", "insert_many"},
 }
 

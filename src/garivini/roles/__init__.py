@@ -12,5 +12,6 @@
   that wait, ``inject_dispatch`` dispatches their jobs, and ``inject_passes`` finds those of an Injector that
   was killed.
 * ``dispatcher`` and ``job_servers`` submit jobs to the Gearman servers, as many of each function as
-  ``watermark`` has room for. ``id_watch`` notices ids that start again.
+  ``watermark`` has room for. ``id_watch`` notices ids that start again. ``role_ids``: how those servers list
+  roles.
 """

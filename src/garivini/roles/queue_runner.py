@@ -32,6 +32,7 @@ from garivini.roles.janitor import Janitor
 from garivini.roles.job_servers import JobServers
 from garivini.roles.node_watch import NodeWatch
 from garivini.roles.orphans import Orphans
+from garivini.roles.role_ids import queue_runner_id
 from garivini.roles.runner import run_passes, run_role
 from garivini.roles.scheduler import Schedulers
 from garivini.roles.watermark import Watermark
@@ -343,7 +344,7 @@ class QueueRunners:
         self._schedulers = Schedulers(databases, self._wakes)
         self._loops: list[asyncio.Task[None]] = []
         self.links: list[Worker] = [
-            Worker(address, [WAKE.encode()], self._woken, client_id=b"queue-runner", tls=tls)
+            Worker(address, [WAKE.encode()], self._woken, client_id=queue_runner_id(), tls=tls)
             for address in addresses
         ]
 

@@ -144,8 +144,8 @@ class Dialect:
         """Return the names of parameters that a URL may have for the driver, None if they are not known."""
         return None
 
-    def cluster_facts(self, run: RunStatement) -> dict[str, str]:
-        """Return facts for ``doctor`` about the cluster of the server, if there is one."""
+    def server_facts(self, run: RunStatement) -> dict[str, str]:
+        """Return facts for ``doctor`` that need further statements, or privileges that a user may lack."""
         return {}
 
     def local_facts(self, read: Mapping[str, str]) -> dict[str, str]:

@@ -38,6 +38,8 @@ from garivini.store.dialects.mysql_primary import (
 from garivini.store.dialects.mysql_urls import PACKAGES, asks_for_tls, engine_url
 from garivini.store.rows import decode
 
+#: The code of the error if a user lacks a privilege of the whole server.
+_NO_PRIVILEGE: Final = 1227
 #: ``IDLE_TIMEOUT`` on MySQL, which has no such setting: seconds after which it ends any idle connection.
 WAIT_TIMEOUT: Final = 60
 #: Maximum number of texts of a caller's insert that one statement checks.
@@ -86,8 +88,12 @@ class MySQL(Dialect):
 
     # ---- connections
 
-    def cluster_facts(self, run: RunStatement) -> dict[str, str]:
-        return {name: str(value) for name, value in run("cluster")} if self.clustered else {}
+    def server_facts(self, run: RunStatement) -> dict[str, str]:
+        found = {name: str(value) for name, value in run("cluster")} if self.clustered else {}
+        group = dict(run("group_replication"))
+        if "group_replication_single_primary_mode" in group:  # otherwise the plugin is not loaded
+            found |= group
+        return found | _snapshots(run)
 
     def engine(self, url: URL) -> tuple[URL, dict[str, Any]]:
         self._tls = asks_for_tls(url)
@@ -336,3 +342,17 @@ def _check_tls(cursor: Any) -> None:
     cursor.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
     if not any(cipher for _, cipher in cursor.fetchall()):
         raise RefusedError("the URL asks for TLS, see ssl_mode and ssl_ca, and the server offers none")
+
+
+def _snapshots(run: RunStatement) -> dict[str, str]:
+    """Return the oldest transaction that keeps deleted rows, for ``doctor``."""
+    try:
+        found = run("snapshots")
+    except Exception as error:
+        if error.args[:1] != (_NO_PRIVILEGE,):
+            raise
+        return {"snapshots": "hidden"}
+    if not found:
+        return {"oldest_snapshot": "0"}
+    ((session, seconds),) = found
+    return {"oldest_snapshot": str(seconds), "snapshot_holder": str(session)}

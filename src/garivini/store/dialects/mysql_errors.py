@@ -26,6 +26,10 @@ _DEADLOCK: Final = "error 149 "
 _NULL: Final = 1048
 _NO_IDS: Final = f"{NO_IDS}, by ALTER TABLE job AUTO_INCREMENT = 1"
 _READ_ONLY: Final = "takes no writes: it is read-only, as a replica is, or a former primary"
+_NO_TRIGGER: Final = (
+    "has a binary log, and lets only administrators create or drop a trigger: "
+    "SET GLOBAL log_bin_trust_function_creators = 1, or use a user with SUPER"
+)
 #: By code: our error and its text. Some codes below 1000 and above 2000 are the client's.
 _ERRORS: Final[dict[int, tuple[type[GariviniError], str]]] = {
     167: (RefusedError, _NO_IDS),
@@ -56,6 +60,7 @@ _ERRORS: Final[dict[int, tuple[type[GariviniError], str]]] = {
     1366: (UsageError, "does not take a value"),
     1370: (RefusedError, "refused: the user lacks a privilege"),
     1406: (UsageError, "does not take a value that long"),
+    1419: (RefusedError, _NO_TRIGGER),
     1467: (RefusedError, _NO_IDS),
     1665: (RefusedError, "logs statements, and needs binlog_format = MIXED or ROW"),
     1698: (RefusedError, "refuses the connection: check user and password"),

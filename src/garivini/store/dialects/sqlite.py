@@ -30,6 +30,7 @@ from garivini.store.dialects.dialect import (
     set_times,
     unknown_parameter,
 )
+from garivini.store.dialects.file_systems import network_file_system
 from garivini.store.rows import decode
 
 #: Allowed parameters of a URL: parameters of Python's driver, and with ``uri=true`` of SQLite too.
@@ -92,6 +93,10 @@ class SQLite(Dialect):
             ) from error
 
     def local_facts(self, read: Mapping[str, str]) -> dict[str, str]:
+        kind = None if self._path is None else network_file_system(self._path)
+        return self._permissions() | ({} if kind is None else {"network_file_system": kind})
+
+    def _permissions(self) -> dict[str, str]:
         # Users who may not enter the folder cannot read the files in it.
         if self._path is None or not all(parent.stat().st_mode & 0o001 for parent in self._path.parents):
             return {}

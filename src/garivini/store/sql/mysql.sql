@@ -493,7 +493,8 @@ SELECT funcname, state, COUNT(*), MIN(run_after) FROM job FORCE INDEX (job_lane)
 
 -- name: facts () -> rows
 -- Settings of the server that decide whether a job can be lost, how the table compares names, whether the original made
--- it (its index shows that), and the envelope of its functions.
+-- it (its index shows that), the envelope of its functions, and how many functions have rules that the original does
+-- not know.
 SELECT 'version', VERSION()
 UNION ALL SELECT 'innodb_flush_log_at_trx_commit', @@innodb_flush_log_at_trx_commit
 UNION ALL SELECT 'innodb_doublewrite', @@innodb_doublewrite
@@ -510,11 +511,34 @@ UNION ALL SELECT 'job_collation', collation_name FROM information_schema.columns
            WHERE table_schema = DATABASE() AND table_name = 'job' AND column_name = 'funcname'
 UNION ALL SELECT 'original_table', COUNT(*) FROM information_schema.statistics
            WHERE table_schema = DATABASE() AND table_name = 'job' AND column_name = 'run_after' AND seq_in_index = 1
+UNION ALL SELECT 'original_index', MIN(index_name) FROM information_schema.statistics
+           WHERE table_schema = DATABASE() AND table_name = 'job' AND column_name = 'run_after' AND seq_in_index = 1
+UNION ALL SELECT 'functions_with_rules', COUNT(*) FROM `function`
+           WHERE max_running IS NOT NULL OR rate IS NOT NULL OR paused_until > UNIX_TIMESTAMP()
 UNION ALL SELECT 'default_envelope', COALESCE(MAX(envelope), 'not set') FROM `function` WHERE funcname = ''
+UNION ALL SELECT 'wait_timeout', @@SESSION.wait_timeout
+UNION ALL SELECT 'stats_auto_recalc',
+                 CASE WHEN LOCATE('stats_auto_recalc=1', create_options) THEN 'on'
+                      WHEN LOCATE('stats_auto_recalc=0', create_options) THEN 'off'
+                      WHEN @@GLOBAL.innodb_stats_auto_recalc THEN 'on' ELSE 'off' END
+            FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = 'job'
+
+-- name: snapshots () -> rows
+-- The session and the seconds of the oldest transaction that keeps deleted rows. Needs the privilege PROCESS. Its times
+-- are in the time zone of the server's machine. At READ COMMITTED a transaction has a snapshot during a statement only.
+SELECT trx_mysql_thread_id, TIMESTAMPDIFF(SECOND, trx_started, CONVERT_TZ(UTC_TIMESTAMP(), '+00:00', 'SYSTEM'))
+  FROM information_schema.innodb_trx
+ WHERE trx_mysql_thread_id NOT IN (0, CONNECTION_ID())
+   AND (trx_isolation_level <> 'READ COMMITTED' OR trx_query IS NOT NULL)
+ ORDER BY trx_started LIMIT 1
 
 -- name: cluster () -> rows
 -- The number of nodes of a Galera cluster.
 SHOW GLOBAL STATUS LIKE 'wsrep_cluster_size'
+
+-- name: group_replication () -> rows
+-- How MySQL's Group Replication is set, if the server has it.
+SHOW GLOBAL VARIABLES WHERE variable_name IN ('group_replication_consistency', 'group_replication_single_primary_mode')
 
 -- name: functions () -> rows
 -- The settings of all functions that apply, and until when a function is paused.

@@ -504,7 +504,8 @@ SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_
 -- a pooler a session may have settings that another program has left there; those that PgBouncer keeps per client are
 -- not among them. The oldest transaction that holds a snapshot is searched among the sessions of the role, or with
 -- pg_monitor among all. If commits wait for a standby, the facts include how many standbys are connected (a role
--- without pg_monitor counts all), and how many commits have waited for long.
+-- without pg_monitor counts all), and how many commits have waited for long. If the table has never been analyzed: how
+-- many rows it has by now.
 SELECT name, setting FROM pg_catalog.pg_settings
  WHERE name IN ('autovacuum', 'fsync', 'full_page_writes', 'transaction_read_only')
 UNION ALL SELECT 'version', current_setting('server_version')
@@ -512,6 +513,9 @@ UNION ALL SELECT 'role', quote_ident(current_user)
 UNION ALL SELECT 'job_autovacuum', coalesce((SELECT option_value FROM pg_catalog.pg_options_to_table(reloptions)
                                                WHERE option_name = 'autovacuum_enabled'), 'true')
             FROM pg_catalog.pg_class WHERE oid = to_regclass('job')
+UNION ALL SELECT 'rows_not_analyzed', n_live_tup::text FROM pg_catalog.pg_stat_user_tables
+            JOIN pg_catalog.pg_class ON oid = relid
+           WHERE relid = to_regclass('job') AND reltuples <= 0 AND last_analyze IS NULL AND last_autoanalyze IS NULL
 UNION ALL SELECT 'oldest_snapshot', coalesce(extract(epoch FROM clock_timestamp() - min(xact_start)), 0)::bigint::text
             FROM pg_catalog.pg_stat_activity WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()
 UNION ALL SELECT 'snapshot_holder', coalesce((array_agg(pid ORDER BY xact_start))[1], 0)::text
