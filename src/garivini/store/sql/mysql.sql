@@ -537,7 +537,7 @@ SELECT trx_mysql_thread_id, TIMESTAMPDIFF(SECOND, trx_started, CONVERT_TZ(UTC_TI
 SHOW GLOBAL STATUS LIKE 'wsrep_cluster_size'
 
 -- name: group_replication () -> rows
--- How MySQL's Group Replication is set, if the server has it.
+-- The settings of MySQL's Group Replication, if the server has it.
 SHOW GLOBAL VARIABLES WHERE variable_name IN ('group_replication_consistency', 'group_replication_single_primary_mode')
 
 -- name: functions () -> rows
