@@ -216,7 +216,7 @@ _POSTGRESQL: Final = (
         "rows_not_analyzed",
         lambda value: int(value) < _NOT_ANALYZED,
         "the table job has never been analyzed, and searches of jobs are planned as if it were small",
-        "`ANALYZE job`; and check why autovacuum, which does it, has not come to this table",
+        "`ANALYZE job`, and check why autovacuum has not analyzed it",
         serious=False,
     ),
     Rule(
