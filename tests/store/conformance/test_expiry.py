@@ -82,7 +82,7 @@ def test_discard_late_discards_waiting_jobs_of_functions_with_the_setting(
 @pytest.mark.parametrize("fields", [{}, {"uniqkey": "k"}])
 def test_insert_keeps_expires_of_each_job(database: Database, clock: Clock, fields: Any) -> None:
     clock.set(NOON)
-    jobs = [job(b"%d" % n, expires=n or None, **{key: f"{n}" for key in fields}) for n in (5, 0, 7, 5)]
+    jobs = [job(b"%d" % n, expires=n or None, **dict.fromkeys(fields, f"{n}")) for n in (5, 0, 7, 5)]
     if fields:
         jobs = jobs[:3]
     database.insert(jobs)
