@@ -4,11 +4,12 @@ import multiprocessing
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from garivini import Client, Unique
+from garivini import Client, ConflictError, Unique
 from garivini.model.job import Job
 from garivini.model.state import State
 from garivini.store.database import Database, Lane
@@ -30,12 +31,17 @@ def write(url: str, on_duplicate: Any, process: int, inserts: int) -> None:
     with Client(url) as client:
         for number in range(inserts):
             key = Unique(f"k{number % KEYS}", on_duplicate=on_duplicate, max_delay=MAX_DELAY)
-            client.insert_job("f", f"{process} {number}", DELAYS[on_duplicate], unique=key)
+            while True:
+                try:
+                    client.insert_job("f", f"{process} {number}", DELAYS[on_duplicate], unique=key)
+                    break
+                except ConflictError:  # on a busy machine SQLite's only lock may take longer
+                    continue
 
 
 def runs_until_empty(database: Database, writers: list[Any]) -> dict[str, list[tuple[float, str]]]:
-    """Run the jobs of each key until the writers have ended and no job is left; return times and arguments."""
-    runs = defaultdict(list)
+    """Run jobs until the writers have ended and none is left; return times and arguments by key."""
+    runs: dict[str, list[tuple[float, str]]] = defaultdict(list)
     while True:
         ended = not any(writer.is_alive() for writer in writers)
         claimed: list[Job] = database.claim(Lane("f", State.WAITING, "normal", 0), limit=KEYS, lease=60)
@@ -74,6 +80,6 @@ def test_inserts_of_eight_processes_lose_no_last_argument(
             assert number == max(n for n in range(each) if f"k{n % KEYS}" == key)
             assert len({arg for _, arg in found}) == len(found), "an argument ran twice"
             if rule == "debounce":
-                between = [after - before for (before, _), (after, _) in zip(found, found[1:], strict=False)]
+                between = [after - before for (before, _), (after, _) in pairwise(found)]
                 assert all(seconds >= DELAYS[rule] for seconds in between)
         assert not database.promote_successors()

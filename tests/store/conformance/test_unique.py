@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from garivini.errors import DuplicateJobError, UsageError
 from garivini.model.inserted import Inserted
@@ -131,7 +132,7 @@ def test_insert_that_replaces_leaves_a_job_that_was_handed_out(database: Databas
 
 def test_insert_that_debounces_puts_off_until_the_maximum(database: Database, clock: Clock) -> None:
     clock.set(NOON)
-    rule = {"on_duplicate": "debounce", "max_delay": 25}
+    rule: dict[str, Any] = {"on_duplicate": "debounce", "max_delay": 25}
     first = insert(database, b"0", 10, **rule)
     due = []
     for number in range(1, 5):
@@ -159,7 +160,7 @@ def test_insert_in_one_list_replaces_in_order(database: Database) -> None:
 # ---- one more
 
 
-ONE_MORE = {"on_duplicate": "one_more"}
+ONE_MORE: dict[str, Any] = {"on_duplicate": "one_more"}
 
 
 def queue_behind(database: Database, held: Job) -> None:
@@ -289,7 +290,7 @@ def test_insert_of_one_more_forgets_the_successor_of_a_deleted_job(
 
 def test_debounce_of_a_held_job_puts_its_successor_off(database: Database, clock: Clock) -> None:
     clock.set(NOON)
-    rule = {"on_duplicate": "debounce", "max_delay": 15}
+    rule: dict[str, Any] = {"on_duplicate": "debounce", "max_delay": 15}
     held = held_job(database, **rule)
     for seconds in (10, 20):
         insert(database, b"at %d" % seconds, 10, **rule)
@@ -301,7 +302,7 @@ def test_debounce_of_a_held_job_puts_its_successor_off(database: Database, clock
 
 def test_a_successor_keeps_every_field(database: Database) -> None:
     held = held_job(database, **ONE_MORE)
-    fields = {"coalesce": "c", "flag": "controller", "priority": "high", "expires": 7}
+    fields: dict[str, Any] = {"coalesce": "c", "flag": "controller", "priority": "high", "expires": 7}
     database.insert([job(b"\xff\0", uniqkey=Unique("k", **ONE_MORE), **fields)])
     database.complete([held.jobid])
     (found,) = database.jobs()
@@ -370,7 +371,7 @@ def test_a_unique_key_refuses_wrong_rules(wrong: Any) -> None:
 
 @pytest.mark.parametrize("rule", ["existing", "replace", "debounce", "one_more", "window"])
 def test_insert_by_many_at_once_stores_one_job(database: Database, rule: Any) -> None:
-    given = {"window": 600} if rule == "window" else {"on_duplicate": rule}
+    given: dict[str, Any] = {"window": 600} if rule == "window" else {"on_duplicate": rule}
     ready = threading.Barrier(8)
 
     def insert_some(thread: int) -> list[Inserted]:
@@ -428,7 +429,5 @@ def test_one_more_among_claims_and_ends_loses_no_newest_argument(database: Datab
 
 
 def test_a_lease_of_an_insert_counts_as_handed_out(database: Database) -> None:
-    from msgspec.structs import replace
-
     database.insert([replace(job(b"first", uniqkey=Unique("k", **ONE_MORE)), lease=LEASE)])
     assert insert(database, b"second", **ONE_MORE).queued
