@@ -4,8 +4,9 @@ import multiprocessing
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -15,6 +16,8 @@ from garivini.model.state import State
 from garivini.store.database import Database, Lane
 
 pytestmark = pytest.mark.servers
+
+_R = TypeVar("_R")
 
 PROCESSES = 8
 KEYS = 5
@@ -31,12 +34,16 @@ def write(url: str, on_duplicate: Any, process: int, inserts: int) -> None:
     with Client(url) as client:
         for number in range(inserts):
             key = Unique(f"k{number % KEYS}", on_duplicate=on_duplicate, max_delay=MAX_DELAY)
-            while True:
-                try:
-                    client.insert_job("f", f"{process} {number}", DELAYS[on_duplicate], unique=key)
-                    break
-                except ConflictError:  # on a busy machine SQLite's only lock may take longer
-                    continue
+            repeated(partial(client.insert_job, "f", f"{process} {number}", DELAYS[on_duplicate], unique=key))
+
+
+def repeated(call: Callable[[], _R]) -> _R:
+    """Call until it succeeds: on a busy machine a writer of SQLite may wait for its one lock in vain."""
+    while True:
+        try:
+            return call()
+        except ConflictError:
+            continue
 
 
 def runs_until_empty(database: Database, writers: list[Any]) -> dict[str, list[tuple[float, str]]]:
@@ -44,12 +51,13 @@ def runs_until_empty(database: Database, writers: list[Any]) -> dict[str, list[t
     runs: dict[str, list[tuple[float, str]]] = defaultdict(list)
     while True:
         ended = not any(writer.is_alive() for writer in writers)
-        claimed: list[Job] = database.claim(Lane("f", State.WAITING, "normal", 0), limit=KEYS, lease=60)
+        lane = Lane("f", State.WAITING, "normal", 0)
+        claimed: list[Job] = repeated(partial(database.claim, lane, limit=KEYS, lease=60))
         for job in claimed:
             assert job.uniqkey is not None
             runs[job.uniqkey].append((job.since, job.arg.decode()))
         assert len({job.uniqkey for job in claimed}) == len(claimed)
-        database.complete([job.jobid for job in claimed])
+        repeated(partial(database.complete, [job.jobid for job in claimed]))
         if ended and not claimed and not database.jobs(limit=1):
             return runs
         time.sleep(0.02)

@@ -4,6 +4,7 @@ Successors of jobs that another program has deleted become jobs; keys whose wind
 jobs that have expired and that nobody claims, because their function is full or paused, are discarded.
 """
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -35,13 +36,17 @@ class KeyUpkeep:
         #: The monotonic times of the next searches; None: before the first call.
         self._successors_at = 0.0
         self._minute_at: float | None = None
+        #: The monotonic time of the last search for successors.
+        self._searched_at = -math.inf
 
     async def run(self, now: float) -> None:
         """Do what is due. ``now``: the monotonic time."""
         if self._minute_at is None:
-            self._minute_at = now + INTERVAL
-        if now >= self._successors_at or (self._database.queues_keys and self._is_early(now)):
-            self._successors_at = now + INTERVAL  # even if it fails
+            self._minute_at = self._successors_at = now + INTERVAL
+        if self._database.queues_keys:  # of which the last search may not have known
+            self._successors_at = min(self._successors_at, self._searched_at + SUCCESSOR_INTERVAL)
+        if now >= self._successors_at:
+            self._searched_at, self._successors_at = now, now + INTERVAL  # even if it fails
             if await self._call(self._database.promote_successors, SUCCESSORS):
                 self._successors_at = now + SUCCESSOR_INTERVAL
         if now >= self._minute_at:
@@ -52,7 +57,3 @@ class KeyUpkeep:
                 emit_settled(setback, end)
             if forgotten == KEYS or len(settled) >= LATE_JOBS:
                 self._minute_at = now  # there may be more
-
-    def _is_early(self, now: float) -> bool:
-        """Whether a search is due by the rule of a function, which was not known at the last one."""
-        return now >= self._successors_at - INTERVAL + SUCCESSOR_INTERVAL

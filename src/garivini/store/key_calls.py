@@ -1,7 +1,5 @@
 """The calls of a database about unique keys with rules, and about jobs that expire."""
 
-from typing import Final
-
 from garivini.model.outcome import Setback, Settled
 from garivini.model.policy import FunctionPolicy
 from garivini.store import expiry, policies, successors, unique_inserts
@@ -34,8 +32,13 @@ class KeyCalls:
 
     _successors_left = read_only(successors.successors_left)
     _promote_left = in_transaction(successors.promote_left)
-    forget_keys: Final = in_transaction(unique_inserts.forget_keys)
+    _old_keys = read_only(unique_inserts.old_keys)
+    _forget_keys = in_transaction(unique_inserts.forget_keys)
     _discard_late = in_transaction(expiry.discard_late)
+
+    def forget_keys(self, limit: int = CHUNK) -> int:
+        """Delete keys whose window has ended; return how many. If there are none, it costs one statement."""
+        return self._forget_keys(limit) if self._old_keys() else 0
 
     def promote_successors(self, limit: int = CHUNK) -> bool:
         """Make successors of jobs that another program has deleted or parked jobs.

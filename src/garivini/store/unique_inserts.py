@@ -133,6 +133,11 @@ def _duplicate(run: Statements, job: NewJob, rule: KeyRule, row: _KeyedRow) -> I
     return Inserted(row.jobid, run.dbid, new=False, state=row.state, queued=True)
 
 
+def old_keys(run: Statements) -> bool:
+    """Return whether there are keys whose window has ended."""
+    return bool(run("any_old_key"))
+
+
 def forget_keys(run: Statements, limit: int) -> int:
     """Delete keys whose window has ended; return how many."""
     return int(run("forget_keys", limit=limit))

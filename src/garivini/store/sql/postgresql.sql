@@ -897,6 +897,10 @@ SELECT jobid, ends > (SELECT floor(extract(epoch FROM clock_timestamp()))::bigin
 -- The last job of a key, and the end of the window that has begun with its insert.
 UPDATE recent_key SET jobid = :jobid::bigint, ends = :ends::bigint WHERE funcname = :funcname::text AND uniqkey = :uniqkey::text
 
+-- name: any_old_key () -> rows
+-- Whether there is such a key as below.
+SELECT jobid FROM recent_key WHERE ends < (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - 60 LIMIT 1
+
 -- name: forget_keys (limit) -> count
 -- Deletes keys whose window has ended. A minute later, because an insert may have locked one.
 DELETE FROM recent_key WHERE (funcname, uniqkey) IN (

@@ -810,6 +810,10 @@ SELECT jobid, ends > strftime('%s', 'now') + 0 FROM recent_key WHERE funcname = 
 -- The last job of a key, and the end of the window that has begun with its insert.
 UPDATE recent_key SET jobid = :jobid, ends = :ends WHERE funcname = :funcname AND uniqkey = :uniqkey
 
+-- name: any_old_key () -> rows
+-- Whether there is such a key as below.
+SELECT jobid FROM recent_key WHERE ends < strftime('%s', 'now') - 60 LIMIT 1
+
 -- name: forget_keys (limit) -> count
 -- Deletes keys whose window has ended. A minute later, because an insert may have locked one.
 DELETE FROM recent_key WHERE (funcname, uniqkey) IN (
