@@ -368,6 +368,8 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
     given = "--deadline 7200 --retention 3600 --max-running 5 --dead-retention 30 --rate 100/m --burst 10"
     others = given.split()
     assert invoke("functions", "set", "f", *others, "--db", url).exit_code == 0
+    keys = "--unique-scope while_live --on-duplicate debounce --max-delay 300 --expires 60".split()
+    assert invoke("functions", "set", "f", *keys, "--db", url).exit_code == 0
     (entry,) = json.loads(invoke("functions", "list", "-o", "json", "--db", url).output)
     assert entry == {
         "function": "f",
@@ -385,6 +387,11 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
         "paused_until": None,
         "rate": "100/m",
         "burst": 10,
+        "unique_scope": "while_live",
+        "unique_window": None,
+        "on_duplicate": "debounce",
+        "max_delay": 300,
+        "expires": 60,
     }
     table = invoke("functions", "list", "--db", url).output
     assert "1 waiting" in table
@@ -395,6 +402,8 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
     (entry,) = json.loads(invoke("functions", "list", "-o", "json", "--db", url).output)
     assert (entry["lease"], entry["envelope"]) == (7, None)
     assert isinstance(invoke("functions", "set", "f", "--lease", "1", "--db", url).exception, UsageError)
+    together = ["--unique-window", "60", "--on-duplicate", "one_more"]
+    assert isinstance(invoke("functions", "set", "f", *together, "--db", url).exception, UsageError)
 
 
 def test_functions_are_paused_and_resumed(url: str) -> None:

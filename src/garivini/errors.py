@@ -6,6 +6,7 @@
     * ``UnreachableError``: the network or a server. A database or a Gearman server cannot be reached, or the
       database takes no writes.
     * ``RefusedError``: a server, which understood the request and refused it.
+        * ``DuplicateJobError``: the rule of a unique key. A job with it exists.
     * ``ConflictError``: another transaction, which held a lock for too long. The call can be repeated.
     * ``OutcomeUnknownError``: the network. The connection was lost between request and answer.
     * ``ProtocolError``: the peer, which violated the Gearman protocol.
@@ -61,6 +62,13 @@ class RefusedError(GariviniError):
 
     #: Whether the refused request was an insert into a database that is being drained.
     draining: bool = False
+
+
+class DuplicateJobError(RefusedError):
+    """A job with the unique key exists, and the rule of the key refuses another. Nothing was inserted."""
+
+    #: The existing job, as an insert returns it.
+    existing: "Inserted | None" = None
 
 
 class ConflictError(GariviniError):

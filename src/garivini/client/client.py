@@ -23,6 +23,7 @@ from garivini.model.outcome import Setback, failure, success
 from garivini.model.pacing import WATERMARK
 from garivini.model.records import FailedAttempt, KeptJob, Reported
 from garivini.model.state import State
+from garivini.model.unique import Unique
 from garivini.model.when import parse_when
 from garivini.store.callers import Joinable, after_commit
 from garivini.store.shards import Shards
@@ -102,13 +103,14 @@ class Client(BulkCalls, FunctionCalls):
         funcname: str,
         arg: bytes | str = b"",
         run_after: float | timedelta | None = None,
-        unique: str | None = None,
+        unique: str | Unique | None = None,
         coalesce: str | None = None,
         flag: Flag | None = None,
         *,
         uniqkey: str | None = None,
         priority: Priority | None = None,
         dispatch: bool = True,
+        expires: float | timedelta | None = None,
         connection: Joinable | None = None,
     ) -> Inserted:
         """Insert a job in one transaction, which is committed when the call returns.
@@ -118,12 +120,13 @@ class Client(BulkCalls, FunctionCalls):
             arg: the argument, up to 16 MB. A str is stored as UTF-8.
             run_after: seconds from now by the database's clock, or a timedelta; by default now.
             unique: unique key, up to 255 characters. At most one job of the function has it: a second insert
-                returns that job.
+                returns that job. A ``Unique`` gives the key other rules than the settings of the function.
             coalesce: stored with the job for the worker, up to 255 characters.
             flag: ``shim`` (default): the worker reports the outcome. ``controller``: a Controller does.
             uniqkey: another name for ``unique``.
             priority: ``high``, ``normal`` (default) or ``low``.
             dispatch: False leaves the job to a QueueRunner, even if the client knows Gearman servers.
+            expires: seconds, or a timedelta: a job not handed out this long after it was due is discarded.
             connection: inserts the job in the transaction of this connection. The job exists when the caller
                 commits. A QueueRunner is woken after the commit of a Session or Django connection; with any
                 other connection, call ``wake``.
@@ -133,6 +136,7 @@ class Client(BulkCalls, FunctionCalls):
 
         Raises:
             UsageError: a value cannot be stored, or the connection cannot be joined. Nothing was inserted.
+            DuplicateJobError: a job with the unique key exists, and its rule is ``raise``.
             UnreachableError, RefusedError, ConflictError, SchemaError: nothing was inserted.
             OutcomeUnknownError: the connection was lost at the commit. With a unique key, repeat the call.
 
@@ -142,6 +146,7 @@ class Client(BulkCalls, FunctionCalls):
             uniqkey=uniqkey,
             priority=priority,
             dispatch=dispatch,
+            expires=expires,
         )
         return self._insert_checked([job], connection)[0]
 
@@ -158,7 +163,7 @@ class Client(BulkCalls, FunctionCalls):
 
         Args:
             jobs: each a list ``[funcname, uniqkey, coalesce, arg]`` or a mapping with the keys ``funcname``,
-                ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``.
+                ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``, ``expires``.
             run_after: as for ``insert_job``, for all jobs.
             flag: as for ``insert_job``, for all jobs.
             dispatch: as for ``insert_job``. A list of more than 4,000 jobs is left to a QueueRunner.

@@ -10,6 +10,7 @@ from garivini.errors import UsageError
 from garivini.model.inserted import Inserted
 from garivini.model.limits import FLAGS, PRIORITIES, Flag, Priority, check_word
 from garivini.model.state import State
+from garivini.model.unique import KeyRule
 
 
 class Handle(NamedTuple):
@@ -49,6 +50,10 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     lease: int = 0
     #: Whether a client that knows Gearman servers may submit the job after the commit.
     dispatch: bool = True
+    #: The rules of its unique key; None: the defaults.
+    rule: KeyRule | None = None
+    #: Seconds after it is due until which it must be handed out; 0: the setting of its function applies.
+    expires: int = 0
 
     def __post_init__(self) -> None:
         check_word("flag", self.flag, FLAGS)

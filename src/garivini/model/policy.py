@@ -10,6 +10,7 @@ from garivini.model.lease import SUBMIT_WITHIN, check_lease
 from garivini.model.limits import check_word
 from garivini.model.rate import MAX_BURST, Rate, parse_rate
 from garivini.model.retry import parse_retry
+from garivini.model.unique import KeyRule, OnDuplicate, UniqueScope
 
 #: Failures after which a job is dead.
 MAX_FAILURES: Final = 25
@@ -18,7 +19,16 @@ MAX_CRASHES: Final = 3
 #: The largest limit of a function's jobs in flight. A claim counts up to it.
 MAX_RUNNING: Final = 10_000
 _DAY: Final = 86400
-_WHOLE: Final = ("lease", "deadline", "max_failures", "retention", "max_running", "dead_retention", "burst")
+_WHOLE: Final = (
+    "lease",
+    "deadline",
+    "max_failures",
+    "retention",
+    "max_running",
+    "dead_retention",
+    "burst",
+    "expires",
+)
 #: The longest ``dead_retention``: ten years.
 _MAX_DAYS: Final = 3650
 
@@ -57,6 +67,16 @@ class FunctionPolicy:
     #: Maximum jobs that start at once under the rate; None: as many as start in a tenth of a second, at least
     #: one.
     burst: int | None = None
+    #: How long a job holds its unique key: one of ``UNIQUE_SCOPES``.
+    unique_scope: UniqueScope | None = None
+    #: Seconds after an insert for which its unique key stays taken, also if the job is complete.
+    unique_window: int | None = None
+    #: The effect of an insert whose unique key is taken: one of ``ON_DUPLICATE``.
+    on_duplicate: OnDuplicate | None = None
+    #: Maximum seconds for which ``debounce`` puts a job off, from its first insert.
+    max_delay: int | None = None
+    #: Seconds after a job is due until which it must be handed out; None: it may be later.
+    expires: int | None = None
     #: Unix time until which no job of the function is handed out; None: it is not paused. Not a setting:
     #: see ``Client.pause``.
     paused_until: int | None = None
@@ -82,8 +102,11 @@ class FunctionPolicy:
             raise UsageError(f"a retention is 1 s to a year, not {self.retention}")
         if self.dead_retention is not None and not 1 <= self.dead_retention <= _MAX_DAYS:
             raise UsageError(f"a dead_retention is 1 to {_MAX_DAYS} days, not {self.dead_retention}")
+        if self.expires is not None and not 1 <= self.expires <= 365 * _DAY:
+            raise UsageError(f"expires is 1 s to a year, not {self.expires}")
         self._check_failures()
         self._check_rate()
+        _ = self.key_rule  # checks its parts
 
     def _check_failures(self) -> None:
         """Check the settings of failed jobs."""
@@ -104,6 +127,16 @@ class FunctionPolicy:
             if not isinstance(self.rate, str):
                 raise UsageError(f"a rate is a text such as 100/m, not {self.rate!r:.100}")
             parse_rate(self.rate)
+
+    @property
+    def key_rule(self) -> KeyRule:
+        """The rules of its unique keys."""
+        return KeyRule(
+            scope=self.unique_scope,
+            window=self.unique_window,
+            on_duplicate=self.on_duplicate,
+            max_delay=self.max_delay,
+        )
 
     @property
     def start_rate(self) -> Rate | None:

@@ -3,7 +3,8 @@
 * ``runner``: the lifecycle of a role, and loops of passes.
 * ``queue_runner`` dispatches due jobs; ``held_back`` is when it claims again what a limit held back.
   ``expired_leases`` and ``orphans`` recover jobs that others have left.
-  ``janitor`` deletes kept and dead jobs whose retention is over. ``scheduler`` inserts jobs of schedules.
+  ``janitor`` deletes kept and dead jobs whose retention is over; ``key_upkeep`` is its part for unique keys.
+  ``scheduler`` inserts jobs of schedules.
   ``node_watch`` notices several nodes of a cluster.
 * ``controller`` receives jobs and commits outcomes. ``caller`` makes calls, ``calls`` is the table of calls,
   and ``deadlines`` ends overdue calls. ``answers`` reads how they end, ``call_reports`` passes on their

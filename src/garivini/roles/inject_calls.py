@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from garivini.errors import (
     ConflictError,
+    DuplicateJobError,
     GariviniError,
     OutcomeUnknownError,
     RefusedError,
@@ -150,6 +151,7 @@ def answer(stored: Sequence[Inserted], *, many: bool) -> bytes:
 
 #: Refusals by kind of error. The error's own text has the database and its user, so it is for the log only.
 _REFUSALS: Final[dict[type[GariviniError], str]] = {
+    DuplicateJobError: "a job with its unique key exists, and the rule of the key refuses another",
     UsageError: "the database cannot take it: an argument is too large for it, or a value does not fit",
     RefusedError: "the database refused it",
     ConflictError: "another transaction was in the way; try again",

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from garivini import events
 from garivini.errors import ConflictError
+from garivini.roles.key_upkeep import KeyUpkeep
 from garivini.store.database import Database
 
 #: Seconds from the start until the first search, between two searches for kept jobs, and between two events.
@@ -45,6 +46,7 @@ class Janitor:
         self._after = 0
         #: Jobs deleted since the last event.
         self._kept = self._dead = 0
+        self._keys = KeyUpkeep(database, call)
 
     async def run(self) -> None:
         """Delete a batch of kept jobs and one of dead jobs, if they are due, and report their number."""
@@ -58,6 +60,7 @@ class Janitor:
             if now >= self._dead_at:
                 self._dead_at = now + INTERVAL
                 await self._forget_dead(now)
+            await self._keys.run(now)
         except ConflictError as error:  # another transaction has locked a record
             events.emit("dispatch.failed", dbid=self._database.dbid, error=str(error))
         if self._kept + self._dead and now >= self._report_at:

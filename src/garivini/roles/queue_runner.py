@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from garivini import events
 from garivini.clock import SYSTEM_CLOCK, Clock
@@ -20,6 +20,7 @@ from garivini.errors import GariviniError, RefusedError, UsageError
 from garivini.gearman.aio import Client, Held, Worker
 from garivini.model.job import Job
 from garivini.model.lease import LEASE, check_lease
+from garivini.model.outcome import Setback, Settled
 from garivini.model.pacing import BATCH_MAX, BATCH_START, POLL, WATERMARK, next_batch
 from garivini.model.policy import FunctionPolicy
 from garivini.model.state import State
@@ -258,15 +259,22 @@ class QueueRunner:
         self._dispatcher.read_policies(now)
         limit = self._limit(lane.funcname)
         ruled = lane.funcname in self._dispatcher.ruled
-        claim = self._admit if ruled else partial(self._database.claim, lease=self._dispatcher.lease)
+        discarded: list[tuple[Setback, Settled]] = []
+        claim = partial(
+            self._admit if ruled else partial(self._database.claim, lease=self._dispatcher.lease),
+            expires=self._dispatcher.policy(lane.funcname).expires,
+            discarded=discarded,
+        )
         try:
             jobs = claim(lane, limit=limit)
         except (UsageError, RefusedError) as error:
             jobs, full = self._claim_split(claim, lane, limit, error)
         else:
-            full = len(jobs) >= limit
+            full = len(jobs) + len(discarded) >= limit
             if not ruled:  # the size of a claim under a rule does not predict the next one
                 self._batch = next_batch(self._batch, full=full, maximum=self._settings.batch_max)
+        for setback, settled in discarded:
+            emit_settled(setback, settled)
         for job in jobs:
             if job.flag == "controller":
                 self._watermark.note_controlled(job.funcname)
@@ -274,9 +282,9 @@ class QueueRunner:
             self._ids.note(jobs[-1].jobid, jobs[-1].created)
         return _Claim(lane, jobs, full, now)
 
-    def _admit(self, lane: Lane, *, limit: int) -> list[Job]:
+    def _admit(self, lane: Lane, *, limit: int, **options: Any) -> list[Job]:
         """Claim jobs of a function with rules. For the database's thread."""
-        jobs, held_back = self._database.admit(lane, limit=limit, lease=self._dispatcher.lease)
+        jobs, held_back = self._database.admit(lane, limit=limit, lease=self._dispatcher.lease, **options)
         self._held_back.claimed(lane.funcname, jobs=len(jobs), held_back=held_back, now=self._monotonic())
         return jobs
 

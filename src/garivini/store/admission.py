@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from garivini.model.function_settings import valid_settings
 from garivini.model.job import Job
+from garivini.model.outcome import Setback, Settled
 from garivini.model.pacing import BATCH_BYTES
 from garivini.model.policy import FunctionPolicy
 from garivini.store.claims import Lane, claim
@@ -31,6 +32,8 @@ def admit(
     limit: int,
     lease: int | Callable[[str], int],
     max_bytes: int = BATCH_BYTES,
+    expires: int | None = None,
+    discarded: list[tuple[Setback, Settled]] | None = None,
 ) -> Admitted:
     """Claim due jobs of a lane as ``claim`` does, but only as many as the limits of its function allow.
 
@@ -51,7 +54,17 @@ def admit(
         allowed = min(allowed, policy.max_running - held)
     if rate is not None:
         allowed = min(allowed, rate.allowed(used_until, now))
-    jobs = claim(run, lane, limit=allowed, lease=lease, max_bytes=max_bytes) if allowed > 0 else []
+    jobs = []
+    if allowed > 0:
+        jobs = claim(
+            run,
+            lane,
+            limit=allowed,
+            lease=lease,
+            max_bytes=max_bytes,
+            expires=expires,
+            discarded=discarded,
+        )
     wait = 0.0
     if rate is not None:
         used = rate.use(used_until, now, len(jobs))

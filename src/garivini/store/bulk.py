@@ -10,6 +10,7 @@ from garivini.model.when import At, Never, Offset, When
 from garivini.store.failures import record_ends
 from garivini.store.outcomes import forget_records
 from garivini.store.statements import Statements
+from garivini.store.successors import promote_after_death
 
 
 def change(run: Statements, jobids: Sequence[int], change: JobChange, *, states: Collection[State]) -> int:
@@ -25,7 +26,8 @@ def change(run: Statements, jobids: Sequence[int], change: JobChange, *, states:
 
     """
     rows = run("lock_states", jobids=jobids)
-    attempts = {jobid: attempt for jobid, attempt, state in sorted(rows) if State(state) in states}
+    attempts = {jobid: attempt for jobid, attempt, state, _ in sorted(rows) if State(state) in states}
+    followed = [jobid for jobid, _, _, is_followed in rows if is_followed and jobid in attempts]
     chosen = list(attempts)
     if not chosen:
         return 0
@@ -47,10 +49,14 @@ def change(run: Statements, jobids: Sequence[int], change: JobChange, *, states:
         case "reschedule":
             assert change.when is not None
             _reschedule(run, chosen, change.when)
+            if change.when != Never():
+                followed = []
         case "prioritize":
             run("set_priority", jobids=chosen, priority=PRIORITIES.index(change.priority))
         case _:
             assert_never(change.action)
+    if followed and change.action in ("cancel", "discard", "reschedule"):
+        promote_after_death(run, followed)
     return len(chosen)
 
 

@@ -6,10 +6,11 @@ from typing import Any, Final, NamedTuple
 from garivini.model.job import Handle, Job
 from garivini.model.lease import OTHERS_LEASE
 from garivini.model.limits import PRIORITIES
-from garivini.model.outcome import Setback
+from garivini.model.outcome import Setback, Settled
 from garivini.model.pacing import BATCH_BYTES
 from garivini.model.state import State
 from garivini.store.chunks import CHUNK
+from garivini.store.expiry import discard, split_late
 from garivini.store.job_rows import from_due_rows
 from garivini.store.statements import Statements
 
@@ -18,7 +19,7 @@ from garivini.store.statements import Statements
 _SMALL: Final = 4096
 #: Columns of a row of ``due``. If a lane can hold functions that differ in case, the function of the row
 #: follows these columns.
-_DUE_COLUMNS: Final = 10
+_DUE_COLUMNS: Final = 11
 
 
 class Lane(NamedTuple):
@@ -72,6 +73,8 @@ def claim(
     limit: int,
     lease: int | Callable[[str], int],
     max_bytes: int = BATCH_BYTES,
+    expires: int | None = None,
+    discarded: list[tuple[Setback, Settled]] | None = None,
 ) -> list[Job]:
     """Claim due jobs of a lane: raise their attempt and lease them, in one transaction.
 
@@ -81,6 +84,8 @@ def claim(
         limit: maximum number of jobs.
         lease: seconds, or a callable that returns them for a function.
         max_bytes: maximum bytes of arguments; one larger job is claimed alone.
+        expires: the setting of the function. Jobs that have expired are discarded, and not claimed.
+        discarded: gets their setbacks and the results of these.
 
     Returns:
         The jobs in the order in which they were due, with that time as ``run_after``. Each has the
@@ -95,6 +100,15 @@ def claim(
         limit=limit if type(limit) is not int else min(limit, CHUNK),
         small=_SMALL,
     )
+    if not rows:
+        if discarded is not None:
+            discarded.clear()
+        return []
+    rows, late = split_late(rows, expires)
+    if discarded is not None:
+        discarded[:] = discard(run, late) if late else ()
+    elif late:
+        discard(run, late)
     if not rows:
         return []
     rows, args = _fitting(run, rows, max_bytes)

@@ -35,6 +35,8 @@ from garivini.store.calls import in_transaction, read_only, retry_transient
 from garivini.store.chunks import CHUNK
 from garivini.store.claims import Lane, Lanes
 from garivini.store.connections import Connections
+from garivini.store.key_calls import KeyCalls
+from garivini.store.key_rules import KeyRules
 from garivini.store.leases import Lapsed
 from garivini.store.statements import Statements
 from garivini.store.values import check_values
@@ -43,7 +45,7 @@ from garivini.store.views import Count, Waiting
 __all__ = ["Count", "Database", "Lane", "Lanes", "Lapsed", "Waiting"]
 
 
-class Database:
+class Database(KeyCalls):
     """One database that holds jobs.
 
     Construction does no I/O. Each call is one transaction, which happens as a whole or not at all; the
@@ -58,6 +60,7 @@ class Database:
         self.connections: Connections = Connections(settings)
         #: Names the database in messages: its id, and its URL without the password.
         self.where: str = self.connections.where
+        self._key_rules: KeyRules = KeyRules()
 
     # ---- the database itself
 
@@ -171,6 +174,7 @@ class Database:
             connection: a caller's own (see ``callers.cursor_of``); then it is the caller's transaction.
 
         """
+        jobs = self._key_rules.apply(jobs, self._read_key_rules)
         sizes = [len(job.arg) for job in jobs]
         if connection is not None:
             with self.connections.joined(connection, inserts.unusual_texts(jobs)) as run:
@@ -283,7 +287,6 @@ class Database:
 
     # ---- functions
 
-    functions: Final = read_only(policies.functions)
     function_settings: Final = read_only(policies.function_settings)
     _undeclared = read_only(policies.undeclared)
     _declare = in_transaction(policies.declare)

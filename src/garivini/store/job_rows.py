@@ -86,7 +86,7 @@ def from_due_rows(
             lease_end=lease_end,
             incarnation=incarnation,
         )
-        for jobid, run_after, arg, uniqkey, coalesce, flag, failcount, attempt, now, created in rows
+        for jobid, run_after, arg, uniqkey, coalesce, flag, failcount, attempt, now, created, _ in rows
     ]
 
 

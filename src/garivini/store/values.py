@@ -8,7 +8,7 @@ from garivini.errors import UsageError
 #: Parameters of statements that are text or bytes; most others are whole numbers.
 _TEXTS: Final = frozenset(
     "funcname uniqkey coalesce arg flag kind error message trace worker body result envelope rate error_text"
-    " arg_text name cron zone missed overlap declared override".split()
+    " arg_text name cron zone missed overlap declared override unique_scope on_duplicate".split()
 )
 #: Parameters that are numbers with a fraction.
 _REALS: Final = frozenset(("ran", "used_until"))
@@ -18,7 +18,7 @@ _STRICT: Final = frozenset(("jobid", "first", "last", "dbid", "attempt", "after"
 _OPTIONAL: Final = frozenset(
     "state lease deadline renews max_failures retention max_running dead_retention burst paused_until"
     " created_from created_before due_from due_before every tick next_tick queued last_tick"
-    " last_jobid".split()
+    " last_jobid unique_window max_delay expires".split()
 )
 _LARGEST: Final = 2**63 - 1
 

@@ -18,6 +18,7 @@ from garivini.model.new_jobs import new_job
 from garivini.model.policy import FunctionPolicy
 from garivini.model.retry import Backoff, ErrorClass, retry_policy
 from garivini.model.schedule import Missed, Overlap, Schedule, check_name, whole_seconds
+from garivini.model.unique import OnDuplicate, UniqueScope
 from garivini.worker.functions import Function, Registered, registered
 from garivini.worker.process import Process
 from garivini.worker.serving import Serving
@@ -76,6 +77,11 @@ class Worker:
         discard_on: Iterable[ErrorClass] = (),
         retention: int | None = None,
         dead_retention: int | None = None,
+        unique_scope: UniqueScope | None = None,
+        unique_window: int | None = None,
+        on_duplicate: OnDuplicate | None = None,
+        max_delay: int | None = None,
+        expires: int | None = None,
     ) -> Callable[[_F], _F]:
         """Register the decorated ``def`` or ``async def`` under this name; it is called with a ``Job``.
 
@@ -107,6 +113,14 @@ class Worker:
                 precedence over those for its base classes.
             retention: seconds for which a job is kept after success with its result as JSON, 1 s to a year.
             dead_retention: days for which a dead job is kept, 1 to 3,650; by default for ever.
+            unique_scope: how long a job holds its unique key: ``while_live`` until it is complete or dead,
+                ``while_live_or_dead`` (default) until its row is deleted.
+            unique_window: seconds after an insert for which its unique key stays taken, also if the job is
+                complete.
+            on_duplicate: the effect of an insert whose unique key is taken: ``existing`` (default),
+                ``raise``, ``replace``, ``debounce`` or ``one_more``. See ``docs/how-to/unique.md``.
+            max_delay: maximum seconds for which ``debounce`` puts a job off, from its first insert.
+            expires: seconds after a job is due after which it is discarded if it was not handed out.
 
         Raises:
             UsageError: the name is invalid or registered already, a value is out of range, or the function
@@ -126,7 +140,13 @@ class Worker:
             timeout=timeout,
             retention=retention,
             dead_retention=dead_retention,
+            unique_scope=unique_scope,
+            unique_window=unique_window,
+            on_duplicate=on_duplicate,
+            max_delay=max_delay,
+            expires=expires,
         )
+        policy.key_rule.check_together()
 
         def register(function: _F) -> _F:
             if funcname in self.functions:

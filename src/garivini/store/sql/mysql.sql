@@ -103,7 +103,7 @@ SELECT jobid, {effective_state}
 -- The first jobs of a lane that a claim may take, with their arguments, or NULL for an argument of more than `small`
 -- bytes, the time now, and when they were inserted. Rows that another claim has locked are skipped.
 SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniqkey, `coalesce`, flag, failcount,
-       attempt, UNIX_TIMESTAMP(), created
+       attempt, UNIX_TIMESTAMP(), created, expires
   FROM job FORCE INDEX (job_lane)
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
    AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
@@ -218,18 +218,20 @@ DELETE FROM job WHERE jobid = :jobid
 DELETE FROM job WHERE jobid BETWEEN :first AND :last
 
 -- name: any_records (first, last) -> rows
--- Whether any job from the first id to the last has records. Usually none has, and one range scan costs less than a
--- lookup per id. This statement runs after the jobs are deleted: records that were written while the DELETE waited for
--- a row exist by now, and no more can be added. MySQL reads a column outside the key: with the key's columns alone it
--- reads the whole key if its statistics know of few rows, whatever the hint.
+-- Whether any job from the first id to the last has records or a successor. Usually none has, and one range scan costs
+-- less than a lookup per id. This statement runs after the jobs are deleted: records that were written while the DELETE
+-- waited for a row exist by now, and no more can be added. MySQL reads a column outside the key: with the key's columns
+-- alone it reads the whole key if its statistics know of few rows, whatever the hint.
 SELECT EXISTS (SELECT 1 FROM failure FORCE INDEX (PRIMARY) WHERE jobid BETWEEN :first AND :last /*!80017 AND failed_at IS NOT NULL */)
     OR EXISTS (SELECT 1 FROM report FORCE INDEX (PRIMARY) WHERE jobid BETWEEN :first AND :last /*!80017 AND reported_at IS NOT NULL */)
+    OR EXISTS (SELECT 1 FROM successor FORCE INDEX (PRIMARY) WHERE jobid BETWEEN :first AND :last /*!80017 AND due IS NOT NULL */)
 
 -- name: with_records (jobids) -> rows
--- The given jobs that have records: rows of `failure` or `report`. This statement runs after the jobs are deleted, as
--- `any_records` does.
-SELECT jobid FROM failure FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
-UNION SELECT jobid FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND reported_at IS NOT NULL */
+-- The given jobs that have records, rows of `failure` or `report` (0), and those with a successor (1). This
+-- statement runs after the jobs are deleted, as `any_records` does.
+SELECT jobid, 0 FROM failure FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
+UNION SELECT jobid, 0 FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND reported_at IS NOT NULL */
+UNION SELECT jobid, 1 FROM successor FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND due IS NOT NULL */
 
 -- name: records (jobids) -> rows
 -- The job of each record of the given jobs, once per record, whether or not another transaction has locked it.
@@ -332,12 +334,12 @@ SELECT jobid, funcname, CAST(UNIX_TIMESTAMP() AS SIGNED) - (
   FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) AND state = 4 AND run_after = 2147483647
 
 -- name: standing (jobids) -> rows
--- The rows of jobs before their setbacks, locked by the transaction. The last column is whether the attempt of the row
--- holds it.
+-- The rows of jobs before their setbacks, locked by the transaction. The last columns are whether it has a successor,
+-- and whether the attempt of the row holds it.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM `function` WHERE `function`.funcname = job.funcname),
        (SELECT retry FROM `function` WHERE `function`.funcname = job.funcname),
-       {effective_state} IN (1, 2, 3)
+       has_successor, {effective_state} IN (1, 2, 3)
   FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
    FOR UPDATE
 
@@ -440,8 +442,9 @@ SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, at
   FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) ORDER BY jobid
 
 -- name: lock_states (jobids) -> rows
--- Locks the given rows that no other transaction has locked, and returns them with their effective states.
-SELECT jobid, attempt, {effective_state} FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) FOR UPDATE SKIP LOCKED
+-- Locks the given rows that no other transaction has locked, and returns them with their effective states and whether
+-- each has a successor.
+SELECT jobid, attempt, {effective_state}, has_successor FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) FOR UPDATE SKIP LOCKED
 
 -- name: record_ends (jobids, kind, message) -> none
 -- Inserts the failure records of jobs that an operator ends together.
@@ -543,14 +546,15 @@ SHOW GLOBAL VARIABLES WHERE variable_name IN ('group_replication_consistency', '
 -- name: functions () -> rows
 -- The settings of all functions that apply, and until when a function is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst,
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
        CASE WHEN paused_until > UNIX_TIMESTAMP() THEN paused_until END
   FROM `function` ORDER BY funcname
 
 -- name: settings () -> rows
 -- The settings of all functions, with those that code has declared and those that an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, declared, override
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       declared, override
   FROM `function` ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
@@ -560,7 +564,8 @@ SELECT funcname, declared FROM `function` WHERE funcname IN (:*funcnames)
 -- name: lock_settings (funcnames) -> rows
 -- The settings of the given functions, as `settings` returns them, locked by the transaction.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, declared, override
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       declared, override
   FROM `function` WHERE funcname IN (:*funcnames) ORDER BY funcname FOR UPDATE
 
 -- name: create_functions (funcname) -> none
@@ -570,17 +575,20 @@ VALUES
   (:funcname) -- each
 ON DUPLICATE KEY UPDATE funcname = VALUES(funcname)
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, declared, override) -> none
 -- Writes all settings of functions.
 INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, declared, override)
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       declared, override)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :declared, :override) -- each
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :unique_scope, :unique_window, :on_duplicate, :max_delay, :expires, :declared, :override) -- each
 ON DUPLICATE KEY UPDATE
        lease = VALUES(lease), deadline = VALUES(deadline), renews = VALUES(renews),
        envelope = VALUES(envelope), max_failures = VALUES(max_failures), retention = VALUES(retention),
        max_running = VALUES(max_running), retry = VALUES(retry), timeout = VALUES(timeout),
        dead_retention = VALUES(dead_retention), rate = VALUES(rate), burst = VALUES(burst),
+       unique_scope = VALUES(unique_scope), unique_window = VALUES(unique_window),
+       on_duplicate = VALUES(on_duplicate), max_delay = VALUES(max_delay), expires = VALUES(expires),
        declared = VALUES(declared), override = VALUES(override)
 
 -- name: adoptable (jobids) -> rows
@@ -697,11 +705,12 @@ UPDATE job FORCE INDEX (PRIMARY) SET state = 1 WHERE jobid IN (:*jobids) AND att
 UPDATE job SET crashes = crashes + 1 WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: refuse_inserts () -> none
--- Creates a trigger: from now on no program can insert jobs, whether it knows of the drain or not. An old trigger is
--- dropped first, because MySQL has no CREATE TRIGGER IF NOT EXISTS.
+-- Creates a trigger: from now on no program can insert jobs, whether it knows of the drain or not. Successors become
+-- jobs anyway. An old trigger is dropped first, because MySQL has no CREATE TRIGGER IF NOT EXISTS.
 DROP TRIGGER IF EXISTS garivini_draining;
 CREATE TRIGGER garivini_draining BEFORE INSERT ON job FOR EACH ROW
-SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'garivini is draining this database'
+IF NOT EXISTS (SELECT 1 FROM successor WHERE successor.funcname = NEW.funcname AND successor.uniqkey = NEW.uniqkey)
+THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'garivini is draining this database'; END IF
 
 -- name: allow_inserts () -> none
 -- Ends the drain: programs can insert jobs again.
@@ -830,3 +839,95 @@ ON DUPLICATE KEY UPDATE name = VALUES(name)
 -- name: remove_schedule (name) -> none
 -- Deletes a schedule. Its jobs stay.
 DELETE FROM schedule WHERE name = :name
+
+-- name: key_rules () -> rows
+-- The functions with rules for unique keys.
+SELECT funcname, unique_scope, unique_window, on_duplicate, max_delay FROM `function`
+ WHERE unique_scope IS NOT NULL OR unique_window IS NOT NULL OR on_duplicate IS NOT NULL
+
+-- name: keyed_row (funcname, uniqkey) -> rows
+-- The job of a key, locked by the transaction, with the time now, rounded down and rounded up.
+SELECT jobid, attempt, {effective_state}, run_after, created, UNIX_TIMESTAMP(), UNIX_TIMESTAMP() + (MICROSECOND(NOW(6)) > 0)
+  FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey FOR UPDATE
+
+-- name: replace_job (jobid, arg, coalesce, priority, run_after, expires) -> none
+-- Gives other values to a job that was never handed out and that this transaction has locked.
+UPDATE job SET arg = :arg, `coalesce` = :coalesce, priority = :priority, run_after = :run_after,
+       expires = :expires
+ WHERE jobid = :jobid
+
+-- name: free_key (jobid) -> none
+-- A dead job gives up its key, so that another one can have it.
+UPDATE job SET uniqkey = NULL, has_successor = NULL WHERE jobid = :jobid
+
+-- name: set_expires (jobids, expires) -> none
+-- Seconds after new jobs are due until which they must have been handed out.
+UPDATE job FORCE INDEX (PRIMARY) SET expires = :expires WHERE jobid IN (:*jobids)
+
+-- name: note_successor (jobid) -> none
+-- A job gets its first successor.
+UPDATE job SET has_successor = 1 WHERE jobid = :jobid
+
+-- name: successor (jobid) -> rows
+-- When a successor is due, and when it was first inserted. The transaction has locked the row of the job.
+SELECT due, created FROM successor WHERE jobid = :jobid
+
+-- name: put_successor (jobid, funcname, uniqkey, coalesce, arg, flag, priority, due, created, expires) -> none
+-- Stores the successor of a job that this transaction has locked, or gives other values to it.
+INSERT INTO successor (jobid, funcname, uniqkey, `coalesce`, arg, flag, priority, due, created, expires)
+VALUES (:jobid, :funcname, :uniqkey, :coalesce, :arg, :flag, :priority,
+        :due, :created, :expires)
+ON DUPLICATE KEY UPDATE `coalesce` = VALUES(`coalesce`), arg = VALUES(arg), flag = VALUES(flag), priority = VALUES(priority),
+       due = VALUES(due), expires = VALUES(expires)
+
+-- name: promote (jobid) -> none
+-- A successor becomes a job, unless a newer job has its key. The transaction has ended the job before it.
+INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created, expires)
+SELECT funcname, uniqkey, `coalesce`, arg, flag, priority, due, created, expires FROM successor
+ WHERE jobid = :jobid
+ON DUPLICATE KEY UPDATE jobid = job.jobid;
+DELETE FROM successor WHERE jobid = :jobid
+
+-- name: lock_successor (jobid) -> rows
+-- Locks a successor, unless another transaction has locked it.
+SELECT jobid FROM successor WHERE jobid = :jobid FOR UPDATE SKIP LOCKED
+
+-- name: successors_left (limit) -> rows
+-- Successors of jobs that another program has deleted or parked. There are few successors.
+SELECT jobid FROM successor
+ WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.jobid = successor.jobid AND {effective_state} <> 4)
+ LIMIT :limit
+
+-- name: any_successor () -> rows
+-- Whether there is a successor.
+SELECT jobid FROM successor LIMIT 1
+
+-- name: forget_successors (funcname, uniqkey) -> none
+-- Deletes successors of a key that has just got a newer job.
+DELETE FROM successor WHERE funcname = :funcname AND uniqkey = :uniqkey
+
+-- name: recent_key (funcname, uniqkey) -> rows
+-- Locks a key with a window, also one that is not taken; returns its last job and whether the window is still open.
+INSERT INTO recent_key (funcname, uniqkey, jobid, ends) VALUES (:funcname, :uniqkey, 0, UNIX_TIMESTAMP())
+ON DUPLICATE KEY UPDATE jobid = recent_key.jobid;
+SELECT jobid, ends > UNIX_TIMESTAMP() FROM recent_key WHERE funcname = :funcname AND uniqkey = :uniqkey FOR UPDATE
+
+-- name: note_key (funcname, uniqkey, jobid, ends) -> none
+-- The last job of a key, and the end of the window that has begun with its insert.
+UPDATE recent_key SET jobid = :jobid, ends = :ends WHERE funcname = :funcname AND uniqkey = :uniqkey
+
+-- name: any_old_key () -> rows
+-- Whether there is such a key as below.
+SELECT jobid FROM recent_key WHERE ends < UNIX_TIMESTAMP() - 60 LIMIT 1
+
+-- name: forget_keys (limit) -> count
+-- Deletes keys whose window has ended. A minute later, because an insert may have locked one.
+DELETE FROM recent_key WHERE ends < UNIX_TIMESTAMP() - 60 ORDER BY ends LIMIT :limit
+
+-- name: late (funcname, priority, expires, limit) -> rows
+-- The first jobs of a lane that have been due for too long, with their attempts and these times,
+-- locked by the transaction.
+SELECT jobid, attempt, CAST(UNIX_TIMESTAMP() AS SIGNED) - CAST(run_after AS SIGNED) FROM job FORCE INDEX (job_lane)
+ WHERE funcname = :funcname AND state = 0 AND priority = :priority
+   AND run_after < CAST(UNIX_TIMESTAMP() AS SIGNED) - :expires AND run_after <> 2147483647
+ ORDER BY run_after LIMIT :limit FOR UPDATE SKIP LOCKED

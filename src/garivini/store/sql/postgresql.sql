@@ -111,7 +111,7 @@ SELECT lane.funcname, lane.state, lane.priority, lane.due, clock.now FROM lane, 
 -- The first jobs of a lane that a claim may take, with their arguments, or NULL for an argument of more than `small`
 -- bytes, the time now, and when they were inserted. Rows that another claim has locked are skipped.
 SELECT jobid, run_after, CASE WHEN octet_length(arg) > :small::bigint THEN NULL ELSE coalesce(arg, '') END, uniqkey,
-       "coalesce", flag, failcount, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), created
+       "coalesce", flag, failcount, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), created, expires
   FROM job
  WHERE funcname = :funcname::text AND state = 0 AND priority = :priority::smallint
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after <> 2147483647
@@ -230,17 +230,19 @@ DELETE FROM job WHERE jobid = :jobid::bigint
 DELETE FROM job WHERE jobid BETWEEN :first AND :last
 
 -- name: any_records (first, last) -> rows
--- Whether any job from the first id to the last has records. Usually none has, and one range scan costs less than a
--- lookup per id. This statement runs after the jobs are deleted: records that were written while the DELETE waited for
--- a row exist by now, and no more can be added.
+-- Whether any job from the first id to the last has records or a successor. Usually none has, and one range scan costs
+-- less than a lookup per id. This statement runs after the jobs are deleted: records that were written while the DELETE
+-- waited for a row exist by now, and no more can be added.
 SELECT EXISTS (SELECT 1 FROM failure WHERE jobid BETWEEN :first AND :last)
     OR EXISTS (SELECT 1 FROM report WHERE jobid BETWEEN :first AND :last)
+    OR EXISTS (SELECT 1 FROM successor WHERE jobid BETWEEN :first AND :last)
 
 -- name: with_records (jobids) -> rows
--- The given jobs that have records: rows of `failure` or `report`. This statement runs after the jobs are deleted, as
--- `any_records` does.
-SELECT jobid FROM failure WHERE jobid = ANY (:@jobids::bigint[])
-UNION SELECT jobid FROM report WHERE jobid = ANY (:@jobids::bigint[])
+-- The given jobs that have records, rows of `failure` or `report` (0), and those with a successor (1). This
+-- statement runs after the jobs are deleted, as `any_records` does.
+SELECT jobid, 0 FROM failure WHERE jobid = ANY (:@jobids::bigint[])
+UNION SELECT jobid, 0 FROM report WHERE jobid = ANY (:@jobids::bigint[])
+UNION SELECT jobid, 1 FROM successor WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: records (jobids) -> rows
 -- The job of each record of the given jobs, once per record, whether or not another transaction has locked it.
@@ -333,12 +335,12 @@ SELECT jobid, funcname, floor(extract(epoch FROM clock_timestamp()))::bigint - (
   FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND state + 0 = 4 AND run_after = 2147483647
 
 -- name: standing (jobids) -> rows
--- The rows of jobs before their setbacks, locked by the transaction. The last column is whether the attempt of the row
--- holds it.
+-- The rows of jobs before their setbacks, locked by the transaction. The last columns are whether it has a successor,
+-- and whether the attempt of the row holds it.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM function WHERE function.funcname = job.funcname),
        (SELECT retry FROM function WHERE function.funcname = job.funcname),
-       {effective_state} IN (1, 2, 3)
+       has_successor, {effective_state} IN (1, 2, 3)
   FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE OF job
 
 -- name: put_back (jobid, attempt, state, failcount, delay) -> none
@@ -444,8 +446,9 @@ SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, at
   FROM job WHERE jobid = ANY (:@jobids::bigint[]) ORDER BY jobid
 
 -- name: lock_states (jobids) -> rows
--- Locks the given rows that no other transaction has locked, and returns them with their effective states.
-SELECT jobid, attempt, {effective_state} FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE SKIP LOCKED
+-- Locks the given rows that no other transaction has locked, and returns them with their effective states and whether
+-- each has a successor.
+SELECT jobid, attempt, {effective_state}, has_successor FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE SKIP LOCKED
 
 -- name: record_ends (jobids, kind, message) -> none
 -- Inserts the failure records of jobs that an operator ends together.
@@ -536,14 +539,15 @@ UNION ALL SELECT 'commits_without_standby', count(*)::text FROM pg_catalog.pg_st
 -- name: functions () -> rows
 -- The settings of all functions that apply, and until when a function is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst,
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
        CASE WHEN paused_until > floor(extract(epoch FROM clock_timestamp()))::bigint THEN paused_until END
   FROM function ORDER BY funcname
 
 -- name: settings () -> rows
 -- The settings of all functions, with those that code has declared and those that an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, declared, override
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       declared, override
   FROM function ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
@@ -553,30 +557,37 @@ SELECT funcname, declared FROM function WHERE funcname = ANY (:@funcnames::text[
 -- name: lock_settings (funcnames) -> rows
 -- The settings of the given functions, as `settings` returns them, locked by the transaction.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, declared, override
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       declared, override
   FROM function WHERE funcname = ANY (:@funcnames::text[]) ORDER BY funcname FOR UPDATE
 
 -- name: create_functions (funcname) -> none
 -- Creates rows for functions that have none yet, so that the rows can be locked.
 INSERT INTO function (funcname) SELECT unnest(:@funcname::text[]) ON CONFLICT (funcname) DO NOTHING
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, declared, override) -> none
 -- Writes all settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, declared, override)
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       declared, override)
 SELECT n.funcname, n.lease, n.deadline, n.renews::boolean, n.envelope, n.max_failures, n.retention, n.max_running,
-       n.retry, n.timeout, n.dead_retention, n.rate, n.burst, n.declared, n.override
+       n.retry, n.timeout, n.dead_retention, n.rate, n.burst, n.unique_scope, n.unique_window,
+       n.on_duplicate, n.max_delay, n.expires, n.declared, n.override
   FROM unnest(:@funcname::text[], :@lease::integer[], :@deadline::integer[], :@renews::integer[], :@envelope::text[],
               :@max_failures::integer[], :@retention::integer[], :@max_running::integer[], :@retry::text[],
-              :@timeout::double precision[], :@dead_retention::integer[], :@rate::text[], :@burst::integer[], :@declared::text[],
-              :@override::text[])
+              :@timeout::double precision[], :@dead_retention::integer[], :@rate::text[], :@burst::integer[],
+              :@unique_scope::text[], :@unique_window::integer[], :@on_duplicate::text[], :@max_delay::integer[],
+              :@expires::integer[], :@declared::text[], :@override::text[])
        AS n (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-             dead_retention, rate, burst, declared, override)
+             dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       declared, override)
 ON CONFLICT (funcname) DO UPDATE
    SET lease = excluded.lease, deadline = excluded.deadline, renews = excluded.renews,
        envelope = excluded.envelope, max_failures = excluded.max_failures, retention = excluded.retention,
        max_running = excluded.max_running, retry = excluded.retry, timeout = excluded.timeout,
        dead_retention = excluded.dead_retention, rate = excluded.rate, burst = excluded.burst,
+       unique_scope = excluded.unique_scope, unique_window = excluded.unique_window,
+       on_duplicate = excluded.on_duplicate, max_delay = excluded.max_delay, expires = excluded.expires,
        declared = excluded.declared, override = excluded.override
 
 -- name: adoptable (jobids) -> rows
@@ -697,9 +708,12 @@ UPDATE job SET crashes = crashes + 1
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state IN (1, 2, 3) AND {held}
 
 -- name: refuse_inserts () -> none
--- Creates a trigger: from now on no program can insert jobs, whether it knows of the drain or not.
+-- Creates a trigger: from now on no program can insert jobs, whether it knows of the drain or not. Successors become
+-- jobs anyway.
 CREATE OR REPLACE FUNCTION garivini_draining() RETURNS trigger LANGUAGE plpgsql AS
-  $$ BEGIN RAISE EXCEPTION 'garivini is draining this database'; END $$;
+  $$ BEGIN
+  IF NOT EXISTS (SELECT 1 FROM successor WHERE successor.funcname = NEW.funcname AND successor.uniqkey = NEW.uniqkey)
+  THEN RAISE EXCEPTION 'garivini is draining this database'; END IF; RETURN NEW; END $$;
 DROP TRIGGER IF EXISTS garivini_draining ON job;
 CREATE TRIGGER garivini_draining BEFORE INSERT ON job EXECUTE FUNCTION garivini_draining()
 
@@ -835,3 +849,97 @@ ON CONFLICT (name) DO NOTHING
 -- name: remove_schedule (name) -> none
 -- Deletes a schedule. Its jobs stay.
 DELETE FROM schedule WHERE name = :name::text
+
+-- name: key_rules () -> rows
+-- The functions with rules for unique keys.
+SELECT funcname, unique_scope, unique_window, on_duplicate, max_delay FROM function
+ WHERE unique_scope IS NOT NULL OR unique_window IS NOT NULL OR on_duplicate IS NOT NULL
+
+-- name: keyed_row (funcname, uniqkey) -> rows
+-- The job of a key, locked by the transaction, with the time now, rounded down and rounded up.
+SELECT jobid, attempt, {effective_state}, run_after, created, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), (SELECT ceil(extract(epoch FROM clock_timestamp()))::bigint)
+  FROM job WHERE funcname = :funcname::text AND uniqkey = :uniqkey::text FOR UPDATE
+
+-- name: replace_job (jobid, arg, coalesce, priority, run_after, expires) -> none
+-- Gives other values to a job that was never handed out and that this transaction has locked.
+UPDATE job SET arg = :arg::bytea, "coalesce" = :coalesce::text, priority = :priority::smallint, run_after = :run_after::bigint,
+       expires = :expires::integer
+ WHERE jobid = :jobid::bigint
+
+-- name: free_key (jobid) -> none
+-- A dead job gives up its key, so that another one can have it.
+UPDATE job SET uniqkey = NULL, has_successor = NULL WHERE jobid = :jobid::bigint
+
+-- name: set_expires (jobids, expires) -> none
+-- Seconds after new jobs are due until which they must have been handed out.
+UPDATE job SET expires = :expires::integer WHERE jobid = ANY (:@jobids::bigint[])
+
+-- name: note_successor (jobid) -> none
+-- A job gets its first successor.
+UPDATE job SET has_successor = 1 WHERE jobid = :jobid::bigint
+
+-- name: successor (jobid) -> rows
+-- When a successor is due, and when it was first inserted. The transaction has locked the row of the job.
+SELECT due, created FROM successor WHERE jobid = :jobid::bigint
+
+-- name: put_successor (jobid, funcname, uniqkey, coalesce, arg, flag, priority, due, created, expires) -> none
+-- Stores the successor of a job that this transaction has locked, or gives other values to it.
+INSERT INTO successor (jobid, funcname, uniqkey, "coalesce", arg, flag, priority, due, created, expires)
+VALUES (:jobid::bigint, :funcname::text, :uniqkey::text, :coalesce::text, :arg::bytea, :flag::text, :priority::smallint,
+        :due::bigint, :created::bigint, :expires::integer)
+ON CONFLICT (jobid) DO UPDATE
+   SET "coalesce" = excluded."coalesce", arg = excluded.arg, flag = excluded.flag, priority = excluded.priority,
+       due = excluded.due, expires = excluded.expires
+
+-- name: promote (jobid) -> none
+-- A successor becomes a job, unless a newer job has its key. The transaction has ended the job before it.
+INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created, expires)
+SELECT funcname, uniqkey, "coalesce", arg, flag, priority, due, created, expires FROM successor
+ WHERE jobid = :jobid::bigint
+ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING;
+DELETE FROM successor WHERE jobid = :jobid::bigint
+
+-- name: lock_successor (jobid) -> rows
+-- Locks a successor, unless another transaction has locked it.
+SELECT jobid FROM successor WHERE jobid = :jobid::bigint FOR UPDATE SKIP LOCKED
+
+-- name: successors_left (limit) -> rows
+-- Successors of jobs that another program has deleted or parked. There are few successors.
+SELECT jobid FROM successor
+ WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.jobid = successor.jobid AND {effective_state} <> 4)
+ LIMIT :limit::bigint
+
+-- name: any_successor () -> rows
+-- Whether there is a successor.
+SELECT jobid FROM successor LIMIT 1
+
+-- name: forget_successors (funcname, uniqkey) -> none
+-- Deletes successors of a key that has just got a newer job.
+DELETE FROM successor WHERE funcname = :funcname::text AND uniqkey = :uniqkey::text
+
+-- name: recent_key (funcname, uniqkey) -> rows
+-- Locks a key with a window, also one that is not taken; returns its last job and whether the window is still open.
+INSERT INTO recent_key (funcname, uniqkey, jobid, ends) VALUES (:funcname::text, :uniqkey::text, 0, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint))
+ON CONFLICT (funcname, uniqkey) DO NOTHING;
+SELECT jobid, ends > (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) FROM recent_key WHERE funcname = :funcname::text AND uniqkey = :uniqkey::text FOR UPDATE
+
+-- name: note_key (funcname, uniqkey, jobid, ends) -> none
+-- The last job of a key, and the end of the window that has begun with its insert.
+UPDATE recent_key SET jobid = :jobid::bigint, ends = :ends::bigint WHERE funcname = :funcname::text AND uniqkey = :uniqkey::text
+
+-- name: any_old_key () -> rows
+-- Whether there is such a key as below.
+SELECT jobid FROM recent_key WHERE ends < (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - 60 LIMIT 1
+
+-- name: forget_keys (limit) -> count
+-- Deletes keys whose window has ended. A minute later, because an insert may have locked one.
+DELETE FROM recent_key WHERE (funcname, uniqkey) IN (
+  SELECT funcname, uniqkey FROM recent_key WHERE ends < (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - 60 ORDER BY ends LIMIT :limit::bigint FOR UPDATE SKIP LOCKED)
+
+-- name: late (funcname, priority, expires, limit) -> rows
+-- The first jobs of a lane that have been due for too long, with their attempts and these times,
+-- locked by the transaction.
+SELECT jobid, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - run_after FROM job
+ WHERE funcname = :funcname::text AND state = 0 AND priority = :priority::smallint
+   AND run_after < (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - :expires::bigint AND run_after <> 2147483647
+ ORDER BY run_after LIMIT :limit::bigint FOR UPDATE SKIP LOCKED

@@ -102,7 +102,7 @@ SELECT funcname, state, priority, due, (julianday('now') - 2440587.5) * 86400.0 
 -- The first jobs of a lane that a claim may take, with their arguments, or NULL for an argument of more than `small`
 -- bytes, the time now, and when they were inserted.
 SELECT jobid, run_after, CASE WHEN length(arg) > :small THEN NULL ELSE coalesce(CAST(arg AS BLOB), x'') END, uniqkey,
-       "coalesce", flag, failcount, attempt, strftime('%s', 'now') + 0, created
+       "coalesce", flag, failcount, attempt, strftime('%s', 'now') + 0, created, expires
   FROM job INDEXED BY job_lane
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
    AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647
@@ -211,15 +211,17 @@ DELETE FROM job WHERE jobid = :jobid
 DELETE FROM job WHERE jobid BETWEEN :first AND :last
 
 -- name: any_records (first, last) -> rows
--- Whether any job from the first id to the last has records. Usually none has, and one range scan costs less than a
--- lookup per id.
+-- Whether any job from the first id to the last has records or a successor. Usually none has, and one range scan costs
+-- less than a lookup per id.
 SELECT EXISTS (SELECT 1 FROM failure WHERE jobid BETWEEN :first AND :last)
     OR EXISTS (SELECT 1 FROM report WHERE jobid BETWEEN :first AND :last)
+    OR EXISTS (SELECT 1 FROM successor WHERE jobid BETWEEN :first AND :last)
 
 -- name: with_records (jobids) -> rows
--- The given jobs that have records: rows of `failure` or `report`.
-SELECT jobid FROM failure WHERE jobid IN (:*jobids)
-UNION SELECT jobid FROM report WHERE jobid IN (:*jobids)
+-- The given jobs that have records, rows of `failure` or `report` (0), and those with a successor (1).
+SELECT jobid, 0 FROM failure WHERE jobid IN (:*jobids)
+UNION SELECT jobid, 0 FROM report WHERE jobid IN (:*jobids)
+UNION SELECT jobid, 1 FROM successor WHERE jobid IN (:*jobids)
 
 -- name: records (jobids) -> rows
 -- The job of each record of the given jobs, once per record, whether or not another transaction has locked it.
@@ -307,11 +309,12 @@ SELECT jobid, funcname, strftime('%s', 'now') - (
   FROM job WHERE jobid IN (:*jobids) AND state = 4 AND run_after = 2147483647
 
 -- name: standing (jobids) -> rows
--- The rows of jobs before their setbacks. The last column is whether the attempt of the row holds it.
+-- The rows of jobs before their setbacks. The last columns are whether it has a successor, and whether the attempt of
+-- the row holds it.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM function WHERE function.funcname = job.funcname),
        (SELECT retry FROM function WHERE function.funcname = job.funcname),
-       {effective_state} IN (1, 2, 3)
+       has_successor, {effective_state} IN (1, 2, 3)
   FROM job WHERE jobid IN (:*jobids)
 
 -- name: put_back (jobid, attempt, state, failcount, delay) -> none
@@ -414,8 +417,9 @@ SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag,
   FROM job WHERE jobid IN (:*jobids) ORDER BY jobid
 
 -- name: lock_states (jobids) -> rows
--- Locks the given rows that no other transaction has locked, and returns them with their effective states.
-SELECT jobid, attempt, {effective_state} FROM job WHERE jobid IN (:*jobids)
+-- Locks the given rows that no other transaction has locked, and returns them with their effective states and whether
+-- each has a successor.
+SELECT jobid, attempt, {effective_state}, has_successor FROM job WHERE jobid IN (:*jobids)
 
 -- name: record_ends (jobids, kind, message) -> none
 -- Inserts the failure records of jobs that an operator ends together.
@@ -470,14 +474,15 @@ SELECT 'version', sqlite_version() UNION ALL SELECT 'journal_mode', journal_mode
 -- name: functions () -> rows
 -- The settings of all functions that apply, and until when a function is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst,
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
        CASE WHEN paused_until > strftime('%s', 'now') + 0 THEN paused_until END
   FROM function ORDER BY funcname
 
 -- name: settings () -> rows
 -- The settings of all functions, with those that code has declared and those that an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, declared, override
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       declared, override
   FROM function ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
@@ -487,7 +492,8 @@ SELECT funcname, declared FROM function WHERE funcname IN (:*funcnames)
 -- name: lock_settings (funcnames) -> rows
 -- The settings of the given functions, as `settings` returns them.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, declared, override
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       declared, override
   FROM function WHERE funcname IN (:*funcnames) ORDER BY funcname
 
 -- name: create_functions (funcname) -> none
@@ -497,17 +503,20 @@ VALUES
   (:funcname) -- each
 ON CONFLICT (funcname) DO NOTHING
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, declared, override) -> none
 -- Writes all settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, declared, override)
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       declared, override)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :declared, :override) -- each
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :unique_scope, :unique_window, :on_duplicate, :max_delay, :expires, :declared, :override) -- each
 ON CONFLICT (funcname) DO UPDATE
    SET lease = excluded.lease, deadline = excluded.deadline, renews = excluded.renews,
        envelope = excluded.envelope, max_failures = excluded.max_failures, retention = excluded.retention,
        max_running = excluded.max_running, retry = excluded.retry, timeout = excluded.timeout,
        dead_retention = excluded.dead_retention, rate = excluded.rate, burst = excluded.burst,
+       unique_scope = excluded.unique_scope, unique_window = excluded.unique_window,
+       on_duplicate = excluded.on_duplicate, max_delay = excluded.max_delay, expires = excluded.expires,
        declared = excluded.declared, override = excluded.override
 
 -- name: adoptable (jobids) -> rows
@@ -621,8 +630,11 @@ UPDATE job SET state = 1 WHERE jobid IN (:*jobids) AND attempt = :attempt AND st
 UPDATE job SET crashes = crashes + 1 WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: refuse_inserts () -> none
--- Creates a trigger: from now on no program can insert jobs, whether it knows of the drain or not.
-CREATE TRIGGER IF NOT EXISTS garivini_draining BEFORE INSERT ON job BEGIN SELECT RAISE(ABORT, 'garivini is draining this database'); END
+-- Creates a trigger: from now on no program can insert jobs, whether it knows of the drain or not. Successors become
+-- jobs anyway.
+CREATE TRIGGER IF NOT EXISTS garivini_draining BEFORE INSERT ON job
+WHEN NOT EXISTS (SELECT 1 FROM successor WHERE successor.funcname = NEW.funcname AND successor.uniqkey = NEW.uniqkey)
+BEGIN SELECT RAISE(ABORT, 'garivini is draining this database'); END
 
 -- name: allow_inserts () -> none
 -- Ends the drain: programs can insert jobs again.
@@ -746,3 +758,97 @@ ON CONFLICT (name) DO NOTHING
 -- name: remove_schedule (name) -> none
 -- Deletes a schedule. Its jobs stay.
 DELETE FROM schedule WHERE name = :name
+
+-- name: key_rules () -> rows
+-- The functions with rules for unique keys.
+SELECT funcname, unique_scope, unique_window, on_duplicate, max_delay FROM function
+ WHERE unique_scope IS NOT NULL OR unique_window IS NOT NULL OR on_duplicate IS NOT NULL
+
+-- name: keyed_row (funcname, uniqkey) -> rows
+-- The job of a key, locked by the transaction, with the time now, rounded down and rounded up.
+SELECT jobid, attempt, {effective_state}, run_after, created, strftime('%s', 'now') + 0, CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER)
+  FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey
+
+-- name: replace_job (jobid, arg, coalesce, priority, run_after, expires) -> none
+-- Gives other values to a job that was never handed out and that this transaction has locked.
+UPDATE job SET arg = :arg, "coalesce" = :coalesce, priority = :priority, run_after = :run_after,
+       expires = :expires
+ WHERE jobid = :jobid
+
+-- name: free_key (jobid) -> none
+-- A dead job gives up its key, so that another one can have it.
+UPDATE job SET uniqkey = NULL, has_successor = NULL WHERE jobid = :jobid
+
+-- name: set_expires (jobids, expires) -> none
+-- Seconds after new jobs are due until which they must have been handed out.
+UPDATE job SET expires = :expires WHERE jobid IN (:*jobids)
+
+-- name: note_successor (jobid) -> none
+-- A job gets its first successor.
+UPDATE job SET has_successor = 1 WHERE jobid = :jobid
+
+-- name: successor (jobid) -> rows
+-- When a successor is due, and when it was first inserted. The transaction has locked the row of the job.
+SELECT due, created FROM successor WHERE jobid = :jobid
+
+-- name: put_successor (jobid, funcname, uniqkey, coalesce, arg, flag, priority, due, created, expires) -> none
+-- Stores the successor of a job that this transaction has locked, or gives other values to it.
+INSERT INTO successor (jobid, funcname, uniqkey, "coalesce", arg, flag, priority, due, created, expires)
+VALUES (:jobid, :funcname, :uniqkey, :coalesce, :arg, :flag, :priority,
+        :due, :created, :expires)
+ON CONFLICT (jobid) DO UPDATE
+   SET "coalesce" = excluded."coalesce", arg = excluded.arg, flag = excluded.flag, priority = excluded.priority,
+       due = excluded.due, expires = excluded.expires
+
+-- name: promote (jobid) -> none
+-- A successor becomes a job, unless a newer job has its key. The transaction has ended the job before it.
+INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created, expires)
+SELECT funcname, uniqkey, "coalesce", arg, flag, priority, due, created, expires FROM successor
+ WHERE jobid = :jobid
+ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING;
+DELETE FROM successor WHERE jobid = :jobid
+
+-- name: lock_successor (jobid) -> rows
+-- Locks a successor, unless another transaction has locked it.
+SELECT jobid FROM successor WHERE jobid = :jobid
+
+-- name: successors_left (limit) -> rows
+-- Successors of jobs that another program has deleted or parked. There are few successors.
+SELECT jobid FROM successor
+ WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.jobid = successor.jobid AND {effective_state} <> 4)
+ LIMIT :limit
+
+-- name: any_successor () -> rows
+-- Whether there is a successor.
+SELECT jobid FROM successor LIMIT 1
+
+-- name: forget_successors (funcname, uniqkey) -> none
+-- Deletes successors of a key that has just got a newer job.
+DELETE FROM successor WHERE funcname = :funcname AND uniqkey = :uniqkey
+
+-- name: recent_key (funcname, uniqkey) -> rows
+-- Locks a key with a window, also one that is not taken; returns its last job and whether the window is still open.
+INSERT INTO recent_key (funcname, uniqkey, jobid, ends) VALUES (:funcname, :uniqkey, 0, strftime('%s', 'now') + 0)
+ON CONFLICT (funcname, uniqkey) DO NOTHING;
+SELECT jobid, ends > strftime('%s', 'now') + 0 FROM recent_key WHERE funcname = :funcname AND uniqkey = :uniqkey
+
+-- name: note_key (funcname, uniqkey, jobid, ends) -> none
+-- The last job of a key, and the end of the window that has begun with its insert.
+UPDATE recent_key SET jobid = :jobid, ends = :ends WHERE funcname = :funcname AND uniqkey = :uniqkey
+
+-- name: any_old_key () -> rows
+-- Whether there is such a key as below.
+SELECT jobid FROM recent_key WHERE ends < strftime('%s', 'now') - 60 LIMIT 1
+
+-- name: forget_keys (limit) -> count
+-- Deletes keys whose window has ended. A minute later, because an insert may have locked one.
+DELETE FROM recent_key WHERE (funcname, uniqkey) IN (
+  SELECT funcname, uniqkey FROM recent_key WHERE ends < strftime('%s', 'now') - 60 ORDER BY ends LIMIT :limit)
+
+-- name: late (funcname, priority, expires, limit) -> rows
+-- The first jobs of a lane that have been due for too long, with their attempts and these times,
+-- locked by the transaction.
+SELECT jobid, attempt, strftime('%s', 'now') - run_after FROM job INDEXED BY job_lane
+ WHERE funcname = :funcname AND state = 0 AND priority = :priority
+   AND run_after < strftime('%s', 'now') + 0 - :expires AND run_after <> 2147483647
+ ORDER BY run_after LIMIT :limit
