@@ -89,7 +89,7 @@ class PostgreSQLRoles:
             self._server.execute(f"DROP ROLE {self.name}_{role}")
 
     def empty(self) -> None:
-        for table in ("job", "failure", "function", "report", "finished", "schedule", "garivini_database"):
+        for table in _TABLES:
             self._connection.execute(f"DELETE FROM {table}".encode())
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:
@@ -98,6 +98,11 @@ class PostgreSQLRoles:
         return cursor.fetchall() if cursor.description else []
 
 
+#: The tables that a test may fill.
+_TABLES: Final = (
+    *("job", "failure", "function", "report", "finished", "schedule", "garivini_database"),
+    *("turn", "turn_partition", "partition_rate"),
+)
 _CLOCK: Final = (
     "CREATE SCHEMA clock",
     "GRANT USAGE ON SCHEMA clock TO PUBLIC",
@@ -171,7 +176,7 @@ class MySQLRoles:
         self._server.execute(f"DROP DATABASE {self.name}")
 
     def empty(self) -> None:
-        for table in ("job", "failure", "function", "report", "finished", "schedule", "garivini_database"):
+        for table in _TABLES:
             self.execute(f"DELETE FROM `{table}`")
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:

@@ -54,7 +54,7 @@ def list_(dbs: list[str], output: Form) -> None:
             for state, count in entry["jobs"].items()
         )
         set_ = ", ".join(
-            f"{name} {str(entry[name]).lower() if name == 'renews' else entry[name]}"
+            f"{name} {str(entry[name]).lower() if name in ('renews', 'fair') else entry[name]}"
             for name in SETTINGS
             if entry[name] is not None
         )
@@ -107,6 +107,19 @@ def list_(dbs: list[str], output: Form) -> None:
     help="How many jobs may start per second, minute, hour or day, in each database, such as 100/m.",
 )
 @click.option("--burst", type=int, metavar="N", help="How many jobs may start at once under the rate.")
+@click.option(
+    "--partition-max-running",
+    type=int,
+    metavar="N",
+    help="How many jobs of each partition may be in flight at a time.",
+)
+@click.option(
+    "--partition-rate", metavar="N/s|m|h|d", help="How many jobs of each partition may start, as --rate."
+)
+@click.option(
+    "--partition-burst", type=int, metavar="N", help="How many may start at once under the partition's rate."
+)
+@click.option("--fair/--no-fair", default=None, help="Whether the partitions take turns.")
 @click.option("--reset", is_flag=True, help="First undo what was set before.")
 def set_(
     funcname: str | None,
@@ -124,6 +137,10 @@ def set_(
     dead_retention: int | None,
     rate: str | None,
     burst: int | None,
+    partition_max_running: int | None,
+    partition_rate: str | None,
+    partition_burst: int | None,
+    fair: bool | None,
     reset: bool,
 ) -> None:
     """Change the settings of the function FUNCNAME. Settings that are not given stay as they are.
@@ -136,6 +153,7 @@ def set_(
       garivini functions set call-the-api --retry '{"backoff": [10, 60, 600]}'
       garivini functions set call-the-api --max-running 5
       garivini functions set call-the-api --rate 100/m --burst 10
+      garivini functions set import-feed --partition-max-running 2 --fair
       garivini functions set old-perl-worker --envelope latin-1 --deadline 7200
       garivini functions set call-the-api --dead-retention 30
       garivini functions set report --reset
@@ -158,6 +176,10 @@ def set_(
         dead_retention=dead_retention,
         rate=rate,
         burst=burst,
+        partition_max_running=partition_max_running,
+        partition_rate=partition_rate,
+        partition_burst=partition_burst,
+        fair=fair,
     )
     if default and (envelope == "raw" or replace(policy, envelope=None) != NO_POLICY):
         raise UsageError("--default allows only --envelope json or latin-1, and --reset")

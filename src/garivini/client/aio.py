@@ -99,6 +99,7 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
         uniqkey: str | None = None,
         priority: Priority | None = None,
         dispatch: bool = True,
+        partition: str | None = None,
         connection: AsyncJoinable | None = None,
     ) -> Inserted:
         """Insert a job in one transaction, which is committed when the call returns.
@@ -116,6 +117,8 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
             uniqkey: another name for ``unique``.
             priority: ``high``, ``normal`` (default) or ``low``.
             dispatch: False leaves the job to a QueueRunner, even if the client knows Gearman servers.
+            partition: the customer, account or host for which it runs, up to 200 bytes of UTF-8. Limits and
+                turns of a function can count by it.
             connection: inserts the job in the transaction of this connection, also of an AsyncConnection or
                 AsyncSession. The job exists when the caller commits. A QueueRunner is woken after the commit
                 of a session or Django connection; with any other connection, call ``wake``.
@@ -134,6 +137,7 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
             uniqkey=uniqkey,
             priority=priority,
             dispatch=dispatch,
+            partition=partition,
         )
         if connection is not None:
             (inserted,) = await self._join(connection, [job])
@@ -159,7 +163,8 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
 
         Args:
             jobs: each a list ``[funcname, uniqkey, coalesce, arg]`` or a mapping with the keys ``funcname``,
-                ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``.
+                ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``,
+                ``partition``.
             run_after: as for ``insert_job``, for all jobs.
             flag: as for ``insert_job``, for all jobs.
             dispatch: as for ``insert_job``. A list of more than 4,000 jobs is left to a QueueRunner.

@@ -49,6 +49,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     lease: int = 0
     #: Whether a client that knows Gearman servers may submit it after the commit.
     dispatch: bool = True
+    partition: str | None = None
 
     def __post_init__(self) -> None:
         check_word("flag", self.flag, FLAGS)
@@ -120,6 +121,8 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     cancelled: bool = False
     #: Counts this start when ``run`` is first read; None outside of a function.
     counter: "StartCounter | None" = None
+    #: For whom or what it runs: limits per partition count by it. None: it was inserted without one.
+    partition: str | None = None
 
     def __hash__(self) -> int:
         # Not by all fields: the worker may set ``superseded`` while it runs.
@@ -145,6 +148,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
             lease=job.lease,
             lease_end=stored.created + job.lease + 1,
             incarnation=stored.incarnation,
+            partition=job.partition,
         )
 
     @property

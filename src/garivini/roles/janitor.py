@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from garivini import events
-from garivini.errors import ConflictError
+from garivini.errors import ConflictError, RefusedError
 from garivini.store.database import Database
 
 #: Seconds from the start until the first search, between two searches for kept jobs, and between two events.
@@ -21,9 +21,9 @@ DEAD_JOBS: Final = 100
 
 
 class Janitor:
-    """Deletes what is kept no longer.
+    """Deletes what is kept no longer, and what rules about partitions have left behind.
 
-    If nothing is, that is one statement per minute, and one more per hour.
+    If nothing is, that is three statements per minute, and one more per hour.
 
     Args:
         database: has the jobs.
@@ -40,7 +40,7 @@ class Janitor:
         self._monotonic = monotonic
         #: The monotonic times of the next searches and of the next event; None: before the first call.
         self._kept_at: float | None = None
-        self._dead_at = self._report_at = 0.0
+        self._dead_at = self._report_at = self._partitions_at = 0.0
         #: The id after which the next page of dead jobs begins.
         self._after = 0
         #: Jobs deleted since the last event.
@@ -50,7 +50,7 @@ class Janitor:
         """Delete a batch of kept jobs and one of dead jobs, if they are due, and report their number."""
         now = self._monotonic()
         if self._kept_at is None:
-            self._kept_at = self._dead_at = now + INTERVAL
+            self._kept_at = self._dead_at = self._partitions_at = now + INTERVAL
         try:
             if now >= self._kept_at:
                 self._kept_at = now + INTERVAL  # even if it fails
@@ -58,7 +58,12 @@ class Janitor:
             if now >= self._dead_at:
                 self._dead_at = now + INTERVAL
                 await self._forget_dead(now)
-        except ConflictError as error:  # another transaction has locked a record
+            if now >= self._partitions_at:
+                self._partitions_at = now + INTERVAL
+                if await self._call(self._database.forget_partitions):
+                    self._partitions_at = now  # there may be more
+        # Another transaction has locked a record, or a new table is not granted to this user yet.
+        except (ConflictError, RefusedError) as error:
             events.emit("dispatch.failed", dbid=self._database.dbid, error=str(error))
         if self._kept + self._dead and now >= self._report_at:
             events.emit("jobs.pruned", dbid=self._database.dbid, kept=self._kept, dead=self._dead)

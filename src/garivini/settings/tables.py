@@ -69,6 +69,10 @@ class FunctionTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     max_running: int | None = None
     rate: str | None = None
     burst: int | None = None
+    partition_max_running: int | None = None
+    partition_rate: str | None = None
+    partition_burst: int | None = None
+    fair: bool | None = None
     retry: str | None = None
     timeout: float | None = None
 

@@ -10,7 +10,7 @@ SELECT jobid, CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:fu
 -- name: due (funcname, priority, limit, small) -> rows
 -- The same with each row's own function at the end: the index treats names that differ only in case as equal.
 SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniqkey, `coalesce`, flag, failcount,
-       attempt, UNIX_TIMESTAMP(), created, funcname
+       attempt, UNIX_TIMESTAMP(), created, `partition`, funcname
   FROM job FORCE INDEX (job_lane)
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
    AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
@@ -37,3 +37,11 @@ SELECT COUNT(*) FROM (
      AND CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY)
    LIMIT :limit) AS handed_out
 
+-- name: due_turns (jobids, priority, small) -> rows
+-- The same with each row's own function at the end.
+SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniqkey,
+       `coalesce`, flag, failcount, attempt, UNIX_TIMESTAMP(), created, `partition`, funcname
+  FROM job FORCE INDEX (PRIMARY)
+ WHERE jobid IN (:*jobids) AND state = 0 AND priority = :priority
+   AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
+   FOR UPDATE SKIP LOCKED

@@ -60,6 +60,21 @@ VALUES
 ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
 RETURNING jobid, created, funcname, uniqkey
 
+-- name: insert_partitioned (funcname, coalesce, partition, arg, flag, priority, delay, leased) -> rows
+-- Jobs of partitions without a unique key, as `insert`, whose rows need not have the column.
+INSERT INTO job (funcname, "coalesce", "partition", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
+VALUES
+  (:funcname, :coalesce, :partition, :arg, :flag, :priority, CASE WHEN :leased OR :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay, strftime('%s', 'now') + 0, :leased, :leased, strftime('%s', 'now') * :leased, (strftime('%s', 'now') + :delay) * :leased) -- each
+RETURNING jobid, created
+
+-- name: insert_keyed_partitioned (funcname, uniqkey, coalesce, partition, arg, flag, priority, delay, leased) -> rows
+-- Jobs of partitions with a unique key, as `insert_keyed`.
+INSERT INTO job (funcname, uniqkey, "coalesce", "partition", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
+VALUES
+  (:funcname, :uniqkey, :coalesce, :partition, :arg, :flag, :priority, CASE WHEN :leased OR :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay, strftime('%s', 'now') + 0, :leased, :leased, strftime('%s', 'now') * :leased, (strftime('%s', 'now') + :delay) * :leased) -- each
+ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
+RETURNING jobid, created, funcname, uniqkey
+
 -- name: live (funcname, uniqkey) -> one
 -- The live job of a key. One index dive per key: a list of pairs would read the whole table.
 SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey
@@ -102,7 +117,7 @@ SELECT funcname, state, priority, due, (julianday('now') - 2440587.5) * 86400.0 
 -- The first jobs of a lane that a claim may take, with their arguments, or NULL for an argument of more than `small`
 -- bytes, the time now, and when they were inserted.
 SELECT jobid, run_after, CASE WHEN length(arg) > :small THEN NULL ELSE coalesce(CAST(arg AS BLOB), x'') END, uniqkey,
-       "coalesce", flag, failcount, attempt, strftime('%s', 'now') + 0, created
+       "coalesce", flag, failcount, attempt, strftime('%s', 'now') + 0, created, "partition"
   FROM job INDEXED BY job_lane
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
    AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647
@@ -162,7 +177,7 @@ UPDATE job
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
    AND run_after <= strftime('%s', 'now') + 0 AND {held}
 RETURNING jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
-          since, crashes, created, runs
+          since, crashes, created, runs, "partition"
 
 -- name: release (jobid, attempt, run_after) -> none
 -- Makes a claimed job that was not submitted waiting again, due when it was before.
@@ -372,14 +387,14 @@ SELECT jobid, funcname FROM finished WHERE jobid IN (:*jobids)
 -- One job with its effective state: one that another program has put off waits, or is dead if that is "never".
 SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        {effective_state},
-       since, crashes, created, runs
+       since, crashes, created, runs, "partition"
   FROM job WHERE jobid = :jobid
 
 -- name: newest () -> rows
 -- The greatest id of a job.
 SELECT jobid FROM job ORDER BY jobid DESC LIMIT 1
 
--- name: match (funcname, state, failed, uniqkey, error, error_text, arg_text, created_from, created_before, due_from, due_before, after, until, limit) -> rows
+-- name: match (funcname, state, failed, uniqkey, partition, error, error_text, arg_text, created_from, created_before, due_from, due_before, after, until, limit) -> rows
 -- The next jobs by id, each with its effective state if it matches and NULL if not. The conditions are not in the WHERE
 -- clause, so the statement reads these rows and no others, whether one matches or not. instr of two blobs compares bytes.
 SELECT jobid,
@@ -387,6 +402,7 @@ SELECT jobid,
              AND (:state IS NULL OR {effective_state} = :state)
              AND (NOT :failed OR failcount > 0 OR crashes > 0 OR {effective_state} = 4)
              AND (:uniqkey IS NULL OR uniqkey = :uniqkey)
+             AND (:partition IS NULL OR "partition" = :partition)
              AND (:created_from IS NULL OR created > 0 AND created >= :created_from)
              AND (:created_before IS NULL OR created > 0 AND created < :created_before)
              AND (:due_from IS NULL OR run_after <> 2147483647 AND run_after >= :due_from)
@@ -406,7 +422,7 @@ SELECT jobid,
 -- These jobs by id, as `get` reads one.
 SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        {effective_state},
-       since, crashes, created, runs
+       since, crashes, created, runs, "partition"
   FROM job WHERE jobid IN (:*jobids) ORDER BY jobid
 
 -- name: lock_states (jobids) -> rows
@@ -466,14 +482,15 @@ SELECT 'version', sqlite_version() UNION ALL SELECT 'journal_mode', journal_mode
 -- name: functions () -> rows
 -- The settings of all functions that apply, and until when a function is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst,
+       dead_retention, rate, burst, partition_max_running, partition_rate, partition_burst, fair,
        CASE WHEN paused_until > strftime('%s', 'now') + 0 THEN paused_until END
   FROM function ORDER BY funcname
 
 -- name: settings () -> rows
 -- The same, with what code has declared and what an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, declared, override
+       dead_retention, rate, burst, partition_max_running, partition_rate, partition_burst, fair,
+       declared, override
   FROM function ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
@@ -483,7 +500,8 @@ SELECT funcname, declared FROM function WHERE funcname IN (:*funcnames)
 -- name: lock_settings (funcnames) -> rows
 -- The settings of these functions as above.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, declared, override
+       dead_retention, rate, burst, partition_max_running, partition_rate, partition_burst, fair,
+       declared, override
   FROM function WHERE funcname IN (:*funcnames) ORDER BY funcname
 
 -- name: create_functions (funcname) -> none
@@ -493,17 +511,19 @@ VALUES
   (:funcname) -- each
 ON CONFLICT (funcname) DO NOTHING
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, partition_max_running, partition_rate, partition_burst, fair, declared, override) -> none
 -- Writes the whole settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, declared, override)
+       dead_retention, rate, burst, partition_max_running, partition_rate, partition_burst, fair, declared, override)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :declared, :override) -- each
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :partition_max_running, :partition_rate, :partition_burst, :fair, :declared, :override) -- each
 ON CONFLICT (funcname) DO UPDATE
    SET lease = excluded.lease, deadline = excluded.deadline, renews = excluded.renews,
        envelope = excluded.envelope, max_failures = excluded.max_failures, retention = excluded.retention,
        max_running = excluded.max_running, retry = excluded.retry, timeout = excluded.timeout,
        dead_retention = excluded.dead_retention, rate = excluded.rate, burst = excluded.burst,
+       partition_max_running = excluded.partition_max_running, partition_rate = excluded.partition_rate,
+       partition_burst = excluded.partition_burst, fair = excluded.fair,
        declared = excluded.declared, override = excluded.override
 
 -- name: adoptable (jobids) -> rows
@@ -518,7 +538,7 @@ UPDATE job
        run_after = strftime('%s', 'now') + :lease + 1, lease_end = strftime('%s', 'now') + :lease + 1
  WHERE jobid IN (:*jobids)
 RETURNING jobid, funcname, NULL, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
-          since, crashes, created, runs
+          since, crashes, created, runs, "partition"
 
 -- name: unset_function (funcname) -> none
 -- Deletes the row of a function without settings, so that the defaults apply, unless it is paused or marked.
@@ -570,7 +590,8 @@ SELECT count(*) FROM (
 -- The rules of a function, whether it is paused, and the time now with its fraction. The transaction has the whole
 -- database, so claims take turns. No row: it has no settings.
 SELECT max_running, coalesce(paused_until > strftime('%s', 'now') + 0, 0), rate, burst, rate_used_until,
-       (julianday('now') - 2440587.5) * 86400.0
+       (julianday('now') - 2440587.5) * 86400.0,
+       partition_max_running, partition_rate, partition_burst, fair
   FROM function WHERE funcname = :funcname
 
 -- name: use_rate (funcname, used_until) -> none
@@ -582,6 +603,115 @@ UPDATE function SET rate_used_until = :used_until WHERE funcname = :funcname
 SELECT count(*) FROM (
   SELECT 1 FROM job INDEXED BY job_lane
    WHERE funcname = :funcname AND state IN (1, 2, 3) AND {held} LIMIT :limit)
+
+-- name: lane_page (funcname, priority, after, after_jobid, limit) -> rows
+-- The next due jobs of a lane in the order of due times and ids, and whether each has a row in `turn`: 1 or NULL.
+SELECT lane.jobid, lane.run_after,
+       (SELECT 1 FROM turn WHERE turn.jobid = lane.jobid AND turn.priority = :priority)
+  FROM (
+        SELECT * FROM (SELECT jobid, run_after FROM job INDEXED BY job_lane
+         WHERE funcname = :funcname AND state = 0 AND priority = :priority AND run_after = :after
+           AND jobid > :after_jobid AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647
+         ORDER BY jobid LIMIT :limit)
+        UNION ALL
+        SELECT * FROM (SELECT jobid, run_after FROM job INDEXED BY job_lane
+         WHERE funcname = :funcname AND state = 0 AND priority = :priority AND run_after > :after
+           AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647
+         ORDER BY run_after, jobid LIMIT :limit)) AS lane
+ ORDER BY lane.run_after, lane.jobid LIMIT :limit
+
+-- name: add_turns (jobids, funcname, priority) -> none
+-- Gives these jobs of a lane a turn, if they still wait.
+INSERT INTO turn (jobid, funcname, priority, "partition", run_after)
+SELECT jobid, :funcname, priority, coalesce("partition", ''), run_after FROM job
+ WHERE jobid IN (:*jobids) AND state = 0 AND priority = :priority
+ON CONFLICT (jobid) DO UPDATE
+   SET priority = excluded.priority, "partition" = excluded."partition", run_after = excluded.run_after
+
+-- name: add_turn_partitions (jobids, funcname, priority) -> none
+-- Notes the partitions of these jobs. They may be noted already.
+INSERT INTO turn_partition (funcname, priority, "partition")
+SELECT DISTINCT :funcname, :priority, coalesce("partition", '') FROM job WHERE jobid IN (:*jobids)
+ON CONFLICT (funcname, priority, "partition") DO NOTHING
+
+-- name: turn_partitions (funcname, priority, start, limit) -> rows
+-- The next partitions with turns, from this text on.
+SELECT "partition" FROM turn_partition
+ WHERE funcname = :funcname AND priority = :priority AND "partition" >= :start
+ ORDER BY "partition" LIMIT :limit
+
+-- name: next_turns (funcname, priority, partition, limit) -> rows
+-- The first turns of each of these partitions, as many as are given for it.
+SELECT * FROM (SELECT jobid, "partition", run_after FROM turn INDEXED BY turn_order WHERE funcname = :funcname AND priority = :priority AND "partition" = :partition ORDER BY run_after, jobid LIMIT :limit) UNION ALL -- each
+
+-- name: due_turns (jobids, priority, small) -> rows
+-- The jobs among these that a claim may take now, as `due` reads them. No other transaction can have locked one.
+SELECT jobid, run_after, CASE WHEN length(arg) > :small THEN NULL ELSE coalesce(CAST(arg AS BLOB), x'') END, uniqkey,
+       "coalesce", flag, failcount, attempt, strftime('%s', 'now') + 0, created, "partition"
+  FROM job
+ WHERE jobid IN (:*jobids) AND state = 0 AND priority = :priority
+   AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647
+
+-- name: waiting_turns (jobids, priority) -> rows
+-- The jobs among these that wait and are due, locked or not, and the partition of each.
+SELECT jobid, coalesce("partition", '') FROM job
+ WHERE jobid IN (:*jobids) AND state = 0 AND priority = :priority
+   AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647
+
+-- name: partition_turns (funcname, priority, partition, limit) -> rows
+-- The first turns of a partition.
+SELECT jobid FROM turn INDEXED BY turn_order
+ WHERE funcname = :funcname AND priority = :priority AND "partition" = :partition
+ ORDER BY run_after, jobid LIMIT :limit
+
+-- name: forget_turns (jobids) -> none
+-- Deletes the turns of jobs that are handed out or no longer due.
+DELETE FROM turn WHERE jobid IN (:*jobids)
+
+-- name: forget_turn_partitions (funcname, priority, partitions) -> none
+-- Deletes the notes of those partitions among these that have no turn left.
+DELETE FROM turn_partition
+ WHERE funcname = :funcname AND priority = :priority AND "partition" IN (:*partitions)
+   AND NOT EXISTS (
+       SELECT 1 FROM turn
+        WHERE turn.funcname = turn_partition.funcname AND turn.priority = turn_partition.priority
+          AND turn."partition" = turn_partition."partition")
+
+-- name: turn_functions () -> rows
+-- The functions with turns.
+SELECT DISTINCT funcname FROM turn_partition
+
+-- name: some_turns (funcname, limit) -> rows
+-- Some turns of a function.
+SELECT jobid FROM turn WHERE funcname = :funcname LIMIT :limit
+
+-- name: forget_partitions (funcname) -> none
+-- Deletes the notes of the partitions of a function that has no turns.
+DELETE FROM turn_partition WHERE funcname = :funcname
+
+-- name: in_flight_by_partition (funcname, limit) -> rows
+-- The number of jobs that attempts hold, by partition; together up to a limit.
+SELECT coalesce("partition", ''), count(*) FROM (
+  SELECT "partition" FROM job INDEXED BY job_lane
+   WHERE funcname = :funcname AND state IN (1, 2, 3) AND {held} LIMIT :limit) AS handed_out
+ GROUP BY "partition"
+
+-- name: partition_rates (funcname, partitions) -> rows
+-- The times up to which the starts of these partitions have used their rates.
+SELECT "partition", used_until FROM partition_rate WHERE funcname = :funcname AND "partition" IN (:*partitions)
+
+-- name: use_partition_rates (funcname, partition, used_until) -> none
+-- Stores these times, in the transaction that has locked the function's row.
+INSERT INTO partition_rate (funcname, "partition", used_until)
+VALUES
+  (:funcname, :partition, :used_until) -- each
+ON CONFLICT (funcname, "partition") DO UPDATE SET used_until = excluded.used_until
+
+-- name: forget_partition_rates (limit) -> count
+-- Deletes times that are over, which are the same as none.
+DELETE FROM partition_rate
+ WHERE (funcname, "partition") IN (
+       SELECT funcname, "partition" FROM partition_rate WHERE used_until < strftime('%s', 'now') + 0 LIMIT :limit)
 
 -- name: give_back (jobids, attempt) -> none
 -- Makes jobs that a worker holds and has not started waiting again, due now.
@@ -614,10 +744,10 @@ UPDATE job
    AND {effective_state} = 0
 RETURNING jobid
 
--- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs) -> rows
+-- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs, partition) -> rows
 -- Inserts the moved row of a job, with its attempts. It cannot be claimed until its move is finished.
-INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, attempt, runs, state, run_after)
-VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, 4, 2147483647)
+INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, attempt, runs, "partition", state, run_after)
+VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, :partition, 4, 2147483647)
 RETURNING jobid
 
 -- name: leave (jobid, attempt, state) -> rows
