@@ -366,6 +366,7 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
     arguments = ("--lease", "600", "--envelope", "raw", "--renews", "--max-failures", "3")
     assert invoke("functions", "set", "f", *arguments, "--db", url).exit_code == 0
     given = "--deadline 7200 --retention 3600 --max-running 5 --dead-retention 30 --rate 100/m --burst 10"
+    given += " --partition-max-running 2 --partition-rate 10/s --partition-burst 3 --fair"
     others = given.split()
     assert invoke("functions", "set", "f", *others, "--db", url).exit_code == 0
     (entry,) = json.loads(invoke("functions", "list", "-o", "json", "--db", url).output)
@@ -382,6 +383,10 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
         "timeout": None,
         "max_running": 5,
         "dead_retention": 30,
+        "partition_max_running": 2,
+        "partition_rate": "10/s",
+        "partition_burst": 3,
+        "fair": True,
         "paused_until": None,
         "rate": "100/m",
         "burst": 10,

@@ -59,12 +59,13 @@ def office(tmp_path: Path) -> Iterator[Office]:
     office.database.close()
 
 
-async def test_idle_it_makes_one_call_a_minute_and_one_more_an_hour(office: Office) -> None:
+async def test_idle_it_makes_one_call_a_minute_and_two_more_an_hour(office: Office) -> None:
     assert await office.later(0) == []
     assert await office.later(INTERVAL - 1) == []
-    assert await office.later(1) == ["forget_finished", "forget_dead"]
+    all_calls = ["forget_finished", "forget_dead", "forget_partitions"]
+    assert await office.later(1) == all_calls
     minutes = [await office.later(INTERVAL) for _ in range(int(DEAD_INTERVAL / INTERVAL))]
-    assert minutes == [["forget_finished"]] * (len(minutes) - 1) + [["forget_finished", "forget_dead"]]
+    assert minutes == [["forget_finished"]] * (len(minutes) - 1) + [all_calls]
     assert office.seen == []
 
 
@@ -79,7 +80,7 @@ async def test_it_goes_on_until_all_is_deleted_and_reports_how_many_once_a_minut
     database.finish([Success(handles[0].jobid, None, retention=1)])
     execute(tmp_path, "UPDATE failure SET failed_at = 1", "UPDATE finished SET expires = 1")
     await office.later(0)
-    assert await office.later(INTERVAL) == ["forget_finished", "forget_dead"]
+    assert await office.later(INTERVAL) == ["forget_finished", "forget_dead", "forget_partitions"]
     assert len(database.jobs()) == 1
     assert await office.later(0.01) == ["forget_dead"]
     assert database.jobs() == []

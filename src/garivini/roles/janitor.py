@@ -13,7 +13,7 @@ from garivini.store.database import Database
 
 #: Seconds from the start until the first search, between two searches for kept jobs, and between two events.
 INTERVAL: Final = 60.0
-#: Seconds between two searches for dead jobs.
+#: Seconds between two searches for dead jobs, and for what rules about partitions have left behind.
 DEAD_INTERVAL: Final = 3600.0
 #: Maximum kept jobs, and dead jobs, of a batch. A row of ``job`` is deleted by a statement of its own.
 KEPT_JOBS: Final = 500
@@ -23,7 +23,7 @@ DEAD_JOBS: Final = 100
 class Janitor:
     """Deletes what is kept no longer, and what rules about partitions have left behind.
 
-    If nothing is, that is three statements per minute, and one more per hour.
+    If nothing is, that is one statement per minute, and three more per hour.
 
     Args:
         database: has the jobs.
@@ -60,8 +60,8 @@ class Janitor:
                 await self._forget_dead(now)
             if now >= self._partitions_at:
                 self._partitions_at = now + INTERVAL
-                if await self._call(self._database.forget_partitions):
-                    self._partitions_at = now  # there may be more
+                deleted = await self._call(self._database.forget_partitions)
+                self._partitions_at = now if deleted else now + DEAD_INTERVAL
         # Another transaction has locked a record, or a new table is not granted to this user yet.
         except (ConflictError, RefusedError) as error:
             events.emit("dispatch.failed", dbid=self._database.dbid, error=str(error))

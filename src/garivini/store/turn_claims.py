@@ -132,7 +132,9 @@ class TurnClaim:
 
     def _take_shares(self, sizes: Mapping[str, int], wanted: int, take: _Take) -> list[str]:
         """Claim jobs, at most these of each partition; return the partitions that may have more."""
-        found = self._turns.first({name: size + self._locked[name] for name, size in sizes.items()})
+        wide = {name: size + self._locked[name] for name, size in sizes.items()}
+        beyond = self._turns.first({name: size + 1 for name, size in wide.items()})
+        found = {name: jobids[: wide[name]] for name, jobids in beyond.items()}
         rows = self._due_rows(found)
         due = {
             name: [rows[jobid] for jobid in jobids if jobid in rows][: sizes[name]]
@@ -145,22 +147,26 @@ class TurnClaim:
         for job in jobs:
             self._rooms.use(job.partition or "", 1)
         self._jobs += jobs
-        return [name for name in sizes if self._may_have_more(name, sizes[name], found[name], rows)]
+        return [
+            name
+            for name, jobids in found.items()
+            if self._found_stale(name, jobids, rows) or self._goes_on(name, beyond[name], jobids)
+        ]
 
-    def _may_have_more(self, name: str, size: int, jobids: Sequence[int], rows: Mapping[int, Any]) -> bool:
-        """Return whether a partition may have more jobs than those that were read, and forget stale turns."""
+    def _goes_on(self, name: str, beyond: Sequence[int], jobids: Sequence[int]) -> bool:
+        """Whether a partition has more turns than these."""
+        if len(beyond) == len(jobids) and not self._locked[name]:
+            self._empty.append(name)
+        return len(beyond) > len(jobids)
+
+    def _found_stale(self, name: str, jobids: Sequence[int], rows: Mapping[int, Any]) -> bool:
+        """Count those of the jobs of a partition that are locked; forget its stale turns if there are any."""
         missing = [jobid for jobid in jobids if jobid not in rows]
         waiting = self._turns.waiting(missing) if missing else {}
-        locked = sum(waiting.get(jobid) == name for jobid in missing)
-        if locked < len(missing):
-            self._turns.forget_stale(name)
-            self._locked[name] = locked
-            return True
-        if len(jobids) < size + self._locked[name]:  # that was all of it
-            if not locked:
-                self._empty.append(name)
+        self._locked[name] = sum(waiting.get(jobid) == name for jobid in missing)
+        if self._locked[name] == len(missing):
             return False
-        self._locked[name] = locked
+        self._turns.forget_stale(name)
         return True
 
     def _due_rows(self, found: Mapping[str, Sequence[int]]) -> dict[int, Sequence[Any]]:

@@ -64,7 +64,11 @@ class Turns:
         if missing := sorted(jobid for jobid, _, has_turn in page if not has_turn):
             self._run("add_turns", jobids=missing, **self._lane)
             self._run("add_turn_partitions", jobids=missing, **self._lane)
-        return Position(page[-1][1], page[-1][0]) if len(page) == PAGE else None
+        if len(page) < PAGE:
+            return None
+        jobid, run_after, _ = page[-1]
+        # Jobs that are due later are not in the order of ids. So those of the last time are read again.
+        return Position(run_after, jobid if run_after == after.run_after else 0)
 
     # ---- partitions
 
@@ -118,5 +122,6 @@ class Turns:
 
     def forget_empty(self, partitions: Sequence[str]) -> None:
         """Forget those of the partitions that have no turns."""
-        if partitions:
-            self._run("forget_turn_partitions", **self._lane, partitions=sorted(partitions))
+        found = self.first(dict.fromkeys(partitions, 1)) if partitions else {}
+        if empty := sorted(partition for partition, jobids in found.items() if not jobids):
+            self._run("forget_turn_partitions", **self._lane, partitions=empty)

@@ -5,7 +5,7 @@
 -- Whole seconds; a lease ends at now + lease + 1 because they round down. 2147483647 is "never". Claims exclude it, so
 -- that a row parked by the original's clients does not start in 2038. Later times are ordinary times. Each value has
 -- its type, so that a value too large for its column is an error and does not prevent the use of the index.
--- `state + 0` beside a list of ids keeps PostgreSQL 18 from skipping through the lane index for a few states instead.
+-- `state + 0` and the like beside a list of ids keeps PostgreSQL, without statistics, from reading the lane index instead.
 --
 -- A lease ends at `run_after`, and `lease_end` repeats it. Both use one reading of the clock, because it advances
 -- within a statement. `store/effective_state.py` describes what it means if they differ; it has the conditions in braces.
@@ -691,26 +691,28 @@ SELECT count(*) FROM (
    WHERE funcname = :funcname::text AND state IN (1, 2, 3) AND {held} LIMIT :limit::bigint) AS handed_out
 
 -- name: lane_page (funcname, priority, after, after_jobid, limit) -> rows
--- The next due jobs of a lane in the order of due times and ids, and whether each has a row in `turn`: 1 or NULL.
+-- The next due jobs of a lane in the order of due times and ids, and whether each has a row in `turn`: 1 or NULL. The
+-- first part is about the due time that was read last, and has only what an index scan of it needs. The
+-- second part is not in the order of ids, so that it is not sorted.
 SELECT lane.jobid, lane.run_after,
        (SELECT 1 FROM turn WHERE turn.jobid = lane.jobid AND turn.priority = :priority::smallint)
   FROM (
         (SELECT jobid, run_after FROM job
          WHERE funcname = :funcname::text AND state = 0 AND priority = :priority::smallint AND run_after = :after::bigint
-           AND jobid > :after_jobid::bigint AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after <> 2147483647
+           AND jobid > :after_jobid::bigint
          ORDER BY jobid LIMIT :limit::bigint)
         UNION ALL
         (SELECT jobid, run_after FROM job
          WHERE funcname = :funcname::text AND state = 0 AND priority = :priority::smallint AND run_after > :after::bigint
            AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after <> 2147483647
-         ORDER BY run_after, jobid LIMIT :limit::bigint)) AS lane
+         ORDER BY run_after LIMIT :limit::bigint)) AS lane
  ORDER BY lane.run_after, lane.jobid LIMIT :limit::bigint
 
 -- name: add_turns (jobids, funcname, priority) -> none
 -- Gives these jobs of a lane a turn, if they still wait.
 INSERT INTO turn (jobid, funcname, priority, partition, run_after)
 SELECT jobid, :funcname::text, priority, coalesce(partition, ''), run_after FROM job
- WHERE jobid = ANY (:@jobids::bigint[]) AND state + 0 = 0 AND priority = :priority::smallint
+ WHERE jobid = ANY (:@jobids::bigint[]) AND state + 0 = 0 AND priority + 0 = :priority::smallint
 ON CONFLICT (jobid) DO UPDATE
    SET priority = excluded.priority, partition = excluded.partition, run_after = excluded.run_after
 
@@ -741,15 +743,15 @@ SELECT turns.jobid, given.partition, turns.run_after
 SELECT jobid, run_after, CASE WHEN octet_length(arg) > :small::bigint THEN NULL ELSE coalesce(arg, '') END, uniqkey,
        "coalesce", flag, failcount, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), created, partition
   FROM job
- WHERE jobid = ANY (:@jobids::bigint[]) AND state + 0 = 0 AND priority = :priority::smallint
-   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after <> 2147483647
+ WHERE jobid = ANY (:@jobids::bigint[]) AND state + 0 = 0 AND priority + 0 = :priority::smallint
+   AND run_after + 0 <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after + 0 <> 2147483647
    FOR UPDATE SKIP LOCKED
 
 -- name: waiting_turns (jobids, priority) -> rows
 -- The jobs among these that wait and are due, locked or not, and the partition of each.
 SELECT jobid, coalesce(partition, '') FROM job
- WHERE jobid = ANY (:@jobids::bigint[]) AND state + 0 = 0 AND priority = :priority::smallint
-   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after <> 2147483647
+ WHERE jobid = ANY (:@jobids::bigint[]) AND state + 0 = 0 AND priority + 0 = :priority::smallint
+   AND run_after + 0 <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after + 0 <> 2147483647
 
 -- name: partition_turns (funcname, priority, partition, limit) -> rows
 -- The first turns of a partition.
@@ -762,13 +764,9 @@ SELECT jobid FROM turn
 DELETE FROM turn WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: forget_turn_partitions (funcname, priority, partitions) -> none
--- Deletes the notes of those partitions among these that have no turn left.
+-- Deletes the notes of these partitions, which have no turn left.
 DELETE FROM turn_partition
  WHERE funcname = :funcname::text AND priority = :priority::smallint AND partition = ANY (:@partitions::text[])
-   AND NOT EXISTS (
-       SELECT 1 FROM turn
-        WHERE turn.funcname = turn_partition.funcname AND turn.priority = turn_partition.priority
-          AND turn.partition = turn_partition.partition)
 
 -- name: turn_functions () -> rows
 -- The functions with turns.

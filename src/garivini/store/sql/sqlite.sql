@@ -605,13 +605,14 @@ SELECT count(*) FROM (
    WHERE funcname = :funcname AND state IN (1, 2, 3) AND {held} LIMIT :limit)
 
 -- name: lane_page (funcname, priority, after, after_jobid, limit) -> rows
--- The next due jobs of a lane in the order of due times and ids, and whether each has a row in `turn`: 1 or NULL.
+-- The next due jobs of a lane in the order of due times and ids, and whether each has a row in `turn`: 1 or NULL. The
+-- first part is about the due time that was read last, and has only what an index scan of it needs.
 SELECT lane.jobid, lane.run_after,
        (SELECT 1 FROM turn WHERE turn.jobid = lane.jobid AND turn.priority = :priority)
   FROM (
         SELECT * FROM (SELECT jobid, run_after FROM job INDEXED BY job_lane
          WHERE funcname = :funcname AND state = 0 AND priority = :priority AND run_after = :after
-           AND jobid > :after_jobid AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647
+           AND jobid > :after_jobid
          ORDER BY jobid LIMIT :limit)
         UNION ALL
         SELECT * FROM (SELECT jobid, run_after FROM job INDEXED BY job_lane
@@ -669,13 +670,9 @@ SELECT jobid FROM turn INDEXED BY turn_order
 DELETE FROM turn WHERE jobid IN (:*jobids)
 
 -- name: forget_turn_partitions (funcname, priority, partitions) -> none
--- Deletes the notes of those partitions among these that have no turn left.
+-- Deletes the notes of these partitions, which have no turn left.
 DELETE FROM turn_partition
  WHERE funcname = :funcname AND priority = :priority AND "partition" IN (:*partitions)
-   AND NOT EXISTS (
-       SELECT 1 FROM turn
-        WHERE turn.funcname = turn_partition.funcname AND turn.priority = turn_partition.priority
-          AND turn."partition" = turn_partition."partition")
 
 -- name: turn_functions () -> rows
 -- The functions with turns.
