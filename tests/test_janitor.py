@@ -102,7 +102,7 @@ async def test_a_locked_record_is_reported_and_left_for_the_next_minute(
     await office.later(0)
     assert await office.later(INTERVAL) == ["locked"]
     assert office.seen == [("dispatch.failed", {"dbid": 1, "error": "locked"})]
-    assert await office.later(INTERVAL - 1) == ["forget_dead"]
+    assert await office.later(INTERVAL - 1) == ["forget_dead", "forget_partitions"]
     assert await office.later(1) == ["locked"]
 
 

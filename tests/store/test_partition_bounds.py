@@ -32,7 +32,8 @@ MOST_ROWS: Final = 12_000
 MOST_STEPS: Final = 150_000
 
 FILL: Final = [
-    f"INSERT INTO job (funcname, {{partition}}, arg, run_after) SELECT 'f', {partition}, '', {time} FROM {numbers}"
+    "INSERT INTO job (funcname, {partition}, arg, run_after)"
+    f" SELECT 'f', {partition}, '', {time} FROM {numbers}"
     for partition, time, numbers in (
         ("{big}", "seq", "{numbers_big}"),
         ("{small}", "1000000 + seq", "{numbers_small}"),
