@@ -152,6 +152,14 @@ def test_insert_prints_the_id_of_a_committed_job(url: str) -> None:
     assert result.output == "1:1 (has this key already)\n"
 
 
+def test_insert_stores_a_partition_by_which_jobs_are_listed(url: str) -> None:
+    for name in ("a", "b"):
+        invoke("insert", "hello", "--partition", name, "--db", url)
+    listed = json.loads(invoke("jobs", "list", "--partition", "b", "-o", "json", "--db", url).output)
+    assert [(job["jobid"], job["partition"]) for job in listed] == [(2, "b")]
+    assert "partition" in invoke("jobs", "show", "2", "--db", url).output
+
+
 def test_insert_says_that_a_dead_job_has_the_key_and_what_to_do(url: str) -> None:
     invoke("insert", "hello", "--unique", "k", "--db", url)
     assert invoke("jobs", "cancel", "1", "--db", url).exit_code == 0

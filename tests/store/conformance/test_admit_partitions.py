@@ -1,5 +1,6 @@
 """Claims of functions with rules about partitions: alike in every kind of database."""
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from garivini.model.job import Job
 from garivini.model.policy import FunctionPolicy
 from garivini.model.turns import START, Place
-from garivini.store.admission import Admitted
+from garivini.store.admission import Admitted, admit
 from garivini.store.database import Database
 from garivini.store.turns import LAG, PAGE, SWEEP_AGE
 from tests.store.conformance.jobs import LEASE, NOON, claim, job, lane, put, settle
@@ -310,6 +311,52 @@ def test_admit_finds_a_job_that_was_committed_late(
         clock.advance(SWEEP_AGE)
         ran += [it.jobid for it in runner.admit()]
     assert ran == [late]
+
+
+# ---- several QueueRunners
+
+
+def test_admit_of_two_queue_runners_keeps_the_limit_of_each_partition(database: Database) -> None:
+    """Each hands out and completes jobs, until all have run."""
+    rule(database, partition_max_running=2)
+    jobids = insert(database, [f"p{number % 3}" for number in range(60)])
+    lock, held, ran = threading.Lock(), Counter[str | None](), list[int]()
+    most: list[int] = []
+
+    def run() -> None:
+        runner = Runner(database)
+        before: list[Job] = []
+        while len(ran) < len(jobids):
+            jobs = runner.admit(3)
+            with lock:  # those of before are still in flight
+                held.update(it.partition for it in jobs)
+                most.append(max(held.values(), default=0))
+                held.subtract(it.partition for it in before)
+                ran.extend(it.jobid for it in before)
+            complete(database, before)
+            before = jobs
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(ran) == jobids
+    assert max(most) == 2
+
+
+def test_admit_of_partitions_takes_turns_with_another_admission(database: Database) -> None:
+    """It would count before the other has committed. On SQLite all transactions take turns."""
+    rule(database, partition_max_running=1)
+    insert(database, "aab")
+    if database.locks_rows:
+        other = database.with_lock_timeout(1)
+        with database.transaction() as run:
+            jobs, _, _ = admit(run, lane(), limit=10, lease=LEASE)
+            assert len(jobs) == 2
+            assert other.admit(lane(), limit=10, lease=LEASE)[:2] == ([], 0.0)
+        assert other.admit(lane(), limit=10, lease=LEASE).jobs == []
+        other.close()
 
 
 # ---- rules that change
