@@ -64,13 +64,14 @@ def keyed(client: Client, dbid: int, count: int = 1) -> list[str]:
 
 def test_drain_moves_a_waiting_job_as_it_is(client: Client) -> None:
     (key,) = keyed(client, 2)
-    at = client.insert_job("f", b"\xff\x00", 3600, key, "c", "controller", priority="high")
+    at = client.insert_job("f", b"\xff\x00", 3600, key, "c", "controller", priority="high", partition="p")
     assert at.dbid == 2
     (before,) = of(client, 2)
     assert drain(client.shards) == 1
     (after,) = of(client, 1, 3)
     assert of(client, 2) == []
-    for name in ("funcname", "arg", "uniqkey", "coalesce", "run_after", "flag", "priority", "created"):
+    keys = ("funcname", "uniqkey", "coalesce", "partition")
+    for name in (*keys, "arg", "run_after", "flag", "priority", "created"):
         assert getattr(after, name) == getattr(before, name), name
     assert (after.state, after.attempt) == (State.WAITING, 0)
     assert client.shards.home("f", key, without=[2]).dbid == after.dbid

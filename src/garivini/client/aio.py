@@ -101,6 +101,7 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
         priority: Priority | None = None,
         dispatch: bool = True,
         expires: float | timedelta | None = None,
+        partition: str | None = None,
         connection: AsyncJoinable | None = None,
     ) -> Inserted:
         """Insert a job in one transaction, which is committed when the call returns.
@@ -120,6 +121,8 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
             priority: ``high``, ``normal`` (default) or ``low``.
             dispatch: False leaves the job to a QueueRunner, even if the client knows Gearman servers.
             expires: seconds, or a timedelta: a job not handed out this long after it was due is discarded.
+            partition: the customer, account or host for which it runs, up to 200 bytes of UTF-8. Limits and
+                turns of a function can count by it.
             connection: inserts the job in the transaction of this connection, which may also be an
                 AsyncConnection or AsyncSession. The job exists when the caller commits. A QueueRunner is
                 woken after the commit of a session or Django connection; with any other connection, call
@@ -141,6 +144,7 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
             priority=priority,
             dispatch=dispatch,
             expires=expires,
+            partition=partition,
         )
         if connection is not None:
             (inserted,) = await self._join(connection, [job])
@@ -166,7 +170,8 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
 
         Args:
             jobs: each a list ``[funcname, uniqkey, coalesce, arg]`` or a mapping with the keys ``funcname``,
-                ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``, ``expires``.
+                ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``, ``expires``,
+                ``partition``.
             run_after: as for ``insert_job``, for all jobs.
             flag: as for ``insert_job``, for all jobs.
             dispatch: as for ``insert_job``. A list of more than 4,000 jobs is left to a QueueRunner.

@@ -111,6 +111,7 @@ class Client(BulkCalls, FunctionCalls):
         priority: Priority | None = None,
         dispatch: bool = True,
         expires: float | timedelta | None = None,
+        partition: str | None = None,
         connection: Joinable | None = None,
     ) -> Inserted:
         """Insert a job in one transaction, which is committed when the call returns.
@@ -127,6 +128,8 @@ class Client(BulkCalls, FunctionCalls):
             priority: ``high``, ``normal`` (default) or ``low``.
             dispatch: False leaves the job to a QueueRunner, even if the client knows Gearman servers.
             expires: seconds, or a timedelta: a job not handed out this long after it was due is discarded.
+            partition: the customer, account or host for which it runs, up to 200 bytes of UTF-8. Limits and
+                turns of a function can count by it.
             connection: inserts the job in the transaction of this connection. The job exists when the caller
                 commits. A QueueRunner is woken after the commit of a Session or Django connection; with any
                 other connection, call ``wake``.
@@ -147,6 +150,7 @@ class Client(BulkCalls, FunctionCalls):
             priority=priority,
             dispatch=dispatch,
             expires=expires,
+            partition=partition,
         )
         return self._insert_checked([job], connection)[0]
 
@@ -163,7 +167,8 @@ class Client(BulkCalls, FunctionCalls):
 
         Args:
             jobs: each a list ``[funcname, uniqkey, coalesce, arg]`` or a mapping with the keys ``funcname``,
-                ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``, ``expires``.
+                ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``, ``expires``,
+                ``partition``.
             run_after: as for ``insert_job``, for all jobs.
             flag: as for ``insert_job``, for all jobs.
             dispatch: as for ``insert_job``. A list of more than 4,000 jobs is left to a QueueRunner.

@@ -54,6 +54,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     rule: KeyRule | None = None
     #: Seconds after it is due until which it must be handed out; 0: the setting of its function applies.
     expires: int = 0
+    partition: str | None = None
 
     def __post_init__(self) -> None:
         check_word("flag", self.flag, FLAGS)
@@ -125,6 +126,8 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     cancelled: bool = False
     #: Counts this start when ``run`` is first read; None outside of a function.
     counter: "StartCounter | None" = None
+    #: For whom or what it runs: limits per partition count by it. None: it was inserted without one.
+    partition: str | None = None
 
     def __hash__(self) -> int:
         # The hash cannot use all fields, because the worker may set ``superseded`` while the job runs.
@@ -150,6 +153,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
             lease=job.lease,
             lease_end=stored.created + job.lease + 1,
             incarnation=stored.incarnation,
+            partition=job.partition,
         )
 
     @property

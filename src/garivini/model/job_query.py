@@ -33,6 +33,8 @@ class JobQuery:
     failed: bool = False
     #: The unique key.
     uniqkey: str | None = None
+    #: The partition.
+    partition: str | None = None
     #: The name of the class of the latest failure, such as ``TimeoutError``.
     error: str | None = None
     #: Part of the message of the latest failure.
@@ -68,7 +70,8 @@ class JobQuery:
         if not isinstance(self.state, State | str | None):
             raise UsageError(f"a state is a State or its name, not {self.state!r:.100}")
         texts = {
-            name: _text(name, getattr(self, name)) for name in ("funcname", "uniqkey", "error", "error_text")
+            name: _text(name, getattr(self, name))
+            for name in ("funcname", "uniqkey", "partition", "error", "error_text")
         }
         times = {
             name: _time(name, getattr(self, name))

@@ -13,6 +13,8 @@ MAX_ARG: Final = 16 * 1024 * 1024 - 1
 MAX_FUNCNAME: Final = 200
 #: Maximum characters of a unique key and of a coalesce key.
 MAX_KEY: Final = 255
+#: Maximum bytes of a partition.
+MAX_PARTITION: Final = 200
 #: Maximum seconds of a delay: ten years. A larger number is probably a unix time.
 MAX_DELAY: Final = 10 * 365 * 86400
 #: Maximum seconds of a lease: a week.

@@ -47,6 +47,7 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     coalesce: _Text = None
     flag: str | None = None
     priority: str | None = None
+    partition: _Text = None
 
 
 class _Answer(msgspec.Struct, omit_defaults=True):
@@ -188,7 +189,14 @@ def _job(request: _Request, rules: Rules) -> NewJob:
     if len(arg) > rules.max_arg:
         raise UsageError(f"an argument has at most {rules.max_arg} bytes here, this one {len(arg)}")
     flag = request.flag or "controller"
-    if request.run_after is request.unique is request.uniqkey is request.coalesce is None:
+    if (
+        request.run_after
+        is request.unique
+        is request.uniqkey
+        is request.coalesce
+        is request.partition
+        is None
+    ):
         return replace(_plain(name, flag, request.priority), arg=arg)
     return checked_job(
         name,
@@ -200,6 +208,7 @@ def _job(request: _Request, rules: Rules) -> NewJob:
         uniqkey=_text(request.uniqkey),
         priority=request.priority,
         dispatch=True,
+        partition=_text(request.partition),
     )
 
 

@@ -7,7 +7,7 @@ waits in the database.
 
 import asyncio
 import ssl
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from garivini.model.outcome import Setback, Settled
 from garivini.model.pacing import BATCH_MAX, BATCH_START, POLL, WATERMARK, next_batch
 from garivini.model.policy import FunctionPolicy
 from garivini.model.state import State
+from garivini.model.turns import Place
 from garivini.outcome_events import emit_settled
 from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.expired_leases import ExpiredLeases
@@ -136,6 +137,8 @@ class QueueRunner:
         self._sent = 0
         self._full_for = 0
         self._held_back = HeldBack()
+        #: By function and priority, how far the admission has come.
+        self._places: dict[tuple[str, str], Place] = defaultdict(Place)
         #: Seconds until the end of each pause, for functions that a pass leaves out.
         self._paused: dict[str, float] = {}
         #: Errors by which the database has refused claims in this pass.
@@ -284,7 +287,9 @@ class QueueRunner:
 
     def _admit(self, lane: Lane, *, limit: int, **options: Any) -> list[Job]:
         """Claim jobs of a function with rules. For the database's thread."""
-        jobs, held_back = self._database.admit(lane, limit=limit, lease=self._dispatcher.lease, **options)
+        key, lease = (lane.funcname, lane.priority), self._dispatcher.lease
+        admitted = self._database.admit(lane, limit=limit, lease=lease, place=self._places[key], **options)
+        jobs, held_back, self._places[key] = admitted
         self._held_back.claimed(lane.funcname, jobs=len(jobs), held_back=held_back, now=self._monotonic())
         return jobs
 
@@ -301,7 +306,7 @@ class QueueRunner:
                 return claim(lane, limit=limit), True
             except (UsageError, RefusedError) as smaller:
                 error = smaller
-        jobid = self._database.head(lane)
+        jobid = self._database.head(lane, self._places[lane.funcname, lane.priority])
         if isinstance(error, UsageError) and jobid is not None:
             self._dispatcher.park_row(jobid, error)
             return [], True

@@ -3,7 +3,8 @@
 * ``database`` lists the calls, and ``calls`` repeats them after a transient failure. ``shards`` is several
   databases; ``schedule_homes``: which of them has a schedule.
 * The calls by subject: ``inserts``, ``unique_inserts`` (keys with rules: ``key_rules``), ``successors``,
-  ``key_calls``, ``expiry``, ``claims``, ``admission`` (claims of functions with rules), ``leases``,
+  ``key_calls``, ``expiry``, ``claims``, ``admission`` (claims of functions with rules; by partition:
+  ``turns``, ``turn_claims``, ``partition_rooms`` and ``turn_pruning``), ``leases``,
   ``outcomes``, ``failures``, ``records`` (reports and kept jobs), ``pruning`` (jobs whose retention is over),
   ``policies`` (settings of functions), ``pauses``, ``cancels``, ``schedules``, ``views`` (reads for
   operators), ``search`` and ``bulk`` (all jobs that match a query; ``matching`` in all databases), ``drain``

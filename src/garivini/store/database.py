@@ -27,6 +27,7 @@ from garivini.store import (
     pruning,
     records,
     search,
+    turn_pruning,
     views,
 )
 from garivini.store import failures as failed_attempts
@@ -188,7 +189,7 @@ class Database(KeyCalls):
     # ---- claims and leases
 
     lanes: Final = read_only(claims.lanes)
-    head: Final = in_transaction(claims.head)
+    head: Final = in_transaction(admission.head)
     claim: Final = in_transaction(claims.claim)
     admit: Final = in_transaction(admission.admit)
     dispatched: Final = read_only(claims.dispatched)
@@ -284,6 +285,18 @@ class Database(KeyCalls):
             return 0, page.after
         with self.connections.transaction() as run:
             return pruning.forget_dead_jobs(run, page.jobids, days), page.after
+
+    _turns_left = read_only(turn_pruning.turns_left)
+    _forget_turns = in_transaction(turn_pruning.forget_turns)
+    _forget_rates = in_transaction(turn_pruning.forget_rates)
+
+    def forget_partitions(self, limit: int = CHUNK) -> int:
+        """Delete turns and times that are no longer needed; return how many: see ``turn_pruning``.
+
+        At most ``limit`` of each function, and of all rates. If there are none, it costs two statements.
+        """
+        deleted = sum(self._forget_turns(name, limit) for name in self._turns_left())
+        return deleted + self._forget_rates(limit)
 
     # ---- functions
 

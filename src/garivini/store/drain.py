@@ -156,6 +156,7 @@ def _park(source: Database, target: Database, jobs: Sequence[Job]) -> list[tuple
                 created=job.created,
                 attempt=origin.attempts,
                 runs=job.runs,
+                partition=job.partition,
             )
             note = msgspec.json.encode(origin).decode()
             _note(run, Handle(jobid, target.dbid, 0), note)

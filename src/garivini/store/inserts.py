@@ -10,7 +10,7 @@ from garivini.model.pacing import BATCH_BYTES
 from garivini.model.state import State
 from garivini.store.chunks import CHUNK, chunks
 from garivini.store.dialects.dialect import Dialect
-from garivini.store.job_rows import insert_row
+from garivini.store.job_rows import insert_rows
 from garivini.store.rows import readable
 from garivini.store.statements import Statements
 from garivini.store.unique_inserts import folded_key, insert_ruled
@@ -32,7 +32,9 @@ def fits_one_statement(jobs: Sequence[NewJob], sizes: Sequence[int], dialect: Di
 
 def unusual_texts(jobs: Sequence[NewJob]) -> set[str]:
     """Return the texts of jobs that some character sets cannot represent."""
-    texts = {text for job in jobs for text in (job.funcname, job.uniqkey, job.coalesce) if text}
+    texts = {
+        text for job in jobs for text in (job.funcname, job.uniqkey, job.coalesce, job.partition) if text
+    }
     return {text for text in texts if not text.isascii()}
 
 
@@ -43,7 +45,7 @@ def insert(run: Statements, jobs: Sequence[NewJob], sizes: Sequence[int]) -> lis
     answers: list[Inserted | None] = [None] * len(jobs)
     unkeyed = [index for index, job in enumerate(jobs) if job.uniqkey is None]
     for part in chunks(unkeyed, sizes, bound):
-        stored = run.dialect.insert(run, [insert_row(jobs[index]) for index in part])
+        stored = run.dialect.insert(run, insert_rows([jobs[index] for index in part]))
         for index, (jobid, created) in zip(part, stored, strict=True):
             answers[index] = Inserted(jobid, run.dbid, created=created, incarnation=run.incarnation)
     if len(unkeyed) < len(jobs):
@@ -107,7 +109,7 @@ def _try_keyed(
     run: Statements, jobs: Sequence[NewJob], part: list[int], answers: list[Inserted | None]
 ) -> list[int]:
     """Insert jobs with unique keys; return those that are not inserted, although no job has their key."""
-    rows = run.dialect.insert_keyed(run, [insert_row(jobs[index]) for index in part])
+    rows = run.dialect.insert_keyed(run, insert_rows([jobs[index] for index in part]))
     new = {
         # A caller's connection may return texts as bytes.
         (readable(funcname), readable(uniqkey)): (jobid, created)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from garivini.errors import UsageError
 from garivini.model.function_settings import (
@@ -16,6 +16,9 @@ from garivini.model.function_settings import (
 from garivini.model.policy import FunctionPolicy
 from garivini.store.chunks import CHUNK
 from garivini.store.statements import Statements
+
+#: Settings that are stored as 0 or 1.
+_BOOLEANS: Final = ("renews", "fair")
 
 
 def functions(run: Statements) -> dict[str, FunctionPolicy]:
@@ -96,8 +99,9 @@ def _settings(row: Any) -> tuple[str, FunctionSettings]:
 def _policy(values: list[Any]) -> FunctionPolicy:
     """Return the settings in the columns of a row, without those that are not valid."""
     given = dict(zip(SETTINGS, values, strict=True))
-    if given["renews"] is not None:
-        given["renews"] = bool(given["renews"])
+    for name in _BOOLEANS:
+        if given[name] is not None:
+            given[name] = bool(given[name])
     try:
         return FunctionPolicy(**given)
     except UsageError:
@@ -106,8 +110,9 @@ def _policy(values: list[Any]) -> FunctionPolicy:
 
 def _row(funcname: str, settings: FunctionSettings) -> dict[str, Any]:
     values = {name: getattr(settings.policy, name) for name in SETTINGS}
-    if values["renews"] is not None:
-        values["renews"] = int(values["renews"])
+    for name in _BOOLEANS:
+        if values[name] is not None:
+            values[name] = int(values[name])
     return {
         "funcname": funcname,
         **values,

@@ -48,5 +48,7 @@ class LiveSettings:
             current = replace(entry, timeout=min(limits, default=None))
             keeps = any(policy.retention is not None for policy in found)
             self._functions[name] = keeping(current, self._monotonic) if keeps else current
-            prefetches &= entry.is_async or all(policy.rate is None for policy in found)
+            prefetches &= entry.is_async or all(
+                policy.rate is policy.partition_rate is None for policy in found
+            )
         self._links.prefetches = prefetches

@@ -71,6 +71,10 @@ class Worker:
         max_running: int | None = None,
         rate: str | None = None,
         burst: int | None = None,
+        partition_max_running: int | None = None,
+        partition_rate: str | None = None,
+        partition_burst: int | None = None,
+        fair: bool | None = None,
         backoff: Backoff | None = None,
         backoff_for: Mapping[ErrorClass, Backoff] | None = None,
         retry_on: Iterable[ErrorClass] | None = None,
@@ -104,6 +108,11 @@ class Worker:
                 ``100/m``, ``500/h`` or ``1000/d``. By default any number.
             burst: maximum jobs that start at once under the rate after a time without starts, 1 to 10,000. By
                 default as many as start in a tenth of a second, at least one.
+            partition_max_running: as ``max_running``, for the jobs of each partition.
+            partition_rate: as ``rate``, for the jobs of each partition.
+            partition_burst: as ``burst``, for ``partition_rate``.
+            fair: whether partitions take turns, each with one job per round. They also do under a limit or a
+                rate of partitions.
             backoff: the delays after failures: a ``BackoffCurve``, or a list of seconds for the first
                 failure, the second and so on, the last for all later ones. By default 2, 4, 8 minutes and so
                 on, up to a day.
@@ -135,6 +144,10 @@ class Worker:
             max_running=max_running,
             rate=rate,
             burst=burst,
+            partition_max_running=partition_max_running,
+            partition_rate=partition_rate,
+            partition_burst=partition_burst,
+            fair=fair,
             renews=True,
             retry=None if retry is None else retry.text,
             timeout=timeout,

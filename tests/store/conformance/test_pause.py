@@ -7,14 +7,15 @@ from garivini.model.lease import OTHERS_LEASE
 from garivini.model.policy import FOREVER, NO_POLICY, FunctionPolicy
 from garivini.model.state import State
 from garivini.model.when import At, Never, Offset
-from garivini.store.admission import Admitted
 from garivini.store.database import Database
 from tests.store.conformance.jobs import LEASE, NOON, claim_one, held_in, lane, put, stored
+from tests.store.conformance.test_admit import Taken
+from tests.store.conformance.test_admit import admit as admit_of
 from tests.store.conftest import Backend, Clock
 
 
-def admit(database: Database, funcname: str = "f") -> Admitted:
-    return database.admit(lane(funcname), limit=100, lease=LEASE)
+def admit(database: Database, funcname: str = "f") -> Taken:
+    return admit_of(database, funcname=funcname)
 
 
 def test_pause_lets_admission_hand_out_nothing(database: Database) -> None:

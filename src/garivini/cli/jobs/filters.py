@@ -49,6 +49,7 @@ _FILTERS: Final = (
     click.option("--function", "funcname", metavar="NAME", help="Only jobs of this function."),
     click.option("--failed", is_flag=True, help="Only jobs that have failed or are dead."),
     click.option("--key", "uniqkey", metavar="KEY", help="Only the job with this unique key."),
+    click.option("--partition", metavar="NAME", help="Only jobs of this partition."),
     click.option(
         "--error",
         metavar="CLASS",
@@ -67,7 +68,17 @@ _FILTERS: Final = (
         "--due-before", metavar="WHEN", help="Only jobs due, or whose lease ends, before this time."
     ),
 )
-_NAMES: Final = ("funcname", "state", "failed", "uniqkey", "error", "error_text", "arg_text", *_TIMES)
+_NAMES: Final = (
+    "funcname",
+    "state",
+    "failed",
+    "uniqkey",
+    "partition",
+    "error",
+    "error_text",
+    "arg_text",
+    *_TIMES,
+)
 
 
 def filters(command: Callable[..., None], *, further_states: Sequence[str] = ()) -> Callable[..., None]:

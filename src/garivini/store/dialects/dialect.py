@@ -83,6 +83,11 @@ def set_times(rows: Sequence[dict[str, Any]], now: int, next_second: int) -> Non
         row["lease_end"] = row["due"] if leased else 0
 
 
+def statement_for(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the name of the statement that inserts these rows, of the two of this name."""
+    return f"{name}_partitioned" if "partition" in rows[0] else name
+
+
 class RunStatement(Protocol):
     """Runs a named statement and returns its rows."""
 
@@ -236,8 +241,11 @@ class Dialect:
         return items
 
     def insert(self, run: RunStatement, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
-        """Insert rows without a unique key; return id and time of each, in order. The rows may be changed."""
-        return sorted(run("insert", rows=rows))
+        """Insert rows without a unique key; return id and time of each, in order. The rows may be changed.
+
+        All of them have the value ``partition``, or none.
+        """
+        return sorted(run(statement_for("insert", rows), rows=rows))
 
     def insert_keyed(
         self, run: RunStatement, rows: Sequence[dict[str, Any]]
@@ -246,7 +254,7 @@ class Dialect:
 
         Returns id, time, function and key of the new rows. No error but that conflict is ignored.
         """
-        return list(run("insert_keyed", rows=rows))
+        return list(run(statement_for("insert_keyed", rows), rows=rows))
 
     def name_of(self, stored: Any) -> str | bytes:
         """Return the name of a function that was not read as plain text.

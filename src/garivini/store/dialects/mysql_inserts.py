@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from garivini.errors import OutcomeUnknownError
-from garivini.store.dialects.dialect import RunStatement, set_times
+from garivini.store.dialects.dialect import RunStatement, set_times, statement_for
 from garivini.store.dialects.mysql_errors import is_duplicate, is_null
 
 #: Below this number of rows RETURNING, one round trip less, is faster than counting the ids from the first.
@@ -50,13 +50,14 @@ def insert(
         name: of the statement.
 
     """
-    if len(rows) < returning:
+    partitioned = "partition" in rows[0]  # which has the statement for many rows only
+    if len(rows) < returning and not partitioned:
         stored = sorted(run(f"{name}_returning", rows=rows))
         if len(stored) != len(rows):
             # A caller's own session, in autocommit, on a node of Galera: see ``wsrep_retry_autocommit``.
             raise OutcomeUnknownError("the server ran an INSERT again, and has not returned the ids")
         return stored
-    if len(rows) == 1 and (now := clock.estimate()) is not None:
+    if len(rows) == 1 and not partitioned and (now := clock.estimate()) is not None:
         set_times(rows, now, now + 1)
         try:
             return [(run(f"{name}_at", rows=rows), now)]
@@ -67,7 +68,7 @@ def insert(
     read, step = clock.read(run)
     now = int(read)
     set_times(rows, now, math.ceil(read))
-    first = run(name, rows=rows)
+    first = run(statement_for(name, rows), rows=rows)
     return [(first + number * step, now) for number in range(len(rows))]
 
 

@@ -160,7 +160,7 @@ class SQLite(Dialect):
 
     def insert(self, run: RunStatement, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
         try:
-            if len(rows) <= self.single_rows:
+            if len(rows) <= self.single_rows or "partition" in rows[0]:
                 return super().insert(run, rows)
             # In a transaction, which has waited for other writers before the time is read.
             ((now, next_second),) = run("times")

@@ -83,6 +83,18 @@ VALUES
   (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay + IF(:leased OR :delay = 0, 0, MICROSECOND(NOW(6)) > 0), UNIX_TIMESTAMP(), :leased, attempt, attempt * created, attempt * run_after) -- each
 RETURNING jobid, created
 
+-- name: insert_partitioned (funcname, coalesce, partition, arg, flag, priority, due, now, leased, since, lease_end) -> id
+-- Jobs of partitions without a unique key, as `insert`, whose rows need not have the column.
+INSERT INTO job (funcname, `coalesce`, `partition`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
+VALUES
+  (:funcname, :coalesce, :partition, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
+
+-- name: insert_keyed_partitioned (funcname, uniqkey, coalesce, partition, arg, flag, priority, due, now, leased, since, lease_end) -> id
+-- Jobs of partitions with a unique key, as `insert_keyed`.
+INSERT INTO job (funcname, uniqkey, `coalesce`, `partition`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
+VALUES
+  (:funcname, :uniqkey, :coalesce, :partition, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
+
 -- name: live (funcname, uniqkey) -> one
 -- The job that has a unique key. Locked, because a caller's transaction may not see rows that were committed since it
 -- began.
@@ -103,7 +115,7 @@ SELECT jobid, {effective_state}
 -- The first jobs of a lane that a claim may take, with their arguments, or NULL for an argument of more than `small`
 -- bytes, the time now, and when they were inserted. Rows that another claim has locked are skipped.
 SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniqkey, `coalesce`, flag, failcount,
-       attempt, UNIX_TIMESTAMP(), created, expires
+       attempt, UNIX_TIMESTAMP(), created, expires, `partition`
   FROM job FORCE INDEX (job_lane)
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
    AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
@@ -167,7 +179,7 @@ UPDATE job
        run_after = UNIX_TIMESTAMP() + :lease + 1, lease_end = run_after
  WHERE jobid = :jobid;
 SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority, state, since,
-       crashes, created, runs
+       crashes, created, runs, `partition`
   FROM job WHERE jobid = :jobid
 
 -- name: release (jobid, attempt, run_after) -> none
@@ -403,14 +415,14 @@ SELECT jobid, funcname FROM finished FORCE INDEX (PRIMARY) WHERE jobid IN (:*job
 -- One job with its effective state: if another program has put it off, it waits, or is dead if that time is "never".
 SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority,
        {effective_state},
-       since, crashes, created, runs
+       since, crashes, created, runs, `partition`
   FROM job WHERE jobid = :jobid
 
 -- name: newest () -> rows
 -- The greatest id of a job.
 SELECT jobid FROM job FORCE INDEX (PRIMARY) ORDER BY jobid DESC LIMIT 1
 
--- name: match (funcname, state, failed, uniqkey, error, error_text, arg_text, created_from, created_before, due_from, due_before, after, until, limit) -> rows
+-- name: match (funcname, state, failed, uniqkey, partition, error, error_text, arg_text, created_from, created_before, due_from, due_before, after, until, limit) -> rows
 -- The next jobs by id, each with its effective state if it matches and NULL if not. The conditions are not in the WHERE
 -- clause, so the statement reads the next `limit` rows and no others, however many of them match. Texts are compared by
 -- their bytes, whatever the collation.
@@ -419,6 +431,7 @@ SELECT jobid,
              AND (:state IS NULL OR {effective_state} = :state)
              AND (NOT :failed OR failcount > 0 OR crashes > 0 OR {effective_state} = 4)
              AND (:uniqkey IS NULL OR CAST(CONVERT(uniqkey USING utf8mb4) AS BINARY) = CAST(CONVERT(:uniqkey USING utf8mb4) AS BINARY))
+             AND (:partition IS NULL OR `partition` = :partition)
              AND (:created_from IS NULL OR created > 0 AND created >= :created_from)
              AND (:created_before IS NULL OR created > 0 AND created < :created_before)
              AND (:due_from IS NULL OR run_after <> 2147483647 AND run_after >= :due_from)
@@ -438,7 +451,7 @@ SELECT jobid,
 -- The given jobs in the order of their ids, each as `get` returns it.
 SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority,
        {effective_state},
-       since, crashes, created, runs
+       since, crashes, created, runs, `partition`
   FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) ORDER BY jobid
 
 -- name: lock_states (jobids) -> rows
@@ -546,7 +559,7 @@ SHOW GLOBAL VARIABLES WHERE variable_name IN ('group_replication_consistency', '
 -- name: functions () -> rows
 -- The settings of all functions that apply, and until when a function is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair,
        CASE WHEN paused_until > UNIX_TIMESTAMP() THEN paused_until END
   FROM `function` ORDER BY funcname
 
@@ -554,6 +567,7 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
 -- The settings of all functions, with those that code has declared and those that an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       partition_max_running, partition_rate, partition_burst, fair,
        declared, override
   FROM `function` ORDER BY funcname
 
@@ -565,6 +579,7 @@ SELECT funcname, declared FROM `function` WHERE funcname IN (:*funcnames)
 -- The settings of the given functions, as `settings` returns them, locked by the transaction.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       partition_max_running, partition_rate, partition_burst, fair,
        declared, override
   FROM `function` WHERE funcname IN (:*funcnames) ORDER BY funcname FOR UPDATE
 
@@ -575,13 +590,13 @@ VALUES
   (:funcname) -- each
 ON DUPLICATE KEY UPDATE funcname = VALUES(funcname)
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, declared, override) -> none
 -- Writes all settings of functions.
 INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       declared, override)
+       partition_max_running, partition_rate, partition_burst, fair, declared, override)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :unique_scope, :unique_window, :on_duplicate, :max_delay, :expires, :declared, :override) -- each
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :unique_scope, :unique_window, :on_duplicate, :max_delay, :expires, :partition_max_running, :partition_rate, :partition_burst, :fair, :declared, :override) -- each
 ON DUPLICATE KEY UPDATE
        lease = VALUES(lease), deadline = VALUES(deadline), renews = VALUES(renews),
        envelope = VALUES(envelope), max_failures = VALUES(max_failures), retention = VALUES(retention),
@@ -589,6 +604,8 @@ ON DUPLICATE KEY UPDATE
        dead_retention = VALUES(dead_retention), rate = VALUES(rate), burst = VALUES(burst),
        unique_scope = VALUES(unique_scope), unique_window = VALUES(unique_window),
        on_duplicate = VALUES(on_duplicate), max_delay = VALUES(max_delay), expires = VALUES(expires),
+       partition_max_running = VALUES(partition_max_running), partition_rate = VALUES(partition_rate),
+       partition_burst = VALUES(partition_burst), fair = VALUES(fair),
        declared = VALUES(declared), override = VALUES(override)
 
 -- name: adoptable (jobids) -> rows
@@ -604,7 +621,7 @@ UPDATE job FORCE INDEX (PRIMARY)
        lease_end = run_after
  WHERE jobid IN (:*jobids);
 SELECT jobid, funcname, NULL, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority, state, since,
-       crashes, created, runs
+       crashes, created, runs, `partition`
   FROM job WHERE jobid IN (:*jobids)
 
 -- name: unset_function (funcname) -> none
@@ -676,7 +693,8 @@ SELECT COUNT(*) FROM (
 -- The rules of a function, whether it is paused, and the time now with its fraction. The row stays locked until the end
 -- of the claim, so that claims of it take turns. No row: it has no settings, or another claim has the lock.
 SELECT max_running, COALESCE(paused_until > UNIX_TIMESTAMP(), 0), rate, burst, rate_used_until,
-       UNIX_TIMESTAMP() + MICROSECOND(NOW(6)) / 1e6
+       UNIX_TIMESTAMP() + MICROSECOND(NOW(6)) / 1e6,
+       partition_max_running, partition_rate, partition_burst, fair
   FROM `function` WHERE funcname = :funcname FOR UPDATE SKIP LOCKED
 
 -- name: use_rate (funcname, used_until) -> none
@@ -688,6 +706,110 @@ UPDATE `function` SET rate_used_until = :used_until WHERE funcname = :funcname
 SELECT COUNT(*) FROM (
   SELECT 1 FROM job FORCE INDEX (job_lane)
    WHERE funcname = :funcname AND state IN (1, 2, 3) AND {held} LIMIT :limit) AS handed_out
+
+-- name: lane_page (funcname, priority, after, after_jobid, limit) -> rows
+-- The next due jobs of a lane in the order of due times and ids, and whether each has a row in `turn`: 1 or NULL. The
+-- first part is about the due time that was read last, and has only what an index scan of it needs.
+SELECT lane.jobid, lane.run_after,
+       (SELECT 1 FROM turn WHERE turn.jobid = lane.jobid AND turn.priority = :priority)
+  FROM (
+        (SELECT jobid, run_after FROM job FORCE INDEX (job_lane)
+         WHERE funcname = :funcname AND state = 0 AND priority = :priority AND run_after = :after
+           AND jobid > :after_jobid
+         ORDER BY jobid LIMIT :limit)
+        UNION ALL
+        (SELECT jobid, run_after FROM job FORCE INDEX (job_lane)
+         WHERE funcname = :funcname AND state = 0 AND priority = :priority AND run_after > :after
+           AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
+         ORDER BY run_after, jobid LIMIT :limit)) AS lane
+ ORDER BY lane.run_after, lane.jobid LIMIT :limit
+
+-- name: add_turns (jobids, funcname, priority) -> none
+-- Gives these jobs of a lane a turn, if they still wait.
+INSERT INTO turn (jobid, funcname, priority, `partition`, run_after)
+SELECT jobid, :funcname, priority, coalesce(`partition`, ''), run_after FROM job FORCE INDEX (PRIMARY)
+ WHERE jobid IN (:*jobids) AND state = 0 AND priority = :priority
+ON DUPLICATE KEY UPDATE priority = VALUES(priority), `partition` = VALUES(`partition`), run_after = VALUES(run_after)
+
+-- name: add_turn_partitions (jobids, funcname, priority) -> none
+-- Notes the partitions of these jobs. They may be noted already.
+INSERT INTO turn_partition (funcname, priority, `partition`)
+SELECT DISTINCT :funcname, :priority, coalesce(`partition`, '') FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
+ON DUPLICATE KEY UPDATE priority = VALUES(priority)
+
+-- name: turn_partitions (funcname, priority, start, limit) -> rows
+-- The next partitions with turns, from this text on.
+SELECT `partition` FROM turn_partition
+ WHERE funcname = :funcname AND priority = :priority AND `partition` >= :start
+ ORDER BY `partition` LIMIT :limit
+
+-- name: next_turns (funcname, priority, partition, limit) -> rows
+-- The first turns of each of these partitions, as many as are given for it.
+(SELECT jobid, `partition`, run_after FROM turn FORCE INDEX (turn_order) WHERE funcname = :funcname AND priority = :priority AND `partition` = :partition ORDER BY run_after, jobid LIMIT :limit) UNION ALL -- each
+
+-- name: due_turns (jobids, priority, small) -> rows
+-- The jobs among these that a claim may take now, as `due` reads them. Rows that are locked are skipped.
+SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniqkey,
+       `coalesce`, flag, failcount, attempt, UNIX_TIMESTAMP(), created, expires, `partition`
+  FROM job FORCE INDEX (PRIMARY)
+ WHERE jobid IN (:*jobids) AND state = 0 AND priority = :priority
+   AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
+   FOR UPDATE SKIP LOCKED
+
+-- name: waiting_turns (jobids, priority) -> rows
+-- The jobs among these that wait and are due, locked or not, and the partition of each.
+SELECT jobid, coalesce(`partition`, '') FROM job FORCE INDEX (PRIMARY)
+ WHERE jobid IN (:*jobids) AND state = 0 AND priority = :priority
+   AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
+
+-- name: partition_turns (funcname, priority, partition, limit) -> rows
+-- The first turns of a partition.
+SELECT jobid FROM turn FORCE INDEX (turn_order)
+ WHERE funcname = :funcname AND priority = :priority AND `partition` = :partition
+ ORDER BY run_after, jobid LIMIT :limit
+
+-- name: forget_turns (jobids) -> none
+-- Deletes the turns of jobs that are handed out or no longer due.
+DELETE FROM turn WHERE jobid IN (:*jobids)
+
+-- name: forget_turn_partitions (funcname, priority, partitions) -> none
+-- Deletes the notes of these partitions, which have no turn left.
+DELETE FROM turn_partition
+ WHERE funcname = :funcname AND priority = :priority AND `partition` IN (:*partitions)
+
+-- name: turn_functions () -> rows
+-- The functions with turns.
+SELECT DISTINCT funcname FROM turn_partition
+
+-- name: some_turns (funcname, limit) -> rows
+-- Some turns of a function.
+SELECT jobid FROM turn WHERE funcname = :funcname LIMIT :limit
+
+-- name: forget_partitions (funcname) -> none
+-- Deletes the notes of the partitions of a function that has no turns.
+DELETE FROM turn_partition WHERE funcname = :funcname
+
+-- name: in_flight_by_partition (funcname, limit) -> rows
+-- The number of jobs that attempts hold, by partition; together up to a limit.
+SELECT coalesce(`partition`, ''), count(*) FROM (
+  SELECT `partition` FROM job FORCE INDEX (job_lane)
+   WHERE funcname = :funcname AND state IN (1, 2, 3) AND {held} LIMIT :limit) AS handed_out
+ GROUP BY `partition`
+
+-- name: partition_rates (funcname, partitions) -> rows
+-- The times up to which the starts of these partitions have used their rates.
+SELECT `partition`, used_until FROM partition_rate WHERE funcname = :funcname AND `partition` IN (:*partitions)
+
+-- name: use_partition_rates (funcname, partition, used_until) -> none
+-- Stores these times, in the transaction that has locked the function's row.
+INSERT INTO partition_rate (funcname, `partition`, used_until)
+VALUES
+  (:funcname, :partition, :used_until) -- each
+ON DUPLICATE KEY UPDATE used_until = VALUES(used_until)
+
+-- name: forget_partition_rates (limit) -> count
+-- Deletes times that are over, which are the same as none.
+DELETE FROM partition_rate WHERE used_until < UNIX_TIMESTAMP() LIMIT :limit
 
 -- name: give_back (jobids, attempt) -> none
 -- Sets jobs that a worker holds and has not started back to waiting, due now.
@@ -727,10 +849,10 @@ UPDATE job
        lease_end = run_after
  WHERE jobid = :jobid
 
--- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs) -> rows
+-- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs, partition) -> rows
 -- Inserts the moved row of a job, with its attempts. The row cannot be claimed until the move is finished.
-INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, failcount, crashes, created, attempt, runs, state, run_after)
-VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, 4, 2147483647);
+INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, failcount, crashes, created, attempt, runs, `partition`, state, run_after)
+VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, :partition, 4, 2147483647);
 SELECT LAST_INSERT_ID()
 
 -- name: leave (jobid, attempt, state) -> rows
@@ -850,10 +972,10 @@ SELECT funcname, unique_scope, unique_window, on_duplicate, max_delay FROM `func
 SELECT jobid, attempt, {effective_state}, run_after, created, UNIX_TIMESTAMP(), UNIX_TIMESTAMP() + (MICROSECOND(NOW(6)) > 0)
   FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey FOR UPDATE
 
--- name: replace_job (jobid, arg, coalesce, priority, run_after, expires) -> none
+-- name: replace_job (jobid, arg, coalesce, partition, priority, run_after, expires) -> none
 -- Gives other values to a job that was never handed out and that this transaction has locked.
 UPDATE job SET arg = :arg, `coalesce` = :coalesce, priority = :priority, run_after = :run_after,
-       expires = :expires
+       `partition` = :partition, expires = :expires
  WHERE jobid = :jobid
 
 -- name: free_key (jobid) -> none
@@ -872,18 +994,18 @@ UPDATE job SET has_successor = 1 WHERE jobid = :jobid
 -- When a successor is due, and when it was first inserted. The transaction has locked the row of the job.
 SELECT due, created FROM successor WHERE jobid = :jobid
 
--- name: put_successor (jobid, funcname, uniqkey, coalesce, arg, flag, priority, due, created, expires) -> none
+-- name: put_successor (jobid, funcname, uniqkey, coalesce, partition, arg, flag, priority, due, created, expires) -> none
 -- Stores the successor of a job that this transaction has locked, or gives other values to it.
-INSERT INTO successor (jobid, funcname, uniqkey, `coalesce`, arg, flag, priority, due, created, expires)
-VALUES (:jobid, :funcname, :uniqkey, :coalesce, :arg, :flag, :priority,
+INSERT INTO successor (jobid, funcname, uniqkey, `coalesce`, `partition`, arg, flag, priority, due, created, expires)
+VALUES (:jobid, :funcname, :uniqkey, :coalesce, :partition, :arg, :flag, :priority,
         :due, :created, :expires)
-ON DUPLICATE KEY UPDATE `coalesce` = VALUES(`coalesce`), arg = VALUES(arg), flag = VALUES(flag), priority = VALUES(priority),
-       due = VALUES(due), expires = VALUES(expires)
+ON DUPLICATE KEY UPDATE `coalesce` = VALUES(`coalesce`), `partition` = VALUES(`partition`), arg = VALUES(arg),
+       flag = VALUES(flag), priority = VALUES(priority), due = VALUES(due), expires = VALUES(expires)
 
 -- name: promote (jobid) -> none
 -- A successor becomes a job, unless a newer job has its key. The transaction has ended the job before it.
-INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created, expires)
-SELECT funcname, uniqkey, `coalesce`, arg, flag, priority, due, created, expires FROM successor
+INSERT INTO job (funcname, uniqkey, `coalesce`, `partition`, arg, flag, priority, run_after, created, expires)
+SELECT funcname, uniqkey, `coalesce`, `partition`, arg, flag, priority, due, created, expires FROM successor
  WHERE jobid = :jobid
 ON DUPLICATE KEY UPDATE jobid = job.jobid;
 DELETE FROM successor WHERE jobid = :jobid

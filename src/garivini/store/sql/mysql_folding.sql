@@ -11,7 +11,7 @@ SELECT jobid, CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:fu
 -- name: due (funcname, priority, limit, small) -> rows
 -- As in mysql.sql, with each row's own function at the end: the index treats names that differ only in case as equal.
 SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniqkey, `coalesce`, flag, failcount,
-       attempt, UNIX_TIMESTAMP(), created, expires, funcname
+       attempt, UNIX_TIMESTAMP(), created, expires, `partition`, funcname
   FROM job FORCE INDEX (job_lane)
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
    AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
@@ -39,8 +39,17 @@ SELECT COUNT(*) FROM (
    LIMIT :limit) AS handed_out
 
 -- name: keyed_row (funcname, uniqkey) -> rows
--- The same, and whether function and key match by their bytes.
+-- As in mysql.sql, and whether function and key match by their bytes.
 SELECT jobid, attempt, {effective_state}, run_after, created, UNIX_TIMESTAMP(), UNIX_TIMESTAMP() + (MICROSECOND(NOW(6)) > 0),
        CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY)
           AND CAST(CONVERT(uniqkey USING utf8mb4) AS BINARY) = CAST(CONVERT(:uniqkey USING utf8mb4) AS BINARY)
   FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey FOR UPDATE
+
+-- name: due_turns (jobids, priority, small) -> rows
+-- As in mysql.sql, with the function of each row at the end.
+SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniqkey,
+       `coalesce`, flag, failcount, attempt, UNIX_TIMESTAMP(), created, expires, `partition`, funcname
+  FROM job FORCE INDEX (PRIMARY)
+ WHERE jobid IN (:*jobids) AND state = 0 AND priority = :priority
+   AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
+   FOR UPDATE SKIP LOCKED

@@ -5,7 +5,7 @@
 -- Times are whole seconds and round down, so a lease ends at now + lease + 1. 2147483647 is "never". Claims exclude it,
 -- so that a row parked by the original's clients does not start in 2038. Later times are ordinary times. Each value has
 -- its type, so that a value too large for its column is an error and does not prevent the use of the index. `state + 0`
--- beside a list of ids keeps PostgreSQL 18 from skipping through the lane index for a few states instead.
+-- and the like beside a list of ids keeps PostgreSQL, without statistics, from reading the lane index instead.
 --
 -- A lease ends at `run_after`, and `lease_end` repeats it. Both use one reading of the clock, because it advances
 -- within a statement. `store/effective_state.py` describes what it means if they differ; it has the conditions in braces.
@@ -65,6 +65,35 @@ SELECT n.funcname, n.uniqkey, n."coalesce", n.arg, n.flag, n.priority,
 ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
 RETURNING jobid, created, funcname, uniqkey
 
+-- name: insert_partitioned (funcname, coalesce, partition, arg, flag, priority, delay, leased) -> rows
+-- Jobs of partitions without a unique key, as `insert`, whose rows need not have the column.
+INSERT INTO job (funcname, "coalesce", partition, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
+SELECT n.funcname, n."coalesce", n.partition, n.arg, n.flag, n.priority,
+       CASE WHEN n.leased = 1 OR n.delay = 0 THEN t.now ELSE t.next END + n.delay, t.now, n.leased, n.leased,
+       n.leased * t.now, n.leased * (t.now + n.delay)
+  FROM unnest(:@funcname::text[], :@coalesce::text[], :@partition::text[], :@arg::bytea[], :@flag::text[], :@priority::smallint[],
+              :@delay::bigint[], :@leased::smallint[])
+       WITH ORDINALITY AS n (funcname, "coalesce", partition, arg, flag, priority, delay, leased, position),
+       (SELECT floor(clock.now)::bigint AS now, ceil(clock.now)::bigint AS next
+          FROM (SELECT extract(epoch FROM clock_timestamp()) AS now) AS clock) AS t
+ ORDER BY n.position
+RETURNING jobid, created
+
+-- name: insert_keyed_partitioned (funcname, uniqkey, coalesce, partition, arg, flag, priority, delay, leased) -> rows
+-- Jobs of partitions with a unique key, as `insert_keyed`.
+INSERT INTO job (funcname, uniqkey, "coalesce", partition, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
+SELECT n.funcname, n.uniqkey, n."coalesce", n.partition, n.arg, n.flag, n.priority,
+       CASE WHEN n.leased = 1 OR n.delay = 0 THEN t.now ELSE t.next END + n.delay, t.now, n.leased, n.leased,
+       n.leased * t.now, n.leased * (t.now + n.delay)
+  FROM unnest(:@funcname::text[], :@uniqkey::text[], :@coalesce::text[], :@partition::text[], :@arg::bytea[], :@flag::text[],
+              :@priority::smallint[], :@delay::bigint[], :@leased::smallint[])
+       WITH ORDINALITY AS n (funcname, uniqkey, "coalesce", partition, arg, flag, priority, delay, leased, position),
+       (SELECT floor(clock.now)::bigint AS now, ceil(clock.now)::bigint AS next
+          FROM (SELECT extract(epoch FROM clock_timestamp()) AS now) AS clock) AS t
+ ORDER BY n.position
+ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
+RETURNING jobid, created, funcname, uniqkey
+
 -- name: live (funcname, uniqkey) -> one
 -- The job that has a unique key.
 SELECT jobid FROM job WHERE funcname = :funcname::text AND uniqkey = :uniqkey::text
@@ -111,7 +140,8 @@ SELECT lane.funcname, lane.state, lane.priority, lane.due, clock.now FROM lane, 
 -- The first jobs of a lane that a claim may take, with their arguments, or NULL for an argument of more than `small`
 -- bytes, the time now, and when they were inserted. Rows that another claim has locked are skipped.
 SELECT jobid, run_after, CASE WHEN octet_length(arg) > :small::bigint THEN NULL ELSE coalesce(arg, '') END, uniqkey,
-       "coalesce", flag, failcount, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), created, expires
+       "coalesce", flag, failcount, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), created, expires,
+       partition
   FROM job
  WHERE funcname = :funcname::text AND state = 0 AND priority = :priority::smallint
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after <> 2147483647
@@ -179,7 +209,7 @@ UPDATE job
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND {held}
 RETURNING jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
-          since, crashes, created, runs
+          since, crashes, created, runs, partition
 
 -- name: release (jobid, attempt, run_after) -> none
 -- Sets a claimed job that was not submitted back to waiting, due when it was before.
@@ -408,14 +438,14 @@ SELECT jobid, funcname FROM finished WHERE jobid = ANY (:@jobids::bigint[])
 -- One job with its effective state: if another program has put it off, it waits, or is dead if that time is "never".
 SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        {effective_state},
-       since, crashes, created, runs
+       since, crashes, created, runs, partition
   FROM job WHERE jobid = :jobid::bigint
 
 -- name: newest () -> rows
 -- The greatest id of a job.
 SELECT jobid FROM job ORDER BY jobid DESC LIMIT 1
 
--- name: match (funcname, state, failed, uniqkey, error, error_text, arg_text, created_from, created_before, due_from, due_before, after, until, limit) -> rows
+-- name: match (funcname, state, failed, uniqkey, partition, error, error_text, arg_text, created_from, created_before, due_from, due_before, after, until, limit) -> rows
 -- The next jobs by id, each with its effective state if it matches and NULL if not. The conditions are not in the WHERE
 -- clause, so the statement reads the next `limit` rows and no others, however many of them match.
 SELECT jobid,
@@ -423,6 +453,7 @@ SELECT jobid,
              AND (:state::smallint IS NULL OR {effective_state} = :state::smallint)
              AND (NOT :failed::boolean OR failcount > 0 OR crashes > 0 OR {effective_state} = 4)
              AND (:uniqkey::text IS NULL OR uniqkey = :uniqkey::text)
+             AND (:partition::text IS NULL OR partition = :partition::text)
              AND (:created_from::bigint IS NULL OR created > 0 AND created >= :created_from::bigint)
              AND (:created_before::bigint IS NULL OR created > 0 AND created < :created_before::bigint)
              AND (:due_from::bigint IS NULL OR run_after <> 2147483647 AND run_after >= :due_from::bigint)
@@ -442,7 +473,7 @@ SELECT jobid,
 -- The given jobs in the order of their ids, each as `get` returns it.
 SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        {effective_state},
-       since, crashes, created, runs
+       since, crashes, created, runs, partition
   FROM job WHERE jobid = ANY (:@jobids::bigint[]) ORDER BY jobid
 
 -- name: lock_states (jobids) -> rows
@@ -539,7 +570,7 @@ UNION ALL SELECT 'commits_without_standby', count(*)::text FROM pg_catalog.pg_st
 -- name: functions () -> rows
 -- The settings of all functions that apply, and until when a function is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair,
        CASE WHEN paused_until > floor(extract(epoch FROM clock_timestamp()))::bigint THEN paused_until END
   FROM function ORDER BY funcname
 
@@ -547,6 +578,7 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
 -- The settings of all functions, with those that code has declared and those that an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       partition_max_running, partition_rate, partition_burst, fair,
        declared, override
   FROM function ORDER BY funcname
 
@@ -558,6 +590,7 @@ SELECT funcname, declared FROM function WHERE funcname = ANY (:@funcnames::text[
 -- The settings of the given functions, as `settings` returns them, locked by the transaction.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       partition_max_running, partition_rate, partition_burst, fair,
        declared, override
   FROM function WHERE funcname = ANY (:@funcnames::text[]) ORDER BY funcname FOR UPDATE
 
@@ -565,22 +598,24 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
 -- Creates rows for functions that have none yet, so that the rows can be locked.
 INSERT INTO function (funcname) SELECT unnest(:@funcname::text[]) ON CONFLICT (funcname) DO NOTHING
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, declared, override) -> none
 -- Writes all settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       declared, override)
+       partition_max_running, partition_rate, partition_burst, fair, declared, override)
 SELECT n.funcname, n.lease, n.deadline, n.renews::boolean, n.envelope, n.max_failures, n.retention, n.max_running,
        n.retry, n.timeout, n.dead_retention, n.rate, n.burst, n.unique_scope, n.unique_window,
-       n.on_duplicate, n.max_delay, n.expires, n.declared, n.override
+       n.on_duplicate, n.max_delay, n.expires, n.partition_max_running, n.partition_rate,
+       n.partition_burst, n.fair, n.declared, n.override
   FROM unnest(:@funcname::text[], :@lease::integer[], :@deadline::integer[], :@renews::integer[], :@envelope::text[],
               :@max_failures::integer[], :@retention::integer[], :@max_running::integer[], :@retry::text[],
               :@timeout::double precision[], :@dead_retention::integer[], :@rate::text[], :@burst::integer[],
               :@unique_scope::text[], :@unique_window::integer[], :@on_duplicate::text[], :@max_delay::integer[],
-              :@expires::integer[], :@declared::text[], :@override::text[])
+              :@expires::integer[], :@partition_max_running::integer[], :@partition_rate::text[],
+              :@partition_burst::integer[], :@fair::smallint[], :@declared::text[], :@override::text[])
        AS n (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
              dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       declared, override)
+             partition_max_running, partition_rate, partition_burst, fair, declared, override)
 ON CONFLICT (funcname) DO UPDATE
    SET lease = excluded.lease, deadline = excluded.deadline, renews = excluded.renews,
        envelope = excluded.envelope, max_failures = excluded.max_failures, retention = excluded.retention,
@@ -588,6 +623,8 @@ ON CONFLICT (funcname) DO UPDATE
        dead_retention = excluded.dead_retention, rate = excluded.rate, burst = excluded.burst,
        unique_scope = excluded.unique_scope, unique_window = excluded.unique_window,
        on_duplicate = excluded.on_duplicate, max_delay = excluded.max_delay, expires = excluded.expires,
+       partition_max_running = excluded.partition_max_running, partition_rate = excluded.partition_rate,
+       partition_burst = excluded.partition_burst, fair = excluded.fair,
        declared = excluded.declared, override = excluded.override
 
 -- name: adoptable (jobids) -> rows
@@ -603,7 +640,7 @@ UPDATE job
        (SELECT lease.ends, lease.ends FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint + :lease::bigint + 1 AS ends) AS lease)
  WHERE jobid = ANY (:@jobids::bigint[])
 RETURNING jobid, funcname, NULL, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
-          since, crashes, created, runs
+          since, crashes, created, runs, partition
 
 -- name: unset_function (funcname) -> none
 -- Deletes the row of a function without settings, so that the defaults apply, unless it is paused or marked.
@@ -678,7 +715,8 @@ SELECT count(*) FROM (
 -- The rules of a function, whether it is paused, and the time now with its fraction. The row stays locked until the end
 -- of the claim, so that claims of it take turns. No row: it has no settings, or another claim has the lock.
 SELECT max_running, coalesce(paused_until > floor(extract(epoch FROM clock_timestamp()))::bigint, false),
-       rate, burst, rate_used_until, extract(epoch FROM clock_timestamp())::float8
+       rate, burst, rate_used_until, extract(epoch FROM clock_timestamp())::float8,
+       partition_max_running, partition_rate, partition_burst, fair
   FROM function WHERE funcname = :funcname::text FOR UPDATE SKIP LOCKED
 
 -- name: use_rate (funcname, used_until) -> none
@@ -690,6 +728,122 @@ UPDATE function SET rate_used_until = :used_until::float8 WHERE funcname = :func
 SELECT count(*) FROM (
   SELECT 1 FROM job
    WHERE funcname = :funcname::text AND state IN (1, 2, 3) AND {held} LIMIT :limit::bigint) AS handed_out
+
+-- name: lane_page (funcname, priority, after, after_jobid, limit) -> rows
+-- The next due jobs of a lane in the order of due times and ids, and whether each has a row in `turn`: 1 or NULL. The
+-- first part is about the due time that was read last, and has only what an index scan of it needs. The
+-- second part is not in the order of ids, so that it is not sorted.
+SELECT lane.jobid, lane.run_after,
+       (SELECT 1 FROM turn WHERE turn.jobid = lane.jobid AND turn.priority = :priority::smallint)
+  FROM (
+        (SELECT jobid, run_after FROM job
+         WHERE funcname = :funcname::text AND state = 0 AND priority = :priority::smallint AND run_after = :after::bigint
+           AND jobid > :after_jobid::bigint
+         ORDER BY jobid LIMIT :limit::bigint)
+        UNION ALL
+        (SELECT jobid, run_after FROM job
+         WHERE funcname = :funcname::text AND state = 0 AND priority = :priority::smallint AND run_after > :after::bigint
+           AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after <> 2147483647
+         ORDER BY run_after LIMIT :limit::bigint)) AS lane
+ ORDER BY lane.run_after, lane.jobid LIMIT :limit::bigint
+
+-- name: add_turns (jobids, funcname, priority) -> none
+-- Gives these jobs of a lane a turn, if they still wait.
+INSERT INTO turn (jobid, funcname, priority, partition, run_after)
+SELECT jobid, :funcname::text, priority, coalesce(partition, ''), run_after FROM job
+ WHERE jobid = ANY (:@jobids::bigint[]) AND state + 0 = 0 AND priority + 0 = :priority::smallint
+ON CONFLICT (jobid) DO UPDATE
+   SET priority = excluded.priority, partition = excluded.partition, run_after = excluded.run_after
+
+-- name: add_turn_partitions (jobids, funcname, priority) -> none
+-- Notes the partitions of these jobs. They may be noted already.
+INSERT INTO turn_partition (funcname, priority, partition)
+SELECT DISTINCT :funcname::text, :priority::smallint, coalesce(partition, '') FROM job WHERE jobid = ANY (:@jobids::bigint[])
+ON CONFLICT (funcname, priority, partition) DO NOTHING
+
+-- name: turn_partitions (funcname, priority, start, limit) -> rows
+-- The next partitions with turns, from this text on.
+SELECT partition FROM turn_partition
+ WHERE funcname = :funcname::text AND priority = :priority::smallint AND partition >= :start::text
+ ORDER BY partition LIMIT :limit::bigint
+
+-- name: next_turns (funcname, priority, partition, limit) -> rows
+-- The first turns of each of these partitions, as many as are given for it.
+SELECT turns.jobid, given.partition, turns.run_after
+  FROM unnest(:@funcname::text[], :@priority::smallint[], :@partition::text[], :@limit::bigint[])
+       AS given (funcname, priority, partition, size)
+       CROSS JOIN LATERAL (
+         SELECT turn.jobid, turn.run_after FROM turn
+          WHERE turn.funcname = given.funcname AND turn.priority = given.priority AND turn.partition = given.partition
+          ORDER BY turn.run_after, turn.jobid LIMIT given.size) AS turns
+
+-- name: due_turns (jobids, priority, small) -> rows
+-- The jobs among these that a claim may take now, as `due` reads them. Rows that are locked are skipped.
+SELECT jobid, run_after, CASE WHEN octet_length(arg) > :small::bigint THEN NULL ELSE coalesce(arg, '') END, uniqkey,
+       "coalesce", flag, failcount, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), created, expires,
+       partition
+  FROM job
+ WHERE jobid = ANY (:@jobids::bigint[]) AND state + 0 = 0 AND priority + 0 = :priority::smallint
+   AND run_after + 0 <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after + 0 <> 2147483647
+   FOR UPDATE SKIP LOCKED
+
+-- name: waiting_turns (jobids, priority) -> rows
+-- The jobs among these that wait and are due, locked or not, and the partition of each.
+SELECT jobid, coalesce(partition, '') FROM job
+ WHERE jobid = ANY (:@jobids::bigint[]) AND state + 0 = 0 AND priority + 0 = :priority::smallint
+   AND run_after + 0 <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after + 0 <> 2147483647
+
+-- name: partition_turns (funcname, priority, partition, limit) -> rows
+-- The first turns of a partition.
+SELECT jobid FROM turn
+ WHERE funcname = :funcname::text AND priority = :priority::smallint AND partition = :partition::text
+ ORDER BY run_after, jobid LIMIT :limit::bigint
+
+-- name: forget_turns (jobids) -> none
+-- Deletes the turns of jobs that are handed out or no longer due.
+DELETE FROM turn WHERE jobid = ANY (:@jobids::bigint[])
+
+-- name: forget_turn_partitions (funcname, priority, partitions) -> none
+-- Deletes the notes of these partitions, which have no turn left.
+DELETE FROM turn_partition
+ WHERE funcname = :funcname::text AND priority = :priority::smallint AND partition = ANY (:@partitions::text[])
+
+-- name: turn_functions () -> rows
+-- The functions with turns.
+SELECT DISTINCT funcname FROM turn_partition
+
+-- name: some_turns (funcname, limit) -> rows
+-- Some turns of a function.
+SELECT jobid FROM turn WHERE funcname = :funcname::text LIMIT :limit::bigint
+
+-- name: forget_partitions (funcname) -> none
+-- Deletes the notes of the partitions of a function that has no turns.
+DELETE FROM turn_partition WHERE funcname = :funcname::text
+
+-- name: in_flight_by_partition (funcname, limit) -> rows
+-- The number of jobs that attempts hold, by partition; together up to a limit.
+SELECT coalesce(partition, ''), count(*) FROM (
+  SELECT partition FROM job
+   WHERE funcname = :funcname::text AND state IN (1, 2, 3) AND {held} LIMIT :limit::bigint) AS handed_out
+ GROUP BY partition
+
+-- name: partition_rates (funcname, partitions) -> rows
+-- The times up to which the starts of these partitions have used their rates.
+SELECT partition, used_until FROM partition_rate WHERE funcname = :funcname::text AND partition = ANY (:@partitions::text[])
+
+-- name: use_partition_rates (funcname, partition, used_until) -> none
+-- Stores these times, in the transaction that has locked the function's row.
+INSERT INTO partition_rate (funcname, partition, used_until)
+SELECT * FROM unnest(:@funcname::text[], :@partition::text[], :@used_until::float8[])
+ON CONFLICT (funcname, partition) DO UPDATE SET used_until = excluded.used_until
+
+-- name: forget_partition_rates (limit) -> count
+-- Deletes times that are over, which are the same as none.
+DELETE FROM partition_rate
+ WHERE (funcname, partition) IN (
+       SELECT funcname, partition FROM partition_rate
+        WHERE used_until < (SELECT extract(epoch FROM clock_timestamp())::float8) LIMIT :limit::bigint)
+   AND used_until < (SELECT extract(epoch FROM clock_timestamp())::float8)
 
 -- name: give_back (jobids, attempt) -> none
 -- Sets jobs that a worker holds and has not started back to waiting, due now.
@@ -731,10 +885,10 @@ UPDATE job
    AND {effective_state} = 0
 RETURNING jobid
 
--- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs) -> rows
+-- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs, partition) -> rows
 -- Inserts the moved row of a job, with its attempts. The row cannot be claimed until the move is finished.
-INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, attempt, runs, state, run_after)
-VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, 4, 2147483647)
+INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, attempt, runs, partition, state, run_after)
+VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, :partition, 4, 2147483647)
 RETURNING jobid
 
 -- name: leave (jobid, attempt, state) -> rows
@@ -860,10 +1014,10 @@ SELECT funcname, unique_scope, unique_window, on_duplicate, max_delay FROM funct
 SELECT jobid, attempt, {effective_state}, run_after, created, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), (SELECT ceil(extract(epoch FROM clock_timestamp()))::bigint)
   FROM job WHERE funcname = :funcname::text AND uniqkey = :uniqkey::text FOR UPDATE
 
--- name: replace_job (jobid, arg, coalesce, priority, run_after, expires) -> none
+-- name: replace_job (jobid, arg, coalesce, partition, priority, run_after, expires) -> none
 -- Gives other values to a job that was never handed out and that this transaction has locked.
 UPDATE job SET arg = :arg::bytea, "coalesce" = :coalesce::text, priority = :priority::smallint, run_after = :run_after::bigint,
-       expires = :expires::integer
+       partition = :partition::text, expires = :expires::integer
  WHERE jobid = :jobid::bigint
 
 -- name: free_key (jobid) -> none
@@ -882,19 +1036,19 @@ UPDATE job SET has_successor = 1 WHERE jobid = :jobid::bigint
 -- When a successor is due, and when it was first inserted. The transaction has locked the row of the job.
 SELECT due, created FROM successor WHERE jobid = :jobid::bigint
 
--- name: put_successor (jobid, funcname, uniqkey, coalesce, arg, flag, priority, due, created, expires) -> none
+-- name: put_successor (jobid, funcname, uniqkey, coalesce, partition, arg, flag, priority, due, created, expires) -> none
 -- Stores the successor of a job that this transaction has locked, or gives other values to it.
-INSERT INTO successor (jobid, funcname, uniqkey, "coalesce", arg, flag, priority, due, created, expires)
-VALUES (:jobid::bigint, :funcname::text, :uniqkey::text, :coalesce::text, :arg::bytea, :flag::text, :priority::smallint,
-        :due::bigint, :created::bigint, :expires::integer)
+INSERT INTO successor (jobid, funcname, uniqkey, "coalesce", partition, arg, flag, priority, due, created, expires)
+VALUES (:jobid::bigint, :funcname::text, :uniqkey::text, :coalesce::text, :partition::text, :arg::bytea, :flag::text,
+        :priority::smallint, :due::bigint, :created::bigint, :expires::integer)
 ON CONFLICT (jobid) DO UPDATE
-   SET "coalesce" = excluded."coalesce", arg = excluded.arg, flag = excluded.flag, priority = excluded.priority,
-       due = excluded.due, expires = excluded.expires
+   SET "coalesce" = excluded."coalesce", partition = excluded.partition, arg = excluded.arg, flag = excluded.flag,
+       priority = excluded.priority, due = excluded.due, expires = excluded.expires
 
 -- name: promote (jobid) -> none
 -- A successor becomes a job, unless a newer job has its key. The transaction has ended the job before it.
-INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created, expires)
-SELECT funcname, uniqkey, "coalesce", arg, flag, priority, due, created, expires FROM successor
+INSERT INTO job (funcname, uniqkey, "coalesce", partition, arg, flag, priority, run_after, created, expires)
+SELECT funcname, uniqkey, "coalesce", partition, arg, flag, priority, due, created, expires FROM successor
  WHERE jobid = :jobid::bigint
 ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING;
 DELETE FROM successor WHERE jobid = :jobid::bigint

@@ -60,6 +60,21 @@ VALUES
 ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
 RETURNING jobid, created, funcname, uniqkey
 
+-- name: insert_partitioned (funcname, coalesce, partition, arg, flag, priority, delay, leased) -> rows
+-- Jobs of partitions without a unique key, as `insert`, whose rows need not have the column.
+INSERT INTO job (funcname, "coalesce", "partition", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
+VALUES
+  (:funcname, :coalesce, :partition, :arg, :flag, :priority, CASE WHEN :leased OR :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay, strftime('%s', 'now') + 0, :leased, :leased, strftime('%s', 'now') * :leased, (strftime('%s', 'now') + :delay) * :leased) -- each
+RETURNING jobid, created
+
+-- name: insert_keyed_partitioned (funcname, uniqkey, coalesce, partition, arg, flag, priority, delay, leased) -> rows
+-- Jobs of partitions with a unique key, as `insert_keyed`.
+INSERT INTO job (funcname, uniqkey, "coalesce", "partition", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
+VALUES
+  (:funcname, :uniqkey, :coalesce, :partition, :arg, :flag, :priority, CASE WHEN :leased OR :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay, strftime('%s', 'now') + 0, :leased, :leased, strftime('%s', 'now') * :leased, (strftime('%s', 'now') + :delay) * :leased) -- each
+ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
+RETURNING jobid, created, funcname, uniqkey
+
 -- name: live (funcname, uniqkey) -> one
 -- The job that has a unique key. One index dive per key: a list of pairs would read the whole table.
 SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey
@@ -102,7 +117,7 @@ SELECT funcname, state, priority, due, (julianday('now') - 2440587.5) * 86400.0 
 -- The first jobs of a lane that a claim may take, with their arguments, or NULL for an argument of more than `small`
 -- bytes, the time now, and when they were inserted.
 SELECT jobid, run_after, CASE WHEN length(arg) > :small THEN NULL ELSE coalesce(CAST(arg AS BLOB), x'') END, uniqkey,
-       "coalesce", flag, failcount, attempt, strftime('%s', 'now') + 0, created, expires
+       "coalesce", flag, failcount, attempt, strftime('%s', 'now') + 0, created, expires, "partition"
   FROM job INDEXED BY job_lane
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
    AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647
@@ -162,7 +177,7 @@ UPDATE job
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
    AND run_after <= strftime('%s', 'now') + 0 AND {held}
 RETURNING jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
-          since, crashes, created, runs
+          since, crashes, created, runs, "partition"
 
 -- name: release (jobid, attempt, run_after) -> none
 -- Sets a claimed job that was not submitted back to waiting, due when it was before.
@@ -378,14 +393,14 @@ SELECT jobid, funcname FROM finished WHERE jobid IN (:*jobids)
 -- One job with its effective state: if another program has put it off, it waits, or is dead if that time is "never".
 SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        {effective_state},
-       since, crashes, created, runs
+       since, crashes, created, runs, "partition"
   FROM job WHERE jobid = :jobid
 
 -- name: newest () -> rows
 -- The greatest id of a job.
 SELECT jobid FROM job ORDER BY jobid DESC LIMIT 1
 
--- name: match (funcname, state, failed, uniqkey, error, error_text, arg_text, created_from, created_before, due_from, due_before, after, until, limit) -> rows
+-- name: match (funcname, state, failed, uniqkey, partition, error, error_text, arg_text, created_from, created_before, due_from, due_before, after, until, limit) -> rows
 -- The next jobs by id, each with its effective state if it matches and NULL if not. The conditions are not in the WHERE
 -- clause, so the statement reads the next `limit` rows and no others, however many of them match. instr of two blobs
 -- compares bytes.
@@ -394,6 +409,7 @@ SELECT jobid,
              AND (:state IS NULL OR {effective_state} = :state)
              AND (NOT :failed OR failcount > 0 OR crashes > 0 OR {effective_state} = 4)
              AND (:uniqkey IS NULL OR uniqkey = :uniqkey)
+             AND (:partition IS NULL OR "partition" = :partition)
              AND (:created_from IS NULL OR created > 0 AND created >= :created_from)
              AND (:created_before IS NULL OR created > 0 AND created < :created_before)
              AND (:due_from IS NULL OR run_after <> 2147483647 AND run_after >= :due_from)
@@ -413,7 +429,7 @@ SELECT jobid,
 -- The given jobs in the order of their ids, each as `get` returns it.
 SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        {effective_state},
-       since, crashes, created, runs
+       since, crashes, created, runs, "partition"
   FROM job WHERE jobid IN (:*jobids) ORDER BY jobid
 
 -- name: lock_states (jobids) -> rows
@@ -474,7 +490,7 @@ SELECT 'version', sqlite_version() UNION ALL SELECT 'journal_mode', journal_mode
 -- name: functions () -> rows
 -- The settings of all functions that apply, and until when a function is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair,
        CASE WHEN paused_until > strftime('%s', 'now') + 0 THEN paused_until END
   FROM function ORDER BY funcname
 
@@ -482,6 +498,7 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
 -- The settings of all functions, with those that code has declared and those that an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       partition_max_running, partition_rate, partition_burst, fair,
        declared, override
   FROM function ORDER BY funcname
 
@@ -493,6 +510,7 @@ SELECT funcname, declared FROM function WHERE funcname IN (:*funcnames)
 -- The settings of the given functions, as `settings` returns them.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       partition_max_running, partition_rate, partition_burst, fair,
        declared, override
   FROM function WHERE funcname IN (:*funcnames) ORDER BY funcname
 
@@ -503,13 +521,13 @@ VALUES
   (:funcname) -- each
 ON CONFLICT (funcname) DO NOTHING
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, declared, override) -> none
 -- Writes all settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       declared, override)
+       partition_max_running, partition_rate, partition_burst, fair, declared, override)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :unique_scope, :unique_window, :on_duplicate, :max_delay, :expires, :declared, :override) -- each
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :unique_scope, :unique_window, :on_duplicate, :max_delay, :expires, :partition_max_running, :partition_rate, :partition_burst, :fair, :declared, :override) -- each
 ON CONFLICT (funcname) DO UPDATE
    SET lease = excluded.lease, deadline = excluded.deadline, renews = excluded.renews,
        envelope = excluded.envelope, max_failures = excluded.max_failures, retention = excluded.retention,
@@ -517,6 +535,8 @@ ON CONFLICT (funcname) DO UPDATE
        dead_retention = excluded.dead_retention, rate = excluded.rate, burst = excluded.burst,
        unique_scope = excluded.unique_scope, unique_window = excluded.unique_window,
        on_duplicate = excluded.on_duplicate, max_delay = excluded.max_delay, expires = excluded.expires,
+       partition_max_running = excluded.partition_max_running, partition_rate = excluded.partition_rate,
+       partition_burst = excluded.partition_burst, fair = excluded.fair,
        declared = excluded.declared, override = excluded.override
 
 -- name: adoptable (jobids) -> rows
@@ -531,7 +551,7 @@ UPDATE job
        run_after = strftime('%s', 'now') + :lease + 1, lease_end = strftime('%s', 'now') + :lease + 1
  WHERE jobid IN (:*jobids)
 RETURNING jobid, funcname, NULL, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
-          since, crashes, created, runs
+          since, crashes, created, runs, "partition"
 
 -- name: unset_function (funcname) -> none
 -- Deletes the row of a function without settings, so that the defaults apply, unless it is paused or marked.
@@ -601,7 +621,8 @@ SELECT count(*) FROM (
 -- The rules of a function, whether it is paused, and the time now with its fraction. The transaction has locked the
 -- whole database, so claims take turns. No row: it has no settings.
 SELECT max_running, coalesce(paused_until > strftime('%s', 'now') + 0, 0), rate, burst, rate_used_until,
-       (julianday('now') - 2440587.5) * 86400.0
+       (julianday('now') - 2440587.5) * 86400.0,
+       partition_max_running, partition_rate, partition_burst, fair
   FROM function WHERE funcname = :funcname
 
 -- name: use_rate (funcname, used_until) -> none
@@ -613,6 +634,112 @@ UPDATE function SET rate_used_until = :used_until WHERE funcname = :funcname
 SELECT count(*) FROM (
   SELECT 1 FROM job INDEXED BY job_lane
    WHERE funcname = :funcname AND state IN (1, 2, 3) AND {held} LIMIT :limit)
+
+-- name: lane_page (funcname, priority, after, after_jobid, limit) -> rows
+-- The next due jobs of a lane in the order of due times and ids, and whether each has a row in `turn`: 1 or NULL. The
+-- first part is about the due time that was read last, and has only what an index scan of it needs.
+SELECT lane.jobid, lane.run_after,
+       (SELECT 1 FROM turn WHERE turn.jobid = lane.jobid AND turn.priority = :priority)
+  FROM (
+        SELECT * FROM (SELECT jobid, run_after FROM job INDEXED BY job_lane
+         WHERE funcname = :funcname AND state = 0 AND priority = :priority AND run_after = :after
+           AND jobid > :after_jobid
+         ORDER BY jobid LIMIT :limit)
+        UNION ALL
+        SELECT * FROM (SELECT jobid, run_after FROM job INDEXED BY job_lane
+         WHERE funcname = :funcname AND state = 0 AND priority = :priority AND run_after > :after
+           AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647
+         ORDER BY run_after, jobid LIMIT :limit)) AS lane
+ ORDER BY lane.run_after, lane.jobid LIMIT :limit
+
+-- name: add_turns (jobids, funcname, priority) -> none
+-- Gives these jobs of a lane a turn, if they still wait.
+INSERT INTO turn (jobid, funcname, priority, "partition", run_after)
+SELECT jobid, :funcname, priority, coalesce("partition", ''), run_after FROM job
+ WHERE jobid IN (:*jobids) AND state = 0 AND priority = :priority
+ON CONFLICT (jobid) DO UPDATE
+   SET priority = excluded.priority, "partition" = excluded."partition", run_after = excluded.run_after
+
+-- name: add_turn_partitions (jobids, funcname, priority) -> none
+-- Notes the partitions of these jobs. They may be noted already.
+INSERT INTO turn_partition (funcname, priority, "partition")
+SELECT DISTINCT :funcname, :priority, coalesce("partition", '') FROM job WHERE jobid IN (:*jobids)
+ON CONFLICT (funcname, priority, "partition") DO NOTHING
+
+-- name: turn_partitions (funcname, priority, start, limit) -> rows
+-- The next partitions with turns, from this text on.
+SELECT "partition" FROM turn_partition
+ WHERE funcname = :funcname AND priority = :priority AND "partition" >= :start
+ ORDER BY "partition" LIMIT :limit
+
+-- name: next_turns (funcname, priority, partition, limit) -> rows
+-- The first turns of each of these partitions, as many as are given for it.
+SELECT * FROM (SELECT jobid, "partition", run_after FROM turn INDEXED BY turn_order WHERE funcname = :funcname AND priority = :priority AND "partition" = :partition ORDER BY run_after, jobid LIMIT :limit) UNION ALL -- each
+
+-- name: due_turns (jobids, priority, small) -> rows
+-- The jobs among these that a claim may take now, as `due` reads them. No other transaction can have locked one.
+SELECT jobid, run_after, CASE WHEN length(arg) > :small THEN NULL ELSE coalesce(CAST(arg AS BLOB), x'') END, uniqkey,
+       "coalesce", flag, failcount, attempt, strftime('%s', 'now') + 0, created, expires, "partition"
+  FROM job
+ WHERE jobid IN (:*jobids) AND state = 0 AND priority = :priority
+   AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647
+
+-- name: waiting_turns (jobids, priority) -> rows
+-- The jobs among these that wait and are due, locked or not, and the partition of each.
+SELECT jobid, coalesce("partition", '') FROM job
+ WHERE jobid IN (:*jobids) AND state = 0 AND priority = :priority
+   AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647
+
+-- name: partition_turns (funcname, priority, partition, limit) -> rows
+-- The first turns of a partition.
+SELECT jobid FROM turn INDEXED BY turn_order
+ WHERE funcname = :funcname AND priority = :priority AND "partition" = :partition
+ ORDER BY run_after, jobid LIMIT :limit
+
+-- name: forget_turns (jobids) -> none
+-- Deletes the turns of jobs that are handed out or no longer due.
+DELETE FROM turn WHERE jobid IN (:*jobids)
+
+-- name: forget_turn_partitions (funcname, priority, partitions) -> none
+-- Deletes the notes of these partitions, which have no turn left.
+DELETE FROM turn_partition
+ WHERE funcname = :funcname AND priority = :priority AND "partition" IN (:*partitions)
+
+-- name: turn_functions () -> rows
+-- The functions with turns.
+SELECT DISTINCT funcname FROM turn_partition
+
+-- name: some_turns (funcname, limit) -> rows
+-- Some turns of a function.
+SELECT jobid FROM turn WHERE funcname = :funcname LIMIT :limit
+
+-- name: forget_partitions (funcname) -> none
+-- Deletes the notes of the partitions of a function that has no turns.
+DELETE FROM turn_partition WHERE funcname = :funcname
+
+-- name: in_flight_by_partition (funcname, limit) -> rows
+-- The number of jobs that attempts hold, by partition; together up to a limit.
+SELECT coalesce("partition", ''), count(*) FROM (
+  SELECT "partition" FROM job INDEXED BY job_lane
+   WHERE funcname = :funcname AND state IN (1, 2, 3) AND {held} LIMIT :limit) AS handed_out
+ GROUP BY "partition"
+
+-- name: partition_rates (funcname, partitions) -> rows
+-- The times up to which the starts of these partitions have used their rates.
+SELECT "partition", used_until FROM partition_rate WHERE funcname = :funcname AND "partition" IN (:*partitions)
+
+-- name: use_partition_rates (funcname, partition, used_until) -> none
+-- Stores these times, in the transaction that has locked the function's row.
+INSERT INTO partition_rate (funcname, "partition", used_until)
+VALUES
+  (:funcname, :partition, :used_until) -- each
+ON CONFLICT (funcname, "partition") DO UPDATE SET used_until = excluded.used_until
+
+-- name: forget_partition_rates (limit) -> count
+-- Deletes times that are over, which are the same as none.
+DELETE FROM partition_rate
+ WHERE (funcname, "partition") IN (
+       SELECT funcname, "partition" FROM partition_rate WHERE used_until < strftime('%s', 'now') + 0 LIMIT :limit)
 
 -- name: give_back (jobids, attempt) -> none
 -- Sets jobs that a worker holds and has not started back to waiting, due now.
@@ -649,10 +776,10 @@ UPDATE job
    AND {effective_state} = 0
 RETURNING jobid
 
--- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs) -> rows
+-- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs, partition) -> rows
 -- Inserts the moved row of a job, with its attempts. The row cannot be claimed until the move is finished.
-INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, attempt, runs, state, run_after)
-VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, 4, 2147483647)
+INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, attempt, runs, "partition", state, run_after)
+VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, :partition, 4, 2147483647)
 RETURNING jobid
 
 -- name: leave (jobid, attempt, state) -> rows
@@ -769,10 +896,10 @@ SELECT funcname, unique_scope, unique_window, on_duplicate, max_delay FROM funct
 SELECT jobid, attempt, {effective_state}, run_after, created, strftime('%s', 'now') + 0, CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER)
   FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey
 
--- name: replace_job (jobid, arg, coalesce, priority, run_after, expires) -> none
+-- name: replace_job (jobid, arg, coalesce, partition, priority, run_after, expires) -> none
 -- Gives other values to a job that was never handed out and that this transaction has locked.
 UPDATE job SET arg = :arg, "coalesce" = :coalesce, priority = :priority, run_after = :run_after,
-       expires = :expires
+       "partition" = :partition, expires = :expires
  WHERE jobid = :jobid
 
 -- name: free_key (jobid) -> none
@@ -791,19 +918,19 @@ UPDATE job SET has_successor = 1 WHERE jobid = :jobid
 -- When a successor is due, and when it was first inserted. The transaction has locked the row of the job.
 SELECT due, created FROM successor WHERE jobid = :jobid
 
--- name: put_successor (jobid, funcname, uniqkey, coalesce, arg, flag, priority, due, created, expires) -> none
+-- name: put_successor (jobid, funcname, uniqkey, coalesce, partition, arg, flag, priority, due, created, expires) -> none
 -- Stores the successor of a job that this transaction has locked, or gives other values to it.
-INSERT INTO successor (jobid, funcname, uniqkey, "coalesce", arg, flag, priority, due, created, expires)
-VALUES (:jobid, :funcname, :uniqkey, :coalesce, :arg, :flag, :priority,
+INSERT INTO successor (jobid, funcname, uniqkey, "coalesce", "partition", arg, flag, priority, due, created, expires)
+VALUES (:jobid, :funcname, :uniqkey, :coalesce, :partition, :arg, :flag, :priority,
         :due, :created, :expires)
 ON CONFLICT (jobid) DO UPDATE
-   SET "coalesce" = excluded."coalesce", arg = excluded.arg, flag = excluded.flag, priority = excluded.priority,
-       due = excluded.due, expires = excluded.expires
+   SET "coalesce" = excluded."coalesce", "partition" = excluded."partition", arg = excluded.arg, flag = excluded.flag,
+       priority = excluded.priority, due = excluded.due, expires = excluded.expires
 
 -- name: promote (jobid) -> none
 -- A successor becomes a job, unless a newer job has its key. The transaction has ended the job before it.
-INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created, expires)
-SELECT funcname, uniqkey, "coalesce", arg, flag, priority, due, created, expires FROM successor
+INSERT INTO job (funcname, uniqkey, "coalesce", "partition", arg, flag, priority, run_after, created, expires)
+SELECT funcname, uniqkey, "coalesce", "partition", arg, flag, priority, due, created, expires FROM successor
  WHERE jobid = :jobid
 ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING;
 DELETE FROM successor WHERE jobid = :jobid
