@@ -51,7 +51,7 @@ kills: .venv/.dev  ## Kill each role fifty times under load and check that nothi
 versions: .venv/.dev  ## Fetch servers and Pythons of other versions beside the machine's packages: 2 GB
 	@$(BIN)/python -m tests.versions.install
 
-test-versions: .venv/.dev  ## The tests on those versions, and of Python; writes docs/reference/versions.md: two hours
+test-versions: .venv/.dev  ## The tests on those versions, and of Python; writes docs/reference/versions.md
 	@$(BIN)/python -m tests.versions.install || true # a version that is missing fails in the next line
 	@$(BIN)/python -m tests.versions
 

@@ -426,6 +426,21 @@ def test_functions_are_paused_and_resumed(url: str) -> None:
         assert isinstance(refused.exception, UsageError)
 
 
+def test_functions_pause_now_says_how_many_jobs_it_took_back(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("garivini.client.functions.RULES_APPLY_AFTER", 0.0)
+    with Client(url) as client:
+        client.insert_jobs([["f", None, None, b""]] * 2)
+        (database,) = client.shards
+        database.claim(Lane("f", State.WAITING, "normal", 0), limit=2, lease=60)
+        paused = invoke("functions", "pause", "f", "--now", "--db", url)
+        assert paused.output.endswith("f is paused, 2 jobs were taken back\n")
+        assert {job.state for job in client.list_jobs()} == {State.WAITING}
+    refused = invoke("functions", "pause", "f", "--now", "--no-wait", "--db", url)
+    assert isinstance(refused.exception, UsageError)
+
+
 def test_a_paused_function_is_no_fault_of_health(url: str) -> None:
     with embedded() as server, GearmanClient(server) as gearman:
         places = ("--db", url, "--job-server", server)

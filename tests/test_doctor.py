@@ -170,6 +170,23 @@ def test_doctor_and_health_agree_on_a_job_that_nobody_takes(url: str, address: s
             assert "and has not started" in words
 
 
+def test_doctor_health_and_status_agree_on_a_schedule_that_is_late(url: str, address: str) -> None:
+    with Client(url) as client:
+        for name in ("late", "paused", "early"):
+            client.schedules.set(name, "f", every=3600)
+        client.schedules.pause("paused")
+    path = url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE schedule SET next_tick = strftime('%s', 'now') - 70 WHERE name <> 'early'")
+    status, found, health, words = answers(url, address)
+    assert (status, health) == (1, 1)
+    (fault,) = found
+    assert re.fullmatch(r"the tick of schedule late has been due for 7\d s", fault)
+    assert fault in words
+    seen = CliRunner().invoke(cli, ["status", "--job-server", address], env={"GARIVINI_DB": url})
+    assert re.search(r"schedules whose tick is due in .*: late for 7\d seconds", seen.output)
+
+
 def test_doctor_and_health_blame_a_server_that_is_down_for_itself_alone(url: str, address: str) -> None:
     Client(url).insert_job("f", run_after=0)
     down = "Gearman server 127.0.0.1:1 cannot be reached: Connection refused"

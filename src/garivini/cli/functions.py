@@ -48,7 +48,7 @@ def list_(dbs: list[str], output: Form) -> None:
         return
     rows = []
     for entry in entries:
-        # An unknown state is a number.
+        # The name of an unknown state is its number.
         jobs = ", ".join(
             f"{count} {state}" if state.isalpha() else f"{count} in state {state}"
             for state, count in entry["jobs"].items()
@@ -107,7 +107,7 @@ def list_(dbs: list[str], output: Form) -> None:
     help="How many jobs may start per second, minute, hour or day, in each database, such as 100/m.",
 )
 @click.option("--burst", type=int, metavar="N", help="How many jobs may start at once under the rate.")
-@click.option("--reset", is_flag=True, help="First undo what was set before.")
+@click.option("--reset", is_flag=True, help="First remove the settings that were set before.")
 def set_(
     funcname: str | None,
     dbs: list[str],
@@ -176,7 +176,7 @@ functions.add_command(resume)
 @click.argument("funcname")
 @databases
 def reset(funcname: str, dbs: list[str]) -> None:
-    """Undo functions set for FUNCNAME: the settings that its workers declare apply again, or the defaults."""
+    """Remove an operator's settings of FUNCNAME, so that those of its workers or the defaults apply again."""
     with closing(Shards(dbs)) as shards:
         for database in shards:
             database.unset_function(funcname)

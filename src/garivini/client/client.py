@@ -77,7 +77,7 @@ class Client(BulkCalls, FunctionCalls):
         self._shards = Shards(dbs)
         #: The Gearman servers as ``host:port``; empty if a QueueRunner finds the jobs by itself.
         self.job_servers: list[str] = parse_addresses(job_servers) if job_servers else []
-        #: Encrypts the connections to them; None: they are plain.
+        #: The TLS context for connections to the Gearman servers; None: these are not encrypted.
         self.tls: ssl.SSLContext | None = tls
         self._direct = (
             DirectDispatch(self._shards, self.job_servers, watermark=watermark, tls=tls)
@@ -186,10 +186,11 @@ class Client(BulkCalls, FunctionCalls):
         Args:
             handle: names the job: a Job, a Handle, the result of an insert, an id such as ``"1:42"``, the
                 payload that a worker received (a mapping or JSON), or a pair ``(jobid, dbid)``. After a
-                failover, a Job or payload from before has an effect only if the row is still its job's.
+                failover, a Job or payload from before it has an effect only if the row still belongs to its
+                job.
             result: of the job, which is kept with it for the retention of its function. A str is stored as
-                UTF-8. None: the job is not kept. Any other costs a second statement.
-            worker: the name of what ran the job, for a kept job.
+                UTF-8. None: the job is not kept. Any other result needs a second statement.
+            worker: the name of the worker that ran the job, for a kept job.
 
         Returns:
             Whether the job existed.
@@ -283,7 +284,7 @@ class Client(BulkCalls, FunctionCalls):
             for job in database.jobs(funcname=funcname, failed=True, after=after, limit=limit)
         ]
 
-    # ---- beyond the original
+    # ---- calls that the original does not have
 
     def get_job(self, handle: HandleLike) -> Job | None:
         """Return a job in its current state, or None if it does not exist."""
@@ -303,7 +304,7 @@ class Client(BulkCalls, FunctionCalls):
 
         A job that has succeeded is kept for the retention of its function, in seconds, if a ``Worker`` or a
         Controller ran it, or ``complete_job`` was given a result. None: there is no such job, it has not
-        succeeded, or it is not kept, or no longer.
+        succeeded, or it is not or no longer kept.
         """
         jobid, dbid, _ = handle_of(handle)
         return self._shards[dbid].finished(jobid)
@@ -335,8 +336,8 @@ class Client(BulkCalls, FunctionCalls):
 
         If a ``Worker`` is running the job, ``job.cancelled`` is true within two seconds, and an ``async def``
         is cancelled. A Controller ends its call. If the job succeeds anyway, it is complete; any other
-        outcome has no effect. A copy that waits in a Gearman server is dropped by the ``Worker`` that gets
-        it, from two seconds after this call on.
+        outcome has no effect. From two seconds after this call, a ``Worker`` that receives a copy of the job
+        from a Gearman server drops it.
 
         Args:
             handle: as for ``complete_job``. An attempt in it is ignored.

@@ -28,7 +28,7 @@ MAX_UNIQUE: Final = 63
 MAX_FUNCTION: Final = 8000
 
 HEADER = struct.Struct(">4sII")
-#: The same for a reader: magic and type together, then the length.
+#: The header as the decoder reads it: magic and type together, then the length.
 _LENGTH = struct.Struct(">8sI")
 #: Bytes that a function's name may not contain.
 _UNFIT = re.compile(rb"[\x00\r\n]")
@@ -125,7 +125,7 @@ def encode(magic: bytes, kind: Type, *fields: bytes) -> bytes:
 
     """
     body = b"\0".join(fields)
-    # A plain number is packed in half the time.
+    # Packing a plain int takes half the time of packing an enum member.
     return HEADER.pack(magic, kind._value_, len(body)) + body
 
 

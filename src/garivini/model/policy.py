@@ -22,7 +22,8 @@ _WHOLE: Final = ("lease", "deadline", "max_failures", "retention", "max_running"
 #: The longest ``dead_retention``: ten years.
 _MAX_DAYS: Final = 3650
 
-#: Forms of a payload: our JSON object, the same with the original's blobs, or the bare argument.
+#: Forms of a payload: our JSON object, the same with ``arg`` as the original encodes it, or the argument
+#: alone.
 Envelope: TypeAlias = Literal["json", "latin-1", "raw"]
 ENVELOPES: Final[tuple[Envelope, ...]] = get_args(Envelope)
 
@@ -51,9 +52,10 @@ class FunctionPolicy:
     timeout: float | None = None
     #: Days for which a dead job is kept; None: for ever.
     dead_retention: int | None = None
-    #: Maximum jobs that start in a time, in each database: a text such as ``100/m``.
+    #: Maximum jobs that start in a period, in each database: a text such as ``100/m``.
     rate: str | None = None
-    #: Maximum jobs that start at once under the rate; None: as many as start in a tenth of a second, or one.
+    #: Maximum jobs that start at once under the rate; None: as many as start in a tenth of a second, at least
+    #: one.
     burst: int | None = None
     #: Unix time until which no job of the function is handed out; None: it is not paused. Not a setting:
     #: see ``Client.pause``.
@@ -117,7 +119,7 @@ class FunctionPolicy:
 
 #: Maximum seconds for which a program hands out jobs by settings that it has read.
 POLICIES_AGE: Final = 5.0
-#: Seconds after which every program keeps a new rule: the jobs that it has claimed before are submitted.
+#: Seconds after which every program keeps a new rule, and has submitted the jobs that it claimed before.
 RULES_APPLY_AFTER: Final = POLICIES_AGE + SUBMIT_WITHIN
 #: The end of a pause without an end: the last second of 32 bits.
 FOREVER: Final = 2**32 - 1

@@ -1,4 +1,4 @@
-"""The calls of ``inject_jobs``: their JSON, the jobs in it, and the answers. Pure."""
+"""The calls of ``inject_jobs``: their JSON, the jobs in it, and the answers. No I/O."""
 
 import re
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ _ARRAY: Final = re.compile(rb"[ \t\r\n]*\[")
 _NUMBER: Final = re.compile(rb"-?[0-9]")
 #: The next bracket that is not in a text.
 _BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+([\[\]{}])', re.DOTALL)
-#: Bytes of a job besides its argument. Each byte of the argument takes up to six.
+#: Bytes of a job besides its argument. Each byte of the argument may be written as up to six bytes.
 _BESIDE: Final = 64 * 1024
 #: Maximum brackets of a call. In an array of the maximum number of jobs that is twenty per job.
 _MOST_BRACKETS: Final = 20 * MAX_JOBS
@@ -82,7 +82,7 @@ class Rules(NamedTuple):
 
 
 def read(payload: bytes, rules: Rules) -> tuple[list[NewJob], bool]:
-    """Return the jobs of a call, and whether its payload is an array. The answer is one then, too.
+    """Return the jobs of a call, and whether its payload is an array. An array is answered by an array.
 
     Raises:
         UsageError: it is not valid, or one of its jobs may not be stored; the text has the index and reason.
@@ -130,7 +130,7 @@ def _check_length(payload: bytes) -> None:
     for _ in range(_MOST_BRACKETS):
         match = _BRACKET.match(payload, position)
         if match is None:
-            return  # the end, or no JSON
+            return  # the end of the payload, or it is no JSON
         position = match.end()
         if match[1] in b"]}":
             depth -= 1

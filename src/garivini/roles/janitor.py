@@ -21,9 +21,9 @@ DEAD_JOBS: Final = 100
 
 
 class Janitor:
-    """Deletes what is kept no longer.
+    """Deletes jobs whose retention is over.
 
-    If nothing is, that is one statement per minute, and one more per hour.
+    If there are no such jobs, this costs one statement per minute, and one more per hour.
 
     Args:
         database: has the jobs.
@@ -53,7 +53,7 @@ class Janitor:
             self._kept_at = self._dead_at = now + INTERVAL
         try:
             if now >= self._kept_at:
-                self._kept_at = now + INTERVAL  # even if it fails
+                self._kept_at = now + INTERVAL  # set before the search, which may fail
                 await self._forget_kept(now)
             if now >= self._dead_at:
                 self._dead_at = now + INTERVAL
@@ -69,7 +69,7 @@ class Janitor:
         deleted = await self._call(self._database.forget_finished, KEPT_JOBS)
         self._kept += deleted
         if deleted == KEPT_JOBS:
-            self._kept_at = now  # there may be more
+            self._kept_at = now  # there may be more jobs to delete
 
     async def _forget_dead(self, now: float) -> None:
         deleted, after = await self._call(self._database.forget_dead, after=self._after, limit=DEAD_JOBS)

@@ -1,6 +1,6 @@
 """The QueueRunner: dispatches the due jobs of a database, and handles expired leases and orphans.
 
-The cost of a pass does not depend on the backlog: it reads the heads of the lanes and the counts of the
+The cost of a pass does not depend on the backlog: it reads the first row of each lane and the counts of the
 Gearman servers, and claims no more jobs than have room. The servers hold a bounded number of jobs; the rest
 waits in the database.
 """
@@ -56,7 +56,7 @@ class QueueRunnerSettings:
 
     """
 
-    #: Seconds.
+    #: Seconds of a lease, for functions without a lease of their own.
     lease: int = LEASE
     #: Maximum jobs of a function that wait in gearmand; 0: unlimited.
     watermark: int = WATERMARK
@@ -185,8 +185,8 @@ class QueueRunner:
     def _read(self, now: float) -> tuple[Lanes, _Claim | None]:
         """Read the lanes and, if that is due, the settings of functions; then make the first claim.
 
-        The claim is from the most urgent lane that is not full. It uses the room that is left from earlier
-        counts, so that a job that has just been inserted need not wait for new ones.
+        The claim is from the most urgent lane that is not full. The claim uses the room that is left from
+        earlier counts, so that a job that has just been inserted need not wait for new ones.
 
         For the database's thread. ``now``: the monotonic time.
         """
@@ -197,11 +197,11 @@ class QueueRunner:
         ends = self._dispatcher.paused.items()
         self._paused = {funcname: end - found.now for funcname, end in ends if end > found.now}
         ruled = self._dispatcher.ruled
-        # Functions with rules come last, because a rule may leave no job of them.
+        # Functions with rules come last, because a rule may allow no job of them.
         lanes = sorted(found.lanes, key=lambda lane: lane.funcname in ruled) if ruled else found.lanes
         for lane in lanes:
             due = lane.state is State.WAITING and lane.due <= found.now
-            # The room of a rate is too small for old counts.
+            # The room of a function with a rate is small, so its claim needs new counts.
             due = due and lane.funcname not in self._watermark.bursts
             # Full lanes are skipped, so that a backlog of one function does not delay the others.
             if due and self._servers.answered and self._limit(lane.funcname) > 0:
@@ -265,12 +265,12 @@ class QueueRunner:
             jobs, full = self._claim_split(claim, lane, limit, error)
         else:
             full = len(jobs) >= limit
-            if not ruled:  # the size of a claim that a rule limits says nothing about the next
+            if not ruled:  # the size of a claim under a rule does not predict the next one
                 self._batch = next_batch(self._batch, full=full, maximum=self._settings.batch_max)
         for job in jobs:
             if job.flag == "controller":
                 self._watermark.note_controlled(job.funcname)
-        if jobs:  # the last one is usually the newest
+        if jobs:  # the last job is usually the newest
             self._ids.note(jobs[-1].jobid, jobs[-1].created)
         return _Claim(lane, jobs, full, now)
 
@@ -349,7 +349,8 @@ class QueueRunners:
         ]
 
     def _woken(self, held: Held) -> None:
-        # Completed before the pass: a wake-up that arrives during it would merge with this one and be lost.
+        # The wake-up is completed before the pass. Otherwise one that arrives during the pass would merge
+        # with it and be lost.
         held.complete()
         for wake in self._wakes:
             wake.set()

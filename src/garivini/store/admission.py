@@ -1,8 +1,8 @@
 """Admission: claims of a limited function. A claim hands out no more jobs than its limits leave.
 
 The limit of the jobs in flight needs no state of its own: they are counted from their rows, under a lock on
-the function's row. So whatever ends an attempt, and whichever program writes it, the next claim counts right.
-The state of a rate is a time in that row, of the database's clock.
+the function's row. So the count is right whatever ends an attempt, and whichever program writes that. The
+state of a rate is a time in that row, of the database's clock.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ class Admitted(NamedTuple):
     """The jobs that a claim may hand out, and whether a limit holds others back."""
 
     jobs: list[Job]
-    #: Seconds until a claim may get more, 0 if they are not known; None: no limit holds a job back.
+    #: Seconds until a claim may get more jobs, 0 if the time is not known; None: no limit holds a job back.
     held_back: float | None
 
 
@@ -34,8 +34,8 @@ def admit(
 ) -> Admitted:
     """Claim due jobs of a lane as ``claim`` does, but only as many as the limits of its function allow.
 
-    All claims of the function are to be made by this call, in any process: they take turns. One that would
-    have to wait for another claims nothing. The rate is used in the claim's transaction.
+    All claims of the function, in any process, must be made by this call: they take turns. A claim that would
+    have to wait for another one claims nothing. The rate is used in the claim's transaction.
     """
     rows = run("lock_function", funcname=lane.funcname)
     if not rows:

@@ -13,7 +13,8 @@ from garivini.store.chunks import CHUNK
 from garivini.store.job_rows import from_due_rows
 from garivini.store.statements import Statements
 
-#: Maximum bytes of an argument that is read with its row: 1,000 of them are less than a claim may have.
+#: Maximum bytes of an argument that is read with its row: 1,000 such arguments are less than a claim may
+#: have.
 _SMALL: Final = 4096
 #: Columns of a row of ``due``. Where a lane holds functions that differ in case, the row's function follows.
 _DUE_COLUMNS: Final = 10
@@ -109,7 +110,7 @@ def claim(
 
 
 def _by_function(rows: Sequence[Any]) -> dict[str, list[Any]]:
-    """Return rows that end with the function of each, without it, by function."""
+    """Group rows by their last column, the function; return them without this column."""
     parts: dict[str, list[Any]] = {}
     for *row, funcname in rows:
         parts.setdefault(funcname, []).append(row)
@@ -151,9 +152,9 @@ def dispatched(
     Args:
         run: runs the statements.
         lane: of state LEASED.
-        age: minimum seconds since they were handed over.
-        since: unix time after which they were handed over.
-        after: unix time at or after which their leases end; they are in this order.
+        age: minimum seconds since the attempts were handed over.
+        since: unix time after which the attempts were handed over.
+        after: unix time at or after which their leases end. The result is in the order of these ends.
         limit: maximum number of attempts.
 
     """

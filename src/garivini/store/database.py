@@ -98,7 +98,7 @@ class Database:
     recognised: Final = in_transaction(incarnations.recognised)
 
     def with_lock_timeout(self, seconds: float) -> Self:
-        """Return the same database with other connections and this maximum wait for a row lock.
+        """Return the same database with other connections, whose maximum wait for a row lock is ``seconds``.
 
         MariaDB and MySQL accept only whole seconds, and get at least 1. A database without row locks is
         returned as it is.
@@ -300,6 +300,7 @@ class Database:
     replace_function: Final = in_transaction(policies.replace_function)
     pause: Final = in_transaction(pauses.pause)
     resume: Final = in_transaction(pauses.resume)
+    take_back: Final = in_transaction(pauses.take_back)
 
     # ---- schedules
 

@@ -14,7 +14,7 @@ from garivini.store.job_rows import insert_row
 from garivini.store.rows import readable
 from garivini.store.statements import Statements
 
-#: Tries to insert jobs whose keys have a live job that ends between two statements.
+#: Maximum tries to insert a job whose key has another job that ends between two statements.
 _TRIES: Final = 6
 
 
@@ -78,7 +78,7 @@ def _insert_keyed(
 def _try_keyed(
     run: Statements, jobs: Sequence[NewJob], part: list[int], answers: list[Inserted | None]
 ) -> list[int]:
-    """Insert jobs with unique keys; return those whose live job ended between the two statements."""
+    """Insert jobs with unique keys; return those that are not inserted, although no job has their key."""
     rows = run.dialect.insert_keyed(run, [insert_row(jobs[index]) for index in part])
     new = {
         # A caller's connection may return texts as bytes.
@@ -109,7 +109,7 @@ def _try_keyed(
 
 
 def _find_live(run: Statements, funcname: str, uniqkey: str | None) -> int | None:
-    """Return the live job of a key, None if there is none."""
+    """Return the job that has a key, None if there is none."""
     rows = run("live", funcname=funcname, uniqkey=uniqkey)
     if not rows:
         return None
@@ -123,7 +123,7 @@ def _find_live(run: Statements, funcname: str, uniqkey: str | None) -> int | Non
 
 
 def live(run: Statements, funcname: str, uniqkey: str, *, exact: bool = True) -> Inserted | None:
-    """Return the live job of a key as an insert answers it, or None.
+    """Return the job that has a key as an insert answers it, or None.
 
     Args:
         run: runs the statements.
@@ -146,5 +146,5 @@ def _states(run: Statements, jobids: Iterable[int]) -> dict[int, State]:
 
 
 def _is_exact(live: Sequence[Any]) -> bool:
-    """Whether function and key of a live job are those asked for by their bytes."""
+    """Whether function and key of an existing job are equal in their bytes to those asked for."""
     return len(live) == 1 or bool(live[1])

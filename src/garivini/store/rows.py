@@ -1,7 +1,7 @@
 """Converts the values of rows to the types of their columns, whatever another program has stored.
 
 SQLite accepts any value in any column, MariaDB may have names in binary columns, and a PostgreSQL of encoding
-SQL_ASCII does not check text. One such row must not stop others.
+SQL_ASCII does not check text. A row with such a value must not stop other rows.
 """
 
 import math

@@ -60,7 +60,7 @@ def migration_sql(dialect: str, *, existing: bool = False, undo: bool = False) -
 
 
 def _config(output: io.StringIO | None = None, **attributes: Any) -> "Config":
-    # Imported here and above: it takes a quarter of a second, which only upgrades need.
+    # Alembic is imported in functions: importing it takes a quarter of a second, and only upgrades need it.
     from alembic.config import Config
 
     config = Config(output_buffer=output)

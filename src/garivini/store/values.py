@@ -12,7 +12,7 @@ _TEXTS: Final = frozenset(
 )
 #: Parameters that are numbers with a fraction.
 _REALS: Final = frozenset(("ran", "used_until"))
-#: Parameters for which True is not a number: it would be the first job.
+#: Parameters for which True is refused: as a number, it would mean job 1.
 _STRICT: Final = frozenset(("jobid", "first", "last", "dbid", "attempt", "after", "until", "limit"))
 #: Parameters that may be None, besides the texts.
 _OPTIONAL: Final = frozenset(
@@ -36,7 +36,7 @@ def check_values(values: Mapping[str, Any]) -> None:
                 wrong = next(item for item in value if type(item) is not int)
                 raise UsageError(f"a job's id is a whole number, not {wrong!r:.100}")
         elif name in ("funcnames", "names"):
-            continue  # read from the database
+            continue  # such a value was read from the database
         elif name in _REALS:
             if value is not None and not isinstance(value, float):
                 raise UsageError(f"{name} is a number of seconds, not {value!r:.100}")

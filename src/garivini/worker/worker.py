@@ -32,8 +32,8 @@ class Worker:
 
     Args:
         client: has the databases of the jobs. Without one, a ``Client()`` with the settings of the commands.
-        job_servers: the Gearman servers to connect to, all of them, as ``host:port``. Without it, those of
-            the client, or if it has none those of the settings.
+        job_servers: the Gearman servers as ``host:port``. The worker connects to all of them. By default they
+            are those of the client, or if the client has none, those of the settings.
         concurrency: maximum ``async def`` jobs at a time in one process.
         tls: the TLS context of the connections to the servers. Without it they are not encrypted.
 
@@ -220,8 +220,8 @@ class Worker:
 
         Returns:
             The jobs that were still running after ``drain`` seconds. They run again elsewhere. An
-            ``async def`` among them is cancelled; a ``def``, or an ``async def`` that ignores this for more
-            than half a second, continues without an outcome.
+            ``async def`` among them is cancelled; a ``def``, or an ``async def`` that ignores its
+            cancellation for more than half a second, continues without an outcome.
 
         """
         serving = Serving(self, asyncio.get_running_loop(), drain)

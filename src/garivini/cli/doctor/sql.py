@@ -197,7 +197,7 @@ _POSTGRESQL: Final = (
     Rule(
         "commits_without_standby",
         _is("0"),
-        "sessions that have waited for a standby for over 5 s; each keeps its place until one answers",
+        "sessions that have waited for a standby for over 5 s; each occupies a connection until one answers",
         _STANDBY,
     ),
     Rule(
@@ -283,8 +283,8 @@ def grade_nodes(subject: str, nodes: Collection[str]) -> Iterator[Finding]:
         yield Finding(
             "fault",
             subject,
-            f"connections reach several nodes of a Galera cluster: {', '.join(sorted(nodes))}. Locks are "
-            "those of one node, so two could claim the same job",
+            f"connections reach several nodes of a Galera cluster: {', '.join(sorted(nodes))}. Locks have "
+            "effect on one node only, so two QueueRunners could claim the same job",
             "send all connections to one node, and to another only when it has failed: docs/how-to/galera.md",
         )
 
@@ -307,7 +307,7 @@ def _after(dialect: str, facts: Facts) -> Iterator[Rule]:
         yield Rule(
             "job_collation",
             lambda _: False,
-            "function names and unique keys that differ only in case, or in trailing spaces, are the same",
+            "function names and unique keys that differ only in case, or in trailing spaces, count as equal",
             "keep it while processes of the original use the table; later convert the columns",
             serious=False,
         )

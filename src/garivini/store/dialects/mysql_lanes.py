@@ -13,14 +13,14 @@ DIVES: Final = 100
 #: A place in the lane index: function, state, priority, time.
 _Place: TypeAlias = tuple[str, int, int, int]
 _START: Final[_Place] = ("", -1, -1, 0)
-#: Greater than every time that the column can hold.
+#: Greater than every time that the column ``run_after`` can hold.
 _END: Final = 2**32
 
 
 class LaneWalk:
     """Walks from lane to lane along the lane index, starting from the lanes that the last walk found.
 
-    If there is no new lane since then, one statement finds all of them. New ones are found step by step.
+    If there is no new lane since then, one statement finds all of them. New lanes are found step by step.
     """
 
     def __init__(self) -> None:

@@ -60,7 +60,7 @@ class SQLite(Dialect):
     busy_timeout: Final = 5.0
 
     def __init__(self) -> None:
-        #: The file, if the dialect opens it.
+        #: The path of the file, if the dialect opens it.
         self._path: Path | None = None
 
     def engine(self, url: URL) -> tuple[URL, dict[str, Any]]:
@@ -133,7 +133,7 @@ class SQLite(Dialect):
     def cursor(self, connection: Any) -> Any:
         cursor = connection.cursor()
         if isinstance(cursor, sqlite3.Cursor):
-            cursor.row_factory = None  # the caller's own may return mappings
+            cursor.row_factory = None  # the caller's row factory may return mappings
         return cursor
 
     def in_transaction(self, connection: Any) -> bool:

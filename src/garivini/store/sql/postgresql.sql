@@ -2,10 +2,10 @@
 --
 -- The clock is clock_timestamp(): now() would be the start of the transaction. It is in a subquery wherever it bounds a
 -- search, because a volatile function would be called again for each row and could not be the bound of an index scan.
--- Whole seconds; a lease ends at now + lease + 1 because they round down. 2147483647 is "never". Claims exclude it, so
--- that a row parked by the original's clients does not start in 2038. Later times are ordinary times. Each value has
--- its type, so that a value too large for its column is an error and does not prevent the use of the index.
--- `state + 0` beside a list of ids keeps PostgreSQL 18 from skipping through the lane index for a few states instead.
+-- Times are whole seconds and round down, so a lease ends at now + lease + 1. 2147483647 is "never". Claims exclude it,
+-- so that a row parked by the original's clients does not start in 2038. Later times are ordinary times. Each value has
+-- its type, so that a value too large for its column is an error and does not prevent the use of the index. `state + 0`
+-- beside a list of ids keeps PostgreSQL 18 from skipping through the lane index for a few states instead.
 --
 -- A lease ends at `run_after`, and `lease_end` repeats it. Both use one reading of the clock, because it advances
 -- within a statement. `store/effective_state.py` describes what it means if they differ; it has the conditions in braces.
@@ -24,11 +24,11 @@ SELECT version_num FROM garivini_version
 SELECT dbid FROM garivini_database
 
 -- name: set_dbid (dbid) -> none
--- Stored once, by the first process that comes. The table holds one row.
+-- Stores the id of this database once, by the first process that uses it. The table holds one row.
 INSERT INTO garivini_database (dbid) VALUES (:dbid::bigint) ON CONFLICT (one) DO NOTHING
 
 -- name: ids_left () -> one
--- The number of ids that are left for new jobs: not needed, the server has an error of its own for that.
+-- The number of ids that are left for new jobs. It is not needed here, because the server reports exhausted ids itself.
 SELECT 1
 
 -- name: folds () -> one
@@ -36,7 +36,7 @@ SELECT 1
 SELECT 0
 
 -- name: insert (funcname, coalesce, arg, flag, priority, delay, leased) -> rows
--- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them. If `leased` is 1, a
+-- Inserts jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them. If `leased` is 1, a
 -- row is leased for its first attempt until its delay is over; if it is 0, the row waits until then.
 INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 SELECT n.funcname, n."coalesce", n.arg, n.flag, n.priority,
@@ -51,7 +51,7 @@ SELECT n.funcname, n."coalesce", n.arg, n.flag, n.priority,
 RETURNING jobid, created
 
 -- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, delay, leased) -> rows
--- Jobs with a unique key. Only a conflict of that key is ignored; the rows returned are new.
+-- Inserts jobs with a unique key. Only a conflict of that key is ignored; the rows returned are new.
 INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 SELECT n.funcname, n.uniqkey, n."coalesce", n.arg, n.flag, n.priority,
        CASE WHEN n.leased = 1 OR n.delay = 0 THEN t.now ELSE t.next END + n.delay, t.now, n.leased, n.leased,
@@ -66,12 +66,12 @@ ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
 RETURNING jobid, created, funcname, uniqkey
 
 -- name: live (funcname, uniqkey) -> one
--- The live job of a key.
+-- The job that has a unique key.
 SELECT jobid FROM job WHERE funcname = :funcname::text AND uniqkey = :uniqkey::text
 
 -- name: states (jobids) -> rows
--- The states of these jobs, read without a lock: a row locked by another transaction must not delay an insert whose key
--- exists. A caller's older snapshot may not include a job.
+-- The states of the given jobs, read without a lock: a row locked by another transaction must not delay an insert whose
+-- key exists. A caller's older snapshot may not include a job.
 SELECT jobid, {effective_state}
   FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
@@ -123,19 +123,19 @@ SELECT jobid, run_after, CASE WHEN octet_length(arg) > :small::bigint THEN NULL 
 SELECT jobid FROM job WHERE funcname = convert_from(:funcname::bytea, 'SQL_ASCII') AND state < 4 LIMIT :limit::bigint
 
 -- name: sizes (jobids) -> rows
--- The bytes of these arguments.
+-- The sizes in bytes of the arguments of the given jobs.
 SELECT jobid, octet_length(arg) FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: args (jobids) -> rows
--- These arguments.
+-- The arguments of the given jobs.
 SELECT jobid, arg FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: identities (jobids) -> rows
--- What tells a row from another job that got the same id: see `store/incarnations.py`.
+-- The values that distinguish a job from another one that got the same id: see `store/incarnations.py`.
 SELECT jobid, attempt, created, funcname, uniqkey FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: claim (jobids, now, lease_end) -> none
--- The write of a claim, in the transaction that read the rows as due, with the time of that read.
+-- Writes a claim, in the transaction that read the rows as due, with the time of that read.
 UPDATE job SET attempt = attempt + 1, state = 1, since = :now::bigint, run_after = :lease_end::bigint,
        lease_end = :lease_end::bigint
  WHERE jobid = ANY (:@jobids::bigint[])
@@ -153,14 +153,14 @@ SELECT jobid, attempt, flag, crashes, since, floor(extract(epoch FROM clock_time
    FOR UPDATE SKIP LOCKED
 
 -- name: requeue (jobids) -> none
--- Makes rows that were put off and are due now waiting, so that they are claimed like any other.
+-- Sets rows that were put off and are due now to waiting, so that they are claimed like any other row.
 UPDATE job SET state = 0, lease_end = 0
  WHERE jobid = ANY (:@jobids::bigint[]) AND state IN (1, 2, 3) AND {put_off}
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
 
 -- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
--- Extends an expired lease, if nothing has changed since it was read. Queued: a Gearman server has the job queued, so
--- the time without a start counts from now.
+-- Extends an expired lease, if nothing has changed since it was read. If `queued` is 1, a Gearman server has the job
+-- queued, so the time without a start counts from now.
 UPDATE job
    SET state = :new_state::smallint,
        (run_after, lease_end) =
@@ -170,7 +170,7 @@ UPDATE job
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND {held}
 
 -- name: reclaim (jobid, attempt, state, lease, crashed) -> rows
--- The write of a claim for the next attempt, after a lease has expired for good.
+-- Writes the claim of the next attempt, after a lease has expired for good.
 UPDATE job
    SET attempt = attempt + 1, state = 1, since = floor(extract(epoch FROM clock_timestamp()))::bigint,
        crashes = crashes + :crashed::boolean::integer,
@@ -182,12 +182,12 @@ RETURNING jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount,
           since, crashes, created, runs
 
 -- name: release (jobid, attempt, run_after) -> none
--- Makes a claimed job that was not submitted waiting again, due when it was before.
+-- Sets a claimed job that was not submitted back to waiting, due when it was before.
 UPDATE job SET state = 0, run_after = :run_after::bigint, lease_end = 0
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = 1 AND {held}
 
 -- name: end_early (jobids, attempt, lease) -> none
--- Ends now the lease of a job that may not have reached a server, unless it has been renewed meanwhile.
+-- Ends the lease of a job that may not have reached a server, unless the lease has been renewed meanwhile.
 UPDATE job SET (run_after, lease_end) =
        (SELECT lease.ends, lease.ends FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint + 0 AS ends) AS lease)
  WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 = 1
@@ -200,54 +200,55 @@ UPDATE job SET state = 2, (run_after, lease_end) =
  WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 IN (1, 2, 3) AND {held}
 
 -- name: mine (jobids, attempt) -> rows
--- The jobs among these that this attempt holds. This decides after a renewal: a count of changed rows differs in
--- meaning between databases.
+-- The given jobs that this attempt holds. This decides after a renewal: a count of changed rows differs in meaning
+-- between databases.
 SELECT jobid FROM job
  WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 IN (1, 2, 3) AND {held}
 
 -- name: present (jobids) -> rows
--- The jobs among these that exist, locked by the transaction.
+-- The given jobs that exist, locked by the transaction.
 SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE
 
 -- name: lockable (jobids) -> rows
--- Locks the rows among these that no other transaction has locked, and returns them.
+-- Locks the given rows that no other transaction has locked, and returns them.
 SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE SKIP LOCKED
 
 -- name: known (jobids) -> rows
--- The rows among these that exist, locked or not.
+-- The given rows that exist, whether or not another transaction has locked them.
 SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: complete (jobids) -> count
--- Success. By id alone: finished work is finished, whichever attempt did it.
+-- Deletes jobs that succeeded, by id alone: finished work is finished, whichever attempt did it.
 DELETE FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: complete_one (jobid) -> count
--- The same for one row that this transaction has locked.
+-- As `complete`, for one row that this transaction has locked.
 DELETE FROM job WHERE jobid = :jobid::bigint
 
 -- name: complete_range (first, last) -> count
--- The same for consecutive ids: a fifth less of the server's work than a lookup per id.
+-- As `complete`, for consecutive ids: a fifth less of the server's work than a lookup per id.
 DELETE FROM job WHERE jobid BETWEEN :first AND :last
 
 -- name: any_records (first, last) -> rows
 -- Whether any job from the first id to the last has records. Usually none has, and one range scan costs less than a
--- lookup per id. It runs after the jobs are deleted: records that were written while the DELETE waited for a row exist
--- by now, and no more can be added.
+-- lookup per id. This statement runs after the jobs are deleted: records that were written while the DELETE waited for
+-- a row exist by now, and no more can be added.
 SELECT EXISTS (SELECT 1 FROM failure WHERE jobid BETWEEN :first AND :last)
     OR EXISTS (SELECT 1 FROM report WHERE jobid BETWEEN :first AND :last)
 
 -- name: with_records (jobids) -> rows
--- The jobs among these that have records: rows of `failure` or `report`. It runs after the jobs are deleted, as above.
+-- The given jobs that have records: rows of `failure` or `report`. This statement runs after the jobs are deleted, as
+-- `any_records` does.
 SELECT jobid FROM failure WHERE jobid = ANY (:@jobids::bigint[])
 UNION SELECT jobid FROM report WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: records (jobids) -> rows
--- The job of each record of these jobs: as often as it has records, locked or not.
+-- The job of each record of the given jobs, once per record, whether or not another transaction has locked it.
 SELECT jobid FROM failure WHERE jobid = ANY (:@jobids::bigint[])
 UNION ALL SELECT jobid FROM report WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: lockable_records (jobids) -> rows
--- Locks those of these records that no other transaction has locked, and returns the job of each.
+-- Locks the records of the given jobs that no other transaction has locked, and returns the job of each.
 SELECT jobid FROM (SELECT jobid FROM failure WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE SKIP LOCKED) AS failures
 UNION ALL
 SELECT jobid FROM (SELECT jobid FROM report WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE SKIP LOCKED) AS reports
@@ -261,7 +262,7 @@ DELETE FROM failure WHERE jobid = ANY (:@jobids::bigint[])
 DELETE FROM report WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: held (jobids, attempt) -> rows
--- The jobs among these that this attempt holds, locked by its transaction.
+-- The given jobs that this attempt holds, locked by its transaction.
 SELECT jobid FROM job
  WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 IN (1, 2, 3) AND {held}
    FOR UPDATE
@@ -306,7 +307,7 @@ SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expir
   FROM finished WHERE jobid = :jobid::bigint
 
 -- name: kept_jobs (after, limit) -> rows
--- Kept jobs by id as above, without their results.
+-- Kept jobs by id, as `finished` returns one, without their results.
 SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, NULL, seconds
   FROM finished WHERE jobid > :after::bigint ORDER BY jobid LIMIT :limit::bigint
 
@@ -324,8 +325,9 @@ DELETE FROM finished WHERE jobid = ANY (:@jobids::bigint[])
 SELECT jobid FROM failure WHERE jobid > :after::bigint ORDER BY jobid LIMIT :limit::bigint
 
 -- name: dead (jobids) -> rows
--- The dead jobs among these, and how many seconds ago each died: its newest record says that. One that another program
--- has parked by `run_after` alone is not among them, and one that a drain moves has only just died.
+-- The given jobs that are dead, and how many seconds ago each died, which is the age of its newest record. A job that
+-- another program has parked by `run_after` alone is not among them. A job that a drain is moving counts as younger
+-- than any.
 SELECT jobid, funcname, floor(extract(epoch FROM clock_timestamp()))::bigint - (
          SELECT max(CASE WHEN kind = 'moved' THEN 2147483647 ELSE failed_at END) FROM failure WHERE failure.jobid = job.jobid)
   FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND state + 0 = 4 AND run_after = 2147483647
@@ -339,7 +341,7 @@ SELECT jobid, attempt, state, failcount, crashes,
   FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE OF job
 
 -- name: put_back (jobid, attempt, state, failcount, delay) -> none
--- The end of an attempt without success: the job waits for this many seconds.
+-- Ends an attempt without success: the job waits for this many seconds.
 UPDATE job SET state = 0, failcount = :failcount::smallint, lease_end = 0,
        run_after = :delay::bigint +
          CASE WHEN :delay::bigint = 0 THEN floor(extract(epoch FROM clock_timestamp()))
@@ -347,14 +349,14 @@ UPDATE job SET state = 0, failcount = :failcount::smallint, lease_end = 0,
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
 
 -- name: put_at (jobid, attempt, state, failcount, run_after) -> none
--- The same until a unix time. If that is "never", the new state is dead.
+-- As `put_back`, until a unix time. If that is "never", the new state is dead.
 UPDATE job SET state = CASE WHEN :run_after::bigint = 2147483647 THEN 4 ELSE 0 END,
        failcount = :failcount::smallint, run_after = :run_after::bigint, lease_end = 0
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
 
 -- name: record_failure (jobid, attempt, kind, error, message, trace, worker) -> none
--- Records a setback. An attempt ends once, and a repeated report does not reach this. A report without an attempt, or
--- the death of a process, may be recorded twice for one attempt: the newest is kept.
+-- Records a setback. An attempt ends once, and a repeated report does not reach this statement. A report without an
+-- attempt, or the death of a process, may be recorded twice for one attempt: the newest is kept.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 VALUES (:jobid::bigint, :attempt::bigint, floor(extract(epoch FROM clock_timestamp()))::bigint, :kind::text,
         :error::text, :message::text, :trace::text, :worker::text)
@@ -391,15 +393,15 @@ SELECT jobid, failed_at, kind, error, left(message, :size::integer) FROM failure
  WHERE jobid > :after::bigint ORDER BY jobid LIMIT :limit::bigint
 
 -- name: funcnames (jobids) -> rows
--- The functions of these jobs.
+-- The functions of the given jobs.
 SELECT jobid, funcname FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: kept_funcnames (jobids) -> rows
--- The functions of these kept jobs.
+-- The functions of the given kept jobs.
 SELECT jobid, funcname FROM finished WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: get (jobid) -> rows
--- One job with its effective state: one that another program has put off waits, or is dead if that is "never".
+-- One job with its effective state: if another program has put it off, it waits, or is dead if that time is "never".
 SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        {effective_state},
        since, crashes, created, runs
@@ -411,7 +413,7 @@ SELECT jobid FROM job ORDER BY jobid DESC LIMIT 1
 
 -- name: match (funcname, state, failed, uniqkey, error, error_text, arg_text, created_from, created_before, due_from, due_before, after, until, limit) -> rows
 -- The next jobs by id, each with its effective state if it matches and NULL if not. The conditions are not in the WHERE
--- clause, so the statement reads these rows and no others, whether one matches or not.
+-- clause, so the statement reads the next `limit` rows and no others, however many of them match.
 SELECT jobid,
        CASE WHEN (:funcname::text IS NULL OR funcname = :funcname::text)
              AND (:state::smallint IS NULL OR {effective_state} = :state::smallint)
@@ -433,14 +435,14 @@ SELECT jobid,
   FROM job WHERE jobid > :after::bigint AND jobid <= :until::bigint ORDER BY jobid LIMIT :limit::bigint
 
 -- name: jobs (jobids) -> rows
--- These jobs by id, as `get` reads one.
+-- The given jobs in the order of their ids, each as `get` returns it.
 SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        {effective_state},
        since, crashes, created, runs
   FROM job WHERE jobid = ANY (:@jobids::bigint[]) ORDER BY jobid
 
 -- name: lock_states (jobids) -> rows
--- Locks the rows among these that no other transaction has locked, and returns them with their effective states.
+-- Locks the given rows that no other transaction has locked, and returns them with their effective states.
 SELECT jobid, attempt, {effective_state} FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE SKIP LOCKED
 
 -- name: record_ends (jobids, kind, message) -> none
@@ -451,7 +453,7 @@ SELECT jobid, attempt, floor(extract(epoch FROM clock_timestamp()))::bigint, :ki
 ON CONFLICT (jobid, attempt, kind) DO UPDATE SET failed_at = excluded.failed_at, message = excluded.message
 
 -- name: put_all_back (jobids, delay) -> none
--- Jobs that nobody holds wait for this many seconds.
+-- Sets jobs that nobody holds to wait for this many seconds.
 UPDATE job SET state = 0, lease_end = 0,
        run_after = :delay::bigint +
          CASE WHEN :delay::bigint = 0 THEN floor(extract(epoch FROM clock_timestamp()))
@@ -459,7 +461,7 @@ UPDATE job SET state = 0, lease_end = 0,
  WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: put_all_at (jobids, run_after) -> none
--- The same until a unix time. If that is "never", the new state is dead.
+-- As `put_all_back`, until a unix time. If that is "never", the new state is dead.
 UPDATE job SET state = CASE WHEN :run_after::bigint = 2147483647 THEN 4 ELSE 0 END, run_after = :run_after::bigint,
        lease_end = 0
  WHERE jobid = ANY (:@jobids::bigint[])
@@ -482,14 +484,14 @@ SELECT funcname, state, count(*), min(run_after), count(*) FILTER (WHERE run_aft
   FROM job GROUP BY funcname, state ORDER BY funcname, state
 
 -- name: count_put_off (funcnames) -> rows
--- The number of leased jobs of these functions that another program has put off.
+-- The number of leased jobs of the given functions that another program has put off.
 SELECT funcname, state, count(*), min(run_after) FROM job
  WHERE funcname = ANY (:@funcnames::text[]) AND state IN (1, 2, 3) AND {put_off}
  GROUP BY funcname, state
 
 -- name: waiting () -> rows
 -- The numbers of waiting jobs that are due, delayed, and backed off after a failure. The lane index is enough to count
--- the due ones. The others are told apart by failcount, for which their rows are read.
+-- the due ones. Delayed and backed-off jobs are distinguished by failcount, for which their rows are read.
 SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_after <> 2147483647),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount = 0),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount > 0)
@@ -498,9 +500,10 @@ SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_
 -- name: facts () -> rows
 -- Settings of the database that decide whether a job can be lost, and whether the cost of claims stays the same. Behind
 -- a pooler a session may have settings that another program has left there; those that PgBouncer keeps per client are
--- not among them. The oldest transaction that holds a snapshot is that of a role's own sessions, and with pg_monitor of
--- all. If commits wait for a standby: how many are connected (a role without pg_monitor counts all), and how many commits
--- have waited for long. If the table has never been analyzed: how many rows it has by now.
+-- not among them. The oldest transaction that holds a snapshot is searched among the sessions of the role, or with
+-- pg_monitor among all. If commits wait for a standby, the facts include how many standbys are connected (a role
+-- without pg_monitor counts all), and how many commits have waited for long. If the table has never been analyzed: how
+-- many rows it has by now.
 SELECT name, setting FROM pg_catalog.pg_settings
  WHERE name IN ('autovacuum', 'fsync', 'full_page_writes', 'transaction_read_only')
 UNION ALL SELECT 'version', current_setting('server_version')
@@ -536,27 +539,27 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
   FROM function ORDER BY funcname
 
 -- name: settings () -> rows
--- The same, with what code has declared and what an operator has set instead.
+-- The settings of all functions, with those that code has declared and those that an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, declared, override
   FROM function ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
--- The settings of these functions that code has declared.
+-- The settings of the given functions that code has declared.
 SELECT funcname, declared FROM function WHERE funcname = ANY (:@funcnames::text[])
 
 -- name: lock_settings (funcnames) -> rows
--- The settings of these functions as above, locked by the transaction.
+-- The settings of the given functions, as `settings` returns them, locked by the transaction.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, declared, override
   FROM function WHERE funcname = ANY (:@funcnames::text[]) ORDER BY funcname FOR UPDATE
 
 -- name: create_functions (funcname) -> none
--- Rows for functions that have none yet, so that they can be locked.
+-- Creates rows for functions that have none yet, so that the rows can be locked.
 INSERT INTO function (funcname) SELECT unnest(:@funcname::text[]) ON CONFLICT (funcname) DO NOTHING
 
 -- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, declared, override) -> none
--- Writes the whole settings of functions.
+-- Writes all settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, declared, override)
 SELECT n.funcname, n.lease, n.deadline, n.renews::boolean, n.envelope, n.max_failures, n.retention, n.max_running,
@@ -579,8 +582,8 @@ ON CONFLICT (funcname) DO UPDATE
 SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND state + 0 IN (0, 1) AND run_after <> 2147483647 FOR UPDATE
 
 -- name: adopt (jobids, lease) -> rows
--- Gives an attempt to such copies: the original's QueueRunner leases by `run_after` alone. Their arguments are not
--- read.
+-- Gives an attempt to the copies of `adoptable`: the original's QueueRunner leases by `run_after` alone. The arguments
+-- of the jobs are not read.
 UPDATE job
    SET attempt = attempt + 1, state = 2, since = floor(extract(epoch FROM clock_timestamp()))::bigint,
        (run_after, lease_end) =
@@ -608,20 +611,40 @@ ON CONFLICT (funcname) DO UPDATE
 SELECT funcname, cancels FROM function WHERE checked_until > floor(extract(epoch FROM clock_timestamp()))::bigint
 
 -- name: cancelled (jobids, attempt) -> rows
--- Which of these jobs are dead, and no later attempt has had them.
+-- The given jobs that are dead and have had no later attempt.
 SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND {effective_state} = 4
 
 -- name: pause (funcname, paused_until) -> none
--- Pauses a function that has a row until a time; NULL: not any longer.
+-- Pauses a function, whose row exists, until a time. NULL ends the pause.
 UPDATE function SET paused_until = :paused_until::bigint WHERE funcname = :funcname::text
 
+-- name: mark_paused (funcname, lease) -> none
+-- Marks a function, whose row exists, until the leases of its copies have ended.
+UPDATE function
+   SET cancels = cancels + 1,
+       checked_until = greatest(coalesce(checked_until, 0), floor(extract(epoch FROM clock_timestamp()))::bigint + greatest(:lease::bigint, coalesce(lease, 0)) + 1)
+ WHERE funcname = :funcname::text
+
+-- name: unstarted (funcname, priority, limit) -> rows
+-- The jobs of a lane that were claimed and whose leases have not been renewed. Rows locked by another transaction are
+-- skipped.
+SELECT jobid
+  FROM job
+ WHERE funcname = :funcname::text AND state = 1 AND priority = :priority::smallint AND {held}
+ ORDER BY run_after LIMIT :limit::bigint
+   FOR UPDATE SKIP LOCKED
+
+-- name: take_back (jobids) -> none
+-- Sets claimed jobs back to waiting, due since their claim.
+UPDATE job SET state = 0, run_after = since, lease_end = 0 WHERE jobid = ANY (:@jobids::bigint[])
+
 -- name: paused (funcname) -> rows
--- The time until which a function is paused. No row: it is not.
+-- The time until which a function is paused. No row: it is not paused.
 SELECT paused_until FROM function WHERE funcname = :funcname::text AND paused_until > floor(extract(epoch FROM clock_timestamp()))::bigint
 
 -- name: dispatched (funcname, priority, age, since, after, limit) -> rows
 -- Leased jobs of a lane that no worker has started and whose leases have not expired. The youngest are omitted, because
--- they may not have been submitted yet. Read in pages by the end of the lease.
+-- they may not have been submitted yet. The rows are read in pages, in the order in which their leases end.
 SELECT jobid, attempt, run_after FROM job
  WHERE funcname = :funcname::text AND state = 1 AND priority = :priority::smallint
    AND run_after > (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after >= :after::bigint
@@ -630,8 +653,8 @@ SELECT jobid, attempt, run_after FROM job
  ORDER BY run_after LIMIT :limit::bigint
 
 -- name: leased (funcname, lease, limit) -> one
--- The number of jobs of a function in Gearman that no worker has started, up to a limit. A row that ends later than any
--- of its leases was put off by another program; the index alone shows that.
+-- The number of jobs of a function in Gearman that no worker has started, up to a limit. A row whose `run_after` is
+-- later than the end of any lease was put off by another program, which the index alone shows.
 SELECT count(*) FROM (
   SELECT 1 FROM job
    WHERE funcname = :funcname::text AND state = 1
@@ -656,7 +679,7 @@ SELECT count(*) FROM (
    WHERE funcname = :funcname::text AND state IN (1, 2, 3) AND {held} LIMIT :limit::bigint) AS handed_out
 
 -- name: give_back (jobids, attempt) -> none
--- Makes jobs that a worker holds and has not started waiting again, due now.
+-- Sets jobs that a worker holds and has not started back to waiting, due now.
 UPDATE job SET state = 0, run_after = floor(extract(epoch FROM clock_timestamp()))::bigint, lease_end = 0
  WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 IN (1, 2, 3) AND {held}
 
@@ -666,19 +689,20 @@ UPDATE job SET state = 0, run_after = floor(extract(epoch FROM clock_timestamp()
 UPDATE job SET state = 1 WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 = 2 AND {held}
 
 -- name: crash (jobid, attempt) -> none
--- The process that ran it died. The lease stays: the Gearman server has given the copy to another worker.
+-- Counts the death of the process that ran the job. The lease stays: the Gearman server has given the copy to another
+-- worker.
 UPDATE job SET crashes = crashes + 1
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state IN (1, 2, 3) AND {held}
 
 -- name: refuse_inserts () -> none
--- From now on no program inserts jobs, whether it knows of the drain or not.
+-- Creates a trigger: from now on no program can insert jobs, whether it knows of the drain or not.
 CREATE OR REPLACE FUNCTION garivini_draining() RETURNS trigger LANGUAGE plpgsql AS
   $$ BEGIN RAISE EXCEPTION 'garivini is draining this database'; END $$;
 DROP TRIGGER IF EXISTS garivini_draining ON job;
 CREATE TRIGGER garivini_draining BEFORE INSERT ON job EXECUTE FUNCTION garivini_draining()
 
 -- name: allow_inserts () -> none
--- The drain is over.
+-- Ends the drain: programs can insert jobs again.
 DROP TRIGGER IF EXISTS garivini_draining ON job
 
 -- name: hold (jobid, attempt, run_after, seconds) -> rows
@@ -692,13 +716,13 @@ UPDATE job
 RETURNING jobid
 
 -- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs) -> rows
--- Inserts the moved row of a job, with its attempts. It cannot be claimed until its move is finished.
+-- Inserts the moved row of a job, with its attempts. The row cannot be claimed until the move is finished.
 INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, attempt, runs, state, run_after)
 VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, 4, 2147483647)
 RETURNING jobid
 
 -- name: leave (jobid, attempt, state) -> rows
--- Deletes one of the two rows of a moved job, if it is still held for the move.
+-- Deletes one of the two rows of a moved job, if the row is still held for the move.
 DELETE FROM job
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint
    AND (state = :state::smallint OR :state::smallint = 4 AND run_after = 2147483647)
@@ -749,7 +773,8 @@ SELECT min(next_tick) - (extract(epoch FROM clock_timestamp())::float8) FROM sch
    AND next_tick > (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
 
 -- name: take_schedule (name) -> rows
--- A schedule as above, locked by the transaction. No row: another scheduler has it, or it is gone.
+-- A schedule as `schedules` returns it, locked by the transaction. No row: another scheduler has locked it, or it does
+-- not exist.
 SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued,
        last_tick, last_jobid, jobs, skipped, declared, override,
        (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), seen
@@ -757,7 +782,7 @@ SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_wi
    FOR UPDATE SKIP LOCKED
 
 -- name: lock_schedule (name) -> rows
--- The same for a change of its values, which waits for the lock.
+-- As `take_schedule`, for a change of the schedule's values, which waits for the lock.
 SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued,
        last_tick, last_jobid, jobs, skipped, declared, override,
        (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), seen
@@ -773,7 +798,7 @@ UPDATE schedule
  WHERE name = :name::text AND next_tick IS NOT DISTINCT FROM :tick::bigint
 
 -- name: write_schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, next_tick, declared, override) -> none
--- Creates a schedule, or writes its values. Its counts and its last job stay.
+-- Creates a schedule, or writes its values. The counts and the last job of the schedule stay.
 INSERT INTO schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap,
   next_tick, declared, override)
 VALUES (:name::text, :funcname::text, :arg::bytea, :cron::text, :every::integer, :zone::text, :flag::text,
@@ -790,12 +815,13 @@ ON CONFLICT (name) DO UPDATE SET
 UPDATE schedule SET paused = :paused::smallint, next_tick = :next_tick::bigint WHERE name = :name::text
 
 -- name: see_schedules (names, age) -> none
--- Records that a process declares these schedules, unless that was recorded within the last `age` seconds.
+-- Records that a process declares the given schedules, unless that was recorded within the last `age` seconds.
 UPDATE schedule SET seen = (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
  WHERE name = ANY (:@names::text[]) AND (seen IS NULL OR (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - seen > :age::integer)
 
 -- name: copy_schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued, last_tick, jobs, skipped, declared, override) -> none
--- Creates a schedule that another database has, unless an earlier drain has. Its last job is not here.
+-- Creates a schedule that another database has, unless an earlier drain has created it. The last job of the schedule is
+-- in the other database.
 INSERT INTO schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused,
   next_tick, queued, last_tick, jobs, skipped, declared, override)
 VALUES (:name::text, :funcname::text, :arg::bytea, :cron::text, :every::integer, :zone::text, :flag::text,
