@@ -11,6 +11,6 @@
   and ``supervised_child`` is what such a process and its parent share.
 * ``inbox`` holds items that wait or are deferred, and ``batch_writer`` splits batches that fail.
 * ``functions``: their settings. ``execution``: a job in this process. ``copies``: those that have ended.
-  ``job_events`` emits the events of jobs that start or end.
+  ``job_events`` emits the events of jobs that start or end. ``job_calls`` has the calls of running functions.
 * ``declared_schedules`` declares the schedules of a worker, in a separate thread.
 """

@@ -45,6 +45,11 @@ class Execution(msgspec.Struct, eq=False):
     dropped: bool = False
 
     @property
+    def follows(self) -> bool:
+        """Whether it has succeeded and its job has follow-ups."""
+        return bool(self.job.follow_ups) and self.setback is None and not self.returned
+
+    @property
     def outcome(self) -> Outcome:
         """How it has ended."""
         if self.setback is not None:

@@ -1,7 +1,7 @@
 """Jobs in SQL: named statements, one database, and which of several.
 
 * ``database`` lists the calls, and ``calls`` repeats them after a transient failure. ``shards`` is several
-  databases; ``schedule_homes``: which of them has a schedule.
+  databases; ``homes`` and ``schedule_homes``: which of them has a unique key or a schedule.
 * The calls by subject: ``inserts``, ``claims``, ``admission`` (claims of functions with rules), ``leases``,
   ``outcomes``, ``failures``, ``records`` (reports and kept jobs), ``pruning`` (what is kept no longer),
   ``policies`` (settings of functions), ``pauses``, ``cancels``, ``schedules``, ``views`` (reads for

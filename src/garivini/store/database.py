@@ -72,6 +72,11 @@ class Database:
         return self.connections.dialect.locks_rows
 
     @property
+    def statement_bytes(self) -> int:
+        """Maximum bytes of the arguments of one statement, as far as is known."""
+        return self.connections.dialect.statement_bytes
+
+    @property
     def incarnation(self) -> int | None:
         """The incarnation that was reached last: see ``store.incarnations``. None: the database has none."""
         return self.connections.incarnation
@@ -216,14 +221,26 @@ class Database:
         return outcomes.finish(self.connections, sorted(set(jobids)), {}, locked)
 
     @retry_transient
-    def finish(self, successes: Sequence[Success], *, locked: set[int] | None = None) -> set[int]:
+    def finish(
+        self,
+        successes: Sequence[Success],
+        *,
+        locked: set[int] | None = None,
+        follow_ups: Mapping[int, Sequence[NewJob]] = {},  # not changed
+    ) -> set[int]:
         """Delete jobs as ``complete`` does, but keep those with a retention; return the ids that existed.
 
         A result that is too large for the database is omitted; the job has succeeded anyway.
+
+        Args:
+            successes: of the jobs.
+            locked: see the class.
+            follow_ups: by the id of their job, jobs to insert in the same transaction if it existed.
+
         """
         kept = {success.jobid: success for success in successes if success.retention}
         jobids = sorted({success.jobid for success in successes})
-        return outcomes.finish(self.connections, jobids, kept, locked)
+        return outcomes.finish(self.connections, jobids, kept, locked, follow_ups)
 
     _retention = read_only(records.retention)
 

@@ -7,10 +7,11 @@ A call with ``locked`` skips the rows that another transaction has locked: see `
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final, assert_never
 
 from garivini.errors import ConflictError
-from garivini.model.job import Handle
+from garivini.model.job import Handle, NewJob
 from garivini.model.limits import NEVER
 from garivini.model.outcome import Setback, Settled, Success
 from garivini.model.policy import MAX_CRASHES, MAX_FAILURES
@@ -21,6 +22,7 @@ from garivini.store.cancels import mark
 from garivini.store.chunks import chunks
 from garivini.store.connections import Connections
 from garivini.store.failures import record_failure
+from garivini.store.inserts import insert
 from garivini.store.locked_rows import skip_locked
 from garivini.store.records import keep
 from garivini.store.statements import Statements
@@ -38,7 +40,11 @@ class _Missing(Exception):
 
 
 def finish(
-    connections: Connections, jobids: list[int], kept: Mapping[int, Success], locked: set[int] | None
+    connections: Connections,
+    jobids: list[int],
+    kept: Mapping[int, Success],
+    locked: set[int] | None,
+    follow_ups: Mapping[int, Sequence[NewJob]] = MappingProxyType({}),
 ) -> set[int]:
     """Delete jobs that succeeded, with their records, in one transaction; return the ids that existed.
 
@@ -47,20 +53,36 @@ def finish(
         jobids: sorted, without duplicates.
         kept: the jobs among them to keep, by id.
         locked: gets the ids of rows that another transaction has locked.
+        follow_ups: by the id of their job, jobs to insert if that job is among those that existed. Its row
+            can be deleted once, so they are inserted once.
 
     """
     if locked is not None:
         with connections.transaction() as run:
-            return _finish_unlocked(run, jobids, kept, locked)
+            existing = _finish_unlocked(run, jobids, kept, locked)
+            _insert_follow_ups(run, follow_ups, existing)
+            return existing
     try:
         with connections.transaction() as run:
             for part in chunks(jobids):
                 _finish_all(run, part, kept)
+            _insert_follow_ups(run, follow_ups, jobids)
             return set(jobids)
     except _Missing:
         # Only now: reading which jobs exist costs more than deleting them, and nearly always all do.
         with connections.transaction() as run:
-            return _finish_existing(run, jobids, kept)
+            existing = _finish_existing(run, jobids, kept)
+            _insert_follow_ups(run, follow_ups, existing)
+            return existing
+
+
+def _insert_follow_ups(
+    run: Statements, follow_ups: Mapping[int, Sequence[NewJob]], existing: Collection[int]
+) -> None:
+    """Insert the follow-ups of jobs that this transaction has deleted."""
+    jobs = [job for jobid in follow_ups if jobid in existing for job in follow_ups[jobid]]
+    if jobs:
+        insert(run, jobs, [len(job.arg) for job in jobs])
 
 
 def _finish_existing(run: Statements, jobids: list[int], kept: Mapping[int, Success]) -> set[int]:

@@ -1,0 +1,85 @@
+"""The calls of functions about their own jobs, such as ``job.run`` and ``job.insert_job``."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from datetime import timedelta
+from typing import Any, Final
+
+from msgspec.structs import force_setattr
+
+from garivini.errors import UsageError
+from garivini.model.job import Job, NewJob
+from garivini.model.new_jobs import JobLike, checked_job, checked_jobs
+from garivini.model.pacing import BATCH_BYTES
+from garivini.store.database import Database
+from garivini.store.homes import home_of
+
+#: Maximum follow-ups of a job, so that the transaction of its end stays short.
+MAX_FOLLOW_UPS: Final = 1000
+
+
+class JobCalls:
+    """The calls of the running functions whose jobs are in one database. Safe for threads.
+
+    Args:
+        database: has the jobs.
+        databases: the ids of all databases of the queue.
+
+    """
+
+    def __init__(self, database: Database, databases: Collection[int]) -> None:
+        self._database = database
+        self._databases = databases or (database.dbid,)
+        self._lock = threading.Lock()
+        self.in_thread: Callable[[Callable[[], int]], Awaitable[int]] = asyncio.to_thread
+
+    def __repr__(self) -> str:
+        return "JobCalls()"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
+
+    def count_run(self, job: Job) -> int:
+        """Count a start of this job; return its number. Raises as ``Job.run``."""
+        return self._database.expecting(job.incarnation).count_run(job.handle)
+
+    def insert_job(self, job: Job, *values: Any, uniqkey: str | None, priority: str | None) -> None:
+        """Keep a follow-up. Raises as ``Job.insert_job``."""
+        new = checked_job(*values, uniqkey=uniqkey, priority=priority, dispatch=False)
+        self._add(job, [new])
+
+    def insert_jobs(
+        self, job: Job, jobs: Iterable[JobLike], run_after: float | timedelta | None, flag: str | None
+    ) -> None:
+        """Keep follow-ups, all of them or none. Raises as ``Job.insert_jobs``."""
+        self._add(job, checked_jobs(jobs, run_after, flag, dispatch=False))
+
+    def _add(self, job: Job, new: Sequence[NewJob]) -> None:
+        for each in new:
+            self._check(each)
+        with self._lock:
+            every = (*job.follow_ups, *new)
+            if len(every) > MAX_FOLLOW_UPS:
+                raise UsageError(
+                    f"a job has at most {MAX_FOLLOW_UPS} follow-ups: insert one that inserts the others"
+                )
+            if len(every) > 1 and sum(len(each.arg) for each in every) > BATCH_BYTES:
+                raise UsageError(
+                    f"the arguments of a job's follow-ups have at most {BATCH_BYTES} bytes together: store "
+                    "them elsewhere"
+                )
+            force_setattr(job, "follow_ups", every)
+
+    def _check(self, new: NewJob) -> None:
+        """Make sure that the database of the job can store a follow-up, as far as that is known."""
+        limit = self._database.statement_bytes
+        if len(new.arg) > limit:
+            raise UsageError(f"{self._database.where} takes arguments of at most {limit} bytes")
+        if new.uniqkey is not None:
+            home = home_of(self._databases, new.funcname, new.uniqkey)
+            if home != self._database.dbid:
+                raise UsageError(
+                    f"the home of unique key {new.uniqkey!r} is database {home}, and this job is in "
+                    f"{self._database.dbid}: insert it with a Client"
+                )
