@@ -1,6 +1,7 @@
 """Follow-ups of jobs that a worker runs."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -16,11 +17,15 @@ from garivini.keeper.execution import Execution
 from garivini.keeper.job_calls import MAX_FOLLOW_UPS, JobCalls
 from garivini.keeper.outcome_writer import _short_parts
 from garivini.model.new_jobs import new_job
+from garivini.model.policy import FunctionPolicy
+from garivini.roles import answers
+from garivini.roles.answers import follow_ups_of
 from garivini.store import inserts
 from garivini.store.database import Database
 from tests.databases import sqlite_url
 from tests.processes import PATIENCE
 from tests.system import System, system, upgraded
+from tests.test_controller import stock
 
 
 async def test_insert_job_in_def_and_async_def_inserts_once_with_the_success(tmp_path: Path) -> None:
@@ -262,3 +267,61 @@ def test_short_parts_bound_the_follow_ups_of_a_transaction() -> None:
     parts = list(_short_parts([execution(count) for count in (400, 600, 1, 1000, 999)]))
     assert [[len(it.job.follow_ups) for it in part] for part in parts] == [[400, 600], [1], [1000], [999]]
     assert list(_short_parts([])) == []
+
+
+# ---- workers of a Controller
+
+
+@pytest.mark.parametrize("retention", [None, 60])
+async def test_an_answer_to_a_controller_inserts_follow_ups(tmp_path: Path, retention: int | None) -> None:
+    async with system(tmp_path) as queue, stock(queue.address) as worker:
+        if retention:
+            await queue.call(queue.database.set_function, "f", FunctionPolicy(retention=retention))
+        queue.start_queue_runner()
+        queue.start_controller()
+        job = await queue.call(queue.client.insert_job, "f", flag="controller")
+        (held,) = await worker.got()
+        new = [{"funcname": "next", "arg": "ü", "unique": "k", "run_after": 60, "priority": "low"}]
+        answer = {"garivini": {"insert": [*new, {"funcname": "next"}], "result": "done"}}
+        held.complete(json.dumps(answer).encode())
+        await _jobs(queue, ("next", "ü".encode()), ("next", b""))
+        (keyed,) = [it for it in await queue.call(queue.database.jobs) if it.uniqkey == "k"]
+        assert (keyed.priority, keyed.run_after > keyed.created + 59) == ("low", True)
+        kept = await queue.call(queue.client.result, job)
+        assert (kept.result if kept else None) == (b"done" if retention else None)
+
+
+async def test_a_wrong_answer_with_follow_ups_fails_the_job(tmp_path: Path) -> None:
+    async with system(tmp_path) as queue, stock(queue.address) as worker:
+        queue.start_queue_runner()
+        queue.start_controller()
+        job = await queue.call(queue.client.insert_job, "f", flag="controller")
+        (held,) = await worker.got()
+        held.complete(b'{"garivini": {"insert": [{"funcname": "next"}, {"funcname": ""}]}}')
+        await queue.seen.wait("job.failed")
+        (failed,) = await queue.call(queue.client.failures, job)
+        assert (failed.error, "1 to 200 bytes" in failed.message) == ("FollowUp", True)
+        assert [it.funcname for it in await queue.call(queue.database.jobs)] == ["f"]
+
+
+@pytest.mark.parametrize(
+    "wrong", ['"next"', '[{"funcname": 1}]', '[{"name": "next"}]', "[{}]", '[], "results": "x"', "[] , 5"]
+)
+def test_follow_ups_of_a_wrong_answer_are_refused(wrong: str) -> None:
+    data = f'{{"garivini": {{"insert": {wrong}}}}}'.encode()
+    if wrong == "[] , 5":  # not JSON, so an ordinary result
+        assert follow_ups_of(data) is None
+        return
+    with pytest.raises(UsageError, match="cannot be read"):
+        follow_ups_of(data)
+
+
+def test_follow_ups_of_an_answer_of_many_megabytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "BATCH_BYTES", 30)
+    with pytest.raises(UsageError, match="at most 30 bytes"):
+        follow_ups_of(b'{"garivini": {"insert": [{"funcname": "next"}]}}')
+
+
+@pytest.mark.parametrize("data", [b"", b"insert", b"{}", b'{"garivini": {"retry": 1}}', b'{"garivini": 1}'])
+def test_follow_ups_of_a_result_are_none(data: bytes) -> None:
+    assert follow_ups_of(data) is None
