@@ -69,6 +69,7 @@ _MODULES: Final = {
     "Job": "model.job",
     "JobFilter": "model.current",
     "JobLike": "model.new_jobs",
+    "JobLost": "errors",
     "JobQuery": "model.job_query",
     "Joinable": "store.callers",
     "KeptJob": "model.records",
@@ -120,6 +121,7 @@ __all__ = [  # noqa: RUF022  # the order of the documentation
     "RefusedError",
     "ConflictError",
     "OutcomeUnknownError",
+    "JobLost",
     "ProtocolError",
 ]
 

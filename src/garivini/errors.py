@@ -8,9 +8,10 @@
     * ``RefusedError``: a server, which understood the request and refused it.
     * ``ConflictError``: another transaction, which held a lock for too long. The call can be repeated.
     * ``OutcomeUnknownError``: the network. The connection was lost between request and answer.
+    * ``JobLost``: the function, which rolls its transaction back: another attempt has the job.
     * ``ProtocolError``: the peer, which violated the Gearman protocol.
 
-After the first five nothing was done. After ``OutcomeUnknownError`` the request may be done.
+After the first five and ``JobLost`` nothing was done. After ``OutcomeUnknownError`` the request may be done.
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,6 +72,10 @@ class ConflictError(GariviniError):
 
 class OutcomeUnknownError(GariviniError):
     """The connection was lost before the answer arrived. The request may have been carried out."""
+
+
+class JobLost(GariviniError):
+    """The attempt no longer holds the job. Roll back the transaction in which it was to end."""
 
 
 class ProtocolError(GariviniError):

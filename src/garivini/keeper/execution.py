@@ -47,7 +47,8 @@ class Execution(msgspec.Struct, eq=False):
     @property
     def follows(self) -> bool:
         """Whether it has succeeded and its job has follow-ups."""
-        return bool(self.job.follow_ups) and self.setback is None and not self.returned
+        job = self.job
+        return bool(job.follow_ups) and not job.completed and self.setback is None and not self.returned
 
     @property
     def outcome(self) -> Outcome:

@@ -6,12 +6,16 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
+import msgspec
 from msgspec.structs import force_setattr
 
 from garivini.errors import UsageError
+from garivini.keeper.functions import Functions
 from garivini.model.job import Job, NewJob
 from garivini.model.new_jobs import JobLike, checked_job, checked_jobs
+from garivini.model.outcome import Success
 from garivini.model.pacing import BATCH_BYTES
+from garivini.model.policy import NO_POLICY
 from garivini.store.database import Database
 from garivini.store.homes import home_of
 
@@ -25,11 +29,16 @@ class JobCalls:
     Args:
         database: has the jobs.
         databases: the ids of all databases of the queue.
+        functions: whether the jobs of a function are kept after success.
 
     """
 
-    def __init__(self, database: Database, databases: Collection[int]) -> None:
+    #: The name of the worker, for kept jobs.
+    worker: str = ""
+
+    def __init__(self, database: Database, databases: Collection[int], functions: Functions) -> None:
         self._database = database
+        self._functions = functions
         self._databases = databases or (database.dbid,)
         self._lock = threading.Lock()
         self.in_thread: Callable[[Callable[[], int]], Awaitable[int]] = asyncio.to_thread
@@ -56,6 +65,8 @@ class JobCalls:
         self._add(job, checked_jobs(jobs, run_after, flag, dispatch=False))
 
     def _add(self, job: Job, new: Sequence[NewJob]) -> None:
+        if job.completed:
+            raise UsageError("insert follow-ups before the call of job.complete")
         for each in new:
             self._check(each)
         with self._lock:
@@ -83,3 +94,20 @@ class JobCalls:
                     f"the home of unique key {new.uniqkey!r} is database {home}, and this job is in "
                     f"{self._database.dbid}: insert it with a Client"
                 )
+
+    def complete(self, job: Job, connection: Any, result: Any) -> None:
+        """End a job in a transaction of its function. Raises as ``Job.complete``."""
+        policy = (self._functions.policies or {}).get(job.funcname, NO_POLICY)
+        success = Success(job.jobid, job.attempt, worker=self.worker, retention=policy.retention or 0)
+        if success.retention:
+            success = success._replace(result=_encoded(result))
+        force_setattr(job, "completed", True)
+        self._database.end_in(connection, job, success, job.follow_ups)
+
+
+def _encoded(result: Any) -> bytes:
+    try:
+        return msgspec.json.encode(result)
+    except Exception as error:  # of the object
+        name = type(result).__qualname__
+        raise UsageError(f"the result, a {name}, cannot be written as JSON: {error}") from error

@@ -125,7 +125,7 @@ class Keeper:
         #: The settings of functions.
         self.functions: Functions = Functions(own, functions, leases, wakeup, monotonic, on_settings)
         #: The calls of running functions about their own jobs.
-        self.job_calls: JobCalls = JobCalls(database, databases)
+        self.job_calls: JobCalls = JobCalls(database, databases, self.functions)
         #: Measures jobs for the events of their starts and ends.
         self.job_events: JobEvents = JobEvents(own.dbid, database_clock, monotonic)
         unstarted = RowChanges(writer, own.mark_leased, recognition, monotonic)

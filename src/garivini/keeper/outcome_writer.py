@@ -15,7 +15,7 @@ from garivini.keeper.functions import Functions
 from garivini.keeper.leases import Failed
 from garivini.keeper.recognition import Recognition
 from garivini.keeper.setback_writer import SetbackWriter, emit_reduced
-from garivini.model.outcome import KeptResult, Success, failure
+from garivini.model.outcome import KeptResult, Setback, Success, failure
 from garivini.model.pacing import BATCH_BYTES
 from garivini.model.when import Offset
 from garivini.outcome_events import emit_settled
@@ -102,7 +102,7 @@ class OutcomeWriter:
         return False
 
     def _kinds(self, executions: list[Execution]) -> Iterator[tuple[Write[Execution], list[Execution]]]:
-        done, kept, returned, setbacks, following = [], [], [], [], []
+        done, kept, returned, setbacks, following, completed = [], [], [], [], [], []
         policies = self._functions.policies or {}
         for execution in executions:
             if execution.setback is not None:
@@ -111,6 +111,8 @@ class OutcomeWriter:
                 # Without an attempt: a copy that was not adopted, and so holds no row to return.
                 if execution.job.attempt is not None:
                     returned.append(execution)
+            elif execution.job.completed:
+                completed.append(execution)
             elif execution.job.follow_ups:
                 following.append(execution)
             elif (
@@ -126,6 +128,7 @@ class OutcomeWriter:
                 (self._complete, done),
                 (self._return, returned),
                 (self._settle, setbacks),
+                (self._check_completed, completed),
             )
             if part
         )
@@ -153,6 +156,18 @@ class OutcomeWriter:
         self._emit_missing(ends.keys() - existed, locked)
         if any(not new.delay for jobid in existed for new in follow_ups[jobid]):
             self._on_inserted()
+
+    def _check_completed(self, executions: list[Execution], locked: set[int] | None) -> None:
+        """Let the attempts fail that have completed their jobs in a transaction which was rolled back."""
+        present = self._database.present([it.job.jobid for it in executions])
+        left = [it for it in executions if it.job.jobid in present]
+        setbacks = [_rolled_back(it) for it in left]
+        # If a row is gone only now, its transaction was still open when the function returned.
+        results = self._database.settle(setbacks, **_leaving_out(locked)) if setbacks else []
+        for execution, setback, settled in zip(left, setbacks, results, strict=True):
+            if settled.result not in ("gone", "locked"):
+                execution.setback = setback
+                emit_settled(setback, settled)
 
     def _fail_follow_ups(self, execution: Execution, error: Exception) -> bool:
         """Let an attempt fail whose follow-ups the database refuses, so that nothing is lost.
@@ -201,6 +216,12 @@ class OutcomeWriter:
 
 def _leaving_out(locked: set[int] | None) -> dict[str, Any]:
     return {} if locked is None else {"locked": locked}
+
+
+def _rolled_back(execution: Execution) -> Setback:
+    message = "its function called job.complete and returned, but the transaction was rolled back"
+    handle = execution.job.handle
+    return Setback(handle=handle, kind="failed", error="RolledBack", message=message, worker=execution.worker)
 
 
 def _short_parts(executions: list[Execution]) -> Iterator[list[Execution]]:

@@ -14,6 +14,7 @@ from garivini.model.state import State
 
 if TYPE_CHECKING:
     from garivini.model.new_jobs import JobLike
+    from garivini.store.callers import Joinable
 
 
 class Handle(NamedTuple):
@@ -76,6 +77,9 @@ class JobCalls(Protocol):
     ) -> None:
         """Check follow-ups of this job, and keep them until the job's success is committed."""
 
+    def complete(self, job: "Job", connection: Any, result: Any) -> None:
+        """End this job in a transaction of its function."""
+
 
 # Not kw_only: CPython passes the arguments of a call in a dictionary if there are more than 30 of them, those
 # with keywords counted twice. That takes three times as long, and one of these is built per job.
@@ -119,6 +123,8 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     calls: JobCalls | None = None
     #: The jobs to insert with the commit of its success: see ``insert_job``.
     follow_ups: tuple[NewJob, ...] = ()
+    #: Whether its function has called ``complete``.
+    completed: bool = False
 
     def __hash__(self) -> int:
         # Not by all fields: the worker may set ``superseded`` while it runs.
@@ -242,6 +248,31 @@ class Job(msgspec.Struct, frozen=True, gc=False):
 
         """
         self._running().insert_jobs(self, jobs, run_after, flag)
+
+    def complete(self, *, connection: "Joinable", result: Any = None) -> None:
+        """End this job in a transaction of its function, so that both commit together or not at all.
+
+        For the function that runs this job; ``def`` and ``async def`` alike, but it blocks while the database
+        works. The transaction must be one of the job's own database, and the function commits it. This
+        deletes the row, and inserts the follow-ups so far. If the transaction was rolled back, the call may
+        be repeated in the next one; if the function returns after a rollback, the attempt has failed with the
+        error ``RolledBack``.
+
+        Args:
+            connection: a SQLAlchemy Connection or Session, Django's connection or a driver's. For an
+                AsyncConnection or AsyncSession, call this in its ``run_sync``, with the connection that it
+                passes.
+            result: what is kept as the result if the function has a retention, instead of the return value.
+
+        Raises:
+            JobLost: this attempt no longer holds the job. Roll back.
+            UsageError: the connection leads to another database or has no transaction, the result cannot be
+                written as JSON, or no function runs this job here.
+            ConflictError: another transaction is in the way; roll back, and repeat it or let the job fail.
+            GariviniError: the database does not answer.
+
+        """
+        self._running().complete(self, connection, result)
 
     def _running(self) -> JobCalls:
         if self.calls is None:

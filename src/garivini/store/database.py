@@ -21,6 +21,7 @@ from garivini.store import (
     inserts,
     leases,
     outcomes,
+    own_ends,
     pauses,
     policies,
     probe,
@@ -249,6 +250,11 @@ class Database:
         retention = self._retention(success.jobid)
         return bool(self.finish([success._replace(retention=retention)]))
 
+    def end_in(self, connection: Any, job: Job, success: Success, follow_ups: Sequence[NewJob] = ()) -> None:
+        """Delete a job and insert its follow-ups in a caller's transaction. See ``own_ends.end_in``."""
+        own_ends.end_in(self.connections, connection, job, success, follow_ups)
+
+    present: Final = read_only(outcomes.present)
     settle: Final = in_transaction(outcomes.settle)
     marks: Final = read_only(cancels.marks)
     cancelled: Final = read_only(cancels.cancelled)

@@ -32,7 +32,7 @@ from garivini.store.statements import Statements
 _NEAR: Final = 10_000
 
 
-class _Missing(Exception):
+class Missing(Exception):
     """Some of the jobs to delete do not exist. Rolls the transaction back."""
 
 
@@ -65,10 +65,10 @@ def finish(
     try:
         with connections.transaction() as run:
             for part in chunks(jobids):
-                _finish_all(run, part, kept)
+                finish_all(run, part, kept)
             _insert_follow_ups(run, follow_ups, jobids)
             return set(jobids)
-    except _Missing:
+    except Missing:
         # Only now: reading which jobs exist costs more than deleting them, and nearly always all do.
         with connections.transaction() as run:
             existing = _finish_existing(run, jobids, kept)
@@ -91,18 +91,18 @@ def _finish_existing(run: Statements, jobids: list[int], kept: Mapping[int, Succ
     for part in chunks(jobids):
         there = sorted(jobid for (jobid,) in run("present", jobids=part))
         if there:
-            _finish_all(run, there, kept)
+            finish_all(run, there, kept)
             existing.update(there)
     return existing
 
 
-def _finish_all(run: Statements, jobids: list[int], kept: Mapping[int, Success]) -> None:
-    """Delete jobs that all exist."""
+def finish_all(run: Statements, jobids: list[int], kept: Mapping[int, Success]) -> None:
+    """Delete jobs that all exist, with their records, and keep some of them."""
     keeping = [jobid for jobid in jobids if jobid in kept] if kept else []
     for jobid, attempt, *_ in run("standing", jobids=keeping) if keeping else ():
         keep(run, kept[jobid], attempt)
     if _delete(run, jobids) != len(jobids):
-        raise _Missing
+        raise Missing
     forget_records(run, jobids, keeping)
 
 
@@ -133,6 +133,11 @@ def _delete(run: Statements, jobids: Sequence[int]) -> int:
     if last - first == len(jobids) - 1:
         return int(run("complete_range", first=first, last=last))
     return int(run("complete", jobids=jobids))
+
+
+def present(run: Statements, jobids: Collection[int]) -> set[int]:
+    """Return the ids among these of jobs that exist, locked or not."""
+    return {jobid for part in chunks(sorted(jobids)) for (jobid,) in run("known", jobids=part)}
 
 
 def forget_records(run: Statements, jobids: Sequence[int], kept: Collection[int] = ()) -> None:

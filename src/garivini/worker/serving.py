@@ -103,7 +103,7 @@ class Serving:
         wakes = bool(worker.client.job_servers)
         waker = Waker(self._loop, worker.client.wake)
         for database in worker.client.shards:
-            self._shared.keepers[database.dbid] = Keeper(
+            keeper = self._shared.keepers[database.dbid] = Keeper(
                 database,
                 on_committed=lambda executions: in_loop(held_jobs.committed, executions),
                 on_checked=held_jobs.checked,
@@ -119,6 +119,7 @@ class Serving:
                 on_inserted=lambda: in_loop(waker.wake) if wakes else None,
                 clock=self._shared.clock,
             )
+            keeper.job_calls.worker = self._shared.name
 
     def _add_links(self, worker: Served, connection: Callable[..., Connection]) -> None:
         client_id, on_lost = self._shared.name.encode(), self._held_jobs.ended.add
