@@ -199,7 +199,7 @@ def running(tmp_path: Path) -> Callable[..., Job]:
     def make(*databases: int) -> Job:
         job = Job(1, 1, "f", b"")
         database = Database(upgraded(sqlite_url(tmp_path)).connections._settings)
-        force_setattr(job, "calls", JobCalls(database, databases, cast(Any, None)))
+        force_setattr(job, "calls", JobCalls(database, databases, *cast(Any, (None, None))))
         return job
 
     return make

@@ -71,7 +71,7 @@ def running(database: Database, **policies: FunctionPolicy) -> Job:
     database.insert([new_job("f", b"x")])
     (job,) = database.claim(LANE, limit=1, lease=60)
     functions: Any = _Policies(**policies)
-    force_setattr(job, "calls", JobCalls(database, (), functions))
+    force_setattr(job, "calls", JobCalls(database, (), functions, functions))
     return job
 
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from garivini.errors import (
         ConflictError,
         GariviniError,
+        JobCancelled,
+        JobDead,
+        JobLost,
         OutcomeUnknownError,
         ProtocolError,
         RefusedError,
@@ -67,6 +70,8 @@ _MODULES: Final = {
     "HandleLike": "model.handles",
     "Inserted": "model.inserted",
     "Job": "model.job",
+    "JobCancelled": "errors",
+    "JobDead": "errors",
     "JobFilter": "model.current",
     "JobLike": "model.new_jobs",
     "JobLost": "errors",
@@ -122,6 +127,8 @@ __all__ = [  # noqa: RUF022  # the order of the documentation
     "ConflictError",
     "OutcomeUnknownError",
     "JobLost",
+    "JobDead",
+    "JobCancelled",
     "ProtocolError",
 ]
 

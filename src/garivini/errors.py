@@ -9,6 +9,7 @@
     * ``ConflictError``: another transaction, which held a lock for too long. The call can be repeated.
     * ``OutcomeUnknownError``: the network. The connection was lost between request and answer.
     * ``JobLost``: the function, which rolls its transaction back: another attempt has the job.
+    * ``JobDead`` and ``JobCancelled``: the operator. A job that was waited for does not run any more.
     * ``ProtocolError``: the peer, which violated the Gearman protocol.
 
 After the first five and ``JobLost`` nothing was done. After ``OutcomeUnknownError`` the request may be done.
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from garivini.model.inserted import Inserted
+    from garivini.model.records import FailedAttempt
 
 
 class GariviniError(Exception):
@@ -76,6 +78,17 @@ class OutcomeUnknownError(GariviniError):
 
 class JobLost(GariviniError):
     """The attempt no longer holds the job. Roll back the transaction in which it was to end."""
+
+
+class JobDead(GariviniError):
+    """The job that was waited for is dead. It runs again only if an operator retries it."""
+
+    #: Its last failure, if that is recorded.
+    failure: "FailedAttempt | None" = None
+
+
+class JobCancelled(JobDead):
+    """The job that was waited for was cancelled."""
 
 
 class ProtocolError(GariviniError):

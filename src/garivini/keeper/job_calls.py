@@ -11,13 +11,15 @@ from msgspec.structs import force_setattr
 
 from garivini.errors import UsageError
 from garivini.keeper.functions import Functions
+from garivini.keeper.reports import Reports
 from garivini.model.job import Job, NewJob
 from garivini.model.new_jobs import JobLike, checked_job, checked_jobs
-from garivini.model.outcome import Success
+from garivini.model.outcome import Report, Success
 from garivini.model.pacing import BATCH_BYTES
 from garivini.model.policy import NO_POLICY
 from garivini.store.database import Database
 from garivini.store.homes import home_of
+from garivini.store.records import LATER_LINES, MAX_LINE, MAX_LINES
 
 #: Maximum follow-ups of a job, so that the transaction of its end stays short.
 MAX_FOLLOW_UPS: Final = 1000
@@ -30,13 +32,17 @@ class JobCalls:
         database: has the jobs.
         databases: the ids of all databases of the queue.
         functions: whether the jobs of a function are kept after success.
+        reports: writes reports.
 
     """
 
     #: The name of the worker, for kept jobs.
     worker: str = ""
 
-    def __init__(self, database: Database, databases: Collection[int], functions: Functions) -> None:
+    def __init__(
+        self, database: Database, databases: Collection[int], functions: Functions, reports: Reports
+    ) -> None:
+        self._reports = reports
         self._database = database
         self._functions = functions
         self._databases = databases or (database.dbid,)
@@ -103,6 +109,27 @@ class JobCalls:
             success = success._replace(result=_encoded(result))
         force_setattr(job, "completed", True)
         self._database.end_in(connection, job, success, job.follow_ups)
+
+    def progress(self, job: Job, done: int, total: int) -> None:
+        """Report the progress of a job. Raises as ``Job.progress``."""
+        for number in (done, total):
+            if type(number) is not int or number < 0:
+                raise UsageError(f"a progress has whole numbers from 0 on, not {number!r:.100}")
+        self._reports.set_progress(Report(job.handle, "status", b"%d/%d" % (done, total), job))
+
+    def log(self, job: Job, text: str | bytes) -> None:
+        """Add a line to the log of a job. Raises as ``Job.log``."""
+        if isinstance(text, str):
+            text = text.encode("utf-8", "backslashreplace")
+        elif not isinstance(text, bytes):
+            raise UsageError(f"a line is str or bytes, not {type(text).__name__}")
+        with self._lock:
+            force_setattr(job, "lines", job.lines + 1)
+            lines = job.lines
+        if lines < MAX_LINES:
+            self._reports.add(Report(job.handle, "data", text[:MAX_LINE], job))
+        elif lines == MAX_LINES:
+            self._reports.add(Report(job.handle, "warning", LATER_LINES, job))
 
 
 def _encoded(result: Any) -> bytes:

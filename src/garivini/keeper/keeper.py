@@ -124,13 +124,13 @@ class Keeper:
         database_clock = DatabaseClock(own, monotonic)
         #: The settings of functions.
         self.functions: Functions = Functions(own, functions, leases, wakeup, monotonic, on_settings)
-        #: The calls of running functions about their own jobs.
-        self.job_calls: JobCalls = JobCalls(database, databases, self.functions)
         #: Measures jobs for the events of their starts and ends.
         self.job_events: JobEvents = JobEvents(own.dbid, database_clock, monotonic)
         unstarted = RowChanges(writer, own.mark_leased, recognition, monotonic)
         checks = StartChecks(leases, recognition, database_clock, unstarted, wakeup, on_checked, monotonic)
         reports = Reports(own, writer, recognition, wakeup, monotonic)
+        #: The calls of running functions about their own jobs.
+        self.job_calls: JobCalls = JobCalls(database, databases, self.functions, reports)
         writes = (own, writer, recognition, setbacks, self.functions, database_clock, on_inserted)
         ends = OutcomeWriter(*writes)
         committed = _both(on_committed, self.job_events.end)

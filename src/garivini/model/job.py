@@ -80,6 +80,12 @@ class JobCalls(Protocol):
     def complete(self, job: "Job", connection: Any, result: Any) -> None:
         """End this job in a transaction of its function."""
 
+    def progress(self, job: "Job", done: int, total: int) -> None:
+        """Report the progress of this job."""
+
+    def log(self, job: "Job", text: str | bytes) -> None:
+        """Add a line to the log of this job."""
+
 
 # Not kw_only: CPython passes the arguments of a call in a dictionary if there are more than 30 of them, those
 # with keywords counted twice. That takes three times as long, and one of these is built per job.
@@ -125,6 +131,8 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     follow_ups: tuple[NewJob, ...] = ()
     #: Whether its function has called ``complete``.
     completed: bool = False
+    #: Number of lines that its function has logged by ``log``.
+    lines: int = 0
 
     def __hash__(self) -> int:
         # Not by all fields: the worker may set ``superseded`` while it runs.
@@ -273,6 +281,29 @@ class Job(msgspec.Struct, frozen=True, gc=False):
 
         """
         self._running().complete(self, connection, result)
+
+    def progress(self, done: int, total: int) -> None:
+        """Report the progress of this job, for ``Client.reports``. Does no I/O.
+
+        The last report of each second is stored, and the last one of all.
+
+        Raises:
+            UsageError: a number is not a whole number from 0 on, or no function runs this job here.
+
+        """
+        self._running().progress(self, done, total)
+
+    def log(self, text: str | bytes) -> None:
+        """Add a line to the log of this job, for ``Client.reports``. Does no I/O.
+
+        The first 1,000 lines of an attempt are stored, with up to 64 KiB each. They are deleted with the job,
+        and kept with a kept or dead job.
+
+        Raises:
+            UsageError: it is not text or bytes, or no function runs this job here.
+
+        """
+        self._running().log(self, text)
 
     def _running(self) -> JobCalls:
         if self.calls is None:

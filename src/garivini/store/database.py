@@ -17,6 +17,7 @@ from garivini.store import (
     bulk,
     cancels,
     claims,
+    ends,
     incarnations,
     inserts,
     leases,
@@ -254,6 +255,7 @@ class Database:
         """Delete a job and insert its follow-ups in a caller's transaction. See ``own_ends.end_in``."""
         own_ends.end_in(self.connections, connection, job, success, follow_ups)
 
+    ended: Final = read_only(ends.ended)
     present: Final = read_only(outcomes.present)
     settle: Final = in_transaction(outcomes.settle)
     marks: Final = read_only(cancels.marks)
