@@ -102,7 +102,9 @@ class OutcomeWriter:
         return False
 
     def _kinds(self, executions: list[Execution]) -> Iterator[tuple[Write[Execution], list[Execution]]]:
-        done, kept, returned, setbacks, following, completed = [], [], [], [], [], []
+        done, kept, returned, setbacks = [], [], [], []
+        following: list[Execution] = []
+        completed: list[Execution] = []
         policies = self._functions.policies or {}
         for execution in executions:
             if execution.setback is not None:
@@ -111,13 +113,9 @@ class OutcomeWriter:
                 # Without an attempt: a copy that was not adopted, and so holds no row to return.
                 if execution.job.attempt is not None:
                     returned.append(execution)
-            elif execution.job.completed:
-                completed.append(execution)
-            elif execution.job.follow_ups:
-                following.append(execution)
-            elif (
-                policy := policies.get(execution.job.funcname)
-            ) is not None and policy.retention is not None:
+            elif (job := execution.job).follow_ups or job.completed:
+                (completed if job.completed else following).append(execution)
+            elif (policy := policies.get(job.funcname)) is not None and policy.retention is not None:
                 kept.append(execution)
             else:
                 done.append(execution)
