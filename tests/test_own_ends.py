@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 from msgspec.structs import force_setattr, replace
@@ -12,15 +12,17 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from garivini import Client, ConflictError, Job, JobLost, State, UsageError
+from garivini import Client, ConflictError, Job, JobLost, State, UsageError, events
+from garivini.keeper.execution import Execution
 from garivini.keeper.job_calls import JobCalls
+from garivini.keeper.keeper import Keeper
 from garivini.model.job import Handle
 from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Setback
 from garivini.model.policy import FunctionPolicy
 from garivini.store.database import Database, Lane
 from tests.databases import sqlite_url
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, until
 from tests.system import system
 
 DRIVERS: Final = {"mysql": "mysql+pymysql", "postgresql": "postgresql+psycopg", "sqlite": "sqlite"}
@@ -299,3 +301,89 @@ async def test_an_async_def_completes_its_job_through_run_sync(tmp_path: Path) -
         async with engine.begin() as connection:
             assert (await connection.exec_driver_sql("SELECT count(*) FROM effect")).scalar() == 1
         await engine.dispose()
+
+
+# ---- in a keeper
+
+
+@pytest.fixture(params=["mariadb", "postgresql"])
+def server_place(
+    request: pytest.FixtureRequest, urls: Callable[[str], str]
+) -> Iterator[tuple[Database, Engine]]:
+    url = urls(request.param)
+    with Client(url) as client, disposed(url, None) as engine:
+        (database,) = client.shards
+        database.complete([job.jobid for job in database.jobs(limit=1000)])
+        yield database, engine
+
+
+class Kept:
+    """A keeper, and what it has reported."""
+
+    def __init__(self, database: Database) -> None:
+        self.ended: list[Execution] = []
+        self.keeper = Keeper(
+            database,
+            on_committed=self.ended.extend,
+            on_checked=lambda execution, holds: None,
+            take_back=lambda execution: False,
+            on_given_back=lambda executions: None,
+        )
+
+    def __enter__(self) -> "Kept":
+        self.keeper.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.keeper.stop() == 0
+
+
+@pytest.mark.parametrize("commits", [True, False])
+def test_a_transaction_that_is_open_when_the_function_returns_decides_later(
+    server_place: tuple[Database, Engine], commits: bool
+) -> None:
+    database, engine = server_place
+    job = running(database)
+    execution = Execution(job, cast(Any, None), "me")
+    with events.only(seen := Names()), Kept(database) as kept, engine.connect() as connection:
+        job.complete(connection=connection)
+        kept.keeper.end(execution)
+        until(lambda: "outcomes.put_aside" in seen.names, "the first try")
+        assert kept.ended == []
+        if commits:
+            connection.commit()
+        else:
+            connection.rollback()
+        until(lambda: bool(kept.ended), "the outcome")
+    setback = None if commits else "RolledBack"
+    assert (execution.setback and execution.setback.error) == setback
+    assert "job.stale" not in seen.names
+    assert len(database.jobs()) == (not commits)
+
+
+def test_a_renewal_after_the_function_has_committed_reports_nothing(
+    server_place: tuple[Database, Engine],
+) -> None:
+    database, engine = server_place
+    job = replace(running(database), lease=3)
+    execution = Execution(job, cast(Any, None), "me")
+    with events.only(seen := Names()), Kept(database) as kept:
+        kept.keeper.hold(execution)
+        with engine.begin() as connection:
+            job.complete(connection=connection)
+        until(lambda: not execution.renews, "the renewal that misses")
+        kept.keeper.end(execution)
+        until(lambda: bool(kept.ended), "the outcome")
+    assert not job.superseded
+    assert "job.stale" not in seen.names
+    assert execution.setback is None
+
+
+class Names:
+    """The names of events."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def __call__(self, name: str, fields: dict[str, Any]) -> None:
+        self.names.append(name)
