@@ -13,6 +13,7 @@ from garivini.client.aio_bulk import AsyncBulkCalls
 from garivini.client.client import Client
 from garivini.client.functions import AsyncFunctionCalls
 from garivini.client.schedules import AsyncSchedules
+from garivini.client.waiting import AsyncWaitCalls, SharedPolls
 from garivini.databases import DatabasesLike
 from garivini.model.handles import HandleLike
 from garivini.model.inserted import Inserted
@@ -45,7 +46,7 @@ class _Stream:
     inserting: asyncio.Task[None] | None = None
 
 
-class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
+class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitCalls):
     """Inserts jobs into a queue, reports their outcomes and reads them, in an event loop.
 
     Construction opens no connection. It is an asynchronous context manager that closes itself, for one event
@@ -86,6 +87,7 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
         # Each key has a home. An unreachable home, or one with a locked key, delays no other stream.
         homes = [database.dbid for database in self._client._shards]
         self._streams = {home: _Stream() for home in (None, *homes)}
+        self._polls: dict[int, SharedPolls] = {}
         self._threads = ThreadPoolExecutor(len(self._streams), thread_name_prefix="garivini-client")
 
     async def insert_job(

@@ -11,6 +11,7 @@ from garivini.client.direct import DirectDispatch
 from garivini.client.functions import FunctionCalls
 from garivini.client.late_outcomes import complete, finish, write_outcomes, write_setback
 from garivini.client.schedules import Schedules
+from garivini.client.waiting import WaitCalls
 from garivini.databases import DatabasesLike
 from garivini.errors import UsageError
 from garivini.gearman.servers import parse_addresses
@@ -29,7 +30,7 @@ from garivini.store.callers import Joinable, after_commit
 from garivini.store.shards import Shards
 
 
-class Client(BulkCalls, FunctionCalls):
+class Client(BulkCalls, FunctionCalls, WaitCalls):
     """Inserts jobs into a queue, reports their outcomes and reads them.
 
     Construction opens no connection. Several threads may share a client, and a child process may use it

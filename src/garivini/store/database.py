@@ -17,10 +17,12 @@ from garivini.store import (
     bulk,
     cancels,
     claims,
+    ends,
     incarnations,
     inserts,
     leases,
     outcomes,
+    own_ends,
     pauses,
     policies,
     probe,
@@ -74,6 +76,11 @@ class Database(KeyCalls):
     def locks_rows(self) -> bool:
         """Whether a transaction locks rows, and not the whole database."""
         return self.connections.dialect.locks_rows
+
+    @property
+    def statement_bytes(self) -> int:
+        """Maximum bytes of the arguments of one statement, as far as is known."""
+        return self.connections.dialect.statement_bytes
 
     @property
     def incarnation(self) -> int | None:
@@ -221,14 +228,26 @@ class Database(KeyCalls):
         return outcomes.finish(self.connections, sorted(set(jobids)), {}, locked)
 
     @retry_transient
-    def finish(self, successes: Sequence[Success], *, locked: set[int] | None = None) -> set[int]:
+    def finish(
+        self,
+        successes: Sequence[Success],
+        *,
+        locked: set[int] | None = None,
+        follow_ups: Mapping[int, Sequence[NewJob]] = {},  # not changed
+    ) -> set[int]:
         """Delete jobs as ``complete`` does, but keep those with a retention; return the ids that existed.
 
         A result that is too large for the database is omitted; the job has succeeded anyway.
+
+        Args:
+            successes: of the jobs.
+            locked: see the class.
+            follow_ups: by the id of their job, jobs to insert in the same transaction if it existed.
+
         """
         kept = {success.jobid: success for success in successes if success.retention}
         jobids = sorted({success.jobid for success in successes})
-        return outcomes.finish(self.connections, jobids, kept, locked)
+        return outcomes.finish(self.connections, jobids, kept, locked, follow_ups)
 
     _retention = read_only(records.retention)
 
@@ -237,6 +256,12 @@ class Database(KeyCalls):
         retention = self._retention(success.jobid)
         return bool(self.finish([success._replace(retention=retention)]))
 
+    def end_in(self, connection: Any, job: Job, success: Success, follow_ups: Sequence[NewJob] = ()) -> None:
+        """Delete a job and insert its follow-ups in a caller's transaction. See ``own_ends.end_in``."""
+        own_ends.end_in(self.connections, connection, job, success, follow_ups)
+
+    ended: Final = read_only(ends.ended)
+    present: Final = read_only(outcomes.present)
     settle: Final = in_transaction(outcomes.settle)
     marks: Final = read_only(cancels.marks)
     cancelled: Final = read_only(cancels.cancelled)
