@@ -49,6 +49,9 @@ _TABLES: Final = (
     "schedule",
     "successor",
     "recent_key",
+    "turn",
+    "turn_partition",
+    "partition_rate",
     "garivini_database",
 )
 

@@ -65,13 +65,14 @@ def office(tmp_path: Path) -> Iterator[Office]:
     office.database.close()
 
 
-async def test_idle_it_makes_one_call_a_minute_and_one_more_an_hour(office: Office) -> None:
+async def test_idle_it_makes_one_call_a_minute_and_two_more_an_hour(office: Office) -> None:
     assert await office.later(0) == []
     assert await office.later(INTERVAL - 1) == []
-    assert await office.later(1) == ["forget_finished", "forget_dead", *KEYS]
+    all_calls = ["forget_finished", "forget_dead", "forget_partitions", *KEYS]
+    assert await office.later(1) == all_calls
     minutes = [await office.later(INTERVAL) for _ in range(int(DEAD_INTERVAL / INTERVAL))]
-    minute, hour = ["forget_finished", *KEYS], ["forget_finished", "forget_dead", *KEYS]
-    assert minutes == [minute] * (len(minutes) - 1) + [hour]
+    minute = ["forget_finished", *KEYS]
+    assert minutes == [minute] * (len(minutes) - 1) + [all_calls]
     assert office.seen == []
 
 
@@ -86,7 +87,7 @@ async def test_it_goes_on_until_all_is_deleted_and_reports_how_many_once_a_minut
     database.finish([Success(handles[0].jobid, None, retention=1)])
     execute(tmp_path, "UPDATE failure SET failed_at = 1", "UPDATE finished SET expires = 1")
     await office.later(0)
-    assert await office.later(INTERVAL) == ["forget_finished", "forget_dead", *KEYS]
+    assert await office.later(INTERVAL) == ["forget_finished", "forget_dead", "forget_partitions", *KEYS]
     assert len(database.jobs()) == 1
     assert await office.later(0.01) == ["forget_dead"]
     assert database.jobs() == []
@@ -108,7 +109,7 @@ async def test_a_locked_record_is_reported_and_left_for_the_next_minute(
     await office.later(0)
     assert await office.later(INTERVAL) == ["locked"]
     assert office.seen == [("dispatch.failed", {"dbid": 1, "error": "locked"})]
-    assert await office.later(INTERVAL - 1) == ["forget_dead", *KEYS]
+    assert await office.later(INTERVAL - 1) == ["forget_dead", "forget_partitions", *KEYS]
     assert await office.later(1) == ["locked"]
 
 

@@ -1,7 +1,7 @@
 """Durable jobs for Gearman: a job is a row in a SQL database, and Gearman delivers it to a worker.
 
-General layout, from the bottom up. No part imports one that is below it in this list. The docstring of each
-part lists its modules, and ``docs/explanation/source.md`` the file to open for a symptom.
+General layout, the lowest layer first. No part imports a part that comes after it in this list. The docstring
+of each part lists its modules, and ``docs/explanation/source.md`` the file to open for a symptom.
 
 * ``errors``, ``backoff``, ``clock``, ``events``: used by all others.
 * ``model``: a job, its values, and the decisions about it. No I/O, no clock.

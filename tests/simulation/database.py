@@ -7,6 +7,7 @@ model as one process sees it: with delays, errors, and answers that get lost.
 import asyncio
 import math
 import random
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +28,7 @@ from garivini.model.policy import FOREVER, MAX_CRASHES, MAX_FAILURES, NO_POLICY,
 from garivini.model.records import FailedAttempt
 from garivini.model.retry import error_names, parse_retry
 from garivini.model.state import State
+from garivini.model.turns import START, Place
 from garivini.model.unique import DEBOUNCE_MAX_DELAY, NO_RULE, KeyRule
 from garivini.model.when import At, Never, Offset, backoff
 from garivini.store.admission import Admitted
@@ -60,6 +62,7 @@ class Row:
     crashes: int = 0
     lease_end: int = 0
     runs: int = 0
+    partition: str | None = None
 
     @property
     def put_off(self) -> bool:
@@ -108,6 +111,8 @@ class Model:
         self.used_until: dict[str, float] = {}
         #: By the job before it, the row that a successor becomes.
         self.successors: dict[int, Row] = {}
+        #: The same of the partitions of a function; empty: of the jobs without one.
+        self.partitions_used: dict[tuple[str, str], float] = {}
         #: Of functions that had cancelled jobs: how many, and until when copies are checked.
         self.marked: dict[str, tuple[int, int]] = {}
         self._clock = clock
@@ -151,6 +156,7 @@ class Model:
             flag=job.flag,
             priority=job.priority,
             created=self._now(),
+            partition=job.partition,
         )
         if job.lease:
             row.attempt, row.state, row.since = 1, State.LEASED, self._now()
@@ -233,8 +239,7 @@ class Model:
         lease = lease if isinstance(lease, int) else lease(lane.funcname)
         jobs: list[Job] = []
         size = 0
-        due = [row for row in self._lane(lane, State.WAITING) if row.run_after <= self._now()]
-        for row in due[: min(limit, CHUNK)]:
+        for row in self._due(lane)[: min(limit, CHUNK)]:
             size += len(row.arg)
             if row.run_after == NEVER:
                 continue
@@ -246,6 +251,9 @@ class Model:
             jobs.append(structs.replace(job, crashes=0))
         return jobs
 
+    def _due(self, lane: Lane) -> list[Row]:
+        return [row for row in self._lane(lane, State.WAITING) if row.run_after <= self._now()]
+
     def admit(
         self,
         lane: Lane,
@@ -255,9 +263,10 @@ class Model:
         max_bytes: int = BATCH_BYTES,
         expires: int | None = None,
         discarded: list[Any] | None = None,
+        place: Place = START,
     ) -> Admitted:
         if lane.funcname not in self._function_rows() or self.is_paused(lane.funcname):
-            return Admitted([], held_back=0.0)
+            return Admitted([], 0.0, place)
         policy, now = self.policies.get(lane.funcname, NO_POLICY), self.rate_clock()
         used_until = self.used_until.get(lane.funcname, 0.0)
         held = sum(row.standing in HELD for row in self.rows.values() if row.funcname == lane.funcname)
@@ -265,14 +274,66 @@ class Model:
         rate = policy.start_rate
         if rate is not None:
             allowed = min(allowed, rate.allowed(used_until, now))
-        jobs = self.claim(lane, limit=allowed, lease=lease, max_bytes=max_bytes) if allowed > 0 else []
-        wait = 0.0
+        jobs: list[Job] = []
+        wait, left_out = 0.0, None
+        if allowed > 0 and policy.has_turns:
+            jobs, left_out, place = self._take_turns(lane, policy, allowed, lease, place)
+        elif allowed > 0:
+            jobs = self.claim(lane, limit=allowed, lease=lease, max_bytes=max_bytes)
         if rate is not None:
             used = rate.use(used_until, now, len(jobs))
             if used != used_until:
                 self.use_rate(lane.funcname, used)
             wait = rate.until_next(used, now)
-        return Admitted(jobs, held_back=None if allowed >= limit or len(jobs) < allowed else wait)
+        if len(jobs) < max(0, allowed):
+            return Admitted(jobs, left_out, place)
+        return Admitted(jobs, None if allowed >= limit else wait, place)
+
+    def _take_turns(
+        self,
+        lane: Lane,
+        policy: FunctionPolicy,
+        limit: int,
+        lease: int | Callable[[str], int],
+        place: Place,
+    ) -> Admitted:
+        """Claim a job of each partition that has room, and again, in the order of partitions."""
+        lease = lease if isinstance(lease, int) else lease(lane.funcname)
+        due: defaultdict[str, list[Row]] = defaultdict(list)
+        for row in self._due(lane):
+            if row.run_after != NEVER:
+                due[row.partition or ""].append(row)
+        after = "" if place.partition is None else place.partition + "\1"
+        names = sorted(due, key=lambda name: (name < after, name))
+        jobs: list[Job] = []
+        chose = True
+        while chose and len(jobs) < limit:
+            chose = False
+            for name in names:
+                if due[name] and len(jobs) < limit and self._partition_room(lane.funcname, name, policy):
+                    row, chose = due[name].pop(0), True
+                    self._use_partition(lane.funcname, name, policy)
+                    was_due = row.run_after
+                    self._lease("claim", row, lease)
+                    jobs.append(structs.replace(self._job(row, lease=lease, due=was_due), crashes=0))
+        last = (jobs[-1].partition or "") if len(jobs) >= limit else place.partition
+        return Admitted(jobs, 0.0 if any(due.values()) else None, place._replace(partition=last))
+
+    def _partition_room(self, funcname: str, partition: str, policy: FunctionPolicy) -> bool:
+        """Whether a job of a partition may be handed out."""
+        held = sum(
+            row.standing in HELD and (row.funcname, row.partition or "") == (funcname, partition)
+            for row in self.rows.values()
+        )
+        if policy.partition_max_running is not None and held >= policy.partition_max_running:
+            return False
+        rate, used = policy.partition_start_rate, self.partitions_used.get((funcname, partition), 0.0)
+        return rate is None or rate.allowed(used, self.rate_clock()) > 0
+
+    def _use_partition(self, funcname: str, partition: str, policy: FunctionPolicy) -> None:
+        rate, used = policy.partition_start_rate, self.partitions_used.get((funcname, partition), 0.0)
+        if rate is not None:
+            self.partitions_used[funcname, partition] = rate.use(used, self.rate_clock(), 1)
 
     def rate_clock(self) -> float:
         """Return the time by which rates are used."""
@@ -383,6 +444,9 @@ class Model:
 
     def discard_late(self, limit: int = CHUNK) -> list[Any]:
         return []
+
+    def forget_partitions(self, limit: int = CHUNK) -> int:
+        return 0
 
     def nodes(self) -> frozenset[str]:
         return frozenset()
@@ -649,6 +713,7 @@ class Model:
             lease=lease,
             lease_end=row.run_after if lease else 0,
             runs=row.runs,
+            partition=row.partition,
         )
 
 

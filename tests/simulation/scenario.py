@@ -39,6 +39,9 @@ class Function:
     max_running: int | None = None
     rate: str | None = None
     burst: int | None = None
+    partition_max_running: int | None = None
+    partition_rate: str | None = None
+    fair: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class Plan:
     outcomes: tuple[str, ...]
     #: How many of its first runs end their process.
     deaths: int = 0
+    partition: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +198,25 @@ def draw(seed: int) -> Scenario:
     scenario = _limit(scenario, random.Random(f"limit {seed}"))
     scenario = _limit_rate(scenario, random.Random(f"rate {seed}"))
     scenario = _pause(scenario, random.Random(f"pause {seed}"))
-    return _cancel(scenario, random.Random(f"cancel {seed}"))
+    scenario = _cancel(scenario, random.Random(f"cancel {seed}"))
+    return _divide(scenario, random.Random(f"partitions {seed}"))
+
+
+def _divide(scenario: Scenario, dice: random.Random) -> Scenario:
+    """Give jobs partitions, and some functions rules about them."""
+    if dice.random() > 0.25:
+        return scenario
+    plans = [replace(plan, partition=dice.choice([None, "a", "b", "b", "c"])) for plan in scenario.plans]
+    functions = [
+        replace(
+            function,
+            partition_max_running=dice.choice([None, 1, 1, 2]),
+            partition_rate=dice.choice([None, None, "20/s", "2/s", "30/m"]),
+            fair=dice.choice([None, True]),
+        )
+        for function in scenario.functions
+    ]
+    return replace(scenario, plans=tuple(plans), functions=tuple(functions))
 
 
 def _cancel(scenario: Scenario, dice: random.Random) -> Scenario:

@@ -7,14 +7,16 @@ from typing import Any, Final, TypeAlias
 
 from garivini.errors import UsageError
 from garivini.model.job import NewJob
-from garivini.model.limits import MAX_ARG, MAX_FUNCNAME, MAX_KEY
+from garivini.model.limits import MAX_ARG, MAX_FUNCNAME, MAX_KEY, MAX_PARTITION
 from garivini.model.unique import Unique
 from garivini.model.when import parse_delay
 
 #: A row of ``insert_jobs``: the original's list ``[funcname, uniqkey, coalesce, arg]``, or a mapping.
 JobLike: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
-_ROW_KEYS: Final = frozenset({"funcname", "arg", "unique", "uniqkey", "coalesce", "priority", "expires"})
+_ROW_KEYS: Final = frozenset(
+    {"funcname", "arg", "unique", "uniqkey", "coalesce", "priority", "expires", "partition"}
+)
 
 
 def checked_job(
@@ -29,6 +31,7 @@ def checked_job(
     priority: str | None,
     dispatch: bool,
     expires: float | timedelta | None = None,
+    partition: str | None = None,
 ) -> NewJob:
     """Return the job that the arguments of ``insert_job`` describe.
 
@@ -46,6 +49,7 @@ def checked_job(
         delay=parse_delay(run_after),
         dispatch=dispatch,
         expires=expires,
+        partition=partition,
     )
 
 
@@ -74,6 +78,7 @@ def new_job(
     delay: int = 0,
     dispatch: bool = True,
     expires: float | timedelta | None = None,
+    partition: str | None = None,
 ) -> NewJob:
     """Return a job whose values fit the row and the payload.
 
@@ -107,6 +112,7 @@ def new_job(
         dispatch=dispatch,
         rule=rule,
         expires=0 if expires is None else _expires(expires),
+        partition=None if partition is None else _partition(partition),
     )
 
 
@@ -142,6 +148,7 @@ def _row(index: int, row: JobLike, common: Mapping[str, Any]) -> NewJob:
                 coalesce=fields.get("coalesce"),
                 priority=fields.get("priority"),
                 expires=fields.get("expires"),
+                partition=fields.get("partition"),
                 **common,
             )
         if not isinstance(row, list | tuple) or len(row) != 4:
@@ -176,6 +183,18 @@ def _key(key: str | None, what: str) -> str | None:
     if "\0" in key:
         raise UsageError(f"{what} {key!r} has a NUL character: remove it")
     return key
+
+
+def _partition(partition: str) -> str | None:
+    """Check a partition. An empty one means none."""
+    if not isinstance(partition, str):
+        raise UsageError(f"a partition is a str, not {type(partition).__name__}")
+    size = len(_utf8(partition, "partition"))
+    if size > MAX_PARTITION:
+        raise UsageError(f"a partition has at most {MAX_PARTITION} bytes, this one {size}: hash it")
+    if "\0" in partition:
+        raise UsageError(f"partition {partition!r} has a NUL character: remove it")
+    return partition or None
 
 
 def _utf8(text: str, what: str) -> bytes:

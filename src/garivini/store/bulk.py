@@ -1,4 +1,4 @@
-"""Changes that an operator makes to many jobs together. They leave jobs alone that an attempt holds."""
+"""Changes that an operator makes to many jobs together. Jobs that an attempt holds are not changed."""
 
 from collections.abc import Collection, Sequence
 from typing import assert_never
@@ -14,7 +14,7 @@ from garivini.store.successors import promote_after_death
 
 
 def change(run: Statements, jobids: Sequence[int], change: JobChange, *, states: Collection[State]) -> int:
-    """Change the jobs among these that are in one of these states; return how many.
+    """Change those of the given jobs that are in one of the given states; return how many.
 
     A job that another transaction has locked is left as it is.
 
@@ -41,7 +41,8 @@ def change(run: Statements, jobids: Sequence[int], change: JobChange, *, states:
             record_ends(run, attempts, "discarded", change.reason)
             run("put_all_at", jobids=chosen, run_after=NEVER)
         case "delete":
-            # One by one: a list may be searched by a scan, which waits for rows that others have locked.
+            # One by one, because a list of ids may be searched by a scan, which waits for rows that others
+            # have locked.
             for jobid in chosen:
                 run("complete_one", jobid=jobid)
             forget_records(run, chosen)

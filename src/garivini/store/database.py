@@ -27,6 +27,7 @@ from garivini.store import (
     pruning,
     records,
     search,
+    turn_pruning,
     views,
 )
 from garivini.store import failures as failed_attempts
@@ -101,7 +102,7 @@ class Database(KeyCalls):
     recognised: Final = in_transaction(incarnations.recognised)
 
     def with_lock_timeout(self, seconds: float) -> Self:
-        """Return the same database with other connections and this maximum wait for a row lock.
+        """Return the same database with other connections, whose maximum wait for a row lock is ``seconds``.
 
         MariaDB and MySQL accept only whole seconds, and get at least 1. A database without row locks is
         returned as it is.
@@ -131,7 +132,7 @@ class Database(KeyCalls):
         """Make sure that this code can use the schema and the database is known by this id.
 
         Args:
-            name: whether to give the database this id if it has none, which writes.
+            name: whether to give the database this id if it has none, which is a write.
 
         Returns:
             The revision of the schema: this code's, or a newer one that this code can use.
@@ -188,7 +189,7 @@ class Database(KeyCalls):
     # ---- claims and leases
 
     lanes: Final = read_only(claims.lanes)
-    head: Final = in_transaction(claims.head)
+    head: Final = in_transaction(admission.head)
     claim: Final = in_transaction(claims.claim)
     admit: Final = in_transaction(admission.admit)
     dispatched: Final = read_only(claims.dispatched)
@@ -265,7 +266,7 @@ class Database(KeyCalls):
 
     @retry_transient
     def forget_dead(self, after: int = 0, limit: int = CHUNK) -> tuple[int, int | None]:
-        """Delete dead jobs whose retention is over, with their records, in a page of failure records.
+        """Delete dead jobs whose retention is over, with their records; one page of failure records is read.
 
         If no function has a ``dead_retention``, it costs one statement.
 
@@ -285,6 +286,18 @@ class Database(KeyCalls):
         with self.connections.transaction() as run:
             return pruning.forget_dead_jobs(run, page.jobids, days), page.after
 
+    _turns_left = read_only(turn_pruning.turns_left)
+    _forget_turns = in_transaction(turn_pruning.forget_turns)
+    _forget_rates = in_transaction(turn_pruning.forget_rates)
+
+    def forget_partitions(self, limit: int = CHUNK) -> int:
+        """Delete turns and times that are no longer needed; return how many: see ``turn_pruning``.
+
+        At most ``limit`` of each function, and of all rates. If there are none, it costs two statements.
+        """
+        deleted = sum(self._forget_turns(name, limit) for name in self._turns_left())
+        return deleted + self._forget_rates(limit)
+
     # ---- functions
 
     function_settings: Final = read_only(policies.function_settings)
@@ -303,6 +316,7 @@ class Database(KeyCalls):
     replace_function: Final = in_transaction(policies.replace_function)
     pause: Final = in_transaction(pauses.pause)
     resume: Final = in_transaction(pauses.resume)
+    take_back: Final = in_transaction(pauses.take_back)
 
     # ---- schedules
 

@@ -11,12 +11,12 @@ from garivini.model.pacing import BATCH_BYTES
 from garivini.model.state import State
 from garivini.store.chunks import CHUNK, chunks
 from garivini.store.dialects.dialect import Dialect
-from garivini.store.job_rows import insert_row
+from garivini.store.job_rows import insert_rows
 from garivini.store.rows import readable
 from garivini.store.statements import Statements
 from garivini.store.unique_inserts import folded_key, insert_ruled
 
-#: Tries to insert jobs whose keys have a live job that ends between two statements.
+#: Maximum tries to insert a job whose key has another job that ends between two statements.
 _TRIES: Final = 6
 _EXPIRES: Final = attrgetter("expires")
 
@@ -34,7 +34,9 @@ def fits_one_statement(jobs: Sequence[NewJob], sizes: Sequence[int], dialect: Di
 
 def unusual_texts(jobs: Sequence[NewJob]) -> set[str]:
     """Return the texts of jobs that some character sets cannot represent."""
-    texts = {text for job in jobs for text in (job.funcname, job.uniqkey, job.coalesce) if text}
+    texts = {
+        text for job in jobs for text in (job.funcname, job.uniqkey, job.coalesce, job.partition) if text
+    }
     return {text for text in texts if not text.isascii()}
 
 
@@ -45,7 +47,7 @@ def insert(run: Statements, jobs: Sequence[NewJob], sizes: Sequence[int]) -> lis
     answers: list[Inserted | None] = [None] * len(jobs)
     unkeyed = [index for index, job in enumerate(jobs) if job.uniqkey is None]
     for part in chunks(unkeyed, sizes, bound):
-        stored = run.dialect.insert(run, [insert_row(jobs[index]) for index in part])
+        stored = run.dialect.insert(run, insert_rows([jobs[index] for index in part]))
         for index, (jobid, created) in zip(part, stored, strict=True):
             answers[index] = Inserted(jobid, run.dbid, created=created, incarnation=run.incarnation)
     if len(unkeyed) < len(jobs):
@@ -109,8 +111,8 @@ def _insert_keyed(
 def _try_keyed(
     run: Statements, jobs: Sequence[NewJob], part: list[int], answers: list[Inserted | None]
 ) -> list[int]:
-    """Insert jobs with unique keys; return those whose live job ended between the two statements."""
-    rows = run.dialect.insert_keyed(run, [insert_row(jobs[index]) for index in part])
+    """Insert jobs with unique keys; return those that are not inserted, although no job has their key."""
+    rows = run.dialect.insert_keyed(run, insert_rows([jobs[index] for index in part]))
     new = {
         # A caller's connection may return texts as bytes.
         (readable(funcname), readable(uniqkey)): (jobid, created)
@@ -140,7 +142,7 @@ def _try_keyed(
 
 
 def _find_live(run: Statements, funcname: str, uniqkey: str | None) -> int | None:
-    """Return the live job of a key, None if there is none."""
+    """Return the job that has a key, None if there is none."""
     rows = run("live", funcname=funcname, uniqkey=uniqkey)
     if not rows:
         return None
@@ -150,7 +152,7 @@ def _find_live(run: Statements, funcname: str, uniqkey: str | None) -> int | Non
 
 
 def live(run: Statements, funcname: str, uniqkey: str, *, exact: bool = True) -> Inserted | None:
-    """Return the live job of a key as an insert answers it, or None.
+    """Return the job that has a key as an insert answers it, or None.
 
     Args:
         run: runs the statements.
@@ -173,5 +175,5 @@ def _states(run: Statements, jobids: Iterable[int]) -> dict[int, State]:
 
 
 def _is_exact(live: Sequence[Any]) -> bool:
-    """Whether function and key of a live job are those asked for by their bytes."""
+    """Whether function and key of an existing job are equal in their bytes to those asked for."""
     return len(live) == 1 or bool(live[1])

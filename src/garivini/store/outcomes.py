@@ -172,7 +172,7 @@ def _settle(run: Statements, setback: Setback, max_failures: int) -> Settled:
         return Settled("stale")
     if setback.kind == "failed" and setback.when is None and retry_text is not None:
         setback = _apply_policy(setback, failcount, retry_text)
-    if held or setback.kind != "rescheduled" or setback.when == Never():  # a dead job's record has its time
+    if held or setback.kind != "rescheduled" or setback.when == Never():  # a record has the time of death
         record_failure(run, setback, attempt)
     if setback.kind == "crashed":
         run("crash", jobid=jobid, attempt=attempt)
@@ -196,7 +196,7 @@ def _settle(run: Statements, setback: Setback, max_failures: int) -> Settled:
 
 
 def _apply_policy(setback: Setback, failcount: int, retry_text: str) -> Setback:
-    """Return a failure with the delay, or discarded, by the retry policy of its function."""
+    """Apply the retry policy of the function to a failure: return it with its delay, or as discarded."""
     policy = stored_retry(retry_text)
     if policy is None:
         return setback
@@ -236,7 +236,7 @@ def count_run(run: Statements, handle: Handle) -> int:
 
 
 def retry(run: Statements, jobid: int) -> bool:
-    """Make a waiting or dead job due now, its failures forgiven; return whether it was one."""
+    """Make a waiting or dead job due now, its failures forgiven; return whether it was waiting or dead."""
     rows = run("standing", jobids=[jobid])
     if not rows or rows[0][-1] or not State(rows[0][2]).known:
         return False

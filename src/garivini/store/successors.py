@@ -43,6 +43,7 @@ def put(
         funcname=job.funcname,
         uniqkey=job.uniqkey,
         coalesce=job.coalesce,
+        partition=job.partition,
         arg=job.arg,
         flag=job.flag,
         priority=PRIORITIES.index(job.priority),

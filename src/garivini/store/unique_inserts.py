@@ -13,7 +13,7 @@ from garivini.model.limits import PRIORITIES
 from garivini.model.state import State
 from garivini.model.unique import DEBOUNCE_MAX_DELAY, KeyRule
 from garivini.store import successors
-from garivini.store.job_rows import insert_row
+from garivini.store.job_rows import insert_rows
 from garivini.store.statements import Statements
 
 #: Tries to insert a job while other inserts of its key come and go.
@@ -89,7 +89,7 @@ def folded_key(run: Statements, funcname: str, uniqkey: str | None, jobid: int) 
 
 def _insert(run: Statements, job: NewJob, rule: KeyRule) -> Inserted | None:
     """Insert a job whose key is free; return None if another transaction has inserted one meanwhile."""
-    rows = run.dialect.insert_keyed(run, [insert_row(job)])
+    rows = run.dialect.insert_keyed(run, insert_rows([job]))
     if not rows:
         return None
     jobid, created = rows[0][:2]
@@ -121,6 +121,7 @@ def _duplicate(run: Statements, job: NewJob, rule: KeyRule, row: _KeyedRow) -> I
             jobid=row.jobid,
             arg=job.arg,
             coalesce=job.coalesce,
+            partition=job.partition,
             priority=PRIORITIES.index(job.priority),
             run_after=due,
             expires=job.expires or None,

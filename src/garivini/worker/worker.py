@@ -33,8 +33,8 @@ class Worker:
 
     Args:
         client: has the databases of the jobs. Without one, a ``Client()`` with the settings of the commands.
-        job_servers: the Gearman servers to connect to, all of them, as ``host:port``. Without it, those of
-            the client, or if it has none those of the settings.
+        job_servers: the Gearman servers as ``host:port``. The worker connects to all of them. By default they
+            are those of the client, or if the client has none, those of the settings.
         concurrency: maximum ``async def`` jobs at a time in one process.
         tls: the TLS context of the connections to the servers. Without it they are not encrypted.
 
@@ -71,6 +71,10 @@ class Worker:
         max_running: int | None = None,
         rate: str | None = None,
         burst: int | None = None,
+        partition_max_running: int | None = None,
+        partition_rate: str | None = None,
+        partition_burst: int | None = None,
+        fair: bool | None = None,
         backoff: Backoff | None = None,
         backoff_for: Mapping[ErrorClass, Backoff] | None = None,
         retry_on: Iterable[ErrorClass] | None = None,
@@ -104,6 +108,11 @@ class Worker:
                 ``100/m``, ``500/h`` or ``1000/d``. By default any number.
             burst: maximum jobs that start at once under the rate after a time without starts, 1 to 10,000. By
                 default as many as start in a tenth of a second, at least one.
+            partition_max_running: as ``max_running``, for the jobs of each partition.
+            partition_rate: as ``rate``, for the jobs of each partition.
+            partition_burst: as ``burst``, for ``partition_rate``.
+            fair: whether partitions take turns, each with one job per round. They also do under a limit or a
+                rate of partitions.
             backoff: the delays after failures: a ``BackoffCurve``, or a list of seconds for the first
                 failure, the second and so on, the last for all later ones. By default 2, 4, 8 minutes and so
                 on, up to a day.
@@ -135,6 +144,10 @@ class Worker:
             max_running=max_running,
             rate=rate,
             burst=burst,
+            partition_max_running=partition_max_running,
+            partition_rate=partition_rate,
+            partition_burst=partition_burst,
+            fair=fair,
             renews=True,
             retry=None if retry is None else retry.text,
             timeout=timeout,
@@ -240,8 +253,8 @@ class Worker:
 
         Returns:
             The jobs that were still running after ``drain`` seconds. They run again elsewhere. An
-            ``async def`` among them is cancelled; a ``def``, or an ``async def`` that ignores this for more
-            than half a second, continues without an outcome.
+            ``async def`` among them is cancelled; a ``def``, or an ``async def`` that ignores its
+            cancellation for more than half a second, continues without an outcome.
 
         """
         serving = Serving(self, asyncio.get_running_loop(), drain)
