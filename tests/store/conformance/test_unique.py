@@ -47,6 +47,16 @@ def test_insert_leaves_a_dead_job_its_key_by_default(database: Database) -> None
     assert again.dead
 
 
+@pytest.mark.parametrize("rule", [{"on_duplicate": "replace"}, {"window": 60}])
+def test_insert_with_other_rules_leaves_a_dead_job_its_key(database: Database, rule: Any) -> None:
+    first = insert(database, b"first", **rule)
+    settle(database, claim_one(database), "discarded")
+    again = insert(database, b"again", **rule)
+    assert again == Inserted(first.jobid, 1, new=False)
+    assert again.dead
+    assert not again.replaced
+
+
 def test_insert_while_live_takes_the_key_of_a_dead_job(database: Database) -> None:
     first = insert(database, b"first", scope="while_live")
     assert not insert(database, b"dup", scope="while_live").new
@@ -298,6 +308,17 @@ def test_debounce_of_a_held_job_puts_its_successor_off(database: Database, clock
     database.complete([held.jobid])
     (successor,) = database.jobs()
     assert (successor.arg, successor.run_after, successor.created) == (b"at 20", NOON + 15, NOON)
+
+
+def test_debounce_of_a_held_job_never_makes_its_successor_due_earlier(
+    database: Database, clock: Clock
+) -> None:
+    clock.set(NOON)
+    held = held_job(database, on_duplicate="debounce")
+    for delay in (50, 10):
+        insert(database, b"", delay, on_duplicate="debounce")
+    database.complete([held.jobid])
+    assert [found.run_after for found in database.jobs()] == [NOON + 50]
 
 
 def test_a_successor_keeps_every_field(database: Database) -> None:

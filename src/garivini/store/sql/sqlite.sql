@@ -910,6 +910,10 @@ UPDATE job SET uniqkey = NULL, has_successor = NULL WHERE jobid = :jobid
 -- Seconds after new jobs are due until which they must have been handed out.
 UPDATE job SET expires = :expires WHERE jobid IN (:*jobids)
 
+-- name: expiries (jobids) -> rows
+-- The jobs among these that have a time of their own until which they must be handed out.
+SELECT jobid, expires FROM job WHERE jobid IN (:*jobids) AND expires IS NOT NULL
+
 -- name: note_successor (jobid) -> none
 -- A job gets its first successor.
 UPDATE job SET has_successor = 1 WHERE jobid = :jobid
