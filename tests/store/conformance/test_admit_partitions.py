@@ -199,7 +199,7 @@ def test_admit_leaves_no_room_unused_if_one_partition_has_jobs(database: Databas
     assert len(Runner(database).admit(30)) == 30
 
 
-def test_admit_hands_out_all_jobs_of_many_partitions_once(database: Database) -> None:
+def test_admit_hands_out_all_jobs_of_many_partitions_once(database: Database, backend: Backend) -> None:
     rule(database, partition_max_running=1)
     jobids = insert(database, [f"p{number % 300}" for number in range(600)])
     runner = Runner(database)
@@ -209,6 +209,7 @@ def test_admit_hands_out_all_jobs_of_many_partitions_once(database: Database) ->
         ran += [it.jobid for it in jobs]
         complete(database, jobs)
     assert sorted(ran) == jobids
+    assert backend.execute("SELECT * FROM turn") == backend.execute("SELECT * FROM turn_partition") == []
 
 
 # ---- turns that have gone stale
