@@ -425,7 +425,7 @@ SELECT jobid FROM job FORCE INDEX (PRIMARY) ORDER BY jobid DESC LIMIT 1
 -- name: match (funcname, state, failed, uniqkey, partition, error, error_text, arg_text, created_from, created_before, due_from, due_before, after, until, limit) -> rows
 -- The next jobs by id, each with its effective state if it matches and NULL if not. The conditions are not in the WHERE
 -- clause, so the statement reads the next `limit` rows and no others, however many of them match. Texts are compared by
--- their bytes, whatever the collation.
+-- their bytes, whatever the collation. Ordered by the attempt alone, MySQL would read and sort all failures of a job.
 SELECT jobid,
        CASE WHEN (:funcname IS NULL OR CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY))
              AND (:state IS NULL OR {effective_state} = :state)
@@ -443,7 +443,7 @@ SELECT jobid,
                     FROM failure FORCE INDEX (PRIMARY)
                    WHERE failure.jobid = job.jobid
                      AND failure.attempt = (SELECT latest.attempt FROM failure AS latest FORCE INDEX (PRIMARY)
-                                             WHERE latest.jobid = job.jobid ORDER BY latest.attempt DESC LIMIT 1)))
+                                             WHERE latest.jobid = job.jobid ORDER BY latest.jobid DESC, latest.attempt DESC LIMIT 1)))
             THEN {effective_state} END
   FROM job FORCE INDEX (PRIMARY) WHERE jobid > :after AND jobid <= :until ORDER BY jobid LIMIT :limit
 
