@@ -39,6 +39,13 @@ def _upgraded_file() -> bytes:
         return path.read_bytes()
 
 
+#: Those that a test may have written to.
+TABLES: Final = (
+    *("job", "failure", "function", "report", "finished", "schedule", "outbox", "arrived"),
+    "garivini_database",
+)
+
+
 class PostgreSQLRoles:
     """A database as docs/how-to/database-roles.md makes it, with the URL of each of its three roles.
 
@@ -89,7 +96,7 @@ class PostgreSQLRoles:
             self._server.execute(f"DROP ROLE {self.name}_{role}")
 
     def empty(self) -> None:
-        for table in ("job", "failure", "function", "report", "finished", "schedule", "garivini_database"):
+        for table in TABLES:
             self._connection.execute(f"DELETE FROM {table}".encode())
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:
@@ -171,7 +178,7 @@ class MySQLRoles:
         self._server.execute(f"DROP DATABASE {self.name}")
 
     def empty(self) -> None:
-        for table in ("job", "failure", "function", "report", "finished", "schedule", "garivini_database"):
+        for table in TABLES:
             self.execute(f"DELETE FROM `{table}`")
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:

@@ -238,14 +238,14 @@ def test_insert_job_with_an_argument_that_the_server_does_not_take_is_refused(
         running().insert_job("next", b"x" * 11)
 
 
-def test_insert_job_with_a_key_of_another_database_is_refused(running: Callable[..., Job]) -> None:
+def test_insert_job_finds_the_home_of_a_key(running: Callable[..., Job]) -> None:
     job = running(1, 2)
     for number in range(20):
-        try:
-            job.insert_job("next", unique=f"k{number}")
-        except UsageError as error:
-            assert "is database 2, and this job is in 1" in str(error)  # noqa: PT017
-    assert 0 < len(job.follow_ups) < 20
+        job.insert_job("next", unique=f"k{number}")
+    job.insert_job("next")
+    homes = [new.home for new in job.follow_ups]
+    assert set(homes) == {0, 2}
+    assert homes[-1] == 0
 
 
 def test_insert_job_by_many_threads_loses_none(running: Callable[..., Job]) -> None:

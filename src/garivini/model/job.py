@@ -54,6 +54,8 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     lease: int = 0
     #: Whether a client that knows Gearman servers may submit it after the commit.
     dispatch: bool = True
+    #: Of a follow-up, the id of the database to which it is moved; 0: it stays in that of its job.
+    home: int = 0
 
     def __post_init__(self) -> None:
         check_word("flag", self.flag, FLAGS)
@@ -230,8 +232,8 @@ class Job(msgspec.Struct, frozen=True, gc=False):
             priority: as there.
 
         Raises:
-            UsageError: a value cannot be stored, the key belongs to another database, there are too many
-                follow-ups, or no function runs this job here. Earlier follow-ups remain.
+            UsageError: a value cannot be stored, there are too many follow-ups, or no function runs this job
+                here. Earlier follow-ups remain.
 
         """
         self._running().insert_job(

@@ -4,6 +4,7 @@
 * ``queue_runner`` dispatches due jobs; ``held_back`` is when it claims again what a limit held back.
   ``expired_leases`` and ``orphans`` recover jobs that others have left.
   ``janitor`` deletes kept and dead jobs whose retention is over. ``scheduler`` inserts jobs of schedules.
+  ``outbox`` moves follow-ups to other databases.
   ``node_watch`` notices several nodes of a cluster.
 * ``controller`` receives jobs and commits outcomes. ``caller`` makes its calls, ``calls`` is their table,
   and ``deadlines`` ends them. ``answers`` reads how they end, ``call_reports`` passes on their progress, and

@@ -32,6 +32,7 @@ from garivini.roles.janitor import Janitor
 from garivini.roles.job_servers import JobServers
 from garivini.roles.node_watch import NodeWatch
 from garivini.roles.orphans import Orphans
+from garivini.roles.outbox import Outboxes
 from garivini.roles.runner import run_passes, run_role
 from garivini.roles.scheduler import Schedulers
 from garivini.roles.watermark import Watermark
@@ -341,6 +342,7 @@ class QueueRunners:
         self._stop = asyncio.Event()
         self._wakes = [asyncio.Event() for _ in databases]
         self._schedulers = Schedulers(databases, self._wakes)
+        self._outboxes = Outboxes(databases, self._wakes)
         self._loops: list[asyncio.Task[None]] = []
         self.links: list[Worker] = [
             Worker(address, [WAKE.encode()], self._woken, client_id=b"queue-runner", tls=tls)
@@ -359,7 +361,7 @@ class QueueRunners:
             asyncio.create_task(run_passes(runner, stop=self._stop, wake=wake))
             for runner, wake in zip(self._runners, self._wakes, strict=True)
         ]
-        self._loops += self._schedulers.start(self._stop)
+        self._loops += [*self._schedulers.start(self._stop), *self._outboxes.start(self._stop)]
         return self._loops
 
     async def drain(self) -> None:
@@ -377,6 +379,7 @@ class QueueRunners:
         for runner in self._runners:
             runner.close()
         self._schedulers.close()
+        self._outboxes.close()
         await self._servers.close()
 
 

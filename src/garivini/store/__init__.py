@@ -3,7 +3,8 @@
 * ``database`` lists the calls, and ``calls`` repeats them after a transient failure. ``shards`` is several
   databases; ``homes`` and ``schedule_homes``: which of them has a unique key or a schedule.
 * The calls by subject: ``inserts``, ``claims``, ``admission`` (claims of functions with rules), ``leases``,
-  ``outcomes``, ``own_ends`` (in a transaction of the function), ``ends`` (how jobs have ended), ``failures``,
+  ``outcomes``, ``own_ends`` (in a transaction of the function), ``outbox`` and
+  ``outbox_moves`` (follow-ups for another database), ``ends`` (how jobs have ended), ``failures``,
   ``records`` (reports and kept jobs), ``pruning`` (what is kept no longer), ``policies`` (settings of
   functions), ``pauses``, ``cancels``, ``schedules``, ``views`` (reads for operators), ``search`` and ``bulk``
   (all jobs that match a query; ``matching`` in all databases), ``drain`` (to other databases) and ``probe``

@@ -21,6 +21,7 @@ from garivini.store import (
     incarnations,
     inserts,
     leases,
+    outbox,
     outcomes,
     own_ends,
     pauses,
@@ -341,6 +342,15 @@ class Database:
     pause_schedule: Final = in_transaction(stored_schedules.pause_schedule)
     resume_schedule: Final = in_transaction(stored_schedules.resume_schedule)
     remove_schedule: Final = in_transaction(stored_schedules.remove_schedule)
+
+    # ---- the outbox
+
+    outbox_targets: Final = read_only(outbox.targets)
+    outgoing: Final = read_only(outbox.outgoing)
+    receive: Final = in_transaction(outbox.receive)
+    leave_outbox: Final = in_transaction(outbox.leave)
+    retarget: Final = in_transaction(outbox.retarget)
+    forget_arrivals: Final = in_transaction(outbox.forget_arrivals)
 
     # ---- views
 
