@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import force_setattr, replace
 
-from garivini import Discard, Job, RefusedError, Retry, State, UsageError
+from garivini import Discard, Job, RefusedError, Retry, State, UsageError, Worker
 from garivini.keeper import job_calls
 from garivini.keeper.execution import Execution
 from garivini.keeper.job_calls import MAX_FOLLOW_UPS, JobCalls
@@ -22,6 +22,7 @@ from garivini.roles import answers
 from garivini.roles.answers import follow_ups_of
 from garivini.store import inserts
 from garivini.store.database import Database
+from garivini.worker.waker import Waker
 from tests.databases import sqlite_url
 from tests.processes import PATIENCE
 from tests.system import System, system, upgraded
@@ -171,6 +172,45 @@ async def _jobs(queue: System, *expected: tuple[str, bytes]) -> None:
 def _refuse(refused: bool, error: Exception) -> None:
     if refused:
         raise error
+
+
+async def test_a_follow_up_wakes_a_queue_runner(tmp_path: Path) -> None:
+    async with system(tmp_path) as queue:
+        worker = Worker(queue.client, [queue.address])
+        ran = asyncio.Event()
+
+        @worker.function("f")
+        async def f(job: Job) -> None:
+            job.insert_job("next")
+
+        @worker.function("next")
+        async def next_one(job: Job) -> None:
+            ran.set()
+
+        queue.start_queue_runner(poll=60)
+        queue.start_worker(worker)
+        await queue.seen.wait("gearman.connected", 2)
+        await queue.call(queue.client.insert_job, "f")
+        await asyncio.wait_for(ran.wait(), PATIENCE)
+        await queue.gone()
+
+
+async def test_waker_wakes_again_if_it_is_asked_meanwhile() -> None:
+    go_on, calls = threading.Event(), 0
+
+    def wake() -> None:
+        nonlocal calls
+        calls += 1
+        assert go_on.wait(PATIENCE)
+
+    waker = Waker(asyncio.get_running_loop(), wake)
+    for _ in range(5):
+        waker.wake()
+    go_on.set()
+    async with asyncio.timeout(PATIENCE):
+        while waker._running or waker._again:
+            await asyncio.sleep(0.001)
+    assert calls == 2
 
 
 async def test_insert_job_by_a_thread_after_the_end_of_the_function_is_refused(tmp_path: Path) -> None:
