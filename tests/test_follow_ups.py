@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import force_setattr, replace
 
-from garivini import Discard, Job, RefusedError, Retry, State, UsageError
+from garivini import Discard, Job, RefusedError, Retry, State, UsageError, Worker
 from garivini.keeper import job_calls
 from garivini.keeper.execution import Execution
 from garivini.keeper.job_calls import MAX_FOLLOW_UPS, JobCalls
@@ -22,6 +22,7 @@ from garivini.roles import answers
 from garivini.roles.answers import follow_ups_of
 from garivini.store import inserts
 from garivini.store.database import Database
+from garivini.worker.waker import Waker
 from tests.databases import sqlite_url
 from tests.processes import PATIENCE
 from tests.system import System, system, upgraded
@@ -173,6 +174,45 @@ def _refuse(refused: bool, error: Exception) -> None:
         raise error
 
 
+async def test_a_follow_up_wakes_a_queue_runner(tmp_path: Path) -> None:
+    async with system(tmp_path) as queue:
+        worker = Worker(queue.client, [queue.address])
+        ran = asyncio.Event()
+
+        @worker.function("f")
+        async def f(job: Job) -> None:
+            job.insert_job("next")
+
+        @worker.function("next")
+        async def next_one(job: Job) -> None:
+            ran.set()
+
+        queue.start_queue_runner(poll=60)
+        queue.start_worker(worker)
+        await queue.seen.wait("gearman.connected", 2)
+        await queue.call(queue.client.insert_job, "f")
+        await asyncio.wait_for(ran.wait(), PATIENCE)
+        await queue.gone()
+
+
+async def test_waker_wakes_again_if_it_is_asked_meanwhile() -> None:
+    go_on, calls = threading.Event(), 0
+
+    def wake() -> None:
+        nonlocal calls
+        calls += 1
+        assert go_on.wait(PATIENCE)
+
+    waker = Waker(asyncio.get_running_loop(), wake)
+    for _ in range(5):
+        waker.wake()
+    go_on.set()
+    async with asyncio.timeout(PATIENCE):
+        while waker._running or waker._again:
+            await asyncio.sleep(0.001)
+    assert calls == 2
+
+
 async def test_insert_job_by_a_thread_after_the_end_of_the_function_is_refused(tmp_path: Path) -> None:
     async with system(tmp_path) as queue:
         left: list[Job] = []
@@ -238,14 +278,14 @@ def test_insert_job_with_an_argument_that_the_server_does_not_take_is_refused(
         running().insert_job("next", b"x" * 11)
 
 
-def test_insert_job_with_a_key_of_another_database_is_refused(running: Callable[..., Job]) -> None:
+def test_insert_job_finds_the_home_of_a_key(running: Callable[..., Job]) -> None:
     job = running(1, 2)
     for number in range(20):
-        try:
-            job.insert_job("next", unique=f"k{number}")
-        except UsageError as error:
-            assert "is database 2, and this job is in 1" in str(error)  # noqa: PT017
-    assert 0 < len(job.follow_ups) < 20
+        job.insert_job("next", unique=f"k{number}")
+    job.insert_job("next")
+    homes = [new.home for new in job.follow_ups]
+    assert set(homes) == {0, 2}
+    assert homes[-1] == 0
 
 
 def test_insert_job_by_many_threads_loses_none(running: Callable[..., Job]) -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 import msgspec
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
 from garivini.errors import UsageError
 from garivini.keeper.functions import Functions
@@ -59,9 +59,9 @@ class JobCalls:
         """Count a start of this job; return its number. Raises as ``Job.run``."""
         return self._database.expecting(job.incarnation).count_run(job.handle)
 
-    def insert_job(self, job: Job, *values: Any, uniqkey: str | None, priority: str | None) -> None:
+    def insert_job(self, job: Job, *values: Any, **named: Any) -> None:
         """Keep a follow-up. Raises as ``Job.insert_job``."""
-        new = checked_job(*values, uniqkey=uniqkey, priority=priority, dispatch=False)
+        new = checked_job(*values, **named, dispatch=False)
         self._add(job, [new])
 
     def insert_jobs(
@@ -73,8 +73,7 @@ class JobCalls:
     def _add(self, job: Job, new: Sequence[NewJob]) -> None:
         if job.completed:
             raise UsageError("insert follow-ups before the call of job.complete")
-        for each in new:
-            self._check(each)
+        new = [self._checked(each) for each in new]
         with self._lock:
             every = (*job.follow_ups, *new)
             if len(every) > MAX_FOLLOW_UPS:
@@ -88,18 +87,15 @@ class JobCalls:
                 )
             force_setattr(job, "follow_ups", every)
 
-    def _check(self, new: NewJob) -> None:
-        """Make sure that the database of the job can store a follow-up, as far as that is known."""
+    def _checked(self, new: NewJob) -> NewJob:
+        """Return a follow-up with its home, if the database of the job can store it, as far as is known."""
         limit = self._database.statement_bytes
         if len(new.arg) > limit:
             raise UsageError(f"{self._database.where} takes arguments of at most {limit} bytes")
-        if new.uniqkey is not None:
-            home = home_of(self._databases, new.funcname, new.uniqkey)
-            if home != self._database.dbid:
-                raise UsageError(
-                    f"the home of unique key {new.uniqkey!r} is database {home}, and this job is in "
-                    f"{self._database.dbid}: insert it with a Client"
-                )
+        if new.uniqkey is None or len(self._databases) == 1:
+            return new
+        home = home_of(self._databases, new.funcname, new.uniqkey)
+        return new if home == self._database.dbid else replace(new, home=home)
 
     def complete(self, job: Job, connection: Any, result: Any) -> None:
         """End a job in a transaction of its function. Raises as ``Job.complete``."""

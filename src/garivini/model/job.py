@@ -11,7 +11,7 @@ from garivini.errors import UsageError
 from garivini.model.inserted import Inserted
 from garivini.model.limits import FLAGS, PRIORITIES, Flag, Priority, check_word
 from garivini.model.state import State
-from garivini.model.unique import KeyRule
+from garivini.model.unique import KeyRule, Unique
 
 if TYPE_CHECKING:
     from garivini.model.new_jobs import JobLike
@@ -60,6 +60,8 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     #: Seconds after it is due until which it must be handed out; 0: the setting of its function applies.
     expires: int = 0
     partition: str | None = None
+    #: Of a follow-up, the id of the database to which it is moved; 0: it stays in that of its job.
+    home: int = 0
 
     def __post_init__(self) -> None:
         check_word("flag", self.flag, FLAGS)
@@ -75,7 +77,7 @@ class JobCalls(Protocol):
     def count_run(self, job: "Job") -> int:
         """Count a start of this job; return its number."""
 
-    def insert_job(self, job: "Job", *values: Any, uniqkey: str | None, priority: str | None) -> None:
+    def insert_job(self, job: "Job", *values: Any, **named: Any) -> None:
         """Check a follow-up of this job, and keep it until the job's success is committed."""
 
     def insert_jobs(
@@ -215,12 +217,14 @@ class Job(msgspec.Struct, frozen=True, gc=False):
         funcname: str,
         arg: bytes | str = b"",
         run_after: float | timedelta | None = None,
-        unique: str | None = None,
+        unique: str | Unique | None = None,
         coalesce: str | None = None,
         flag: Flag | None = None,
         *,
         uniqkey: str | None = None,
         priority: Priority | None = None,
+        expires: float | timedelta | None = None,
+        partition: str | None = None,
     ) -> None:
         """Insert another job if this one succeeds, in the transaction that completes this one.
 
@@ -232,19 +236,26 @@ class Job(msgspec.Struct, frozen=True, gc=False):
             funcname: as for ``Client.insert_job``.
             arg: as there.
             run_after: as there, but counted from the commit.
-            unique: as there. If a job with this key is live at the commit, nothing is inserted.
+            unique: as there. The rules of the key apply at the commit; by default, nothing is inserted if a
+                job has the key then.
             coalesce: as there.
             flag: as there.
             uniqkey: another name for ``unique``.
             priority: as there.
+            expires: as there.
+            partition: as there.
 
         Raises:
-            UsageError: a value cannot be stored, the key belongs to another database, there are too many
-                follow-ups, or no function runs this job here. Earlier follow-ups remain.
+            UsageError: a value cannot be stored, there are too many follow-ups, or no function runs this job
+                here. Earlier follow-ups remain.
 
         """
         self._running().insert_job(
-            *(self, funcname, arg, run_after, unique, coalesce, flag), uniqkey=uniqkey, priority=priority
+            *(self, funcname, arg, run_after, unique, coalesce, flag),
+            uniqkey=uniqkey,
+            priority=priority,
+            expires=expires,
+            partition=partition,
         )
 
     def insert_jobs(

@@ -6,6 +6,7 @@
   ``expired_leases`` and ``orphans`` recover jobs that others have left.
   ``janitor`` deletes kept and dead jobs whose retention is over; ``key_upkeep`` is its part for unique keys.
   ``scheduler`` inserts jobs of schedules.
+  ``outbox`` moves follow-ups to other databases.
   ``node_watch`` notices several nodes of a cluster.
 * ``controller`` receives jobs and commits outcomes. ``caller`` makes calls, ``calls`` is the table of calls,
   and ``deadlines`` ends overdue calls. ``answers`` reads how they end, ``call_reports`` passes on their

@@ -10,6 +10,7 @@ from garivini import events
 from garivini.gearman.aio import Client, Held, Worker
 from garivini.model.pacing import WATERMARK
 from garivini.roles.job_servers import JobServers
+from garivini.roles.outbox import Outboxes
 from garivini.roles.queue_runner import QueueRunner, QueueRunnerSettings
 from garivini.roles.role_ids import queue_runner_id
 from garivini.roles.runner import run_passes, run_role
@@ -43,6 +44,7 @@ class QueueRunners:
         self._stop = asyncio.Event()
         self._wakes = [asyncio.Event() for _ in databases]
         self._schedulers = Schedulers(databases, self._wakes)
+        self._outboxes = Outboxes(databases, self._wakes)
         self._loops: list[asyncio.Task[None]] = []
         self.links: list[Worker] = [
             Worker(address, [WAKE.encode()], self._woken, client_id=queue_runner_id(), tls=tls)
@@ -62,7 +64,7 @@ class QueueRunners:
             asyncio.create_task(run_passes(runner, stop=self._stop, wake=wake))
             for runner, wake in zip(self._runners, self._wakes, strict=True)
         ]
-        self._loops += self._schedulers.start(self._stop)
+        self._loops += [*self._schedulers.start(self._stop), *self._outboxes.start(self._stop)]
         return self._loops
 
     async def drain(self) -> None:
@@ -80,6 +82,7 @@ class QueueRunners:
         for runner in self._runners:
             runner.close()
         self._schedulers.close()
+        self._outboxes.close()
         await self._servers.close()
 
 

@@ -21,6 +21,7 @@ from garivini.store import (
     incarnations,
     inserts,
     leases,
+    outbox,
     outcomes,
     own_ends,
     pauses,
@@ -343,6 +344,15 @@ class Database(KeyCalls, ScheduleCalls):
     pause: Final = in_transaction(pauses.pause)
     resume: Final = in_transaction(pauses.resume)
     take_back: Final = in_transaction(pauses.take_back)
+
+    # ---- the outbox
+
+    outbox_targets: Final = read_only(outbox.targets)
+    outgoing: Final = read_only(outbox.outgoing)
+    receive: Final = in_transaction(outbox.receive)
+    leave_outbox: Final = in_transaction(outbox.leave)
+    retarget: Final = in_transaction(outbox.retarget)
+    forget_arrivals: Final = in_transaction(outbox.forget_arrivals)
 
     # ---- views
 

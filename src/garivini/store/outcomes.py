@@ -22,8 +22,8 @@ from garivini.store.cancels import mark
 from garivini.store.chunks import chunks
 from garivini.store.connections import Connections
 from garivini.store.failures import record_failure
-from garivini.store.inserts import insert
 from garivini.store.locked_rows import skip_locked
+from garivini.store.outbox import insert_here
 from garivini.store.records import keep
 from garivini.store.statements import Statements
 from garivini.store.successors import promote, promote_after_death
@@ -83,7 +83,7 @@ def _insert_follow_ups(
     """Insert the follow-ups of jobs that this transaction has deleted."""
     jobs = [job for jobid in follow_ups if jobid in existing for job in follow_ups[jobid]]
     if jobs:
-        insert(run, jobs, [len(job.arg) for job in jobs])
+        insert_here(run, jobs)
 
 
 def _finish_existing(run: Statements, jobids: list[int], kept: Mapping[int, Success]) -> set[int]:

@@ -9,7 +9,8 @@ from garivini.model.lease import LEASE
 from garivini.model.outcome import Success
 from garivini.store.callers import driver_of
 from garivini.store.connections import Connections
-from garivini.store.inserts import insert, unusual_texts
+from garivini.store.inserts import unusual_texts
+from garivini.store.outbox import insert_here
 from garivini.store.outcomes import Missing, finish_all
 from garivini.store.statements import Statements
 
@@ -56,7 +57,7 @@ def _end(run: Statements, connection: Any, job: Job, success: Success, follow_up
     except Missing:
         raise _lost(job) from None
     if follow_ups:
-        insert(run, follow_ups, [len(new.arg) for new in follow_ups])
+        insert_here(run, follow_ups)
 
 
 def _lost(job: Job) -> JobLost:

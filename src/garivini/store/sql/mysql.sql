@@ -1057,3 +1057,44 @@ SELECT jobid, attempt, CAST(UNIX_TIMESTAMP() AS SIGNED) - CAST(run_after AS SIGN
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
    AND run_after < CAST(UNIX_TIMESTAMP() AS SIGNED) - :expires AND run_after <> 2147483647
  ORDER BY run_after LIMIT :limit FOR UPDATE SKIP LOCKED
+
+-- name: put_out (target, id, funcname, uniqkey, coalesce, partition, arg, flag, priority, delay, expires, rule) -> none
+-- Stores a follow-up that belongs to another database, in the transaction that completes its job.
+INSERT INTO outbox (target, id, funcname, uniqkey, `coalesce`, `partition`, arg, flag, priority, run_after, expires, rule)
+VALUES (:target, :id, :funcname, :uniqkey, :coalesce, :partition, :arg, :flag, :priority,
+        UNIX_TIMESTAMP() + :delay, :expires, :rule)
+
+-- name: next_target (after) -> rows
+-- The next database to which follow-ups are to be moved, by its id.
+SELECT target FROM outbox WHERE target > :after ORDER BY target LIMIT 1
+
+-- name: outbox_sizes (target, id, limit) -> rows
+-- The next follow-ups for a database, by their ids, and the bytes of their arguments.
+SELECT id, LENGTH(arg) FROM outbox WHERE target = :target AND id > :id ORDER BY id LIMIT :limit
+
+-- name: outbox (target, ids) -> rows
+-- Follow-ups, each with the seconds until it is due.
+SELECT id, funcname, uniqkey, `coalesce`, `partition`, arg, flag, priority, GREATEST(run_after - UNIX_TIMESTAMP(), 0),
+       expires, rule
+  FROM outbox WHERE target = :target AND id IN (:*ids)
+
+-- name: leave_outbox (target, ids) -> none
+-- Deletes follow-ups that have arrived.
+DELETE FROM outbox WHERE target = :target AND id IN (:*ids)
+
+-- name: retarget (target, ids, home) -> none
+-- Sends follow-ups to another database, because theirs is being drained.
+UPDATE outbox SET target = :home WHERE target = :target AND id IN (:*ids)
+
+-- name: arrive (id, mover) -> none
+-- Notes that a follow-up arrives, unless it has before. In the transaction that inserts it.
+INSERT INTO arrived (id, mover, arrived_at) VALUES (:id, :mover, UNIX_TIMESTAMP())
+ON DUPLICATE KEY UPDATE id = arrived.id
+
+-- name: arrivals (ids, mover) -> rows
+-- Which of these arrive in this transaction, whose name is unique.
+SELECT id FROM arrived WHERE id IN (:*ids) AND mover = :mover
+
+-- name: forget_arrivals (age, limit) -> count
+-- Forgets follow-ups that have arrived long ago: their rows in the outbox were deleted then.
+DELETE FROM arrived WHERE arrived_at < UNIX_TIMESTAMP() - :age ORDER BY arrived_at LIMIT :limit

@@ -1101,3 +1101,45 @@ SELECT jobid, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::big
  WHERE funcname = :funcname::text AND state = 0 AND priority = :priority::smallint
    AND run_after < (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - :expires::bigint AND run_after <> 2147483647
  ORDER BY run_after LIMIT :limit::bigint FOR UPDATE SKIP LOCKED
+
+-- name: put_out (target, id, funcname, uniqkey, coalesce, partition, arg, flag, priority, delay, expires, rule) -> none
+-- Stores a follow-up that belongs to another database, in the transaction that completes its job.
+INSERT INTO outbox (target, id, funcname, uniqkey, "coalesce", partition, arg, flag, priority, run_after, expires, rule)
+VALUES (:target::bigint, :id::text, :funcname::text, :uniqkey::text, :coalesce::text, :partition::text, :arg::bytea, :flag::text,
+        :priority::smallint, floor(extract(epoch FROM clock_timestamp()))::bigint + :delay::bigint, :expires::bigint, :rule::text)
+
+-- name: next_target (after) -> rows
+-- The next database to which follow-ups are to be moved, by its id.
+SELECT target FROM outbox WHERE target > :after::bigint ORDER BY target LIMIT 1
+
+-- name: outbox_sizes (target, id, limit) -> rows
+-- The next follow-ups for a database, by their ids, and the bytes of their arguments.
+SELECT id, octet_length(arg) FROM outbox WHERE target = :target::bigint AND id > :id::text ORDER BY id LIMIT :limit::bigint
+
+-- name: outbox (target, ids) -> rows
+-- Follow-ups, each with the seconds until it is due.
+SELECT id, funcname, uniqkey, "coalesce", partition, arg, flag, priority, greatest(run_after - floor(extract(epoch FROM clock_timestamp()))::bigint, 0),
+       expires, rule
+  FROM outbox WHERE target = :target::bigint AND id = ANY (:@ids::text[])
+
+-- name: leave_outbox (target, ids) -> none
+-- Deletes follow-ups that have arrived.
+DELETE FROM outbox WHERE target = :target::bigint AND id = ANY (:@ids::text[])
+
+-- name: retarget (target, ids, home) -> none
+-- Sends follow-ups to another database, because theirs is being drained.
+UPDATE outbox SET target = :home::bigint WHERE target = :target::bigint AND id = ANY (:@ids::text[])
+
+-- name: arrive (id, mover) -> none
+-- Notes that a follow-up arrives, unless it has before. In the transaction that inserts it.
+INSERT INTO arrived (id, mover, arrived_at) VALUES (:id::text, :mover::text, floor(extract(epoch FROM clock_timestamp()))::bigint)
+ON CONFLICT (id) DO NOTHING
+
+-- name: arrivals (ids, mover) -> rows
+-- Which of these arrive in this transaction, whose name is unique.
+SELECT id FROM arrived WHERE id = ANY (:@ids::text[]) AND mover = :mover::text
+
+-- name: forget_arrivals (age, limit) -> count
+-- Forgets follow-ups that have arrived long ago: their rows in the outbox were deleted then.
+DELETE FROM arrived
+ WHERE id IN (SELECT id FROM arrived WHERE arrived_at < (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - :age::bigint LIMIT :limit::bigint)

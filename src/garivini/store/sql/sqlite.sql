@@ -983,3 +983,44 @@ SELECT jobid, attempt, strftime('%s', 'now') - run_after FROM job INDEXED BY job
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
    AND run_after < strftime('%s', 'now') + 0 - :expires AND run_after <> 2147483647
  ORDER BY run_after LIMIT :limit
+
+-- name: put_out (target, id, funcname, uniqkey, coalesce, partition, arg, flag, priority, delay, expires, rule) -> none
+-- Stores a follow-up that belongs to another database, in the transaction that completes its job.
+INSERT INTO outbox (target, id, funcname, uniqkey, "coalesce", "partition", arg, flag, priority, run_after, expires, rule)
+VALUES (:target, :id, :funcname, :uniqkey, :coalesce, :partition, :arg, :flag, :priority,
+        CAST(strftime('%s', 'now') AS INTEGER) + :delay, :expires, :rule)
+
+-- name: next_target (after) -> rows
+-- The next database to which follow-ups are to be moved, by its id.
+SELECT target FROM outbox WHERE target > :after ORDER BY target LIMIT 1
+
+-- name: outbox_sizes (target, id, limit) -> rows
+-- The next follow-ups for a database, by their ids, and the bytes of their arguments.
+SELECT id, length(CAST(arg AS BLOB)) FROM outbox WHERE target = :target AND id > :id ORDER BY id LIMIT :limit
+
+-- name: outbox (target, ids) -> rows
+-- Follow-ups, each with the seconds until it is due.
+SELECT id, funcname, uniqkey, "coalesce", "partition", arg, flag, priority, max(run_after - CAST(strftime('%s', 'now') AS INTEGER), 0),
+       expires, rule
+  FROM outbox WHERE target = :target AND id IN (:*ids)
+
+-- name: leave_outbox (target, ids) -> none
+-- Deletes follow-ups that have arrived.
+DELETE FROM outbox WHERE target = :target AND id IN (:*ids)
+
+-- name: retarget (target, ids, home) -> none
+-- Sends follow-ups to another database, because theirs is being drained.
+UPDATE outbox SET target = :home WHERE target = :target AND id IN (:*ids)
+
+-- name: arrive (id, mover) -> none
+-- Notes that a follow-up arrives, unless it has before. In the transaction that inserts it.
+INSERT INTO arrived (id, mover, arrived_at) VALUES (:id, :mover, CAST(strftime('%s', 'now') AS INTEGER))
+ON CONFLICT (id) DO NOTHING
+
+-- name: arrivals (ids, mover) -> rows
+-- Which of these arrive in this transaction, whose name is unique.
+SELECT id FROM arrived WHERE id IN (:*ids) AND mover = :mover
+
+-- name: forget_arrivals (age, limit) -> count
+-- Forgets follow-ups that have arrived long ago: their rows in the outbox were deleted then.
+DELETE FROM arrived WHERE id IN (SELECT id FROM arrived WHERE arrived_at < CAST(strftime('%s', 'now') AS INTEGER) - :age LIMIT :limit)
