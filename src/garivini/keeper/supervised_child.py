@@ -21,8 +21,8 @@ class Slot:
     # must end (0: no limit).
     # The loop's thread writes that of an async def in the same way. A keeper writes whether the obituaries
     # are recorded. A keeper that ends the process sets the first jobid to -1: no job has caused this end.
-    _JOB: Final = struct.Struct("<qqqqd")
-    _RECORDED: Final = struct.Struct("<q")
+    _JOB: Final = struct.Struct("qqqqd")
+    _RECORDED: Final = struct.Struct("q")
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(
