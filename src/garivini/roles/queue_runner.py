@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from garivini import events
@@ -38,6 +39,7 @@ from garivini.roles.watermark import Watermark
 from garivini.store.database import Database, Lane, Lanes
 from garivini.submission import WAKE
 
+_FUNCNAME_OF: Final = attrgetter("funcname")
 #: Maximum batches of each lane in a pass. Then all lanes are read again.
 _ROUNDS: Final = 4
 #: Seconds until the next pass if a function is full and jobs of it were just submitted.
@@ -266,9 +268,8 @@ class QueueRunner:
             full = len(jobs) >= limit
             if not ruled:  # the size of a claim that a rule limits says nothing about the next
                 self._batch = next_batch(self._batch, full=full, maximum=self._settings.batch_max)
-        for job in jobs:
-            if job.flag == "controller":
-                self._watermark.note_controlled(job.funcname)
+        for funcname in {job.funcname for job in jobs if job.flag == "controller"}:
+            self._watermark.note_controlled(funcname)
         if jobs:  # the last one is usually the newest
             self._ids.note(jobs[-1].jobid, jobs[-1].created)
         return _Claim(lane, jobs, full, now)
@@ -300,7 +301,7 @@ class QueueRunner:
         return [], False
 
     def _use_room(self, jobs: Sequence[Job]) -> None:
-        for funcname, count in Counter(job.funcname for job in jobs).items():
+        for funcname, count in Counter(map(_FUNCNAME_OF, jobs)).items():
             self._watermark.use(funcname, count)
 
     def _is_held_back(self, lane: Lane) -> bool:
