@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
-from msgspec.structs import replace
 
 from garivini.errors import (
     ConflictError,
@@ -88,7 +87,7 @@ def read(payload: bytes, rules: Rules) -> tuple[list[NewJob], bool]:
         UsageError: it is not valid, or one of its jobs may not be stored; the text has the index and reason.
 
     """
-    many = _ARRAY.match(payload) is not None
+    many = payload[:1] != b"{" and _ARRAY.match(payload) is not None
     _check_size(payload, rules, many=many)
     try:
         requests = _requests.decode(payload) if many else [_request.decode(payload)]
@@ -187,7 +186,7 @@ def _job(request: _Request, rules: Rules) -> NewJob:
         raise UsageError(f"an argument has at most {rules.max_arg} bytes here, this one {len(arg)}")
     flag = request.flag or "controller"
     if request.run_after is request.unique is request.uniqkey is request.coalesce is None:
-        return replace(_plain(name, flag, request.priority), arg=arg)
+        return _plain(name, flag, request.priority).with_arg(arg)
     return checked_job(
         name,
         arg,
