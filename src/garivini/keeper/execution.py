@@ -13,7 +13,9 @@ from garivini.model.outcome import KeptResult, Kind, Setback
 Outcome: TypeAlias = Kind | Literal["succeeded", "returned"]
 
 
-class Execution(msgspec.Struct, eq=False):
+# Not seen by the garbage collector, for which two objects per job would be most of its work. It is removed
+# from all that refers to it when its job has ended, so it is in no cycle then.
+class Execution(msgspec.Struct, eq=False, gc=False):
     """A job in the process that runs it: its copy, its lease, its time limit and its outcome."""
 
     job: Job

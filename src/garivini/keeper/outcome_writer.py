@@ -67,7 +67,7 @@ class OutcomeWriter:
             GariviniError: one that concerns all writes; some of the outcomes may have been written.
 
         """
-        if unrecognised := self._recognition.unrecognised(execution.job for execution in executions):
+        if unrecognised := self._recognition.unrecognised([execution.job for execution in executions]):
             executions = [it for it in executions if id(it.job) not in unrecognised]
         failed: Failed = []
         for write, part in self._kinds(executions):

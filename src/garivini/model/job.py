@@ -67,6 +67,19 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
         check_word("flag", self.flag, FLAGS)
         check_word("priority", self.priority, PRIORITIES)
 
+    def with_arg(self, arg: bytes) -> "NewJob":
+        """Return this job with another argument. Its other values are not checked again."""
+        return self._with("arg", arg)
+
+    def with_lease(self, lease: int) -> "NewJob":
+        """Return this job with a lease of the given seconds. Its other values are not checked again."""
+        return self._with("lease", lease)
+
+    def _with(self, name: str, value: object) -> "NewJob":
+        job: NewJob = self.__copy__()  # type: ignore[attr-defined]  # every Struct has it
+        force_setattr(job, name, value)
+        return job
+
 
 class JobCalls(Protocol):
     """The calls of a function about its own job. A job that is sent to another process loses them."""

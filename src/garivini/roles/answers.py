@@ -13,6 +13,7 @@ from garivini.model.outcome import Setback
 from garivini.model.pacing import BATCH_BYTES
 from garivini.model.when import Offset, parse_delay
 
+_COMPLETE: Final = Type.WORK_COMPLETE
 #: Maximum bytes of a retry or discard answer.
 _MAX_ANSWER: Final = 64 * 1024
 
@@ -77,9 +78,11 @@ def setback_of(end: Finished, job: Job, worker: str) -> Setback | None:
         worker: the name for the failure record.
 
     """
+    if end.kind is _COMPLETE and end.data[:1] != b"{":  # nearly always
+        return None
     if (answer := _answer(end.data)) is not None:
         return _requested(answer, job, worker)
-    if end.kind is Type.WORK_COMPLETE:
+    if end.kind is _COMPLETE:
         return None
     message = text_of(end.data) or "the worker gave no reason"
     return Setback(handle=job.handle, kind="failed", error=end.kind.name, message=message, worker=worker)

@@ -195,7 +195,7 @@ class Controller:
             held.fail()
             return
         execution = Execution(job, held, self.name, copy_of(job))
-        if self._ended_copies.drops(execution.copy):
+        if self._ended_copies and self._ended_copies.drops(execution.copy):
             events.emit("job.stale", jobid=job.jobid, dbid=job.dbid, attempt=job.attempt)
             held.complete()
         elif (call := self._calls.get((job.dbid, job.jobid))) is not None:

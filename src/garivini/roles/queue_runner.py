@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from garivini.clock import SYSTEM_CLOCK, Clock
@@ -34,6 +35,7 @@ from garivini.roles.orphans import Orphans
 from garivini.roles.watermark import Watermark
 from garivini.store.database import Database, Lane, Lanes
 
+_FUNCNAME_OF: Final = attrgetter("funcname")
 #: Maximum batches of each lane in a pass. Then all lanes are read again.
 _ROUNDS: Final = 4
 #: Seconds until the next pass if a function is full and jobs of it were just submitted.
@@ -271,9 +273,8 @@ class QueueRunner:
                 self._batch = next_batch(self._batch, full=full, maximum=self._settings.batch_max)
         for setback, settled in discarded:
             emit_settled(setback, settled)
-        for job in jobs:
-            if job.flag == "controller":
-                self._watermark.note_controlled(job.funcname)
+        for funcname in {job.funcname for job in jobs if job.flag == "controller"}:
+            self._watermark.note_controlled(funcname)
         if jobs:  # the last job is usually the newest
             self._ids.note(jobs[-1].jobid, jobs[-1].created)
         return _Claim(lane, jobs, full, now)
@@ -307,7 +308,7 @@ class QueueRunner:
         return [], False
 
     def _use_room(self, jobs: Sequence[Job]) -> None:
-        for funcname, count in Counter(job.funcname for job in jobs).items():
+        for funcname, count in Counter(map(_FUNCNAME_OF, jobs)).items():
             self._watermark.use(funcname, count)
 
     def _is_held_back(self, lane: Lane) -> bool:
