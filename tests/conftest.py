@@ -12,6 +12,8 @@ from tests.databases import sqlite_url
 from tests.sql_servers import MariaDB, MariaDBOrMySQL, PostgreSQL, SQLServer
 from tests.system import upgraded
 
+pytest_plugins = ["tests.forks"]
+
 # Collecting the tests makes a million objects that stay. To look through them again and again takes longer
 # than all else at the start of a run, and goes on through it.
 gc.disable()
