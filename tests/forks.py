@@ -9,6 +9,8 @@ that each collect them cost a third of the time of ``make check``.
 import mmap
 import os
 import struct
+import sys
+import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, Final
@@ -63,12 +65,13 @@ class _Run:
             self._stop[0] = 1
             raise
         finally:
-            for pid in workers.values():
-                os.waitpid(pid, 0)
+            statuses = [os.waitpid(pid, 0)[1] for pid in workers.values()]
         if self._session.shouldfail:
             raise self._session.Failed(self._session.shouldfail)
         if self._session.shouldstop:
             raise self._session.Interrupted(self._session.shouldstop)
+        if any(statuses):  # it has shown why, or its test is reported as failed
+            raise self._session.Failed(f"the processes of the tests ended with {statuses}")
 
     def _start(self) -> dict[Connection, int]:
         read, write = os.pipe()
@@ -135,8 +138,12 @@ class _Worker:
         status = 1
         try:
             self._run_tests()
+            self._session.config._ensure_unconfigure()  # raises what destructors have raised in the last tests
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(status)
 
     def _run_tests(self) -> None:

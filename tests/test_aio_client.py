@@ -11,16 +11,15 @@ from sqlalchemy.orm import Session
 from garivini import AsyncClient, Client, Job, SchemaError, UsageError
 from garivini.client import Client as BlockingClient
 from garivini.store.dialects.sqlite import SQLite
+from tests.databases import sqlite_url
 from tests.processes import PATIENCE
-from tests.system import system, upgraded
+from tests.system import system
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     """A database with its tables."""
-    url = f"sqlite:///{tmp_path}/jobs.db"
-    upgraded(url).close()
-    return url
+    return sqlite_url(tmp_path)
 
 
 def test_the_async_client_has_every_call_of_the_client() -> None:
