@@ -53,7 +53,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
-    gc.set_threshold(20_000, 20, 20)  # with Python's default, a tenth of the time of most tests is collections
+    gc.set_threshold(20_000, 20, 20)  # with Python's default, a tenth of the time goes into collections
 
 
 @pytest.fixture(scope="session", autouse=True)

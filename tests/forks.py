@@ -138,7 +138,7 @@ class _Worker:
         status = 1
         try:
             self._run_tests()
-            self._session.config._ensure_unconfigure()  # raises what destructors have raised in the last tests
+            self._session.config._ensure_unconfigure()  # raises what destructors of the last tests raised
             status = 0
         except BaseException:
             traceback.print_exc()

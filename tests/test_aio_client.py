@@ -18,8 +18,12 @@ from tests.system import system
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """A database with its tables."""
-    return sqlite_url(tmp_path)
+    """A database with its tables, and its id: a caller's transaction would keep that from being written."""
+    url = sqlite_url(tmp_path)
+    with BlockingClient(url) as client:
+        for database in client.shards:
+            database.check()
+    return url
 
 
 def test_the_async_client_has_every_call_of_the_client() -> None:
