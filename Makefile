@@ -22,7 +22,7 @@ check: .venv/.dev  ## Format, lint, types, unit and SQLite tests: seconds, no se
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
-	@$(MEMORY) $(BIN)/pytest -q -n 3 --dist worksteal --hypothesis-profile few -m "not servers and not slow"
+	@$(MEMORY) $(BIN)/pytest -q -p no:xdist --forks 3 --hypothesis-profile few -m "not servers and not slow"
 
 format: .venv/.dev  ## Format the code and fix what the linter can
 	@$(BIN)/ruff format --quiet .
