@@ -22,7 +22,7 @@ from garivini.model.inserted import Inserted
 from garivini.model.job import Handle, Job, NewJob
 from garivini.model.lease import OTHERS_LEASE
 from garivini.model.limits import NEVER, PRIORITIES
-from garivini.model.outcome import Setback, Settled
+from garivini.model.outcome import Setback, Settled, Success
 from garivini.model.pacing import BATCH_BYTES
 from garivini.model.policy import FOREVER, MAX_CRASHES, MAX_FAILURES, NO_POLICY, FunctionPolicy
 from garivini.model.records import FailedAttempt
@@ -477,6 +477,13 @@ class Model:
             self._promote(jobid)
         return gone
 
+    def finish(
+        self, successes: Sequence[Success], *, follow_ups: Mapping[int, Sequence[NewJob]], locked: Any = None
+    ) -> set[int]:
+        gone = self.complete([success.jobid for success in successes])
+        self.insert([new for jobid in follow_ups if jobid in gone for new in follow_ups[jobid]])
+        return gone
+
     def settle(
         self, setbacks: Sequence[Setback], *, max_failures: int = MAX_FAILURES, locked: Any = None
     ) -> list[Settled]:
@@ -774,6 +781,7 @@ class Connection:
 
     #: As of a database that has locks of rows.
     locks_rows = True
+    statement_bytes = 2**30
     #: As of a database that is never replaced.
     incarnation = None
 

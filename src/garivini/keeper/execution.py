@@ -45,6 +45,12 @@ class Execution(msgspec.Struct, eq=False):
     dropped: bool = False
 
     @property
+    def follows(self) -> bool:
+        """Whether it has succeeded and its job has follow-ups."""
+        job = self.job
+        return bool(job.follow_ups) and not job.completed and self.setback is None and not self.returned
+
+    @property
     def outcome(self) -> Outcome:
         """The outcome: how the execution has ended."""
         if self.setback is not None:

@@ -127,6 +127,8 @@ class Renewals:
         """Record that an attempt has lost its job. Success still counts; the fence refuses other outcomes."""
         execution.renews = False
         job = execution.job
+        if job.completed and not cancelled:  # usually by its function, whose transaction has just committed
+            return
         force_setattr(job, "cancelled", cancelled)
         force_setattr(job, "superseded", True)
         events.emit("job.stale", jobid=job.jobid, dbid=job.dbid, attempt=job.attempt)
