@@ -174,7 +174,12 @@ class Model:
         if not rule.changes or row.standing is State.DEAD:
             return
         due, most = self._after(job.delay), rule.max_delay or DEBOUNCE_MAX_DELAY
-        given: dict[str, Any] = {"arg": job.arg, "coalesce": job.coalesce, "priority": job.priority}
+        given: dict[str, Any] = {
+            "arg": job.arg,
+            "coalesce": job.coalesce,
+            "partition": job.partition,
+            "priority": job.priority,
+        }
         if row.standing is State.WAITING and row.attempt == 0:
             if rule.on_duplicate == "debounce":
                 due = max(row.run_after, min(due, row.created + most))
