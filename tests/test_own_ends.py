@@ -29,7 +29,7 @@ DRIVERS: Final = {"mysql": "mysql+pymysql", "postgresql": "postgresql+psycopg", 
 LEVELS: Final = [
     ("sqlite", None),
     *(
-        (name, level)
+        pytest.param((name, level), marks=pytest.mark.servers)
         for name in ("mariadb", "postgresql")
         for level in ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
     ),
@@ -54,11 +54,9 @@ def disposed(url: str, level: str | None) -> Iterator[Engine]:
     engine.dispose()
 
 
-@pytest.fixture(params=LEVELS, ids=lambda it: "-".join(filter(None, it)).replace(" ", "_"))
-def place(request: pytest.FixtureRequest, urls: Callable[[str], str]) -> Iterator[tuple[Database, Engine]]:
+@contextmanager
+def prepared(url: str, level: str | None) -> Iterator[tuple[Database, Engine]]:
     """A database with a table of the application, and an engine of the application."""
-    name, level = request.param
-    url = urls(name)
     with Client(url) as client, disposed(url, level) as engine:
         (database,) = client.shards
         database.complete([job.jobid for job in database.jobs(limit=1000)])
@@ -66,6 +64,21 @@ def place(request: pytest.FixtureRequest, urls: Callable[[str], str]) -> Iterato
             connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS effect (number INTEGER)")
             connection.exec_driver_sql("DELETE FROM effect")
         yield database, engine
+
+
+@pytest.fixture(params=LEVELS, ids=lambda it: "-".join(filter(None, it)).replace(" ", "_"))
+def place(request: pytest.FixtureRequest, urls: Callable[[str], str]) -> Iterator[tuple[Database, Engine]]:
+    """Each database, at each level of isolation."""
+    name, level = request.param
+    with prepared(urls(name), level) as place:
+        yield place
+
+
+@pytest.fixture(params=["sqlite", "mariadb", "postgresql"])
+def default(request: pytest.FixtureRequest, urls: Callable[[str], str]) -> Iterator[tuple[Database, Engine]]:
+    """Each database, at its default level."""
+    with prepared(urls(request.param), None) as place:
+        yield place
 
 
 def running(database: Database, **policies: FunctionPolicy) -> Job:
@@ -176,8 +189,8 @@ def test_complete_locks_the_row_until_the_transaction_ends(place: tuple[Database
     assert database.jobs() == []
 
 
-def test_complete_keeps_the_result_for_the_retention(place: tuple[Database, Engine]) -> None:
-    database, engine = place
+def test_complete_keeps_the_result_for_the_retention(default: tuple[Database, Engine]) -> None:
+    database, engine = default
     job = running(database, f=FunctionPolicy(retention=60))
     assert job.calls is not None
     with pytest.raises(UsageError, match="cannot be written as JSON"), engine.begin() as connection:
@@ -189,8 +202,8 @@ def test_complete_keeps_the_result_for_the_retention(place: tuple[Database, Engi
     assert kept.result == b'{"total":6}'
 
 
-def test_complete_through_a_session(place: tuple[Database, Engine]) -> None:
-    database, engine = place
+def test_complete_through_a_session(default: tuple[Database, Engine]) -> None:
+    database, engine = default
     job = running(database)
     with Session(engine) as session:
         job.complete(connection=session)
@@ -198,8 +211,8 @@ def test_complete_through_a_session(place: tuple[Database, Engine]) -> None:
     assert database.jobs() == []
 
 
-def test_insert_job_after_complete_is_refused(place: tuple[Database, Engine]) -> None:
-    database, engine = place
+def test_insert_job_after_complete_is_refused(default: tuple[Database, Engine]) -> None:
+    database, engine = default
     job = running(database)
     with engine.begin() as connection:
         job.complete(connection=connection)
@@ -207,8 +220,8 @@ def test_insert_job_after_complete_is_refused(place: tuple[Database, Engine]) ->
             job.insert_job("next")
 
 
-def test_complete_in_autocommit_is_refused(place: tuple[Database, Engine]) -> None:
-    database, engine = place
+def test_complete_in_autocommit_is_refused(default: tuple[Database, Engine]) -> None:
+    database, engine = default
     job = running(database)
     with engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -218,9 +231,9 @@ def test_complete_in_autocommit_is_refused(place: tuple[Database, Engine]) -> No
 
 
 def test_complete_on_a_connection_to_another_database_is_refused(
-    place: tuple[Database, Engine], tmp_path: Path, request: pytest.FixtureRequest
+    default: tuple[Database, Engine], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    database, engine = place
+    database, engine = default
     job = running(database)
     name = {"sqlite": "sqlite", "postgresql": "postgresql"}.get(engine.dialect.name, "mariadb")
     if name == "sqlite":
@@ -239,8 +252,8 @@ def _end(request: pytest.FixtureRequest, job: Job, others: list[str]) -> None:
             connection.rollback()
 
 
-def test_complete_compares_what_tells_the_row_from_a_strangers(place: tuple[Database, Engine]) -> None:
-    database, engine = place
+def test_complete_compares_what_tells_the_row_from_a_strangers(default: tuple[Database, Engine]) -> None:
+    database, engine = default
     job = running(database)
     for other in (replace(job, created=5), replace(job, funcname="g"), replace(job, uniqkey="z")):
         with pytest.raises(JobLost), engine.begin() as connection:
