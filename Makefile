@@ -22,7 +22,7 @@ check: .venv/.dev  ## Format, lint, types, unit and SQLite tests: seconds, no se
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary >.venv/mypy & types=$$!; \
-	$(MEMORY) $(BIN)/pytest -q -p no:xdist --forks 3 --hypothesis-profile few -m "not servers and not slow"; \
+	$(MEMORY) $(BIN)/pytest -q -p no:xdist --forks 4 --hypothesis-profile few -m "not servers and not slow"; \
 	tests=$$?; wait $$types; types=$$?; cat .venv/mypy; exit $$((tests + types))
 
 format: .venv/.dev  ## Format the code and fix what the linter can
