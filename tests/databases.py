@@ -39,6 +39,23 @@ def _upgraded_file() -> bytes:
         return path.read_bytes()
 
 
+#: All tables with rows of ours.
+_TABLES: Final = (
+    "job",
+    "failure",
+    "function",
+    "report",
+    "finished",
+    "schedule",
+    "successor",
+    "recent_key",
+    "turn",
+    "turn_partition",
+    "partition_rate",
+    "garivini_database",
+)
+
+
 class PostgreSQLRoles:
     """A database as docs/how-to/database-roles.md makes it, with the URL of each of its three roles.
 
@@ -89,7 +106,7 @@ class PostgreSQLRoles:
             self._server.execute(f"DROP ROLE {self.name}_{role}")
 
     def empty(self) -> None:
-        for table in ("job", "failure", "function", "report", "finished", "schedule", "garivini_database"):
+        for table in _TABLES:
             self._connection.execute(f"DELETE FROM {table}".encode())
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:
@@ -171,7 +188,7 @@ class MySQLRoles:
         self._server.execute(f"DROP DATABASE {self.name}")
 
     def empty(self) -> None:
-        for table in ("job", "failure", "function", "report", "finished", "schedule", "garivini_database"):
+        for table in _TABLES:
             self.execute(f"DELETE FROM `{table}`")
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:

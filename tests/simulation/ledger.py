@@ -20,6 +20,7 @@ from garivini.model.state import State
 from tests.simulation.database import HELD, Model, Row
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.processes import Process
+from tests.simulation.scenario import Plan
 from tests.simulation.servers import Server
 
 #: Seconds after a fault in which what it did may still show: a packet or a call on its way.
@@ -81,6 +82,10 @@ class Ledger:
         #: Attempts given up because their server had no worker, and another had one.
         self.stranded: Counter[int] = Counter()
         self.completed: set[int] = set()
+        #: What jobs do, by their numbers; and how often a job of each number was inserted.
+        self.plans: dict[int, Plan] = {}
+        self.inserted: Counter[int] = Counter()
+        self._done: set[int] = set()
         #: The first attempt at a job that succeeded.
         self._done_by: dict[int, int] = {}
         #: When functions were paused last.
@@ -92,8 +97,8 @@ class Ledger:
         self._claims: dict[tuple[int, int], tuple[float, int]] = {}
         #: Attempts by a reclaim.
         self._reclaimed: set[tuple[int, int]] = set()
-        #: When the jobs of each function with a rate were claimed.
-        self._claim_times: defaultdict[str, list[float]] = defaultdict(list)
+        #: When the jobs of each function or partition with a rate were claimed.
+        self._claim_times: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
         self._refused: set[tuple[int, int]] = set()
         self._renewals: dict[tuple[Process, int, int], float] = {}
         self._begun: set[tuple[Process, int, int]] = set()
@@ -134,10 +139,13 @@ class Ledger:
         jobid = row.jobid
         self.say(step, jobid, *(() if after is None else (after.attempt, after.state.name, after.run_after)))
         self.steps[jobid][step] += 1
+        if step == "insert":
+            self.inserted[int(row.arg)] += 1
         if after is None:
             self.held.discard(jobid)
             self._put_off.pop(jobid, None)
             self.completed.add(jobid)
+            self._done.add(int(row.arg))
             if not self.successes[jobid]:
                 self.wrong("a job is gone and nobody has done it", jobid)
             return
@@ -149,6 +157,7 @@ class Ledger:
         if step == "claim":
             self._check_limit(row)
             self._check_rate(row.funcname)
+            self._check_partition(row)
         if step in ("claim", "reclaim"):
             self._claims[jobid, after.attempt] = (self.loop.time(), after.run_after - after.since - 1)
         if step == "reclaim":
@@ -170,15 +179,31 @@ class Ledger:
 
     def _check_rate(self, funcname: str) -> None:
         """In no span of time may more jobs of a function be claimed than its burst and its rate allow."""
-        rate = self._rate(funcname)
+        self._check_times(self._rate(funcname), funcname)
+
+    def _check_times(self, rate: Rate | None, *name: str) -> None:
+        """Note a claim of a function, or of its partition, and compare it with the ones before."""
         if rate is None:
             return
-        times = self._claim_times[funcname]
+        times = self._claim_times[name]
         times.append(self.model.clock())
         for count, time in enumerate(reversed(times), 1):
             if count > rate.burst + (times[-1] - time) / rate.interval + 0.01:
-                self.wrong("more jobs are claimed than the rate allows", funcname, count, times[-1] - time)
+                self.wrong("more jobs are claimed than the rate allows", name, count, times[-1] - time)
                 return
+
+    def _check_partition(self, row: Row) -> None:
+        """No claim may hand out more jobs of a partition than its limit and its rate allow."""
+        policy = self.model.policies.get(row.funcname, NO_POLICY)
+        self._check_times(policy.partition_start_rate, row.funcname, row.partition or "")
+        if policy.partition_max_running is None:
+            return
+        rows = [self.model.rows[jobid] for jobid in self.held]
+        held = sum((it.funcname, it.partition) == (row.funcname, row.partition) for it in rows)
+        if held > policy.partition_max_running:
+            self.wrong(
+                "more jobs of a partition are in flight than may be", row.funcname, row.partition, held
+            )
 
     def _rate(self, funcname: str) -> Rate | None:
         return self.model.policies.get(funcname, NO_POLICY).start_rate
@@ -429,6 +454,11 @@ class Ledger:
         for jobid, extra in sorted(self.duplicates().items()):
             if extra > self.hits(jobid):
                 self.wrong("a job ran again for nothing", jobid, extra, self.hits(jobid))
+        for plan in self.plans.values():
+            # One if the row was deleted, whoever ran it how often.
+            follow_ups, wanted = self.inserted[plan.follow_up.number], int(plan.number in self._done)
+            if plan.follows and follow_ups != wanted:
+                self.wrong("a job has too many or too few follow-ups", plan, follow_ups, wanted)
         if not self.faults:
             self._check_calm()
 

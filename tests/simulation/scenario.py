@@ -30,6 +30,10 @@ FAULTS: Final[dict[str, int]] = {
 PUT_OFF: Final = "put off"
 
 
+#: The number of a follow-up is that of its job and this.
+FOLLOW_UPS: Final = 1000
+
+
 @dataclass(frozen=True, slots=True)
 class Function:
     name: str
@@ -39,6 +43,9 @@ class Function:
     max_running: int | None = None
     rate: str | None = None
     burst: int | None = None
+    partition_max_running: int | None = None
+    partition_rate: str | None = None
+    fair: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,14 @@ class Plan:
     outcomes: tuple[str, ...]
     #: How many of its first runs end their process.
     deaths: int = 0
+    partition: str | None = None
+    #: Whether each of its runs that succeeds inserts a follow-up.
+    follows: bool = False
+
+    @property
+    def follow_up(self) -> "Plan":
+        """The plan of its follow-up."""
+        return replace(self, number=self.number + FOLLOW_UPS, outcomes=("done",), deaths=0, follows=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +209,39 @@ def draw(seed: int) -> Scenario:
     scenario = _limit(scenario, random.Random(f"limit {seed}"))
     scenario = _limit_rate(scenario, random.Random(f"rate {seed}"))
     scenario = _pause(scenario, random.Random(f"pause {seed}"))
-    return _cancel(scenario, random.Random(f"cancel {seed}"))
+    scenario = _cancel(scenario, random.Random(f"cancel {seed}"))
+    scenario = _divide(scenario, random.Random(f"partitions {seed}"))
+    return _follow(scenario, random.Random(f"follow {seed}"))
+
+
+def _divide(scenario: Scenario, dice: random.Random) -> Scenario:
+    """Give jobs partitions, and some functions rules about them."""
+    if dice.random() > 0.25:
+        return scenario
+    plans = [replace(plan, partition=dice.choice([None, "a", "b", "b", "c"])) for plan in scenario.plans]
+    functions = [
+        replace(
+            function,
+            partition_max_running=dice.choice([None, 1, 1, 2]),
+            partition_rate=dice.choice([None, None, "20/s", "2/s", "30/m"]),
+            fair=dice.choice([None, True]),
+        )
+        for function in scenario.functions
+    ]
+    return replace(scenario, plans=tuple(plans), functions=tuple(functions))
+
+
+def _follow(scenario: Scenario, dice: random.Random) -> Scenario:
+    """Let some jobs insert follow-ups."""
+    if dice.random() > 0.25:
+        return scenario
+    share = dice.choice([0.3, 1.0])
+    foreign = {function.name for function in scenario.functions if function.kind == "foreign"}
+    plans = [
+        replace(plan, follows=plan.function not in foreign and dice.random() < share)
+        for plan in scenario.plans
+    ]
+    return replace(scenario, plans=tuple(plans))
 
 
 def _cancel(scenario: Scenario, dice: random.Random) -> Scenario:

@@ -55,12 +55,14 @@ class Simulation:
             lambda: self.source.uniform(-1, 1),
         )
         for function in scenario.functions:
-            given = FunctionPolicy(max_running=function.max_running, rate=function.rate, burst=function.burst)
+            rules = ("max_running", "rate", "burst", "partition_max_running", "partition_rate", "fair")
+            given = FunctionPolicy(**{name: getattr(function, name) for name in rules})
             if given.has_rules:
                 self.model.set_function(function.name, given)
         self.ledger.model = self.model
         self.functions = {function.name: function for function in scenario.functions}
-        self.plans = {plan.number: plan for plan in scenario.plans}
+        plans = [*scenario.plans, *(plan.follow_up for plan in scenario.plans if plan.follows)]
+        self.plans = self.ledger.plans = {plan.number: plan for plan in plans}
         self.servers: list[Server] = []
         self.runners: dict[int, RunnerProcess] = {}
         self.workers: dict[int, WorkerProcess | ForeignWorker] = {}
@@ -214,7 +216,13 @@ class Simulation:
 
     async def _insert(self, client: Process, plan: Plan) -> None:
         await asyncio.sleep(plan.at)
-        job = new_job(plan.function, b"%d" % plan.number, priority=plan.priority, delay=plan.delay)
+        job = new_job(
+            plan.function,
+            b"%d" % plan.number,
+            priority=plan.priority,
+            delay=plan.delay,
+            partition=plan.partition,
+        )
         connection = self.connect(client)
         while True:
             try:
@@ -285,6 +293,8 @@ class Simulation:
                 raise Retry(self.source.randrange(4))
             case "discard":
                 raise Discard("as planned")
+            case "done" if plan.follows:
+                job.insert_job(plan.function, b"%d" % plan.follow_up.number)
 
     def _pause(self, pause: Pause) -> None:
         self.ledger.paused(pause.function)

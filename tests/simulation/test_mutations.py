@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -21,14 +21,16 @@ from garivini.keeper.leases import Failed, Leases
 from garivini.keeper.marks import Marks
 from garivini.keeper.obituaries import Obituaries
 from garivini.keeper.outcome_queue import OutcomeQueue
+from garivini.keeper.outcome_writer import OutcomeWriter
 from garivini.keeper.renewals import Renewals
 from garivini.keeper.start_checks import StartChecks
-from garivini.model.job import Handle, Job
+from garivini.model.job import Handle, Job, NewJob
 from garivini.model.lease import Decision, Extend, Found, Reclaim, decide
-from garivini.model.outcome import Setback, Settled
+from garivini.model.outcome import Setback, Settled, Success
 from garivini.model.payload import decode_payload
 from garivini.model.policy import FunctionPolicy
 from garivini.model.state import State
+from garivini.model.turns import START, Place
 from garivini.roles import expired_leases, orphans
 from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.expired_leases import ExpiredLeases
@@ -76,8 +78,16 @@ def releases_nothing(self: Model, jobs: Iterable[Job], *, locked: Any = None) ->
     pass
 
 
-def admits_whatever_is_due(self: Model, lane: Lane, **arguments: Any) -> Admitted:
-    return Admitted(self.claim(lane, **arguments), held_back=None)
+def admits_whatever_is_due(self: Model, lane: Lane, *, place: Place = START, **arguments: Any) -> Admitted:
+    return Admitted(self.claim(lane, **arguments), None, place)
+
+
+def has_room_in_any_partition(self: Model, *_: Any) -> bool:
+    return True
+
+
+def uses_no_rate_of_partitions(self: Model, *_: Any) -> None:
+    pass
 
 
 def uses_no_rate(self: Model, funcname: str, used_until: float) -> None:
@@ -254,6 +264,22 @@ def records_again(self: Obituaries) -> None:
             child.slot.note_recorded()
 
 
+def follows_whatever_existed(
+    self: Model, successes: Sequence[Success], *, follow_ups: Mapping[int, Sequence[NewJob]], **_: Any
+) -> set[int]:
+    gone = self.complete([success.jobid for success in successes])
+    self.insert([new for every in follow_ups.values() for new in every])
+    return gone
+
+
+def follows_apart(self: OutcomeWriter, executions: list[Execution], locked: set[int] | None) -> None:
+    """Insert follow-ups in a transaction of their own."""
+    existed = self._database.complete([it.job.jobid for it in executions])
+    new = [new for it in executions if it.job.jobid in existed for new in it.job.follow_ups]
+    if new:
+        self._database.insert(new)
+
+
 #: Stands for a property.
 never_disconnected: Final = property(lambda self: False)
 submit: Final = JobServers.submit
@@ -344,10 +370,28 @@ LOST_ANSWERS: Final = replace(
     plans=tuple(Plan(number, 0.0, "f0", 0, "normal", 0.1, ("done",), deaths=1) for number in range(24)),
 )
 
+#: Jobs with follow-ups, while answers of the database get lost.
+FOLLOWED: Final = replace(
+    plain(0.1, lease=60, faults=(Fault(0.005, "database lost", 25.0, 0, 0.0),)),
+    plans=tuple(Plan(number, 0.0, "f0", 0, "normal", 0.1, ("done",), follows=True) for number in range(24)),
+)
+
 #: Jobs of a function with a rate.
 RATES: Final = [
     plain(*[0.1] * 12, functions=(Function("f0", "def", None, 3, rate=rate, burst=2),), runners=(0.0, 0.0))
     for rate in ("2/s", "20/s")
+]
+
+#: Jobs of two partitions with a limit and a rate.
+PARTITIONS: Final = [
+    replace(
+        scenario,
+        functions=(Function("f0", "async", None, 3, **rule),),
+        workers=(Worker(0.0, "async", 8),),
+        plans=tuple(replace(plan, partition="ab"[plan.number % 2]) for plan in scenario.plans),
+    )
+    for scenario in [plain(*[0.1] * 12, runners=(0.0, 0.0))]
+    for rule in ({"partition_max_running": 1}, {"partition_rate": "2/s"})
 ]
 
 BROKEN: Final = {
@@ -375,6 +419,15 @@ BROKEN: Final = {
     "a claim that is not released": Broken(Model, "release", releases_nothing, [47, 73]),
     "a sweep that takes the youngest": Broken(orphans, "_SWEEP_AGE", 0, [STOPPED]),
     "a limit that is not kept": Broken(Model, "admit", admits_whatever_is_due, [2, 3]),
+    "a partition that has always room": Broken(
+        Model, "_partition_room", has_room_in_any_partition, PARTITIONS
+    ),
+    "a rate of partitions that is not used": Broken(
+        Model, "_use_partition", uses_no_rate_of_partitions, PARTITIONS[1:]
+    ),
+    "rules about partitions that a QueueRunner does not know": Broken(
+        Dispatcher, "ruled", frozenset(), PARTITIONS
+    ),
     "a limit that a QueueRunner does not know": Broken(Dispatcher, "ruled", frozenset(), [2, 3]),
     "marks that no worker reads": Broken(Marks, "step", reads_no_marks, [CANCELLED, CANCELLED_COPY]),
     "marks by which no copy is checked": Broken(
@@ -403,6 +456,10 @@ BROKEN: Final = {
     "a QueueRunner that waits for nobody": Broken(Orphans, "until_sweep", sweeps_at_once, [ONE_AWAY]),
     "a clock read before its time": Broken(DatabaseClock, "step", reads_its_clock_late, [LATE_CLOCK]),
     "room that deserted servers use up": Broken(JobServers, "queued", counts_deserted_servers, [215]),
+    "follow-ups of a job that somebody else has ended": Broken(
+        Model, "finish", follows_whatever_existed, [FOLLOWED]
+    ),
+    "follow-ups in a transaction of their own": Broken(OutcomeWriter, "_follow", follows_apart, [FOLLOWED]),
     "a death that is counted again": Broken(Obituaries, "step", records_again, [LOST_ANSWERS]),
 }
 

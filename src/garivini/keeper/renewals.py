@@ -17,8 +17,8 @@ from garivini.keeper.row_changes import RowChanges
 from garivini.keeper.step import NOT_DUE
 from garivini.keeper.wakeup import Wakeup
 
-#: Seconds until the first renewal, and at most a third of the lease. It makes the row running: from then on,
-#: a server that forgets the job does not make it run twice.
+#: Seconds until the first renewal, or a third of the lease if that is less. The renewal makes the row
+#: running: from then on, a server that forgets the job does not make it run twice.
 FIRST_RENEWAL: Final = 1.0
 #: A lease is renewed the first time after this time if it has more than these seconds.
 _LONG: Final = 3 * FIRST_RENEWAL
@@ -32,7 +32,7 @@ class Renewals:
     """The executions whose leases are renewed.
 
     Args:
-        leases: writes them.
+        leases: writes the leases.
         given_back: gives back jobs that have not started.
         clock: refreshed after each renewal.
         functions: refreshed after renewals, if its settings are old.
@@ -128,6 +128,8 @@ class Renewals:
         """Record that an attempt has lost its job. Success still counts; the fence refuses other outcomes."""
         execution.renews = False
         job = execution.job
+        if job.completed and not cancelled:  # usually by its function, whose transaction has just committed
+            return
         force_setattr(job, "cancelled", cancelled)
         force_setattr(job, "superseded", True)
         events.emit("job.stale", jobid=job.jobid, dbid=job.dbid, attempt=job.attempt)

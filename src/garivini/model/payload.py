@@ -33,6 +33,8 @@ class _Head(msgspec.Struct, gc=False):
     lease_end: _Number = 0
     created: _Number = 0
     incarnation: _Number | None = None
+    #: Omitted if the job has none.
+    partition: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class _Envelope(_Head, gc=False):
@@ -80,6 +82,7 @@ def encode_payload(job: Job, *, latin1: bool = False) -> bytes:
             job.lease_end,
             job.created,
             job.incarnation,
+            msgspec.UNSET if job.partition is None else job.partition,
             arg,
             encoding,
         )
@@ -125,6 +128,7 @@ def decode_payload(payload: bytes | str, *, with_arg: bool = True) -> Job:
         head.lease,
         head.lease_end,
         head.incarnation,
+        partition=head.partition or None,
     )
 
 

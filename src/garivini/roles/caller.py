@@ -17,7 +17,7 @@ from garivini.model.outcome import KeptResult, Setback
 from garivini.model.payload import decode_payload
 from garivini.model.policy import NO_POLICY
 from garivini.roles import deadlines
-from garivini.roles.answers import setback_of
+from garivini.roles.answers import follow_ups_of, setback_of
 from garivini.roles.call_reports import CallReports
 from garivini.roles.calls import ENDED, Call, Calls, End, Phase
 from garivini.roles.deadlines import Deadlines
@@ -90,7 +90,7 @@ class Caller:
         job = execution.job
         call = self._calls.get((job.dbid, job.jobid))
         if call is None or call.execution is not execution or call.phase is not Phase.STARTING:
-            return  # a drain has returned it
+            return  # a drain has returned the job
         if holds:
             self._submit(call)
             return
@@ -103,7 +103,7 @@ class Caller:
         job = execution.job
         keeper = self._keepers[job.dbid]
         if execution.held.disconnected:
-            # It has not started: the server sends the copy again, perhaps to us.
+            # The job has not started. The server sends its copy again, perhaps to this process.
             keeper.drop(execution)
             self._end(call, Phase.DROPPED)
             return
@@ -113,7 +113,8 @@ class Caller:
         try:
             if policy.envelope == "raw":
                 data = decode_payload(data).arg
-            # Without a unique: gearmand loses a second call on the unique of one whose caller has died.
+            # The call has no unique, because gearmand loses a call with the unique of an earlier one whose
+            # caller has died.
             submission = Submission(job.funcname.encode(), data, b"", PRIORITY_OF[job.priority])
             client.call(submission, partial(self._answered, call))
         except UnreachableError:
@@ -145,8 +146,9 @@ class Caller:
             return
         if isinstance(event, Finished):
             execution = call.execution
-            execution.result = self._kept(call, event.data) if call.keeps else event.data
             execution.setback = setback_of(event, execution.job, self._name)
+            result = self._add_follow_ups(execution, event.data)
+            execution.result = self._kept(call, result) if call.keeps else result
             self._end(call, _SUCCEEDED if execution.setback is None else Phase.SET_BACK)
             return
         match event:
@@ -154,7 +156,7 @@ class Caller:
                 call.running_since = call.running_since or self._monotonic()
                 self._reports.add(call, kind, fields)
             case Unknown():
-                # This is neither the job's fault nor a sign that it did not run.
+                # A lost connection is neither a failure of the job nor a sign that it did not run.
                 self._failed[call.execution.job.funcname, "the connection was lost"] += 1
                 self._end(call, Phase.RETURNED)
             case Refused(code, text):
@@ -162,11 +164,30 @@ class Caller:
                 self._failed[call.execution.job.funcname, reason] += 1
                 self._end(call, Phase.REFUSED)
 
+    def _add_follow_ups(self, execution: Execution, data: bytes) -> bytes:
+        """Add the follow-ups of a success to its job; return its result. If they are wrong, it has failed."""
+        if execution.setback is not None:
+            return data
+        job = execution.job
+        calls = self._keepers[job.dbid].job_calls
+        try:
+            if (found := follow_ups_of(data)) is None:
+                return data
+            for it in found.insert:
+                values = (it.funcname, it.arg, it.run_after, it.unique, it.coalesce, it.flag)
+                calls.insert_job(job, *values, uniqkey=None, priority=it.priority)
+        except UsageError as error:
+            execution.setback = Setback(
+                handle=job.handle, kind="failed", error="FollowUp", message=str(error), worker=self._name
+            )
+            return data
+        return found.result.encode()
+
     def _kept(self, call: Call, result: bytes) -> KeptResult:
         return KeptResult(result, self._monotonic() - (call.running_since or call.submitted_at))
 
     def cancelled(self, execution: Execution) -> None:
-        """End the call of a job that was cancelled at the next check of deadlines."""
+        """Let the next check of deadlines end the call of a job that was cancelled."""
         call = self._calls.get((execution.job.dbid, execution.job.jobid))
         if call is not None and call.execution is execution:
             call.deadline = call.ask_at = 0.0
@@ -207,5 +228,5 @@ class Caller:
 
 
 def forget_argument(execution: Execution) -> None:
-    """Free the argument, which may have megabytes. From now on only gearmand needs it."""
+    """Free the argument, which may have megabytes. Once the call is created, only gearmand needs it."""
     execution.held.job = replace(execution.held.job, data=b"")

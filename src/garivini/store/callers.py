@@ -27,7 +27,7 @@ class DriverConnection(Protocol):
 # The ORM and asyncio are slow to import: the types are named only.
 #: A connection in whose transaction a job can be inserted.
 Joinable: TypeAlias = Union[Connection, "Session", DriverConnection]
-#: The same for ``AsyncClient``.
+#: A connection in whose transaction an ``AsyncClient`` can insert a job.
 AsyncJoinable: TypeAlias = Union[Joinable, "AsyncConnection", "AsyncSession"]
 
 
@@ -44,7 +44,7 @@ class Cursor(Protocol):
 
     @property
     def lastrowid(self) -> int | None:
-        """The first new id, on MySQL."""
+        """The first new id of the last INSERT, on MySQL."""
 
     def execute(self, text: str, values: Sequence[Any], /) -> Any:
         """Run one statement."""
@@ -101,6 +101,17 @@ def cursor_of(connection: Any, cursor: Callable[[Any], Cursor] | None = None) ->
         f"{type(connection).__name__} is not a connection to join: give a SQLAlchemy Connection or Session, "
         "or a driver's connection; with AsyncClient also an AsyncConnection or AsyncSession"
     )
+
+
+def driver_of(connection: Any) -> Any:
+    """Return the driver's connection below a caller's connection."""
+    if _is_session(connection):
+        connection = connection.connection()
+    if isinstance(connection, Connection):
+        return connection.connection.driver_connection
+    # Django's has the driver's as an attribute.
+    below = getattr(connection, "connection", None)
+    return connection if below is None or callable(below) else below
 
 
 def after_commit(connection: Any, call: Callable[[], None]) -> bool:

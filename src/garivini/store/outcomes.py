@@ -7,10 +7,11 @@ A call with ``locked`` skips the rows that another transaction has locked: see `
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final, assert_never
 
 from garivini.errors import ConflictError
-from garivini.model.job import Handle
+from garivini.model.job import Handle, NewJob
 from garivini.model.limits import NEVER
 from garivini.model.outcome import Setback, Settled, Success
 from garivini.model.policy import MAX_CRASHES, MAX_FAILURES
@@ -21,16 +22,18 @@ from garivini.store.cancels import mark
 from garivini.store.chunks import chunks
 from garivini.store.connections import Connections
 from garivini.store.failures import record_failure
+from garivini.store.inserts import insert
 from garivini.store.locked_rows import skip_locked
 from garivini.store.records import keep
 from garivini.store.statements import Statements
+from garivini.store.successors import promote, promote_after_death
 
 #: Up to this span of ids, one range scan is cheaper than one lookup per id. A range contains deleted rows
 #: until the database has purged them, and a wide one may contain many.
 _NEAR: Final = 10_000
 
 
-class _Missing(Exception):
+class Missing(Exception):
     """Some of the jobs to delete do not exist. Rolls the transaction back."""
 
 
@@ -38,7 +41,11 @@ class _Missing(Exception):
 
 
 def finish(
-    connections: Connections, jobids: list[int], kept: Mapping[int, Success], locked: set[int] | None
+    connections: Connections,
+    jobids: list[int],
+    kept: Mapping[int, Success],
+    locked: set[int] | None,
+    follow_ups: Mapping[int, Sequence[NewJob]] = MappingProxyType({}),
 ) -> set[int]:
     """Delete jobs that succeeded, with their records, in one transaction; return the ids that existed.
 
@@ -47,20 +54,36 @@ def finish(
         jobids: sorted, without duplicates.
         kept: the jobs among them to keep, by id.
         locked: gets the ids of rows that another transaction has locked.
+        follow_ups: by the id of their job, jobs to insert if that job is among those that existed. Its row
+            can be deleted once, so they are inserted once.
 
     """
     if locked is not None:
         with connections.transaction() as run:
-            return _finish_unlocked(run, jobids, kept, locked)
+            existing = _finish_unlocked(run, jobids, kept, locked)
+            _insert_follow_ups(run, follow_ups, existing)
+            return existing
     try:
         with connections.transaction() as run:
             for part in chunks(jobids):
-                _finish_all(run, part, kept)
+                finish_all(run, part, kept)
+            _insert_follow_ups(run, follow_ups, jobids)
             return set(jobids)
-    except _Missing:
+    except Missing:
         # Only now: reading which jobs exist costs more than deleting them, and nearly always all do.
         with connections.transaction() as run:
-            return _finish_existing(run, jobids, kept)
+            existing = _finish_existing(run, jobids, kept)
+            _insert_follow_ups(run, follow_ups, existing)
+            return existing
+
+
+def _insert_follow_ups(
+    run: Statements, follow_ups: Mapping[int, Sequence[NewJob]], existing: Collection[int]
+) -> None:
+    """Insert the follow-ups of jobs that this transaction has deleted."""
+    jobs = [job for jobid in follow_ups if jobid in existing for job in follow_ups[jobid]]
+    if jobs:
+        insert(run, jobs, [len(job.arg) for job in jobs])
 
 
 def _finish_existing(run: Statements, jobids: list[int], kept: Mapping[int, Success]) -> set[int]:
@@ -69,18 +92,18 @@ def _finish_existing(run: Statements, jobids: list[int], kept: Mapping[int, Succ
     for part in chunks(jobids):
         there = sorted(jobid for (jobid,) in run("present", jobids=part))
         if there:
-            _finish_all(run, there, kept)
+            finish_all(run, there, kept)
             existing.update(there)
     return existing
 
 
-def _finish_all(run: Statements, jobids: list[int], kept: Mapping[int, Success]) -> None:
-    """Delete jobs that all exist."""
+def finish_all(run: Statements, jobids: list[int], kept: Mapping[int, Success]) -> None:
+    """Delete jobs that all exist, with their records, and keep some of them."""
     keeping = [jobid for jobid in jobids if jobid in kept] if kept else []
     for jobid, attempt, *_ in run("standing", jobids=keeping) if keeping else ():
         keep(run, kept[jobid], attempt)
     if _delete(run, jobids) != len(jobids):
-        raise _Missing
+        raise Missing
     forget_records(run, jobids, keeping)
 
 
@@ -113,12 +136,22 @@ def _delete(run: Statements, jobids: Sequence[int]) -> int:
     return int(run("complete", jobids=jobids))
 
 
+def present(run: Statements, jobids: Collection[int]) -> set[int]:
+    """Return the ids among these of jobs that exist, locked or not."""
+    return {jobid for part in chunks(sorted(jobids)) for (jobid,) in run("known", jobids=part)}
+
+
 def forget_records(run: Statements, jobids: Sequence[int], kept: Collection[int] = ()) -> None:
-    """Delete the records of jobs that are deleted, but not of those that are kept."""
+    """Delete the records of jobs that are deleted, but not of those that are kept.
+
+    Their successors become jobs.
+    """
     first, last = min(jobids), max(jobids)
     if last - first < _NEAR and not run("any_records", first=first, last=last)[0][0]:
         return
-    recorded = sorted(jobid for (jobid,) in run("with_records", jobids=jobids) if jobid not in kept)
+    found = run("with_records", jobids=jobids)
+    promote(run, [jobid for jobid, is_followed in found if is_followed])
+    recorded = sorted(jobid for jobid, is_followed in found if not is_followed and jobid not in kept)
     if recorded:
         run("forget_failures", jobids=recorded)
         run("forget_reports", jobids=recorded)
@@ -158,7 +191,7 @@ def _settle(run: Statements, setback: Setback, max_failures: int) -> Settled:
     rows = run("standing", jobids=[jobid])
     if not rows:
         return Settled("gone")
-    _, attempt, number, failcount, crashes, limit, retry_text, held = rows[0]
+    _, attempt, number, failcount, crashes, limit, retry_text, is_followed, held = rows[0]
     state = State(number)
     if fence is not None and not (held and attempt == fence):
         return Settled("repeated" if run("recorded", jobid=jobid, attempt=fence) else "stale")
@@ -166,7 +199,7 @@ def _settle(run: Statements, setback: Setback, max_failures: int) -> Settled:
         return Settled("stale")
     if setback.kind == "failed" and setback.when is None and retry_text is not None:
         setback = _apply_policy(setback, failcount, retry_text)
-    if held or setback.kind != "rescheduled" or setback.when == Never():  # a dead job's record has its time
+    if held or setback.kind != "rescheduled" or setback.when == Never():  # a record has the time of death
         record_failure(run, setback, attempt)
     if setback.kind == "crashed":
         run("crash", jobid=jobid, attempt=attempt)
@@ -183,12 +216,14 @@ def _settle(run: Statements, setback: Setback, max_failures: int) -> Settled:
     else:
         time = when.time if isinstance(when, At) else NEVER
         run("put_at", **unchanged, failcount=failcount, run_after=time)
+    if when == Never() and is_followed:
+        promote_after_death(run, [jobid])
     delay = when.seconds if isinstance(when, Offset) else None
     return Settled("applied", State.DEAD if when == Never() else State.WAITING, failcount, delay)
 
 
 def _apply_policy(setback: Setback, failcount: int, retry_text: str) -> Setback:
-    """Return a failure with the delay, or discarded, by the retry policy of its function."""
+    """Apply the retry policy of the function to a failure: return it with its delay, or as discarded."""
     policy = stored_retry(retry_text)
     if policy is None:
         return setback
@@ -228,7 +263,7 @@ def count_run(run: Statements, handle: Handle) -> int:
 
 
 def retry(run: Statements, jobid: int) -> bool:
-    """Make a waiting or dead job due now, its failures forgiven; return whether it was one."""
+    """Make a waiting or dead job due now, its failures forgiven; return whether it was waiting or dead."""
     rows = run("standing", jobids=[jobid])
     if not rows or rows[0][-1] or not State(rows[0][2]).known:
         return False

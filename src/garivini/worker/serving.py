@@ -28,6 +28,7 @@ from garivini.worker.functions import Registered
 from garivini.worker.held_jobs import HeldJobs
 from garivini.worker.live_settings import LiveSettings
 from garivini.worker.shared import Shared
+from garivini.worker.waker import Waker
 
 #: Maximum seconds for the last commits after an incomplete drain. The parent kills this process two seconds
 #: after the end of the drain.
@@ -50,8 +51,8 @@ class Served(Protocol):
 class Serving:
     """A worker that is served.
 
-    Copies of jobs arrive in the loop and run there, or in the thread of ``blocking``. Their outcomes are
-    committed by the keepers, each in a thread of its own, and then reported to the Gearman servers.
+    Copies of jobs arrive in the loop and run there, or in the thread of ``blocking``. The keepers, each in
+    its own thread, commit the outcomes of jobs, which are then reported to the Gearman servers.
 
     Args:
         worker: its functions, client and servers.
@@ -59,7 +60,7 @@ class Serving:
         drain: maximum seconds from the stop until all jobs that it holds have ended; None: no limit.
         child: the state that it shares with its supervisor.
         after_batch: called in the blocking thread after each batch of jobs.
-        clock: the time of its threads, and what waits for it.
+        clock: the clock of its threads.
         connection: the class of its connections to Gearman servers.
 
     """
@@ -98,8 +99,11 @@ class Serving:
         in_loop, held_jobs = self._shared.call_in_loop, self._held_jobs
         policies = {name: entry.policy for name, entry in worker.functions.items()}
         live = LiveSettings(self._shared.functions, self._def_jobs.links, self._shared.clock.monotonic)
+        databases = [database.dbid for database in worker.client.shards]
+        wakes = bool(worker.client.job_servers)
+        waker = Waker(self._loop, worker.client.wake)
         for database in worker.client.shards:
-            self._shared.keepers[database.dbid] = Keeper(
+            keeper = self._shared.keepers[database.dbid] = Keeper(
                 database,
                 on_committed=lambda executions: in_loop(held_jobs.committed, executions),
                 on_checked=held_jobs.checked,
@@ -111,8 +115,11 @@ class Serving:
                 functions=policies,
                 on_settings=partial(live.apply, database.dbid),
                 child=child,
+                databases=databases,
+                on_inserted=lambda: in_loop(waker.wake) if wakes else None,
                 clock=self._shared.clock,
             )
+            keeper.job_calls.worker = self._shared.name
 
     def _add_links(self, worker: Served, connection: Callable[..., Connection]) -> None:
         client_id, on_lost = self._shared.name.encode(), self._held_jobs.ended.add
@@ -157,7 +164,7 @@ class Serving:
             events.emit("worker.draining", worker=self._shared.name)
             async with asyncio.timeout(self._drain_timeout):
                 await asyncio.gather(*(connection.drain() for connection in self._connections))
-                await self._held_jobs.until_empty()  # also those whose connection is lost
+                await self._held_jobs.until_empty()  # including jobs whose connection is lost
         except TimeoutError:
             last_commits = _LAST_COMMITS
             unfinished = self._report_unfinished()
@@ -190,7 +197,7 @@ class Serving:
         if tasks:
             await self._until_cancelled(tasks, timeout / 2)
         stops = [partial(keeper.stop, timeout) for keeper in self._shared.keepers.values()]
-        # All threads of the loop itself may be in calls of functions that were cancelled.
+        # All threads of the loop's own executor may be busy with calls of cancelled functions.
         threads = ThreadPoolExecutor(len(stops), "garivini-stop")
         await asyncio.gather(*(self._loop.run_in_executor(threads, stop) for stop in stops))
         threads.shutdown(wait=False)
@@ -198,7 +205,7 @@ class Serving:
         events.emit("worker.stopped", worker=self._shared.name)
 
     async def _until_cancelled(self, tasks: list[asyncio.Task[None]], timeout: float) -> None:
-        """Wait until cancelled tasks have ended, and report those that do not: a function can ignore it."""
+        """Wait until cancelled tasks have ended; report those that do not, as a function can ignore it."""
         _, left = await asyncio.wait(tasks, timeout=timeout)
         if left:
             jobs = [self._async_jobs.tasks[task].job for task in left]
@@ -209,5 +216,5 @@ class Serving:
 
 
 def _names(jobs: list[Job]) -> list[str]:
-    """Return the first jobs as an event names them."""
+    """Return the names of the first jobs for an event."""
     return [f"{job.funcname} {job.id}" for job in jobs[:_NAMED]]

@@ -25,7 +25,7 @@ _Read: TypeAlias = Callable[[bytes], Any]
 class Connection(connections.Connection):
     """Writes values into a statement and reads rows as PyMySQL does, in fewer calls.
 
-    Most values are whole numbers, above all ids, arguments of jobs, and the same few names.
+    Most values are whole numbers, above all ids, or arguments of jobs, or the same few names.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
