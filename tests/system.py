@@ -14,7 +14,7 @@ from garivini import Client, Worker, events
 from garivini.gearman.server import Server
 from garivini.model.inserted import Inserted
 from garivini.model.job import NewJob
-from garivini.roles import controller, injector, queue_runner
+from garivini.roles import controller, injector, queue_runners
 from garivini.roles.controller import ControllerSettings
 from garivini.roles.injector import InjectorSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
@@ -93,7 +93,7 @@ class System:
         self._clients.append(Client(self.url))
         (database,) = self._clients[-1].shards
         return self._start(
-            lambda stop: queue_runner.serve(
+            lambda stop: queue_runners.serve(
                 [database], [self.address], QueueRunnerSettings(**settings), stop=stop
             )
         )

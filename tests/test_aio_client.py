@@ -30,7 +30,7 @@ def test_the_async_client_has_every_call_of_the_client() -> None:
 
 async def test_every_call_does_what_the_clients_does(url: str) -> None:
     async with AsyncClient(url) as client:
-        first = await client.insert_job("f", "x", run_after=60, unique="k", priority="high")
+        first = await client.insert_job("f", "x", run_after=60, unique="k", priority="high", partition="p")
         again = await client.insert_job("f", "y", uniqkey="k")
         assert (first.new, again.new) == (True, False)
         assert tuple(first) == tuple(again)

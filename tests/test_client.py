@@ -17,6 +17,7 @@ from garivini.errors import UnreachableError, UsageError
 from garivini.model.handles import HandleLike
 from garivini.model.inserted import Inserted
 from garivini.model.job import Handle, Job
+from garivini.model.job_query import JobQuery
 from garivini.model.limits import NEVER
 from garivini.model.payload import encode_payload
 from garivini.model.policy import FunctionPolicy
@@ -144,6 +145,24 @@ def test_an_inserted_job_has_what_was_given(client: Client) -> None:
     assert (job.funcname, job.arg, job.uniqkey, job.coalesce) == ("f", b"\xff", "k", "c")
     assert (job.flag, job.priority) == ("controller", "low")
     assert 90 <= wait_of(job) <= 91
+
+
+def test_insert_job_and_insert_jobs_store_a_partition(client: Client) -> None:
+    one = client.insert_job("f", partition="a")
+    others = client.insert_jobs([{"funcname": "f", "partition": "b"}, {"funcname": "f", "partition": ""}])
+    assert [look(client, answer).partition for answer in (one, *others)] == ["a", "b", None]
+    assert [job.jobid for job in client.search_jobs(JobQuery(partition="b"))] == [others[0].jobid]
+
+
+@pytest.mark.parametrize(
+    ("partition", "reason"),
+    [("p" * 201, "at most 200 bytes"), ("ü" * 101, "at most 200 bytes"), ("a\0", "NUL"), (b"a", "is a str")],
+)
+def test_insert_job_refuses_a_partition_that_cannot_be_stored(
+    client: Client, partition: Any, reason: str
+) -> None:
+    with pytest.raises(UsageError, match=reason):
+        client.insert_job("f", partition=partition)
 
 
 def test_arguments_stand_in_the_order_of_the_original(client: Client) -> None:

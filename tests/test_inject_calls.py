@@ -30,11 +30,13 @@ def test_a_job_has_the_values_that_were_sent() -> None:
         "unique": "k",
         "coalesce": "group",
         "priority": "high",
+        "partition": "customer",
     }
     ((job,), many) = read(call(sent), Rules())
     assert not many
     assert (job.funcname, job.arg, job.delay) == ("mail.send", "Grüße".encode(), 60)
     assert (job.uniqkey, job.coalesce, job.flag, job.priority) == ("k", "group", "controller", "high")
+    assert job.partition == "customer"
     ((job,), _) = read(call({"funcname": "f", "flag": "shim", "uniqkey": "k"}), Rules())
     assert (job.flag, job.uniqkey, job.arg, job.delay) == ("shim", "k", b"", 0)
 
@@ -196,7 +198,10 @@ _json = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-_KEYS = ("arg", "arg_encoding", "run_after", "unique", "uniqkey", "coalesce", "flag", "priority", "other")
+_KEYS = (
+    *("arg", "arg_encoding", "run_after", "unique", "uniqkey", "coalesce", "flag", "priority", "partition"),
+    "other",
+)
 _WORDS = st.sampled_from(
     ["f", "shim", "controller", "base64", "latin-1", "utf-8", "high", "12", "ÿ", "", "/w=="]
 )

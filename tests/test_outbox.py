@@ -13,7 +13,7 @@ from garivini import Client, Job, OutcomeUnknownError, UsageError, Worker
 from garivini.model.job import NewJob
 from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Success
-from garivini.roles import queue_runner
+from garivini.roles import queue_runners
 from garivini.roles.outbox import Outbox
 from garivini.roles.queue_runner import QueueRunnerSettings
 from garivini.store import inserts, outbox
@@ -179,7 +179,7 @@ async def test_a_worker_of_several_databases_inserts_each_follow_up_in_its_home(
         databases = list(other.shards)
         roles = [
             asyncio.create_task(worker.serve(stop)),
-            asyncio.create_task(queue_runner.serve(databases, [address], QueueRunnerSettings(), stop=stop)),
+            asyncio.create_task(queue_runners.serve(databases, [address], QueueRunnerSettings(), stop=stop)),
         ]
         await asyncio.to_thread(client.insert_job, "f")
         async with asyncio.timeout(PATIENCE):

@@ -11,7 +11,7 @@ import pytest
 from garivini.gearman.aio import Client, Worker
 from garivini.gearman.protocol import Submission
 from garivini.roles.injector import Injector
-from garivini.roles.queue_runner import QueueRunners
+from garivini.roles.queue_runners import QueueRunners
 from garivini.roles.runner import run_role
 from garivini.store.database import Database
 from garivini.store.shards import Shards

@@ -1,7 +1,7 @@
 """Durable jobs for Gearman: a job is a row in a SQL database, and Gearman delivers it to a worker.
 
-General layout, from the bottom up. No part imports one that is below it in this list. The docstring of each
-part lists its modules, and ``docs/explanation/source.md`` the file to open for a symptom.
+General layout, the lowest layer first. No part imports a part that comes after it in this list. The docstring
+of each part lists its modules, and ``docs/explanation/source.md`` the file to open for a symptom.
 
 * ``errors``, ``backoff``, ``clock``, ``events``: used by all others.
 * ``model``: a job, its values, and the decisions about it. No I/O, no clock.
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from garivini.databases import DatabasesLike
     from garivini.errors import (
         ConflictError,
+        DuplicateJobError,
         GariviniError,
         JobCancelled,
         JobDead,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from garivini.model.retry import BackoffCurve
     from garivini.model.schedule import StoredSchedule
     from garivini.model.state import State
+    from garivini.model.unique import Unique
     from garivini.store.callers import AsyncJoinable, Joinable
     from garivini.worker import Discard, Retry, Worker
 
@@ -63,6 +65,7 @@ _MODULES: Final = {
     "ConflictError": "errors",
     "DatabasesLike": "databases",
     "Discard": "worker",
+    "DuplicateJobError": "errors",
     "FailedAttempt": "model.records",
     "Flag": "model.limits",
     "GariviniError": "errors",
@@ -87,6 +90,7 @@ _MODULES: Final = {
     "SchemaError": "errors",
     "State": "model.state",
     "StoredSchedule": "model.schedule",
+    "Unique": "model.unique",
     "UnreachableError": "errors",
     "UsageError": "errors",
     "Worker": "worker",
@@ -104,6 +108,7 @@ __all__ = [  # noqa: RUF022  # the order of the documentation
     "State",
     "Handle",
     "Inserted",
+    "Unique",
     "FailedAttempt",
     "Reported",
     "KeptJob",
@@ -124,6 +129,7 @@ __all__ = [  # noqa: RUF022  # the order of the documentation
     "SchemaError",
     "UnreachableError",
     "RefusedError",
+    "DuplicateJobError",
     "ConflictError",
     "OutcomeUnknownError",
     "JobLost",

@@ -7,6 +7,7 @@ model as one process sees it: with delays, errors, and answers that get lost.
 import asyncio
 import math
 import random
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +28,8 @@ from garivini.model.policy import FOREVER, MAX_CRASHES, MAX_FAILURES, NO_POLICY,
 from garivini.model.records import FailedAttempt
 from garivini.model.retry import error_names, parse_retry
 from garivini.model.state import State
+from garivini.model.turns import START, Place
+from garivini.model.unique import DEBOUNCE_MAX_DELAY, NO_RULE, KeyRule
 from garivini.model.when import At, Never, Offset, backoff
 from garivini.store.admission import Admitted
 from garivini.store.chunks import CHUNK
@@ -59,6 +62,7 @@ class Row:
     crashes: int = 0
     lease_end: int = 0
     runs: int = 0
+    partition: str | None = None
 
     @property
     def put_off(self) -> bool:
@@ -105,6 +109,10 @@ class Model:
         self.pauses: dict[str, int] = {}
         #: The time up to which the rate of a function is used.
         self.used_until: dict[str, float] = {}
+        #: By the job before it, the row that a successor becomes.
+        self.successors: dict[int, Row] = {}
+        #: The same of the partitions of a function; empty: of the jobs without one.
+        self.partitions_used: dict[tuple[str, str], float] = {}
         #: Of functions that had cancelled jobs: how many, and until when copies are checked.
         self.marked: dict[str, tuple[int, int]] = {}
         self._clock = clock
@@ -117,19 +125,26 @@ class Model:
     def insert(self, jobs: Sequence[NewJob]) -> list[Inserted]:
         answers: list[Inserted] = [Inserted(0, 0)] * len(jobs)
 
-        # Those with a unique key come after the others, in the order of their keys.
-        def place(index: int) -> tuple[bool, str, str]:
+        # Those with a unique key come after the others, in the order of their keys; those with rules last.
+        def place(index: int) -> tuple[bool, bool, str, str]:
             job = jobs[index]
-            return (False, "", "") if job.uniqkey is None else (True, job.funcname, job.uniqkey)
+            if job.uniqkey is None:
+                return False, False, "", ""
+            return True, not (job.rule or NO_RULE).is_plain, job.funcname, job.uniqkey
 
         for index in sorted(range(len(jobs)), key=place):
             answers[index] = self._insert(jobs[index])
         return answers
 
     def _insert(self, job: NewJob) -> Inserted:
+        rule = job.rule or NO_RULE
         if job.uniqkey is not None:
             for row in self.rows.values():
                 if (row.funcname, row.uniqkey) == (job.funcname, job.uniqkey):
+                    if row.standing is State.DEAD and rule.frees_dead:
+                        row.uniqkey = None
+                        break
+                    self._duplicate(job, rule, row)
                     return Inserted(row.jobid, self.dbid, new=False)
         row = Row(
             jobid=next(self.jobids),
@@ -141,13 +156,61 @@ class Model:
             flag=job.flag,
             priority=job.priority,
             created=self._now(),
+            partition=job.partition,
         )
         if job.lease:
             row.attempt, row.state, row.since = 1, State.LEASED, self._now()
             row.run_after = row.lease_end = self._now() + job.lease + 1
         self.rows[row.jobid] = row
+        if rule.queues:
+            for jobid, successor in list(self.successors.items()):
+                if (successor.funcname, successor.uniqkey) == (job.funcname, job.uniqkey):
+                    del self.successors[jobid]
         self._tell("insert", None, row)
         return Inserted(row.jobid, self.dbid, created=self._now())
+
+    def _duplicate(self, job: NewJob, rule: KeyRule, row: Row) -> None:
+        """Apply the rule to an insert whose key a row has."""
+        if not rule.changes or row.standing is State.DEAD:
+            return
+        due, most = self._after(job.delay), rule.max_delay or DEBOUNCE_MAX_DELAY
+        given: dict[str, Any] = {"arg": job.arg, "coalesce": job.coalesce, "priority": job.priority}
+        if row.standing is State.WAITING and row.attempt == 0:
+            if rule.on_duplicate == "debounce":
+                due = max(row.run_after, min(due, row.created + most))
+            self._change("replace", row, **given, run_after=due)
+        elif rule.queues:
+            before = self.successors.get(row.jobid)
+            created = self._now() if before is None else before.created
+            if before is not None and rule.on_duplicate == "debounce":
+                due = max(before.run_after, min(due, created + most))
+            self.successors[row.jobid] = Row(
+                jobid=0,
+                funcname=job.funcname,
+                uniqkey=job.uniqkey,
+                flag=job.flag,
+                created=created,
+                run_after=due,
+                **given,
+            )
+
+    def _follow(self, row: Row, when: Offset | At | Never) -> None:
+        """Promote the successor of a job that has died."""
+        if when == Never() and row.jobid in self.successors:
+            row.uniqkey = None
+            self._promote(row.jobid)
+
+    def _promote(self, jobid: int) -> None:
+        """Make the successor of a job a job, unless a newer job has its key."""
+        row = self.successors.pop(jobid, None)
+        if row is None:
+            return
+        key = (row.funcname, row.uniqkey)
+        if any((other.funcname, other.uniqkey) == key for other in self.rows.values()):
+            return
+        row.jobid = next(self.jobids)
+        self.rows[row.jobid] = row
+        self._tell("insert", None, row)
 
     # ---- jobs out
 
@@ -163,13 +226,20 @@ class Model:
         return Lanes(self._clock() if lanes else 0.0, lanes)
 
     def claim(
-        self, lane: Lane, *, limit: int, lease: int | Callable[[str], int], max_bytes: int = BATCH_BYTES
+        self,
+        lane: Lane,
+        *,
+        limit: int,
+        lease: int | Callable[[str], int],
+        max_bytes: int = BATCH_BYTES,
+        expires: int | None = None,
+        discarded: list[Any] | None = None,
     ) -> list[Job]:
+        assert expires is None
         lease = lease if isinstance(lease, int) else lease(lane.funcname)
         jobs: list[Job] = []
         size = 0
-        due = [row for row in self._lane(lane, State.WAITING) if row.run_after <= self._now()]
-        for row in due[: min(limit, CHUNK)]:
+        for row in self._due(lane)[: min(limit, CHUNK)]:
             size += len(row.arg)
             if row.run_after == NEVER:
                 continue
@@ -181,11 +251,22 @@ class Model:
             jobs.append(structs.replace(job, crashes=0))
         return jobs
 
+    def _due(self, lane: Lane) -> list[Row]:
+        return [row for row in self._lane(lane, State.WAITING) if row.run_after <= self._now()]
+
     def admit(
-        self, lane: Lane, *, limit: int, lease: int | Callable[[str], int], max_bytes: int = BATCH_BYTES
+        self,
+        lane: Lane,
+        *,
+        limit: int,
+        lease: int | Callable[[str], int],
+        max_bytes: int = BATCH_BYTES,
+        expires: int | None = None,
+        discarded: list[Any] | None = None,
+        place: Place = START,
     ) -> Admitted:
         if lane.funcname not in self._function_rows() or self.is_paused(lane.funcname):
-            return Admitted([], held_back=0.0)
+            return Admitted([], 0.0, place)
         policy, now = self.policies.get(lane.funcname, NO_POLICY), self.rate_clock()
         used_until = self.used_until.get(lane.funcname, 0.0)
         held = sum(row.standing in HELD for row in self.rows.values() if row.funcname == lane.funcname)
@@ -193,14 +274,66 @@ class Model:
         rate = policy.start_rate
         if rate is not None:
             allowed = min(allowed, rate.allowed(used_until, now))
-        jobs = self.claim(lane, limit=allowed, lease=lease, max_bytes=max_bytes) if allowed > 0 else []
-        wait = 0.0
+        jobs: list[Job] = []
+        wait, left_out = 0.0, None
+        if allowed > 0 and policy.has_turns:
+            jobs, left_out, place = self._take_turns(lane, policy, allowed, lease, place)
+        elif allowed > 0:
+            jobs = self.claim(lane, limit=allowed, lease=lease, max_bytes=max_bytes)
         if rate is not None:
             used = rate.use(used_until, now, len(jobs))
             if used != used_until:
                 self.use_rate(lane.funcname, used)
             wait = rate.until_next(used, now)
-        return Admitted(jobs, held_back=None if allowed >= limit or len(jobs) < allowed else wait)
+        if len(jobs) < max(0, allowed):
+            return Admitted(jobs, left_out, place)
+        return Admitted(jobs, None if allowed >= limit else wait, place)
+
+    def _take_turns(
+        self,
+        lane: Lane,
+        policy: FunctionPolicy,
+        limit: int,
+        lease: int | Callable[[str], int],
+        place: Place,
+    ) -> Admitted:
+        """Claim a job of each partition that has room, and again, in the order of partitions."""
+        lease = lease if isinstance(lease, int) else lease(lane.funcname)
+        due: defaultdict[str, list[Row]] = defaultdict(list)
+        for row in self._due(lane):
+            if row.run_after != NEVER:
+                due[row.partition or ""].append(row)
+        after = "" if place.partition is None else place.partition + "\1"
+        names = sorted(due, key=lambda name: (name < after, name))
+        jobs: list[Job] = []
+        chose = True
+        while chose and len(jobs) < limit:
+            chose = False
+            for name in names:
+                if due[name] and len(jobs) < limit and self._partition_room(lane.funcname, name, policy):
+                    row, chose = due[name].pop(0), True
+                    self._use_partition(lane.funcname, name, policy)
+                    was_due = row.run_after
+                    self._lease("claim", row, lease)
+                    jobs.append(structs.replace(self._job(row, lease=lease, due=was_due), crashes=0))
+        last = (jobs[-1].partition or "") if len(jobs) >= limit else place.partition
+        return Admitted(jobs, 0.0 if any(due.values()) else None, place._replace(partition=last))
+
+    def _partition_room(self, funcname: str, partition: str, policy: FunctionPolicy) -> bool:
+        """Whether a job of a partition may be handed out."""
+        held = sum(
+            row.standing in HELD and (row.funcname, row.partition or "") == (funcname, partition)
+            for row in self.rows.values()
+        )
+        if policy.partition_max_running is not None and held >= policy.partition_max_running:
+            return False
+        rate, used = policy.partition_start_rate, self.partitions_used.get((funcname, partition), 0.0)
+        return rate is None or rate.allowed(used, self.rate_clock()) > 0
+
+    def _use_partition(self, funcname: str, partition: str, policy: FunctionPolicy) -> None:
+        rate, used = policy.partition_start_rate, self.partitions_used.get((funcname, partition), 0.0)
+        if rate is not None:
+            self.partitions_used[funcname, partition] = rate.use(used, self.rate_clock(), 1)
 
     def rate_clock(self) -> float:
         """Return the time by which rates are used."""
@@ -292,6 +425,29 @@ class Model:
     def forget_dead(self, after: int = 0, limit: int = CHUNK) -> tuple[int, int | None]:
         return 0, None
 
+    @property
+    def queues_keys(self) -> bool:
+        return any(policy.key_rule.queues for policy in self.policies.values())
+
+    def promote_successors(self, limit: int = CHUNK) -> bool:
+        for jobid in sorted(self.successors)[:limit]:
+            row = self.rows.get(jobid)
+            if row is None:
+                self._promote(jobid)
+            elif row.standing is State.DEAD:
+                row.uniqkey = None
+                self._promote(jobid)
+        return bool(self.successors)
+
+    def forget_keys(self, limit: int = CHUNK) -> int:
+        return 0
+
+    def discard_late(self, limit: int = CHUNK) -> list[Any]:
+        return []
+
+    def forget_partitions(self, limit: int = CHUNK) -> int:
+        return 0
+
     def nodes(self) -> frozenset[str]:
         return frozenset()
 
@@ -312,6 +468,8 @@ class Model:
             row = self.rows.pop(jobid)
             self.records = {key: record for key, record in self.records.items() if key[0] != jobid}
             self._tell("complete", row, None)
+        for jobid in sorted(gone):
+            self._promote(jobid)
         return gone
 
     def finish(
@@ -362,6 +520,7 @@ class Model:
                 run_after = NEVER
         state = State.DEAD if run_after == NEVER else State.WAITING
         self._change(setback.kind, row, state=state, run_after=run_after, lease_end=0, failcount=failcount)
+        self._follow(row, when)
         delay = when.seconds if isinstance(when, Offset) else None
         return Settled("applied", State.DEAD if when == Never() else State.WAITING, failcount, delay)
 
@@ -561,6 +720,7 @@ class Model:
             lease=lease,
             lease_end=row.run_after if lease else 0,
             runs=row.runs,
+            partition=row.partition,
         )
 
 

@@ -97,8 +97,8 @@ class Ledger:
         self._claims: dict[tuple[int, int], tuple[float, int]] = {}
         #: Attempts by a reclaim.
         self._reclaimed: set[tuple[int, int]] = set()
-        #: When the jobs of each function with a rate were claimed.
-        self._claim_times: defaultdict[str, list[float]] = defaultdict(list)
+        #: When the jobs of each function or partition with a rate were claimed.
+        self._claim_times: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
         self._refused: set[tuple[int, int]] = set()
         self._renewals: dict[tuple[Process, int, int], float] = {}
         self._begun: set[tuple[Process, int, int]] = set()
@@ -157,6 +157,7 @@ class Ledger:
         if step == "claim":
             self._check_limit(row)
             self._check_rate(row.funcname)
+            self._check_partition(row)
         if step in ("claim", "reclaim"):
             self._claims[jobid, after.attempt] = (self.loop.time(), after.run_after - after.since - 1)
         if step == "reclaim":
@@ -178,15 +179,31 @@ class Ledger:
 
     def _check_rate(self, funcname: str) -> None:
         """In no span of time may more jobs of a function be claimed than its burst and its rate allow."""
-        rate = self._rate(funcname)
+        self._check_times(self._rate(funcname), funcname)
+
+    def _check_times(self, rate: Rate | None, *name: str) -> None:
+        """Note a claim of a function, or of its partition, and compare it with the ones before."""
         if rate is None:
             return
-        times = self._claim_times[funcname]
+        times = self._claim_times[name]
         times.append(self.model.clock())
         for count, time in enumerate(reversed(times), 1):
             if count > rate.burst + (times[-1] - time) / rate.interval + 0.01:
-                self.wrong("more jobs are claimed than the rate allows", funcname, count, times[-1] - time)
+                self.wrong("more jobs are claimed than the rate allows", name, count, times[-1] - time)
                 return
+
+    def _check_partition(self, row: Row) -> None:
+        """No claim may hand out more jobs of a partition than its limit and its rate allow."""
+        policy = self.model.policies.get(row.funcname, NO_POLICY)
+        self._check_times(policy.partition_start_rate, row.funcname, row.partition or "")
+        if policy.partition_max_running is None:
+            return
+        rows = [self.model.rows[jobid] for jobid in self.held]
+        held = sum((it.funcname, it.partition) == (row.funcname, row.partition) for it in rows)
+        if held > policy.partition_max_running:
+            self.wrong(
+                "more jobs of a partition are in flight than may be", row.funcname, row.partition, held
+            )
 
     def _rate(self, funcname: str) -> Rate | None:
         return self.model.policies.get(funcname, NO_POLICY).start_rate

@@ -43,6 +43,9 @@ class Function:
     max_running: int | None = None
     rate: str | None = None
     burst: int | None = None
+    partition_max_running: int | None = None
+    partition_rate: str | None = None
+    fair: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class Plan:
     outcomes: tuple[str, ...]
     #: How many of its first runs end their process.
     deaths: int = 0
+    partition: str | None = None
     #: Whether each of its runs that succeeds inserts a follow-up.
     follows: bool = False
 
@@ -206,7 +210,25 @@ def draw(seed: int) -> Scenario:
     scenario = _limit_rate(scenario, random.Random(f"rate {seed}"))
     scenario = _pause(scenario, random.Random(f"pause {seed}"))
     scenario = _cancel(scenario, random.Random(f"cancel {seed}"))
+    scenario = _divide(scenario, random.Random(f"partitions {seed}"))
     return _follow(scenario, random.Random(f"follow {seed}"))
+
+
+def _divide(scenario: Scenario, dice: random.Random) -> Scenario:
+    """Give jobs partitions, and some functions rules about them."""
+    if dice.random() > 0.25:
+        return scenario
+    plans = [replace(plan, partition=dice.choice([None, "a", "b", "b", "c"])) for plan in scenario.plans]
+    functions = [
+        replace(
+            function,
+            partition_max_running=dice.choice([None, 1, 1, 2]),
+            partition_rate=dice.choice([None, None, "20/s", "2/s", "30/m"]),
+            fair=dice.choice([None, True]),
+        )
+        for function in scenario.functions
+    ]
+    return replace(scenario, plans=tuple(plans), functions=tuple(functions))
 
 
 def _follow(scenario: Scenario, dice: random.Random) -> Scenario:

@@ -55,7 +55,8 @@ class Simulation:
             lambda: self.source.uniform(-1, 1),
         )
         for function in scenario.functions:
-            given = FunctionPolicy(max_running=function.max_running, rate=function.rate, burst=function.burst)
+            rules = ("max_running", "rate", "burst", "partition_max_running", "partition_rate", "fair")
+            given = FunctionPolicy(**{name: getattr(function, name) for name in rules})
             if given.has_rules:
                 self.model.set_function(function.name, given)
         self.ledger.model = self.model
@@ -215,7 +216,13 @@ class Simulation:
 
     async def _insert(self, client: Process, plan: Plan) -> None:
         await asyncio.sleep(plan.at)
-        job = new_job(plan.function, b"%d" % plan.number, priority=plan.priority, delay=plan.delay)
+        job = new_job(
+            plan.function,
+            b"%d" % plan.number,
+            priority=plan.priority,
+            delay=plan.delay,
+            partition=plan.partition,
+        )
         connection = self.connect(client)
         while True:
             try:

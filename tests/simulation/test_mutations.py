@@ -30,6 +30,7 @@ from garivini.model.outcome import Setback, Settled, Success
 from garivini.model.payload import decode_payload
 from garivini.model.policy import FunctionPolicy
 from garivini.model.state import State
+from garivini.model.turns import START, Place
 from garivini.roles import expired_leases, orphans
 from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.expired_leases import ExpiredLeases
@@ -77,8 +78,16 @@ def releases_nothing(self: Model, jobs: Iterable[Job], *, locked: Any = None) ->
     pass
 
 
-def admits_whatever_is_due(self: Model, lane: Lane, **arguments: Any) -> Admitted:
-    return Admitted(self.claim(lane, **arguments), held_back=None)
+def admits_whatever_is_due(self: Model, lane: Lane, *, place: Place = START, **arguments: Any) -> Admitted:
+    return Admitted(self.claim(lane, **arguments), None, place)
+
+
+def has_room_in_any_partition(self: Model, *_: Any) -> bool:
+    return True
+
+
+def uses_no_rate_of_partitions(self: Model, *_: Any) -> None:
+    pass
 
 
 def uses_no_rate(self: Model, funcname: str, used_until: float) -> None:
@@ -373,6 +382,18 @@ RATES: Final = [
     for rate in ("2/s", "20/s")
 ]
 
+#: Jobs of two partitions with a limit and a rate.
+PARTITIONS: Final = [
+    replace(
+        scenario,
+        functions=(Function("f0", "async", None, 3, **rule),),
+        workers=(Worker(0.0, "async", 8),),
+        plans=tuple(replace(plan, partition="ab"[plan.number % 2]) for plan in scenario.plans),
+    )
+    for scenario in [plain(*[0.1] * 12, runners=(0.0, 0.0))]
+    for rule in ({"partition_max_running": 1}, {"partition_rate": "2/s"})
+]
+
 BROKEN: Final = {
     "what is queued is reclaimed": Broken(expired_leases, "decide", reclaims_what_is_queued, [8, 18]),
     "one strike is enough": Broken(expired_leases, "decide", reclaims_at_the_first_strike, [89, 127]),
@@ -398,6 +419,15 @@ BROKEN: Final = {
     "a claim that is not released": Broken(Model, "release", releases_nothing, [47, 73]),
     "a sweep that takes the youngest": Broken(orphans, "_SWEEP_AGE", 0, [STOPPED]),
     "a limit that is not kept": Broken(Model, "admit", admits_whatever_is_due, [2, 3]),
+    "a partition that has always room": Broken(
+        Model, "_partition_room", has_room_in_any_partition, PARTITIONS
+    ),
+    "a rate of partitions that is not used": Broken(
+        Model, "_use_partition", uses_no_rate_of_partitions, PARTITIONS[1:]
+    ),
+    "rules about partitions that a QueueRunner does not know": Broken(
+        Dispatcher, "ruled", frozenset(), PARTITIONS
+    ),
     "a limit that a QueueRunner does not know": Broken(Dispatcher, "ruled", frozenset(), [2, 3]),
     "marks that no worker reads": Broken(Marks, "step", reads_no_marks, [CANCELLED, CANCELLED_COPY]),
     "marks by which no copy is checked": Broken(

@@ -248,7 +248,17 @@ def test_upgrade_of_the_perl_table_keeps_its_collation_and_index(original: Place
     after = original.shape()
     assert [entry for entry in before if entry not in after] == []
     added = {entry[0] for entry in after if entry not in before}
-    columns = {"priority", "created", "attempt", "state", "since", "crashes", "lease_end", "runs"}
+    columns = {
+        "priority",
+        "created",
+        "attempt",
+        "state",
+        "since",
+        "crashes",
+        "lease_end",
+        "runs",
+        "partition",
+    }
     assert added == columns | {"job_lane"}
 
 

@@ -154,10 +154,15 @@ def test_a_value_that_is_missing_is_an_error() -> None:
 
 
 #: Names whose parameters are a dialect's own, for it runs them itself.
-OWN = {"mysql": {"lanes", "insert", "insert_keyed"}}
+OWN = {
+    "mysql": {"lanes", "insert", "insert_keyed", "insert_partitioned", "insert_keyed_partitioned"},
+}
 #: Names that a dialect alone has.
 MORE = {
-    "mysql": {"insert_returning", "insert_keyed_returning", "insert_at", "insert_keyed_at", "cluster"},
+    "mysql": {
+        *("insert_returning", "insert_keyed_returning", "insert_at", "insert_keyed_at"),
+        *("cluster", "group_replication", "snapshots"),
+    },
     "sqlite": {"times", "insert_many"},
 }
 

@@ -26,6 +26,7 @@ from garivini.model.limits import FLAGS, PRIORITIES, Flag, Priority
     show_default=True,
     help="Order among due jobs.",
 )
+@click.option("--partition", metavar="NAME", help="The customer, account or host for which the job runs.")
 @click.option(
     "--flag",
     type=click.Choice(FLAGS),
@@ -42,6 +43,7 @@ def insert(
     run_after: float | None,
     unique: str | None,
     priority: Priority,
+    partition: str | None,
     flag: Flag,
 ) -> None:
     """Insert a job for the function FUNCNAME with the argument ARG, and print its id.
@@ -61,6 +63,7 @@ def insert(
             run_after=run_after,
             unique=unique,
             priority=priority,
+            partition=partition,
             flag=flag,
         )
     job = f"{inserted.id}"

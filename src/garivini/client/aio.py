@@ -12,16 +12,17 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 from garivini.client.aio_bulk import AsyncBulkCalls
 from garivini.client.client import Client
 from garivini.client.functions import AsyncFunctionCalls
+from garivini.client.reads import AsyncReadCalls
 from garivini.client.schedules import AsyncSchedules
 from garivini.client.waiting import AsyncWaitCalls, SharedPolls
 from garivini.databases import DatabasesLike
 from garivini.model.handles import HandleLike
 from garivini.model.inserted import Inserted
-from garivini.model.job import Job, NewJob
+from garivini.model.job import NewJob
 from garivini.model.limits import Flag, Priority
 from garivini.model.new_jobs import JobLike, checked_job, checked_jobs
 from garivini.model.pacing import WATERMARK
-from garivini.model.records import FailedAttempt, KeptJob, Reported
+from garivini.model.unique import Unique
 from garivini.store.callers import AsyncJoinable
 from garivini.store.split_inserts import Ends, SplitInserts
 
@@ -45,7 +46,7 @@ class _Stream:
     inserting: asyncio.Task[None] | None = None
 
 
-class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitCalls):
+class AsyncClient(AsyncReadCalls, AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitCalls):
     """Inserts jobs into a queue, reports their outcomes and reads them, in an event loop.
 
     Construction opens no connection. It is an asynchronous context manager that closes itself, for one event
@@ -94,39 +95,47 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitCalls):
         funcname: str,
         arg: bytes | str = b"",
         run_after: float | timedelta | None = None,
-        unique: str | None = None,
+        unique: str | Unique | None = None,
         coalesce: str | None = None,
         flag: Flag | None = None,
         *,
         uniqkey: str | None = None,
         priority: Priority | None = None,
         dispatch: bool = True,
+        expires: float | timedelta | None = None,
+        partition: str | None = None,
         connection: AsyncJoinable | None = None,
     ) -> Inserted:
         """Insert a job in one transaction, which is committed when the call returns.
 
-        Cancelled before its batch is started, the call inserts nothing; cancelled later, it may have.
+        If the call is cancelled before its batch is started, nothing is inserted. If it is cancelled later,
+        the job may have been inserted.
 
         Args:
             funcname: the worker's function: 1 to 200 bytes of UTF-8, without line breaks.
             arg: the argument, up to 16 MB. A str is stored as UTF-8.
             run_after: seconds from now by the database's clock, or a timedelta; by default now.
             unique: unique key, up to 255 characters. At most one job of the function has it: a second insert
-                returns that job.
+                returns that job. A ``Unique`` gives the key other rules than the settings of the function.
             coalesce: stored with the job for the worker, up to 255 characters.
             flag: ``shim`` (default): the worker reports the outcome. ``controller``: a Controller does.
             uniqkey: another name for ``unique``.
             priority: ``high``, ``normal`` (default) or ``low``.
             dispatch: False leaves the job to a QueueRunner, even if the client knows Gearman servers.
-            connection: inserts the job in the transaction of this connection, also of an AsyncConnection or
-                AsyncSession. The job exists when the caller commits. A QueueRunner is woken after the commit
-                of a session or Django connection; with any other connection, call ``wake``.
+            expires: seconds, or a timedelta: a job not handed out this long after it was due is discarded.
+            partition: the customer, account or host for which it runs, up to 200 bytes of UTF-8. Limits and
+                turns of a function can count by it.
+            connection: inserts the job in the transaction of this connection, which may also be an
+                AsyncConnection or AsyncSession. The job exists when the caller commits. A QueueRunner is
+                woken after the commit of a session or Django connection; with any other connection, call
+                ``wake``.
 
         Returns:
             The id of the job. ``new`` is False if a job with the unique key already exists.
 
         Raises:
             UsageError: a value cannot be stored, or the connection cannot be joined. Nothing was inserted.
+            DuplicateJobError: a job with the unique key exists, and its rule is ``raise``.
             UnreachableError, RefusedError, ConflictError, SchemaError: nothing was inserted.
             OutcomeUnknownError: the connection was lost at the commit. With a unique key, repeat the call.
 
@@ -136,6 +145,8 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitCalls):
             uniqkey=uniqkey,
             priority=priority,
             dispatch=dispatch,
+            expires=expires,
+            partition=partition,
         )
         if connection is not None:
             (inserted,) = await self._join(connection, [job])
@@ -161,7 +172,8 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitCalls):
 
         Args:
             jobs: each a list ``[funcname, uniqkey, coalesce, arg]`` or a mapping with the keys ``funcname``,
-                ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``.
+                ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``, ``expires``,
+                ``partition``.
             run_after: as for ``insert_job``, for all jobs.
             flag: as for ``insert_job``, for all jobs.
             dispatch: as for ``insert_job``. A list of more than 4,000 jobs is left to a QueueRunner.
@@ -228,57 +240,6 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitCalls):
         """
         return await self._call(self._client.failed_job, handle, error)
 
-    async def list_jobs(
-        self, funcname: str | None = None, state: str | None = None, *, after: int = 0, limit: int = 100
-    ) -> list[Job]:
-        """Return jobs in the order of their ids, from one database after the other.
-
-        Args:
-            funcname: only jobs of this function.
-            state: only jobs in this state: ``waiting``, ``leased``, ``running``, ``suspect`` or ``dead``.
-            after: only ids above this one.
-            limit: maximum jobs per database.
-
-        Raises:
-            UsageError: the state is unknown.
-
-        """
-        return await self._call(self._client.list_jobs, funcname, state, after=after, limit=limit)
-
-    async def failed_jobs(
-        self, funcname: str | None = None, *, after: int = 0, limit: int = 100
-    ) -> list[Job]:
-        """Return jobs that have failed, whose process has died, or that are dead, as ``list_jobs`` does."""
-        return await self._call(self._client.failed_jobs, funcname, after=after, limit=limit)
-
-    async def get_job(self, handle: HandleLike) -> Job | None:
-        """Return a job in its current state, or None if it does not exist."""
-        return await self._call(self._client.get_job, handle)
-
-    async def failures(self, handle: HandleLike) -> list[FailedAttempt]:
-        """Return the failures of a job, oldest first: one per attempt that did not succeed.
-
-        The first 10 and the newest 40 are kept.
-        """
-        return await self._call(self._client.failures, handle)
-
-    async def result(self, handle: HandleLike) -> KeptJob | None:
-        """Return a kept job with its result, or None.
-
-        A job that has succeeded is kept for the retention of its function, in seconds, if a ``Worker`` or a
-        Controller ran it, or ``complete_job`` was given a result. None: there is no such job, it has not
-        succeeded, or it is not kept, or no longer.
-        """
-        return await self._call(self._client.result, handle)
-
-    async def reports(self, handle: HandleLike) -> list[Reported]:
-        """Return what a worker reported while it ran a job, oldest attempt first.
-
-        Of each attempt, the last progress comes first, then the lines. A Controller stores the reports of
-        jobs of flag ``controller``. They are returned for a kept job too.
-        """
-        return await self._call(self._client.reports, handle)
-
     async def retry_job(self, handle: HandleLike) -> bool:
         """Make a waiting or dead job due now and reset its counts of failures and crashes.
 
@@ -293,8 +254,8 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitCalls):
 
         If a ``Worker`` is running the job, ``job.cancelled`` is true within two seconds, and an ``async def``
         is cancelled. A Controller ends its call. If the job succeeds anyway, it is complete; any other
-        outcome has no effect. A copy that waits in a Gearman server is dropped by the ``Worker`` that gets
-        it, from two seconds after this call on.
+        outcome has no effect. From two seconds after this call, a ``Worker`` that receives a copy of the job
+        from a Gearman server drops it.
 
         Args:
             handle: as for ``Client.complete_job``. An attempt in it is ignored.
@@ -318,7 +279,7 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitCalls):
         """Wait for the calls in progress and close the client's own connections. No call may follow."""
         inserting = [stream.inserting for stream in self._streams.values() if stream.inserting]
         if inserting:
-            await asyncio.wait(inserting)  # a cancelled wait does not cancel them
+            await asyncio.wait(inserting)  # if this wait is cancelled, the tasks are not
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
     def _close(self) -> None:
@@ -345,7 +306,7 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitCalls):
         finally:
             stream.inserting = None
             for caller in (*batch, *stream.callers):
-                caller.answer.cancel()  # only if this task was cancelled: otherwise all have been answered
+                caller.answer.cancel()  # only if this task was cancelled; otherwise all have an answer
 
     async def _insert_batch(self, batch: list[_Caller]) -> None:
         split = SplitInserts(batch)

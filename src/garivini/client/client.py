@@ -10,6 +10,7 @@ from garivini.client.bulk import BulkCalls
 from garivini.client.direct import DirectDispatch
 from garivini.client.functions import FunctionCalls
 from garivini.client.late_outcomes import complete, finish, write_outcomes, write_setback
+from garivini.client.reads import ReadCalls
 from garivini.client.schedules import Schedules
 from garivini.client.waiting import WaitCalls
 from garivini.databases import DatabasesLike
@@ -17,19 +18,19 @@ from garivini.errors import UsageError
 from garivini.gearman.servers import parse_addresses
 from garivini.model.handles import HandleLike, handle_of, named_job
 from garivini.model.inserted import Inserted
-from garivini.model.job import Handle, Job, NewJob, parse_state
+from garivini.model.job import Handle, Job, NewJob
 from garivini.model.limits import Flag, Priority
 from garivini.model.new_jobs import JobLike, checked_job, checked_jobs
 from garivini.model.outcome import Setback, failure, success
 from garivini.model.pacing import WATERMARK
-from garivini.model.records import FailedAttempt, KeptJob, Reported
 from garivini.model.state import State
+from garivini.model.unique import Unique
 from garivini.model.when import parse_when
 from garivini.store.callers import Joinable, after_commit
 from garivini.store.shards import Shards
 
 
-class Client(BulkCalls, FunctionCalls, WaitCalls):
+class Client(ReadCalls, BulkCalls, FunctionCalls, WaitCalls):
     """Inserts jobs into a queue, reports their outcomes and reads them.
 
     Construction opens no connection. Several threads may share a client, and a child process may use it
@@ -78,7 +79,7 @@ class Client(BulkCalls, FunctionCalls, WaitCalls):
         self._shards = Shards(dbs)
         #: The Gearman servers as ``host:port``; empty if a QueueRunner finds the jobs by itself.
         self.job_servers: list[str] = parse_addresses(job_servers) if job_servers else []
-        #: Encrypts the connections to them; None: they are plain.
+        #: The TLS context for connections to the Gearman servers; None: these are not encrypted.
         self.tls: ssl.SSLContext | None = tls
         self._direct = (
             DirectDispatch(self._shards, self.job_servers, watermark=watermark, tls=tls)
@@ -103,13 +104,15 @@ class Client(BulkCalls, FunctionCalls, WaitCalls):
         funcname: str,
         arg: bytes | str = b"",
         run_after: float | timedelta | None = None,
-        unique: str | None = None,
+        unique: str | Unique | None = None,
         coalesce: str | None = None,
         flag: Flag | None = None,
         *,
         uniqkey: str | None = None,
         priority: Priority | None = None,
         dispatch: bool = True,
+        expires: float | timedelta | None = None,
+        partition: str | None = None,
         connection: Joinable | None = None,
     ) -> Inserted:
         """Insert a job in one transaction, which is committed when the call returns.
@@ -119,12 +122,15 @@ class Client(BulkCalls, FunctionCalls, WaitCalls):
             arg: the argument, up to 16 MB. A str is stored as UTF-8.
             run_after: seconds from now by the database's clock, or a timedelta; by default now.
             unique: unique key, up to 255 characters. At most one job of the function has it: a second insert
-                returns that job.
+                returns that job. A ``Unique`` gives the key other rules than the settings of the function.
             coalesce: stored with the job for the worker, up to 255 characters.
             flag: ``shim`` (default): the worker reports the outcome. ``controller``: a Controller does.
             uniqkey: another name for ``unique``.
             priority: ``high``, ``normal`` (default) or ``low``.
             dispatch: False leaves the job to a QueueRunner, even if the client knows Gearman servers.
+            expires: seconds, or a timedelta: a job not handed out this long after it was due is discarded.
+            partition: the customer, account or host for which it runs, up to 200 bytes of UTF-8. Limits and
+                turns of a function can count by it.
             connection: inserts the job in the transaction of this connection. The job exists when the caller
                 commits. A QueueRunner is woken after the commit of a Session or Django connection; with any
                 other connection, call ``wake``.
@@ -134,6 +140,7 @@ class Client(BulkCalls, FunctionCalls, WaitCalls):
 
         Raises:
             UsageError: a value cannot be stored, or the connection cannot be joined. Nothing was inserted.
+            DuplicateJobError: a job with the unique key exists, and its rule is ``raise``.
             UnreachableError, RefusedError, ConflictError, SchemaError: nothing was inserted.
             OutcomeUnknownError: the connection was lost at the commit. With a unique key, repeat the call.
 
@@ -143,6 +150,8 @@ class Client(BulkCalls, FunctionCalls, WaitCalls):
             uniqkey=uniqkey,
             priority=priority,
             dispatch=dispatch,
+            expires=expires,
+            partition=partition,
         )
         return self._insert_checked([job], connection)[0]
 
@@ -159,7 +168,8 @@ class Client(BulkCalls, FunctionCalls, WaitCalls):
 
         Args:
             jobs: each a list ``[funcname, uniqkey, coalesce, arg]`` or a mapping with the keys ``funcname``,
-                ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``.
+                ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``, ``expires``,
+                ``partition``.
             run_after: as for ``insert_job``, for all jobs.
             flag: as for ``insert_job``, for all jobs.
             dispatch: as for ``insert_job``. A list of more than 4,000 jobs is left to a QueueRunner.
@@ -187,10 +197,11 @@ class Client(BulkCalls, FunctionCalls, WaitCalls):
         Args:
             handle: names the job: a Job, a Handle, the result of an insert, an id such as ``"1:42"``, the
                 payload that a worker received (a mapping or JSON), or a pair ``(jobid, dbid)``. After a
-                failover, a Job or payload from before has an effect only if the row is still its job's.
+                failover, a Job or payload from before it has an effect only if the row still belongs to its
+                job.
             result: of the job, which is kept with it for the retention of its function. A str is stored as
-                UTF-8. None: the job is not kept. Any other costs a second statement.
-            worker: the name of what ran the job, for a kept job.
+                UTF-8. None: the job is not kept. Any other result needs a second statement.
+            worker: the name of the worker that ran the job, for a kept job.
 
         Returns:
             Whether the job existed.
@@ -249,74 +260,7 @@ class Client(BulkCalls, FunctionCalls, WaitCalls):
         named = named_job(handle)
         return write_setback(self._shards[named.dbid], named, failure(handle_of(named), error))
 
-    def list_jobs(
-        self,
-        funcname: str | None = None,
-        state: str | None = None,
-        *,
-        after: int = 0,
-        limit: int = 100,
-    ) -> list[Job]:
-        """Return jobs in the order of their ids, from one database after the other.
-
-        Args:
-            funcname: only jobs of this function.
-            state: only jobs in this state: ``waiting``, ``leased``, ``running``, ``suspect`` or ``dead``.
-            after: only ids above this one.
-            limit: maximum jobs per database.
-
-        Raises:
-            UsageError: the state is unknown.
-
-        """
-        chosen = None if state is None else parse_state(state)
-        return [
-            job
-            for database in self._shards
-            for job in database.jobs(funcname=funcname, state=chosen, after=after, limit=limit)
-        ]
-
-    def failed_jobs(self, funcname: str | None = None, *, after: int = 0, limit: int = 100) -> list[Job]:
-        """Return jobs that have failed, whose process has died, or that are dead, as ``list_jobs`` does."""
-        return [
-            job
-            for database in self._shards
-            for job in database.jobs(funcname=funcname, failed=True, after=after, limit=limit)
-        ]
-
-    # ---- beyond the original
-
-    def get_job(self, handle: HandleLike) -> Job | None:
-        """Return a job in its current state, or None if it does not exist."""
-        jobid, dbid, _ = handle_of(handle)
-        return self._shards[dbid].get(jobid)
-
-    def failures(self, handle: HandleLike) -> list[FailedAttempt]:
-        """Return the failures of a job, oldest first: one per attempt that did not succeed.
-
-        The first 10 and the newest 40 are kept.
-        """
-        jobid, dbid, _ = handle_of(handle)
-        return self._shards[dbid].failures(jobid)
-
-    def result(self, handle: HandleLike) -> KeptJob | None:
-        """Return a kept job with its result, or None.
-
-        A job that has succeeded is kept for the retention of its function, in seconds, if a ``Worker`` or a
-        Controller ran it, or ``complete_job`` was given a result. None: there is no such job, it has not
-        succeeded, or it is not kept, or no longer.
-        """
-        jobid, dbid, _ = handle_of(handle)
-        return self._shards[dbid].finished(jobid)
-
-    def reports(self, handle: HandleLike) -> list[Reported]:
-        """Return what a worker reported while it ran a job, oldest attempt first.
-
-        Of each attempt, the last progress comes first, then the lines. A Controller stores the reports of
-        jobs of flag ``controller``. They are returned for a kept job too.
-        """
-        jobid, dbid, _ = handle_of(handle)
-        return self._shards[dbid].reports(jobid)
+    # ---- calls that the original does not have
 
     def retry_job(self, handle: HandleLike) -> bool:
         """Make a waiting or dead job due now and reset its counts of failures and crashes.
@@ -336,8 +280,8 @@ class Client(BulkCalls, FunctionCalls, WaitCalls):
 
         If a ``Worker`` is running the job, ``job.cancelled`` is true within two seconds, and an ``async def``
         is cancelled. A Controller ends its call. If the job succeeds anyway, it is complete; any other
-        outcome has no effect. A copy that waits in a Gearman server is dropped by the ``Worker`` that gets
-        it, from two seconds after this call on.
+        outcome has no effect. From two seconds after this call, a ``Worker`` that receives a copy of the job
+        from a Gearman server drops it.
 
         Args:
             handle: as for ``complete_job``. An attempt in it is ignored.

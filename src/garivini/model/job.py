@@ -11,6 +11,7 @@ from garivini.errors import UsageError
 from garivini.model.inserted import Inserted
 from garivini.model.limits import FLAGS, PRIORITIES, Flag, Priority, check_word
 from garivini.model.state import State
+from garivini.model.unique import KeyRule
 
 if TYPE_CHECKING:
     from garivini.model.new_jobs import JobLike
@@ -52,10 +53,15 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     delay: int
     #: Seconds of the lease with which it is inserted, as if it were claimed immediately; 0: it waits.
     lease: int = 0
-    #: Whether a client that knows Gearman servers may submit it after the commit.
+    #: Whether a client that knows Gearman servers may submit the job after the commit.
     dispatch: bool = True
     #: Of a follow-up, the id of the database to which it is moved; 0: it stays in that of its job.
     home: int = 0
+    #: The rules of its unique key; None: the defaults.
+    rule: KeyRule | None = None
+    #: Seconds after it is due until which it must be handed out; 0: the setting of its function applies.
+    expires: int = 0
+    partition: str | None = None
 
     def __post_init__(self) -> None:
         check_word("flag", self.flag, FLAGS)
@@ -114,7 +120,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     created: int = 0
     #: Seconds of this attempt's lease; 0: unknown.
     lease: int = 0
-    #: When this lease ends first; 0: unknown.
+    #: When this lease ends unless it is renewed; 0: unknown.
     lease_end: int = 0
     #: The incarnation of the database that gave this attempt: see ``docs/explanation/leases.md``. None: the
     #: database has none, or the payload is of the original or of an older version.
@@ -135,9 +141,11 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     completed: bool = False
     #: Number of lines that its function has logged by ``log``.
     lines: int = 0
+    #: For whom or what it runs: limits per partition count by it. None: it was inserted without one.
+    partition: str | None = None
 
     def __hash__(self) -> int:
-        # Not by all fields: the worker may set ``superseded`` while it runs.
+        # The hash cannot use all fields, because the worker may set ``superseded`` while the job runs.
         return hash(self.handle)
 
     @classmethod
@@ -160,6 +168,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
             lease=job.lease,
             lease_end=stored.created + job.lease + 1,
             incarnation=stored.incarnation,
+            partition=job.partition,
         )
 
     @property

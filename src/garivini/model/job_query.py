@@ -1,4 +1,4 @@
-"""Which jobs a search finds, how an operator changes those, and how far it has come."""
+"""The conditions of a search for jobs, the changes of many jobs, and their progress."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -33,6 +33,8 @@ class JobQuery:
     failed: bool = False
     #: The unique key.
     uniqkey: str | None = None
+    #: The partition.
+    partition: str | None = None
     #: The name of the class of the latest failure, such as ``TimeoutError``.
     error: str | None = None
     #: Part of the message of the latest failure.
@@ -53,12 +55,12 @@ class JobQuery:
 
     @property
     def reads_failures(self) -> bool:
-        """Whether the failure records decide."""
+        """Whether a condition needs the failure records."""
         return self.error is not None or self.error_text is not None
 
     @property
     def state_number(self) -> State | None:
-        """The state that matches; None: each."""
+        """The state that matches; None: any state."""
         return parse_state(self.state) if isinstance(self.state, str) else self.state
 
     def values(self) -> Mapping[str, Any]:
@@ -68,7 +70,8 @@ class JobQuery:
         if not isinstance(self.state, State | str | None):
             raise UsageError(f"a state is a State or its name, not {self.state!r:.100}")
         texts = {
-            name: _text(name, getattr(self, name)) for name in ("funcname", "uniqkey", "error", "error_text")
+            name: _text(name, getattr(self, name))
+            for name in ("funcname", "uniqkey", "partition", "error", "error_text")
         }
         times = {
             name: _time(name, getattr(self, name))

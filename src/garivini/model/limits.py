@@ -13,6 +13,8 @@ MAX_ARG: Final = 16 * 1024 * 1024 - 1
 MAX_FUNCNAME: Final = 200
 #: Maximum characters of a unique key and of a coalesce key.
 MAX_KEY: Final = 255
+#: Maximum bytes of a partition.
+MAX_PARTITION: Final = 200
 #: Maximum seconds of a delay: ten years. A larger number is probably a unix time.
 MAX_DELAY: Final = 10 * 365 * 86400
 #: Maximum seconds of a lease: a week.
@@ -25,7 +27,7 @@ MAX_DBID: Final = 2**31 - 1
 Flag: TypeAlias = Literal["shim", "controller"]
 FLAGS: Final[tuple[Flag, ...]] = get_args(Flag)
 Priority: TypeAlias = Literal["high", "normal", "low"]
-#: In the order of their numbers in the row.
+#: The priorities in the order of their numbers in the row.
 PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
 
 

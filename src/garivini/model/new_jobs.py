@@ -7,26 +7,31 @@ from typing import Any, Final, TypeAlias
 
 from garivini.errors import UsageError
 from garivini.model.job import NewJob
-from garivini.model.limits import MAX_ARG, MAX_FUNCNAME, MAX_KEY
+from garivini.model.limits import MAX_ARG, MAX_FUNCNAME, MAX_KEY, MAX_PARTITION
+from garivini.model.unique import Unique
 from garivini.model.when import parse_delay
 
 #: A row of ``insert_jobs``: the original's list ``[funcname, uniqkey, coalesce, arg]``, or a mapping.
 JobLike: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
-_ROW_KEYS: Final = frozenset({"funcname", "arg", "unique", "uniqkey", "coalesce", "priority"})
+_ROW_KEYS: Final = frozenset(
+    {"funcname", "arg", "unique", "uniqkey", "coalesce", "priority", "expires", "partition"}
+)
 
 
 def checked_job(
     funcname: str,
     arg: bytes | str,
     run_after: float | timedelta | None,
-    unique: str | None,
+    unique: str | Unique | None,
     coalesce: str | None,
     flag: str | None,
     *,
     uniqkey: str | None,
     priority: str | None,
     dispatch: bool,
+    expires: float | timedelta | None = None,
+    partition: str | None = None,
 ) -> NewJob:
     """Return the job that the arguments of ``insert_job`` describe.
 
@@ -43,6 +48,8 @@ def checked_job(
         priority=priority,
         delay=parse_delay(run_after),
         dispatch=dispatch,
+        expires=expires,
+        partition=partition,
     )
 
 
@@ -64,12 +71,14 @@ def new_job(
     funcname: str,
     arg: bytes | str,
     *,
-    uniqkey: str | None = None,
+    uniqkey: str | Unique | None = None,
     coalesce: str | None = None,
     flag: str | None = None,
     priority: str | None = None,
     delay: int = 0,
     dispatch: bool = True,
+    expires: float | timedelta | None = None,
+    partition: str | None = None,
 ) -> NewJob:
     """Return a job whose values fit the row and the payload.
 
@@ -91,19 +100,30 @@ def new_job(
     # NewJob checks them.
     checked_flag: Any = flag or "shim"
     checked_priority: Any = priority or "normal"
+    key, rule = (uniqkey.key, uniqkey.rule) if isinstance(uniqkey, Unique) else (uniqkey, None)
     return NewJob(
         funcname=funcname,
         arg=arg,
-        uniqkey=_key(uniqkey, "unique key"),
+        uniqkey=_key(key, "unique key"),
         coalesce=_key(coalesce, "coalesce key"),
         flag=checked_flag,
         priority=checked_priority,
         delay=delay,
         dispatch=dispatch,
+        rule=rule,
+        expires=0 if expires is None else _expires(expires),
+        partition=None if partition is None else _partition(partition),
     )
 
 
-def _one_key(unique: str | None, uniqkey: str | None) -> str | None:
+def _expires(expires: float | timedelta) -> int:
+    seconds = parse_delay(expires)
+    if seconds < 1:
+        raise UsageError("expires is a number of seconds from 1 on")
+    return seconds
+
+
+def _one_key(unique: str | Unique | None, uniqkey: str | None) -> str | Unique | None:
     """Return the key, which has two names."""
     if unique is not None and uniqkey is not None and unique != uniqkey:
         raise UsageError("unique and uniqkey are two names of the same argument: give one")
@@ -127,6 +147,8 @@ def _row(index: int, row: JobLike, common: Mapping[str, Any]) -> NewJob:
                 uniqkey=key,
                 coalesce=fields.get("coalesce"),
                 priority=fields.get("priority"),
+                expires=fields.get("expires"),
+                partition=fields.get("partition"),
                 **common,
             )
         if not isinstance(row, list | tuple) or len(row) != 4:
@@ -161,6 +183,18 @@ def _key(key: str | None, what: str) -> str | None:
     if "\0" in key:
         raise UsageError(f"{what} {key!r} has a NUL character: remove it")
     return key
+
+
+def _partition(partition: str) -> str | None:
+    """Check a partition. An empty one means none."""
+    if not isinstance(partition, str):
+        raise UsageError(f"a partition is a str, not {type(partition).__name__}")
+    size = len(_utf8(partition, "partition"))
+    if size > MAX_PARTITION:
+        raise UsageError(f"a partition has at most {MAX_PARTITION} bytes, this one {size}: hash it")
+    if "\0" in partition:
+        raise UsageError(f"partition {partition!r} has a NUL character: remove it")
+    return partition or None
 
 
 def _utf8(text: str, what: str) -> bytes:

@@ -32,6 +32,8 @@ class _Head(msgspec.Struct, gc=False):
     lease_end: _Number = 0
     created: _Number = 0
     incarnation: _Number | None = None
+    #: Omitted if the job has none.
+    partition: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class _Envelope(_Head, gc=False):
@@ -76,6 +78,7 @@ def encode_payload(job: Job, *, latin1: bool = False) -> bytes:
             job.lease_end,
             job.created,
             job.incarnation,
+            msgspec.UNSET if job.partition is None else job.partition,
             arg,
             encoding,
         )
@@ -117,6 +120,7 @@ def decode_payload(payload: bytes | str, *, with_arg: bool = True) -> Job:
         lease_end=envelope.lease_end,
         created=envelope.created,
         incarnation=envelope.incarnation,
+        partition=envelope.partition or None,
     )
 
 

@@ -10,19 +10,35 @@ from garivini.model.lease import SUBMIT_WITHIN, check_lease
 from garivini.model.limits import check_word
 from garivini.model.rate import MAX_BURST, Rate, parse_rate
 from garivini.model.retry import parse_retry
+from garivini.model.unique import KeyRule, OnDuplicate, UniqueScope
 
 #: Failures after which a job is dead.
 MAX_FAILURES: Final = 25
 #: Crashes after which a job is dead.
 MAX_CRASHES: Final = 3
+#: Maximum jobs that wait in Gearman servers, of a function whose partitions have a rate or are to be fair.
+WAITING_TURNS: Final = 20
 #: The largest limit of a function's jobs in flight. A claim counts up to it.
 MAX_RUNNING: Final = 10_000
 _DAY: Final = 86400
-_WHOLE: Final = ("lease", "deadline", "max_failures", "retention", "max_running", "dead_retention", "burst")
+_WHOLE: Final = (
+    *(
+        "lease",
+        "deadline",
+        "max_failures",
+        "retention",
+        "max_running",
+        "dead_retention",
+        "burst",
+        "expires",
+    ),
+    *("partition_max_running", "partition_burst"),
+)
 #: The longest ``dead_retention``: ten years.
 _MAX_DAYS: Final = 3650
 
-#: Forms of a payload: our JSON object, the same with the original's blobs, or the bare argument.
+#: Forms of a payload: our JSON object, the same with ``arg`` as the original encodes it, or the argument
+#: alone.
 Envelope: TypeAlias = Literal["json", "latin-1", "raw"]
 ENVELOPES: Final[tuple[Envelope, ...]] = get_args(Envelope)
 
@@ -51,10 +67,29 @@ class FunctionPolicy:
     timeout: float | None = None
     #: Days for which a dead job is kept; None: for ever.
     dead_retention: int | None = None
-    #: Maximum jobs that start in a time, in each database: a text such as ``100/m``.
+    #: Maximum jobs that start in a period, in each database: a text such as ``100/m``.
     rate: str | None = None
-    #: Maximum jobs that start at once under the rate; None: as many as start in a tenth of a second, or one.
+    #: Maximum jobs that start at once under the rate; None: as many as start in a tenth of a second, at least
+    #: one.
     burst: int | None = None
+    #: How long a job holds its unique key: one of ``UNIQUE_SCOPES``.
+    unique_scope: UniqueScope | None = None
+    #: Seconds after an insert for which its unique key stays taken, also if the job is complete.
+    unique_window: int | None = None
+    #: The effect of an insert whose unique key is taken: one of ``ON_DUPLICATE``.
+    on_duplicate: OnDuplicate | None = None
+    #: Maximum seconds for which ``debounce`` puts a job off, from its first insert.
+    max_delay: int | None = None
+    #: Seconds after a job is due until which it must be handed out; None: it may be later.
+    expires: int | None = None
+    #: Maximum jobs of each partition that attempts may hold at a time, in each database.
+    partition_max_running: int | None = None
+    #: Maximum jobs of each partition that start in a time, in each database: a text such as ``100/m``.
+    partition_rate: str | None = None
+    #: Maximum jobs of a partition that start at once under ``partition_rate``; None: as ``burst``.
+    partition_burst: int | None = None
+    #: Whether the partitions take turns: each gets one job per round.
+    fair: bool | None = None
     #: Unix time until which no job of the function is handed out; None: it is not paused. Not a setting:
     #: see ``Client.pause``.
     paused_until: int | None = None
@@ -64,8 +99,9 @@ class FunctionPolicy:
             number = getattr(self, name)
             if number is not None and type(number) is not int:
                 raise UsageError(f"{name} is a whole number, not {number!r:.100}")
-        if self.renews is not None and type(self.renews) is not bool:
-            raise UsageError(f"renews is True or False, not {self.renews!r:.100}")
+        for name in ("renews", "fair"):
+            if type(getattr(self, name)) not in (bool, type(None)):
+                raise UsageError(f"{name} is True or False, not {getattr(self, name)!r:.100}")
         if self.lease is not None:
             check_lease(self.lease)
         if self.deadline is not None and not 1 <= self.deadline <= 365 * _DAY:
@@ -74,14 +110,15 @@ class FunctionPolicy:
             check_word("envelope", self.envelope, ENVELOPES)
         if self.max_failures is not None and not 1 <= self.max_failures <= 255:
             raise UsageError(f"max_failures is 1 to 255, not {self.max_failures}")
-        if self.max_running is not None and not 1 <= self.max_running <= MAX_RUNNING:
-            raise UsageError(f"max_running is 1 to {MAX_RUNNING}, not {self.max_running}")
         if self.retention is not None and not 1 <= self.retention <= 365 * _DAY:
             raise UsageError(f"a retention is 1 s to a year, not {self.retention}")
         if self.dead_retention is not None and not 1 <= self.dead_retention <= _MAX_DAYS:
             raise UsageError(f"a dead_retention is 1 to {_MAX_DAYS} days, not {self.dead_retention}")
+        if self.expires is not None and not 1 <= self.expires <= 365 * _DAY:
+            raise UsageError(f"expires is 1 s to a year, not {self.expires}")
         self._check_failures()
-        self._check_rate()
+        self._check_rules()
+        _ = self.key_rule  # checks its parts
 
     def _check_failures(self) -> None:
         """Check the settings of failed jobs."""
@@ -95,13 +132,32 @@ class FunctionPolicy:
             if not 0 < self.timeout <= 365 * _DAY:
                 raise UsageError(f"a timeout is above 0 seconds and at most a year, not {self.timeout}")
 
-    def _check_rate(self) -> None:
-        if self.burst is not None and not 1 <= self.burst <= MAX_BURST:
-            raise UsageError(f"a burst is 1 to {MAX_BURST}, not {self.burst}")
-        if self.rate is not None:
-            if not isinstance(self.rate, str):
-                raise UsageError(f"a rate is a text such as 100/m, not {self.rate!r:.100}")
-            parse_rate(self.rate)
+    def _check_rules(self) -> None:
+        """Check the limits, rates and bursts."""
+        for name in ("max_running", "partition_max_running"):
+            limit = getattr(self, name)
+            if limit is not None and not 1 <= limit <= MAX_RUNNING:
+                raise UsageError(f"{name} is 1 to {MAX_RUNNING}, not {limit}")
+        for name in ("burst", "partition_burst"):
+            burst = getattr(self, name)
+            if burst is not None and not 1 <= burst <= MAX_BURST:
+                raise UsageError(f"a {name} is 1 to {MAX_BURST}, not {burst}")
+        for rate in (self.rate, self.partition_rate):
+            if rate is None:
+                continue
+            if not isinstance(rate, str):
+                raise UsageError(f"a rate is a text such as 100/m, not {rate!r:.100}")
+            parse_rate(rate)
+
+    @property
+    def key_rule(self) -> KeyRule:
+        """The rules of its unique keys."""
+        return KeyRule(
+            scope=self.unique_scope,
+            window=self.unique_window,
+            on_duplicate=self.on_duplicate,
+            max_delay=self.max_delay,
+        )
 
     @property
     def start_rate(self) -> Rate | None:
@@ -109,15 +165,36 @@ class FunctionPolicy:
         return None if self.rate is None else parse_rate(self.rate, self.burst)
 
     @property
+    def partition_start_rate(self) -> Rate | None:
+        """The rate of starts of each partition; None: any."""
+        return None if self.partition_rate is None else parse_rate(self.partition_rate, self.partition_burst)
+
+    @property
+    def most_waiting(self) -> int | None:
+        """Maximum jobs that may wait in Gearman servers; None: as many as of any function.
+
+        They start in the order in which they were handed out, and together when a worker comes.
+        """
+        bounds = [] if self.start_rate is None else [self.start_rate.burst]
+        if self.fair or self.partition_rate is not None:
+            bounds.append(WAITING_TURNS)
+        return min(bounds, default=None)
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether a rule is about partitions, so that these take turns."""
+        return bool(self.fair) or self.partition_max_running is not None or self.partition_rate is not None
+
+    @property
     def has_rules(self) -> bool:
         """Whether its jobs are handed out by admission only."""
         rules = (self.max_running, self.rate, self.paused_until)
-        return any(rule is not None for rule in rules)
+        return any(rule is not None for rule in rules) or self.has_turns
 
 
 #: Maximum seconds for which a program hands out jobs by settings that it has read.
 POLICIES_AGE: Final = 5.0
-#: Seconds after which every program keeps a new rule: the jobs that it has claimed before are submitted.
+#: Seconds after which every program keeps a new rule, and has submitted the jobs that it claimed before.
 RULES_APPLY_AFTER: Final = POLICIES_AGE + SUBMIT_WITHIN
 #: The end of a pause without an end: the last second of 32 bits.
 FOREVER: Final = 2**32 - 1
@@ -151,9 +228,9 @@ class Policies(dict[str, FunctionPolicy]):
         self.paused: Mapping[str, int] = {
             name: policy.paused_until for name, policy in self.items() if policy.paused_until is not None
         }
-        #: The burst of each function that has a rate.
+        #: The maximum jobs that wait in Gearman servers, of each function with a rate or with turns.
         self.bursts: Mapping[str, int] = {
-            name: rate.burst for name in self.ruled if (rate := self[name].start_rate) is not None
+            name: burst for name in self.ruled if (burst := self[name].most_waiting) is not None
         }
 
     def __missing__(self, funcname: str) -> FunctionPolicy:

@@ -1,28 +1,27 @@
 """The QueueRunner: dispatches the due jobs of a database, and handles expired leases and orphans.
 
-The cost of a pass does not depend on the backlog: it reads the heads of the lanes and the counts of the
+The cost of a pass does not depend on the backlog: it reads the first row of each lane and the counts of the
 Gearman servers, and claims no more jobs than have room. The servers hold a bounded number of jobs; the rest
 waits in the database.
 """
 
 import asyncio
-import ssl
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from garivini import events
 from garivini.clock import SYSTEM_CLOCK, Clock
 from garivini.errors import GariviniError, RefusedError, UsageError
-from garivini.gearman.aio import Client, Held, Worker
 from garivini.model.job import Job
 from garivini.model.lease import LEASE, check_lease
+from garivini.model.outcome import Setback, Settled
 from garivini.model.pacing import BATCH_MAX, BATCH_START, POLL, WATERMARK, next_batch
 from garivini.model.policy import FunctionPolicy
 from garivini.model.state import State
+from garivini.model.turns import Place
 from garivini.outcome_events import emit_settled
 from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.expired_leases import ExpiredLeases
@@ -32,12 +31,8 @@ from garivini.roles.janitor import Janitor
 from garivini.roles.job_servers import JobServers
 from garivini.roles.node_watch import NodeWatch
 from garivini.roles.orphans import Orphans
-from garivini.roles.outbox import Outboxes
-from garivini.roles.runner import run_passes, run_role
-from garivini.roles.scheduler import Schedulers
 from garivini.roles.watermark import Watermark
 from garivini.store.database import Database, Lane, Lanes
-from garivini.submission import WAKE
 
 #: Maximum batches of each lane in a pass. Then all lanes are read again.
 _ROUNDS: Final = 4
@@ -56,7 +51,7 @@ class QueueRunnerSettings:
 
     """
 
-    #: Seconds.
+    #: Seconds of a lease, for functions without a lease of their own.
     lease: int = LEASE
     #: Maximum jobs of a function that wait in gearmand; 0: unlimited.
     watermark: int = WATERMARK
@@ -135,6 +130,8 @@ class QueueRunner:
         self._sent = 0
         self._full_for = 0
         self._held_back = HeldBack()
+        #: By function and priority, how far the admission has come.
+        self._places: dict[tuple[str, str], Place] = defaultdict(Place)
         #: Seconds until the end of each pause, for functions that a pass leaves out.
         self._paused: dict[str, float] = {}
         #: Errors by which the database has refused claims in this pass.
@@ -185,8 +182,8 @@ class QueueRunner:
     def _read(self, now: float) -> tuple[Lanes, _Claim | None]:
         """Read the lanes and, if that is due, the settings of functions; then make the first claim.
 
-        The claim is from the most urgent lane that is not full. It uses the room that is left from earlier
-        counts, so that a job that has just been inserted need not wait for new ones.
+        The claim is from the most urgent lane that is not full. The claim uses the room that is left from
+        earlier counts, so that a job that has just been inserted need not wait for new ones.
 
         For the database's thread. ``now``: the monotonic time.
         """
@@ -197,11 +194,11 @@ class QueueRunner:
         ends = self._dispatcher.paused.items()
         self._paused = {funcname: end - found.now for funcname, end in ends if end > found.now}
         ruled = self._dispatcher.ruled
-        # Functions with rules come last, because a rule may leave no job of them.
+        # Functions with rules come last, because a rule may allow no job of them.
         lanes = sorted(found.lanes, key=lambda lane: lane.funcname in ruled) if ruled else found.lanes
         for lane in lanes:
             due = lane.state is State.WAITING and lane.due <= found.now
-            # The room of a rate is too small for old counts.
+            # The room of a function with a rate is small, so its claim needs new counts.
             due = due and lane.funcname not in self._watermark.bursts
             # Full lanes are skipped, so that a backlog of one function does not delay the others.
             if due and self._servers.answered and self._limit(lane.funcname) > 0:
@@ -258,25 +255,34 @@ class QueueRunner:
         self._dispatcher.read_policies(now)
         limit = self._limit(lane.funcname)
         ruled = lane.funcname in self._dispatcher.ruled
-        claim = self._admit if ruled else partial(self._database.claim, lease=self._dispatcher.lease)
+        discarded: list[tuple[Setback, Settled]] = []
+        claim = partial(
+            self._admit if ruled else partial(self._database.claim, lease=self._dispatcher.lease),
+            expires=self._dispatcher.policy(lane.funcname).expires,
+            discarded=discarded,
+        )
         try:
             jobs = claim(lane, limit=limit)
         except (UsageError, RefusedError) as error:
             jobs, full = self._claim_split(claim, lane, limit, error)
         else:
-            full = len(jobs) >= limit
-            if not ruled:  # the size of a claim that a rule limits says nothing about the next
+            full = len(jobs) + len(discarded) >= limit
+            if not ruled:  # the size of a claim under a rule does not predict the next one
                 self._batch = next_batch(self._batch, full=full, maximum=self._settings.batch_max)
+        for setback, settled in discarded:
+            emit_settled(setback, settled)
         for job in jobs:
             if job.flag == "controller":
                 self._watermark.note_controlled(job.funcname)
-        if jobs:  # the last one is usually the newest
+        if jobs:  # the last job is usually the newest
             self._ids.note(jobs[-1].jobid, jobs[-1].created)
         return _Claim(lane, jobs, full, now)
 
-    def _admit(self, lane: Lane, *, limit: int) -> list[Job]:
+    def _admit(self, lane: Lane, *, limit: int, **options: Any) -> list[Job]:
         """Claim jobs of a function with rules. For the database's thread."""
-        jobs, held_back = self._database.admit(lane, limit=limit, lease=self._dispatcher.lease)
+        key, lease = (lane.funcname, lane.priority), self._dispatcher.lease
+        admitted = self._database.admit(lane, limit=limit, lease=lease, place=self._places[key], **options)
+        jobs, held_back, self._places[key] = admitted
         self._held_back.claimed(lane.funcname, jobs=len(jobs), held_back=held_back, now=self._monotonic())
         return jobs
 
@@ -293,7 +299,7 @@ class QueueRunner:
                 return claim(lane, limit=limit), True
             except (UsageError, RefusedError) as smaller:
                 error = smaller
-        jobid = self._database.head(lane)
+        jobid = self._database.head(lane, self._places[lane.funcname, lane.priority])
         if isinstance(error, UsageError) and jobid is not None:
             self._dispatcher.park_row(jobid, error)
             return [], True
@@ -315,81 +321,3 @@ class QueueRunner:
             return 0
         left = self._watermark.room(funcname)
         return self._batch if left is None else min(self._batch, left)
-
-
-class QueueRunners:
-    """A role: a QueueRunner and a scheduler for each database.
-
-    A job of ``garivini_wake`` starts the next pass of all QueueRunners.
-    """
-
-    #: Maximum seconds for the passes that are in progress when it is stopped.
-    drain_timeout: Final = 30.0
-
-    def __init__(
-        self,
-        databases: Sequence[Database],
-        addresses: Sequence[str],
-        settings: QueueRunnerSettings,
-        *,
-        tls: ssl.SSLContext | None = None,
-    ) -> None:
-        """Create the QueueRunners; this does no I/O."""
-        self._servers = JobServers(
-            addresses, remember=2 * (settings.watermark or WATERMARK), connect=partial(Client, tls=tls)
-        )
-        self._runners = [QueueRunner(database, self._servers, settings) for database in databases]
-        self._stop = asyncio.Event()
-        self._wakes = [asyncio.Event() for _ in databases]
-        self._schedulers = Schedulers(databases, self._wakes)
-        self._outboxes = Outboxes(databases, self._wakes)
-        self._loops: list[asyncio.Task[None]] = []
-        self.links: list[Worker] = [
-            Worker(address, [WAKE.encode()], self._woken, client_id=b"queue-runner", tls=tls)
-            for address in addresses
-        ]
-
-    def _woken(self, held: Held) -> None:
-        # Completed before the pass: a wake-up that arrives during it would merge with this one and be lost.
-        held.complete()
-        for wake in self._wakes:
-            wake.set()
-
-    async def start(self) -> Iterable[asyncio.Task[None]]:
-        """Start the passes of each QueueRunner."""
-        self._loops = [
-            asyncio.create_task(run_passes(runner, stop=self._stop, wake=wake))
-            for runner, wake in zip(self._runners, self._wakes, strict=True)
-        ]
-        self._loops += [*self._schedulers.start(self._stop), *self._outboxes.start(self._stop)]
-        return self._loops
-
-    async def drain(self) -> None:
-        """Wait for the passes that are in progress."""
-        self._stop.set()
-        await asyncio.wait(self._loops)
-
-    async def give_up(self) -> None:
-        """Report the passes that have not ended. Leases bring the jobs back that they have claimed."""
-        left = sum(not loop.done() for loop in self._loops)
-        events.emit("role.drain_incomplete", role="queue-runner", left=left, seconds=self.drain_timeout)
-
-    async def close(self) -> None:
-        """Close connections and end the database threads."""
-        for runner in self._runners:
-            runner.close()
-        self._schedulers.close()
-        self._outboxes.close()
-        await self._servers.close()
-
-
-async def serve(
-    databases: Sequence[Database],
-    addresses: Sequence[str],
-    settings: QueueRunnerSettings,
-    *,
-    stop: asyncio.Event,
-    tls: ssl.SSLContext | None = None,
-) -> None:
-    """Run a QueueRunner for each database until ``stop`` is set."""
-    await run_role(QueueRunners(databases, addresses, settings, tls=tls), stop)

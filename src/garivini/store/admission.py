@@ -5,23 +5,30 @@ the function's row. So whatever ends an attempt, and whichever program writes it
 The state of a rate is a time in that row, of the database's clock.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from garivini.model.function_settings import valid_settings
 from garivini.model.job import Job
+from garivini.model.outcome import Setback, Settled
 from garivini.model.pacing import BATCH_BYTES
 from garivini.model.policy import FunctionPolicy
+from garivini.model.turns import START, Place
+from garivini.store.chunks import CHUNK
 from garivini.store.claims import Lane, claim
+from garivini.store.claims import head as next_job
 from garivini.store.statements import Statements
+from garivini.store.turn_claims import TurnClaim
 
 
 class Admitted(NamedTuple):
     """The jobs that a claim may hand out, and whether a limit holds others back."""
 
     jobs: list[Job]
-    #: Seconds until a claim may get more, 0 if they are not known; None: no limit holds a job back.
+    #: Seconds until a claim may get more jobs, 0 if the time is not known; None: no limit holds a job back.
     held_back: float | None
+    #: For the next admission of the lane, once this one is committed.
+    place: Place = START
 
 
 def admit(
@@ -31,31 +38,76 @@ def admit(
     limit: int,
     lease: int | Callable[[str], int],
     max_bytes: int = BATCH_BYTES,
+    place: Place = START,
+    expires: int | None = None,
+    discarded: list[tuple[Setback, Settled]] | None = None,
 ) -> Admitted:
     """Claim due jobs of a lane as ``claim`` does, but only as many as the limits of its function allow.
 
-    All claims of the function are to be made by this call, in any process: they take turns. One that would
-    have to wait for another claims nothing. The rate is used in the claim's transaction.
+    All claims of the function, in any process, must be made by this call: they take turns. A claim that would
+    have to wait for another one claims nothing. The rate is used in the claim's transaction.
+
+    If a rule is about partitions, these take turns: see ``store.turn_claims``. ``place`` is that of the last
+    admission of the lane.
     """
     rows = run("lock_function", funcname=lane.funcname)
-    if not rows:
-        return Admitted([], held_back=0.0)
-    max_running, paused, given_rate, burst, used_until, now = rows[0]
-    if paused:
-        return Admitted([], held_back=0.0)
-    given = {"max_running": max_running, "rate": given_rate, "burst": burst}
-    policy = FunctionPolicy(**valid_settings(given))
-    allowed, rate, used_until = limit, policy.start_rate, used_until or 0.0
+    if not rows or rows[0][1]:  # it is paused
+        return Admitted([], held_back=0.0, place=place)
+    used_until, now = rows[0][4] or 0.0, rows[0][5]
+    policy = _policy(rows[0])
+    allowed, rate = limit, policy.start_rate
     if policy.max_running is not None:
         held = run("in_flight", funcname=lane.funcname, limit=policy.max_running)[0][0]
         allowed = min(allowed, policy.max_running - held)
     if rate is not None:
         allowed = min(allowed, rate.allowed(used_until, now))
-    jobs = claim(run, lane, limit=allowed, lease=lease, max_bytes=max_bytes) if allowed > 0 else []
-    wait = 0.0
+    jobs: list[Job] = []
+    wait, left_out = 0.0, None
+    if allowed > 0 and policy.has_turns:
+        turn_claim = TurnClaim(run, lane, policy, place, now)
+        size = min(allowed, CHUNK)
+        jobs = turn_claim.claim(limit=size, lease=lease, max_bytes=max_bytes, expires=expires)
+        left_out, place = turn_claim.held_back, turn_claim.place
+        if discarded is not None:
+            discarded[:] = turn_claim.discarded
+    elif allowed > 0:
+        jobs = claim(
+            run,
+            lane,
+            limit=allowed,
+            lease=lease,
+            max_bytes=max_bytes,
+            expires=expires,
+            discarded=discarded,
+        )
     if rate is not None:
         used = rate.use(used_until, now, len(jobs))
         if used != used_until:
             run("use_rate", funcname=lane.funcname, used_until=used)
         wait = rate.until_next(used, now)
-    return Admitted(jobs, held_back=None if allowed >= limit or len(jobs) < allowed else wait)
+    if len(jobs) < max(0, allowed):
+        return Admitted(jobs, left_out, place)
+    return Admitted(jobs, None if allowed >= limit else wait, place)
+
+
+def head(run: Statements, lane: Lane, place: Place = START) -> int | None:
+    """Return the id of the next job that an admission with this place would take, or that of a claim."""
+    rows = run("lock_function", funcname=lane.funcname)
+    if not rows or not (policy := _policy(rows[0])).has_turns:
+        return next_job(run, lane)
+    return TurnClaim(run, lane, policy, place, rows[0][5]).next_job()
+
+
+def _policy(row: Sequence[Any]) -> FunctionPolicy:
+    """Return the rules in a row of ``lock_function``, without those that are not valid."""
+    max_running, _, rate, burst, _, _, partition_max_running, partition_rate, partition_burst, fair = row
+    given = {
+        "max_running": max_running,
+        "rate": rate,
+        "burst": burst,
+        "partition_max_running": partition_max_running,
+        "partition_rate": partition_rate,
+        "partition_burst": partition_burst,
+        "fair": None if fair is None else bool(fair),
+    }
+    return FunctionPolicy(**valid_settings(given))

@@ -30,15 +30,18 @@ from garivini.store import (
     pruning,
     records,
     search,
+    turn_pruning,
     views,
 )
 from garivini.store import failures as failed_attempts
-from garivini.store import schedules as stored_schedules
 from garivini.store.calls import in_transaction, read_only, retry_transient
 from garivini.store.chunks import CHUNK
 from garivini.store.claims import Lane, Lanes
 from garivini.store.connections import Connections
+from garivini.store.key_calls import KeyCalls
+from garivini.store.key_rules import KeyRules
 from garivini.store.leases import Lapsed
+from garivini.store.schedule_calls import ScheduleCalls
 from garivini.store.statements import Statements
 from garivini.store.values import check_values
 from garivini.store.views import Count, Waiting
@@ -46,7 +49,7 @@ from garivini.store.views import Count, Waiting
 __all__ = ["Count", "Database", "Lane", "Lanes", "Lapsed", "Waiting"]
 
 
-class Database:
+class Database(KeyCalls, ScheduleCalls):
     """One database that holds jobs.
 
     Construction does no I/O. Each call is one transaction, which happens as a whole or not at all; the
@@ -61,6 +64,7 @@ class Database:
         self.connections: Connections = Connections(settings)
         #: Names the database in messages: its id, and its URL without the password.
         self.where: str = self.connections.where
+        self._key_rules: KeyRules = KeyRules()
 
     # ---- the database itself
 
@@ -106,7 +110,7 @@ class Database:
     recognised: Final = in_transaction(incarnations.recognised)
 
     def with_lock_timeout(self, seconds: float) -> Self:
-        """Return the same database with other connections and this maximum wait for a row lock.
+        """Return the same database with other connections, whose maximum wait for a row lock is ``seconds``.
 
         MariaDB and MySQL accept only whole seconds, and get at least 1. A database without row locks is
         returned as it is.
@@ -136,7 +140,7 @@ class Database:
         """Make sure that this code can use the schema and the database is known by this id.
 
         Args:
-            name: whether to give the database this id if it has none, which writes.
+            name: whether to give the database this id if it has none, which is a write.
 
         Returns:
             The revision of the schema: this code's, or a newer one that this code can use.
@@ -179,6 +183,7 @@ class Database:
             connection: a caller's own (see ``callers.cursor_of``); then it is the caller's transaction.
 
         """
+        jobs = self._with_key_rules(jobs)
         sizes = [len(job.arg) for job in jobs]
         if connection is not None:
             with self.connections.joined(connection, inserts.unusual_texts(jobs)) as run:
@@ -192,7 +197,7 @@ class Database:
     # ---- claims and leases
 
     lanes: Final = read_only(claims.lanes)
-    head: Final = in_transaction(claims.head)
+    head: Final = in_transaction(admission.head)
     claim: Final = in_transaction(claims.claim)
     admit: Final = in_transaction(admission.admit)
     dispatched: Final = read_only(claims.dispatched)
@@ -243,6 +248,7 @@ class Database:
         """
         kept = {success.jobid: success for success in successes if success.retention}
         jobids = sorted({success.jobid for success in successes})
+        follow_ups = {jobid: self._with_key_rules(jobs) for jobid, jobs in follow_ups.items()}
         return outcomes.finish(self.connections, jobids, kept, locked, follow_ups)
 
     _retention = read_only(records.retention)
@@ -254,7 +260,7 @@ class Database:
 
     def end_in(self, connection: Any, job: Job, success: Success, follow_ups: Sequence[NewJob] = ()) -> None:
         """Delete a job and insert its follow-ups in a caller's transaction. See ``own_ends.end_in``."""
-        own_ends.end_in(self.connections, connection, job, success, follow_ups)
+        own_ends.end_in(self.connections, connection, job, success, self._with_key_rules(follow_ups))
 
     ended: Final = read_only(ends.ended)
     present: Final = read_only(outcomes.present)
@@ -287,7 +293,7 @@ class Database:
 
     @retry_transient
     def forget_dead(self, after: int = 0, limit: int = CHUNK) -> tuple[int, int | None]:
-        """Delete dead jobs whose retention is over, with their records, in a page of failure records.
+        """Delete dead jobs whose retention is over, with their records; one page of failure records is read.
 
         If no function has a ``dead_retention``, it costs one statement.
 
@@ -307,9 +313,20 @@ class Database:
         with self.connections.transaction() as run:
             return pruning.forget_dead_jobs(run, page.jobids, days), page.after
 
+    _turns_left = read_only(turn_pruning.turns_left)
+    _forget_turns = in_transaction(turn_pruning.forget_turns)
+    _forget_rates = in_transaction(turn_pruning.forget_rates)
+
+    def forget_partitions(self, limit: int = CHUNK) -> int:
+        """Delete turns and times that are no longer needed; return how many: see ``turn_pruning``.
+
+        At most ``limit`` of each function, and of all rates. If there are none, it costs two statements.
+        """
+        deleted = sum(self._forget_turns(name, limit) for name in self._turns_left())
+        return deleted + self._forget_rates(limit)
+
     # ---- functions
 
-    functions: Final = read_only(policies.functions)
     function_settings: Final = read_only(policies.function_settings)
     _undeclared = read_only(policies.undeclared)
     _declare = in_transaction(policies.declare)
@@ -326,22 +343,7 @@ class Database:
     replace_function: Final = in_transaction(policies.replace_function)
     pause: Final = in_transaction(pauses.pause)
     resume: Final = in_transaction(pauses.resume)
-
-    # ---- schedules
-
-    schedules: Final = read_only(stored_schedules.schedules)
-    has_schedule: Final = read_only(stored_schedules.has_schedule)
-    due_schedules: Final = read_only(stored_schedules.due_schedules)
-    until_tick: Final = read_only(stored_schedules.until_tick)
-    tick: Final = in_transaction(stored_schedules.tick)
-    run_schedule: Final = in_transaction(stored_schedules.run_schedule)
-    set_schedule: Final = in_transaction(stored_schedules.set_schedule)
-    declare_schedule: Final = in_transaction(stored_schedules.declare_schedule)
-    see_schedules: Final = in_transaction(stored_schedules.see_schedules)
-    reset_schedule: Final = in_transaction(stored_schedules.reset_schedule)
-    pause_schedule: Final = in_transaction(stored_schedules.pause_schedule)
-    resume_schedule: Final = in_transaction(stored_schedules.resume_schedule)
-    remove_schedule: Final = in_transaction(stored_schedules.remove_schedule)
+    take_back: Final = in_transaction(pauses.take_back)
 
     # ---- the outbox
 

@@ -22,13 +22,13 @@ def from_row(
     Args:
         row: from ``get``, ``jobs``, ``reclaim`` or ``adopt``, which have the same columns.
         dbid: the id of its database.
-        lease: seconds of the lease that it has just got; 0 if it has not.
+        lease: seconds of the lease that the job has just got; 0: it has got none.
         due: its ``run_after``, if not the row's.
         incarnation: of the database that has given that lease.
 
     """
     (jobid, funcname, arg, uniqkey, coalesce, run_after, flag, failcount, attempt,
-     priority, state, since, crashes, created, runs) = row  # fmt: skip
+     priority, state, since, crashes, created, runs, partition) = row  # fmt: skip
     return Job(
         jobid,
         dbid,
@@ -49,6 +49,7 @@ def from_row(
         lease_end=run_after if lease else 0,
         incarnation=incarnation,
         runs=runs,
+        partition=partition,
     )
 
 
@@ -85,8 +86,9 @@ def from_due_rows(
             lease=lease,
             lease_end=lease_end,
             incarnation=incarnation,
+            partition=part,
         )
-        for jobid, run_after, arg, uniqkey, coalesce, flag, failcount, attempt, now, created in rows
+        for jobid, run_after, arg, uniqkey, coalesce, flag, failcount, attempt, now, created, _, part in rows
     ]
 
 
@@ -102,3 +104,15 @@ def insert_row(job: NewJob) -> dict[str, Any]:
         "delay": job.lease + 1 if job.lease else job.delay,
         "leased": 1 if job.lease else 0,
     }
+
+
+def insert_rows(jobs: Sequence[NewJob]) -> list[dict[str, Any]]:
+    """Return the values for new jobs that one statement stores.
+
+    If one of them has a partition, each has the value, for the statements whose names end in ``partitioned``.
+    """
+    rows = [insert_row(job) for job in jobs]
+    if any(job.partition is not None for job in jobs):
+        for row, job in zip(rows, jobs, strict=True):
+            row["partition"] = job.partition
+    return rows

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from garivini.errors import UsageError
 from garivini.model.function_settings import (
@@ -16,6 +16,9 @@ from garivini.model.function_settings import (
 from garivini.model.policy import FunctionPolicy
 from garivini.store.chunks import CHUNK
 from garivini.store.statements import Statements
+
+#: Settings that are stored as 0 or 1.
+_BOOLEANS: Final = ("renews", "fair")
 
 
 def functions(run: Statements) -> dict[str, FunctionPolicy]:
@@ -33,7 +36,7 @@ def function_settings(run: Statements) -> dict[str, FunctionSettings]:
 
 
 def undeclared(run: Statements, policies: Mapping[str, FunctionPolicy]) -> list[str]:
-    """Return the names of functions for which other settings are declared than these."""
+    """Return the names of the functions in ``policies`` whose stored declarations differ from it."""
     names = sorted(policies)
     stored: dict[str, Mapping[str, Any]] = {}
     for start in range(0, len(names), CHUNK):
@@ -53,12 +56,12 @@ def declare(run: Statements, policies: Mapping[str, FunctionPolicy]) -> None:
 
 
 def set_function(run: Statements, funcname: str, policy: FunctionPolicy) -> None:
-    """Override the settings in ``policy`` that are not None; others stay as they are."""
+    """Override the settings that are not None in ``policy``; the other settings stay as they are."""
     _change(run, [funcname], lambda _, settings: settings.overridden(policy))
 
 
 def unset_function(run: Statements, funcname: str) -> None:
-    """Delete what an operator has set for a function, so that what code declares or the defaults apply.
+    """Delete an operator's settings of a function, so that those of code or the defaults apply.
 
     If it is paused, it stays paused.
     """
@@ -78,7 +81,8 @@ def _change(
     """Change the settings of functions under a lock on their rows. A function without any has no row."""
     found = dict(map(_settings, run("lock_settings", funcnames=list(funcnames))))
     if missing := [name for name in funcnames if name not in found]:
-        # First empty ones: two programs that see no row would otherwise overwrite each other's.
+        # Empty rows are created first. Otherwise two programs that see no row would overwrite each other's
+        # settings.
         run("create_functions", rows=[{"funcname": name} for name in missing])
         found.update(map(_settings, run("lock_settings", funcnames=missing)))
     changed = {name: change(name, found[name]) for name in funcnames}
@@ -95,8 +99,9 @@ def _settings(row: Any) -> tuple[str, FunctionSettings]:
 def _policy(values: list[Any]) -> FunctionPolicy:
     """Return the settings in the columns of a row, without those that are not valid."""
     given = dict(zip(SETTINGS, values, strict=True))
-    if given["renews"] is not None:
-        given["renews"] = bool(given["renews"])
+    for name in _BOOLEANS:
+        if given[name] is not None:
+            given[name] = bool(given[name])
     try:
         return FunctionPolicy(**given)
     except UsageError:
@@ -105,8 +110,9 @@ def _policy(values: list[Any]) -> FunctionPolicy:
 
 def _row(funcname: str, settings: FunctionSettings) -> dict[str, Any]:
     values = {name: getattr(settings.policy, name) for name in SETTINGS}
-    if values["renews"] is not None:
-        values["renews"] = int(values["renews"])
+    for name in _BOOLEANS:
+        if values[name] is not None:
+            values[name] = int(values[name])
     return {
         "funcname": funcname,
         **values,

@@ -59,7 +59,7 @@ class Shards:
         return self._databases[home_of(rest, funcname, uniqkey)]
 
     def target(self, job: Job, *, without: Collection[int]) -> Database:
-        """Return the database for a job that leaves another: its key's home, or any."""
+        """Return the database to which a job of another database moves: its key's home, or any."""
         if job.uniqkey is not None:
             return self.home(job.funcname, job.uniqkey, without=without)
         return random.choice([database for database in self if database.dbid not in without])
@@ -150,7 +150,7 @@ class Shards:
         assert job.uniqkey is not None
         drained = [home.dbid]
         while True:
-            # A job that is live there has not been moved yet, and a trigger prevents new ones.
+            # A job that is still there has not been moved yet, and a trigger prevents new ones.
             live = self[drained[-1]].live(job.funcname, job.uniqkey)
             if live is not None:
                 return live

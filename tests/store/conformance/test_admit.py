@@ -1,20 +1,28 @@
 """Claims of functions with a limit of jobs in flight: alike in every kind of database."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 
 from garivini.model.job import Job
 from garivini.model.policy import FunctionPolicy
 from garivini.model.state import State
-from garivini.store.admission import Admitted
 from garivini.store.database import Database
 from tests.store.conformance.jobs import LEASE, claim, lane, put, settle, stored
 from tests.store.conftest import Backend
 
 
-def admit(database: Database, limit: int = 100, funcname: str = "f", priority: str = "normal") -> Admitted:
-    return database.admit(lane(funcname, priority=priority), limit=limit, lease=LEASE)
+class Taken(NamedTuple):
+    """The result of an admission, without the place of the next one."""
+
+    jobs: list[Job]
+    held_back: float | None
+
+
+def admit(database: Database, limit: int = 100, funcname: str = "f", priority: str = "normal") -> Taken:
+    jobs, held_back, _ = database.admit(lane(funcname, priority=priority), limit=limit, lease=LEASE)
+    return Taken(jobs, held_back)
 
 
 def limited(database: Database, max_running: int, jobs: int) -> list[int]:

@@ -25,11 +25,11 @@ class Filters:
     given: dict[str, Any]
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
+        """Whether any filter is given."""
         return bool(self.given)
 
     def query(self, shards: Shards) -> JobQuery:
-        """Return the query. A time that is relative to now is that of the first database.
+        """Return the query. A time relative to now counts from the clock of the first database.
 
         Raises:
             UsageError: a value cannot be used.
@@ -49,6 +49,7 @@ _FILTERS: Final = (
     click.option("--function", "funcname", metavar="NAME", help="Only jobs of this function."),
     click.option("--failed", is_flag=True, help="Only jobs that have failed or are dead."),
     click.option("--key", "uniqkey", metavar="KEY", help="Only the job with this unique key."),
+    click.option("--partition", metavar="NAME", help="Only jobs of this partition."),
     click.option(
         "--error",
         metavar="CLASS",
@@ -58,12 +59,26 @@ _FILTERS: Final = (
         "--error-text", metavar="TEXT", help="Only jobs whose latest failure has this in its message."
     ),
     click.option("--arg-text", metavar="TEXT", help="Only jobs with this in their argument."),
-    click.option("--created-from", metavar="WHEN", help=f"Only jobs inserted since. {_TIME}"),
-    click.option("--created-before", metavar="WHEN", help="Only jobs inserted before."),
-    click.option("--due-from", metavar="WHEN", help="Only jobs due, or whose lease ends, at or after this."),
-    click.option("--due-before", metavar="WHEN", help="Only jobs due, or whose lease ends, before."),
+    click.option("--created-from", metavar="WHEN", help=f"Only jobs inserted at this time or later. {_TIME}"),
+    click.option("--created-before", metavar="WHEN", help="Only jobs inserted before this time."),
+    click.option(
+        "--due-from", metavar="WHEN", help="Only jobs due, or whose lease ends, at or after this time."
+    ),
+    click.option(
+        "--due-before", metavar="WHEN", help="Only jobs due, or whose lease ends, before this time."
+    ),
 )
-_NAMES: Final = ("funcname", "state", "failed", "uniqkey", "error", "error_text", "arg_text", *_TIMES)
+_NAMES: Final = (
+    "funcname",
+    "state",
+    "failed",
+    "uniqkey",
+    "partition",
+    "error",
+    "error_text",
+    "arg_text",
+    *_TIMES,
+)
 
 
 def filters(command: Callable[..., None], *, further_states: Sequence[str] = ()) -> Callable[..., None]:
@@ -91,7 +106,7 @@ def filters(command: Callable[..., None], *, further_states: Sequence[str] = ())
 
 
 def _parse_time(text: str, clock: Callable[[], float]) -> int:
-    """Return the unix time of a text. ``clock`` is called if it is relative.
+    """Return the unix time of a text. ``clock`` is called if the time is relative.
 
     Raises:
         UsageError: it is not a time.

@@ -47,6 +47,7 @@ def as_json(job: Job) -> dict[str, Any]:
         "flag": job.flag,
         "uniqkey": job.uniqkey,
         "coalesce": job.coalesce,
+        "partition": job.partition,
         "created": job.created,
         **blob_fields("arg", job.arg),
     }

@@ -47,7 +47,7 @@ def parse_timeout(name: str, given: Any) -> float:
 
 
 def unknown_parameter(names: Iterable[str], known: Collection[str], driver: str) -> str:
-    """Return the error in the names of a URL's parameters, if any.
+    """Return the error about unknown names of parameters in a URL, if there are any.
 
     The text does not contain the name: it may be part of a password that contains an &.
     """
@@ -83,6 +83,11 @@ def set_times(rows: Sequence[dict[str, Any]], now: int, next_second: int) -> Non
         row["lease_end"] = row["due"] if leased else 0
 
 
+def statement_for(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the name of the statement that inserts these rows, of the two of this name."""
+    return f"{name}_partitioned" if "partition" in rows[0] else name
+
+
 class RunStatement(Protocol):
     """Runs a named statement and returns its rows."""
 
@@ -91,7 +96,7 @@ class RunStatement(Protocol):
 
 
 class Dialect:
-    """One kind of database, through one driver. Its only state is what it has read from a server."""
+    """One kind of database, through one driver. A dialect has no state but what it read from a server."""
 
     #: SQLAlchemy's name, and that of the file of statements.
     name: ClassVar[str]
@@ -120,11 +125,11 @@ class Dialect:
     clustered: bool = False
     #: Maximum bytes of the arguments of one statement; known after the first connection.
     statement_bytes: int = sys.maxsize
-    #: The setting of the server that limits them.
+    #: The name of the server's setting that limits these bytes.
     statement_setting: ClassVar[str] = ""
 
     def engine(self, url: URL) -> tuple[URL, dict[str, Any]]:
-        """Return the URL with the driver to use, and what the driver's ``connect`` takes besides.
+        """Return the URL with the driver to use, and further arguments of the driver's ``connect``.
 
         Raises:
             UsageError: the URL cannot be used.
@@ -144,8 +149,8 @@ class Dialect:
         """Return the names of parameters that a URL may have for the driver, None if they are not known."""
         return None
 
-    def cluster_facts(self, run: RunStatement) -> dict[str, str]:
-        """Return facts for ``doctor`` about the cluster of the server, if there is one."""
+    def server_facts(self, run: RunStatement) -> dict[str, str]:
+        """Return facts for ``doctor`` that need further statements, or privileges that a user may lack."""
         return {}
 
     def local_facts(self, read: Mapping[str, str]) -> dict[str, str]:
@@ -188,7 +193,7 @@ class Dialect:
         return None
 
     def shorten_lock_wait(self, cursor: Any) -> Any:
-        """Let the current transaction not wait for locks, or as briefly as the server allows.
+        """Make the current transaction wait for no lock, or as briefly as the server allows.
 
         Returns the setting for ``restore_lock_wait``.
         """
@@ -228,7 +233,8 @@ class Dialect:
     def incarnation(self, connection: Any) -> int | None:
         """Return the incarnation of the database that a connection reaches. One round trip.
 
-        It is below 2^32. None: it has none now. Then it takes no writes, or the server does not tell.
+        It is below 2^32. None: it has none now, because it accepts no writes, or the server does not report
+        it.
         """
         return None
 
@@ -242,8 +248,11 @@ class Dialect:
         return items
 
     def insert(self, run: RunStatement, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
-        """Insert rows without a unique key; return id and time of each, in order. The rows may be changed."""
-        return sorted(run("insert", rows=rows))
+        """Insert rows without a unique key; return id and time of each, in order. The rows may be changed.
+
+        All of them have the value ``partition``, or none.
+        """
+        return sorted(run(statement_for("insert", rows), rows=rows))
 
     def insert_keyed(
         self, run: RunStatement, rows: Sequence[dict[str, Any]]
@@ -252,12 +261,12 @@ class Dialect:
 
         Returns id, time, function and key of the new rows. No error but that conflict is ignored.
         """
-        return list(run("insert_keyed", rows=rows))
+        return list(run(statement_for("insert_keyed", rows), rows=rows))
 
     def name_of(self, stored: Any) -> str | bytes:
         """Return the name of a function that was not read as plain text.
 
-        It is bytes if a statement could not find its jobs by a text.
+        The name is bytes if a statement could not find the function's jobs by a text.
         """
         return stored.raw if isinstance(stored, Undecodable) else bytes(stored)
 
@@ -281,7 +290,7 @@ class Dialect:
         return False
 
     def translate(self, error: Exception, where: str, *, committing: bool) -> GariviniError:
-        """Return our error for one of the driver's.
+        """Translate an error of the driver into an error of this library.
 
         Args:
             error: what the driver raised.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from garivini.errors import OutcomeUnknownError
-from garivini.store.dialects.dialect import RunStatement, set_times
+from garivini.store.dialects.dialect import RunStatement, set_times, statement_for
 from garivini.store.dialects.mysql_errors import is_duplicate, is_null
 
 #: Below this number of rows RETURNING, one round trip less, is faster than counting the ids from the first.
@@ -14,10 +14,10 @@ FEW: Final = 20
 
 
 class ServerClock:
-    """Knows about what time it is on the server since it was read there."""
+    """Estimates the server's time from the last time that was read there."""
 
     def __init__(self) -> None:
-        #: Seconds by which it is ahead of our monotonic clock.
+        #: Seconds by which the server's clock is ahead of our monotonic clock.
         self._ahead: float | None = None
 
     def read(self, run: RunStatement) -> tuple[float, int]:
@@ -50,13 +50,14 @@ def insert(
         name: of the statement.
 
     """
-    if len(rows) < returning:
+    partitioned = "partition" in rows[0]  # which has the statement for many rows only
+    if len(rows) < returning and not partitioned:
         stored = sorted(run(f"{name}_returning", rows=rows))
         if len(stored) != len(rows):
             # A caller's own session, in autocommit, on a node of Galera: see ``wsrep_retry_autocommit``.
             raise OutcomeUnknownError("the server ran an INSERT again, and has not returned the ids")
         return stored
-    if len(rows) == 1 and (now := clock.estimate()) is not None:
+    if len(rows) == 1 and not partitioned and (now := clock.estimate()) is not None:
         set_times(rows, now, now + 1)
         try:
             return [(run(f"{name}_at", rows=rows), now)]
@@ -67,14 +68,14 @@ def insert(
     read, step = clock.read(run)
     now = int(read)
     set_times(rows, now, math.ceil(read))
-    first = run(name, rows=rows)
+    first = run(statement_for(name, rows), rows=rows)
     return [(first + number * step, now) for number in range(len(rows))]
 
 
 def insert_keyed(
     run: RunStatement, rows: Sequence[dict[str, Any]], clock: ServerClock, *, returning: int
 ) -> list[tuple[int, int, str, str]]:
-    """Insert rows whose unique keys have no live job; return id, time, function and key of the new ones."""
+    """Insert rows whose unique keys no job has; return id, time, function and key of the new ones."""
     first = {(row["funcname"], row["uniqkey"]): row for row in reversed(rows)}
     return _insert_or_halve(run, list(reversed(first.values())), clock, returning=returning)
 
@@ -82,8 +83,8 @@ def insert_keyed(
 def _insert_or_halve(
     run: RunStatement, rows: Sequence[dict[str, Any]], clock: ServerClock, *, returning: int
 ) -> list[tuple[int, int, str, str]]:
-    # All rows, or none if a key has a live job: then each half is tried. INSERT IGNORE would be one
-    # statement, and would ignore any error.
+    # The statement inserts all rows, or none if a key has a job: then each half is tried. INSERT IGNORE
+    # would be one statement, and would ignore any error.
     try:
         stored = insert(run, rows, clock, returning=returning, name="insert_keyed")
     except Exception as error:

@@ -2,8 +2,8 @@
 
 from garivini.store.migration_scripts import run_script
 
-revision = "0011_from_0003"
-down_revision = "0010_from_0003"
+revision = "0013_from_0003"
+down_revision = "0012_from_0003"
 
 
 def upgrade() -> None:

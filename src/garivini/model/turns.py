@@ -1,0 +1,60 @@
+"""The turns of partitions: how the jobs of a claim are shared out, and how far a QueueRunner has come. Pure.
+
+This is deficit round robin with a quantum of one job. All jobs cost the same, so no deficit is left over.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+_T = TypeVar("_T")
+
+
+class Position(NamedTuple):
+    """A place in a lane, whose jobs are in the order of due times and ids."""
+
+    run_after: int = 0
+    jobid: int = 0
+
+
+class Place(NamedTuple):
+    """How far the admission of a lane has come.
+
+    A QueueRunner passes it to the next admission. It is no promise: with any other place, an admission is as
+    exact, and only the order of the partitions begins anew.
+    """
+
+    #: The partition that had the last turn; empty: the jobs without one. None: the first one is next.
+    partition: str | None = None
+    #: Where the newest jobs are read on; None: from some seconds ago.
+    front: Position | None = None
+    #: Where all jobs are read on; None: all have been read.
+    sweep: Position | None = Position()
+    #: The database's unix time at which that began.
+    swept: float = 0.0
+
+
+#: The place before the first admission.
+START = Place()
+
+
+def shares(rooms: Mapping[str, int], wanted: int, partitions: int) -> dict[str, int]:
+    """Return the number of jobs to read of each partition, so that there are enough if each has its share.
+
+    Args:
+        rooms: by partition, in the order of their turns, how many jobs of it may be handed out.
+        wanted: the number of jobs; of 0 or less, there are no shares.
+        partitions: maximum partitions that get a share.
+
+    """
+    if wanted <= 0:
+        return {}
+    open_ = {partition: room for partition, room in rooms.items() if room > 0}
+    share = -(-wanted // max(1, len(open_)))
+    return {partition: min(room, share) for partition, room in list(open_.items())[:partitions]}
+
+
+def in_rounds(found: Mapping[str, Sequence[_T]], wanted: int) -> list[_T]:
+    """Return this many of the jobs, one of each partition per round, in the order of the partitions."""
+    longest = max(map(len, found.values()), default=0)
+    rounds = (jobs[number] for number in range(longest) for jobs in found.values() if number < len(jobs))
+    return [job for job, _ in zip(rounds, range(wanted), strict=False)]

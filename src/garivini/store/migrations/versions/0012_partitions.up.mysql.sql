@@ -1,0 +1,37 @@
+-- For whom or what a job runs. NULL: it was inserted without a partition. No index: it would cost every other job.
+ALTER TABLE job
+  ADD COLUMN `partition` VARCHAR(200) CHARACTER SET utf8mb4 /*M! COLLATE utf8mb4_nopad_bin */ /*!80017 COLLATE utf8mb4_0900_bin */,
+  ALGORITHM=INSTANT;
+-- Rules of a function for each of its partitions: maximum jobs in flight, and those that start in a period and at once;
+-- whether its partitions take turns. NULL: there is no such rule.
+ALTER TABLE `function`
+  ADD COLUMN partition_max_running INT CHECK (partition_max_running BETWEEN 1 AND 10000),
+  ADD COLUMN partition_rate        VARCHAR(20) CHECK (partition_rate REGEXP '^[1-9][0-9]{0,6}/[smhd]$'),
+  ADD COLUMN partition_burst       INT CHECK (partition_burst BETWEEN 1 AND 10000),
+  ADD COLUMN fair                  TINYINT CHECK (fair IN (0, 1));
+-- Due jobs of functions with these rules, in the order of their partitions. QueueRunners add what they find due, and
+-- check each row with its job: a row here is a hint. A job without a partition has an empty one here.
+CREATE TABLE turn (
+  jobid       BIGINT UNSIGNED NOT NULL PRIMARY KEY,
+  funcname    VARCHAR(200) NOT NULL,
+  priority    TINYINT UNSIGNED NOT NULL,
+  `partition` VARCHAR(200) NOT NULL,
+  run_after   INT UNSIGNED NOT NULL,
+  KEY turn_order (funcname, priority, `partition`, run_after, jobid)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 /*M! COLLATE utf8mb4_nopad_bin */ /*!80017 COLLATE utf8mb4_0900_bin */;
+-- The partitions that have rows in `turn`.
+CREATE TABLE turn_partition (
+  funcname    VARCHAR(200) NOT NULL,
+  priority    TINYINT UNSIGNED NOT NULL,
+  `partition` VARCHAR(200) NOT NULL,
+  PRIMARY KEY (funcname, priority, `partition`)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 /*M! COLLATE utf8mb4_nopad_bin */ /*!80017 COLLATE utf8mb4_0900_bin */;
+-- The time up to which the starts of a partition have used its rate: a unix time with its fraction. A past time is the
+-- same as no row.
+CREATE TABLE partition_rate (
+  funcname    VARCHAR(200) NOT NULL,
+  `partition` VARCHAR(200) NOT NULL,
+  used_until  DOUBLE NOT NULL,
+  PRIMARY KEY (funcname, `partition`),
+  KEY partition_rate_used (used_until)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 /*M! COLLATE utf8mb4_nopad_bin */ /*!80017 COLLATE utf8mb4_0900_bin */;
