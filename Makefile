@@ -38,7 +38,7 @@ test: .venv/.dev servers  ## All tests, real servers included: minutes
 soak: .venv/.dev servers  ## The long runs of kills, loads, plans, seeds and hostile inputs: an hour
 	@$(BIN)/pytest -q -n 2 --dist worksteal -m "soak and not alone"
 	@$(BIN)/pytest -q -m "soak and alone" --durations=10
-	@GARIVINI_TESTS_SOON=2 $(BIN)/pytest -q -m "not soak" tests/test_keeper_faults.py tests/test_wrong_input.py tests/test_forged_payloads.py tests/test_failover.py
+	@GARIVINI_TESTS_SOON=2 $(BIN)/pytest -q -m "not soak" tests/test_keeper_faults.py tests/test_wrong_input.py tests/test_forged_payloads.py tests/test_failover.py tests/test_pure_failover.py
 	@$(BIN)/python -m tests.fuzz
 	@$(BIN)/python -m tests.kills
 
@@ -51,7 +51,7 @@ kills: .venv/.dev  ## Kill each role fifty times under load and check that nothi
 versions: .venv/.dev  ## Fetch servers and Pythons of other versions beside the machine's packages: 2 GB
 	@$(BIN)/python -m tests.versions.install
 
-test-versions: .venv/.dev  ## The tests on those versions, and of Python; writes docs/reference/versions.md: two hours
+test-versions: .venv/.dev  ## The tests on those versions, and of Python; writes docs/reference/versions.md
 	@$(BIN)/python -m tests.versions.install || true # a version that is missing fails in the next line
 	@$(BIN)/python -m tests.versions
 

@@ -39,6 +39,20 @@ def _upgraded_file() -> bytes:
         return path.read_bytes()
 
 
+#: All tables with rows of ours.
+_TABLES: Final = (
+    "job",
+    "failure",
+    "function",
+    "report",
+    "finished",
+    "schedule",
+    "successor",
+    "recent_key",
+    "garivini_database",
+)
+
+
 class PostgreSQLRoles:
     """A database as docs/how-to/database-roles.md makes it, with the URL of each of its three roles.
 

@@ -139,14 +139,30 @@ class PostgreSQLPair(Pair):
 
 
 class MariaDBPair(Pair):
-    """Two MariaDB."""
+    """Two MariaDB.
+
+    Args:
+        synchronous: whether the primary waits at each commit until the standby has received it.
+
+    """
 
     primary: MariaDB
     standby: MariaDB
 
+    def __init__(self, *, synchronous: bool = False) -> None:
+        self._synchronous = synchronous
+
     def _start(self, stack: ExitStack) -> None:
-        self.primary = stack.enter_context(MariaDB("log-bin=binlog", "server-id=1"))
-        self.standby = MariaDB("log-bin=binlog", "server-id=2", "log-slave-updates", "read-only=1")
+        self.primary = stack.enter_context(
+            MariaDB("log-bin=binlog", "server-id=1", "rpl-semi-sync-master-timeout=3600000")
+        )
+        self.standby = MariaDB(
+            "log-bin=binlog",
+            "server-id=2",
+            "log-slave-updates",
+            "read-only=1",
+            f"rpl-semi-sync-slave-enabled={int(self._synchronous)}",
+        )
         self.standby.password = self.primary.password  # replicated, like all that its users file says
         stack.enter_context(self.standby)
         self.standby.execute(
@@ -154,6 +170,12 @@ class MariaDBPair(Pair):
             f"master_user='root', master_password='{self.primary.password}', master_use_gtid=slave_pos"
         )
         self.standby.execute("START SLAVE")
+        if self._synchronous:
+            # It shows a commit to nobody before the standby has it.
+            self.primary.execute("SET GLOBAL rpl_semi_sync_master_wait_point = AFTER_SYNC")
+            self.primary.execute("SET GLOBAL rpl_semi_sync_master_enabled = ON")
+            asked = "SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_master_clients'"
+            until(lambda: self.primary.execute(asked)[0][1] == "1", "the standby")
 
     def _catch_up(self) -> None:
         ((there,),) = self.primary.execute("SELECT @@GLOBAL.gtid_binlog_pos")
@@ -163,6 +185,11 @@ class MariaDBPair(Pair):
         self.standby.execute("STOP SLAVE")
 
     def _promote(self) -> None:
+        if self._synchronous:  # what it has received and not applied is acknowledged
+            self.standby.execute("STOP SLAVE IO_THREAD")
+            asked = "SELECT state FROM information_schema.processlist"
+            done = "Slave has read all relay log"
+            until(lambda: done in str(self.standby.execute(asked)), "the standby")
         self.standby.execute("STOP SLAVE")
         self.standby.set_read_only(False)
 
@@ -200,4 +227,9 @@ class MySQLPair(Pair):
 PAIRS: Final[dict[str, Callable[[], Pair]]] = {
     "mariadb": MySQLPair if ON_MYSQL else MariaDBPair,
     "postgresql": PostgreSQLPair,
+}
+#: Pairs that lose nothing when the primary is killed. MySQL has its plugin for it in another package.
+SYNCHRONOUS: Final[dict[str, Callable[[], Pair]]] = {
+    **({} if ON_MYSQL else {"mariadb": lambda: MariaDBPair(synchronous=True)}),
+    "postgresql": lambda: PostgreSQLPair(synchronous=True),
 }

@@ -377,6 +377,8 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
     given += " --partition-max-running 2 --partition-rate 10/s --partition-burst 3 --fair"
     others = given.split()
     assert invoke("functions", "set", "f", *others, "--db", url).exit_code == 0
+    keys = "--unique-scope while_live --on-duplicate debounce --max-delay 300 --expires 60".split()
+    assert invoke("functions", "set", "f", *keys, "--db", url).exit_code == 0
     (entry,) = json.loads(invoke("functions", "list", "-o", "json", "--db", url).output)
     assert entry == {
         "function": "f",
@@ -398,6 +400,11 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
         "paused_until": None,
         "rate": "100/m",
         "burst": 10,
+        "unique_scope": "while_live",
+        "unique_window": None,
+        "on_duplicate": "debounce",
+        "max_delay": 300,
+        "expires": 60,
     }
     table = invoke("functions", "list", "--db", url).output
     assert "1 waiting" in table
@@ -409,6 +416,8 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
     (entry,) = json.loads(invoke("functions", "list", "-o", "json", "--db", url).output)
     assert (entry["lease"], entry["envelope"]) == (7, None)
     assert isinstance(invoke("functions", "set", "f", "--lease", "1", "--db", url).exception, UsageError)
+    together = ["--unique-window", "60", "--on-duplicate", "one_more"]
+    assert isinstance(invoke("functions", "set", "f", *together, "--db", url).exception, UsageError)
 
 
 def test_functions_are_paused_and_resumed(url: str) -> None:
@@ -438,6 +447,21 @@ def test_functions_are_paused_and_resumed(url: str) -> None:
     for words in (("--for", "1w"), ("--until", "soon"), ("--for", "1h", "--until", "1893553445")):
         refused = invoke("functions", "pause", "f", *words, "--no-wait", "--db", url)
         assert isinstance(refused.exception, UsageError)
+
+
+def test_functions_pause_now_says_how_many_jobs_it_took_back(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("garivini.client.functions.RULES_APPLY_AFTER", 0.0)
+    with Client(url) as client:
+        client.insert_jobs([["f", None, None, b""]] * 2)
+        (database,) = client.shards
+        database.claim(Lane("f", State.WAITING, "normal", 0), limit=2, lease=60)
+        paused = invoke("functions", "pause", "f", "--now", "--db", url)
+        assert paused.output.endswith("f is paused, 2 jobs were taken back\n")
+        assert {job.state for job in client.list_jobs()} == {State.WAITING}
+    refused = invoke("functions", "pause", "f", "--now", "--no-wait", "--db", url)
+    assert isinstance(refused.exception, UsageError)
 
 
 def test_a_paused_function_is_no_fault_of_health(url: str) -> None:

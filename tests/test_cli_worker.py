@@ -1,5 +1,6 @@
 """``garivini worker`` before its first job: the module it is given, and how many processes it starts."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -202,7 +203,7 @@ def test_worker_starts_one_process_per_usable_core(tmp_path: Path) -> None:
 def test_help_shows_examples_line_by_line() -> None:
     for path, leaf in leaves(cli):
         assert leaf.callback is not None
-        text = textwrap.dedent("    " + (leaf.callback.__doc__ or "")).replace("\b\n", "")
+        text = inspect.cleandoc(leaf.callback.__doc__ or "").replace("\b\n", "")
         shown = [line.removeprefix("  ") for line in invoke(*path.split()[1:], "--help").output.splitlines()]
         for line in text.splitlines():
             if line.startswith("  "):

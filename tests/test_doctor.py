@@ -170,6 +170,23 @@ def test_doctor_and_health_agree_on_a_job_that_nobody_takes(url: str, address: s
             assert "and has not started" in words
 
 
+def test_doctor_health_and_status_agree_on_a_schedule_that_is_late(url: str, address: str) -> None:
+    with Client(url) as client:
+        for name in ("late", "paused", "early"):
+            client.schedules.set(name, "f", every=3600)
+        client.schedules.pause("paused")
+    path = url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE schedule SET next_tick = strftime('%s', 'now') - 70 WHERE name <> 'early'")
+    status, found, health, words = answers(url, address)
+    assert (status, health) == (1, 1)
+    (fault,) = found
+    assert re.fullmatch(r"the tick of schedule late has been due for 7\d s", fault)
+    assert fault in words
+    seen = CliRunner().invoke(cli, ["status", "--job-server", address], env={"GARIVINI_DB": url})
+    assert re.search(r"schedules whose tick is due in .*: late for 7\d seconds", seen.output)
+
+
 def test_doctor_and_health_blame_a_server_that_is_down_for_itself_alone(url: str, address: str) -> None:
     Client(url).insert_job("f", run_after=0)
     down = "Gearman server 127.0.0.1:1 cannot be reached: Connection refused"
@@ -298,6 +315,11 @@ SOUND = {
         "job_collation": "utf8mb4_bin",
         "original_table": "1",
         "default_envelope": "latin-1",
+        "wait_timeout": "28800",
+        "stats_auto_recalc": "on",
+        "original_index": "None",
+        "functions_with_rules": "0",
+        "snapshots": "hidden",  # from an ordinary user
     },
     "postgresql": {
         "version": "15.8 (Debian 15.8-0+deb12u1)",
@@ -308,6 +330,7 @@ SOUND = {
         "commits_without_standby": "0",
         "autovacuum": "on",
         "job_autovacuum": "true",
+        "rows_not_analyzed": "0",
         "oldest_snapshot": "0",
         "snapshot_holder": "0",
         "role": "jobs",
@@ -337,6 +360,12 @@ def test_a_sound_database_has_nothing_to_change(dialect: str) -> None:
         ("mysql", "wsrep_cluster_size", "2", "advice"),
         ("mysql", "job_collation", "latin1_swedish_ci", "advice"),
         ("mysql", "default_envelope", "not set", "fault"),
+        ("mysql", "wait_timeout", "59", "advice"),
+        ("mysql", "stats_auto_recalc", "off", "advice"),
+        ("mysql", "group_replication_single_primary_mode", "OFF", "fault"),
+        ("mysql", "group_replication_consistency", "EVENTUAL", "advice"),
+        ("mysql", "functions_with_rules", "1", "advice"),
+        ("sqlite", "network_file_system", "fuse.sshfs", "fault"),
         ("postgresql", "version", "12.20", "fault"),
         ("postgresql", "fsync", "off", "fault"),
         ("postgresql", "full_page_writes", "off", "fault"),
@@ -345,6 +374,7 @@ def test_a_sound_database_has_nothing_to_change(dialect: str) -> None:
         ("postgresql", "synchronous_standbys", "0", "fault"),
         ("postgresql", "commits_without_standby", "3", "fault"),
         ("postgresql", "autovacuum", "off", "fault"),
+        ("postgresql", "rows_not_analyzed", "10000", "advice"),
     ],
 )
 def test_one_wrong_setting_is_one_finding_that_names_it(

@@ -15,11 +15,17 @@ from garivini.model.job import Handle
 from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Setback, Success
 from garivini.model.policy import FunctionPolicy
+from garivini.model.state import State
+from garivini.model.unique import Unique
+from garivini.model.when import Never
 from garivini.roles.janitor import DEAD_INTERVAL, DEAD_JOBS, INTERVAL, Janitor
-from garivini.store.database import Database
+from garivini.store.database import Database, Lane
 from tests.databases import sqlite_url
 from tests.system import system
 from tests.test_queue_runner import runner
+
+#: The calls about unique keys and jobs that expire.
+KEYS = ["promote_successors", "forget_keys", "discard_late"]
 
 
 class Office:
@@ -62,10 +68,10 @@ def office(tmp_path: Path) -> Iterator[Office]:
 async def test_idle_it_makes_one_call_a_minute_and_two_more_an_hour(office: Office) -> None:
     assert await office.later(0) == []
     assert await office.later(INTERVAL - 1) == []
-    all_calls = ["forget_finished", "forget_dead", "forget_partitions"]
-    assert await office.later(1) == all_calls
+    hour = ["forget_finished", "forget_dead", "forget_partitions", *KEYS]
+    assert await office.later(1) == hour
     minutes = [await office.later(INTERVAL) for _ in range(int(DEAD_INTERVAL / INTERVAL))]
-    assert minutes == [["forget_finished"]] * (len(minutes) - 1) + [all_calls]
+    assert minutes == [["forget_finished", *KEYS]] * (len(minutes) - 1) + [hour]
     assert office.seen == []
 
 
@@ -80,7 +86,7 @@ async def test_it_goes_on_until_all_is_deleted_and_reports_how_many_once_a_minut
     database.finish([Success(handles[0].jobid, None, retention=1)])
     execute(tmp_path, "UPDATE failure SET failed_at = 1", "UPDATE finished SET expires = 1")
     await office.later(0)
-    assert await office.later(INTERVAL) == ["forget_finished", "forget_dead", "forget_partitions"]
+    assert await office.later(INTERVAL) == ["forget_finished", "forget_dead", "forget_partitions", *KEYS]
     assert len(database.jobs()) == 1
     assert await office.later(0.01) == ["forget_dead"]
     assert database.jobs() == []
@@ -102,8 +108,51 @@ async def test_a_locked_record_is_reported_and_left_for_the_next_minute(
     await office.later(0)
     assert await office.later(INTERVAL) == ["locked"]
     assert office.seen == [("dispatch.failed", {"dbid": 1, "error": "locked"})]
-    assert await office.later(INTERVAL - 1) == ["forget_dead", "forget_partitions"]
+    assert await office.later(INTERVAL - 1) == ["forget_dead", "forget_partitions", *KEYS]
     assert await office.later(1) == ["locked"]
+
+
+async def test_it_promotes_successors_each_second_while_there_are_some(
+    office: Office, tmp_path: Path
+) -> None:
+    database = office.database
+    key = Unique("k", on_duplicate="one_more")
+    for arg in (b"first", b"second", b"third"):
+        database.insert([new_job("f", arg, uniqkey=key)])
+        database.claim(Lane("f", State.WAITING, "normal", 0), limit=1, lease=60)
+    await office.later(0)
+    assert "promote_successors" in await office.later(INTERVAL)
+    assert await office.later(0.9) == []
+    assert await office.later(0.1) == ["promote_successors"]
+    execute(tmp_path, "DELETE FROM job")
+    assert await office.later(1) == ["promote_successors"]
+    assert [job.arg for job in database.jobs()] == [b"third"]
+    assert await office.later(1) == ["promote_successors"]
+    assert await office.later(1) == []
+
+
+async def test_it_promotes_successors_within_a_second_if_a_function_has_the_rule(
+    office: Office, tmp_path: Path
+) -> None:
+    office.database.set_function("f", FunctionPolicy(on_duplicate="one_more"))
+    office.database.functions()  # as a pass of the QueueRunner does
+    assert await office.later(0) == ["promote_successors"]
+    assert await office.later(0.5) == []
+    assert await office.later(0.5) == ["promote_successors"]
+
+
+async def test_it_discards_expired_jobs_of_a_paused_function(office: Office, tmp_path: Path) -> None:
+    database = office.database
+    (job,) = database.insert([new_job("f", b"")])
+    database.set_function("f", FunctionPolicy(expires=5))
+    database.pause("f", Never())
+    execute(tmp_path, "UPDATE job SET run_after = run_after - 6")
+    await office.later(0)
+    await office.later(INTERVAL)
+    found = database.get(job.jobid)
+    assert found is not None
+    assert found.state is State.DEAD
+    assert [name for name, _ in office.seen] == ["job.dead"]
 
 
 async def test_a_queue_runner_has_one(tmp_path: Path) -> None:

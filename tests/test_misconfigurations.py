@@ -1,6 +1,7 @@
 """Misconfigurations of real databases and servers: ``garivini doctor`` finds each, and its advice ends it."""
 
 import json
+import os
 import re
 import shlex
 import socket
@@ -8,27 +9,31 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 import psycopg
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import make_url
+from sqlalchemy import create_engine, make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
 
-from garivini import Client
+from garivini import Client, __version__
 from garivini.cli import cli
 from garivini.cli.doctor import gearmand as start
 from garivini.cli.doctor import sql
 from garivini.gearman.blocking import Client as GearmanClient
 from garivini.gearman.packets import REQUEST, Type, encode
 from garivini.gearman.protocol import Submission
+from garivini.store.dialects import file_systems
 from tests.databases import sqlite_url
 from tests.pairs import PostgreSQLPair
 from tests.poolers import pgbouncer
+from tests.processes import command, until
 from tests.servers import embedded, free_port, gearmand_process
-from tests.sql_servers import MariaDB, MariaDBOrMySQL, PostgreSQL, SQLServer
+from tests.sql_servers import ON_MYSQL, MariaDB, MariaDBOrMySQL, PostgreSQL, SQLServer
 from tests.system import upgraded
 
 Kind = Literal["sqlite", "mariadb", "postgresql"]
@@ -176,7 +181,76 @@ def ids_start_again(place: Place) -> Iterator[tuple[str, Callable[[str], str]]]:
     yield place.url, follow
 
 
+@contextmanager
+def on_network_disk(place: Place) -> Iterator[tuple[str, Callable[[str], str]]]:
+    """No network file system can be mounted here: the list of mounts says that the file is on one."""
+    device = place.path.stat().st_dev
+    mounts = place.path.with_name("mounts")
+    line = f"36 35 {os.major(device)}:{os.minor(device)} / /mnt rw,noatime shared:1 - nfs4 host:/jobs rw\n"
+    mounts.write_text(f"{file_systems.MOUNTS.read_text()}{line}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(file_systems, "MOUNTS", mounts)
+
+        def follow(advice: str) -> str:
+            assert "move the file" in advice
+            patch.undo()
+            return place.url
+
+        yield place.url, follow
+
+
+@contextmanager
+def older_queue_runner(place: Place) -> Iterator[tuple[str, Callable[[str], str]]]:
+    """A QueueRunner of this version, and one that reports another version."""
+    host, _, port = place.address.rpartition(":")
+    environment = {"GARIVINI_DB": place.url, "GARIVINI_JOB_SERVERS": place.address}
+    with (
+        command(place.path.parent, "run", "queue-runner", **environment),
+        socket.create_connection((host, int(port))) as other,
+        GearmanClient(place.address) as client,
+    ):
+        until(lambda: any(worker.functions for worker in client.workers()), "the QueueRunner")
+        other.sendall(encode(REQUEST, Type.SET_CLIENT_ID, b"queue-runner/0.0.9"))
+        other.sendall(encode(REQUEST, Type.CAN_DO, b"garivini_wake"))
+
+        def follow(advice: str) -> str:
+            assert "stop the QueueRunners of the older version" in advice
+            other.close()
+            return place.url
+
+        yield place.url, follow
+
+
 # ---- MariaDB and MySQL
+
+
+@contextmanager
+def held_snapshot_on_mysql(place: Place) -> Iterator[tuple[str, Callable[[str], str]]]:
+    assert place.server is not None
+    user = make_url(place.url)
+    place.execute(f"GRANT PROCESS ON *.* TO {user.username}@'{user.host}'")
+    with (
+        pytest.MonkeyPatch.context() as patch,  # nobody waits for ten minutes here
+        create_engine(place.url.replace("mysql:", "mysql+pymysql:"), poolclass=NullPool).connect() as other,
+    ):
+        patch.setattr(sql, "_SNAPSHOT", 1)
+        other.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT")
+        other.exec_driver_sql("SELECT 1 FROM job")
+        yield place.url, place.obey
+        with suppress(DBAPIError):  # its session has ended
+            other.rollback()
+
+
+@contextmanager
+def index_of_original(place: Place) -> Iterator[tuple[str, Callable[[str], str]]]:
+    words = (
+        ("functions", "set", "--default", "--envelope", "json"),
+        ("functions", "set", "f", "--max-running", "2"),
+    )
+    for each in words:
+        assert CliRunner().invoke(cli, each, env={"GARIVINI_DB": place.url}).exit_code == 0
+    with by("CREATE INDEX run_after ON job (run_after)")(place) as made:
+        yield made
 
 
 @contextmanager
@@ -194,6 +268,15 @@ def without_doublewrite(place: Place) -> Iterator[tuple[str, Callable[[str], str
 
 
 # ---- PostgreSQL
+
+
+@contextmanager
+def never_analyzed(place: Place) -> Iterator[tuple[str, Callable[[str], str]]]:
+    later = (
+        "INSERT INTO job (funcname, arg, run_after) SELECT 'f', '', 2000000000 FROM generate_series(1, 10000)"
+    )
+    with by("ALTER SYSTEM SET autovacuum_naptime = '1h'", "SELECT pg_reload_conf()", later)(place) as made:
+        yield made
 
 
 @contextmanager
@@ -271,6 +354,20 @@ ROWS: Final[dict[str, Row]] = {
     "a due job without a worker": Row(
         "sqlite", job_without_worker, "fault", "jobs of f are due, and no worker", "garivini worker MODULE"
     ),
+    "an SQLite file on a network file system": Row(
+        "sqlite",
+        on_network_disk,
+        "fault",
+        "network_file_system is nfs4: SQLite's locks do not work",
+        "move the file",
+    ),
+    "QueueRunners of different versions": Row(
+        "sqlite",
+        older_queue_runner,
+        "advice",
+        f"QueueRunners of different versions are connected: 0.0.9, {__version__}",
+        "stop the QueueRunners of the older version",
+    ),
     "ids that start again": Row(
         "sqlite", ids_start_again, "fault", "Gearman has 1 of its jobs from id 999 on", "restore.md"
     ),
@@ -308,6 +405,36 @@ ROWS: Final[dict[str, Row]] = {
         "default_envelope is not set",
         "garivini functions set --default",
     ),
+    "the index of the original on a table with rules": Row(
+        "mariadb",
+        index_of_original,
+        "advice",
+        "functions_with_rules is 1: the table has the index for QueueRunners of the original",
+        "DROP INDEX run_after ON job",
+    ),
+    "statistics that are not renewed": Row(
+        "mariadb",
+        by("ALTER TABLE job STATS_AUTO_RECALC = 0"),
+        "advice",
+        "stats_auto_recalc is off: the statistics of the table job are not renewed",
+        "ALTER TABLE job STATS_AUTO_RECALC = 1",
+    ),
+    "a transaction on MariaDB or MySQL that keeps deleted rows": Row(
+        "mariadb", held_snapshot_on_mysql, "advice", "oldest_snapshot is", "KILL "
+    ),
+    **(
+        {}
+        if ON_MYSQL
+        else {
+            "connections that are closed early": Row(
+                "mariadb",
+                by("SET GLOBAL wait_timeout = 10"),
+                "advice",
+                "wait_timeout is 10: seconds after which the server closes an idle connection",
+                "SET GLOBAL wait_timeout = 28800",
+            )
+        }
+    ),
     "small packets": Row(
         "mariadb",
         by("SET GLOBAL max_allowed_packet = 16777216"),
@@ -335,6 +462,13 @@ ROWS: Final[dict[str, Row]] = {
         "advice",
         "general_log is",
         "SET GLOBAL general_log = OFF",
+    ),
+    "a large table that was never analyzed": Row(
+        "postgresql",
+        never_analyzed,
+        "advice",
+        "rows_not_analyzed is 10000: the table job has never",
+        "ANALYZE job",
     ),
     "fsync off": Row(
         "postgresql", by_system("fsync = off"), "fault", "fsync is off", "ALTER SYSTEM SET fsync = on"
@@ -405,11 +539,17 @@ ROWS: Final[dict[str, Row]] = {
 
 
 def examine(url: str, address: str) -> list[dict[str, Any]]:
+    """Return the findings that are not ok."""
+    return [finding for finding in findings(url, address) if finding["grade"] != "ok"]
+
+
+def findings(url: str, address: str) -> list[dict[str, Any]]:
+    """Return all that ``doctor`` says."""
     arguments = ["doctor", "--job-server", address, "-o", "json"]
     result = CliRunner().invoke(cli, arguments, env={"GARIVINI_DB": url}, catch_exceptions=False)
     found: list[dict[str, Any]] = json.loads(result.stdout)
     assert result.exit_code == any(finding["grade"] == "fault" for finding in found)
-    return [finding for finding in found if finding["grade"] != "ok"]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -449,6 +589,23 @@ def test_doctor_finds_a_misconfiguration_and_its_advice_ends_it(
         assert row.do in advice
         after = follow(advice)
         assert eventually(lambda: place.examine(after), lambda found: found == []) == []
+
+
+def test_doctor_reports_that_it_may_not_see_transactions(own_mariadb: MariaDB) -> None:
+    """It is a note: an ordinary user lacks the privilege, and works."""
+    with own_mariadb.database() as url, embedded() as address:
+        upgraded(url).close()
+
+        def notes() -> list[str]:
+            return [each["says"] for each in findings(url, address) if "were not checked" in each["says"]]
+
+        (note,) = notes()
+        assert (
+            "transactions that keep deleted rows were not checked: the user lacks the privilege PROCESS"
+            in note
+        )
+        own_mariadb.execute(f"GRANT PROCESS ON *.* TO {make_url(url).username}@'{own_mariadb.host}'")
+        assert notes() == []
 
 
 def eventually(

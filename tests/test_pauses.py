@@ -4,12 +4,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 from unittest.mock import patch
 
 import pytest
 
-from garivini import AsyncClient, Client, State, UsageError
+from garivini import AsyncClient, Client, State, UsageError, Worker
 from garivini.client import functions
 from garivini.model.job import Job
 from garivini.model.policy import FunctionPolicy
@@ -169,7 +170,58 @@ async def test_jobs_in_flight_at_a_pause_go_on(tmp_path: Path) -> None:
         stop.set()
 
 
+@pytest.mark.parametrize("url", ["sqlite", "mariadb", "postgresql"])
+async def test_pause_now_takes_back_jobs_in_servers_and_lets_running_jobs_go_on(
+    url: str, urls: Callable[[str], str], tmp_path: Path
+) -> None:
+    async with system(tmp_path, urls(url)) as queue:
+        running, release = asyncio.Event(), asyncio.Event()
+        ran = []
+        worker = Worker(queue.worker.client, [queue.address], concurrency=1)
+
+        @worker.function("f")
+        async def f(job: Job) -> None:
+            running.set()
+            await release.wait()
+            ran.append((job.jobid, job.attempt, job.superseded))
+
+        worker_stop = queue.start_worker(worker)
+        runner_stop = queue.start_queue_runner()
+        await insert(queue, 1)
+        async with asyncio.timeout(PATIENCE):
+            await running.wait()
+        await insert(queue, 3)
+        await queue.seen.until(lambda: sum(it["jobs"] for it in queue.seen.of("jobs.dispatched")) == 4)
+        first, *others = await jobs_of(queue)
+
+        async def know_it(_: float) -> None:
+            async with asyncio.timeout(PATIENCE):
+                while (await jobs_of(queue))[0].state is not State.RUNNING:
+                    await asyncio.sleep(0.05)
+
+        client = AsyncClient(queue.url)
+        with patch("garivini.client.functions.asyncio", SimpleNamespace(sleep=know_it)):
+            assert await client.pause("f", now=True) == 3
+        waiting = await jobs_of(queue)
+        assert [job.state for job in waiting] == [State.RUNNING, *[State.WAITING] * 3]
+        assert [job.run_after for job in waiting[1:]] == [job.since for job in others]
+        release.set()
+        await queue.gone(jobs=3)
+        assert ran == [(first.jobid, 1, False)]
+        assert await client.resume("f")
+        await queue.gone()
+        assert sorted(ran[1:]) == [(job.jobid, 2, False) for job in others]
+        await client.close()
+        for stop in (worker_stop, runner_stop):
+            stop.set()
+
+
 # ---- the calls
+
+
+def test_pause_now_has_to_wait(tmp_path: Path) -> None:
+    with Client(f"sqlite:///{tmp_path}/jobs.db") as client, pytest.raises(UsageError, match="has to wait"):
+        client.pause("f", now=True, wait=False)
 
 
 async def test_pause_waits_until_every_program_knows_it(

@@ -1,7 +1,7 @@
 """Durable jobs for Gearman: a job is a row in a SQL database, and Gearman delivers it to a worker.
 
-General layout, from the bottom up. No part imports one that is below it in this list. The docstring of each
-part lists its modules, and ``docs/explanation/source.md`` the file to open for a symptom.
+General layout, the lowest layer first. No part imports a part that comes after it in this list. The docstring
+of each part lists its modules, and ``docs/explanation/source.md`` the file to open for a symptom.
 
 * ``errors``, ``backoff``, ``clock``, ``events``: used by all others.
 * ``model``: a job, its values, and the decisions about it. No I/O, no clock.
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from garivini.databases import DatabasesLike
     from garivini.errors import (
         ConflictError,
+        DuplicateJobError,
         GariviniError,
         OutcomeUnknownError,
         ProtocolError,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from garivini.model.retry import BackoffCurve
     from garivini.model.schedule import StoredSchedule
     from garivini.model.state import State
+    from garivini.model.unique import Unique
     from garivini.store.callers import AsyncJoinable, Joinable
     from garivini.worker import Discard, Retry, Worker
 
@@ -60,6 +62,7 @@ _MODULES: Final = {
     "ConflictError": "errors",
     "DatabasesLike": "databases",
     "Discard": "worker",
+    "DuplicateJobError": "errors",
     "FailedAttempt": "model.records",
     "Flag": "model.limits",
     "GariviniError": "errors",
@@ -81,6 +84,7 @@ _MODULES: Final = {
     "SchemaError": "errors",
     "State": "model.state",
     "StoredSchedule": "model.schedule",
+    "Unique": "model.unique",
     "UnreachableError": "errors",
     "UsageError": "errors",
     "Worker": "worker",
@@ -98,6 +102,7 @@ __all__ = [  # noqa: RUF022  # the order of the documentation
     "State",
     "Handle",
     "Inserted",
+    "Unique",
     "FailedAttempt",
     "Reported",
     "KeptJob",
@@ -118,6 +123,7 @@ __all__ = [  # noqa: RUF022  # the order of the documentation
     "SchemaError",
     "UnreachableError",
     "RefusedError",
+    "DuplicateJobError",
     "ConflictError",
     "OutcomeUnknownError",
     "ProtocolError",

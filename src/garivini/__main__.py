@@ -7,7 +7,7 @@ import sys
 
 def main() -> None:
     """Run the command. Signals are handled before the slow imports."""
-    if os.getpid() == 1:  # as in a container: the kernel does not deliver signals without a handler to it
+    if os.getpid() == 1:  # as in a container: the kernel delivers only signals that it handles
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         from garivini.cli import main as run

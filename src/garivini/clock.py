@@ -1,4 +1,4 @@
-"""The time of a process: what reads it, what waits for it, and the jitter of delays.
+"""The clock of a process: functions that read the time or wait, and the jitter of delays.
 
 Keepers, workers and roles are given a ``Clock`` when they are made. A simulation gives them its own.
 """
@@ -20,7 +20,8 @@ def _thread(run: Callable[[], object], name: str) -> threading.Thread:
 class Clock:
     """Functions that read the time or wait; by default those of the standard library.
 
-    They are attributes, so that calling one is a single call: ``monotonic`` is called several times per job.
+    The functions are attributes, so that using one is a single call: ``monotonic`` is called several times
+    per job.
     """
 
     #: Returns the monotonic time in seconds.

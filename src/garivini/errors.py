@@ -1,4 +1,4 @@
-"""The errors of the library: one root, and one class for each answer to "who must act?".
+"""The errors of the library: one root class, and one class for each party that must act or is at fault.
 
 * ``GariviniError``
     * ``UsageError``: the caller. The call cannot work as written.
@@ -6,11 +6,13 @@
     * ``UnreachableError``: the network or a server. A database or a Gearman server cannot be reached, or the
       database takes no writes.
     * ``RefusedError``: a server, which understood the request and refused it.
+        * ``DuplicateJobError``: the rule of a unique key. A job with it exists.
     * ``ConflictError``: another transaction, which held a lock for too long. The call can be repeated.
     * ``OutcomeUnknownError``: the network. The connection was lost between request and answer.
     * ``ProtocolError``: the peer, which violated the Gearman protocol.
 
-After the first five nothing was done. After ``OutcomeUnknownError`` the request may be done.
+After the first five errors, nothing was done. After ``OutcomeUnknownError``, the request may have been
+carried out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,8 +29,8 @@ class GariviniError(Exception):
     #: Whether the call can be repeated immediately: nothing was done, and the obstacle is gone, for example a
     #: closed connection or the other transaction of a deadlock.
     transient: bool = False
-    #: Of an insert of several jobs: the results of the jobs that are stored in other databases than the one
-    #: that failed, by position in the list.
+    #: After an insert of several jobs: the results of the jobs that are stored, in databases that have not
+    #: failed, by position in the list.
     stored: "Mapping[int, Inserted]" = MappingProxyType({})
     #: The positions of the jobs that this error concerns. After ``OutcomeUnknownError`` they may be stored.
     #: All other positions are in ``stored`` or were not tried.
@@ -58,8 +60,15 @@ class UnreachableError(GariviniError):
 class RefusedError(GariviniError):
     """A server understood the request and refused it. Nothing was done."""
 
-    #: Whether it was an insert into a database that is being drained.
+    #: Whether the refused request was an insert into a database that is being drained.
     draining: bool = False
+
+
+class DuplicateJobError(RefusedError):
+    """A job with the unique key exists, and the rule of the key refuses another. Nothing was inserted."""
+
+    #: The existing job, as an insert returns it.
+    existing: "Inserted | None" = None
 
 
 class ConflictError(GariviniError):

@@ -1,4 +1,4 @@
-"""How jobs are submitted to Gearman: function, payload and server, and the steps after a submit. Pure."""
+"""How jobs are submitted to Gearman: function, payload and server, and what follows a submit. No I/O."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple, assert_never
@@ -42,7 +42,7 @@ def unfit(job: Job | NewJob, policy: FunctionPolicy) -> str | None:
     if job.flag not in FLAGS:
         return f"flag {job.flag!r} is unknown: it is one of {', '.join(FLAGS)}"
     name, uniqkey, coalesce = job.funcname, job.uniqkey, job.coalesce
-    # A character has at most four bytes, so few names need to be encoded.
+    # A character has at most four bytes in UTF-8, so a short name fits and need not be encoded.
     if len(name) > MAX_FUNCNAME // 4 and len(name.encode()) > MAX_FUNCNAME:
         return f"the name of its function has more than {MAX_FUNCNAME} bytes"
     if (uniqkey and len(uniqkey) > MAX_KEY) or (coalesce and len(coalesce) > MAX_KEY):
@@ -78,13 +78,13 @@ class Delivery(NamedTuple):
 
     #: Number of jobs that a server has acknowledged.
     delivered: int
-    #: Jobs that no server has, to be released.
+    #: Jobs that no server has. They are to be released.
     unsent: Sequence[Job] = ()
-    #: Jobs that a server may have. To end their leases early lets a QueueRunner ask about them.
+    #: Jobs that a server may have. Their leases are ended early, so that a QueueRunner asks the servers.
     unknown: Sequence[Job] = ()
-    #: Jobs that no server can be sent, each with the reason, to be parked.
+    #: Jobs that cannot be sent to any server, each with the reason. They are to be parked.
     unfit: Sequence[tuple[Job, str]] = ()
-    #: Why some are unsent, for an operator.
+    #: The reason why some jobs were not sent, for an operator.
     reason: str = ""
 
     @classmethod
@@ -117,10 +117,10 @@ class Delivery(NamedTuple):
     @classmethod
     def too_late(cls, jobs: Sequence[Job]) -> "Delivery":
         """Return the delivery of jobs that were not submitted because it ``is_late``."""
-        return cls(0, unsent=jobs, reason="this process stood still between claim and submit")
+        return cls(0, unsent=jobs, reason="this process was suspended between claim and submit")
 
     def unknown_by_lease(self) -> dict[int, list[Handle]]:
-        """Return the handles of the unknown jobs by the seconds of their lease."""
+        """Return the handles of the unknown jobs, grouped by the seconds of their leases."""
         leases: dict[int, list[Handle]] = {}
         for job in self.unknown:
             leases.setdefault(job.lease, []).append(job.handle)

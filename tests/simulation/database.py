@@ -29,6 +29,7 @@ from garivini.model.records import FailedAttempt
 from garivini.model.retry import error_names, parse_retry
 from garivini.model.state import State
 from garivini.model.turns import START, Place
+from garivini.model.unique import DEBOUNCE_MAX_DELAY, NO_RULE, KeyRule
 from garivini.model.when import At, Never, Offset, backoff
 from garivini.store.admission import Admitted
 from garivini.store.chunks import CHUNK
@@ -110,6 +111,8 @@ class Model:
         self.used_until: dict[str, float] = {}
         #: The same of the partitions of a function; empty: of the jobs without one.
         self.partitions_used: dict[tuple[str, str], float] = {}
+        #: By the job before it, the row that a successor becomes.
+        self.successors: dict[int, Row] = {}
         #: Of functions that had cancelled jobs: how many, and until when copies are checked.
         self.marked: dict[str, tuple[int, int]] = {}
         self._clock = clock
@@ -122,19 +125,26 @@ class Model:
     def insert(self, jobs: Sequence[NewJob]) -> list[Inserted]:
         answers: list[Inserted] = [Inserted(0, 0)] * len(jobs)
 
-        # Those with a unique key come after the others, in the order of their keys.
-        def place(index: int) -> tuple[bool, str, str]:
+        # Those with a unique key come after the others, in the order of their keys; those with rules last.
+        def place(index: int) -> tuple[bool, bool, str, str]:
             job = jobs[index]
-            return (False, "", "") if job.uniqkey is None else (True, job.funcname, job.uniqkey)
+            if job.uniqkey is None:
+                return False, False, "", ""
+            return True, not (job.rule or NO_RULE).is_plain, job.funcname, job.uniqkey
 
         for index in sorted(range(len(jobs)), key=place):
             answers[index] = self._insert(jobs[index])
         return answers
 
     def _insert(self, job: NewJob) -> Inserted:
+        rule = job.rule or NO_RULE
         if job.uniqkey is not None:
             for row in self.rows.values():
                 if (row.funcname, row.uniqkey) == (job.funcname, job.uniqkey):
+                    if row.standing is State.DEAD and rule.frees_dead:
+                        row.uniqkey = None
+                        break
+                    self._duplicate(job, rule, row)
                     return Inserted(row.jobid, self.dbid, new=False)
         row = Row(
             jobid=next(self.jobids),
@@ -152,8 +162,56 @@ class Model:
             row.attempt, row.state, row.since = 1, State.LEASED, self._now()
             row.run_after = row.lease_end = self._now() + job.lease + 1
         self.rows[row.jobid] = row
+        if rule.queues:
+            for jobid, successor in list(self.successors.items()):
+                if (successor.funcname, successor.uniqkey) == (job.funcname, job.uniqkey):
+                    del self.successors[jobid]
         self._tell("insert", None, row)
         return Inserted(row.jobid, self.dbid, created=self._now())
+
+    def _duplicate(self, job: NewJob, rule: KeyRule, row: Row) -> None:
+        """Apply the rule to an insert whose key a row has."""
+        if not rule.changes or row.standing is State.DEAD:
+            return
+        due, most = self._after(job.delay), rule.max_delay or DEBOUNCE_MAX_DELAY
+        given: dict[str, Any] = {"arg": job.arg, "coalesce": job.coalesce, "priority": job.priority}
+        given["partition"] = job.partition
+        if row.standing is State.WAITING and row.attempt == 0:
+            if rule.on_duplicate == "debounce":
+                due = max(row.run_after, min(due, row.created + most))
+            self._change("replace", row, **given, run_after=due)
+        elif rule.queues:
+            before = self.successors.get(row.jobid)
+            created = self._now() if before is None else before.created
+            if before is not None and rule.on_duplicate == "debounce":
+                due = max(before.run_after, min(due, created + most))
+            self.successors[row.jobid] = Row(
+                jobid=0,
+                funcname=job.funcname,
+                uniqkey=job.uniqkey,
+                flag=job.flag,
+                created=created,
+                run_after=due,
+                **given,
+            )
+
+    def _follow(self, row: Row, when: Offset | At | Never) -> None:
+        """Promote the successor of a job that has died."""
+        if when == Never() and row.jobid in self.successors:
+            row.uniqkey = None
+            self._promote(row.jobid)
+
+    def _promote(self, jobid: int) -> None:
+        """Make the successor of a job a job, unless a newer job has its key."""
+        row = self.successors.pop(jobid, None)
+        if row is None:
+            return
+        key = (row.funcname, row.uniqkey)
+        if any((other.funcname, other.uniqkey) == key for other in self.rows.values()):
+            return
+        row.jobid = next(self.jobids)
+        self.rows[row.jobid] = row
+        self._tell("insert", None, row)
 
     # ---- jobs out
 
@@ -169,8 +227,16 @@ class Model:
         return Lanes(self._clock() if lanes else 0.0, lanes)
 
     def claim(
-        self, lane: Lane, *, limit: int, lease: int | Callable[[str], int], max_bytes: int = BATCH_BYTES
+        self,
+        lane: Lane,
+        *,
+        limit: int,
+        lease: int | Callable[[str], int],
+        max_bytes: int = BATCH_BYTES,
+        expires: int | None = None,
+        discarded: list[Any] | None = None,
     ) -> list[Job]:
+        assert expires is None
         lease = lease if isinstance(lease, int) else lease(lane.funcname)
         jobs: list[Job] = []
         size = 0
@@ -196,6 +262,8 @@ class Model:
         limit: int,
         lease: int | Callable[[str], int],
         max_bytes: int = BATCH_BYTES,
+        expires: int | None = None,
+        discarded: list[Any] | None = None,
         place: Place = START,
     ) -> Admitted:
         if lane.funcname not in self._function_rows() or self.is_paused(lane.funcname):
@@ -361,6 +429,26 @@ class Model:
     def forget_partitions(self, limit: int = CHUNK) -> int:
         return 0
 
+    @property
+    def queues_keys(self) -> bool:
+        return any(policy.key_rule.queues for policy in self.policies.values())
+
+    def promote_successors(self, limit: int = CHUNK) -> bool:
+        for jobid in sorted(self.successors)[:limit]:
+            row = self.rows.get(jobid)
+            if row is None:
+                self._promote(jobid)
+            elif row.standing is State.DEAD:
+                row.uniqkey = None
+                self._promote(jobid)
+        return bool(self.successors)
+
+    def forget_keys(self, limit: int = CHUNK) -> int:
+        return 0
+
+    def discard_late(self, limit: int = CHUNK) -> list[Any]:
+        return []
+
     def nodes(self) -> frozenset[str]:
         return frozenset()
 
@@ -381,6 +469,8 @@ class Model:
             row = self.rows.pop(jobid)
             self.records = {key: record for key, record in self.records.items() if key[0] != jobid}
             self._tell("complete", row, None)
+        for jobid in sorted(gone):
+            self._promote(jobid)
         return gone
 
     def settle(
@@ -424,6 +514,7 @@ class Model:
                 run_after = NEVER
         state = State.DEAD if run_after == NEVER else State.WAITING
         self._change(setback.kind, row, state=state, run_after=run_after, lease_end=0, failcount=failcount)
+        self._follow(row, when)
         delay = when.seconds if isinstance(when, Offset) else None
         return Settled("applied", State.DEAD if when == Never() else State.WAITING, failcount, delay)
 

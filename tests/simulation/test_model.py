@@ -30,6 +30,7 @@ from garivini.model.policy import FunctionPolicy
 from garivini.model.records import FailedAttempt
 from garivini.model.retry import BackoffCurve, RetryEntry, RetryPolicy
 from garivini.model.state import State
+from garivini.model.unique import KeyRule
 from garivini.model.when import At, Never, Offset
 from garivini.store.database import Database, Lane, Lapsed
 from tests.simulation.database import HELD, Model
@@ -88,6 +89,16 @@ jobs = st.builds(
     delay=st.integers(0, 4),
     partition=st.sampled_from([None, "a", "a", "b"]),
     lease=st.sampled_from([0, 0, 0, 5]),
+    rule=st.sampled_from(
+        [
+            None,
+            None,
+            KeyRule(on_duplicate="one_more"),
+            KeyRule(on_duplicate="debounce", max_delay=6),
+            KeyRule(on_duplicate="replace"),
+            KeyRule(scope="while_live"),
+        ]
+    ),
 )
 leases = st.integers(3, 9)
 #: Which of the handles, lapsed leases or jobs seen so far, the newest first: of now and of before.
@@ -142,6 +153,8 @@ class Both(RuleBasedStateMachine):
         """Call it with each and compare the answers."""
         spread = random.Random(int(self.clock.now))
         expected = self.with_random(spread, call, self.database)
+        rows = self.connection.execute("SELECT jobid FROM job ORDER BY jobid").fetchall()
+        self.model.jobids = iter([jobid for (jobid,) in rows if jobid not in self.model.rows])
         spread = random.Random(int(self.clock.now))
         found = self.with_random(spread, call, self.model)
         assert found == expected
@@ -300,6 +313,18 @@ class Both(RuleBasedStateMachine):
     def requeue(self, jobids: list[int]) -> None:
         self.both(lambda database: database.requeue(jobids))
 
+    @rule(jobid=st.integers(1, 12))
+    def delete(self, jobid: int) -> None:
+        self.connection.execute("DELETE FROM job WHERE jobid = ?", [jobid])
+        self.connection.execute("DELETE FROM failure WHERE jobid = ?", [jobid])
+        self.connection.commit()
+        self.model.rows.pop(jobid, None)
+        self.model.records = {key: it for key, it in self.model.records.items() if key[0] != jobid}
+
+    @rule()
+    def promote_successors(self) -> None:
+        self.both(lambda database: database.promote_successors())
+
     # ---- the ends of attempts
 
     @precondition(lambda self: self.claimed)
@@ -407,6 +432,15 @@ class Both(RuleBasedStateMachine):
         select = f"SELECT {names} FROM failure ORDER BY jobid, attempt, kind"
         rows = self.connection.execute(select).fetchall()
         assert [(key[0], *record) for key, record in sorted(self.model.records.items())] == rows
+
+    @invariant()
+    def the_successors_are_the_same(self) -> None:
+        select = "SELECT jobid, funcname, uniqkey, arg, due, created FROM successor ORDER BY jobid"
+        found = [
+            (jobid, row.funcname, row.uniqkey, row.arg, row.run_after, row.created)
+            for jobid, row in sorted(self.model.successors.items())
+        ]
+        assert found == self.connection.execute(select).fetchall()
 
     @invariant()
     def the_rates_are_used_alike(self) -> None:

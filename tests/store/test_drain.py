@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,8 @@ from garivini.store import drain as drains
 from garivini.store.database import Lane
 from garivini.store.shards import Shards
 from tests.databases import sqlite_url
+from tests.sql_servers import MariaDBOrMySQL
+from tests.system import upgraded
 
 Opener = Callable[[], Client]
 
@@ -278,3 +281,22 @@ def test_insert_keeps_keys_unique_while_a_database_is_drained(client: Client, op
     assert errors == []
     assert Counter(job.uniqkey for job in of(client, 1, 2, 3)) == Counter(keys)
     assert of(client, 2) == []
+
+
+@pytest.mark.servers
+def test_drain_on_a_server_with_a_binary_log_names_the_setting_that_its_trigger_needs() -> None:
+    with (
+        MariaDBOrMySQL("log-bin=binlog", "server-id=1") as server,
+        closing(upgraded(server.create_database())) as database,
+    ):
+        database.insert([new_job("f", b"")])
+        with pytest.raises(RefusedError, match="SET GLOBAL log_bin_trust_function_creators = 1"):
+            list(drains.drain(database, lambda _: database))
+        database.insert([new_job("f", b"")])  # nothing has changed
+        server.execute("SET GLOBAL log_bin_trust_function_creators = 1")
+        with database.transaction() as run:
+            run("refuse_inserts")
+        with pytest.raises(RefusedError, match="it is being drained"):
+            database.insert([new_job("f", b"")])
+        drains.stop(database)
+        database.insert([new_job("f", b"")])

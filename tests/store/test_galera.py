@@ -5,7 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import AsyncExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from garivini.store.database import Database
 from tests.galera import Node, cluster
 from tests.processes import PATIENCE
 from tests.proxy import Proxy
+from tests.pure_system import start_pure
 from tests.servers import embedded
 from tests.system import system, upgraded
+from tests.test_failover import DROPPED, FOLLOWED, TRIES, stored
 from tests.test_misconfigurations import examine
 
 # A cluster takes a quarter of a minute to start, and most of it is waiting for the group.
@@ -258,3 +260,42 @@ async def test_a_writer_that_is_killed_under_load_loses_no_acknowledged_job(
             direct = at(url, nodes[1].port)
             found = {finding["says"].partition(":")[0] for finding in examine(direct, address)}
             assert "wsrep_cluster_size is 2" in found
+
+
+async def test_two_queue_runners_an_injector_and_a_controller_survive_a_writer_that_is_killed(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    jobs = 30_000
+    runs = Counter[str]()
+    with cluster(3) as nodes, Proxy(f"127.0.0.1:{nodes[0].port}") as proxy:
+        url = at(nodes[0].create_database(), int(proxy.address.rpartition(":")[2]))
+        async with system(tmp_path, url) as queue, AsyncExitStack() as stack:
+            producers = await start_pure(queue, runs, stack, callers=20)
+            queue.start_queue_runner()
+            running = [asyncio.create_task(producer.run()) for producer in producers]
+            await stored(producers, jobs // 3)
+            began = time.monotonic()
+            await queue.call(nodes[0].kill)
+            proxy.point_to(f"127.0.0.1:{nodes[1].port}")
+            # The rest of the cluster takes no statement until it has noticed the loss.
+            await queue.call(nodes[1].until, "wsrep_cluster_size", "2")
+            await queue.call(nodes[1].until, "wsrep_ready", "ON")
+            ready = time.monotonic()
+            for producer in producers:
+                await producer.goes_on(1)
+            followed = time.monotonic() - ready
+            await stored(producers, jobs)
+            for producer in producers:
+                producer.stopped = True
+            await asyncio.gather(*running)
+            await queue.gone()
+    acknowledged = {arg for producer in producers for arg in producer.stored}
+    errors = [producer.errors for producer in producers]
+    record_property("acknowledged", len(acknowledged))
+    record_property("run twice", sum(number > 1 for number in runs.values()))
+    record_property("errors", sum(map(len, errors)))
+    assert acknowledged <= runs.keys()
+    assert followed < FOLLOWED
+    assert [error for each in errors for at, error in each if at > ready] == []
+    assert max(map(len, errors)) <= 1 + (ready - began) // TRIES
+    assert [event for event in queue.seen.events if event[0] in DROPPED] == []

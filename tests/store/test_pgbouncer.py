@@ -16,7 +16,8 @@ from garivini.errors import ConflictError, RefusedError, UnreachableError
 from garivini.model.job import Handle
 from garivini.model.new_jobs import new_job
 from garivini.model.outcome import Setback
-from garivini.store.database import Database
+from garivini.model.state import State
+from garivini.store.database import Database, Lane
 from garivini.store.dialects.postgresql_sessions import SETTINGS, begin_with, parse_options, startup_options
 from tests.poolers import pgbouncer
 from tests.sql_servers import PostgreSQL
@@ -268,6 +269,49 @@ async def test_jobs_through_pgbouncer_run_once_each(direct: str, tmp_path: Path,
     assert sorted(runs) == sorted(answer.jobid for answer in answers)
     assert len(runs) == jobs
     assert not any(kept.values())
+
+
+def round_trips(through: str) -> int:
+    """Return how many round trips PgBouncer has forwarded, asked as a user who may use its console."""
+    target = make_url(through)
+    with psycopg.connect(
+        host=target.host, port=target.port, user=target.username, dbname="pgbouncer", autocommit=True
+    ) as console:
+        cursor = console.execute("SHOW STATS")
+        assert cursor.description is not None
+        names = [column.name for column in cursor.description]
+        found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    return sum(int(row["total_query_count"]) for row in found if row["database"] == target.database)
+
+
+def test_transactions_through_pgbouncer_take_the_round_trips_of_direct_ones(
+    direct: str, opened: Opener
+) -> None:
+    """Settings come with BEGIN, then the statements and COMMIT. A single insert or read takes two more."""
+    handles: list[Handle] = []
+
+    def claim() -> None:
+        handles[:] = [job.handle for job in database.claim(lane, limit=100, lease=60)]
+        assert len(handles) == 100
+
+    user = make_url(direct).username
+    with pgbouncer(direct, admin_users=user) as through, closing(opened(through)) as database:
+        lane = Lane("f", State.WAITING, "normal", 0)
+        steps: list[tuple[str, int, Callable[[], object]]] = [
+            ("insert", 1 + 2, lambda: database.insert([new_job("f", b"")] * 100)),
+            ("claim", 4, claim),
+            ("renew", 4, lambda: database.renew(handles, lease=60)),
+            ("complete", 4, lambda: database.complete([handle.jobid for handle in handles])),
+            ("read", 1 + 2, lambda: database.clock()),
+        ]
+        for _, _, step in steps:  # what happens once per connection
+            step()
+        found = []
+        for name, _, step in steps:
+            before = round_trips(through)
+            step()
+            found.append((name, round_trips(through) - before))
+        assert found == [(name, trips) for name, trips, _ in steps]
 
 
 def test_the_baseline_of_the_bench_works_through_pgbouncer(direct: str) -> None:

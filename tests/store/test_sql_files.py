@@ -159,7 +159,10 @@ OWN = {
 }
 #: Names that a dialect alone has.
 MORE = {
-    "mysql": {"insert_returning", "insert_keyed_returning", "insert_at", "insert_keyed_at", "cluster"},
+    "mysql": {
+        *("insert_returning", "insert_keyed_returning", "insert_at", "insert_keyed_at"),
+        *("cluster", "group_replication", "snapshots"),
+    },
     "sqlite": {"times", "insert_many"},
 }
 

@@ -18,6 +18,7 @@ from garivini.model.limits import MAX_JOBID
 from garivini.model.new_jobs import new_job
 from garivini.model.state import State
 from garivini.store.database import Database, Lane
+from garivini.store.dialects.file_systems import network_file_system
 from garivini.store.sql_files import load
 from tests.databases import sqlite_url
 
@@ -323,3 +324,29 @@ def test_insert_of_many_returns_their_ids_in_a_callers_transaction_with_a_trigge
     answers = joined + database.insert([new_job("f", b"%d" % number) for number in range(50, 100)])
     stored = dict(connection.execute("SELECT CAST(arg AS INTEGER), jobid FROM job"))
     assert [answer.jobid for answer in answers] == [stored[number] for number in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("nfs4", "nfs4"),
+        ("cifs", "cifs"),
+        ("fuse.glusterfs", "fuse.glusterfs"),
+        ("ext4", None),
+        ("fuse.x", None),
+    ],
+)
+def test_network_file_system_returns_the_type_of_the_mount_that_a_file_is_on(
+    tmp_path: Path, kind: str, found: str | None
+) -> None:
+    device = tmp_path.stat().st_dev
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        "1 0 0:99999 / /other rw shared:1 - nfs host:/ rw\n"
+        f"2 1 {os.major(device)}:{os.minor(device)} /a /a\\040b rw,noatime shared:2 master:1 - {kind} x rw\n"
+    )
+    assert network_file_system(tmp_path / "jobs.db", mounts) == found
+
+
+def test_network_file_system_returns_none_if_nothing_lists_the_mounts(tmp_path: Path) -> None:
+    assert network_file_system(tmp_path / "jobs.db", tmp_path / "mounts") is None

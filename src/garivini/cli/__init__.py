@@ -1,4 +1,4 @@
-"""The command ``garivini``. Its commands are imported when they are called, so that ``--help`` is fast."""
+"""The command ``garivini``. Commands are imported when they are called, so that ``--help`` is fast."""
 
 import io
 import os

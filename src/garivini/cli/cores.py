@@ -16,7 +16,7 @@ def usable_cores(proc: Path = Path("/proc/self")) -> int:
 
 
 def _affinity() -> int:
-    if hasattr(os, "process_cpu_count"):  # from Python 3.13 on; the user can set it
+    if hasattr(os, "process_cpu_count"):  # from Python 3.13 on; the user can limit it by PYTHON_CPU_COUNT
         return int(os.process_cpu_count() or 1)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -85,7 +85,7 @@ class _Dev:
             if not self._wait_for(roles):
                 return roles.returncode or 0
             say(f"Gearman server at {self._address}; try: garivini insert FUNCTION ARGUMENT")
-            files = self._files()  # before the worker reads them: no change is missed
+            files = self._files()  # read before the worker reads them, so that no change is missed
             worker = self._start_worker()
             while not self._stopping:
                 time.sleep(_CHECK_FILES)
@@ -163,7 +163,7 @@ def _is_installed(folder: Path) -> bool:
     return (
         folder.name.startswith(".")
         or folder.name in ("node_modules", "site-packages", "__pycache__")
-        or (folder / "pyvenv.cfg").exists()  # PEP 405: every virtual environment has it
+        or (folder / "pyvenv.cfg").exists()  # every virtual environment has this file (PEP 405)
         or (folder / "conda-meta").exists()
     )
 

@@ -13,6 +13,7 @@ from garivini.errors import UsageError
 from garivini.model.function_settings import SETTINGS, FunctionSettings
 from garivini.model.new_jobs import new_job
 from garivini.model.policy import DEFAULT, ENVELOPES, NO_POLICY, Envelope, FunctionPolicy
+from garivini.model.unique import ON_DUPLICATE, UNIQUE_SCOPES, OnDuplicate, UniqueScope
 from garivini.store.shards import Shards
 
 
@@ -48,7 +49,7 @@ def list_(dbs: list[str], output: Form) -> None:
         return
     rows = []
     for entry in entries:
-        # An unknown state is a number.
+        # The name of an unknown state is its number.
         jobs = ", ".join(
             f"{count} {state}" if state.isalpha() else f"{count} in state {state}"
             for state, count in entry["jobs"].items()
@@ -108,6 +109,32 @@ def list_(dbs: list[str], output: Form) -> None:
 )
 @click.option("--burst", type=int, metavar="N", help="How many jobs may start at once under the rate.")
 @click.option(
+    "--unique-scope",
+    type=click.Choice(UNIQUE_SCOPES),
+    help="How long a job holds its unique key: until it is complete or dead, or until its row is deleted.",
+)
+@click.option(
+    "--unique-window",
+    type=int,
+    metavar="SECONDS",
+    help="How long a unique key stays taken after an insert, also if the job is complete.",
+)
+@click.option(
+    "--on-duplicate", type=click.Choice(ON_DUPLICATE), help="Effect of an insert whose unique key is taken."
+)
+@click.option(
+    "--max-delay",
+    type=int,
+    metavar="SECONDS",
+    help="How long debounce puts a job off, from its first insert.",
+)
+@click.option(
+    "--expires",
+    type=int,
+    metavar="SECONDS",
+    help="Discard a job that has not been handed out within this time after it was due.",
+)
+@click.option(
     "--partition-max-running",
     type=int,
     metavar="N",
@@ -120,7 +147,7 @@ def list_(dbs: list[str], output: Form) -> None:
     "--partition-burst", type=int, metavar="N", help="How many may start at once under the partition's rate."
 )
 @click.option("--fair/--no-fair", default=None, help="Whether the partitions take turns.")
-@click.option("--reset", is_flag=True, help="First undo what was set before.")
+@click.option("--reset", is_flag=True, help="First remove the settings that were set before.")
 def set_(
     funcname: str | None,
     dbs: list[str],
@@ -137,6 +164,11 @@ def set_(
     dead_retention: int | None,
     rate: str | None,
     burst: int | None,
+    unique_scope: UniqueScope | None,
+    unique_window: int | None,
+    on_duplicate: OnDuplicate | None,
+    max_delay: int | None,
+    expires: int | None,
     partition_max_running: int | None,
     partition_rate: str | None,
     partition_burst: int | None,
@@ -154,6 +186,7 @@ def set_(
       garivini functions set call-the-api --max-running 5
       garivini functions set call-the-api --rate 100/m --burst 10
       garivini functions set import-feed --partition-max-running 2 --fair
+      garivini functions set reindex --on-duplicate debounce --max-delay 300
       garivini functions set old-perl-worker --envelope latin-1 --deadline 7200
       garivini functions set call-the-api --dead-retention 30
       garivini functions set report --reset
@@ -176,11 +209,17 @@ def set_(
         dead_retention=dead_retention,
         rate=rate,
         burst=burst,
+        unique_scope=unique_scope,
+        unique_window=unique_window,
+        on_duplicate=on_duplicate,
+        max_delay=max_delay,
+        expires=expires,
         partition_max_running=partition_max_running,
         partition_rate=partition_rate,
         partition_burst=partition_burst,
         fair=fair,
     )
+    policy.key_rule.check_together()
     if default and (envelope == "raw" or replace(policy, envelope=None) != NO_POLICY):
         raise UsageError("--default allows only --envelope json or latin-1, and --reset")
     name = DEFAULT if funcname is None else funcname
@@ -198,7 +237,7 @@ functions.add_command(resume)
 @click.argument("funcname")
 @databases
 def reset(funcname: str, dbs: list[str]) -> None:
-    """Undo functions set for FUNCNAME: the settings that its workers declare apply again, or the defaults."""
+    """Remove an operator's settings of FUNCNAME, so that those of its workers or the defaults apply again."""
     with closing(Shards(dbs)) as shards:
         for database in shards:
             database.unset_function(funcname)

@@ -102,7 +102,7 @@ def user_traceback(error: BaseException) -> str:
     report = traceback.TracebackException.from_exception(error)
     _prune(report)
     text = "".join(report.format()).rstrip()
-    # All frames of a syntax error may be ours. Its message has the wrong line.
+    # All frames of a syntax error may be ours. The error's message shows the wrong line.
     return text if "Traceback" in text else f"Traceback (most recent call last):\n{text}"
 
 

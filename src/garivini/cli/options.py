@@ -54,7 +54,7 @@ def configuration(ctx: click.Context) -> Configuration:
     return found
 
 
-#: By group: its commands with databases or servers.
+#: By command group: those of its commands that use databases or Gearman servers.
 _BELOW: Final = {
     "jobs": "list show failures retry cancel discard reschedule priority delete".split(),
     "functions": ("list", "set"),

@@ -86,8 +86,8 @@ def print_details(details: Mapping[str, str]) -> None:
 def print_table(columns: Sequence[Column], pages: Iterable[Sequence[Sequence[str]]], *, none: str) -> None:
     """Print rows below a heading, each page as soon as it is available.
 
-    A terminal shows the columns for which the first page leaves room; they grow with later pages. Any other
-    output gets complete values with tabs between them.
+    A terminal shows the columns for which the first page leaves room; later pages can make them wider. Any
+    other output gets complete values with tabs between them.
 
     Args:
         columns: the heading.

@@ -24,30 +24,37 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 @click.option(
     "--until",
     metavar="TIME",
-    help="Its end: 2026-12-01T08:00, in local time or with a zone, or a unix time.",
+    help="End of the pause: 2026-12-01T08:00, in local time or with a zone, or a unix time.",
 )
+@click.option("--now", is_flag=True, help="Also take back jobs that wait in Gearman servers.")
 @click.option("--no-wait", is_flag=True, help="Return before every program has read the pause.")
-def pause(funcname: str, dbs: list[str], duration: str | None, until: str | None, no_wait: bool) -> None:
+def pause(
+    funcname: str, dbs: list[str], duration: str | None, until: str | None, now: bool, no_wait: bool
+) -> None:
     """Hand out no jobs of the function FUNCNAME. Jobs can still be inserted.
 
-    Jobs that were handed out before go on: those that run, and those that wait in a Gearman server. The
-    command returns after 8 seconds, when every program has read the pause. Without --for and --until, a pause
-    has no end.
+    Jobs that were handed out before go on: those that run, and those that wait in a Gearman server. With
+    --now, only running jobs go on, and the others are set back to waiting in the database. The command
+    returns after 8 seconds, when every program has read the pause. Without --for and --until, a pause has no
+    end.
 
     \b
     Examples:
       garivini functions pause call-the-api
       garivini functions pause call-the-api --for 1h
+      garivini functions pause call-the-api --now
       garivini functions pause call-the-api --until 2026-12-01T08:00+01:00
     """
+    if now and no_wait:
+        raise UsageError("give --now or --no-wait, not both")
     if duration is not None and until is not None:
         raise UsageError("give --for or --until, not both")
     end = _duration(duration) if duration is not None else _time(until) if until is not None else None
     with Client(dbs) as client:
         if not no_wait:
             note(f"this takes {RULES_APPLY_AFTER:.0f} seconds, until every program has read the pause")
-        client.pause(funcname, end, wait=not no_wait)
-    say(f"{funcname} is paused")
+        count = client.pause(funcname, end, now=now, wait=not no_wait)
+    say(f"{funcname} is paused" + (f", {count:,} jobs were taken back" if now else ""))
 
 
 @click.command()

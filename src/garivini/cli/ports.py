@@ -5,7 +5,7 @@ import socket
 from contextlib import suppress
 from typing import Final
 
-#: Below the ports that systems give to clients, and to servers that ask for any.
+#: Ports below those that systems give to clients, and to servers that ask for any port.
 _PORTS: Final = range(20_000, 32_768)
 
 

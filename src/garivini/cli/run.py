@@ -264,7 +264,7 @@ async def _check(dbs: list[str], addresses: list[str], tls: ssl.SSLContext | Non
         for database in shards:
             try:
                 await asyncio.to_thread(database.check)
-            except (UnreachableError, ConflictError) as error:  # it may come back
+            except (UnreachableError, ConflictError) as error:  # the database may become reachable again
                 note(f"{error}; retrying")
     if tls:
         await asyncio.to_thread(warn_of_servers, addresses, tls)

@@ -168,7 +168,7 @@ def set_(name: str, funcname: str | None, dbs: list[str], arg: str | None, **val
 @click.argument("name")
 @databases
 def reset(name: str, dbs: list[str]) -> None:
-    """Undo schedules set for NAME: what code declares applies again."""
+    """Remove an operator's values of the schedule NAME, so that those that code declares apply again."""
     with _found(name, dbs) as database:
         database.reset_schedule(name)
     say(f"{visible(name)} is reset")
@@ -178,7 +178,7 @@ def reset(name: str, dbs: list[str]) -> None:
 @click.argument("name")
 @databases
 def pause(name: str, dbs: list[str]) -> None:
-    """Let the schedule NAME insert no more jobs, until it is resumed. Jobs that were inserted run.
+    """Stop the schedule NAME from inserting jobs until it is resumed. Jobs that it has inserted still run.
 
     \b
     Examples:
@@ -209,7 +209,7 @@ def resume(name: str, dbs: list[str]) -> None:
 @click.argument("name")
 @databases
 def run(name: str, dbs: list[str]) -> None:
-    """Insert a job of the schedule NAME now, also if it is paused, and print its id. Its ticks stay.
+    """Insert a job of the schedule NAME now, even if it is paused, and print its id. Its ticks do not change.
 
     \b
     Examples:
@@ -307,7 +307,7 @@ def _as_json(entry: StoredSchedule) -> dict[str, Any]:
 
 
 def _status(entry: StoredSchedule) -> str:
-    """Return whether a schedule ticks, and why not."""
+    """Return whether a schedule ticks, otherwise the reason."""
     if entry.paused:
         return "paused"
     if entry.retired:
@@ -336,5 +336,5 @@ def _shown(entry: StoredSchedule, tick: int | None) -> str:
         return "-"
     try:
         return f"{local_time(tick, find_zone(entry.zone)):%Y-%m-%d %H:%M:%S %z}"
-    except (UsageError, ValueError, OverflowError, OSError):  # another program has written it
+    except (UsageError, ValueError, OverflowError, OSError):  # the row has an invalid zone or time
         return str(tick)

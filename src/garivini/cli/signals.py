@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-#: Whether SIGTERM waits now, and the signal that waits; 0: none.
+#: Whether SIGTERM is deferred now, and the deferred signal; 0: none.
 _deferred = False
 _waiting = 0
 
@@ -25,7 +25,7 @@ def exit_on_sigterm() -> Iterator[None]:
 def sigterm_deferred() -> Iterator[None]:
     """Let SIGTERM wait for the end of the block, which starts a process and registers it to be ended.
 
-    Otherwise the signal could come in between, and leave a process behind that nobody ends.
+    Otherwise the signal could arrive in between, and leave a process behind that nobody ends.
     """
     global _deferred, _waiting
     _deferred, _waiting = True, 0

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from garivini.cli.options import databases, job_servers, output, tls
-from garivini.cli.output import Column, Form, print_json, print_table, say, visible
+from garivini.cli.output import Column, Form, number, print_json, print_table, say, visible
 from garivini.cli.pauses import pauses_text
 from garivini.cli.survey import MAX_AGE, ROLES, Server, Store, problems, survey
 from garivini.model.state import State
@@ -25,7 +25,7 @@ def status(
     """Show databases, Gearman servers and functions.
 
     Waiting jobs are counted as due, delayed (not due yet) or backed off (not due yet, after a failure).
-    The oldest due job is one of a function that is not paused.
+    For the oldest due job, paused functions are left out.
 
     \b
     Exit status:
@@ -67,12 +67,13 @@ def health(dbs: list[str], job_servers: tuple[str, ...], tls: ssl.SSLContext | N
     """Report by the exit status whether jobs can run, for monitors and orchestrators.
 
     Due jobs of a function without a worker are a fault immediately. Without a QueueRunner, due jobs are a
-    fault after a minute.
+    fault after a minute, and so is a tick of a schedule that is due.
 
     \b
     Exit status:
       0  databases and Gearman servers answer, and due jobs start
-      1  they answer, but a job has been due for longer than --max-age, or its function has no worker
+      1  they answer, but a job has been due for longer than --max-age, its function has no worker, or a
+         schedule is late
       2  one of them does not answer or cannot be used
 
     \b
@@ -99,6 +100,7 @@ def _as_json(stores: list[Store], servers: list[Server]) -> list[dict[str, Any]]
             "waiting": one.waiting._asdict(),
             "oldest_due_seconds": one.oldest,
             "paused": one.paused,
+            "late_schedules": one.late,
         }
         for one in stores
     ]
@@ -128,6 +130,9 @@ def _print_stores(stores: list[Store]) -> None:
     for one in stores:
         if one.paused:
             say(f"paused in {one.name}: {pauses_text(one.paused)}", style="yellow")
+        if one.late:
+            names = ", ".join(f"{name} for {number(age, 'second')}" for name, age in one.late.items())
+            say(f"schedules whose tick is due in {one.name}: {names}", style="yellow")
         if one.error:
             say(one.error, style="red")
 

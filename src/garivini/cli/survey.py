@@ -19,7 +19,7 @@ from garivini.store.database import Database, Waiting
 from garivini.store.shards import Shards
 from garivini.submission import INJECT_JOBS, RUN_QUEUED_JOB, WAKE
 
-#: Maximum seconds for which a due job may wait if there is no QueueRunner.
+#: Maximum seconds for which a due job may wait if there is no QueueRunner, and for which a due tick may wait.
 _WITHOUT_QUEUE_RUNNER: Final = 60
 #: Default maximum seconds for which a due job may wait.
 MAX_AGE: Final = 300
@@ -41,6 +41,8 @@ class Store:
     due: dict[str, int] = field(default_factory=dict)
     #: By function: the unix time until which it is paused. Its jobs are not in ``due``.
     paused: Mapping[str, int] = field(default_factory=dict)
+    #: By schedule: seconds since its next tick became due. Only schedules with a due tick are included.
+    late: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def oldest(self) -> int:
@@ -98,6 +100,11 @@ def _store(database: Database, *, counted: bool) -> Store:
             due = count.state is State.WAITING and count.first != NEVER and count.first <= now
             if due and count.funcname not in store.paused:
                 store.due[count.funcname] = int(now) - count.first
+        store.late = {
+            it.name: int(now) - it.next_tick
+            for it in database.schedules()
+            if not it.paused and not it.retired and it.next_tick is not None and it.next_tick < int(now)
+        }
         if counted:
             waiting = database.waiting()
             # Leased rows that another program has put off are waiting too.
@@ -153,6 +160,13 @@ def problems(stores: Sequence[Store], servers: Sequence[Server], *, max_age: int
                     store.name, f"jobs of {name} are due, and no worker has this function", _start(name)
                 )
             yield from _overdue(store, name, age, max_age, no_queue_runner=all_answer and not workers[WAKE])
+        for name, age in store.late.items():
+            if age > _WITHOUT_QUEUE_RUNNER:
+                yield Problem(
+                    store.name,
+                    f"the tick of schedule {name} has been due for {age} s",
+                    "start a QueueRunner, or read the errors of the schedule in its log",
+                )
 
 
 def _queued(server: Server, workers: Counter[str], paused: Collection[str]) -> Iterator[Problem]:

@@ -36,7 +36,7 @@ def explain(error: GariviniError, tls: ssl.SSLContext | None) -> str:
 
 def _hint(error: GariviniError, tls: ssl.SSLContext | None) -> str:
     match error.__cause__:
-        case None if isinstance(error, UnreachableError):  # it accepted the connection and closed it
+        case None if isinstance(error, UnreachableError):  # the server accepted the connection and closed it
             if tls is None:
                 return "if it has TLS, name the trusted authorities with --tls-ca"
             return _WANTS

@@ -1,11 +1,11 @@
 """The client of a queue: inserts jobs, reports their ends and reads them.
 
-* ``client`` blocks; ``aio`` has the same calls for asyncio, and joins inserts that are made together.
-* ``functions`` has the calls of both about a function: its pause.
+* ``client`` blocks; ``aio`` has the same calls for asyncio, and commits concurrent inserts together.
+* ``functions`` has the calls of both that pause and resume a function.
 * ``bulk`` and ``aio_bulk``: their calls for all jobs that match a query.
 * ``schedules``: their calls about schedules.
 * ``direct`` submits new jobs right after their commit, to the servers of ``server_pool``.
-* ``late_outcomes`` writes outcomes, after a failover only those of jobs whose rows are still theirs.
+* ``late_outcomes`` writes outcomes. After a failover, outcomes whose rows belong to other jobs are dropped.
 """
 
 from garivini.client.client import Client

@@ -21,6 +21,7 @@ from garivini.model.limits import Flag, Priority
 from garivini.model.new_jobs import JobLike, checked_job, checked_jobs
 from garivini.model.pacing import WATERMARK
 from garivini.model.records import FailedAttempt, KeptJob, Reported
+from garivini.model.unique import Unique
 from garivini.store.callers import AsyncJoinable
 from garivini.store.split_inserts import Ends, SplitInserts
 
@@ -92,7 +93,7 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
         funcname: str,
         arg: bytes | str = b"",
         run_after: float | timedelta | None = None,
-        unique: str | None = None,
+        unique: str | Unique | None = None,
         coalesce: str | None = None,
         flag: Flag | None = None,
         *,
@@ -100,18 +101,20 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
         priority: Priority | None = None,
         dispatch: bool = True,
         partition: str | None = None,
+        expires: float | timedelta | None = None,
         connection: AsyncJoinable | None = None,
     ) -> Inserted:
         """Insert a job in one transaction, which is committed when the call returns.
 
-        Cancelled before its batch is started, the call inserts nothing; cancelled later, it may have.
+        If the call is cancelled before its batch is started, nothing is inserted. If it is cancelled later,
+        the job may have been inserted.
 
         Args:
             funcname: the worker's function: 1 to 200 bytes of UTF-8, without line breaks.
             arg: the argument, up to 16 MB. A str is stored as UTF-8.
             run_after: seconds from now by the database's clock, or a timedelta; by default now.
             unique: unique key, up to 255 characters. At most one job of the function has it: a second insert
-                returns that job.
+                returns that job. A ``Unique`` gives the key other rules than the settings of the function.
             coalesce: stored with the job for the worker, up to 255 characters.
             flag: ``shim`` (default): the worker reports the outcome. ``controller``: a Controller does.
             uniqkey: another name for ``unique``.
@@ -119,15 +122,18 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
             dispatch: False leaves the job to a QueueRunner, even if the client knows Gearman servers.
             partition: the customer, account or host for which it runs, up to 200 bytes of UTF-8. Limits and
                 turns of a function can count by it.
-            connection: inserts the job in the transaction of this connection, also of an AsyncConnection or
-                AsyncSession. The job exists when the caller commits. A QueueRunner is woken after the commit
-                of a session or Django connection; with any other connection, call ``wake``.
+            expires: seconds, or a timedelta: a job not handed out this long after it was due is discarded.
+            connection: inserts the job in the transaction of this connection, which may also be an
+                AsyncConnection or AsyncSession. The job exists when the caller commits. A QueueRunner is
+                woken after the commit of a session or Django connection; with any other connection, call
+                ``wake``.
 
         Returns:
             The id of the job. ``new`` is False if a job with the unique key already exists.
 
         Raises:
             UsageError: a value cannot be stored, or the connection cannot be joined. Nothing was inserted.
+            DuplicateJobError: a job with the unique key exists, and its rule is ``raise``.
             UnreachableError, RefusedError, ConflictError, SchemaError: nothing was inserted.
             OutcomeUnknownError: the connection was lost at the commit. With a unique key, repeat the call.
 
@@ -138,6 +144,7 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
             priority=priority,
             dispatch=dispatch,
             partition=partition,
+            expires=expires,
         )
         if connection is not None:
             (inserted,) = await self._join(connection, [job])
@@ -163,7 +170,7 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
 
         Args:
             jobs: each a list ``[funcname, uniqkey, coalesce, arg]`` or a mapping with the keys ``funcname``,
-                ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``,
+                ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``, ``expires``,
                 ``partition``.
             run_after: as for ``insert_job``, for all jobs.
             flag: as for ``insert_job``, for all jobs.
@@ -270,7 +277,7 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
 
         A job that has succeeded is kept for the retention of its function, in seconds, if a ``Worker`` or a
         Controller ran it, or ``complete_job`` was given a result. None: there is no such job, it has not
-        succeeded, or it is not kept, or no longer.
+        succeeded, or it is not or no longer kept.
         """
         return await self._call(self._client.result, handle)
 
@@ -296,8 +303,8 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
 
         If a ``Worker`` is running the job, ``job.cancelled`` is true within two seconds, and an ``async def``
         is cancelled. A Controller ends its call. If the job succeeds anyway, it is complete; any other
-        outcome has no effect. A copy that waits in a Gearman server is dropped by the ``Worker`` that gets
-        it, from two seconds after this call on.
+        outcome has no effect. From two seconds after this call, a ``Worker`` that receives a copy of the job
+        from a Gearman server drops it.
 
         Args:
             handle: as for ``Client.complete_job``. An attempt in it is ignored.
@@ -321,7 +328,7 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
         """Wait for the calls in progress and close the client's own connections. No call may follow."""
         inserting = [stream.inserting for stream in self._streams.values() if stream.inserting]
         if inserting:
-            await asyncio.wait(inserting)  # a cancelled wait does not cancel them
+            await asyncio.wait(inserting)  # if this wait is cancelled, the tasks are not
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
     def _close(self) -> None:
@@ -348,7 +355,7 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
         finally:
             stream.inserting = None
             for caller in (*batch, *stream.callers):
-                caller.answer.cancel()  # only if this task was cancelled: otherwise all have been answered
+                caller.answer.cancel()  # only if this task was cancelled; otherwise all have an answer
 
     async def _insert_batch(self, batch: list[_Caller]) -> None:
         split = SplitInserts(batch)

@@ -40,7 +40,7 @@ class AsyncBulkCalls:
 
         Args:
             query: the conditions.
-            after: only jobs after this one, such as the last one of the call before.
+            after: only jobs after this one, such as the last one of the previous call.
             limit: maximum jobs in total.
             progress: called after each page with the progress of the search.
 

@@ -18,7 +18,7 @@ class BulkCalls:
 
     No statement examines more than 1,000 jobs, however many match. A change commits after at most 1,000 jobs.
     If a call ends by an error, or by an exception of ``progress``, the changes so far stay; the last call of
-    ``progress`` counts them.
+    ``progress`` has their number.
 
     Each call raises ``UsageError`` if an argument is wrong, and the errors of ``Client``.
     """
@@ -41,7 +41,7 @@ class BulkCalls:
 
         Args:
             query: the conditions.
-            after: only jobs after this one, such as the last one of the call before.
+            after: only jobs after this one, such as the last one of the previous call.
             limit: maximum jobs in total.
             progress: called after each page with the progress of the search.
 

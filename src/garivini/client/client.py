@@ -23,6 +23,7 @@ from garivini.model.outcome import Setback, failure, success
 from garivini.model.pacing import WATERMARK
 from garivini.model.records import FailedAttempt, KeptJob, Reported
 from garivini.model.state import State
+from garivini.model.unique import Unique
 from garivini.model.when import parse_when
 from garivini.store.callers import Joinable, after_commit
 from garivini.store.shards import Shards
@@ -77,7 +78,7 @@ class Client(BulkCalls, FunctionCalls):
         self._shards = Shards(dbs)
         #: The Gearman servers as ``host:port``; empty if a QueueRunner finds the jobs by itself.
         self.job_servers: list[str] = parse_addresses(job_servers) if job_servers else []
-        #: Encrypts the connections to them; None: they are plain.
+        #: The TLS context for connections to the Gearman servers; None: these are not encrypted.
         self.tls: ssl.SSLContext | None = tls
         self._direct = (
             DirectDispatch(self._shards, self.job_servers, watermark=watermark, tls=tls)
@@ -102,7 +103,7 @@ class Client(BulkCalls, FunctionCalls):
         funcname: str,
         arg: bytes | str = b"",
         run_after: float | timedelta | None = None,
-        unique: str | None = None,
+        unique: str | Unique | None = None,
         coalesce: str | None = None,
         flag: Flag | None = None,
         *,
@@ -110,6 +111,7 @@ class Client(BulkCalls, FunctionCalls):
         priority: Priority | None = None,
         dispatch: bool = True,
         partition: str | None = None,
+        expires: float | timedelta | None = None,
         connection: Joinable | None = None,
     ) -> Inserted:
         """Insert a job in one transaction, which is committed when the call returns.
@@ -119,7 +121,7 @@ class Client(BulkCalls, FunctionCalls):
             arg: the argument, up to 16 MB. A str is stored as UTF-8.
             run_after: seconds from now by the database's clock, or a timedelta; by default now.
             unique: unique key, up to 255 characters. At most one job of the function has it: a second insert
-                returns that job.
+                returns that job. A ``Unique`` gives the key other rules than the settings of the function.
             coalesce: stored with the job for the worker, up to 255 characters.
             flag: ``shim`` (default): the worker reports the outcome. ``controller``: a Controller does.
             uniqkey: another name for ``unique``.
@@ -127,6 +129,7 @@ class Client(BulkCalls, FunctionCalls):
             dispatch: False leaves the job to a QueueRunner, even if the client knows Gearman servers.
             partition: the customer, account or host for which it runs, up to 200 bytes of UTF-8. Limits and
                 turns of a function can count by it.
+            expires: seconds, or a timedelta: a job not handed out this long after it was due is discarded.
             connection: inserts the job in the transaction of this connection. The job exists when the caller
                 commits. A QueueRunner is woken after the commit of a Session or Django connection; with any
                 other connection, call ``wake``.
@@ -136,6 +139,7 @@ class Client(BulkCalls, FunctionCalls):
 
         Raises:
             UsageError: a value cannot be stored, or the connection cannot be joined. Nothing was inserted.
+            DuplicateJobError: a job with the unique key exists, and its rule is ``raise``.
             UnreachableError, RefusedError, ConflictError, SchemaError: nothing was inserted.
             OutcomeUnknownError: the connection was lost at the commit. With a unique key, repeat the call.
 
@@ -146,6 +150,7 @@ class Client(BulkCalls, FunctionCalls):
             priority=priority,
             dispatch=dispatch,
             partition=partition,
+            expires=expires,
         )
         return self._insert_checked([job], connection)[0]
 
@@ -162,7 +167,7 @@ class Client(BulkCalls, FunctionCalls):
 
         Args:
             jobs: each a list ``[funcname, uniqkey, coalesce, arg]`` or a mapping with the keys ``funcname``,
-                ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``,
+                ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``, ``expires``,
                 ``partition``.
             run_after: as for ``insert_job``, for all jobs.
             flag: as for ``insert_job``, for all jobs.
@@ -191,10 +196,11 @@ class Client(BulkCalls, FunctionCalls):
         Args:
             handle: names the job: a Job, a Handle, the result of an insert, an id such as ``"1:42"``, the
                 payload that a worker received (a mapping or JSON), or a pair ``(jobid, dbid)``. After a
-                failover, a Job or payload from before has an effect only if the row is still its job's.
+                failover, a Job or payload from before it has an effect only if the row still belongs to its
+                job.
             result: of the job, which is kept with it for the retention of its function. A str is stored as
-                UTF-8. None: the job is not kept. Any other costs a second statement.
-            worker: the name of what ran the job, for a kept job.
+                UTF-8. None: the job is not kept. Any other result needs a second statement.
+            worker: the name of the worker that ran the job, for a kept job.
 
         Returns:
             Whether the job existed.
@@ -288,7 +294,7 @@ class Client(BulkCalls, FunctionCalls):
             for job in database.jobs(funcname=funcname, failed=True, after=after, limit=limit)
         ]
 
-    # ---- beyond the original
+    # ---- calls that the original does not have
 
     def get_job(self, handle: HandleLike) -> Job | None:
         """Return a job in its current state, or None if it does not exist."""
@@ -308,7 +314,7 @@ class Client(BulkCalls, FunctionCalls):
 
         A job that has succeeded is kept for the retention of its function, in seconds, if a ``Worker`` or a
         Controller ran it, or ``complete_job`` was given a result. None: there is no such job, it has not
-        succeeded, or it is not kept, or no longer.
+        succeeded, or it is not or no longer kept.
         """
         jobid, dbid, _ = handle_of(handle)
         return self._shards[dbid].finished(jobid)
@@ -340,8 +346,8 @@ class Client(BulkCalls, FunctionCalls):
 
         If a ``Worker`` is running the job, ``job.cancelled`` is true within two seconds, and an ``async def``
         is cancelled. A Controller ends its call. If the job succeeds anyway, it is complete; any other
-        outcome has no effect. A copy that waits in a Gearman server is dropped by the ``Worker`` that gets
-        it, from two seconds after this call on.
+        outcome has no effect. From two seconds after this call, a ``Worker`` that receives a copy of the job
+        from a Gearman server drops it.
 
         Args:
             handle: as for ``complete_job``. An attempt in it is ignored.

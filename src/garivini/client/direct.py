@@ -2,7 +2,7 @@
 
 Blocking. A row is inserted with its first lease, so that no QueueRunner claims it meanwhile, and its job is
 submitted after the commit. Jobs that cannot be submitted are released immediately, for a QueueRunner. An
-error after the commit is not raised: the jobs are stored, and it only delays them.
+error after the commit is not raised, because the jobs are stored, and the error only delays them.
 """
 
 import ssl
@@ -53,7 +53,7 @@ class DirectDispatch:
         self._shards = shards
         self._servers = ServerPool(job_servers, tls)
         self._watermark = watermark
-        #: Jobs that may be submitted before the next count, by function and flag.
+        #: Number of jobs that may be submitted before the next count, by function and flag.
         self._room: dict[tuple[str, str], int] = {}
         #: Settings of functions by database, and the monotonic time when they were read.
         self._policies: dict[int, tuple[float, Policies]] = {}
@@ -105,7 +105,8 @@ class DirectDispatch:
             if wanted and self._use_room(database, job, lease):
                 job = replace(job, lease=lease)
             leased.append(job)
-        # If all that took longer than usual, a function may have got a rule meanwhile.
+        # If this took longer than usual, an operator may have given a function a rule since the settings were
+        # read.
         read, _ = self._policies[database.dbid]
         return leased if time.monotonic() - read < POLICIES_AGE else jobs
 
@@ -133,7 +134,8 @@ class DirectDispatch:
         if key not in rooms:
             waiting = queued(self._servers.counts(), job.funcname.encode())
             if job.flag == "controller":
-                # These wait in the servers under one name for all functions, and then in a Controller.
+                # Jobs of this flag wait in the servers under one name for all functions, and then in a
+                # Controller.
                 leased = database.leased(job.funcname, lease=lease, limit=self._watermark)
                 waiting = max(waiting, leased)
             rooms[key] = self._watermark - waiting
@@ -181,7 +183,7 @@ class DirectDispatch:
             for lease, handles in delivery.unknown_by_lease().items():
                 database.end_early(handles, lease=lease)
         except GariviniError as error:
-            # When their leases expire, a QueueRunner finds the jobs.
+            # The jobs stay leased. When their leases expire, a QueueRunner finds them.
             events.emit("dispatch.failed", dbid=database.dbid, error=str(error))
 
     # ---- servers

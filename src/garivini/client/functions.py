@@ -1,4 +1,4 @@
-"""The calls of the clients about a function, which have no job."""
+"""The calls of both clients that concern a function instead of a job."""
 
 import asyncio
 import time
@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+from garivini.errors import UsageError
 from garivini.model.new_jobs import new_job
 from garivini.model.policy import RULES_APPLY_AFTER
 from garivini.model.when import Never, When, parse_when
@@ -13,7 +14,7 @@ from garivini.store.shards import Shards
 
 
 class FunctionCalls:
-    """These calls of ``Client``."""
+    """The calls of ``Client`` that concern a function."""
 
     _shards: Shards
 
@@ -22,29 +23,53 @@ class FunctionCalls:
         funcname: str,
         until: str | int | timedelta | datetime | None = None,
         *,
+        now: bool = False,
         wait: bool = True,
-    ) -> None:
+    ) -> int:
         """Pause a function, or change the end of its pause. Its jobs can still be inserted.
 
         When the call returns, after 8 seconds, no program hands out jobs of the function any more. Jobs that
-        were handed out before are not affected, whether they run or wait in a Gearman server.
+        were handed out before go on, whether they run or wait in a Gearman server.
 
         Args:
             funcname: the function.
             until: the end of the pause, as ``when`` of ``reschedule_job``; by default it has none.
+            now: let only running jobs go on. Jobs that wait in Gearman servers are set back to waiting.
+                A worker in another language that receives a copy of such a job starts it anyway.
             wait: False: return immediately. Jobs may be handed out until 8 seconds later.
 
+        Returns:
+            With ``now``, the number of jobs that were set back to waiting; otherwise 0.
+
         Raises:
-            UsageError: the name is not that of a function, or the time is not one or has passed.
+            UsageError: the name is not that of a function, the time is not one or has passed, or ``now`` is
+                given without ``wait``.
             GariviniError: a database failed. Others may have paused the function: repeat the call.
 
         """
+        self._begin_pause(funcname, until, now=now, wait=wait)
+        if wait:
+            time.sleep(RULES_APPLY_AFTER)
+        return self._take_back(funcname) if now else 0
+
+    def _begin_pause(
+        self, funcname: str, until: str | int | timedelta | datetime | None, *, now: bool, wait: bool
+    ) -> None:
+        if now and not wait:
+            raise UsageError(
+                "a pause with now=True has to wait: jobs may be handed out until 8 seconds later"
+            )
         new_job(funcname, b"")  # checks the name
         end: When = Never() if until is None else parse_when(until)
         for database in self._shards:
-            database.pause(funcname, end)
-        if wait:
-            time.sleep(RULES_APPLY_AFTER)
+            database.pause(funcname, end, mark=now)
+
+    def _take_back(self, funcname: str) -> int:
+        total = 0
+        for database in self._shards:
+            while count := database.take_back(funcname):
+                total += count
+        return total
 
     def resume(self, funcname: str) -> bool:
         """End the pause of a function; return whether it was paused. Its jobs are due as they were before."""
@@ -53,7 +78,7 @@ class FunctionCalls:
 
 
 class AsyncFunctionCalls:
-    """These calls of ``AsyncClient``."""
+    """The calls of ``AsyncClient`` that concern a function."""
 
     _client: FunctionCalls
     _call: Callable[..., Awaitable[Any]]
@@ -63,26 +88,35 @@ class AsyncFunctionCalls:
         funcname: str,
         until: str | int | timedelta | datetime | None = None,
         *,
+        now: bool = False,
         wait: bool = True,
-    ) -> None:
+    ) -> int:
         """Pause a function, or change the end of its pause. Its jobs can still be inserted.
 
         When the call returns, after 8 seconds, no program hands out jobs of the function any more. Jobs that
-        were handed out before are not affected, whether they run or wait in a Gearman server.
+        were handed out before go on, whether they run or wait in a Gearman server.
 
         Args:
             funcname: the function.
             until: the end of the pause, as ``when`` of ``reschedule_job``; by default it has none.
+            now: let only running jobs go on. Jobs that wait in Gearman servers are set back to waiting.
+                A worker in another language that receives a copy of such a job starts it anyway.
             wait: False: return immediately. Jobs may be handed out until 8 seconds later.
 
+        Returns:
+            With ``now``, the number of jobs that were set back to waiting; otherwise 0.
+
         Raises:
-            UsageError: the name is not that of a function, or the time is not one or has passed.
+            UsageError: the name is not that of a function, the time is not one or has passed, or ``now`` is
+                given without ``wait``.
             GariviniError: a database failed. Others may have paused the function: repeat the call.
 
         """
-        await self._call(self._client.pause, funcname, until, wait=False)
+        await self._call(self._client._begin_pause, funcname, until, now=now, wait=wait)
         if wait:
             await asyncio.sleep(RULES_APPLY_AFTER)
+        count: int = await self._call(self._client._take_back, funcname) if now else 0
+        return count
 
     async def resume(self, funcname: str) -> bool:
         """End the pause of a function; return whether it was paused. Its jobs are due as they were before."""

@@ -1,4 +1,4 @@
-"""Writes the outcomes of jobs that another incarnation of their database may have given to the caller."""
+"""Writes outcomes of jobs that the caller may have received from another incarnation of the database."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -21,9 +21,9 @@ def write_outcomes(
     *,
     tries: int = 3,
 ) -> _R:
-    """Write the outcomes of jobs whose rows are still theirs; the others are left out, and reported.
+    """Write the outcomes of jobs whose rows still belong to them; drop and report the others.
 
-    Only jobs of another incarnation cost statements.
+    Only jobs of another incarnation need additional statements.
 
     Args:
         database: has the jobs.
@@ -74,5 +74,5 @@ def complete(database: Database, handles: list[Handle]) -> int:
 
 
 def finish(done: Success, database: Database, handles: list[Handle]) -> bool:
-    """Delete a job that has succeeded, keep it as its function says; return whether it existed."""
+    """Delete a job that has succeeded, or keep it for its function's retention; return whether it existed."""
     return bool(handles) and database.finish_as_set(done)

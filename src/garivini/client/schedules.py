@@ -47,7 +47,7 @@ class Schedules:
         missed_window: int | None = None,
         overlap: Overlap | None = None,
     ) -> None:
-        """Create a schedule, or change the values of it that are given.
+        """Create a schedule, or change those of its values that are given.
 
         They have precedence over those that code declares. The arguments are those of ``Worker.schedule``.
 
@@ -71,7 +71,7 @@ class Schedules:
         place_schedule(self._shards, name).set_schedule(name, given)
 
     def reset(self, name: str) -> None:
-        """Undo ``set``, so that the values apply that code declares.
+        """Remove the values that ``set`` has stored, so that those that code declares apply.
 
         Raises:
             UsageError: no code has declared it.
@@ -109,7 +109,7 @@ class AsyncSchedules:
     """The calls of ``Schedules``, to be awaited.
 
     Args:
-        schedules: what they call.
+        schedules: has the calls that run in a thread.
         in_thread: runs a call in a thread.
 
     """
@@ -143,7 +143,7 @@ class AsyncSchedules:
         missed_window: int | None = None,
         overlap: Overlap | None = None,
     ) -> None:
-        """Create a schedule, or change the values of it that are given."""
+        """Create a schedule, or change those of its values that are given."""
         await self._in_thread(
             self._schedules.set,
             name,
@@ -160,7 +160,7 @@ class AsyncSchedules:
         )
 
     async def reset(self, name: str) -> None:
-        """Undo ``set``, so that the values apply that code declares."""
+        """Remove the values that ``set`` has stored, so that those that code declares apply."""
         await self._in_thread(self._schedules.reset, name)
 
     async def pause(self, name: str) -> None:

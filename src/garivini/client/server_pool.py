@@ -56,7 +56,7 @@ class ServerPool:
         return any(server.functions is not None for server in self._servers.values())
 
     def refresh_counts(self) -> None:
-        """Read the counts of every server that is not avoided because it has failed."""
+        """Read the counts of every server, except those that are avoided because they have failed."""
         now = time.monotonic()
         clients = self._borrow()
         for address, server in self._servers.items():
@@ -84,7 +84,7 @@ class ServerPool:
                 self._failed(address, error)
                 continue
             if isinstance(found[-1], Unknown | Unsent):
-                self._failed(address, None)  # it went away before it had answered all
+                self._failed(address, None)  # the connection was lost before all answers
             for index, result in zip(indexes, found, strict=True):
                 results[index] = result
         self._idle.append(clients)
@@ -92,7 +92,7 @@ class ServerPool:
 
     def wake(self) -> None:
         """Start the next pass of a QueueRunner immediately, through any server that answers."""
-        # With one unique, because one waiting wake-up is enough.
+        # All wake-ups have the same unique, because one waiting wake-up is enough.
         job = Submission(WAKE.encode(), b"", unique=b"wake")
         clients = self._borrow()
         for address, server in self._servers.items():
@@ -110,7 +110,7 @@ class ServerPool:
         self._idle.append(clients)
 
     def _failed(self, address: str, error: GariviniError | None) -> None:
-        """Do not use a server for a while."""
+        """Avoid a server that has failed, longer after each failure in a row."""
         server = self._servers[address]
         server.functions = None
         server.retry_at = time.monotonic() + server.backoff.failed()

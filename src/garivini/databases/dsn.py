@@ -75,7 +75,7 @@ _HARMLESS: Final[Mapping[str, frozenset[str]]] = {
         "unprepared_statements extended_result_codes defensive prefer_numeric_type".split()
     ),
 }
-#: By scheme: the prefix of the driver's attributes.
+#: By the scheme of the URL: the prefix of the attributes of the Perl driver.
 _PREFIX: Final = {"mysql": r"(?:mysql|mariadb)_", "postgresql": "pg_", "sqlite": "sqlite_"}
 _OFF: Final = ("", "0")
 
@@ -121,10 +121,11 @@ def _attributes(scheme: str, of_dbi: str | None, rest: str) -> Iterator[tuple[st
         if pair:
             name, _, value = re.sub(r"\s*=>\s*", "=", pair, count=1).partition("=")
             yield name.strip(), value.strip().strip("'\"")
-    # DBD::mysql alone also separates parts by colons. A colon in the brackets of IPv6 is none of these.
+    # DBD::mysql alone also separates parts by colons. A colon in the brackets of an IPv6 address separates
+    # nothing.
     separated = r"(?:\[[^]]*\]|[^:;])+" if scheme == "mysql" else "[^;]+"
     if scheme == "sqlite" and rest.lower().startswith("uri="):
-        separated = ".+"  # a semicolon may separate its parameters
+        separated = ".+"  # libpq: a semicolon may separate parameters
     for position, part in enumerate(re.findall(separated, rest)):
         name, equals, value = part.partition("=")
         if equals:
@@ -160,7 +161,7 @@ def _map(own: str, parameter: str, value: str, query: dict[str, str]) -> None:
         if query.get(parameter) == "VERIFY_IDENTITY":
             return
     elif parameter.endswith("timeout") and value in _OFF:
-        return  # no timeout, but there always is one here
+        return  # 0 means no timeout, but here there always is one
     query[parameter] = value
 
 
@@ -195,7 +196,7 @@ def _url(scheme: str, parts: Mapping[str, str | None], query: dict[str, str]) ->
     if host != "localhost":
         query.pop("unix_socket", None)  # as in the original, for localhost only
     if host.startswith("/") or "," in host + port:
-        # A directory of sockets, or several servers: parameters of libpq.
+        # The host is a directory of sockets, or several servers: pass it as a parameter of libpq.
         query = {"host": host, **({"port": port} if port else {}), **query}
         host = port = ""
     place = f"{host}{f':{port}' if port else ''}/{quote(database)}"

@@ -35,7 +35,7 @@ def _read_url(url: str) -> re.Match[str] | None:
     if url.count("://") != 1:
         return None
     found = _FILE_URL.fullmatch(url) or _URL.fullmatch(url)
-    # A parameter in the account or the database shows that a ? is missing.
+    # If the part of the user or of the database contains a parameter, a ? is missing.
     if found is None or any(_SECRET.search(part or "") for part in (found["database"], *found.groups()[1:3])):
         return None
     # With a second @ and no database behind it, the host may be the end of a password.
@@ -77,7 +77,7 @@ def is_secret(name: str) -> bool:
 
 
 def has_password(url: str) -> bool:
-    """Whether a database has a password, or may have one: it may be an invalid URL."""
+    """Whether the URL of a database has a password, or is invalid, so that it may have one."""
     url = re.sub(r"^\d{1,10}=", "", url)
     found = _read_url(url)
     if found is None:

@@ -40,7 +40,7 @@ class Gate(Protocol):
         """Return whether to emit this event now."""
 
     def restart(self) -> None:
-        """Emit the held events and admit the next ones, because a new listener has received none."""
+        """Emit the held events and admit the next ones, because a new listener has received no event."""
 
 
 _listeners: list[Listener] = [_log]
@@ -91,7 +91,8 @@ def listen(listener: Listener) -> Callable[[], None]:
 def only(listener: Listener) -> Iterator[None]:
     """Send each event to this listener alone, without a limit, while the context lasts.
 
-    For a simulation: the events of its process do not mix with the log and the listeners of the real one.
+    For a simulation: the events of a simulated process do not reach the log and the listeners of the real
+    process.
     """
     global _listeners, _gate
     before = _listeners, _gate

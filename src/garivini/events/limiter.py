@@ -29,7 +29,7 @@ class Limiter:
         self._held: dict[_Key, tuple[int, dict[str, Any]]] = {}
 
     def admit(self, name: str, fields: dict[str, Any], now: float) -> bool:
-        """Return whether to emit a limited event now. Otherwise it is held until ``take_held``."""
+        """Return whether to emit a limited event now. Otherwise the event is held until ``take_held``."""
         if now - self._began >= INTERVAL and not self._held:
             self._restart(now)
         maximum, parts = _LIMITS[name]

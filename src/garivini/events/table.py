@@ -23,10 +23,10 @@ class EventType(NamedTuple):
     #: Of the module ``logging``: WARNING if an operator should see it.
     level: int
     fields: tuple[str, ...]
-    #: When it is emitted, in Markdown.
+    #: When the event is emitted, in Markdown.
     meaning: str
     limit: Limit | None = None
-    #: Fields of a second form, which has these only; empty if there is none.
+    #: Fields of a second form of the event, which has only these fields; empty if there is no second form.
     short: tuple[str, ...] = ()
     #: Fields that the log leaves out: lists with a number per job.
     unlogged: tuple[str, ...] = ()
@@ -47,7 +47,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
         "jobs.ended": EventType(
             DEBUG,
             ("dbid", "function", "outcome", "jobs", "run_sum", "run_max", "runs"),
-            "their outcome is committed",
+            "their outcome was committed",
             unlogged=("runs",),
         ),
         "job.failed": EventType(
@@ -90,7 +90,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
         "outcomes.unrecognised": EventType(
             WARNING,
             ("dbid", "outcomes"),
-            "not written: since a failover the rows may be other jobs'",
+            "dropped: after a failover, their rows may be other jobs'",
         ),
         "outcome.reduced": EventType(
             WARNING, ("dbid", "jobid", "attempt", "error"), "a text was stored in ASCII or left out"
@@ -193,7 +193,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
             ("dbid", "error"),
             "a server takes no writes; connections to it are closed",
         ),
-        "database.writable": EventType(INFO, ("dbid",), "after that, a server takes writes"),
+        "database.writable": EventType(INFO, ("dbid",), "after that, a server accepts writes again"),
         "database.replaced": EventType(
             WARNING,
             ("dbid", "before", "incarnation"),
@@ -209,7 +209,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
         "gearman.connected": EventType(
             INFO, ("server",), "the server has answered a worker, or a QueueRunner's listener for wake-ups"
         ),
-        "gearman.lost": EventType(WARNING, ("server",), "that connection was lost, and is reopened"),
+        "gearman.lost": EventType(WARNING, ("server",), "such a connection was lost, and is reopened"),
         "gearman.unreachable": EventType(WARNING, ("server", "error"), "a connection failed, and is retried"),
         "gearman.silent": EventType(
             WARNING, ("seconds",), "a server has not answered for `seconds`; the connection is closed"
@@ -236,18 +236,18 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
     },
     "Processes": {
         "role.started": EventType(INFO, ("role",), "a QueueRunner, a scheduler or an Injector has started"),
-        "role.stopped": EventType(INFO, ("role",), "it has ended"),
+        "role.stopped": EventType(INFO, ("role",), "the role has ended"),
         "role.error": EventType(
             WARNING, ("role", "error"), "a pass or a step of a keeper failed; emitted once per cause"
         ),
-        "role.recovered": EventType(DEBUG, ("role",), "it works again"),
+        "role.recovered": EventType(DEBUG, ("role",), "the role works again"),
         "role.drain_incomplete": EventType(
             WARNING,
             ("role", "left", "seconds"),
-            "`left` calls or passes outlived a stop by `seconds`",
+            "`left` calls or passes had not ended after `seconds`",
         ),
         "worker.started": EventType(INFO, ("worker", "functions"), "a worker process accepts jobs"),
-        "worker.draining": EventType(INFO, ("worker",), "it accepts no more jobs"),
+        "worker.draining": EventType(INFO, ("worker",), "the process accepts no more jobs"),
         "worker.drain_incomplete": EventType(
             WARNING, ("worker", "jobs", "running"), "jobs outlived `--drain`; other workers get them"
         ),
@@ -259,15 +259,15 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
         "keeper.abandoned": EventType(
             WARNING, ("dbid", "outcomes", "seconds"), "a keeper ended before all outcomes were committed"
         ),
-        "worker.stopped": EventType(INFO, ("worker",), "it has ended"),
+        "worker.stopped": EventType(INFO, ("worker",), "the process has ended"),
         "controller.started": EventType(INFO, ("controller",), "a Controller accepts jobs"),
         "controller.draining": EventType(
-            INFO, ("controller", "calls"), "it accepts no more, and waits for its calls"
+            INFO, ("controller", "calls"), "the Controller accepts no more jobs, and waits for its calls"
         ),
         "controller.drain_incomplete": EventType(
             WARNING, ("controller", "calls"), "calls had not ended within `--drain`"
         ),
-        "controller.stopped": EventType(INFO, ("controller",), "it has ended"),
+        "controller.stopped": EventType(INFO, ("controller",), "the Controller has ended"),
         "worker.child_started": EventType(DEBUG, ("pid",), "the parent has started a process"),
         "worker.child_died": EventType(
             WARNING, ("pid", "status"), "a process ended by itself; a negative status is a signal"

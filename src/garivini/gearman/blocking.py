@@ -162,7 +162,7 @@ class Client:
         self._core = ClientProtocol()
 
     def _exchange(self) -> None:
-        """Write all output, read once, and pass the events on. A lost connection ends all as unknown."""
+        """Write all output, read once, and pass the events on. If it is lost, all requests end as unknown."""
         assert self._socket is not None
         try:
             data = self._core.data_to_send()

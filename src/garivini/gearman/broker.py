@@ -5,8 +5,8 @@ foreground clients that share it, a unique that would be cut is refused, and CAN
 jobs. The most urgent job of all functions of a worker comes first; within one priority the functions take
 turns, and the oldest job of a function comes first.
 
-The cost of a request does not grow with the contents of the server. If all functions of a worker or all
-workers of a function are visited, as many earlier requests have paid for it.
+The cost of a request does not grow with the contents of the server. A request that visits all functions of a
+worker, or all workers of a function, comes only after as many cheaper ones.
 """
 
 from collections.abc import Callable, Iterator
@@ -83,7 +83,7 @@ class Broker:
         self._touched: list[Connection] = []
         self._max_unsent = limits.unread
         self._registration_bytes = 0
-        # By the number of the type: a list is read faster than a dictionary of enum members.
+        # Handlers by the number of the packet type: a list is faster than a dictionary of enum members.
         self._handlers: list[Handler] = [self._unexpected] * (max(Type) + 1)
         for kind, handler in self._table().items():
             self._handlers[kind] = handler
@@ -193,7 +193,7 @@ class Broker:
         return True
 
     def cancel(self, handle: bytes) -> bool:
-        """End a queued job, or ignore the end of a running one; return whether the job existed."""
+        """End a queued job, or let a running job end without effect; return whether the job existed."""
         job = self.jobs.get(handle)
         if job is None:
             return False
@@ -218,7 +218,7 @@ class Broker:
         job = self.jobs.to_join(function, unique, data) if unique else None
         if job is None:
             if function.full(priority):
-                # The code that gearmand sends. Its source also has JOB_QUEUE_FULL, but never sends it.
+                # The code that gearmand sends. gearmand's source also has JOB_QUEUE_FULL, but never sends it.
                 return self.refuse(connection, b"QUEUE_ERROR", b"the function's queue is full")
             size = self.jobs.size + len(data) + len(unique)
             if len(self.jobs) >= self.limits.jobs or size > self.limits.job_bytes:
@@ -342,7 +342,7 @@ class Broker:
                 self._send_each(client, packet, submits)
 
     def _send_each(self, client: Connection, packet: bytes, submits: int) -> None:
-        """Send a packet once per submit, but no more than makes the connection overflow."""
+        """Send a packet once per submit, until the output of the connection overflows."""
         self.send(client, packet * min(submits, 2 + self.limits.unread // len(packet)))
 
     def _progress(self, connection: Connection, fields: list[bytes]) -> None:
@@ -362,7 +362,7 @@ class Broker:
         if not watchers:
             return
         function.watchers[priority] = {}
-        # All of them: if only one were woken, its death or slowness would delay the job.
+        # All workers are woken: if only one were, its death or slowness would delay the job.
         for worker in watchers:
             worker.ready[priority][function] = None
             if worker.asleep:

@@ -33,7 +33,8 @@ class Connection(asyncio.Protocol):
         self._received: asyncio.Future[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self.transport: asyncio.Transport | None = None
-        #: Whether the peer has sent an answer. An accepted connection proves little: a proxy accepts it too.
+        #: Whether the peer has sent an answer. An accepted connection proves little, because a proxy accepts
+        #: it without the server.
         self.answered: bool = False
         #: Whether it was closed because the peer was silent.
         self.silent: bool = False
@@ -60,7 +61,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start: send the first output of the core."""
-        self.transport = cast(asyncio.Transport, transport)  # other loops have classes of their own
+        self.transport = cast(asyncio.Transport, transport)  # other loops have other classes
         # Without this option small packets wait up to 40 ms for the peer's delayed ACK.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._watch = self._loop.call_later(_TICK, self._tick)

@@ -77,7 +77,7 @@ def _workers(broker: Broker, words: list[bytes]) -> bytes:
 def _show(broker: Broker, words: list[bytes]) -> bytes:
     if words == [b"jobs"]:
         return _block(
-            # The last two: the job will not be retried; it is a background job.
+            # The last two fields mean that the job will not be retried, and that it is a background job.
             b"%s\t%d\t%d\t%d" % (job.handle, job.retries, not job.wanted, job.background)
             for job in broker.jobs.values()
         )

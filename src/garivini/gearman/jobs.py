@@ -33,7 +33,7 @@ class Limits:
     unread: int = 64 * MIB
     #: Bytes of unread output and incomplete requests of all connections, above which the largest is closed.
     buffered: int = 256 * MIB
-    #: Seconds for one request to arrive completely, and for the peer to read any output.
+    #: Maximum seconds for one request to arrive completely, and for the peer to read some output.
     patience: float = 60.0
     #: Accepted connections; fewer if the process has a lower limit of file descriptors.
     connections: int = 10_000
@@ -71,7 +71,7 @@ class Connection:
         self.number: int = number
         self.host: bytes = host
         self.client_id: bytes = b"-"
-        self.exceptions: bool = False  # whether it receives a WORK_EXCEPTION as it is
+        self.exceptions: bool = False  # whether the client receives WORK_EXCEPTION packets unchanged
         self.asleep: bool = False
         self.functions: dict[bytes, Function] = {}  # registered
         # By priority: functions that may have jobs for it, in the order of their turns. Each of its functions
@@ -145,11 +145,12 @@ class Job:
         self.key: Key = coalescing_key(unique, data)
         self.data: bytes = data
         self.priority: int = priority
-        self.sequence: int = 0  # place in the queue, over all functions
-        self.retries: int = 0  # workers that died while they ran it
-        self.background: bool = False  # whether there was a background submit of it
-        # The number of foreground submits by client. Most jobs have none and share one empty dictionary: one
-        # for each of very many queued jobs would double the work of the garbage collector.
+        self.sequence: int = 0  # the job's place in the order of arrival, over all functions
+        self.retries: int = 0  # number of workers that died while they ran the job
+        self.background: bool = False  # whether the job was submitted as a background job at least once
+        # The number of foreground submits by client. Most jobs have no clients and share one empty
+        # dictionary: a dictionary per job would double the work of the garbage collector if very many jobs
+        # are queued.
         self.clients: dict[Connection, int] = NOBODY
         self.worker: Connection | None = None
         self.numerator: int = 0
@@ -175,7 +176,7 @@ def status_fields(job: Job | None) -> tuple[bytes, bytes, bytes, bytes]:
     return b"1", b"1" if job.worker else b"0", b"%d" % job.numerator, b"%d" % job.denominator
 
 
-#: The clients of a job that has none. Never written to.
+#: An empty collection for a job without clients. Never written to.
 NOBODY: Final[dict[Connection, int]] = {}
 
 Key: TypeAlias = bytes | tuple[bytes, bytes]
@@ -202,7 +203,7 @@ class Function:
         self.queues: tuple[OrderedDict[int, Job], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
         self.running: int = 0
         self.workers: int = 0
-        # By priority: workers that found no job here, to be notified of the next one.
+        # By priority: workers that found no job here. They are notified of the next job.
         self.watchers: list[dict[Connection, None]] = [{}, {}, {}]
         self.limits: list[int] = [0, 0, 0]  # by the priority of a new job; 0 or less: no limit
 
@@ -218,7 +219,7 @@ class Function:
 
     @property
     def idle(self) -> bool:
-        """Whether it may be removed: it has nothing but its name."""
+        """Whether the function may be removed: it has no jobs, workers or limits."""
         return not (self.workers or self.total or any(self.limits))
 
     def full(self, priority: int) -> bool:

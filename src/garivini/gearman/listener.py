@@ -1,7 +1,7 @@
 """The listening socket of the embedded server: accepts connections up to a limit.
 
 If there is no free file descriptor, the listener of asyncio retries once per entry of its backlog, and logs
-each failure. This one pauses.
+each failure. This listener pauses instead.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import Final
 
 from garivini import events
 
-#: Maximum connections accepted per turn of the loop, so that existing ones are served too.
+#: Maximum connections accepted per turn of the loop, so that existing connections are served in between.
 _PER_TURN: Final = 64
 #: Seconds until a server without room for connections tries again.
 _PAUSE: Final = 1.0

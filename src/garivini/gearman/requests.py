@@ -31,7 +31,7 @@ class Batch:
 
     WINDOW_JOBS: Final = 2000
     WINDOW_BYTES: Final = 1024 * 1024
-    #: Jobs in one write.
+    #: Maximum jobs in one write.
     CHUNK: Final = 500
 
     def __init__(self, jobs: Sequence[Submission]) -> None:
@@ -39,7 +39,7 @@ class Batch:
         self._next = 0
         self._waiting: deque[tuple[int, int]] = deque()  # indexes and sizes of jobs without an answer
         self._bytes = 0
-        #: One per job, in order; ``Unsent`` until its result is known.
+        #: The results, one per job, in order; ``Unsent`` until the result is known.
         self.results: list[SubmitResult] = [Unsent()] * len(jobs)
 
     @property
@@ -68,7 +68,7 @@ class Batch:
                 self._bytes += size
 
     def answer(self, event: Event) -> None:
-        """Receive the answer to the oldest job without one. A connection keeps the order."""
+        """Receive the answer to the oldest job that has no answer yet. A connection keeps the order."""
         index, size = self._waiting.popleft()
         self._bytes -= size
         self.results[index] = cast(SubmitResult, event)
@@ -90,7 +90,7 @@ class Answers:
         return len(self.events) == self._count
 
     def answer(self, event: Event) -> None:
-        """Receive the answer to the oldest request without one."""
+        """Receive the answer to the oldest request that has no answer yet."""
         self.events.append(event)
 
 

@@ -1,6 +1,6 @@
 """The embedded Gearman server: a broker with an asyncio shell, for one machine.
 
-Gearman has no authentication, so it listens on the loopback interface only. Its queue is in memory and lost
+Gearman has no authentication, so it listens on the loopback interface only. The queue is in memory and lost
 when it ends.
 """
 
@@ -26,13 +26,14 @@ from garivini.gearman.packets import MAX_BODY, REQUEST, Decoder, Line, Packet
 
 #: Bytes of unread output of a connection, above which its requests are not read.
 UNREAD: Final = 1024 * 1024
-#: Requests between two checks of the clock.
+#: Number of requests between two checks of the clock.
 _REQUESTS: Final = 64
 #: Maximum seconds for which one connection is served without a pause.
 _TURN: Final = 0.05
 #: Seconds between two checks for connections that do not read, or do not complete a request.
 _TICK: Final = 1.0
-#: First bytes of binary data, such as an encrypted connection. No text begins with one.
+#: First bytes of binary data, such as that of an encrypted connection. No text begins with one of these
+#: bytes.
 _BINARY: Final = frozenset({*range(1, 9), *range(14, 32), *range(127, 256)})
 
 
@@ -46,8 +47,8 @@ class Server:
         port: the port to listen on; 0: any free one.
         max_body: maximum bytes of a packet's body.
         job_retries: deaths of workers after which a job is dropped; 0: it is never dropped.
-        max_unread: bytes of unread output after which a connection is closed. Answers to its own requests
-            stop at about 1 MiB; results from other connections do not wait until it reads.
+        max_unread: bytes of unread output after which a connection is closed. With about 1 MiB unread,
+            requests of the connection are not answered, but results from others are added.
         limits: the other limits; they include ``max_unread``.
 
     Raises:
@@ -82,7 +83,7 @@ class Server:
         self._watch: asyncio.TimerHandle | None = None
         #: Connections with unread output or an incomplete request.
         self._loaded: set[_Link] = set()
-        #: The bytes of all of them.
+        #: Total bytes that these connections hold.
         self._buffered = 0
         self._broker = Broker(
             _handle_prefix(),
@@ -165,12 +166,12 @@ class Server:
         self._watch = asyncio.get_running_loop().call_later(_TICK, self._tick)
 
     def _weigh(self, link: "_Link") -> None:
-        """Count the bytes of a connection. If the total is too large, close the largest connection."""
+        """Count the bytes of a connection. If all hold too many bytes together, close the largest one."""
         self._count(link)
         if self._buffered <= self._limits.buffered:
             return
         for each in list(self._loaded):
-            self._count(each)  # output may have been read meanwhile
+            self._count(each)  # the peer may have read output meanwhile
         while self._buffered > self._limits.buffered:
             max(self._loaded, key=lambda each: each.counted).drop("memory")
 
@@ -189,7 +190,7 @@ class _Link(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self.gone = asyncio.Event()
-        #: Bytes that the server has counted for it.
+        #: Bytes that the server has counted for this connection.
         self.counted = 0
         self._server = server
         self._broker = server._broker
@@ -211,7 +212,7 @@ class _Link(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=UNREAD)
         number = transport.get_extra_info("socket").fileno()
-        # If the peer has already closed the connection, it has no name.
+        # If the peer has already closed the connection, the socket has no peer name.
         host = (transport.get_extra_info("peername") or ("-",))[0]
         self._connection = self._broker.join(number, host.encode())
         self._server._links[self._connection] = self
@@ -311,7 +312,7 @@ class _Link(asyncio.Protocol):
                 if not is_command(request.text):
                     self._close()
                     return True
-            # A short request can have a long answer. It must be read before the next one is made.
+            # A short request can have a long answer, which the peer must read before the next answer is made.
             if connection.unsent > UNREAD:
                 return False
             left -= 1
@@ -342,7 +343,7 @@ class _Link(asyncio.Protocol):
         self._flush()
         self._requests = iter(())
         self._transport.close()
-        self._leave()  # now, not when the peer has read its last answers
+        self._leave()  # immediately, without waiting until the peer has read its last answers
 
     def _leave(self) -> None:
         if self._left:

@@ -44,7 +44,7 @@ def parse_addresses(addresses: str | Iterable[str]) -> list[str]:
     """Return each server once, as ``host:port``, from a list or from text with commas or white space.
 
     Raises:
-        UsageError: one of them is not an address, or there is none.
+        UsageError: one of them is not an address, or no address is given.
 
     """
     parts = addresses.replace(",", " ").split() if isinstance(addresses, str) else list(addresses)

@@ -42,7 +42,7 @@ class BatchWriter:
     """Writes batches to one database.
 
     Args:
-        locks_rows: whether its transactions lock rows. If not, a lock concerns all that is written.
+        locks_rows: whether its transactions lock rows. If not, a lock delays every item.
         monotonic: returns the monotonic time.
 
     """

@@ -32,7 +32,7 @@ class EndedCopies(dict[Copy, None]):
             del self[next(iter(self))]
 
     def drops(self, copy: Copy) -> bool:
-        """Return whether a copy that has arrived is one of these.
+        """Return whether this process has already ended a copy that has arrived.
 
         Copies of one job that come without an attempt have the same name, so each end drops only one of them.
         """

@@ -26,8 +26,8 @@ class DatabaseClock:
     def step(self) -> None:
         """Read the clock if its offset is unknown."""
         if self.offset is None:
-            # The monotonic time is read before the call. If this process stands still meanwhile, leases seem
-            # to be over too early, which costs a start check, and not too late.
+            # The monotonic time is read before the call. If this process is suspended in between, leases seem
+            # to end too early, which only costs start checks, and never too late.
             before = self._monotonic()
             self.offset = self._database.clock() - before
 
@@ -41,9 +41,9 @@ class DatabaseClock:
         self.step()
 
     def due_of(self, job: Job) -> int:
-        """Return when a job that goes back is due, as a unix time.
+        """Return when a job that is returned is due, as a unix time.
 
-        That is now at the latest, even if its payload has a later time.
+        This is the time in its payload, but not later than now.
         """
         if self.offset is None:
             return job.run_after

@@ -1,4 +1,4 @@
-"""Declares the schedules of a process: at its start what they are, and then that it still runs."""
+"""Declares the schedules of a process: their values at its start, and then that it still runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -34,8 +34,8 @@ class DeclaredSchedules:
     ) -> None:
         self._shards = shards
         self._names = frozenset(schedules)
-        #: Those that have not been declared since the start. It happens once, so that two versions of a
-        #: program that run at the same time do not change a schedule in turn.
+        #: The schedules that have not been declared since the start. Each is declared once, so that two
+        #: versions of a program that run at the same time do not change a schedule in turn.
         self._undeclared = dict(schedules)
         self._clock = clock
         self._stop = clock.event()

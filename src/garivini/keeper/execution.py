@@ -25,28 +25,28 @@ class Execution(msgspec.Struct, eq=False):
     #: Whether its lease is renewed, and the monotonic time of the next renewal.
     renews: bool = False
     renew_at: float = 0.0
-    #: Its outcome, unless that is success or it is returned.
+    #: The setback with which the execution ended; None if it succeeded or is returned.
     setback: Setback | None = None
-    #: It ended without an outcome: the job waits again as before.
+    #: Whether it ended without an outcome, so that the job waits again as before.
     returned: bool = False
-    #: Its result, if it succeeded and is kept.
+    #: The result of a job that succeeded and is kept.
     result: bytes | KeptResult = b""
-    #: Its time limit: the monotonic time by which it must end, and the seconds; 0: no limit.
+    #: The time limit: the monotonic time by which the execution must end, and the seconds; 0: no limit.
     deadline: float = 0.0
     limit: float = 0.0
     #: The monotonic times of its start and end; 0: not measured, because nobody receives the events.
     started_at: float = 0.0
     ended_at: float = 0.0
-    #: Its copy came without an attempt and was given one.
+    #: Whether its copy came without an attempt and was given one.
     adopted: bool = False
-    #: Its start check has renewed the lease.
+    #: Whether its start check has renewed the lease.
     checked: bool = False
-    #: It does not start: another worker may have the job, so its lease is not renewed any more.
+    #: Whether it must not start, because another worker may have the job. Its lease is not renewed any more.
     dropped: bool = False
 
     @property
     def outcome(self) -> Outcome:
-        """How it has ended."""
+        """The outcome: how the execution has ended."""
         if self.setback is not None:
             return self.setback.kind
         return "returned" if self.returned else "succeeded"

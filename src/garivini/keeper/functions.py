@@ -95,7 +95,7 @@ class Functions:
         stored = self.stored or {}
         own = {name: stored.get(name, NO_POLICY) for name in self._own}
         if not self._publishes:
-            # Plain functions have no use for them: a test of None is all that a job costs.
+            # Plain functions do not need the settings: with None, a job costs only a test.
             self.policies = _if_kept(stored, own)
         self._on_read(own)
 
@@ -138,7 +138,7 @@ class Registration:
         self.remaining: list[tuple[str, FunctionPolicy]] | None = None
 
     def step(self) -> None:
-        """Store a batch. The rest follows in the next rounds, because other steps are more urgent."""
+        """Store a batch of settings. Others follow in the next rounds, as other steps are more urgent."""
         if self.remaining is None:
             if self._functions.stored is None:
                 return

@@ -30,13 +30,13 @@ class Inbox(Generic[T]):
 
     def __init__(self, items: Iterable[T] = ()) -> None:
         self._items = deque(items)
-        #: Adds an item. The method of the deque itself: it is called once per job.
+        #: Adds an item. This is the method of the deque itself, because it is called once per job.
         self.put: Callable[[T], None] = self._items.append
-        #: Counts the items that are not deferred. The method of the deque, as ``put``.
+        #: Counts the items that are not deferred. This is the method of the deque itself, like ``put``.
         self.count: Callable[[], int] = self._items.__len__
         self._deferred: list[tuple[float, int, T]] = []
         self._numbers = count()  # decide the order of equal times
-        self._tries: dict[int, int] = {}  # by the item's identity
+        self._tries: dict[int, int] = {}  # number of tries, by the identity of the item
 
     def __len__(self) -> int:
         """Count the items that are not deferred."""

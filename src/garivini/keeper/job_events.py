@@ -53,7 +53,7 @@ class JobEvents:
         """Report executions that have ended, except those that started when nobody received the events."""
         if not self.enabled:
             return
-        self._report_started()  # before their ends
+        self._report_started()  # starts must be reported before ends
         groups: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
         for execution in executions:
             if execution.started_at:

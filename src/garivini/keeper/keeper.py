@@ -89,7 +89,7 @@ class Keeper:
         on_settings: called in the keeper's thread with the settings of these functions that apply, after each
             time they are read.
         child: from the supervisor, if there is one. Only then a time limit ends the process.
-        clock: the time, and what waits for it.
+        clock: gives the time, and waits.
 
     """
 
@@ -105,7 +105,7 @@ class Keeper:
         running: Callable[[], Execution | None] = lambda: None,
         on_overdue: Callable[[Execution], None] = lambda execution: None,
         arguments: bool = True,
-        functions: Mapping[str, FunctionPolicy] = {},  # not changed
+        functions: Mapping[str, FunctionPolicy] = {},  # read only
         on_settings: Callable[[Mapping[str, FunctionPolicy]], None] = lambda policies: None,
         child: SupervisedChild | None = None,
         clock: Clock = SYSTEM_CLOCK,
@@ -154,7 +154,7 @@ class Keeper:
     def _publish(
         self, renewals: Renewals, checks: StartChecks, reports: Reports, time_limit: TimeLimit
     ) -> None:
-        """Make the calls of other threads attributes: methods here would cost another call per job."""
+        """Bind the calls of other threads as attributes, because methods would cost another call per job."""
         self.must_check: Callable[[Execution], bool] = checks.must_check
         self.check: Callable[[Execution], None] = checks.check
         self.drop: Callable[[Execution], None] = checks.drop
@@ -176,8 +176,8 @@ class Keeper:
 
         Returns:
             The number of outcomes that are not committed, or whose commit the database has not answered.
-            The event ``keeper.abandoned`` reports it. Jobs whose outcomes are not committed run again when
-            their leases expire.
+            The event ``keeper.abandoned`` reports this number. Jobs whose outcomes are not committed run
+            again when their leases expire.
 
         """
         self._rounds.stop_by(self._monotonic() + timeout)

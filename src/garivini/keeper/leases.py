@@ -22,7 +22,7 @@ class Leases:
     Args:
         database: where the rows are.
         writer: writes to it.
-        recognition: decides which rows are those of their jobs.
+        recognition: decides which rows still belong to their jobs.
 
     """
 
@@ -76,7 +76,7 @@ class Leases:
     def adopt(self, executions: Sequence[Execution]) -> Failed:
         """Give attempts to copies that came without one; return the executions that failed.
 
-        ``adopted`` is true for those that hold their job now.
+        ``adopted`` is true for executions that hold their job now.
 
         Raises:
             GariviniError: one that concerns all writes; some may have been adopted.

@@ -1,4 +1,4 @@
-"""Marks of functions: jobs of them were cancelled while an attempt held them."""
+"""Marks of functions of which a job was cancelled while an attempt held it."""
 
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -14,8 +14,8 @@ _INTERVAL: Final = 1.0
 class Marks:
     """Reads once a second which functions are marked.
 
-    A copy of such a function is checked before it starts. When another job of one is cancelled, the leases of
-    all its jobs that the process holds are renewed at once: those of cancelled jobs cannot be.
+    A copy of such a function is checked before it starts. When a job of the function is cancelled, the leases
+    of all its jobs in this process are renewed at once. The renewal fails for a cancelled job.
 
     Args:
         database: where they are.

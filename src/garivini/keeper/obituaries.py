@@ -1,4 +1,4 @@
-"""Records the jobs that killed another process of this worker."""
+"""Records the jobs that were running when another process of this worker died."""
 
 from collections.abc import Callable
 from typing import Final
@@ -58,7 +58,7 @@ class Obituaries:
             if recorded:
                 assert self._child is not None
                 self._child.obituaries.remove(obituary)
-                if not self._child.obituaries:  # the last keeper of all reports it
+                if not self._child.obituaries:  # all keepers have recorded theirs: report this to the parent
                     self._child.slot.note_recorded()
 
     def next_due(self) -> float:
@@ -66,9 +66,10 @@ class Obituaries:
         return self._inbox.next_due()
 
     def _record(self, obituary: Obituary, now: float) -> bool:
-        """Record one; return whether it is over. Otherwise it is deferred.
+        """Record an obituary; return whether it is done. Otherwise it is deferred.
 
-        One of another incarnation is left out: nothing is known of its job by which to compare the row.
+        An obituary of another incarnation is dropped, because it has no values of its job to compare with the
+        row.
 
         Raises:
             GariviniError: one that concerns all writes.
@@ -87,7 +88,8 @@ class Obituaries:
             self._setbacks.settle(setback)
         except Exception as error:
             # A failure ends its attempt, so it counts once. A crash counts each time it is recorded, and one
-            # too many could make a harmless job dead. So one with an unknown outcome is not recorded again.
+            # too many could make a harmless job dead. So a crash is not recorded again if it is unknown
+            # whether its record was committed.
             if isinstance(error, OutcomeUnknownError) and obituary.kind == "crashed":
                 return True
             if self._writer.concerns_all(error):

@@ -57,7 +57,7 @@ class OutcomeQueue:
         #: Number of waiting outcomes from which on a new one wakes the thread. With fewer, the thread wakes
         #: by itself when its wait for more is over.
         self._enough = 0
-        #: Whether the database has refused some that are deferred.
+        #: Whether the database has refused some of the deferred outcomes.
         self.refused: bool = False
 
     def end(self, execution: Execution) -> None:
@@ -65,7 +65,7 @@ class OutcomeQueue:
         if execution.started_at:
             execution.ended_at = self._monotonic()
         self._inbox.put(execution)
-        if not self._wakeup.is_set() and self._inbox.count() >= self._enough:  # neither takes a lock
+        if not self._wakeup.is_set() and self._inbox.count() >= self._enough:  # neither call takes a lock
             self._wakeup.set()
 
     @property
@@ -115,8 +115,8 @@ class OutcomeQueue:
         """
         self._writing = len(executions)
         try:
-            # The reports of these jobs have all been added, because the jobs have ended. Of a job that ends
-            # from here on, they may not have been, so its outcome must not be part of this batch.
+            # All reports of these jobs have been added, because the jobs have ended. The reports of a job
+            # that ends from here on may be missing, so its outcome must not be part of this batch.
             self._reports.step()
             failed = self._writer.write(executions)
             deferred = self._defer(failed) if failed else set()
@@ -131,7 +131,7 @@ class OutcomeQueue:
         return ended
 
     def _defer(self, failed: Failed) -> set[int]:
-        """Defer executions; return their identities. The others are written by themselves, or dropped."""
+        """Defer or drop executions that cannot be written even in part; return the deferred identities."""
         rest: Failed = []
         for execution, error in failed:
             if not isinstance(error, ConflictError) and self._writer.write_reduced(execution, error):

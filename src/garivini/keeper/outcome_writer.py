@@ -19,12 +19,12 @@ from garivini.store.database import Database
 
 
 class OutcomeWriter:
-    """Writes the outcomes of batches, and what is possible of one that was refused.
+    """Writes batches of outcomes, and as much as possible of a single outcome that was refused.
 
     Args:
         database: where they go.
         writer: writes to it.
-        recognition: decides which rows are those of their jobs.
+        recognition: decides which rows still belong to their jobs.
         setbacks: writes single setbacks to it.
         functions: whether the jobs of a function are kept after success.
         clock: when returned jobs are due.
@@ -151,7 +151,7 @@ class OutcomeWriter:
                 emit_settled(setback, settled)
 
     def _success(self, execution: Execution) -> Success | None:
-        """Return how a job that succeeded is kept, or None."""
+        """Return the success of a job that is to be kept, with its retention; None if the job is not kept."""
         job = execution.job
         policy = self._functions.policies.get(job.funcname) if self._functions.policies else None
         if policy is None or policy.retention is None:

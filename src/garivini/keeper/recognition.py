@@ -1,4 +1,4 @@
-"""Recognises the rows of jobs that another incarnation of the database has given to this process."""
+"""Recognises the rows of jobs that this process received from another incarnation of the database."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -17,13 +17,13 @@ _NONE: Final = 2**32
 class Recognition:
     """Decides which jobs may be written: those of the present incarnation, and those recognised in it.
 
-    All writes of the keeper go to the incarnation that it knows. If the database is replaced, they are
-    refused, until the next round knows the new one. A job that is recognised is one of the new one from then
-    on.
+    All writes of the keeper go to the incarnation that it knows. If the database is replaced, writes are
+    refused, until the next round knows the new incarnation. A recognised job belongs to the new incarnation
+    from then on.
 
     Args:
         database: the keeper's own.
-        arguments: whether jobs have their arguments, which tell rows apart.
+        arguments: whether jobs have their arguments, which are then compared with the rows.
 
     """
 
@@ -50,7 +50,7 @@ class Recognition:
         return job.incarnation != self.current and job.incarnation is not None and self.current is not None
 
     def unrecognised(self, jobs: Iterable[Job]) -> set[int]:
-        """Return the identities (``id``) of jobs of another incarnation whose rows are not theirs.
+        """Return the identities (``id``) of jobs of another incarnation to which their rows do not belong.
 
         Raises:
             GariviniError: the rows cannot be read.

@@ -17,8 +17,8 @@ from garivini.keeper.row_changes import RowChanges
 from garivini.keeper.step import NOT_DUE
 from garivini.keeper.wakeup import Wakeup
 
-#: Seconds until the first renewal, and at most a third of the lease. It makes the row running: from then on,
-#: a server that forgets the job does not make it run twice.
+#: Seconds until the first renewal, or a third of the lease if that is less. The renewal makes the row
+#: running: from then on, a server that forgets the job does not make it run twice.
 FIRST_RENEWAL: Final = 1.0
 #: Seconds until a locked row is renewed again.
 _LOCKED_RENEWAL: Final = 1.0
@@ -30,7 +30,7 @@ class Renewals:
     """The executions whose leases are renewed.
 
     Args:
-        leases: writes them.
+        leases: writes the leases.
         given_back: gives back jobs that have not started.
         clock: refreshed after each renewal.
         functions: refreshed after renewals, if its settings are old.

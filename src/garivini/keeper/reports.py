@@ -24,7 +24,7 @@ class Reports:
     Args:
         database: where they go.
         writer: writes to it.
-        recognition: decides which rows are those of their jobs.
+        recognition: decides which rows still belong to their jobs.
         wakeup: of the keeper's thread.
         monotonic: returns the monotonic time.
 

@@ -54,7 +54,7 @@ class Rounds:
 
     def run(self) -> None:
         """Run rounds until a stop, and then until all outcomes are committed or the time is over."""
-        self._wakeup.set()  # the first round is due now
+        self._wakeup.set()  # starts the first round immediately
         while True:
             self._wakeup.wait(self.until_next())
             self._wakeup.clear()
@@ -73,8 +73,8 @@ class Rounds:
         due = min(step.next_due() for step in self._steps)
         if self._stop_by is not None:
             due = min(due, self._stop_by)
-        # No later than the first renewal of a job that arrives now. So the job need not wake this thread,
-        # which would compete with its start.
+        # The next round is not later than the first renewal of a job that arrives now. So the job need not
+        # wake this thread, which would compete with its start.
         self._wakeup.until = min(due, now + FIRST_RENEWAL)
         return max(0.0, self._wakeup.until - now)
 

@@ -1,4 +1,4 @@
-"""Changes of the rows of executions that do not run."""
+"""Changes the rows of jobs that this process holds and does not run."""
 
 from collections.abc import Callable, Collection
 from typing import Protocol
@@ -23,7 +23,7 @@ class RowChanges:
     Args:
         writer: writes to the database.
         change: changes their rows.
-        recognition: decides which rows are those of their jobs.
+        recognition: decides which rows still belong to their jobs.
         monotonic: returns the monotonic time.
         on_written: called in the keeper's thread with the executions whose rows are changed.
 

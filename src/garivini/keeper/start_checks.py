@@ -53,8 +53,8 @@ class StartChecks:
         It does if another attempt may have the job, or if the job may have ended:
 
         * the copy is of a later attempt than the first, or its lease is over;
-        * it came on a reopened connection and was claimed before that. When the connection was lost, the
-          server may have given it to another worker;
+        * it came on a reopened connection and was claimed before the reopening. When the connection was lost,
+          the server may have given it to another worker;
         * it comes from another incarnation of the database, in which its id may be another job's;
         * jobs of its function were cancelled, perhaps this one;
         * it has no attempt. It comes from a QueueRunner of the original, and must be adopted.
@@ -66,8 +66,8 @@ class StartChecks:
             return False
         if job.funcname in self.marked:
             return True
-        offset = self._clock.offset  # read once: another thread sets it
-        # A lease that would begin in the future is not one that the database has set, so it is checked too.
+        offset = self._clock.offset  # read once, because another thread can change it
+        # A lease that would begin in the future was not set by the database, so its copy is checked too.
         if offset is None or not 0 <= job.lease_end - self._monotonic() - offset <= job.lease + 2:
             return True
         reopened_at = execution.held.reopened_at

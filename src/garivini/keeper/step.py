@@ -5,7 +5,7 @@ from typing import Final, Protocol
 from garivini.backoff import Backoff
 from garivini.clock import Clock
 
-#: The time at which a part has work, if it has none.
+#: The result of ``next_due`` of a part that has no work.
 NOT_DUE: Final = float("inf")
 
 
@@ -29,7 +29,7 @@ class Step:
 
     def __init__(self, part: Part, clock: Clock) -> None:
         self.part: Part = part
-        #: The error for which it pauses.
+        #: The error because of which the step pauses.
         self.error: Exception | None = None
         self._monotonic = clock.monotonic
         self._paused_until = 0.0  # monotonic

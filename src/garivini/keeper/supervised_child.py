@@ -20,7 +20,8 @@ class Slot:
     # def function: jobid (0: none), dbid, attempt, incarnation (-1: none) and the monotonic time by which it
     # must end (0: no limit).
     # The loop's thread writes that of an async def in the same way. A keeper writes whether the obituaries
-    # are recorded. A keeper that ends the process sets the first jobid to -1: no job has caused this end.
+    # are recorded. A keeper that ends the process sets the jobid of the main thread to -1, which means that
+    # no job has caused the end.
     _JOB: Final = struct.Struct("<qqqqd")
     _RECORDED: Final = struct.Struct("<q")
 
@@ -96,7 +97,7 @@ class Obituary:
 
 @dataclass(slots=True)
 class SupervisedChild:
-    """What a child process receives from its supervisor."""
+    """The data that a child process receives from its supervisor."""
 
     #: File descriptor of a pipe that reaches its end when the parent dies.
     lifeline: int

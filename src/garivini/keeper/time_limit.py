@@ -20,7 +20,7 @@ class TimeLimit:
     Args:
         dbid: of the database.
         setbacks: writes the failure to it.
-        recognition: decides whether the row is that of the job.
+        recognition: decides whether the row still belongs to the job.
         wakeup: of the keeper's thread.
         running: returns what the main thread runs now.
         on_overdue: called in the keeper's thread when the failure is committed; ends the process.

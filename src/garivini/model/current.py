@@ -8,7 +8,7 @@ from garivini.model.job import Job
 
 _running: Final[ContextVar[Job | None]] = ContextVar("garivini_job", default=None)
 
-#: Workers call it with the job at its start, and with None after its end.
+#: Sets the current job. Workers call it with the job at its start, and with None after its end.
 set_current_job: Final = _running.set
 
 

@@ -1,4 +1,4 @@
-"""Groups failures by what is the same in them: the function, the class of the error, and its message.
+"""Groups failures with the same function, the same class of error, and a similar message.
 
 Numbers, ids and quoted text are removed from a message, because they differ between failures of one cause.
 """
@@ -19,7 +19,7 @@ MAX_GROUPS: Final = 10_000
 #: Stands for text that was removed, and for the messages of failures beyond ``MAX_GROUPS``.
 REMOVED: Final = "…"
 
-# Quotes around words, not the one in "can't"; one that does not end goes to the end.
+# Quotes around words, not the one in "can't". A quote that is not closed extends to the end of the text.
 _QUOTED: Final = re.compile(r"""(?<!\w)(?:'[^']*(?:'(?!\w)|$)|"[^"]*(?:"|$)|`[^`]*(?:`|$))""")
 _ID: Final = re.compile(
     r"\b(?:0x[0-9a-f]+|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?=[a-f]*[0-9])[0-9a-f]{8,})\b",
@@ -43,7 +43,7 @@ class Occurrence(NamedTuple):
     failed_at: int
     kind: str
     error: str
-    #: At least the first ``READ`` characters.
+    #: At least the first ``READ`` characters of the message.
     message: str
 
 
@@ -64,11 +64,11 @@ class FailureGroup:
 
 
 class FailureGroups:
-    """Groups failures that it is given one by one, those of a job without others in between."""
+    """Groups failures that are added one by one. Those of one job must not be mixed with others."""
 
     def __init__(self) -> None:
         self._groups: dict[tuple[str, str, str], FailureGroup] = {}
-        #: By group, the job that it counted last.
+        #: The job that each group counted last.
         self._counted: dict[tuple[str, str, str], tuple[int, int]] = {}
 
     def add(self, dbid: int, failure: Occurrence) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from garivini.errors import UsageError
 from garivini.model.policy import NO_POLICY, FunctionPolicy
 
-#: The names of the settings. A pause is none: code cannot declare it, and a reset does not end it.
+#: The names of the settings. A pause is not a setting: code cannot declare it, and a reset does not end it.
 SETTINGS: Final[tuple[str, ...]] = tuple(name for name in FunctionPolicy.__slots__ if name != "paused_until")
 #: Where the value of a setting comes from. ``row``: a program that knows only the columns has written it.
 Origin: TypeAlias = Literal["declared", "override", "row"]
@@ -86,7 +86,7 @@ def decode_given(text: str | None) -> dict[str, Any]:
 
 
 def valid_settings(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings among these that are valid and not None."""
+    """Return those of the given settings that are valid and not None."""
     return {
         name: value for name in SETTINGS if (value := given.get(name)) is not None and _is_valid(name, value)
     }

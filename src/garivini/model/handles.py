@@ -72,7 +72,7 @@ def handle_of(handle: HandleLike) -> Handle:
 
 
 def named_job(handle: HandleLike) -> Job | Handle:
-    """Return the job of a Job or payload that has its incarnation, and the handle of all else.
+    """Return the job of a Job or payload if it has an incarnation, otherwise the handle.
 
     Raises:
         UsageError: it is none of the forms of ``handle_of``.

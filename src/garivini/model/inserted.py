@@ -17,11 +17,15 @@ class Inserted(msgspec.Struct, frozen=True, eq=False):
     new: bool = True
     #: Unix time by the database's clock at which a new job was stored; otherwise 0.
     created: int = 0
-    #: The state of the existing job; None for a new job. It is not compared.
+    #: The state of the existing job; None for a new job. Comparisons ignore it.
     state: State | None = None
-    #: The database's incarnation that stored a new job; None: it has none, or the insert was part of the
-    #: caller's transaction. It is not compared.
+    #: The incarnation of the database that stored a new job; None: the database has none, or the insert was
+    #: part of the caller's transaction. Comparisons ignore it.
     incarnation: int | None = None
+    #: Whether the insert has replaced the argument of the existing job. It is not compared.
+    replaced: bool = False
+    #: Whether it is stored, and becomes a job when the existing one ends. It is not compared.
+    queued: bool = False
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Inserted) and self._compared == other._compared

@@ -10,6 +10,7 @@ from garivini.errors import UsageError
 from garivini.model.inserted import Inserted
 from garivini.model.limits import FLAGS, PRIORITIES, Flag, Priority, check_word
 from garivini.model.state import State
+from garivini.model.unique import KeyRule
 
 
 class Handle(NamedTuple):
@@ -47,8 +48,12 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     delay: int
     #: Seconds of the lease with which it is inserted, as if it were claimed immediately; 0: it waits.
     lease: int = 0
-    #: Whether a client that knows Gearman servers may submit it after the commit.
+    #: Whether a client that knows Gearman servers may submit the job after the commit.
     dispatch: bool = True
+    #: The rules of its unique key; None: the defaults.
+    rule: KeyRule | None = None
+    #: Seconds after it is due until which it must be handed out; 0: the setting of its function applies.
+    expires: int = 0
     partition: str | None = None
 
     def __post_init__(self) -> None:
@@ -57,7 +62,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StartCounter:
-    """Counts the starts of the jobs of one database. A job that is sent to another process loses it."""
+    """Counts the starts of the jobs of one database. A job sent to another process loses its counter."""
 
     __slots__ = ("_count", "in_thread")
 
@@ -106,7 +111,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     created: int = 0
     #: Seconds of this attempt's lease; 0: unknown.
     lease: int = 0
-    #: When this lease ends first; 0: unknown.
+    #: When this lease ends unless it is renewed; 0: unknown.
     lease_end: int = 0
     #: The incarnation of the database that gave this attempt: see ``docs/explanation/leases.md``. None: the
     #: database has none, or the payload is of the original or of an older version.
@@ -125,7 +130,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     partition: str | None = None
 
     def __hash__(self) -> int:
-        # Not by all fields: the worker may set ``superseded`` while it runs.
+        # The hash cannot use all fields, because the worker may set ``superseded`` while the job runs.
         return hash(self.handle)
 
     @classmethod

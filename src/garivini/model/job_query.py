@@ -1,4 +1,4 @@
-"""Which jobs a search finds, how an operator changes those, and how far it has come."""
+"""The conditions of a search for jobs, the changes of many jobs, and their progress."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -55,12 +55,12 @@ class JobQuery:
 
     @property
     def reads_failures(self) -> bool:
-        """Whether the failure records decide."""
+        """Whether a condition needs the failure records."""
         return self.error is not None or self.error_text is not None
 
     @property
     def state_number(self) -> State | None:
-        """The state that matches; None: each."""
+        """The state that matches; None: any state."""
         return parse_state(self.state) if isinstance(self.state, str) else self.state
 
     def values(self) -> Mapping[str, Any]:

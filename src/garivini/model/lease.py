@@ -15,7 +15,7 @@ from garivini.model.state import State
 LEASE: Final = 60
 #: Minimum seconds of a lease.
 MIN_LEASE: Final = 3
-#: Assumed maximum seconds of the leases of other processes. The original's leases are this long.
+#: Assumed maximum seconds of the leases of other processes. The leases of the original are this long.
 OTHERS_LEASE: Final = 1000
 #: Maximum seconds between claiming a job and submitting or releasing it; at most a third of the lease. Until
 #: twice this time has passed, an attempt that no server knows is not an orphan: it may still be submitted.
@@ -31,10 +31,12 @@ class Found(Enum):
     """The answer of the Gearman servers about an attempt, by its unique."""
 
     QUEUED = "queued"
-    #: Queued on a server on which the function has had no worker for five leases; another server has one.
+    #: Queued on a server on which the function has had no worker for five leases, while another server has a
+    #: worker.
     STRANDED = "stranded"
     RUNNING = "running"
-    #: Each server has answered that it does not have it, or has been silent for a lease.
+    #: Each server has answered that it does not have the attempt, or has not answered for the length of a
+    #: lease.
     UNKNOWN = "unknown"
     #: A server that may have it did not answer.
     UNDECIDED = "undecided"
@@ -54,7 +56,7 @@ class Extend:
 class Reclaim:
     """The attempt is over: claim the job again with the next attempt and submit it."""
 
-    #: Whether the holder died: it had renewed, or its server has lost it.
+    #: Whether the holder died: it had renewed the lease, or its server has dropped the job.
     crashed: bool = False
 
 
@@ -81,24 +83,25 @@ def decide(
         renews: whether the workers of this function are known to renew.
         deadline: maximum seconds that a job may run on a worker that does not renew.
         delivered: whether the caller submitted this attempt on a connection that still exists. Then a server
-            that does not know it has had it, and lost it because it has killed too many workers.
+            that does not know the attempt had it, and dropped it because too many workers died of it.
 
     """
     match found, state:
         case Found.UNDECIDED, _:
             return Extend(state, ASK_AGAIN)
         case Found.QUEUED, _:
-            # If a slow queue were reclaimed, it would only grow.
+            # If the jobs of a slow queue were reclaimed, the queue would only grow.
             return Extend(State.LEASED, lease + 1, queued=True)
         case Found.STRANDED, _:
-            # If a worker comes for the old copy, the lease is over, so it checks before it starts.
+            # If a worker receives the old copy, its lease is over, so the worker checks the copy before it
+            # starts.
             return Reclaim()
         case Found.UNKNOWN, State.LEASED:
             return Reclaim(crashed=renews and delivered)
         case Found.UNKNOWN, State.SUSPECT:
             return Reclaim(crashed=True)
         case Found.RUNNING, State.LEASED if not renews:
-            # Some workers of this function do not renew. They may take until the deadline.
+            # Some workers of this function do not renew. Their jobs may run until the deadline.
             return Extend(State.LEASED, lease + 1) if age < deadline else Reclaim()
         case Found.RUNNING, State.SUSPECT:
             return Reclaim(crashed=True)

@@ -27,7 +27,7 @@ MAX_DBID: Final = 2**31 - 1
 Flag: TypeAlias = Literal["shim", "controller"]
 FLAGS: Final[tuple[Flag, ...]] = get_args(Flag)
 Priority: TypeAlias = Literal["high", "normal", "low"]
-#: In the order of their numbers in the row.
+#: The priorities in the order of their numbers in the row.
 PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
 
 

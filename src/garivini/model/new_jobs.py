@@ -8,19 +8,22 @@ from typing import Any, Final, TypeAlias
 from garivini.errors import UsageError
 from garivini.model.job import NewJob
 from garivini.model.limits import MAX_ARG, MAX_FUNCNAME, MAX_KEY, MAX_PARTITION
+from garivini.model.unique import Unique
 from garivini.model.when import parse_delay
 
 #: A row of ``insert_jobs``: the original's list ``[funcname, uniqkey, coalesce, arg]``, or a mapping.
 JobLike: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
-_ROW_KEYS: Final = frozenset({"funcname", "arg", "unique", "uniqkey", "coalesce", "priority", "partition"})
+_ROW_KEYS: Final = frozenset(
+    {"funcname", "arg", "unique", "uniqkey", "coalesce", "priority", "partition", "expires"}
+)
 
 
 def checked_job(
     funcname: str,
     arg: bytes | str,
     run_after: float | timedelta | None,
-    unique: str | None,
+    unique: str | Unique | None,
     coalesce: str | None,
     flag: str | None,
     *,
@@ -28,6 +31,7 @@ def checked_job(
     priority: str | None,
     dispatch: bool,
     partition: str | None = None,
+    expires: float | timedelta | None = None,
 ) -> NewJob:
     """Return the job that the arguments of ``insert_job`` describe.
 
@@ -45,6 +49,7 @@ def checked_job(
         delay=parse_delay(run_after),
         dispatch=dispatch,
         partition=partition,
+        expires=expires,
     )
 
 
@@ -66,13 +71,14 @@ def new_job(
     funcname: str,
     arg: bytes | str,
     *,
-    uniqkey: str | None = None,
+    uniqkey: str | Unique | None = None,
     coalesce: str | None = None,
     flag: str | None = None,
     priority: str | None = None,
     delay: int = 0,
     dispatch: bool = True,
     partition: str | None = None,
+    expires: float | timedelta | None = None,
 ) -> NewJob:
     """Return a job whose values fit the row and the payload.
 
@@ -94,20 +100,30 @@ def new_job(
     # NewJob checks them.
     checked_flag: Any = flag or "shim"
     checked_priority: Any = priority or "normal"
+    key, rule = (uniqkey.key, uniqkey.rule) if isinstance(uniqkey, Unique) else (uniqkey, None)
     return NewJob(
         funcname=funcname,
         arg=arg,
-        uniqkey=_key(uniqkey, "unique key"),
+        uniqkey=_key(key, "unique key"),
         coalesce=_key(coalesce, "coalesce key"),
         flag=checked_flag,
         priority=checked_priority,
         delay=delay,
         dispatch=dispatch,
         partition=None if partition is None else _partition(partition),
+        rule=rule,
+        expires=0 if expires is None else _expires(expires),
     )
 
 
-def _one_key(unique: str | None, uniqkey: str | None) -> str | None:
+def _expires(expires: float | timedelta) -> int:
+    seconds = parse_delay(expires)
+    if seconds < 1:
+        raise UsageError("expires is a number of seconds from 1 on")
+    return seconds
+
+
+def _one_key(unique: str | Unique | None, uniqkey: str | None) -> str | Unique | None:
     """Return the key, which has two names."""
     if unique is not None and uniqkey is not None and unique != uniqkey:
         raise UsageError("unique and uniqkey are two names of the same argument: give one")
@@ -132,6 +148,7 @@ def _row(index: int, row: JobLike, common: Mapping[str, Any]) -> NewJob:
                 coalesce=fields.get("coalesce"),
                 priority=fields.get("priority"),
                 partition=fields.get("partition"),
+                expires=fields.get("expires"),
                 **common,
             )
         if not isinstance(row, list | tuple) or len(row) != 4:

@@ -90,7 +90,7 @@ class Success(NamedTuple):
     retention: int = 0
     #: How long it ran; None: unknown.
     seconds: float | None = None
-    #: Stored as a report if the result is None.
+    #: Why the result is None; stored as a report.
     warning: str = ""
 
 
@@ -109,13 +109,13 @@ _REPORT_KINDS: Final = get_args(ReportKind)
 
 
 class _Report(NamedTuple):
-    #: The job, with the attempt that runs it.
+    #: The handle of the job, with the attempt that runs it.
     handle: Handle
     #: ``status``: progress, which replaces the last status. ``data``, ``warning``: a line.
     kind: ReportKind
     #: Of a status ``b"numerator/denominator"``.
     body: bytes
-    #: The job as its copy came, if the database may have been replaced since.
+    #: The job as its copy described it, if the database may have been replaced since then.
     job: Job | None = None
 
 

@@ -11,7 +11,7 @@ BATCH_MAX: Final = 1000
 BATCH_BYTES: Final = 8 * 1024 * 1024
 #: Seconds between two passes of a QueueRunner that nothing wakes.
 POLL: Final = 1.0
-#: Items in a batch from which on the next one waits for as many.
+#: Minimum number of items in a batch after which the next batch waits for as many.
 GATE_SIZE: Final = 32
 #: Maximum seconds for which a batch waits for more items.
 GATE_PATIENCE: Final = 0.01

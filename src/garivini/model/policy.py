@@ -10,6 +10,7 @@ from garivini.model.lease import SUBMIT_WITHIN, check_lease
 from garivini.model.limits import check_word
 from garivini.model.rate import MAX_BURST, Rate, parse_rate
 from garivini.model.retry import parse_retry
+from garivini.model.unique import KeyRule, OnDuplicate, UniqueScope
 
 #: Failures after which a job is dead.
 MAX_FAILURES: Final = 25
@@ -21,13 +22,22 @@ WAITING_TURNS: Final = 20
 MAX_RUNNING: Final = 10_000
 _DAY: Final = 86400
 _WHOLE: Final = (
-    *("lease", "deadline", "max_failures", "retention", "max_running", "dead_retention", "burst"),
-    *("partition_max_running", "partition_burst"),
+    "lease",
+    "deadline",
+    "max_failures",
+    "retention",
+    "max_running",
+    "dead_retention",
+    "burst",
+    "expires",
+    "partition_max_running",
+    "partition_burst",
 )
 #: The longest ``dead_retention``: ten years.
 _MAX_DAYS: Final = 3650
 
-#: Forms of a payload: our JSON object, the same with the original's blobs, or the bare argument.
+#: Forms of a payload: our JSON object, the same with ``arg`` as the original encodes it, or the argument
+#: alone.
 Envelope: TypeAlias = Literal["json", "latin-1", "raw"]
 ENVELOPES: Final[tuple[Envelope, ...]] = get_args(Envelope)
 
@@ -56,10 +66,21 @@ class FunctionPolicy:
     timeout: float | None = None
     #: Days for which a dead job is kept; None: for ever.
     dead_retention: int | None = None
-    #: Maximum jobs that start in a time, in each database: a text such as ``100/m``.
+    #: Maximum jobs that start in a period, in each database: a text such as ``100/m``.
     rate: str | None = None
-    #: Maximum jobs that start at once under the rate; None: as many as start in a tenth of a second, or one.
+    #: Maximum jobs that start at once under the rate; None: as many as start in a tenth of a second, at least
+    #: one.
     burst: int | None = None
+    #: How long a job holds its unique key: one of ``UNIQUE_SCOPES``.
+    unique_scope: UniqueScope | None = None
+    #: Seconds after an insert for which its unique key stays taken, also if the job is complete.
+    unique_window: int | None = None
+    #: The effect of an insert whose unique key is taken: one of ``ON_DUPLICATE``.
+    on_duplicate: OnDuplicate | None = None
+    #: Maximum seconds for which ``debounce`` puts a job off, from its first insert.
+    max_delay: int | None = None
+    #: Seconds after a job is due until which it must be handed out; None: it may be later.
+    expires: int | None = None
     #: Maximum jobs of each partition that attempts may hold at a time, in each database.
     partition_max_running: int | None = None
     #: Maximum jobs of each partition that start in a time, in each database: a text such as ``100/m``.
@@ -92,8 +113,11 @@ class FunctionPolicy:
             raise UsageError(f"a retention is 1 s to a year, not {self.retention}")
         if self.dead_retention is not None and not 1 <= self.dead_retention <= _MAX_DAYS:
             raise UsageError(f"a dead_retention is 1 to {_MAX_DAYS} days, not {self.dead_retention}")
+        if self.expires is not None and not 1 <= self.expires <= 365 * _DAY:
+            raise UsageError(f"expires is 1 s to a year, not {self.expires}")
         self._check_failures()
         self._check_rules()
+        _ = self.key_rule  # checks its parts
 
     def _check_failures(self) -> None:
         """Check the settings of failed jobs."""
@@ -123,6 +147,16 @@ class FunctionPolicy:
             if not isinstance(rate, str):
                 raise UsageError(f"a rate is a text such as 100/m, not {rate!r:.100}")
             parse_rate(rate)
+
+    @property
+    def key_rule(self) -> KeyRule:
+        """The rules of its unique keys."""
+        return KeyRule(
+            scope=self.unique_scope,
+            window=self.unique_window,
+            on_duplicate=self.on_duplicate,
+            max_delay=self.max_delay,
+        )
 
     @property
     def start_rate(self) -> Rate | None:
@@ -159,7 +193,7 @@ class FunctionPolicy:
 
 #: Maximum seconds for which a program hands out jobs by settings that it has read.
 POLICIES_AGE: Final = 5.0
-#: Seconds after which every program keeps a new rule: the jobs that it has claimed before are submitted.
+#: Seconds after which every program keeps a new rule, and has submitted the jobs that it claimed before.
 RULES_APPLY_AFTER: Final = POLICIES_AGE + SUBMIT_WITHIN
 #: The end of a pause without an end: the last second of 32 bits.
 FOREVER: Final = 2**32 - 1

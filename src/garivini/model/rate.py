@@ -3,7 +3,7 @@
 This is the generic cell rate algorithm (GCRA). Its only state is a time, up to which the starts so far have
 used the rate: each start moves it on by one interval, which is the period divided by the number of jobs. A
 start is allowed as long as that time stays within ``burst`` intervals from now. So in any span of time at
-most ``burst`` jobs start, and one more per interval in it.
+most ``burst`` jobs start, plus one per interval in that span.
 """
 
 import re
@@ -12,16 +12,17 @@ from typing import Final
 
 from garivini.errors import UsageError
 
-#: The largest burst, and the highest rate: a time has microseconds, of which an interval needs many.
+#: The largest burst, and the highest rate. Times have microseconds, and an interval must be many of them
+#: long.
 MAX_BURST: Final = 10_000
 _MAX_PER_SECOND: Final = 1000
-#: Seconds of the periods by their letter.
+#: Seconds of each period by its letter.
 _PERIODS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _FORM: Final = re.compile(r"([1-9][0-9]{0,6})/([smhd])", re.ASCII)
 #: Seconds whose starts make the default burst, and for which starts are gathered to be claimed together.
 _DEFAULT_BURST: Final = 0.1
 _GATHER: Final = 0.05
-#: A part of an interval that is taken for a rounding error.
+#: The part of an interval up to which a difference counts as a rounding error.
 _ROUNDING: Final = 1e-3
 
 
@@ -45,8 +46,9 @@ class Rate:
     def use(self, used_until: float, now: float, starts: int) -> float:
         """Return the time up to which the rate is used after this many starts, to be stored.
 
-        Without a start it stays, unless it is further away than a burst: then the rate was lower when it was
-        stored, or the clock was set back. So it holds jobs back only for the time of a burst.
+        Without a start, this time does not change, unless it is more than a burst ahead of now: then the rate
+        was lower when it was stored, or the clock was set back. So it holds jobs back only for the time of a
+        burst.
         """
         latest = now + self.burst * self.interval
         return self._begin(used_until, now) + starts * self.interval if starts else min(used_until, latest)

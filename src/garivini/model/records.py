@@ -28,7 +28,7 @@ class Reported(NamedTuple):
     attempt: int
     #: ``status`` (progress), ``data`` or ``warning`` (a line).
     kind: ReportKind
-    #: Unix time by the database's clock. Of a status, that of the last one.
+    #: Unix time by the database's clock. Of a status, the time of the last one.
     reported_at: int
     #: Of a status, ``b"numerator/denominator"``.
     body: bytes
@@ -45,7 +45,7 @@ class KeptJob(NamedTuple):
     failcount: int
     created: int
     finished_at: int
-    #: When it is deleted.
+    #: Unix time at which the kept job may be deleted.
     expires: int
     #: The worker that ran it; empty if unknown.
     worker: str

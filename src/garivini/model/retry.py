@@ -55,7 +55,8 @@ class BackoffCurve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return round(min(seconds * (1 + self.jitter * spread), self.cap))
 
 
-#: The delays of a function or class of errors: a curve, or seconds for each failure, the last for all others.
+#: The delays of a function or class of errors: a curve, or the seconds after each failure, of which the last
+#: apply to all later failures.
 Backoff: TypeAlias = BackoffCurve | Sequence[float]
 
 #: An exception class, or the name of one: alone, or with its module.
@@ -67,7 +68,7 @@ class RetryEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
     #: The name of the class, or of a base class, alone or with its module.
     error: str
-    #: Its delays; None: those of the function.
+    #: The delays of this entry; None: those of the function.
     backoff: BackoffCurve | tuple[float, ...] | None = None
     #: Whether the job is dead at once.
     discard: bool = False
@@ -186,7 +187,7 @@ def retry_policy(
 
 
 def error_names(setback: Setback) -> tuple[str, ...]:
-    """Return the names by which entries may match a setback: one without a class has that of its error."""
+    """Return the names by which entries may match a setback; without a class, the name of its error."""
     return setback.classes or (setback.error,)
 
 

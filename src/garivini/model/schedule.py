@@ -16,7 +16,7 @@ from garivini.model.ticks import MAX_EVERY, check_cron, cron_ticks, explain_cron
 Missed: TypeAlias = Literal["skip", "last", "all"]
 MISSED: Final[tuple[Missed, ...]] = get_args(Missed)
 #: The rule for a tick while the previous job of the schedule is live: insert its job anyway, insert none, or
-#: insert it when the previous job has ended. At most one tick waits for that.
+#: insert it when the previous job has ended. At most one tick waits for the end of the previous job.
 Overlap: TypeAlias = Literal["allow", "skip", "queue"]
 OVERLAPS: Final[tuple[Overlap, ...]] = get_args(Overlap)
 
@@ -86,7 +86,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def job(self) -> NewJob:
-        """The job of a tick. It needs no unique key: the row of the schedule says which ticks have a job."""
+        """The job of a tick. It needs no unique key: the row of the schedule shows which ticks have jobs."""
         return new_job(self.funcname, self.arg, flag=self.flag, priority=self.priority)
 
     @property
@@ -114,7 +114,7 @@ class StoredSchedule(msgspec.Struct, frozen=True, kw_only=True):
     missed_window: int
     overlap: str
     paused: bool
-    #: Whether no process has declared it for ``RETIRED`` seconds, although code did. It does not tick then.
+    #: Whether code has declared it, but no process in the last ``RETIRED`` seconds. Then it does not tick.
     retired: bool = False
     #: The tick that is handled next; None: not known yet, or there is none.
     next_tick: int | None = None
@@ -176,7 +176,7 @@ def plan(
         next_tick: the first tick that has not been decided about; None: the schedule is new.
         queued: a tick that waits for the end of the previous job.
         now: the unix time.
-        live: whether the previous job of the schedule is live, which is not so if it is dead.
+        live: whether the previous job of the schedule is live: it exists and is not dead.
 
     """
     due: list[int] = []
@@ -250,7 +250,7 @@ def _wanted(schedule: Schedule, due: list[int], following: int | None, now: int)
         oldest = now - max(schedule.missed_window, ON_TIME)
         return [tick for tick in due if tick >= oldest]
     if not due or (following is not None and following <= now):
-        return []  # a newer one is due
+        return []  # a newer tick is due
     return due[-1:] if schedule.missed == "last" or now - due[-1] <= ON_TIME else []
 
 

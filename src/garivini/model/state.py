@@ -6,20 +6,20 @@ from enum import IntEnum
 class State(IntEnum):
     """The state of a job. The numbers are those of the row."""
 
-    #: Due at ``run_after``.
+    #: The job waits, and is due at ``run_after``.
     WAITING = 0
-    #: Claimed and submitted; the lease ends at ``run_after``.
+    #: The job is claimed and submitted; its lease ends at ``run_after``.
     LEASED = 1
-    #: Its holder has renewed the lease.
+    #: The holder of the job has renewed its lease.
     RUNNING = 2
-    #: Its lease has expired once and was not renewed since.
+    #: The job's lease has expired once and was not renewed since.
     SUSPECT = 3
-    #: Not run again until an operator retries it.
+    #: The job does not run again until an operator retries it.
     DEAD = 4
 
     @classmethod
     def _missing_(cls, value: object) -> "State | None":
-        # A state of a newer version, or a number of another program. Its row must still be readable.
+        # A state of a newer version, or a number of another program. A row with it must still be readable.
         if not isinstance(value, int):
             return None
         state = int.__new__(cls, value)
@@ -28,7 +28,7 @@ class State(IntEnum):
 
     @property
     def known(self) -> bool:
-        """Whether it is one of the states above. The name of any other state is its number.
+        """Whether this is one of the states above. The name of any other state is its number.
 
         A job in another state is never claimed and not changed, only shown and deleted.
         """

@@ -26,13 +26,13 @@ MAX_CRON: Final = 200
 MAX_EVERY: Final = 365 * 86400
 #: The ticks of an interval are multiples of it from here, the first Monday of 1970, in UTC.
 _MONDAY: Final = 4 * 86400
-_EPOCH: Final = datetime(1970, 1, 1)  # local times are without a zone here
+_EPOCH: Final = datetime(1970, 1, 1)  # in this module, local times are naive
 _SECOND: Final = timedelta(seconds=1)
 _DAY: Final = 86400
 
 
 def interval_ticks(every: int, after: int) -> Iterator[int]:
-    """Yield the multiples of an interval later than a time. A restart does not shift them."""
+    """Yield the multiples of an interval later than a time. A restart does not shift these times."""
     tick = after - (after - _MONDAY) % every
     while True:
         tick += every
@@ -59,7 +59,7 @@ def check_cron(expression: str) -> None:
     try:
         if any(islice(CronSim(expression, _EPOCH), 1)):
             return
-    # The latter two: it takes some wrong fields, such as 5#2/2, for right ones.
+    # cronsim raises the last two because it accepts some invalid fields at first, such as 5#2/2.
     except (CronSimError, ValueError, AssertionError, TypeError) as wrong:
         error = wrong
     raise UsageError(
@@ -82,7 +82,7 @@ def find_zone(name: str) -> tzinfo:
 
     """
     if name == "UTC":
-        return UTC  # known everywhere
+        return UTC  # UTC needs no time zone files
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):

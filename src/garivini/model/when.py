@@ -72,7 +72,7 @@ def parse_delay(run_after: float | timedelta | None) -> int:
 def parse_when(when: str | int | timedelta | datetime) -> When:
     """Return the time that ``reschedule_job`` is given.
 
-    ``"+360"`` or a timedelta counts from now; ``"1313572984"``, an int or an aware datetime is a time.
+    ``"+360"`` or a timedelta counts from now; ``"1313572984"``, an int or an aware datetime is a unix time.
 
     Raises:
         UsageError: it is none of these, naive, or out of range.
@@ -101,7 +101,7 @@ def parse_when(when: str | int | timedelta | datetime) -> When:
 
 def _at(time: int) -> When:
     if time == NEVER:
-        return Never()  # the number of the original for never
+        return Never()  # the original's number for "never"
     if not 0 < time < 2**32:
         raise UsageError(f"unix time {time} is out of range: it is in seconds, 1 to {2**32 - 1}")
     return At(time)

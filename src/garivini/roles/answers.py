@@ -1,4 +1,4 @@
-"""Reads the outcome of a job from the end of its call: success, failure, retry or discard. Pure."""
+"""Reads the outcome of a job from the end of its call: success, failure, retry or discard. No I/O."""
 
 from typing import Annotated, Final
 
@@ -84,7 +84,7 @@ def _answer(data: bytes) -> _Retry | _Discard | None:
 
 
 def text_of(data: bytes) -> str:
-    """Return the text of an exception, if necessary out of the Storable form that Perl's worker sends."""
+    """Return the text of an exception; Perl's worker sends it in Storable form, which is decoded."""
     if data[:1] == b"\x05" and len(data) > 4:
         kind, data = data[2], data[3:]
         if kind in (0x0A, 0x17):  # up to 255 bytes

@@ -84,7 +84,7 @@ class Caller:
         job = execution.job
         call = self._calls.get((job.dbid, job.jobid))
         if call is None or call.execution is not execution or call.phase is not Phase.STARTING:
-            return  # a drain has returned it
+            return  # a drain has returned the job
         if holds:
             self._submit(call)
             return
@@ -97,7 +97,7 @@ class Caller:
         job = execution.job
         keeper = self._keepers[job.dbid]
         if execution.held.disconnected:
-            # It has not started: the server sends the copy again, perhaps to us.
+            # The job has not started. The server sends its copy again, perhaps to this process.
             keeper.drop(execution)
             self._end(call, Phase.DROPPED)
             return
@@ -107,7 +107,8 @@ class Caller:
         try:
             if policy.envelope == "raw":
                 data = decode_payload(data).arg
-            # Without a unique: gearmand loses a second call on the unique of one whose caller has died.
+            # The call has no unique, because gearmand loses a call with the unique of an earlier one whose
+            # caller has died.
             submission = Submission(job.funcname.encode(), data, b"", PRIORITY_OF[job.priority])
             client.call(submission, partial(self._answered, call))
         except UnreachableError:
@@ -145,7 +146,7 @@ class Caller:
                 call.running_since = call.running_since or self._monotonic()
                 self._reports.add(call, kind, fields)
             case Unknown():
-                # This is neither the job's fault nor a sign that it did not run.
+                # A lost connection is neither a failure of the job nor a sign that it did not run.
                 self._failed[call.execution.job.funcname, "the connection was lost"] += 1
                 self._end(call, Phase.RETURNED)
             case Refused(code, text):
@@ -157,7 +158,7 @@ class Caller:
         return KeptResult(result, self._monotonic() - (call.running_since or call.submitted_at))
 
     def cancelled(self, execution: Execution) -> None:
-        """End the call of a job that was cancelled at the next check of deadlines."""
+        """Let the next check of deadlines end the call of a job that was cancelled."""
         call = self._calls.get((execution.job.dbid, execution.job.jobid))
         if call is not None and call.execution is execution:
             call.deadline = call.ask_at = 0.0
@@ -198,5 +199,5 @@ class Caller:
 
 
 def forget_argument(execution: Execution) -> None:
-    """Free the argument, which may have megabytes. From now on only gearmand needs it."""
+    """Free the argument, which may have megabytes. Once the call is created, only gearmand needs it."""
     execution.held.job = replace(execution.held.job, data=b"")

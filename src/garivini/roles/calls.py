@@ -11,22 +11,22 @@ from garivini.model.lease import DEADLINE
 
 
 class Phase(IntEnum):
-    """How far a call is. It passes the first three phases in order, and ends in one of the others."""
+    """The phase of a call. A call passes the first three in order, and ends in one of the others."""
 
-    #: It is not submitted yet: its start check may be under way.
+    #: The call is not submitted yet: its start check may be under way.
     STARTING = 1
-    #: It is submitted, and the Gearman server has not acknowledged it.
+    #: The call is submitted, and the Gearman server has not acknowledged it.
     SUBMITTED = 2
     #: A Gearman server has it: it waits for a worker or runs.
     CREATED = 3
 
-    #: The job has succeeded. In this phase and the next three, that is still to be committed.
+    #: The job has succeeded. In this phase and the next three, the outcome is still to be committed.
     SUCCEEDED = 4
     #: The job has failed, asked for another time, or cannot be submitted.
     SET_BACK = 5
     #: The call ended without an outcome, so the job waits in its database again.
     RETURNED = 6
-    #: The same, because a server has refused the call. It would probably refuse the next one too.
+    #: As RETURNED, because a server has refused the call. It would probably refuse the next one too.
     REFUSED = 7
     #: The call was not made: the copy is stale, or its connection was lost. Nothing is to be committed.
     DROPPED = 8
@@ -56,15 +56,16 @@ class Call(msgspec.Struct, eq=False):
     keeps: bool = False
     #: Lines of data and warnings that the worker has sent.
     lines: int = 0
-    #: A copy of a later attempt. It is started, or completed, when this call leaves the table.
+    #: The execution of a copy of a later attempt, or None. The copy is started, or completed, when this call
+    #: leaves the table.
     later: Execution | None = None
 
 
 class Calls(dict[tuple[int, int], Call]):
     """All calls of a Controller, by database and job.
 
-    A function may use as many calls as are free. If it is the only slow one it thus uses half of them, two
-    use a third each, and there is always room for the next.
+    A function may use as many calls as are free. So one slow function uses half of all calls, two slow
+    functions use a third each, and there is always a free call for another function.
 
     Args:
         limit: maximum calls in flight.
@@ -73,7 +74,7 @@ class Calls(dict[tuple[int, int], Call]):
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        #: Number of calls in flight, of all functions and of each.
+        #: Number of calls in flight, of all functions together and of each function.
         self.in_flight: int = 0
         self._active: dict[str, int] = {}
 
@@ -92,11 +93,11 @@ class Calls(dict[tuple[int, int], Call]):
     def attach(self, call: Call, execution: Execution) -> Execution | None:
         """Attach another copy of its job to a call, because one call is enough for all of them.
 
-        If it is of a later attempt, the call becomes its execution as soon as a server has acknowledged the
-        call, and otherwise keeps it for later.
+        If the copy is of a later attempt and a server has acknowledged the call, the copy's execution takes
+        over the call. If the server has not, the call keeps the execution for later.
 
         Returns:
-            The execution whose copy is of no use any more and is to be completed, if there is one.
+            The execution whose copy is not needed any more and is to be completed, if there is one.
 
         """
         current = call.execution
@@ -107,7 +108,7 @@ class Calls(dict[tuple[int, int], Call]):
             current.held = execution.held
             return None
         if call.phase is Phase.CREATED:
-            # The attempt is superseded. The outcome of the call is that of the later attempt.
+            # The earlier attempt is superseded. The outcome of the call counts for the later attempt.
             execution.started_at = current.started_at
             call.execution = execution
             return current

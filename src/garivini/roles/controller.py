@@ -40,13 +40,13 @@ from garivini.submission import RUN_QUEUED_JOB
 #: Maximum foreground calls in flight.
 MAX_CALLS: Final = 5000
 #: Minimum places of the waiting room. Half of them, the share of one slow function, is more than the default
-#: watermark. A job for which there is no place keeps the room of its function for a while.
+#: watermark. A job for which there is no place counts against the room of its function for a while.
 _WAITING_PLACES: Final = 10_000
 #: Seconds that a drain waits for calls.
 DRAIN: Final = 30.0
 #: Seconds between two refreshes of counts and settings.
 _TICK: Final = 1.0
-#: Seconds until a job is returned that a server has refused, or for which there was no place.
+#: Seconds until a job that a server has refused, or that found no place, is returned to the database.
 _LATER: Final = 10.0
 #: Maximum seconds that a drain waits for the last commits.
 _LAST_COMMITS: Final = 10.0
@@ -63,7 +63,7 @@ class ControllerSettings:
 
     #: Maximum calls in flight.
     max_calls: int = MAX_CALLS
-    #: Seconds that a drain waits for them.
+    #: Seconds that a drain waits for calls.
     drain: float = DRAIN
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ class Controller:
         )
         places = max(_WAITING_PLACES, 2 * settings.max_calls)
         self._waiting_room = WaitingRoom(places)
-        #: Executions to be returned, with the monotonic time of that, in this order.
+        #: Executions to be returned, each with the monotonic time of its return, in the order of these times.
         self._later: deque[tuple[float, Execution]] = deque()
         self._ended_copies = EndedCopies()
         #: Number of outcomes that are not committed.
@@ -215,8 +215,8 @@ class Controller:
         elif execution.job.funcname not in self._waiting_room and self._caller.may_start(execution):
             self._caller.start(execution)
         elif not self._waiting_room.add(execution, self._monotonic()):
-            # Its row stays leased for a while. Otherwise the QueueRunner would send the next job of the
-            # function in its place.
+            # The row of such a job stays leased for a while. Otherwise the QueueRunner would send the next
+            # job of the function in its place.
             execution.held.complete()
             execution.dropped = True
             forget_argument(execution)
@@ -227,7 +227,7 @@ class Controller:
             call = self._calls.get((execution.job.dbid, execution.job.jobid))
             if call is not None:
                 self._attach(call, execution)
-            elif not execution.held.disconnected:  # otherwise the server sends the copy again, perhaps to us
+            elif not execution.held.disconnected:  # otherwise the server sends the copy again
                 self._caller.start(execution)
 
     def _return_unstarted(self) -> None:
@@ -261,7 +261,7 @@ class Controller:
             self._call_over.set()
 
     def _commit(self, execution: Execution, *, returned: bool = False) -> None:
-        """Let the keeper write an outcome, or return a job that has none."""
+        """Let the keeper write an outcome, or return a job without an outcome."""
         execution.returned = returned
         self._uncommitted += 1
         self._keepers[execution.job.dbid].end(execution)
@@ -273,7 +273,7 @@ class Controller:
         """Offer the free slots to the servers. A job that is only being committed takes no slot."""
         self._offer_due = False
         for link in self.links:
-            if link.slots:  # none while it drains
+            if link.slots:  # there are none while it drains
                 link.slots = self._slots + self._uncommitted
 
     def _committed(self, executions: list[Execution]) -> None:
@@ -312,9 +312,9 @@ class Controller:
             self._start_waiting()
 
     async def _poll_servers(self) -> None:
-        """Count workers, reconnect and check deadlines. A loop of its own, because servers may be slow."""
+        """Count workers, reconnect and check deadlines. A separate loop, because servers may be slow."""
         while True:
-            with suppress(UnreachableError):  # events have reported it
+            with suppress(UnreachableError):  # events have reported the error
                 await self._servers.refresh_counts()
             self._start_waiting()
             await self._caller.check_deadlines()

@@ -28,7 +28,8 @@ def is_over(call: Call, *, running: bool, now: float) -> bool:
     """Return whether a call has used up its time; otherwise set when to ask about it again.
 
     The time counts from the start of the function. A call that runs at the first check has run from the
-    start. If it had to wait for a worker, the time of its start is unknown, and is taken to be now.
+    start. If it had to wait for a worker, the time of its start is unknown, and the current time is used
+    instead.
     """
     if running and call.running_since is None:
         call.running_since = call.submitted_at if now - call.submitted_at < _YOUNG else now
@@ -38,7 +39,7 @@ def is_over(call: Call, *, running: bool, now: float) -> bool:
 
 
 def due(calls: Iterable[Call], now: float) -> dict[Client, list[Call]]:
-    """Return the calls about which to ask now, by the client of their server."""
+    """Return the calls whose servers are to be asked now, grouped by the client of the server."""
     found: dict[Client, list[Call]] = {}
     for call in calls:
         if call.phase is Phase.CREATED and call.ask_at <= now and call.client is not None:
@@ -67,7 +68,7 @@ class Deadlines:
         self._on_unstarted = on_unstarted
 
     async def check(self, calls: Iterable[Call]) -> None:
-        """Ask about the calls that are due, and end those that have used up their time."""
+        """Ask the servers about the calls whose check is due, and end those that have used up their time."""
         parts = due(calls, self._monotonic())
         await asyncio.gather(*(self._check(client, part) for client, part in parts.items()))
 
@@ -78,7 +79,8 @@ class Deadlines:
             return  # the connection was lost, and the calls have ended
         now = self._monotonic()
         for call, status in zip(calls, statuses, strict=True):
-            # Others may have ended it since the question, or since the last cancellation here.
+            # The call may have ended since the server was asked, or since the previous call was cancelled
+            # here.
             if call.phase is Phase.CREATED and is_over(call, running=status.running, now=now):
                 with suppress(GariviniError):
                     await self._end(client, call, status)

@@ -47,8 +47,8 @@ class Dispatcher:
         Args:
             database: has the jobs.
             job_servers: receive them.
-            watermark: the room of each function. There is none after a job could not be sent, until the next
-                count.
+            watermark: the room of each function. After a job could not be sent, its function has no room
+                until the next count.
             lease: seconds of a lease, for functions that have none of their own.
             functions: the settings of functions that ``declare`` stores.
             thread: runs the database's calls; by default a thread of its own.
@@ -127,7 +127,7 @@ class Dispatcher:
         return self._policies.paused
 
     def knows_rules(self) -> bool:
-        """Whether the settings are young enough to hand out jobs of functions that have no rule in them."""
+        """Whether the settings are new enough to hand out jobs of functions that have no rule in them."""
         return self.monotonic() - self._policies_read < POLICIES_AGE
 
     def lease(self, funcname: str) -> int:
@@ -148,7 +148,7 @@ class Dispatcher:
         good, submissions, bad = [], [], []
         funcname, policy = "", self.policy("")
         for job in jobs:
-            if job.funcname != funcname:  # usually all are of one
+            if job.funcname != funcname:  # usually all jobs are of one function
                 funcname = job.funcname
                 policy = self.policy(funcname)
             if (reason := unfit(job, policy)) is None:
@@ -182,7 +182,7 @@ class Dispatcher:
                 await self.call(database.end_early, handles, lease=lease, locked=set())
         except ReplacedError as error:
             events.emit("dispatch.failed", dbid=database.dbid, error=str(error))
-        for job, reason in [*delivery.unfit, *bad]:  # after the others, which must not wait for them
+        for job, reason in [*delivery.unfit, *bad]:  # parked last, so that the other jobs need not wait
             await self.park(job, "BadRow", reason)
 
     async def park(self, job: Job, error: str, reason: str) -> None:
@@ -207,7 +207,7 @@ class Dispatcher:
         """
         handle = Handle(jobid, self.database.dbid)
         setback = Setback(handle=handle, kind="parked", error="BadRow", message=str(error))
-        # In the incarnation that was reached last, where the row was read.
+        # The row was read in the incarnation that was reached last, and is parked in that one.
         database = self.database.expecting(self.database.incarnation)
         (settled,) = database.settle([setback], locked=set())
         emit_settled(setback, settled)

@@ -37,14 +37,15 @@ class ExpiredLeases:
     async def handle(self, lanes: Sequence[Lane]) -> bool:
         """Handle the expired leases of lanes; return whether there may be more to do immediately."""
         more = False
-        # If it is replaced before the writes, they are refused, and the next pass reads the leases again.
+        # If the database is replaced before the writes, they are refused, and the next pass reads the leases
+        # again.
         self._database = self._dispatcher.database.expecting(self._dispatcher.database.incarnation)
         for lane in lanes:
             lapsed = await self._dispatcher.call(self._database.expired, lane, limit=self._limit)
             more |= len(lapsed) == self._limit
             if put_off := [row.jobid for row in lapsed if row.put_off]:
-                # No lease has expired: the time that another program has set has come. The next pass claims
-                # these jobs.
+                # No lease of these rows has expired. Another program has put the jobs off, and they are due:
+                # the next pass claims them.
                 await self._dispatcher.call(self._database.requeue, put_off, locked=set())
                 more = True
                 lapsed = [row for row in lapsed if not row.put_off]
@@ -56,7 +57,8 @@ class ExpiredLeases:
         """Extend leases or reclaim jobs; return whether jobs are waiting again."""
         lease = self._dispatcher.lease(lane.funcname)
         asked = self._monotonic()
-        # A lane may hold jobs of both flags. Where they wait matters only for stranded copies.
+        # A lane may hold jobs of both flags, which wait under different functions of Gearman. This matters
+        # only for stranded copies.
         found = await self._servers.ask(
             function_of(lane.funcname, lapsed[0].flag),
             [self._dispatcher.unique(row.jobid, row.attempt) for row in lapsed],
@@ -113,8 +115,8 @@ class ExpiredLeases:
     async def _resubmit(self, jobs: Sequence[Job], claimed: float) -> bool:
         """Submit jobs again, and park those that have crashed too often.
 
-        Those of a function with rules become waiting, due at once, so that admission decides about them.
-        Returns whether there are such.
+        Jobs of a function with rules become waiting, due at once, so that admission decides about them.
+        Returns whether there are such jobs.
         """
         for job in jobs:
             if job.crashes >= MAX_CRASHES:

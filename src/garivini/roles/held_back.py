@@ -1,20 +1,20 @@
-"""The functions whose limits hold jobs back, and when a QueueRunner claims them again. Pure."""
+"""The functions whose limits hold jobs back, and when a QueueRunner claims them again. No I/O."""
 
 from typing import Final
 
-#: Minimum and maximum seconds until the next claim of such a function.
+#: Minimum and maximum seconds until the next claim of a function whose jobs are held back.
 _FIRST: Final = 0.01
 _LONGEST: Final = 0.05
-#: Maximum seconds if the limit gives the time: it may be changed meanwhile.
+#: Maximum seconds if a rate gives the time of the next claim, because the rate may be changed meanwhile.
 _LONGEST_KNOWN: Final = 1.0
 
 
 class HeldBack:
     """The functions that a pass leaves out, because a limit held jobs of them back a moment ago.
 
-    A rate gives the time of the next claim. Nothing reports the end of a job to a QueueRunner, so for a limit
-    of the jobs in flight it claims again and again: soon after it got jobs, later if it got none. Times are
-    monotonic.
+    A rate gives the time of the next claim. Nothing reports the end of a job to a QueueRunner. So under a
+    limit of the jobs in flight it claims repeatedly: soon after a claim that got jobs, later after one that
+    got none. Times are monotonic.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class HeldBack:
         return funcname in self._until
 
     def begin(self, now: float) -> None:
-        """Begin a pass: it claims again the functions whose time has come."""
+        """Begin a pass, which claims jobs of the functions whose time has come."""
         if self._until:
             self._until = {name: until for name, until in self._until.items() if until > now}
 

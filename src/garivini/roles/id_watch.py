@@ -4,7 +4,7 @@ from garivini import events
 
 
 class IdWatch:
-    """The highest id of a database that a process has seen. Pure, but for the event.
+    """The highest id of a database that a process has seen. No I/O, but it emits an event.
 
     Args:
         dbid: of the database.
@@ -20,8 +20,8 @@ class IdWatch:
     def note(self, jobid: int, created: int) -> None:
         """Note a job; report it if it is newer than a job with a higher id.
 
-        ``created``: when it was inserted, as a unix time; 0: by the original. Two inserts of the same second
-        may have any order.
+        ``created``: when it was inserted, as a unix time; 0: unknown, because the original inserted it. Two
+        inserts of the same second may have any order.
         """
         if not created:
             return

@@ -1,4 +1,4 @@
-"""The calls of ``inject_jobs``: their JSON, the jobs in it, and the answers. Pure."""
+"""The calls of ``inject_jobs``: their JSON, the jobs in it, and the answers. No I/O."""
 
 import re
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from garivini.errors import (
     ConflictError,
+    DuplicateJobError,
     GariviniError,
     OutcomeUnknownError,
     RefusedError,
@@ -65,7 +66,7 @@ _ARRAY: Final = re.compile(rb"[ \t\r\n]*\[")
 _NUMBER: Final = re.compile(rb"-?[0-9]")
 #: The next bracket that is not in a text.
 _BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+([\[\]{}])', re.DOTALL)
-#: Bytes of a job besides its argument. Each byte of the argument takes up to six.
+#: Bytes of a job besides its argument. Each byte of the argument may be written as up to six bytes.
 _BESIDE: Final = 64 * 1024
 #: Maximum brackets of a call. In an array of the maximum number of jobs that is twenty per job.
 _MOST_BRACKETS: Final = 20 * MAX_JOBS
@@ -83,7 +84,7 @@ class Rules(NamedTuple):
 
 
 def read(payload: bytes, rules: Rules) -> tuple[list[NewJob], bool]:
-    """Return the jobs of a call, and whether its payload is an array. The answer is one then, too.
+    """Return the jobs of a call, and whether its payload is an array. An array is answered by an array.
 
     Raises:
         UsageError: it is not valid, or one of its jobs may not be stored; the text has the index and reason.
@@ -131,7 +132,7 @@ def _check_length(payload: bytes) -> None:
     for _ in range(_MOST_BRACKETS):
         match = _BRACKET.match(payload, position)
         if match is None:
-            return  # the end, or no JSON
+            return  # the end of the payload, or it is no JSON
         position = match.end()
         if match[1] in b"]}":
             depth -= 1
@@ -151,6 +152,7 @@ def answer(stored: Sequence[Inserted], *, many: bool) -> bytes:
 
 #: Refusals by kind of error. The error's own text has the database and its user, so it is for the log only.
 _REFUSALS: Final[dict[type[GariviniError], str]] = {
+    DuplicateJobError: "a job with its unique key exists, and the rule of the key refuses another",
     UsageError: "the database cannot take it: an argument is too large for it, or a value does not fit",
     RefusedError: "the database refused it",
     ConflictError: "another transaction was in the way; try again",
@@ -212,7 +214,7 @@ def _job(request: _Request, rules: Rules) -> NewJob:
 
 @lru_cache(1024)
 def _plain(funcname: str, flag: str, priority: str | None) -> NewJob:
-    """Return a job with these fields only. Nearly all jobs are like this, and of few functions."""
+    """Return a job with these fields only. Nearly all jobs are like this, with few different functions."""
     return checked_job(funcname, b"", None, None, None, flag, uniqkey=None, priority=priority, dispatch=True)
 
 

@@ -72,7 +72,8 @@ class InjectDispatch:
         }
         self._ids = {dbid: IdWatch(dbid) for dbid in self._dispatchers}
         self._stop = asyncio.Event()
-        #: Start the next counts immediately: of the servers, and of the leased rows of each database.
+        #: Events that start the next count immediately: of the servers, and of the leased rows of each
+        #: database.
         self._count = asyncio.Event()
         self._count_leased = [asyncio.Event() for _ in self._dispatchers]
         self._loops: list[asyncio.Task[None]] = []
@@ -171,7 +172,7 @@ class InjectDispatch:
 
     async def _wake(self) -> None:
         """Start the next pass of a QueueRunner, for jobs that have no room here."""
-        # With one unique, because one waiting wake-up is enough.
+        # All wake-ups have the same unique, because one waiting wake-up is enough.
         await self._servers.submit([Submission(WAKE.encode(), b"", unique=b"wake")])
 
     async def _dispatch(self, dispatcher: Dispatcher, jobs: Sequence[Job], began: float) -> None:

@@ -13,8 +13,9 @@ INTERVAL = 1.0
 class InjectPasses:
     """A loop of passes for one database.
 
-    An Injector that is killed between commit and submit leaves orphans, and the next one that starts finds
-    them. The leased rows of functions that have jobs of flag controller are counted for their room.
+    An Injector that is killed between commit and submit leaves orphans, and the next Injector that starts
+    finds these orphans. The leased rows of functions that have jobs of flag controller are counted for their
+    room.
     """
 
     def __init__(self, dispatcher: Dispatcher, job_servers: JobServers, watermark: Watermark) -> None:

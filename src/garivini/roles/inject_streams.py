@@ -57,7 +57,7 @@ class Stream:
                     await self.enough.wait()
 
     def next_batch(self) -> list[InjectCall]:
-        """Remove and return the calls to store next. A spread call goes alone, so its errors are its own."""
+        """Remove and return the next calls to store. A spread call comes alone: no other gets its errors."""
         batch: list[InjectCall] = []
         jobs = size = 0
         while self.calls:

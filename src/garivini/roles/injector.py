@@ -31,7 +31,7 @@ from garivini.store.shards import Shards
 from garivini.store.split_inserts import SplitInserts
 from garivini.submission import INJECT_JOBS
 
-#: Bytes of the payloads that are held, from which on no more calls are requested.
+#: While the held payloads have at least this many bytes, no more calls are requested.
 _MAX_BYTES: Final = 64 * 1024 * 1024
 #: Maximum characters of the reason for a refusal.
 _MAX_REASON: Final = 500
@@ -56,7 +56,7 @@ class InjectorSettings:
     rate: float = 0.0
     #: Maximum calls to hold per Gearman server.
     calls: int = 1000
-    #: Seconds.
+    #: Seconds of the first lease, for functions without a lease of their own.
     lease: int = LEASE
     #: Maximum jobs of a function that wait in gearmand; 0: unlimited.
     watermark: int = WATERMARK
@@ -95,8 +95,8 @@ class Injector:
         self._rules = Rules(settings.allow, settings.max_arg, settings.json_args)
         self._rate = Rate(settings.rate) if settings.rate else None
         self._dispatch = InjectDispatch(shards, addresses, settings.lease, settings.watermark, tls, clock)
-        # Keys have a home. If it is unreachable, or another transaction has locked a key in it, the calls of
-        # other streams are stored meanwhile.
+        # Each key has a home database. If that is unreachable, or another transaction has locked a key in it,
+        # the calls of other streams are stored meanwhile.
         self._streams = {
             dbid: Stream(ThreadPoolExecutor(1, "garivini-injector"), clock.monotonic)
             for dbid in (None, *(database.dbid for database in shards))
@@ -133,7 +133,7 @@ class Injector:
         await self._dispatch.drain()
 
     async def give_up(self) -> None:
-        """Report the calls that were not answered. Their servers give them to another Injector."""
+        """Report the calls that were not answered. The servers give these calls to another Injector."""
         events.emit("role.drain_incomplete", role="injector", left=self._calls, seconds=self.drain_timeout)
 
     async def close(self) -> None:
@@ -152,13 +152,13 @@ class Injector:
         """Refuse a call immediately, or add it to the next batch."""
         try:
             if self._rate is not None:
-                # Before the call is read, because a refused one counts as well.
+                # Counted before the call is read, because a refused call counts as well.
                 self._rate.use(1, self._monotonic())
             jobs, many = read(held.job.data, self._rules)
             if self._rate is not None and len(jobs) > 1:
                 self._rate.use(len(jobs) - 1, self._monotonic(), used=1)
         except UsageError as error:
-            # It may quote the payload, at any length.
+            # The text of the error may quote the payload, at any length.
             reason = str(error)[:_MAX_REASON]
             events.emit("inject.refused", reason=reason)
             held.refuse(f"{reason}; nothing was stored")
@@ -207,7 +207,8 @@ class Injector:
             while stream.calls:
                 await stream.gather()
                 batch = stream.next_batch()
-                # Their server has given them to another Injector, or dropped them with their callers.
+                # The server of a disconnected call has given it to another Injector, or dropped it with its
+                # caller.
                 disconnected = [call for call in batch if call.held.disconnected]
                 if disconnected:
                     self._let_go(disconnected)
@@ -218,7 +219,7 @@ class Injector:
             stream.storing = None
 
     async def _insert(self, stream: Stream, batch: Sequence[InjectCall]) -> None:
-        """Store a batch. If that fails, store it in smaller ones, so that each call gets its own answer."""
+        """Store a batch. If that fails, store smaller batches, so that each call gets its own answer."""
         split = SplitInserts(batch)
         while part := split.next_batch():
             began = self._monotonic()

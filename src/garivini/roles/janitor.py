@@ -1,7 +1,7 @@
 """The janitor deletes kept jobs and dead jobs of a database whose retention is over, in small batches.
 
-Each QueueRunner has one. Several do no harm: a batch leaves out the rows that another has locked, and checks
-those that it has locked again.
+Each QueueRunner has a janitor. Several do no harm: a batch leaves out rows that another transaction has
+locked, and checks the rows again that it has locked itself.
 """
 
 from collections.abc import Awaitable, Callable
@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from garivini import events
 from garivini.errors import ConflictError, RefusedError
+from garivini.roles.key_upkeep import KeyUpkeep
 from garivini.store.database import Database
 
 #: Seconds from the start until the first search, between two searches for kept jobs, and between two events.
@@ -21,9 +22,9 @@ DEAD_JOBS: Final = 100
 
 
 class Janitor:
-    """Deletes what is kept no longer, and what rules about partitions have left behind.
+    """Deletes jobs whose retention is over, and what rules about partitions have left behind.
 
-    If nothing is, that is one statement per minute, and three more per hour.
+    If there are no such jobs, this costs one statement per minute, and three more per hour.
 
     Args:
         database: has the jobs.
@@ -45,6 +46,7 @@ class Janitor:
         self._after = 0
         #: Jobs deleted since the last event.
         self._kept = self._dead = 0
+        self._keys = KeyUpkeep(database, call)
 
     async def run(self) -> None:
         """Delete a batch of kept jobs and one of dead jobs, if they are due, and report their number."""
@@ -53,7 +55,7 @@ class Janitor:
             self._kept_at = self._dead_at = self._partitions_at = now + INTERVAL
         try:
             if now >= self._kept_at:
-                self._kept_at = now + INTERVAL  # even if it fails
+                self._kept_at = now + INTERVAL  # set before the search, which may fail
                 await self._forget_kept(now)
             if now >= self._dead_at:
                 self._dead_at = now + INTERVAL
@@ -62,6 +64,7 @@ class Janitor:
                 self._partitions_at = now + INTERVAL
                 deleted = await self._call(self._database.forget_partitions)
                 self._partitions_at = now if deleted else now + DEAD_INTERVAL
+            await self._keys.run(now)
         # Another transaction has locked a record, or a new table is not granted to this user yet.
         except (ConflictError, RefusedError) as error:
             events.emit("dispatch.failed", dbid=self._database.dbid, error=str(error))
@@ -74,7 +77,7 @@ class Janitor:
         deleted = await self._call(self._database.forget_finished, KEPT_JOBS)
         self._kept += deleted
         if deleted == KEPT_JOBS:
-            self._kept_at = now  # there may be more
+            self._kept_at = now  # there may be more jobs to delete
 
     async def _forget_dead(self, now: float) -> None:
         deleted, after = await self._call(self._database.forget_dead, after=self._after, limit=DEAD_JOBS)

@@ -58,7 +58,7 @@ class JobServers:
         self._only = next(iter(self._servers.values())) if len(self._servers) == 1 else None
         self._remember = remember
         self._monotonic = clock.monotonic
-        self._disconnected: dict[bytes, None] = {}  # in their order
+        self._disconnected: dict[bytes, None] = {}  # in the order in which their connections were lost
         #: How often a connection has been opened again after a loss.
         self.reconnects: int = 0
         self._refreshed_at = -math.inf  # monotonic

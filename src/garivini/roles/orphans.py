@@ -27,7 +27,7 @@ class Orphans:
     """
 
     def __init__(self, dispatcher: Dispatcher, job_servers: JobServers, *, watch: bool = False) -> None:
-        """Start with no sweep; this does no I/O. ``watch``: whether sweeps go on after those of the start."""
+        """Plan no sweep yet; this does no I/O. ``watch``: whether sweeps go on after those of the start."""
         self._dispatcher = dispatcher
         self._database = dispatcher.database
         self._servers = job_servers
@@ -42,7 +42,7 @@ class Orphans:
     def until_sweep(self) -> list[float]:
         """Return the seconds until the next full sweep, in a list that is empty if none is planned.
 
-        While a server is disconnected, none is.
+        While a server is disconnected, no sweep is planned.
         """
         if not self._sweeps or not self._servers.all_connected:
             return []
@@ -83,7 +83,8 @@ class Orphans:
     async def _sweep(self, lane: Lane, since: int) -> bool:
         """Ask about a lane's rows that are old enough and were leased after ``since``; 0: about all."""
         found = False
-        # No lease given after ``since`` ends before this. So the index skips rows that were leased long ago.
+        # No lease that was given after ``since`` ends before this time. So the index skips rows that were
+        # leased long ago.
         after = since and since + min(self._dispatcher.lease(lane.funcname), LEASE)
         while True:
             page = await self._dispatcher.call(
@@ -115,7 +116,8 @@ class Orphans:
         unknown = [handle for handle, found in zip(handles, answers, strict=True) if found is Found.UNKNOWN]
         if unknown:
             events.emit("jobs.lost", dbid=self._database.dbid, jobs=len(unknown))
-            # Whatever its incarnation, no server has an attempt of this unique, so another one must be made.
+            # No server has this unique. So the job of the row needs another attempt, whatever its
+            # incarnation.
             await self._dispatcher.call(self._database.end_early, unknown, lease=lease, locked=set())
         return bool(unknown)
 

@@ -1,6 +1,6 @@
 """The QueueRunner: dispatches the due jobs of a database, and handles expired leases and orphans.
 
-The cost of a pass does not depend on the backlog: it reads the heads of the lanes and the counts of the
+The cost of a pass does not depend on the backlog: it reads the first row of each lane and the counts of the
 Gearman servers, and claims no more jobs than have room. The servers hold a bounded number of jobs; the rest
 waits in the database.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from garivini import events
 from garivini.clock import SYSTEM_CLOCK, Clock
@@ -20,6 +20,7 @@ from garivini.errors import GariviniError, RefusedError, UsageError
 from garivini.gearman.aio import Client, Held, Worker
 from garivini.model.job import Job
 from garivini.model.lease import LEASE, check_lease
+from garivini.model.outcome import Setback, Settled
 from garivini.model.pacing import BATCH_MAX, BATCH_START, POLL, WATERMARK, next_batch
 from garivini.model.policy import FunctionPolicy
 from garivini.model.state import State
@@ -33,6 +34,7 @@ from garivini.roles.janitor import Janitor
 from garivini.roles.job_servers import JobServers
 from garivini.roles.node_watch import NodeWatch
 from garivini.roles.orphans import Orphans
+from garivini.roles.role_ids import queue_runner_id
 from garivini.roles.runner import run_passes, run_role
 from garivini.roles.scheduler import Schedulers
 from garivini.roles.watermark import Watermark
@@ -56,7 +58,7 @@ class QueueRunnerSettings:
 
     """
 
-    #: Seconds.
+    #: Seconds of a lease, for functions without a lease of their own.
     lease: int = LEASE
     #: Maximum jobs of a function that wait in gearmand; 0: unlimited.
     watermark: int = WATERMARK
@@ -187,8 +189,8 @@ class QueueRunner:
     def _read(self, now: float) -> tuple[Lanes, _Claim | None]:
         """Read the lanes and, if that is due, the settings of functions; then make the first claim.
 
-        The claim is from the most urgent lane that is not full. It uses the room that is left from earlier
-        counts, so that a job that has just been inserted need not wait for new ones.
+        The claim is from the most urgent lane that is not full. The claim uses the room that is left from
+        earlier counts, so that a job that has just been inserted need not wait for new ones.
 
         For the database's thread. ``now``: the monotonic time.
         """
@@ -199,11 +201,11 @@ class QueueRunner:
         ends = self._dispatcher.paused.items()
         self._paused = {funcname: end - found.now for funcname, end in ends if end > found.now}
         ruled = self._dispatcher.ruled
-        # Functions with rules come last, because a rule may leave no job of them.
+        # Functions with rules come last, because a rule may allow no job of them.
         lanes = sorted(found.lanes, key=lambda lane: lane.funcname in ruled) if ruled else found.lanes
         for lane in lanes:
             due = lane.state is State.WAITING and lane.due <= found.now
-            # The room of a rate is too small for old counts.
+            # The room of a function with a rate is small, so its claim needs new counts.
             due = due and lane.funcname not in self._watermark.bursts
             # Full lanes are skipped, so that a backlog of one function does not delay the others.
             if due and self._servers.answered and self._limit(lane.funcname) > 0:
@@ -260,26 +262,33 @@ class QueueRunner:
         self._dispatcher.read_policies(now)
         limit = self._limit(lane.funcname)
         ruled = lane.funcname in self._dispatcher.ruled
-        claim = self._admit if ruled else partial(self._database.claim, lease=self._dispatcher.lease)
+        discarded: list[tuple[Setback, Settled]] = []
+        claim = partial(
+            self._admit if ruled else partial(self._database.claim, lease=self._dispatcher.lease),
+            expires=self._dispatcher.policy(lane.funcname).expires,
+            discarded=discarded,
+        )
         try:
             jobs = claim(lane, limit=limit)
         except (UsageError, RefusedError) as error:
             jobs, full = self._claim_split(claim, lane, limit, error)
         else:
-            full = len(jobs) >= limit
-            if not ruled:  # the size of a claim that a rule limits says nothing about the next
+            full = len(jobs) + len(discarded) >= limit
+            if not ruled:  # the size of a claim under a rule does not predict the next one
                 self._batch = next_batch(self._batch, full=full, maximum=self._settings.batch_max)
+        for setback, settled in discarded:
+            emit_settled(setback, settled)
         for job in jobs:
             if job.flag == "controller":
                 self._watermark.note_controlled(job.funcname)
-        if jobs:  # the last one is usually the newest
+        if jobs:  # the last job is usually the newest
             self._ids.note(jobs[-1].jobid, jobs[-1].created)
         return _Claim(lane, jobs, full, now)
 
-    def _admit(self, lane: Lane, *, limit: int) -> list[Job]:
+    def _admit(self, lane: Lane, *, limit: int, **options: Any) -> list[Job]:
         """Claim jobs of a function with rules. For the database's thread."""
         key, lease = (lane.funcname, lane.priority), self._dispatcher.lease
-        admitted = self._database.admit(lane, limit=limit, lease=lease, place=self._places[key])
+        admitted = self._database.admit(lane, limit=limit, lease=lease, place=self._places[key], **options)
         jobs, held_back, self._places[key] = admitted
         self._held_back.claimed(lane.funcname, jobs=len(jobs), held_back=held_back, now=self._monotonic())
         return jobs
@@ -348,12 +357,13 @@ class QueueRunners:
         self._schedulers = Schedulers(databases, self._wakes)
         self._loops: list[asyncio.Task[None]] = []
         self.links: list[Worker] = [
-            Worker(address, [WAKE.encode()], self._woken, client_id=b"queue-runner", tls=tls)
+            Worker(address, [WAKE.encode()], self._woken, client_id=queue_runner_id(), tls=tls)
             for address in addresses
         ]
 
     def _woken(self, held: Held) -> None:
-        # Completed before the pass: a wake-up that arrives during it would merge with this one and be lost.
+        # The wake-up is completed before the pass. Otherwise one that arrives during the pass would merge
+        # with it and be lost.
         held.complete()
         for wake in self._wakes:
             wake.set()

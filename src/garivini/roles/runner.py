@@ -23,7 +23,7 @@ class Role(Protocol):
 
     @property
     def drain_timeout(self) -> float:
-        """Maximum seconds of ``drain``."""
+        """Maximum seconds that ``drain`` may take."""
 
     async def start(self) -> Iterable[asyncio.Task[None]]:
         """Start its loops and return them. Before the stop, the end of one of them ends the role."""
@@ -56,7 +56,7 @@ async def run_role(role: Role, stop: asyncio.Event) -> None:
         tasks += links
         for loop in loops:
             if loop.done():
-                loop.result()  # no role is better than half of one
+                loop.result()  # a role cannot continue without one of its loops
         try:
             async with asyncio.timeout(role.drain_timeout):
                 await role.drain()
@@ -96,8 +96,8 @@ async def run_passes(
         passes: the loop. If a pass fails, the error is reported and the next pass comes after a backoff: a
             defect in one loop must not end the others.
         stop: ends the loop between two passes.
-        wake: starts the next pass immediately. It is cleared before each pass, so that nothing is missed that
-            happens meanwhile.
+        wake: starts the next pass immediately. The event is cleared before each pass, so that nothing is
+            missed that happens during the pass.
         clock: the time, and the jitter of the backoff.
 
     """

@@ -19,9 +19,9 @@ from garivini.store.database import Database
 
 _R = TypeVar("_R")
 
-#: Maximum seconds between two passes: a changed schedule is noticed then.
+#: Maximum seconds between two passes, within which a changed schedule is noticed.
 _POLL: Final = 5.0
-#: The same while a tick is locked by another scheduler, has failed, or waits for the end of a job.
+#: Maximum seconds while a tick is locked by another scheduler, has failed, or waits for the end of a job.
 _WAITING_POLL: Final = 1.0
 #: Seconds between two tries of a schedule that fails: the first, and the maximum.
 _RETRY: Final = (2.0, 60.0)
@@ -53,7 +53,7 @@ class Scheduler:
         self._database = database
         self._inserted = inserted
         self._clock = clock
-        # Its own, so that many ticks at the same time do not delay claims.
+        # A separate thread, so that many ticks at the same time do not delay claims.
         self._thread = ThreadPoolExecutor(1, f"garivini-schedules-{database.dbid}")
         self._failing: dict[str, _Failing] = {}
 
@@ -66,7 +66,7 @@ class Scheduler:
             GariviniError: the database does not answer, or cannot be read.
 
         """
-        # In this order, a tick that comes due between the two is in one of them.
+        # With this order of reads, a tick that comes due between the two is in one of the results.
         until = await self._call(self._database.until_tick)
         names = await self._call(self._database.due_schedules)
         self._failing = {name: self._failing[name] for name in names if name in self._failing}
@@ -106,7 +106,7 @@ class Scheduler:
         )
         if ticked.jobids:
             self._inserted()
-        return 0.0  # the next pass finds out when it ticks again
+        return 0.0  # the next pass finds out when the schedule ticks again
 
     def _record_failure(self, name: str, error: Exception) -> None:
         failing = self._failing.get(name)

@@ -1,4 +1,4 @@
-"""Where a Controller keeps the jobs that may not start yet: by function, in order of arrival. Pure."""
+"""Where a Controller keeps the jobs that may not start yet: by function, in order of arrival. No I/O."""
 
 from collections import deque
 from collections.abc import Callable, Iterator

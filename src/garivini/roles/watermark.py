@@ -35,7 +35,7 @@ class Watermark:
         self._controlled: set[str] = set()
         #: Leased rows by database and function, and the monotonic time of that count.
         self._leased: dict[tuple[int, str], tuple[int, float]] = {}
-        # A low watermark is used up sooner.
+        # A low watermark is used up sooner, so the counts are refreshed sooner.
         self._leased_age = min(_LEASED_AGE, max(_LEASED_AGE_MIN, limit / WATERMARK * _LEASED_AGE))
 
     def limit_of(self, funcname: str) -> int:
@@ -83,7 +83,7 @@ class Watermark:
         """Return those of the functions whose leased rows are to be counted in a database.
 
         A count is due sooner if half of the room has been used since a count that left more than half: such a
-        function is fast. A slow one stays full, and frequent counts would delay the others.
+        function is fast. A slow function stays full, and frequent counts of it would delay other functions.
         """
         found = []
         for funcname in self._controlled.intersection(funcnames):

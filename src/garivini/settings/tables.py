@@ -69,6 +69,11 @@ class FunctionTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     max_running: int | None = None
     rate: str | None = None
     burst: int | None = None
+    unique_scope: Literal["while_live", "while_live_or_dead"] | None = None
+    unique_window: int | None = None
+    on_duplicate: Literal["existing", "raise", "replace", "debounce", "one_more"] | None = None
+    max_delay: int | None = None
+    expires: int | None = None
     partition_max_running: int | None = None
     partition_rate: str | None = None
     partition_burst: int | None = None

@@ -1,10 +1,11 @@
-"""Jobs in SQL: named statements, one database, and which of several.
+"""Jobs in SQL: named statements, one database, and the choice among several.
 
 * ``database`` lists the calls, and ``calls`` repeats them after a transient failure. ``shards`` is several
   databases; ``schedule_homes``: which of them has a schedule.
-* The calls by subject: ``inserts``, ``claims``, ``admission`` (claims of functions with rules; by partition:
-  ``turns``, ``turn_claims``, ``partition_rooms`` and ``turn_pruning``), ``leases``,
-  ``outcomes``, ``failures``, ``records`` (reports and kept jobs), ``pruning`` (what is kept no longer),
+* The calls by subject: ``inserts``, ``unique_inserts`` (keys with rules: ``key_rules``), ``successors``,
+  ``key_calls``, ``expiry``, ``claims``, ``admission`` (claims of functions with rules; by
+  partition: ``turns``, ``turn_claims``, ``partition_rooms`` and ``turn_pruning``), ``leases``,
+  ``outcomes``, ``failures``, ``records`` (reports and kept jobs), ``pruning`` (jobs whose retention is over),
   ``policies`` (settings of functions), ``pauses``, ``cancels``, ``schedules``, ``views`` (reads for
   operators), ``search`` and ``bulk`` (all jobs that match a query; ``matching`` in all databases), ``drain``
   (to other databases) and ``probe`` (for ``doctor``).
@@ -12,9 +13,9 @@
   ``effective_state`` is the rule of which rows are held and which are put off.
 * ``job_rows``, ``rows`` and ``values`` convert and check. ``chunks`` splits long lists, ``split_inserts``
   batches that failed, and ``locked_rows`` leaves out rows that another transaction has locked.
-* ``connections``: transactions. They come from ``pools`` and ``engines``, or from a caller: ``callers``.
-  ``write_access`` notices that a server takes no writes any more, and ``incarnations`` that ids may start
-  again.
+* ``connections``: transactions. Connections come from ``pools`` and ``engines``, or from a caller:
+  ``callers``. ``write_access`` notices that a server takes no writes any more, and ``incarnations`` that ids
+  may start again.
 * ``dialects``: what differs besides the statements. ``schema``, ``migrations`` and
   ``migration_scripts``: the tables.
 """

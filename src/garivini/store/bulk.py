@@ -1,4 +1,4 @@
-"""Changes that an operator makes to many jobs together. They leave jobs alone that an attempt holds."""
+"""Changes that an operator makes to many jobs together. Jobs that an attempt holds are not changed."""
 
 from collections.abc import Collection, Sequence
 from typing import assert_never
@@ -10,10 +10,11 @@ from garivini.model.when import At, Never, Offset, When
 from garivini.store.failures import record_ends
 from garivini.store.outcomes import forget_records
 from garivini.store.statements import Statements
+from garivini.store.successors import promote_after_death
 
 
 def change(run: Statements, jobids: Sequence[int], change: JobChange, *, states: Collection[State]) -> int:
-    """Change the jobs among these that are in one of these states; return how many.
+    """Change those of the given jobs that are in one of the given states; return how many.
 
     A job that another transaction has locked is left as it is.
 
@@ -25,7 +26,8 @@ def change(run: Statements, jobids: Sequence[int], change: JobChange, *, states:
 
     """
     rows = run("lock_states", jobids=jobids)
-    attempts = {jobid: attempt for jobid, attempt, state in sorted(rows) if State(state) in states}
+    attempts = {jobid: attempt for jobid, attempt, state, _ in sorted(rows) if State(state) in states}
+    followed = [jobid for jobid, _, _, is_followed in rows if is_followed and jobid in attempts]
     chosen = list(attempts)
     if not chosen:
         return 0
@@ -39,17 +41,22 @@ def change(run: Statements, jobids: Sequence[int], change: JobChange, *, states:
             record_ends(run, attempts, "discarded", change.reason)
             run("put_all_at", jobids=chosen, run_after=NEVER)
         case "delete":
-            # One by one: a list may be searched by a scan, which waits for rows that others have locked.
+            # One by one, because a list of ids may be searched by a scan, which waits for rows that others
+            # have locked.
             for jobid in chosen:
                 run("complete_one", jobid=jobid)
             forget_records(run, chosen)
         case "reschedule":
             assert change.when is not None
             _reschedule(run, chosen, change.when)
+            if change.when != Never():
+                followed = []
         case "prioritize":
             run("set_priority", jobids=chosen, priority=PRIORITIES.index(change.priority))
         case _:
             assert_never(change.action)
+    if followed and change.action in ("cancel", "discard", "reschedule"):
+        promote_after_death(run, followed)
     return len(chosen)
 
 

@@ -27,7 +27,7 @@ class DriverConnection(Protocol):
 # The ORM and asyncio are slow to import: the types are named only.
 #: A connection in whose transaction a job can be inserted.
 Joinable: TypeAlias = Union[Connection, "Session", DriverConnection]
-#: The same for ``AsyncClient``.
+#: A connection in whose transaction an ``AsyncClient`` can insert a job.
 AsyncJoinable: TypeAlias = Union[Joinable, "AsyncConnection", "AsyncSession"]
 
 
@@ -44,7 +44,7 @@ class Cursor(Protocol):
 
     @property
     def lastrowid(self) -> int | None:
-        """The first new id, on MySQL."""
+        """The first new id of the last INSERT, on MySQL."""
 
     def execute(self, text: str, values: Sequence[Any], /) -> Any:
         """Run one statement."""

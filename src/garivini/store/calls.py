@@ -73,7 +73,7 @@ def retry_transient(method: Callable[Concatenate[_C, _P], _R]) -> Callable[Conca
             try:
                 return method(self, *arguments, **named)
             except GariviniError as error:
-                # A caller's transaction is gone as a whole: only the caller can begin it again.
+                # A caller's transaction is rolled back as a whole, and only the caller can begin it again.
                 if named.get("connection") is not None or not _paused(error, tries):
                     raise
             tries += 1
@@ -82,7 +82,7 @@ def retry_transient(method: Callable[Concatenate[_C, _P], _R]) -> Callable[Conca
 
 
 def _paused(error: GariviniError, tries: int) -> bool:
-    """Wait before the next try; return False if there is none."""
+    """Wait before the next try; return False if there is no further try."""
     if not error.transient or tries == len(_PAUSES):
         return False
     time.sleep(_PAUSES[tries] * random.uniform(0.5, 1.5))

@@ -1,4 +1,4 @@
-"""Cancelled jobs that an attempt holds: marks of their functions, by which workers notice."""
+"""Marks functions of which a held job was cancelled, so that workers notice it."""
 
 from collections.abc import Collection
 

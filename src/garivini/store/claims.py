@@ -6,17 +6,20 @@ from typing import Any, Final, NamedTuple
 from garivini.model.job import Handle, Job
 from garivini.model.lease import OTHERS_LEASE
 from garivini.model.limits import PRIORITIES
-from garivini.model.outcome import Setback
+from garivini.model.outcome import Setback, Settled
 from garivini.model.pacing import BATCH_BYTES
 from garivini.model.state import State
 from garivini.store.chunks import CHUNK
+from garivini.store.expiry import discard, split_late
 from garivini.store.job_rows import from_due_rows
 from garivini.store.statements import Statements
 
-#: Maximum bytes of an argument that is read with its row: 1,000 of them are less than a claim may have.
+#: Maximum bytes of an argument that is read with its row: 1,000 such arguments are less than a claim may
+#: have.
 SMALL: Final = 4096
-#: Columns of a row of ``due``. Where a lane holds functions that differ in case, the row's function follows.
-_DUE_COLUMNS: Final = 11
+#: Columns of a row of ``due``. If a lane can hold functions that differ in case, the function of the row
+#: follows these columns.
+_DUE_COLUMNS: Final = 12
 
 
 class Lane(NamedTuple):
@@ -70,6 +73,8 @@ def claim(
     limit: int,
     lease: int | Callable[[str], int],
     max_bytes: int = BATCH_BYTES,
+    expires: int | None = None,
+    discarded: list[tuple[Setback, Settled]] | None = None,
 ) -> list[Job]:
     """Claim due jobs of a lane: raise their attempt and lease them, in one transaction.
 
@@ -79,6 +84,8 @@ def claim(
         limit: maximum number of jobs.
         lease: seconds, or a callable that returns them for a function.
         max_bytes: maximum bytes of arguments; one larger job is claimed alone.
+        expires: the setting of the function. Jobs that have expired are discarded, and not claimed.
+        discarded: gets their setbacks and the results of these.
 
     Returns:
         The jobs in the order in which they were due, with that time as ``run_after``. Each has the
@@ -93,6 +100,15 @@ def claim(
         limit=limit if type(limit) is not int else min(limit, CHUNK),
         small=SMALL,
     )
+    if not rows:
+        if discarded is not None:
+            discarded.clear()
+        return []
+    rows, late = split_late(rows, expires)
+    if discarded is not None:
+        discarded[:] = discard(run, late) if late else ()
+    elif late:
+        discard(run, late)
     return claim_rows(run, lane, rows, lease=lease, max_bytes=max_bytes)
 
 
@@ -121,7 +137,7 @@ def claim_rows(
 
 
 def _by_function(rows: Sequence[Any]) -> dict[str, list[Any]]:
-    """Return rows that end with the function of each, without it, by function."""
+    """Group rows by their last column, the function; return them without this column."""
     parts: dict[str, list[Any]] = {}
     for *row, funcname in rows:
         parts.setdefault(funcname, []).append(row)
@@ -163,9 +179,9 @@ def dispatched(
     Args:
         run: runs the statements.
         lane: of state LEASED.
-        age: minimum seconds since they were handed over.
-        since: unix time after which they were handed over.
-        after: unix time at or after which their leases end; they are in this order.
+        age: minimum seconds since the attempts were handed over.
+        since: unix time after which the attempts were handed over.
+        after: unix time at or after which their leases end. The result is in the order of these ends.
         limit: maximum number of attempts.
 
     """

@@ -95,7 +95,7 @@ class Connections:
             SchemaError: it has a newer one that this code cannot use.
 
         """
-        from alembic.util import CommandError  # see schema
+        from alembic.util import CommandError  # imported here because it is slow
 
         self._source.create()
         with self.connection() as connection:
@@ -109,7 +109,7 @@ class Connections:
         except exc.SQLAlchemyError as error:
             raise translated(error, self._source) from error
         finally:
-            self.close()  # an upgrade's connection may wait for longer than others
+            self.close()  # a connection of an upgrade may wait for longer than others, so it is not reused
         self._checked = False
         self.check()
 
@@ -117,8 +117,8 @@ class Connections:
         """Make sure that this code can use the schema and the database is known by this id.
 
         Args:
-            name: whether to give the database this id if it has none. That writes, which on SQLite would
-                wait for a caller's own transaction.
+            name: whether to give the database this id if it has none. Storing the id is a write, which on
+                SQLite would wait for a caller's own transaction.
 
         Returns:
             The revision of the schema: this code's, or a newer one that this code can use.
@@ -146,7 +146,7 @@ class Connections:
 
     @contextmanager
     def reading(self) -> Iterator[Statements]:
-        """Run statements that read, each on its own, or in one transaction if that is what has settings."""
+        """Run statements that read: each alone, or in one transaction if only transactions have settings."""
         if not self._checked:
             self.check()
         try:
@@ -169,8 +169,9 @@ class Connections:
         """Run several statements as one transaction.
 
         Args:
-            single: only one of them writes. Then it is a transaction by itself, two round trips shorter, if
-                the connection is known to be open. Otherwise BEGIN shows a loss, and leaves nothing open.
+            single: only one of them writes. Then that statement is a transaction by itself, which saves two
+                round trips, if the connection is known to be open. Otherwise BEGIN is sent first: if the
+                connection is lost, BEGIN fails before anything is written.
 
         """
         if not self._checked:
@@ -192,13 +193,13 @@ class Connections:
             except driver_error(self.engine) as error:
                 found = translated(error, self._source, connection, committing=committing)
                 if isinstance(found, SchemaError):
-                    self._checked = False  # as in ``reading``
+                    self._checked = False  # as in ``reading``: the schema may have been upgraded
                 raise found from error
             finally:
                 if not done and self.dialect.in_transaction(connection):
                     with suppress(driver_error(self.engine)):
                         cursor.execute("ROLLBACK")
-                with suppress(driver_error(self.engine)):  # then the connection is lost
+                with suppress(driver_error(self.engine)):  # if this fails, the connection is lost
                     run.restore_lock_wait()
 
     def _begin(self, connection: Any, cursor: Any) -> int | None:
@@ -225,7 +226,7 @@ class Connections:
 
         Args:
             connection: the caller's; see ``callers.cursor_of``.
-            texts: that are to be stored.
+            texts: the texts that are to be stored.
 
         """
         if not self._checked:

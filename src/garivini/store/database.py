@@ -36,6 +36,8 @@ from garivini.store.calls import in_transaction, read_only, retry_transient
 from garivini.store.chunks import CHUNK
 from garivini.store.claims import Lane, Lanes
 from garivini.store.connections import Connections
+from garivini.store.key_calls import KeyCalls
+from garivini.store.key_rules import KeyRules
 from garivini.store.leases import Lapsed
 from garivini.store.statements import Statements
 from garivini.store.values import check_values
@@ -44,7 +46,7 @@ from garivini.store.views import Count, Waiting
 __all__ = ["Count", "Database", "Lane", "Lanes", "Lapsed", "Waiting"]
 
 
-class Database:
+class Database(KeyCalls):
     """One database that holds jobs.
 
     Construction does no I/O. Each call is one transaction, which happens as a whole or not at all; the
@@ -59,6 +61,7 @@ class Database:
         self.connections: Connections = Connections(settings)
         #: Names the database in messages: its id, and its URL without the password.
         self.where: str = self.connections.where
+        self._key_rules: KeyRules = KeyRules()
 
     # ---- the database itself
 
@@ -99,7 +102,7 @@ class Database:
     recognised: Final = in_transaction(incarnations.recognised)
 
     def with_lock_timeout(self, seconds: float) -> Self:
-        """Return the same database with other connections and this maximum wait for a row lock.
+        """Return the same database with other connections, whose maximum wait for a row lock is ``seconds``.
 
         MariaDB and MySQL accept only whole seconds, and get at least 1. A database without row locks is
         returned as it is.
@@ -129,7 +132,7 @@ class Database:
         """Make sure that this code can use the schema and the database is known by this id.
 
         Args:
-            name: whether to give the database this id if it has none, which writes.
+            name: whether to give the database this id if it has none, which is a write.
 
         Returns:
             The revision of the schema: this code's, or a newer one that this code can use.
@@ -172,6 +175,7 @@ class Database:
             connection: a caller's own (see ``callers.cursor_of``); then it is the caller's transaction.
 
         """
+        jobs = self._key_rules.apply(jobs, self._read_key_rules)
         sizes = [len(job.arg) for job in jobs]
         if connection is not None:
             with self.connections.joined(connection, inserts.unusual_texts(jobs)) as run:
@@ -262,7 +266,7 @@ class Database:
 
     @retry_transient
     def forget_dead(self, after: int = 0, limit: int = CHUNK) -> tuple[int, int | None]:
-        """Delete dead jobs whose retention is over, with their records, in a page of failure records.
+        """Delete dead jobs whose retention is over, with their records; one page of failure records is read.
 
         If no function has a ``dead_retention``, it costs one statement.
 
@@ -296,7 +300,6 @@ class Database:
 
     # ---- functions
 
-    functions: Final = read_only(policies.functions)
     function_settings: Final = read_only(policies.function_settings)
     _undeclared = read_only(policies.undeclared)
     _declare = in_transaction(policies.declare)
@@ -313,6 +316,7 @@ class Database:
     replace_function: Final = in_transaction(policies.replace_function)
     pause: Final = in_transaction(pauses.pause)
     resume: Final = in_transaction(pauses.resume)
+    take_back: Final = in_transaction(pauses.take_back)
 
     # ---- schedules
 

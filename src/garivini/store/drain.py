@@ -5,7 +5,7 @@ No transaction spans two databases, so a move has four steps, and after each one
 1. The source leases the job, as a dispatch would, so that nobody else claims it.
 2. The target gets a parked row, with a note of its origin.
 3. The source deletes its row, if that lease still holds it, and notes that the job has left.
-4. The target makes its row waiting, and deletes the note.
+4. The target sets its row to waiting, and deletes the note.
 
 After a crash the notes show how far a move came: with the source's note the target's row is made waiting;
 without it that row is deleted, and the source's lease expires like any other.
@@ -42,7 +42,7 @@ class _Origin(msgspec.Struct, frozen=True):
 
     @property
     def attempts(self) -> int:
-        """The attempts at the job so far, which its row keeps. The lease of the move does not count."""
+        """The number of attempts at the job so far, without the lease of the move. The moved row keeps it."""
         return self.attempt - (self.state is not State.DEAD)
 
 
@@ -127,7 +127,7 @@ def _move_to(source: Database, target: Database, jobs: Sequence[Job]) -> int:
             (job,) = jobs
             if job.uniqkey is None or target.live(job.funcname, job.uniqkey, exact=False) is None:
                 raise
-            # A job of its key is live there, so this one stays.
+            # The target has a job with its key, so this one stays.
             return 0
         return sum(_move_to(source, target, [job]) for job in jobs)
     left = _leave(source, [origin for _, origin in copies])
@@ -181,7 +181,7 @@ def _leave(source: Database, origins: Sequence[_Origin]) -> set[_Origin]:
 
 
 def _settle(target: Database, copies: Sequence[tuple[int, _Origin]], left: set[_Origin]) -> None:
-    """Make the rows waiting whose jobs have left the source; delete the others."""
+    """Set moved rows whose jobs have left the source to waiting; delete the other moved rows."""
     with target.transaction() as run:
         for jobid, origin in copies:
             if origin in left:

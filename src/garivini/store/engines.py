@@ -10,7 +10,7 @@ from garivini.errors import UsageError
 from garivini.store.dialects import DIALECTS
 from garivini.store.dialects.dialect import Dialect, unknown_parameter
 
-#: Other names in URLs.
+#: Other names of databases in URLs, with the names that are used here.
 _ALSO: Final = {"mariadb": "mysql", "postgres": "postgresql"}
 _PORTS: Final = {"mysql": 3306, "postgresql": 5432}
 
@@ -27,14 +27,14 @@ def parse_url(dbid: int, target: Any) -> URL:
     check_url(dbid, target)
     with suppress(exc.SQLAlchemyError, ValueError):
         return make_url(target)
-    # Not within an except: SQLAlchemy's error, which may quote the URL, must not come along as the context.
+    # Raised outside of the except, so that SQLAlchemy's error, which may quote the URL, is not its context.
     raise UsageError(f"{without_password(target)!r} is not a database URL such as sqlite:///jobs.db")
 
 
 def refuse_misread(url: URL) -> None:
     """Refuse a URL in which part of the password is parsed as the host or the database.
 
-    Drivers put these into their messages.
+    Drivers show host and database in their messages.
     """
     parts = [url.host or "", "" if url.get_backend_name() == "sqlite" else url.database or ""]
     if any("@" in part or "://" in part for part in parts) or "://" in (url.database or ""):
@@ -107,7 +107,7 @@ def _without_secrets(url: URL) -> tuple[URL, dict[str, Any]]:
     """Move passwords from a URL to the arguments of the driver: SQLAlchemy prints those of the query."""
     secrets = {name: value for name, value in url.query.items() if is_secret(name)}
     if "passwd" in secrets:
-        secrets["password"] = secrets.pop("passwd")  # PyMySQL's old name for it
+        secrets["password"] = secrets.pop("passwd")  # PyMySQL's old name of the parameter
     if url.password is not None:
         secrets["password"] = url.password
     query = {name: value for name, value in url.query.items() if not is_secret(name)}

@@ -11,7 +11,7 @@ from garivini.store.statements import Statements
 
 _Row = TypeVar("_Row", bound=Sequence[Any])
 
-#: Records that are kept: they show the first and the latest failures, which those between usually repeat.
+#: Numbers of records that are kept, the first and the newest ones. Those in between usually repeat them.
 FIRST: Final = 10
 NEWEST: Final = 40
 #: Kind of the record whose message is the number of records omitted after its attempt.
@@ -36,7 +36,7 @@ def failure_rows(run: Statements, jobid: int) -> list[FailedAttempt]:
 def failure_page(run: Statements, after: int = 0) -> tuple[list[Occurrence], int | None]:
     """Return failures in the order of their jobs' ids, and the id after which the next page begins.
 
-    None: this was the last page. A page reads at most ``CHUNK`` records. Those of jobs that are deleted
+    None: this was the last page. A page reads at most ``CHUNK`` records. Records of jobs that are deleted
     meanwhile are left out.
     """
     rows = run("failure_texts", after=after, size=READ, limit=CHUNK)
@@ -61,7 +61,7 @@ def whole_jobs(rows: Sequence[_Row]) -> tuple[Sequence[_Row], int | None]:
     if len(rows) < CHUNK:
         return rows, None
     last = rows[-1][0]
-    # Records of one job alone: of another program, because we keep fewer.
+    # All records are of one job. Another program has written them, because we keep fewer per job.
     whole = [row for row in rows if row[0] != last] or rows
     return whole, whole[-1][0]
 
@@ -73,7 +73,7 @@ def omitted_failures(run: Statements, jobid: int) -> int:
 
 
 def record_failure(run: Statements, setback: Setback, attempt: int) -> None:
-    """Record a setback of an attempt, with its texts cut to what is kept."""
+    """Record a setback of an attempt, with its texts cut to the maximum lengths."""
     maximum = _text_limit(run)
     run(
         "record_failure",

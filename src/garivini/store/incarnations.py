@@ -1,12 +1,12 @@
-"""Incarnations of a database: in each of them an id is given once, and in another one perhaps again.
+"""Incarnations of a database: an id is given once in each of them, and perhaps again in the next one.
 
 After an asynchronous failover or from a backup, a database lacks its last commits, and gives new jobs the ids
-of lost ones. What the holder of a lost job writes then would change a stranger's row. So each attempt carries
-the number of the incarnation that gave it, and each transaction knows the one that it is in. If the two
-differ, the row is compared before it is written: see ``recognised``.
+of lost ones. Then a write by the holder of a lost job would change the row of another job. So each attempt
+carries the number of the incarnation that gave it, and each transaction knows the one that it is in. If the
+two differ, the row is compared before it is written: see ``recognised``.
 
-The number comes from the server: see ``Dialect.incarnation``. It is asked for once per connection, because a
-server does not change its incarnation while a connection stays open; behind a pooler, in each transaction.
+The number comes from the server: see ``Dialect.incarnation``. A server is asked once per connection, because
+a server does not change its incarnation while a connection stays open; behind a pooler, in each transaction.
 """
 
 from collections.abc import Sequence
@@ -83,11 +83,12 @@ class Incarnations:
 
 
 def recognised(run: Statements, jobs: Sequence[Job], *, arguments: bool = True) -> list[Job]:
-    """Return those of some jobs, which come from another incarnation, whose rows are still theirs.
+    """Return those jobs to which their rows still belong. All jobs come from another incarnation.
 
     A row is that of a job if the time of its insert, its function, its unique key and its attempt are equal.
-    That time is in whole seconds, so the argument is compared as well. Of all this only the attempt can
-    change, and it guards each write, so rows that another transaction has locked are compared too.
+    The time of the insert is in whole seconds, so the argument is compared as well. Of these values only the
+    attempt can change, and each write checks it, so rows that another transaction has locked are compared
+    too.
 
     Args:
         run: runs the statements.

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from garivini.errors import ConflictError, RefusedError, UsageError
+from garivini.errors import ConflictError, UsageError
 from garivini.model.inserted import Inserted
 from garivini.model.job import NewJob
 from garivini.model.pacing import BATCH_BYTES
@@ -13,13 +13,16 @@ from garivini.store.dialects.dialect import Dialect
 from garivini.store.job_rows import insert_rows
 from garivini.store.rows import readable
 from garivini.store.statements import Statements
+from garivini.store.unique_inserts import folded_key, insert_ruled
 
-#: Tries to insert jobs whose keys have a live job that ends between two statements.
+#: Maximum tries to insert a job whose key has another job that ends between two statements.
 _TRIES: Final = 6
 
 
 def fits_one_statement(jobs: Sequence[NewJob], sizes: Sequence[int], dialect: Dialect) -> bool:
     """Whether one statement stores these jobs, so that it can be a transaction by itself."""
+    if any(job.rule is not None or job.expires for job in jobs):
+        return False
     if len(jobs) == 1:
         return True
     if len(jobs) > min(CHUNK, dialect.single_rows) or any(job.uniqkey is not None for job in jobs):
@@ -51,9 +54,34 @@ def insert(run: Statements, jobs: Sequence[NewJob], sizes: Sequence[int]) -> lis
             (index for index, job in enumerate(jobs) if job.uniqkey is not None),
             key=lambda index: (jobs[index].funcname, jobs[index].uniqkey),
         )
-        for part in chunks(keyed, sizes, bound):
+        plain = [index for index in keyed if jobs[index].rule is None]
+        for part in chunks(plain, sizes, bound):
             _insert_keyed(run, jobs, part, answers)
+        if len(plain) < len(keyed):
+            _insert_ruled(run, jobs, keyed, answers)
+    _set_expires(run, jobs, answers)
     return [answer for answer in answers if answer is not None]
+
+
+def _insert_ruled(
+    run: Statements, jobs: Sequence[NewJob], keyed: Sequence[int], answers: list[Inserted | None]
+) -> None:
+    """Insert the jobs among these whose keys have rules, one by one; set their answers."""
+    for index in keyed:
+        rule = jobs[index].rule
+        if rule is not None:
+            answers[index] = insert_ruled(run, jobs[index], rule)
+
+
+def _set_expires(run: Statements, jobs: Sequence[NewJob], answers: Sequence[Inserted | None]) -> None:
+    """Store how long new jobs that have a time of their own may wait."""
+    found: dict[int, list[int]] = {}
+    for job, at in zip(jobs, answers, strict=True):
+        if job.expires and at is not None and at.new:
+            found.setdefault(job.expires, []).append(at.jobid)
+    for expires, jobids in sorted(found.items()):
+        for part in chunks(sorted(jobids)):
+            run("set_expires", jobids=part, expires=expires)
 
 
 def _check_sizes(run: Statements, jobs: Sequence[NewJob], sizes: Sequence[int], bound: int) -> None:
@@ -80,7 +108,7 @@ def _insert_keyed(
 def _try_keyed(
     run: Statements, jobs: Sequence[NewJob], part: list[int], answers: list[Inserted | None]
 ) -> list[int]:
-    """Insert jobs with unique keys; return those whose live job ended between the two statements."""
+    """Insert jobs with unique keys; return those that are not inserted, although no job has their key."""
     rows = run.dialect.insert_keyed(run, insert_rows([jobs[index] for index in part]))
     new = {
         # A caller's connection may return texts as bytes.
@@ -111,21 +139,17 @@ def _try_keyed(
 
 
 def _find_live(run: Statements, funcname: str, uniqkey: str | None) -> int | None:
-    """Return the live job of a key, None if there is none."""
+    """Return the job that has a key, None if there is none."""
     rows = run("live", funcname=funcname, uniqkey=uniqkey)
     if not rows:
         return None
     if not _is_exact(rows[0]):
-        raise RefusedError(
-            f"{run.where} cannot store a job of {funcname} with unique key {uniqkey!r}: by its "
-            f"collation job {rows[0][0]} has the same function and key. Convert the columns "
-            "funcname and uniqkey to one that compares bytes, or use another key"
-        )
+        raise folded_key(run, funcname, uniqkey, rows[0][0])
     return int(rows[0][0])
 
 
 def live(run: Statements, funcname: str, uniqkey: str, *, exact: bool = True) -> Inserted | None:
-    """Return the live job of a key as an insert answers it, or None.
+    """Return the job that has a key as an insert answers it, or None.
 
     Args:
         run: runs the statements.
@@ -148,5 +172,5 @@ def _states(run: Statements, jobids: Iterable[int]) -> dict[int, State]:
 
 
 def _is_exact(live: Sequence[Any]) -> bool:
-    """Whether function and key of a live job are those asked for by their bytes."""
+    """Whether function and key of an existing job are equal in their bytes to those asked for."""
     return len(live) == 1 or bool(live[1])

@@ -22,7 +22,7 @@ def from_row(
     Args:
         row: from ``get``, ``jobs``, ``reclaim`` or ``adopt``, which have the same columns.
         dbid: the id of its database.
-        lease: seconds of the lease that it has just got; 0 if it has not.
+        lease: seconds of the lease that the job has just got; 0: it has got none.
         due: its ``run_after``, if not the row's.
         incarnation: of the database that has given that lease.
 
@@ -88,7 +88,7 @@ def from_due_rows(
             incarnation=incarnation,
             partition=part,
         )
-        for jobid, run_after, arg, uniqkey, coalesce, flag, failcount, attempt, now, created, part in rows
+        for jobid, run_after, arg, uniqkey, coalesce, flag, failcount, attempt, now, created, _, part in rows
     ]
 
 

@@ -27,9 +27,10 @@ class Lapsed(NamedTuple):
     since: int
     age: int
     state: State
-    #: Another program has put the row off since it was leased. That time has come, and nobody holds the job.
+    #: Another program has put the row off since the row was leased. That program's time has come, and nobody
+    #: holds the job.
     put_off: bool = False
-    #: Its own function: in a table of the original it may differ in case from the lane's.
+    #: The function of the row: in a table of the original it may differ in case from the lane's.
     funcname: str = ""
 
 
@@ -46,7 +47,7 @@ def renew(
 
 
 def release(run: Statements, jobs: Collection[Job], *, locked: set[int] | None = None) -> None:
-    """Make claimed jobs that were not submitted waiting again, due when they were before."""
+    """Set claimed jobs that were not submitted back to waiting, due when they were before."""
     skipped = skip_locked(run, (job.jobid for job in jobs), locked)
     for job in sorted(jobs, key=lambda job: job.jobid):
         if job.jobid not in skipped:
@@ -54,15 +55,15 @@ def release(run: Statements, jobs: Collection[Job], *, locked: set[int] | None =
 
 
 def give_back(run: Statements, handles: Collection[Handle], *, locked: set[int] | None = None) -> None:
-    """Make jobs waiting again that a worker holds and has not started, due now."""
+    """Set jobs that a worker holds and has not started back to waiting, due now."""
     for attempt, jobids in by_attempt(unlocked(run, handles, locked)):
         run("give_back", jobids=jobids, attempt=attempt)
 
 
 def mark_leased(run: Statements, handles: Collection[Handle], *, locked: set[int] | None = None) -> None:
-    """Make running jobs leased again whose holder will not start them.
+    """Set running jobs that their holder will not start back to leased.
 
-    Their leases go on, because the server may have given the copies to another worker.
+    The leases of these jobs do not change, because the server may have given the copies to another worker.
     """
     for attempt, jobids in by_attempt(unlocked(run, handles, locked)):
         run("mark_leased", jobids=jobids, attempt=attempt)

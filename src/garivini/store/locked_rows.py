@@ -24,7 +24,7 @@ def skip_locked(
     """
     if locked is None:
         return ()
-    locked.clear()  # of an earlier try
+    locked.clear()  # an earlier try may have added ids
     for part in chunks(sorted(set(jobids))):
         free = {jobid for (jobid,) in run("lockable", jobids=part)}
         if missing := [jobid for jobid in part if jobid not in free]:
@@ -37,7 +37,7 @@ def skip_locked(
 
 
 def _lock_records(run: Statements, jobids: Sequence[int]) -> Collection[int]:
-    """Lock the records of jobs that no other transaction has locked; return the ids of jobs with others.
+    """Lock the records of jobs that no other transaction has locked; return the ids of the other jobs.
 
     None is added meanwhile, because the rows of the jobs are locked.
     """

@@ -19,7 +19,7 @@ _DELETED: Final = 100
 def search(
     shards: Shards, query: JobQuery, *, after: Handle | None = None, limit: int
 ) -> Iterator[tuple[list[Job], BulkProgress]]:
-    """Read the jobs that match, in the order of databases and ids; yield them and how far the search is.
+    """Read the jobs that match, in the order of databases and ids; yield them with the search's progress.
 
     Args:
         shards: the databases.

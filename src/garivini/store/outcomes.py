@@ -24,6 +24,7 @@ from garivini.store.failures import record_failure
 from garivini.store.locked_rows import skip_locked
 from garivini.store.records import keep
 from garivini.store.statements import Statements
+from garivini.store.successors import promote, promote_after_death
 
 #: Up to this span of ids, one range scan is cheaper than one lookup per id. A range contains deleted rows
 #: until the database has purged them, and a wide one may contain many.
@@ -114,11 +115,16 @@ def _delete(run: Statements, jobids: Sequence[int]) -> int:
 
 
 def forget_records(run: Statements, jobids: Sequence[int], kept: Collection[int] = ()) -> None:
-    """Delete the records of jobs that are deleted, but not of those that are kept."""
+    """Delete the records of jobs that are deleted, but not of those that are kept.
+
+    Their successors become jobs.
+    """
     first, last = min(jobids), max(jobids)
     if last - first < _NEAR and not run("any_records", first=first, last=last)[0][0]:
         return
-    recorded = sorted(jobid for (jobid,) in run("with_records", jobids=jobids) if jobid not in kept)
+    found = run("with_records", jobids=jobids)
+    promote(run, [jobid for jobid, is_followed in found if is_followed])
+    recorded = sorted(jobid for jobid, is_followed in found if not is_followed and jobid not in kept)
     if recorded:
         run("forget_failures", jobids=recorded)
         run("forget_reports", jobids=recorded)
@@ -158,7 +164,7 @@ def _settle(run: Statements, setback: Setback, max_failures: int) -> Settled:
     rows = run("standing", jobids=[jobid])
     if not rows:
         return Settled("gone")
-    _, attempt, number, failcount, crashes, limit, retry_text, held = rows[0]
+    _, attempt, number, failcount, crashes, limit, retry_text, is_followed, held = rows[0]
     state = State(number)
     if fence is not None and not (held and attempt == fence):
         return Settled("repeated" if run("recorded", jobid=jobid, attempt=fence) else "stale")
@@ -166,7 +172,7 @@ def _settle(run: Statements, setback: Setback, max_failures: int) -> Settled:
         return Settled("stale")
     if setback.kind == "failed" and setback.when is None and retry_text is not None:
         setback = _apply_policy(setback, failcount, retry_text)
-    if held or setback.kind != "rescheduled" or setback.when == Never():  # a dead job's record has its time
+    if held or setback.kind != "rescheduled" or setback.when == Never():  # a record has the time of death
         record_failure(run, setback, attempt)
     if setback.kind == "crashed":
         run("crash", jobid=jobid, attempt=attempt)
@@ -183,12 +189,14 @@ def _settle(run: Statements, setback: Setback, max_failures: int) -> Settled:
     else:
         time = when.time if isinstance(when, At) else NEVER
         run("put_at", **unchanged, failcount=failcount, run_after=time)
+    if when == Never() and is_followed:
+        promote_after_death(run, [jobid])
     delay = when.seconds if isinstance(when, Offset) else None
     return Settled("applied", State.DEAD if when == Never() else State.WAITING, failcount, delay)
 
 
 def _apply_policy(setback: Setback, failcount: int, retry_text: str) -> Setback:
-    """Return a failure with the delay, or discarded, by the retry policy of its function."""
+    """Apply the retry policy of the function to a failure: return it with its delay, or as discarded."""
     policy = stored_retry(retry_text)
     if policy is None:
         return setback
@@ -228,7 +236,7 @@ def count_run(run: Statements, handle: Handle) -> int:
 
 
 def retry(run: Statements, jobid: int) -> bool:
-    """Make a waiting or dead job due now, its failures forgiven; return whether it was one."""
+    """Make a waiting or dead job due now, its failures forgiven; return whether it was waiting or dead."""
     rows = run("standing", jobids=[jobid])
     if not rows or rows[0][-1] or not State(rows[0][2]).known:
         return False

@@ -36,7 +36,7 @@ def function_settings(run: Statements) -> dict[str, FunctionSettings]:
 
 
 def undeclared(run: Statements, policies: Mapping[str, FunctionPolicy]) -> list[str]:
-    """Return the names of functions for which other settings are declared than these."""
+    """Return the names of the functions in ``policies`` whose stored declarations differ from it."""
     names = sorted(policies)
     stored: dict[str, Mapping[str, Any]] = {}
     for start in range(0, len(names), CHUNK):
@@ -56,12 +56,12 @@ def declare(run: Statements, policies: Mapping[str, FunctionPolicy]) -> None:
 
 
 def set_function(run: Statements, funcname: str, policy: FunctionPolicy) -> None:
-    """Override the settings in ``policy`` that are not None; others stay as they are."""
+    """Override the settings that are not None in ``policy``; the other settings stay as they are."""
     _change(run, [funcname], lambda _, settings: settings.overridden(policy))
 
 
 def unset_function(run: Statements, funcname: str) -> None:
-    """Delete what an operator has set for a function, so that what code declares or the defaults apply.
+    """Delete an operator's settings of a function, so that those of code or the defaults apply.
 
     If it is paused, it stays paused.
     """
@@ -81,7 +81,8 @@ def _change(
     """Change the settings of functions under a lock on their rows. A function without any has no row."""
     found = dict(map(_settings, run("lock_settings", funcnames=list(funcnames))))
     if missing := [name for name in funcnames if name not in found]:
-        # First empty ones: two programs that see no row would otherwise overwrite each other's.
+        # Empty rows are created first. Otherwise two programs that see no row would overwrite each other's
+        # settings.
         run("create_functions", rows=[{"funcname": name} for name in missing])
         found.update(map(_settings, run("lock_settings", funcnames=missing)))
     changed = {name: change(name, found[name]) for name in funcnames}

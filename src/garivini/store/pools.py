@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
-from weakref import WeakSet
+from weakref import WeakSet, finalize
 
 from sqlalchemy import Engine, PoolProxiedConnection, exc
 
@@ -34,7 +34,8 @@ class Source(Protocol):
     def connection(self, *, reads: bool = False) -> Iterator[Any]:
         """Lend a driver's connection in autocommit; translate the driver's errors.
 
-        ``reads``: only reads are made, which a former primary answers too, so that is checked.
+        ``reads``: the caller only reads. A former primary would answer reads too, so the connection is
+        checked.
         """
         yield
 
@@ -62,8 +63,18 @@ def _before_fork() -> None:
 os.register_at_fork(before=_before_fork)
 
 
+def _close_idle(engine: Engine, pid: int) -> None:
+    """Close the idle connections of an engine, unless they are another process's."""
+    if os.getpid() == pid:
+        engine.pool.dispose()
+
+
 class OwnPool:
-    """Connections made from the URL of a database, with the settings that our statements need."""
+    """Connections made from the URL of a database, with the settings that our statements need.
+
+    A pool that is not closed closes its idle connections when it is garbage collected, because drivers warn
+    of each connection that is collected open.
+    """
 
     def __init__(self, settings: DatabaseSettings) -> None:
         url = parse_url(settings.dbid, settings.target)
@@ -72,17 +83,24 @@ class OwnPool:
         self.engine: Engine = make_engine(self.dialect, url)
         self.where: str = f"database {settings.dbid} ({shown(self.engine.url)})"
         self.access: WriteAccess = WriteAccess(settings.dbid, self.where, self.dialect)
-        self._pid = os.getpid()
+        self._own()
         if self.dialect.close_before_fork:
             _CLOSE_BEFORE_FORK.add(self)
+
+    def _own(self) -> None:
+        """Take the connections that are opened from here on for those of this process."""
+        self._pid = os.getpid()
+        self._finalizer = finalize(self, _close_idle, self.engine, self._pid)
+        self._finalizer.atexit = False  # the exit of a process does no I/O
 
     @contextmanager
     def connection(self, *, reads: bool = False) -> Iterator[Any]:
         """Lend a driver's connection in autocommit: see ``Source.connection``."""
         if self._pid != os.getpid():
             # The parent's connections are not ours to use, nor to close.
-            self._pid = os.getpid()
+            self._finalizer.detach()
             self.engine.dispose(close=False)
+            self._own()
         pool = self.engine.pool
         pooled = self._checkout()
         connection = pooled.driver_connection
@@ -123,7 +141,8 @@ class OwnPool:
         except (exc.DBAPIError, driver_error(self.engine), OSError) as error:
             found = translated(error, self)
             self.access.lost(found)
-            # None of several hosts accepts writes. During a switchover one of them soon will.
+            # None of several hosts accepts writes. During a switchover, one of the hosts will soon accept
+            # them.
             found.transient = isinstance(found, UnreachableError) and found.read_only
             raise found from error
         except (AttributeError, TypeError, ValueError) as error:
@@ -212,7 +231,7 @@ def driver_error(engine: Engine) -> type[Exception]:
 def translated(
     error: BaseException, source: Source, connection: Any = None, *, committing: bool = False
 ) -> GariviniError:
-    """Return our error for an error of the driver.
+    """Translate an error of the driver into an error of this library.
 
     Args:
         error: of the driver, or SQLAlchemy's around it.

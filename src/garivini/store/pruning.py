@@ -1,4 +1,4 @@
-"""Deletes what is kept no longer: kept jobs and dead jobs whose retention is over, with their records."""
+"""Deletes kept jobs and dead jobs whose retention is over, with their records."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple

@@ -11,9 +11,9 @@ from garivini.store.failures import storable
 from garivini.store.locked_rows import skip_locked
 from garivini.store.statements import Statements
 
-#: Lines of one attempt that are kept: the first ones.
+#: Maximum lines of one attempt that are kept, the first ones.
 MAX_LINES: Final = 1000
-#: Bytes of a line that are kept.
+#: Maximum bytes of a line that are kept.
 MAX_LINE: Final = 64 * 1024
 #: Maximum bytes of a result that is kept; a larger one is omitted.
 MAX_RESULT: Final = MAX_ARG
@@ -57,7 +57,7 @@ def report(run: Statements, reports: Sequence[Report], *, locked: set[int] | Non
 
 
 def reports(run: Statements, jobid: int) -> list[Reported]:
-    """Return the reports of a job, oldest attempt first; of each its last status, then the lines."""
+    """Return the reports of a job, oldest attempt first; of each attempt the last status, then the lines."""
     return [Reported(*row) for row in run("reports", jobid=jobid)]
 
 

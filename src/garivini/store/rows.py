@@ -1,7 +1,7 @@
 """Converts the values of rows to the types of their columns, whatever another program has stored.
 
 SQLite accepts any value in any column, MariaDB may have names in binary columns, and a PostgreSQL of encoding
-SQL_ASCII does not check text. One such row must not stop others.
+SQL_ASCII does not check text. A row with such a value must not stop other rows.
 """
 
 import math
@@ -104,7 +104,7 @@ _KEPT_JOB: Final = Columns("ntTnnnnntBF")
 _SCHEDULE: Final = Columns("ttBT?ttntntn????nnTTn?")
 #: By name of the statement: the columns of rows that other programs may have written.
 COLUMNS: Final[dict[str, Columns]] = {
-    "due": Columns("nnBTTTnnnnTt"),
+    "due": Columns("nnBTTTnnnn?Tt"),
     "identities": Columns("nnntT"),
     "args": Columns("nB"),
     "expired": Columns("nnTnnnnt"),
@@ -113,24 +113,26 @@ COLUMNS: Final[dict[str, Columns]] = {
     "get": _JOB,
     "jobs": _JOB,
     "match": Columns("n?"),
-    "lock_states": Columns("nnn"),
+    "lock_states": Columns("nnn?"),
     "dispatched": Columns("nnn"),
-    "standing": Columns("nnnnn?Tn"),
+    "standing": Columns("nnnnn?T?n"),
     "counts": Columns("tnnnn"),
     "count_put_off": Columns("tnnn"),
     "states": Columns("nn"),
-    "functions": Columns("t???T???TF?T??T???"),
-    "settings": Columns("t???T???TF?T??T??TT"),
-    "lock_settings": Columns("t???T???TF?T??T??TT"),
+    "functions": Columns("t???T???TF?T?T?T???T???"),
+    "settings": Columns("t???T???TF?T?T?T???T??TT"),
+    "lock_settings": Columns("t???T???TF?T?T?T???T??TT"),
     "declared": Columns("tT"),
     "lock_function": Columns("?nT?FF?T??"),
-    "due_turns": Columns("nnBTTTnnnnTt"),
+    "due_turns": Columns("nnBTTTnnnn?Tt"),
     "waiting_turns": Columns("nt"),
     "in_flight_by_partition": Columns("tn"),
     "partition_rates": Columns("tF"),
     "marks": Columns("tn"),
     "failures": Columns("nnttttt"),
     "reports": Columns("ntnb"),
+    "key_rules": Columns("tT?T?"),
+    "keyed_row": Columns("nnnnnnnn"),
     "retention": Columns("?"),
     "dead": Columns("nt?"),
     "failure_texts": Columns("nnttt"),

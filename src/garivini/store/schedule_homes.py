@@ -1,7 +1,7 @@
 """In which of several databases a schedule is.
 
-A new one is created in the home database of its name. It stays there if databases are added later, because a
-move between two databases could let both tick.
+A new one is created in the home database of its name. A schedule stays there if databases are added later,
+because a move between two databases could let both tick.
 """
 
 from garivini.errors import UsageError
@@ -35,7 +35,7 @@ def place_schedule(shards: Shards, name: str) -> Database:
 
 
 def move_schedules(source: Database, shards: Shards) -> None:
-    """Move the schedules of a database that is being drained to their homes among the others.
+    """Move the schedules of a database that is being drained to their homes among the other databases.
 
     The source refuses the jobs of ticks by then, so that only the copy ticks. If this is interrupted, a
     second call continues it.
@@ -51,7 +51,7 @@ def move_schedules(source: Database, shards: Shards) -> None:
 
 def _holder(shards: Shards, name: str) -> Database | None:
     databases = list(shards)
-    # The home first: nearly all schedules are there.
+    # The home is asked first, because nearly all schedules are there.
     databases.sort(key=lambda database: database is not shards.home("", name))
     for database in databases:
         if database.has_schedule(name):

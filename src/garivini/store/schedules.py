@@ -21,7 +21,7 @@ _COLUMNS: Final = (
     *("overlap", "paused", "next_tick", "queued", "last_tick", "last_jobid", "jobs", "skipped"),
     *("declared", "override"),
 )
-#: Seconds for which it is not recorded again that a process declares a schedule.
+#: Minimum seconds between two records that a process declares a schedule.
 _SEEN_AGE: Final = 30
 #: The types of the values of a definition, by name.
 _TYPES: Final = get_type_hints(Schedule)
@@ -104,7 +104,7 @@ def tick(run: Statements, name: str) -> Ticked | None:
 
 
 def run_schedule(run: Statements, name: str) -> int:
-    """Insert a job of a schedule now, also if it is paused; return its id. Its ticks stay as they are.
+    """Insert a job of a schedule now, also if it is paused; return its id. The ticks do not change.
 
     Raises:
         UsageError: there is no such schedule, or a value of it is wrong.
@@ -151,7 +151,7 @@ def set_schedule(run: Statements, name: str, given: Mapping[str, Any]) -> None:
 def declare_schedule(run: Statements, name: str, definition: Schedule) -> None:
     """Create a schedule as code has declared it, or change those values that no operator has set.
 
-    Its next tick and jobs are treated as by ``set_schedule``.
+    The next tick and the jobs of the schedule are treated as by ``set_schedule``.
 
     Raises:
         UsageError: the name cannot be one.
@@ -170,7 +170,7 @@ def see_schedules(run: Statements, names: Sequence[str]) -> None:
 
 
 def reset_schedule(run: Statements, name: str) -> None:
-    """Undo what an operator has set, so that the values apply that code has declared.
+    """Remove the values that an operator has set, so that those that code has declared apply.
 
     Raises:
         UsageError: there is no such schedule, or no code has declared it.
@@ -220,7 +220,7 @@ def _find(run: Statements, name: str) -> tuple[StoredSchedule | None, int]:
     """Lock a schedule; return it, or None if it does not exist, and the time."""
     if rows := run("lock_schedule", name=name):
         return _stored(rows[0], run.dbid)
-    return None, int(run("clock")[0][0] + 0.001)  # SQLite's is wrong by up to half a millisecond
+    return None, int(run("clock")[0][0] + 0.001)  # SQLite's clock may be wrong by half a millisecond
 
 
 def _locked(run: Statements, name: str) -> tuple[StoredSchedule, int]:
@@ -241,7 +241,7 @@ def _write(
     declared: Mapping[str, Any] | None = None,
     override: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a definition. ``declared`` and ``override`` stay as they are if they are None."""
+    """Write a definition. If ``declared`` or ``override`` is None, its stored value does not change."""
     times = (definition.cron, definition.every, definition.zone)
     if stored is not None and times == (stored.cron, stored.every, stored.zone):
         next_tick = stored.next_tick
@@ -262,7 +262,7 @@ def _write(
 
 
 def _joined(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an operator has set. One of ``cron`` and ``every`` replaces the other."""
+    """Return the values that an operator has set. One of ``cron`` and ``every`` replaces the other."""
     left = {"cron", "every"} if {"cron", "every"} & given.keys() else set()
     return {**{name: value for name, value in before.items() if name not in left}, **given}
 
@@ -295,7 +295,8 @@ def _move(
         jobs=len(jobids),
         skipped=skipped,
     )
-    # Every call changes the row, so all databases count it. The lock makes this rare: a cluster's are local.
+    # Each move changes the row, so every database counts it as changed. The row's lock prevents a conflict,
+    # except between nodes of a cluster.
     if moved != 1:
         raise ConflictError(f"{run.where}: another scheduler has handled schedule {stored.name!r}")
 
@@ -324,7 +325,7 @@ def _stored(row: Sequence[Any], dbid: int) -> tuple[StoredSchedule, int]:
 
 
 def _decode(text: str | None) -> dict[str, Any]:
-    """Return the values in a stored text, without those that have no such name or type."""
+    """Return the values in a stored text, without those whose name is unknown or whose type is wrong."""
     try:
         found = msgspec.json.decode(text or "{}", type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeError, RecursionError):

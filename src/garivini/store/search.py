@@ -30,26 +30,26 @@ class Match(NamedTuple):
     """A job that was examined."""
 
     jobid: int
-    #: Its effective state; None: it does not match.
+    #: The effective state of the job; None: the job does not match.
     state: State | None
 
 
 class Page(NamedTuple):
     """Jobs that were examined by one statement."""
 
-    #: Those that match.
+    #: The jobs that match.
     matches: list[Match]
-    #: The number of all.
+    #: The number of jobs that were examined.
     examined: int
     #: The part of the ids that have been examined, 0 to 1.
     fraction: float
 
 
 class Found(NamedTuple):
-    """Jobs that a search has found since the last one of these; none after a page without a match."""
+    """Jobs that a search has found since the previous result; none after a page without a match."""
 
     jobs: list[Job]
-    #: Jobs that were examined for them.
+    #: Number of jobs that were examined to find these.
     examined: int
     fraction: float
 
@@ -89,7 +89,7 @@ def match(run: Statements, query: JobQuery, *, after: int, until: int, limit: in
 
 
 def read_jobs(run: Statements, jobids: Sequence[int]) -> list[Job]:
-    """Return these jobs in the order of their ids, without those that do not exist."""
+    """Return the given jobs in the order of their ids, without those that do not exist."""
     return [from_row(row, run.dbid) for row in run("jobs", jobids=jobids)]
 
 
@@ -111,7 +111,7 @@ def pages(database: Searched, query: JobQuery, *, after: int = 0, first: int = C
 
 
 def find(database: Searched, query: JobQuery, *, after: int = 0, limit: int) -> Iterator[Found]:
-    """Read the jobs that match, at most ``limit``; those of one ``Found`` need about 8 MB.
+    """Read the jobs that match, at most ``limit``. The jobs of one result need about 8 MB.
 
     Raises:
         UsageError: ``after`` or ``limit`` is not a whole number, or out of range.

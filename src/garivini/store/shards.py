@@ -56,15 +56,15 @@ class Shards:
     def home(self, funcname: str, uniqkey: str, *, without: Collection[int] = ()) -> Database:
         """Return the database of a unique key: rendezvous on the CRC-32 of function and key.
 
-        If a database is added, only the keys that now belong to it move; without one (``without``: ids), only
-        its own keys move.
+        If a database is added, only the keys that now belong to it move. If databases are left out
+        (``without``: their ids), only their keys move.
         """
         key = crc32(f"{funcname}\0{uniqkey}".encode())
         rest = [database for database in self if database.dbid not in without]
         return max(rest, key=lambda database: _weight(key, database.dbid))
 
     def target(self, job: Job, *, without: Collection[int]) -> Database:
-        """Return the database for a job that leaves another: its key's home, or any."""
+        """Return the database to which a job of another database moves: its key's home, or any."""
         if job.uniqkey is not None:
             return self.home(job.funcname, job.uniqkey, without=without)
         return random.choice([database for database in self if database.dbid not in without])
@@ -155,7 +155,7 @@ class Shards:
         assert job.uniqkey is not None
         drained = [home.dbid]
         while True:
-            # A job that is live there has not been moved yet, and a trigger prevents new ones.
+            # A job that is still there has not been moved yet, and a trigger prevents new ones.
             live = self[drained[-1]].live(job.funcname, job.uniqkey)
             if live is not None:
                 return live

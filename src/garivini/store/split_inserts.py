@@ -1,4 +1,4 @@
-"""Splits a batch of inserts that failed as a whole, so that each caller gets its own answer. Pure."""
+"""Splits a batch of inserts that failed as a whole, so that each caller gets its own answer. No I/O."""
 
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -72,7 +72,7 @@ class SplitInserts(Generic[_C]):
         return ends
 
     def _divide(self, batch: Sequence[_C], error: Exception, ends: Ends[_C]) -> None:
-        """Try these in smaller batches, or end them."""
+        """Divide a failed batch into smaller ones, or give its callers their errors."""
         if len(batch) > 1 and isinstance(error, UsageError | RefusedError):
             half = len(batch) // 2
             self._todo += [batch[half:], batch[:half]]

@@ -11,7 +11,7 @@ bound. There are three markers: a line that ends in ``-- each`` is repeated per 
 
 If a database needs several statements where another needs one, they follow one name, and each but the last
 ends in ``;``. They run in turn, and the result is the rows of the last one that reads. If one that reads
-finds nothing, the rest is skipped.
+finds nothing, the statements after it are skipped.
 
 ``sql/NAME_folding.sql`` has the statements for a table that treats names as equal which differ in their
 bytes, as tables of the original do. They replace those of the same name.
@@ -46,7 +46,7 @@ class SqlTemplate:
     between: str = ","
     #: Makes the value of an array from a list.
     array: Callable[[list[Any]], Any] = list
-    #: Of each part the markers and names of its values, in order.
+    #: The markers and names of the values of each part, in order.
     _names: list[list[tuple[str, str]]] = field(init=False)
     #: Takes the values of the repeated line out of a row.
     _row: Callable[[Mapping[str, Any]], tuple[Any, ...]] = field(init=False)

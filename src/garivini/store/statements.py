@@ -66,7 +66,7 @@ class Statements:
         return found
 
     def wait_for_no_lock(self) -> None:
-        """Let this transaction not wait for locks from here on, or as briefly as the server allows."""
+        """From here on, this transaction waits for no lock, or as briefly as the server allows."""
         if self._lock_wait is None:
             self._lock_wait = (self.dialect.shorten_lock_wait(self._cursor),)
 

@@ -12,10 +12,12 @@ from typing import Any, Final, TypeAlias
 
 from garivini.model.job import Job
 from garivini.model.limits import PRIORITIES
+from garivini.model.outcome import Setback, Settled
 from garivini.model.policy import FunctionPolicy
 from garivini.model.turns import Place, in_rounds, shares
-from garivini.store.chunks import chunks
+from garivini.store.chunks import CHUNK, chunks
 from garivini.store.claims import SMALL, Lane, claim_rows
+from garivini.store.expiry import discard, split_late
 from garivini.store.partition_rooms import PartitionRooms
 from garivini.store.statements import Statements
 from garivini.store.turns import Turns
@@ -27,7 +29,7 @@ _ALL: Final = 2000
 #: Maximum statements that read jobs of the same partitions: some may have fewer jobs than their share.
 _TRIES: Final = 4
 #: The column of a row of ``due_turns`` with its partition.
-_PARTITION: Final = 10
+_PARTITION: Final = 11
 
 #: Claims the jobs of these rows, or of the first of them.
 _Take: TypeAlias = Callable[[list[Sequence[Any]]], list[Job]]
@@ -59,20 +61,34 @@ class TurnClaim:
         self._empty: list[str] = []
         self._locked: Counter[str] = Counter()
         self._truncated = False
+        self._expires: int | None = None
+        self._discarded: list[tuple[Setback, Settled]] = []
 
     @property
     def held_back(self) -> float | None:
         """Seconds until a claim may get more, 0 if they are not known; None: no jobs are held back."""
         return min(self._waits, default=None)
 
-    def claim(self, *, limit: int, lease: int | Callable[[str], int], max_bytes: int) -> list[Job]:
+    def claim(
+        self,
+        *,
+        limit: int,
+        lease: int | Callable[[str], int],
+        max_bytes: int,
+        expires: int | None = None,
+        discarded: list[tuple[Setback, Settled]] | None = None,
+    ) -> list[Job]:
         """Claim jobs, as ``claims.claim`` does, in the order of the turns."""
+        self._expires = expires
+        limit = min(limit, CHUNK)
 
         def take(rows: list[Sequence[Any]]) -> list[Job]:
             left = max_bytes - sum(len(job.arg) for job in self._jobs)
             return claim_rows(self._run, self._lane, rows, lease=lease, max_bytes=left)
 
         last = self._serve_rounds(limit, take)
+        if discarded is not None:
+            discarded[:] = self._discarded
         if self._jobs and (len(self._jobs) >= limit or self._truncated):
             last = self._jobs[-1].partition or ""
         self.place = self.place._replace(partition=last)
@@ -170,9 +186,12 @@ class TurnClaim:
         return True
 
     def _due_rows(self, found: Mapping[str, Sequence[int]]) -> dict[int, Sequence[Any]]:
-        """Return the rows of the jobs that can be claimed, by id; they are locked."""
+        """Return the rows of the jobs that can be claimed, by id, locked. Discard jobs that have expired."""
         partitions = {jobid: name for name, jobids in found.items() for jobid in jobids}
         rows: list[Sequence[Any]] = []
         for part in chunks(sorted(partitions)):
             rows += self._run("due_turns", jobids=part, priority=self._priority, small=SMALL)
-        return {row[0]: row for row in rows if (row[_PARTITION] or "") == partitions[row[0]]}
+        due, late = split_late(rows, self._expires)
+        if late:
+            self._discarded += discard(self._run, late)
+        return {row[0]: row for row in due if (row[_PARTITION] or "") == partitions[row[0]]}

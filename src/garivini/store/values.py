@@ -8,18 +8,19 @@ from garivini.errors import UsageError
 #: Parameters of statements that are text or bytes; most others are whole numbers.
 _TEXTS: Final = frozenset(
     "funcname uniqkey coalesce partition arg flag kind error message trace worker body result envelope rate"
-    " partition_rate error_text arg_text name cron zone missed overlap declared override start".split()
+    " partition_rate error_text arg_text name cron zone missed overlap declared override start"
+    " unique_scope on_duplicate".split()
 )
 #: Parameters that are numbers with a fraction.
 _REALS: Final = frozenset(("ran", "used_until"))
-#: Parameters for which True is not a number: it would be the first job.
+#: Parameters for which True is refused: as a number, it would mean job 1.
 _STRICT: Final = frozenset(("jobid", "first", "last", "dbid", "attempt", "after", "until", "limit"))
 #: Parameters that may be None, besides the texts.
 _OPTIONAL: Final = frozenset(
     "state lease deadline renews max_failures retention max_running dead_retention burst paused_until"
     " partition_max_running partition_burst fair"
     " created_from created_before due_from due_before every tick next_tick queued last_tick"
-    " last_jobid".split()
+    " last_jobid unique_window max_delay expires".split()
 )
 _LARGEST: Final = 2**63 - 1
 
@@ -37,7 +38,7 @@ def check_values(values: Mapping[str, Any]) -> None:
                 wrong = next(item for item in value if type(item) is not int)
                 raise UsageError(f"a job's id is a whole number, not {wrong!r:.100}")
         elif name in ("funcnames", "names", "partitions"):
-            continue  # read from the database
+            continue  # such a value was read from the database
         elif name in _REALS:
             if value is not None and not isinstance(value, float):
                 raise UsageError(f"{name} is a number of seconds, not {value!r:.100}")

@@ -17,8 +17,8 @@ _CHECKED: Final = "garivini_checked"
 class WriteAccess:
     """Whether the server of a database takes writes.
 
-    After a switchover, connections to the former primary stay open. Writes on them fail. Reads do not: they
-    return the rows of the past, and a QueueRunner that finds nothing due there would never write.
+    After a switchover, connections to the former primary stay open. Writes on them fail. Reads do not fail:
+    they return rows that are out of date, and a QueueRunner that finds nothing due there would never write.
 
     Args:
         dbid: of the database.
@@ -35,7 +35,7 @@ class WriteAccess:
         self.refused: bool = False
 
     def opened(self, info: MutableMapping[Any, Any]) -> None:
-        """Note the time of a connection's first use. ``info``: what the pool stores with it."""
+        """Note the time of a connection's first use. ``info``: the pool's data about it."""
         info.setdefault(_CHECKED, time.monotonic())
 
     def check(self, connection: Any, info: MutableMapping[Any, Any]) -> None:
@@ -45,7 +45,7 @@ class WriteAccess:
 
         Args:
             connection: the driver's.
-            info: what the pool stores with it.
+            info: the data that the pool stores with the connection.
 
         Raises:
             UnreachableError: it does not. Another connection may.

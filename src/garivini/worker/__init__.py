@@ -2,8 +2,8 @@
 
 * ``worker`` registers ``functions``. ``serving`` runs it until a stop, ``process`` in a process of its own.
 * ``links`` are the connections to the Gearman servers. ``held_jobs`` decides which copies start.
-* ``def_jobs`` runs ``def`` functions by the queue of ``blocking``, ``async_jobs`` those of ``async def``.
-  ``shared`` has what these parts share.
+* ``def_jobs`` runs ``def`` functions by the queue of ``blocking``, and ``async_jobs`` runs ``async def``
+  ones. ``shared`` has what these parts share.
 * ``live_settings`` applies settings that an operator changes, ``kept_results`` measures and keeps results.
 * ``supervisor`` restarts processes that die. ``forks``: processes that a function forks. ``joblog``: a line
   per start and end.

@@ -40,7 +40,7 @@ class AsyncJobs:
         self.links: Links = Links(concurrency)
         self._give_up = give_up
         self._closing = False
-        #: The tasks that are running, and what they run.
+        #: The running tasks, each with its execution.
         self.tasks: dict[asyncio.Task[None], Execution] = {}
 
     def start(self, execution: Execution) -> None:
@@ -62,7 +62,7 @@ class AsyncJobs:
         return tasks
 
     def cancel_one(self, execution: Execution) -> None:
-        """Cancel the task of a job that was cancelled, if it runs. Its outcome has no effect, but success."""
+        """Cancel the task of a job that was cancelled, if it runs. Any outcome but success has no effect."""
         for task, running in self.tasks.items():
             if running is execution:
                 task.cancel()
@@ -74,7 +74,7 @@ class AsyncJobs:
         limit = asyncio.timeout(entry.timeout)
         force_setattr(job, "counter", keeper.start_counter)
         try:
-            set_current_job(job)  # in this task's own context
+            set_current_job(job)  # set in the context of this task alone
             if keeper.job_events.enabled:
                 keeper.job_events.start(execution)
             async with limit:
@@ -85,7 +85,7 @@ class AsyncJobs:
         except BaseException as error:  # in any case the job ends and its slot is free
             forks.leave(error)
             if self._closing and isinstance(error, asyncio.CancelledError | GeneratorExit):
-                raise  # not an error of the job
+                raise  # a cancellation of the task is not an error of the job
             setback = setback_of(job.handle, error, self._name)
             if limit.expired():
                 message = f"ran longer than {entry.timeout:g} s"
@@ -100,7 +100,7 @@ class AsyncJobs:
         self._note_task()
 
     def _note_task(self) -> None:
-        """Note the job for the parent if it is the only one: of several, none can be blamed for a crash."""
+        """Report the job to the parent if it is the only one: of several, none can be blamed for a crash."""
         if self._slot is not None:
             if len(self.tasks) == 1:
                 (execution,) = self.tasks.values()

@@ -20,7 +20,7 @@ class BlockingRunner:
     Args:
         execute: runs one job, records its outcome and returns whether it ran; must not raise.
         on_batch: called after each batch with the number of jobs that ran and the seconds that they took.
-        clock: the time, and what waits for it.
+        clock: gives the time, and waits.
 
     """
 
@@ -34,7 +34,7 @@ class BlockingRunner:
         self._on_batch = on_batch
         self._monotonic = clock.monotonic
         self._queue: deque[Execution] = deque()
-        # An idle thread waits for an item of this. An Event takes several times as long.
+        # An idle thread waits for an item of this queue. To wait for an Event takes several times as long.
         self._wake = clock.queue()
         self._idle = False
         self._stopping = False

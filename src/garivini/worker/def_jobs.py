@@ -49,9 +49,9 @@ class DefJobs:
         self.runner: BlockingRunner = BlockingRunner(self._run, self._end_batch, shared.clock)
         self._give_up = give_up
         self._after_batch = after_batch
-        #: What is running now.
+        #: The execution that is running now.
         self.current: Execution | None = None
-        self._seconds = 0.0  # per job of the last batch
+        self._seconds = 0.0  # seconds per job of the last batch
         self._offer_due = False
 
     def _run(self, execution: Execution) -> bool:
@@ -62,7 +62,7 @@ class DefJobs:
             return False
         entry = self._functions[held.job.function]
         keeper = self._keepers[execution.job.dbid]
-        self.current = execution  # before the limit: then the keeper reads it
+        self.current = execution  # before the time limit is set, because the keeper reads it then
         if entry.timeout is not None:
             keeper.limit(execution, entry.timeout)
         if self._slot is not None:
@@ -86,7 +86,7 @@ class DefJobs:
 
     def _end_batch(self, ran: int, seconds: float) -> None:
         """Request as many jobs as suit the duration of the last batch."""
-        set_current_job(None)  # once per batch: no code of the application runs between its jobs
+        set_current_job(None)  # once per batch: no other code runs between its jobs
         if self._slot is not None:
             self._slot.clear()
         self._after_batch()
@@ -112,7 +112,7 @@ class DefJobs:
 
         def report() -> None:
             execution.held.fail()
-            self._loop.call_soon(reported.set)  # after the write
+            self._loop.call_soon(reported.set)  # called after the report was written
 
         self._call_in_loop(report)
         reported.wait(_LAST_REPORT)

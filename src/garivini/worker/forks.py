@@ -1,6 +1,6 @@
 """Child processes that a function forks: they do not inherit the worker's signal handlers and connections.
 
-``multiprocessing`` and ``os.fork`` copy both. A child with the handlers ignores SIGTERM, by which
+``multiprocessing`` and ``os.fork`` would copy both. A child with the handlers ignores SIGTERM, by which
 ``multiprocessing.Pool`` ends it. A child with an open socket hides the death of its worker from the Gearman
 server. A child that returns from the function would continue as a second worker on the same sockets.
 """
@@ -19,7 +19,7 @@ _descriptors: Callable[[], Iterable[int]] | None = None
 #: Whether this process was forked by a function of a worker.
 _forked = False
 
-#: As in a Python process that has just started.
+#: The signal handlers of a Python process that has just started.
 _HANDLERS: Final[dict[signal.Signals, Any]] = {
     signal.SIGTERM: signal.SIG_DFL,
     signal.SIGINT: signal.default_int_handler,
@@ -62,7 +62,7 @@ def _in_child() -> None:
     for descriptor in _descriptors():
         os.dup2(null, descriptor)  # not closed: the objects that own the number would close it again
     os.close(null)
-    _descriptors = None  # a child of this one keeps its handlers, and the numbers may be other files by then
+    _descriptors = None  # its own children keep their handlers, and the numbers may be reused by then
 
 
 os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

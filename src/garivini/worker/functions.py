@@ -47,7 +47,7 @@ def registered(funcname: str, function: Function, policy: FunctionPolicy) -> Reg
     """Return the entry of a function that a worker can run.
 
     Raises:
-        UsageError: calling it with a job would not run it, or cannot work.
+        UsageError: a call with a job would not run the function, or would fail.
 
     """
     if not callable(function):
@@ -64,7 +64,7 @@ def registered(funcname: str, function: Function, policy: FunctionPolicy) -> Reg
             f"function {funcname!r} is called with one argument, the job, which it does not take: {error}"
         ) from None
     except ValueError:
-        pass  # a builtin without a signature
+        pass  # some builtins have no signature
     return Registered(function, policy, policy.timeout, _is_async(function))
 
 
@@ -90,7 +90,7 @@ def check_result(result: Any) -> None:
     for is_undone, name in _UNDONE:
         if is_undone(result):
             if inspect.iscoroutine(result):
-                result.close()  # without the warning that nobody awaited it
+                result.close()  # prevents the warning that the coroutine was never awaited
             raise UsageError(
                 f"the function returned {name}, whose code has not run: register an async def, await it or "
                 "iterate over it"

@@ -37,7 +37,7 @@ class HeldJobs:
         self._def_jobs = def_jobs
         self._async_jobs = async_jobs
         self._blocking = def_jobs.runner
-        #: What this process holds, by the name of the copy, until the end is committed.
+        #: The executions that this process holds, by the name of the copy, until their end is committed.
         self._executions: dict[Copy, Execution] = {}
         #: The copies that a server may send again although they have ended.
         self.ended: EndedCopies = EndedCopies()
@@ -51,7 +51,8 @@ class HeldJobs:
             if keeper is None:
                 raise UsageError(f"database {job.dbid} is not one of this worker's")
         except UsageError as error:
-            # Without a handle there is no row to write to. If there is a row, it runs again after its lease.
+            # Without a handle, no row can be found to write to. If there is one, its job runs again after the
+            # lease.
             events.emit("job.dropped", function=held.job.function.decode(errors="replace"), error=str(error))
             held.fail()
             return
@@ -101,13 +102,13 @@ class HeldJobs:
             keeper.check(execution)  # the copy has arrived again meanwhile: see _attach
 
     def given_back(self, executions: list[Execution]) -> None:
-        """Forget jobs that another worker may have now."""
+        """Remove executions whose jobs were given back, so that another worker may have them now."""
         for execution in executions:
             del self._executions[execution.copy]
             execution.held.complete()
         self._some_left.set()
-        # This process holds too many: it requests no more until the blocking function has ended, and then
-        # only as many as it can start.
+        # This process holds too many jobs. It requests no more until the blocking function has ended, and
+        # then only as many as it can start.
         self._def_jobs.links.slots = 1
         if self._def_jobs.current is not None:  # otherwise no end would trigger the next request
             self._def_jobs.links.pause()
@@ -136,13 +137,14 @@ class HeldJobs:
             self._blocking.put(execution)
 
     def _attach(self, execution: Execution, held: Held) -> None:
-        """Accept a second copy of a job that this process holds: its end is reported for both."""
+        """Accept a second copy of a job that this process holds: its end is reported for both copies."""
         if not execution.held.disconnected:
             held.complete()
             return
         execution.held = held
         if self._blocking.take_back(execution):
-            # It has not started. Another worker may have had the copy meanwhile, and may have ended the job.
+            # The job has not started here. Another worker may have had the copy meanwhile, and may have ended
+            # the job.
             self._keepers[execution.job.dbid].check(execution)
 
     def _drop_stale(self, execution: Execution) -> None:

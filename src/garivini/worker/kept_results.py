@@ -37,7 +37,7 @@ def keeping(entry: Registered, monotonic: Callable[[], float]) -> Registered:
 
 
 def take_result(execution: Execution, result: Any) -> None:
-    """Take what a function returned: check it, or note it if it is kept."""
+    """Accept the return value of a function: store it if the job is kept, otherwise only check it."""
     if isinstance(result, KeptResult):
         execution.result = result
     else:
@@ -48,6 +48,6 @@ def _kept(result: Any, seconds: float) -> KeptResult:
     check_result(result)
     try:
         return KeptResult(msgspec.json.encode(result), seconds)
-    except Exception as error:  # of the object: the job has succeeded anyway
+    except Exception as error:  # the object cannot be encoded; the job has succeeded anyway
         name = type(result).__qualname__
         return KeptResult(None, seconds, f"the result, a {name}, cannot be written as JSON: {error}")

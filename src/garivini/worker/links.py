@@ -6,8 +6,8 @@ from typing import TypeAlias
 from garivini.gearman.aio import Held, Worker
 from garivini.model.pacing import next_prefetch
 
-#: Makes a connection to the server at an address, for the functions of these names. It does not open it. The
-#: last argument receives each job that arrives.
+#: Makes a connection to the server at an address, for the functions of these names. The connection is not
+#: opened yet. The last argument receives each job that arrives.
 Connect: TypeAlias = Callable[[str, list[bytes], Callable[[Held], None]], Worker]
 
 
@@ -23,9 +23,9 @@ class Links:
         self.slots: int = slots
         #: Whether to request jobs ahead. If not, each connection holds one job.
         self.prefetches: bool = True
-        #: The connections.
+        #: The connections, one per server.
         self.connections: list[Worker] = []
-        #: Jobs that have run. The thread that runs them counts them.
+        #: The number of jobs that have run, counted by the thread that runs them.
         self.ran: int = 0
         self._settled = 0
         self._paused = False
@@ -50,12 +50,12 @@ class Links:
             self.offer()
 
     def offer(self) -> None:
-        """Offer the free slots to the servers. A job that is being committed does not take one."""
+        """Offer the free slots to the servers. A job that is being committed takes no slot."""
         self._paused = False
         self._set(self.slots + self.ran - self._settled)
 
     def prefetch(self, seconds: float) -> None:
-        """Offer as many slots as suit jobs that take this time."""
+        """Offer the number of slots that suits jobs that take this many seconds each."""
         self.slots = next_prefetch(self.slots, seconds) if self.prefetches else 1
         self.offer()
 

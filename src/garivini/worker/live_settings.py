@@ -1,4 +1,4 @@
-"""The settings of a worker's functions, as they apply now: an operator changes them while it runs."""
+"""The current settings of a worker's functions, which an operator can change while the worker runs."""
 
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import replace
@@ -12,8 +12,8 @@ from garivini.worker.links import Links
 class LiveSettings:
     """Puts the current settings into the entries of functions, so that reading them costs a job nothing.
 
-    With several databases, the shortest time limit applies. It is called in the keepers' threads; an entry is
-    replaced at once.
+    With several databases, the shortest time limit applies. It is called in the keepers' threads, and
+    replaces each entry by one assignment.
 
     Args:
         functions: the entries by name in Gearman, which are replaced.
@@ -32,7 +32,7 @@ class LiveSettings:
         self._monotonic = monotonic
         #: By database, the settings that were read last.
         self._read: dict[int, Mapping[str, FunctionPolicy]] = {}
-        for name, entry in self._declared.items():  # until the first are read
+        for name, entry in self._declared.items():  # used until the first settings are read
             if entry.policy.retention is not None:
                 functions[name] = keeping(entry, monotonic)
 

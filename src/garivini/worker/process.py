@@ -29,10 +29,11 @@ class Process:
         self._failure: BaseException | None = None
         drain = child.drain if child is not None else None
         self._serving = Serving(worker, self._loop, drain, child, after_batch=self._keep_signals)
-        # The parent of a child sends SIGTERM for ^C. A signal that is ignored from outside (nohup) stays so.
+        # The parent of a child sends SIGTERM for ^C. A signal that was ignored before the start (nohup) stays
+        # ignored.
         numbers = (signal.SIGTERM,) if child is not None else (signal.SIGTERM, signal.SIGINT)
         self._numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-        self._on_signal = self.on_signal  # one object, for comparison
+        self._on_signal = self.on_signal  # bound once, so that handlers can be compared
 
     def run(self) -> None:
         """Run jobs until a signal, then drain.
@@ -87,7 +88,7 @@ class Process:
             self._failure = error
         finally:
             if self._serving.abandoned:
-                # The main thread is in a function that does not end. Only this can end the process.
+                # The main thread is in a function that does not end, so only this call can end the process.
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(1)

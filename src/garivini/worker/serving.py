@@ -50,8 +50,8 @@ class Served(Protocol):
 class Serving:
     """A worker that is served.
 
-    Copies of jobs arrive in the loop and run there, or in the thread of ``blocking``. Their outcomes are
-    committed by the keepers, each in a thread of its own, and then reported to the Gearman servers.
+    Copies of jobs arrive in the loop and run there, or in the thread of ``blocking``. The keepers, each in
+    its own thread, commit the outcomes of jobs, which are then reported to the Gearman servers.
 
     Args:
         worker: its functions, client and servers.
@@ -59,7 +59,7 @@ class Serving:
         drain: maximum seconds from the stop until all jobs that it holds have ended; None: no limit.
         child: the state that it shares with its supervisor.
         after_batch: called in the blocking thread after each batch of jobs.
-        clock: the time of its threads, and what waits for it.
+        clock: the clock of its threads.
         connection: the class of its connections to Gearman servers.
 
     """
@@ -157,7 +157,7 @@ class Serving:
             events.emit("worker.draining", worker=self._shared.name)
             async with asyncio.timeout(self._drain_timeout):
                 await asyncio.gather(*(connection.drain() for connection in self._connections))
-                await self._held_jobs.until_empty()  # also those whose connection is lost
+                await self._held_jobs.until_empty()  # including jobs whose connection is lost
         except TimeoutError:
             last_commits = _LAST_COMMITS
             unfinished = self._report_unfinished()
@@ -190,7 +190,7 @@ class Serving:
         if tasks:
             await self._until_cancelled(tasks, timeout / 2)
         stops = [partial(keeper.stop, timeout) for keeper in self._shared.keepers.values()]
-        # All threads of the loop itself may be in calls of functions that were cancelled.
+        # All threads of the loop's own executor may be busy with calls of cancelled functions.
         threads = ThreadPoolExecutor(len(stops), "garivini-stop")
         await asyncio.gather(*(self._loop.run_in_executor(threads, stop) for stop in stops))
         threads.shutdown(wait=False)
@@ -198,7 +198,7 @@ class Serving:
         events.emit("worker.stopped", worker=self._shared.name)
 
     async def _until_cancelled(self, tasks: list[asyncio.Task[None]], timeout: float) -> None:
-        """Wait until cancelled tasks have ended, and report those that do not: a function can ignore it."""
+        """Wait until cancelled tasks have ended; report those that do not, as a function can ignore it."""
         _, left = await asyncio.wait(tasks, timeout=timeout)
         if left:
             jobs = [self._async_jobs.tasks[task].job for task in left]
@@ -209,5 +209,5 @@ class Serving:
 
 
 def _names(jobs: list[Job]) -> list[str]:
-    """Return the first jobs as an event names them."""
+    """Return the names of the first jobs for an event."""
     return [f"{job.funcname} {job.id}" for job in jobs[:_NAMED]]

@@ -17,17 +17,17 @@ class Shared:
 
     #: The worker's name, for records.
     name: str
-    #: By their names in Gearman.
+    #: The functions by their names in Gearman.
     functions: MutableMapping[bytes, Registered]
     loop: asyncio.AbstractEventLoop
-    #: Where the supervisor reads what is running; None without one.
+    #: The memory in which the supervisor reads which job is running; None without a supervisor.
     slot: Slot | None
-    #: The time, and what waits for it.
+    #: The clock of the worker's threads.
     clock: Clock
-    #: By database. Filled after the parts are made, because the keepers call them.
+    #: The keepers by database. Filled after the parts are made, because keepers call them.
     keepers: dict[int, Keeper] = field(default_factory=dict)
 
     def call_in_loop(self, call: Callable[..., None], *arguments: Any) -> None:
-        """Call it in the loop soon, unless the loop is closed. From any thread."""
+        """Schedule a call in the loop, unless the loop is closed. Any thread may use this."""
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(call, *arguments)

@@ -20,7 +20,7 @@ from garivini import events
 from garivini.backoff import Backoff
 from garivini.keeper.supervised_child import CONFIGURATION_ERROR, TIME_LIMIT, Obituary, Slot, SupervisedChild
 
-#: Seconds beyond a job's time limit after which the parent ends a child that has not done so itself.
+#: Seconds beyond a job's time limit after which the parent ends a child that has not ended itself.
 TIME_LIMIT_GRACE: Final = 5.0
 #: A child that has lived for this many seconds is restarted immediately.
 _LONG_LIFE: Final = 10.0
@@ -34,7 +34,7 @@ class _Process:
     started: float
     slot: Slot
     obituaries: list[Obituary]
-    #: The limit for which the parent has killed it, if it has.
+    #: The limit that the child exceeded, if the parent has killed it for that.
     killed_for: Literal["", "TimeLimit", "Drain"] = ""
 
 
@@ -42,7 +42,7 @@ class Supervisor:
     """Keeps a number of child processes running.
 
     Args:
-        child: called in each child. Its return ends the child with status 0.
+        child: called in each child. When it returns, the child ends with status 0.
         processes: the number of children.
         drain: maximum seconds from the first signal until a child has finished its jobs. A child that still
             runs two seconds later is killed.
@@ -120,7 +120,8 @@ class Supervisor:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             # A terminal sends ^C to the parent and to its children, and the parent sends them SIGTERM then.
-            # So ^C does nothing here. It is not ignored: programs that a function starts would inherit that.
+            # So ^C does nothing here. The signal is handled, not ignored, because programs that a function
+            # starts would inherit an ignored signal.
             signal.signal(signal.SIGINT, lambda *_: None)
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             lifeline, wake, signalled = self._inherited
@@ -144,12 +145,12 @@ class Supervisor:
             return
         for number in numbers:
             if number in (signal.SIGTERM, signal.SIGINT):
-                # The first one makes a child drain, the second one ends it: the child counts them.
+                # The children count the signals: the first makes a child drain, the second ends it.
                 self._stop()
 
     def _stop(self) -> None:
         if self._stop_by is None:
-            # The child ends by itself in time. This is for one that cannot.
+            # A child normally ends by itself before this time. One that does not is killed.
             self._stop_by = time.monotonic() + self._drain + 2.0
         for pid in self._children:
             os.kill(pid, signal.SIGTERM)
@@ -181,7 +182,7 @@ class Supervisor:
                 self._bury(pid, process, os.waitstatus_to_exitcode(status))
 
     def _bury(self, pid: int, process: _Process, code: int) -> None:
-        if code != CONFIGURATION_ERROR:  # otherwise the child has reported the reason
+        if code != CONFIGURATION_ERROR:  # with this status, the child has reported the reason
             events.emit("worker.child_died", pid=pid, status=code)
         handle, _, recorded, incarnation = process.slot.read()
         if not recorded:

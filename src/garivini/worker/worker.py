@@ -18,6 +18,7 @@ from garivini.model.new_jobs import new_job
 from garivini.model.policy import FunctionPolicy
 from garivini.model.retry import Backoff, ErrorClass, retry_policy
 from garivini.model.schedule import Missed, Overlap, Schedule, check_name, whole_seconds
+from garivini.model.unique import OnDuplicate, UniqueScope
 from garivini.worker.functions import Function, Registered, registered
 from garivini.worker.process import Process
 from garivini.worker.serving import Serving
@@ -32,8 +33,8 @@ class Worker:
 
     Args:
         client: has the databases of the jobs. Without one, a ``Client()`` with the settings of the commands.
-        job_servers: the Gearman servers to connect to, all of them, as ``host:port``. Without it, those of
-            the client, or if it has none those of the settings.
+        job_servers: the Gearman servers as ``host:port``. The worker connects to all of them. By default they
+            are those of the client, or if the client has none, those of the settings.
         concurrency: maximum ``async def`` jobs at a time in one process.
         tls: the TLS context of the connections to the servers. Without it they are not encrypted.
 
@@ -80,6 +81,11 @@ class Worker:
         discard_on: Iterable[ErrorClass] = (),
         retention: int | None = None,
         dead_retention: int | None = None,
+        unique_scope: UniqueScope | None = None,
+        unique_window: int | None = None,
+        on_duplicate: OnDuplicate | None = None,
+        max_delay: int | None = None,
+        expires: int | None = None,
     ) -> Callable[[_F], _F]:
         """Register the decorated ``def`` or ``async def`` under this name; it is called with a ``Job``.
 
@@ -116,6 +122,14 @@ class Worker:
                 precedence over those for its base classes.
             retention: seconds for which a job is kept after success with its result as JSON, 1 s to a year.
             dead_retention: days for which a dead job is kept, 1 to 3,650; by default for ever.
+            unique_scope: how long a job holds its unique key: ``while_live`` until it is complete or dead,
+                ``while_live_or_dead`` (default) until its row is deleted.
+            unique_window: seconds after an insert for which its unique key stays taken, also if the job is
+                complete.
+            on_duplicate: the effect of an insert whose unique key is taken: ``existing`` (default),
+                ``raise``, ``replace``, ``debounce`` or ``one_more``. See ``docs/how-to/unique.md``.
+            max_delay: maximum seconds for which ``debounce`` puts a job off, from its first insert.
+            expires: seconds after a job is due after which it is discarded if it was not handed out.
 
         Raises:
             UsageError: the name is invalid or registered already, a value is out of range, or the function
@@ -139,7 +153,13 @@ class Worker:
             timeout=timeout,
             retention=retention,
             dead_retention=dead_retention,
+            unique_scope=unique_scope,
+            unique_window=unique_window,
+            on_duplicate=on_duplicate,
+            max_delay=max_delay,
+            expires=expires,
         )
+        policy.key_rule.check_together()
 
         def register(function: _F) -> _F:
             if funcname in self.functions:
@@ -233,8 +253,8 @@ class Worker:
 
         Returns:
             The jobs that were still running after ``drain`` seconds. They run again elsewhere. An
-            ``async def`` among them is cancelled; a ``def``, or an ``async def`` that ignores this for more
-            than half a second, continues without an outcome.
+            ``async def`` among them is cancelled; a ``def``, or an ``async def`` that ignores its
+            cancellation for more than half a second, continues without an outcome.
 
         """
         serving = Serving(self, asyncio.get_running_loop(), drain)

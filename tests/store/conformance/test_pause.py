@@ -3,11 +3,12 @@
 import pytest
 
 from garivini.errors import UsageError
+from garivini.model.lease import OTHERS_LEASE
 from garivini.model.policy import FOREVER, NO_POLICY, FunctionPolicy
 from garivini.model.state import State
 from garivini.model.when import At, Never, Offset
 from garivini.store.database import Database
-from tests.store.conformance.jobs import NOON, put, stored
+from tests.store.conformance.jobs import LEASE, NOON, claim_one, held_in, lane, put, stored
 from tests.store.conformance.test_admit import Taken
 from tests.store.conformance.test_admit import admit as admit_of
 from tests.store.conftest import Backend, Clock
@@ -114,3 +115,59 @@ def test_a_pause_is_set_and_ended_by_plain_sql(database: Database, backend: Back
     backend.execute(f"UPDATE {table} SET paused_until = NULL WHERE funcname = 'f'")
     assert [job.jobid for job in admit(database).jobs] == [jobid]
     assert stored(database, jobid).state is State.LEASED
+
+
+# ---- jobs that were handed out and have not started
+
+
+def test_take_back_makes_jobs_wait_that_were_handed_out(database: Database, clock: Clock) -> None:
+    clock.set(NOON)
+    jobids = [put(database, priority=priority) for priority in ("high", "normal", "low")]
+    for priority in ("high", "normal", "low"):
+        database.claim(lane(priority=priority), limit=1, lease=LEASE)
+    clock.advance(5)
+    assert database.take_back("f") == 3
+    assert database.take_back("f") == 0
+    for jobid in jobids:
+        taken = stored(database, jobid)
+        assert (taken.state, taken.attempt, taken.run_after) == (State.WAITING, 1, NOON)
+        assert not database.renew([taken.handle], lease=LEASE)
+
+
+@pytest.mark.parametrize("state", [State.RUNNING, State.SUSPECT])
+def test_take_back_leaves_jobs_that_have_started(database: Database, clock: Clock, state: State) -> None:
+    clock.set(NOON)
+    taken = held_in(database, clock, state)
+    before = stored(database, taken.jobid)
+    assert database.take_back("f") == 0
+    assert stored(database, taken.jobid) == before
+
+
+def test_take_back_leaves_other_functions_and_jobs_that_others_put_off(
+    database: Database, backend: Backend, clock: Clock
+) -> None:
+    clock.set(NOON)
+    put(database, funcname="g")
+    (other,) = database.claim(lane("g"), limit=1, lease=LEASE)
+    put(database)
+    put_off = claim_one(database)
+    backend.execute(f"UPDATE job SET run_after = {NOON + 600} WHERE jobid = {put_off.jobid}")
+    before = [stored(database, it.jobid) for it in (other, put_off)]
+    assert database.take_back("f") == 0
+    assert [stored(database, it.jobid) for it in (other, put_off)] == before
+
+
+def test_a_pause_with_a_mark_lets_workers_check_copies_until_their_leases_end(
+    database: Database, clock: Clock
+) -> None:
+    clock.set(NOON)
+    database.set_function("f", FunctionPolicy(lease=OTHERS_LEASE + 10))
+    database.pause("f", Never())
+    assert database.marks() == {}
+    for number in (1, 2):
+        database.pause("f", Never(), mark=True)
+        assert database.marks() == {"f": number}
+    clock.advance(OTHERS_LEASE + 10)
+    assert database.marks() == {"f": 2}
+    clock.advance(2)
+    assert database.marks() == {}

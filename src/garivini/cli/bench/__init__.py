@@ -113,7 +113,7 @@ _PARTS: Final = ("dispatcher", "workers", "server")
     type=click.IntRange(1, 64),
     default=1,
     show_default=True,
-    help="Worker processes of each side.",
+    help="Worker processes of Garivini, and as many of the baseline.",
 )
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def bench(
@@ -129,10 +129,10 @@ def bench(
 ) -> None:
     """Measure this machine, beside a bare loop of the same steps.
 
-    Each measure is taken in turn of Garivini and of a baseline, a plain blocking loop without features, with
-    the same tables and durability. In the output the baseline is named floor. On a busy machine the figures
-    say little, but the ratios remain useful. Each run checks that every job was delivered; if one was not,
-    the exit status is 1.
+    Each measure alternates between Garivini and a baseline: a plain blocking loop without features, with the
+    same tables and durability. In the output the baseline is named floor. On a busy machine the figures say
+    little, but the ratios remain useful. Each run checks that every job was delivered; if one was not, the
+    exit status is 1.
 
     \b
     Examples:

@@ -38,7 +38,7 @@ class BareSQLite:
 
     def __init__(self, url: str) -> None:
         self._db = sqlite3.connect(str(make_url(url).database), timeout=60, isolation_level=None)
-        self._db.execute("PRAGMA synchronous = FULL")  # WAL stays with the file
+        self._db.execute("PRAGMA synchronous = FULL")  # the WAL mode is stored in the file
 
     def insert_many(self, args: Sequence[bytes], delay: int = 0) -> range:
         """Insert jobs that are due after ``delay`` seconds, in one transaction; return their ids."""

@@ -20,7 +20,7 @@ class DeliveryCheck:
     ran: int = 0
     #: Starts after the first one of a job.
     duplicates: int = 0
-    #: Inserted jobs that did not run, and do not wait in the table although they should.
+    #: Inserted jobs that did not run, and are missing from the table.
     lost: int = 0
     #: Jobs that ran or are in the table, but were never inserted.
     unexpected: int = 0
@@ -138,7 +138,7 @@ class Measure:
 
     @property
     def figures(self) -> list[Figure]:
-        """Its figures; none if it was not completed."""
+        """The figures of this measure; none if it was not completed."""
         if not self.ours or len(self.ours) != len(self.floor):
             return []
         return [

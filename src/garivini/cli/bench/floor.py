@@ -17,7 +17,7 @@ from garivini.gearman.servers import parse_address
 
 _T = TypeVar("_T")
 
-#: Pending grabs of a worker.
+#: Number of grabs that a worker keeps pending.
 GRABS: Final = 256
 
 #: The backlog that a producer maintains. A producer that never waited would block the others on a database
@@ -101,7 +101,7 @@ class Submitter:
 
 
 def dispatch(store: Bare, submitter: Submitter, stopped: Callable[[float], bool]) -> None:
-    """Claim and submit until ``stopped`` is true, which waits for the given seconds."""
+    """Claim and submit until ``stopped`` returns true, which first waits for the given seconds."""
     wait = 0.0
     while not stopped(wait):
         rows = store.claim()

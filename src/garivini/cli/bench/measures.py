@@ -19,11 +19,11 @@ from garivini.client import Client
 RATE: Final = 50
 #: Calls in flight of the pure measure.
 CALLERS: Final = 200
-#: Calls per second of its pickup.
+#: Calls per second of the pure-pickup measure.
 PURE_RATE: Final = 100
 #: Jobs per insert of the bulk pickup.
 BULK: Final = 1000
-#: Inserts per round of it. The first one is not measured.
+#: Inserts per round of the bulk pickup. The first one is not measured.
 REPEATS: Final = 6
 #: Seconds of single inserts per round.
 SINGLE: Final = 0.5
@@ -36,7 +36,7 @@ class Size(NamedTuple):
     """The size of a round."""
 
     jobs: int
-    #: The length of a round of the measures that have one.
+    #: Seconds of a round, for the measures whose rounds have a fixed length.
     seconds: float
 
 
@@ -137,7 +137,7 @@ def _steady(setup: Setup, side: Side, size: Size) -> RoundResult:
         completed = setup.store.ended() - ended
         seconds = time.perf_counter() - began
         side.producer.stop()
-    # Jobs that were not claimed stay in the table. Those that were must end.
+    # Jobs that were not claimed stay in the table. Claimed jobs must end.
     _wait(lambda: not setup.store.standing(leased=True), setup)
     runs = _settled(setup, side)
     inserted = [note.jobid for note in side.inserted.take()]
@@ -163,7 +163,7 @@ def _pickup_floor(setup: Setup, size: Size) -> RoundResult:
             return jobid
 
         result = _pickup(setup, setup.floor, insert, size)
-        result.cpu.pop("dispatcher", None)  # this process is the dispatcher
+        result.cpu.pop("dispatcher", None)  # on this side, the bench itself is the dispatcher
         return result
 
 
@@ -325,7 +325,7 @@ MEASURES: Final = {
 def take(name: str, setup: Setup, size: Size, rounds: int, report: Callable[[str], None]) -> Measure:
     """Take a measure: a small first round that is not measured, then rounds of ours and the baseline in turn.
 
-    It ends when a job was not delivered.
+    The measure ends when a job was not delivered.
     """
     measure = Measure(name)
     sides = {"ours": MEASURES[name].ours, "floor": MEASURES[name].floor}

@@ -79,7 +79,7 @@ def inject(store: Bare, address: str) -> None:
         calls = grabber.read()
         if calls:
             jobs = [_decode(payload) for _, payload in calls]
-            # Not due, because otherwise the QueueRunner of the other side would claim them.
+            # These jobs are not due, because otherwise the QueueRunner of the other side would claim them.
             jobids = store.insert_many([job["arg"].encode() for job in jobs], 60)
             packets = []
             for (handle, _), job, jobid in zip(calls, jobs, jobids, strict=True):

@@ -40,7 +40,7 @@ class PureSide:
 
     callers: Callers
     runs: Reader
-    #: Its functions in the Gearman server.
+    #: The functions of this side in the Gearman server.
     functions: tuple[str, ...]
 
 

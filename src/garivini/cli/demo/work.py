@@ -19,7 +19,7 @@ FUNCTION = "demo.analyse"
 
 worker: Final = Worker(Client(os.environ["GARIVINI_DB"]), os.environ["GARIVINI_JOB_SERVERS"])
 _results = Path(os.environ["GARIVINI_DEMO_RESULTS"])
-warnings.simplefilter("ignore")  # about old escapes in the parsed files
+warnings.simplefilter("ignore")  # Python warns about invalid escapes in the parsed files
 
 
 def note(**fields: object) -> None:

@@ -5,6 +5,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Final
 
@@ -16,7 +17,7 @@ from garivini.cli.options import databases, job_servers, output, tls
 from garivini.cli.output import Form, number, print_json, say, visible
 from garivini.cli.survey import MAX_AGE, problems, survey
 from garivini.cli.tls import PATIENCE, explain
-from garivini.errors import GariviniError, RefusedError
+from garivini.errors import GariviniError, ProtocolError, RefusedError
 from garivini.gearman.blocking import Client
 from garivini.model.state import State
 from garivini.store.database import Database
@@ -91,7 +92,7 @@ def _or_ok(
     yield from findings
     try:
         for finding in deeper:
-            well = False
+            well = well and finding.grade == "ok"
             yield finding
     except GariviniError as error:
         yield Finding("fault", subject, words(error))
@@ -111,6 +112,8 @@ def _server(address: str, tls: ssl.SSLContext | None, held: list[gearmand.Sent])
                 "it does not list its jobs, so ids that start again cannot be noticed",
                 "use a newer version",
             )
+        with suppress(RefusedError, ProtocolError):  # then it does not list them, or not in this form
+            yield from gearmand.grade_versions(address, client.workers())
         (answer,) = client.command(b"getpid", block=False)
         pid = answer.removeprefix(b"OK ").strip()
         words = gearmand.command_line(int(pid)) if pid.isdigit() and _is_here(address) else None
@@ -126,6 +129,7 @@ def _database(database: Database, held: list[gearmand.Sent]) -> Iterator[Finding
     yield from _schema(database)
     facts = database.facts()
     yield from sql.grade(database.dialect, database.where, facts)
+    yield from sql.unseen(database.where, facts)
     yield from sql.grade_nodes(database.where, database.nodes())
     yield from _clock(database, database.clock())
     if sql.takes_writes(facts):

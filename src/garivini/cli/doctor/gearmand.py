@@ -1,10 +1,13 @@
 """Checks of a gearmand: its options, if it runs on this machine, and the ids of its jobs."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from garivini.cli.doctor.finding import Finding
+from garivini.gearman.admin import ConnectedWorker
+from garivini.roles.role_ids import queue_runner_version
+from garivini.submission import WAKE
 
 #: The recommended options of gearmand; docs/how-to/run-under-systemd.md gives the reasons.
 ADVISED: Final = (
@@ -38,6 +41,20 @@ def options(words: Sequence[str]) -> dict[str, str]:
             value = rest.pop(0)
         found[name] = value
     return found
+
+
+def grade_versions(subject: str, connected: Iterable[ConnectedWorker]) -> Iterator[Finding]:
+    """Yield advice if QueueRunners of different versions are connected to a Gearman server."""
+    ids = {worker.client_id for worker in connected if WAKE.encode() in worker.functions}
+    versions = {queue_runner_version(client_id) or "one that does not report it" for client_id in ids}
+    if len(versions) > 1:
+        yield Finding(
+            "advice",
+            subject,
+            f"QueueRunners of different versions are connected: {', '.join(sorted(versions))}. "
+            "An older one may not keep rules that a newer one knows",
+            "finish the upgrade: stop the QueueRunners of the older version",
+        )
 
 
 def grade_start(subject: str, given: Mapping[str, str]) -> Iterator[Finding]:

@@ -64,6 +64,10 @@ _LOSES: Final = "a crash may undo a commit, and lose a job that was acknowledged
 _STANDBY: Final = f"start the standby, or do without it: {_alter_system('RESET synchronous_standby_names')}"
 #: Seconds after which a transaction that holds a snapshot is reported.
 _SNAPSHOT: Final = 600
+#: Seconds for which an idle connection should stay open: roles that have nothing to do use theirs more often.
+_IDLE: Final = 60
+#: Rows from which on a table should have been analyzed.
+_NOT_ANALYZED: Final = 10_000
 
 _SQLITE: Final = (
     Rule("version", _newer(3, 35), "too old", "use a Python with SQLite 3.35 or newer"),
@@ -74,6 +78,12 @@ _SQLITE: Final = (
         "every user of this machine can read the jobs and their arguments",
         "`chmod o-rwx {file}*`",
         serious=False,
+    ),
+    Rule(
+        "network_file_system",
+        lambda _: False,
+        "SQLite's locks do not work between machines there, so the file can be damaged and jobs lost",
+        "stop all programs, and move the file and those beside it to a disk of the machine that uses it",
     ),
 )
 _MYSQL: Final = (
@@ -130,6 +140,40 @@ _MYSQL: Final = (
         serious=False,
     ),
     Rule(
+        "wait_timeout",
+        _least(_IDLE),
+        "seconds after which the server closes an idle connection, so that calls and roles connect again",
+        _set_global("wait_timeout", 28800),
+        serious=False,
+    ),
+    Rule(
+        "stats_auto_recalc",
+        _is("on"),
+        "the statistics of the table job are not renewed, and searches of jobs are planned by old ones",
+        "`ALTER TABLE job STATS_AUTO_RECALC = 1` and `ANALYZE TABLE job`",
+        serious=False,
+    ),
+    Rule(
+        "oldest_snapshot",
+        lambda value: int(value) < _SNAPSHOT,
+        "seconds for which a transaction has kept deleted rows in the table, so that each claim reads them",
+        "end that transaction, or its session: `KILL {snapshot_holder}`",
+        serious=False,
+    ),
+    Rule(
+        "group_replication_single_primary_mode",
+        _is("on"),
+        "several members take writes, and locks are those of one member, so two could claim the same job",
+        "`SELECT group_replication_switch_to_single_primary_mode()`",
+    ),
+    Rule(
+        "group_replication_consistency",
+        lambda value: value.upper() != "EVENTUAL",
+        "a new primary answers before it has applied all that the former one has committed",
+        _set_global("group_replication_consistency", "BEFORE_ON_PRIMARY_FAILOVER") + ", on all members",
+        serious=False,
+    ),
+    Rule(
         "general_log",
         _is("off", "0"),
         "each statement is written to the log",
@@ -153,7 +197,7 @@ _POSTGRESQL: Final = (
     Rule(
         "commits_without_standby",
         _is("0"),
-        "sessions that have waited for a standby for over 5 s; each keeps its place until one answers",
+        "sessions that have waited for a standby for over 5 s; each occupies a connection until one answers",
         _STANDBY,
     ),
     Rule(
@@ -167,6 +211,13 @@ _POSTGRESQL: Final = (
         _is("true", "on", "1"),
         "deleted rows stay in the table, and each claim reads them",
         "`ALTER TABLE job RESET (autovacuum_enabled)`",
+    ),
+    Rule(
+        "rows_not_analyzed",
+        lambda value: int(value) < _NOT_ANALYZED,
+        "the table job has never been analyzed, and searches of jobs are planned as if it were small",
+        "`ANALYZE job`, and check why autovacuum has not analyzed it",
+        serious=False,
     ),
     Rule(
         "oldest_snapshot",
@@ -215,14 +266,25 @@ def takes_writes(facts: Facts) -> bool:
     return all(_is("off", "0", "false")(facts.get(name, "off")) for name in refusing)
 
 
+def unseen(subject: str, facts: Facts) -> Iterator[Finding]:
+    """Yield a note on what the user may not see."""
+    if facts.get("snapshots") == "hidden":
+        yield Finding(
+            "ok",
+            subject,
+            "transactions that keep deleted rows were not checked: the user lacks the privilege PROCESS",
+            "run doctor as an administrator, too",
+        )
+
+
 def grade_nodes(subject: str, nodes: Collection[str]) -> Iterator[Finding]:
     """Yield a fault if connections reach several nodes of a Galera cluster."""
     if len(nodes) > 1:
         yield Finding(
             "fault",
             subject,
-            f"connections reach several nodes of a Galera cluster: {', '.join(sorted(nodes))}. Locks are "
-            "those of one node, so two could claim the same job",
+            f"connections reach several nodes of a Galera cluster: {', '.join(sorted(nodes))}. Locks have "
+            "effect on one node only, so two QueueRunners could claim the same job",
             "send all connections to one node, and to another only when it has failed: docs/how-to/galera.md",
         )
 
@@ -245,11 +307,18 @@ def _after(dialect: str, facts: Facts) -> Iterator[Rule]:
         yield Rule(
             "job_collation",
             lambda _: False,
-            "function names and unique keys that differ only in case, or in trailing spaces, are the same",
+            "function names and unique keys that differ only in case, or in trailing spaces, count as equal",
             "keep it while processes of the original use the table; later convert the columns",
             serious=False,
         )
     if facts.get("original_table", "0") != "0":
+        yield Rule(
+            "functions_with_rules",
+            _is("0"),
+            "the table has the index for QueueRunners of the original, which keep no limits and no pauses",
+            "when none of them runs: `DROP INDEX {original_index} ON job`, which also makes inserts cheaper",
+            serious=False,
+        )
         yield Rule(
             "default_envelope",
             _is("json", "latin-1"),

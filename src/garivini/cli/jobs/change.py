@@ -44,8 +44,8 @@ def retry(which: Selection, dbs: list[str], job_servers: tuple[str, ...], tls: s
 def cancel(which: Selection, dbs: list[str], reason: str) -> None:
     """Make jobs dead. garivini jobs retry runs them again.
 
-    A job that is named is cancelled whatever its state: a worker that is running it finds out at its next
-    renewal, and if the job succeeds anyway, it is complete. Of the jobs that filters find, those that wait
+    A job that is named is cancelled whatever its state. A Worker that is running it learns of it within two
+    seconds; if the job succeeds anyway, it is complete. Of the jobs that filters find, only those that wait
     are cancelled.
 
     \b
@@ -69,7 +69,7 @@ def cancel(which: Selection, dbs: list[str], reason: str) -> None:
 @databases
 @click.option("--reason", default="", help="Stored as the failure of the job.")
 def discard(which: Selection, dbs: list[str], reason: str) -> None:
-    """Make waiting jobs dead, as a policy that discards them does. garivini jobs retry runs them again.
+    """Make waiting jobs dead, like jobs that a retry policy discards. garivini jobs retry runs them again.
 
     \b
     Example:
@@ -158,8 +158,8 @@ def priority(
 def delete(which: Selection, dbs: list[str]) -> None:
     """Delete jobs and their records for good.
 
-    A job that is named is deleted whatever its state. Of the jobs that filters find, those that wait or are
-    dead are deleted.
+    A job that is named is deleted whatever its state. Of the jobs that filters find, only those that wait or
+    are dead are deleted.
 
     \b
     Examples:

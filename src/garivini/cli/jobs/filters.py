@@ -25,11 +25,11 @@ class Filters:
     given: dict[str, Any]
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
+        """Whether any filter is given."""
         return bool(self.given)
 
     def query(self, shards: Shards) -> JobQuery:
-        """Return the query. A time that is relative to now is that of the first database.
+        """Return the query. A time relative to now counts from the clock of the first database.
 
         Raises:
             UsageError: a value cannot be used.
@@ -59,10 +59,14 @@ _FILTERS: Final = (
         "--error-text", metavar="TEXT", help="Only jobs whose latest failure has this in its message."
     ),
     click.option("--arg-text", metavar="TEXT", help="Only jobs with this in their argument."),
-    click.option("--created-from", metavar="WHEN", help=f"Only jobs inserted since. {_TIME}"),
-    click.option("--created-before", metavar="WHEN", help="Only jobs inserted before."),
-    click.option("--due-from", metavar="WHEN", help="Only jobs due, or whose lease ends, at or after this."),
-    click.option("--due-before", metavar="WHEN", help="Only jobs due, or whose lease ends, before."),
+    click.option("--created-from", metavar="WHEN", help=f"Only jobs inserted at this time or later. {_TIME}"),
+    click.option("--created-before", metavar="WHEN", help="Only jobs inserted before this time."),
+    click.option(
+        "--due-from", metavar="WHEN", help="Only jobs due, or whose lease ends, at or after this time."
+    ),
+    click.option(
+        "--due-before", metavar="WHEN", help="Only jobs due, or whose lease ends, before this time."
+    ),
 )
 _NAMES: Final = (
     "funcname",
@@ -102,7 +106,7 @@ def filters(command: Callable[..., None], *, further_states: Sequence[str] = ())
 
 
 def _parse_time(text: str, clock: Callable[[], float]) -> int:
-    """Return the unix time of a text. ``clock`` is called if it is relative.
+    """Return the unix time of a text. ``clock`` is called if the time is relative.
 
     Raises:
         UsageError: it is not a time.

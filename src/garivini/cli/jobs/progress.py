@@ -15,10 +15,10 @@ from garivini.model.job_query import BulkProgress
 
 #: Characters of the bar.
 _WIDTH: Final = 20
-#: Seconds before a terminal shows a bar, and between two changes of it.
+#: Seconds before a terminal shows a bar, and between two updates of the bar.
 _FIRST: Final = 0.5
 _INTERVAL: Final = 0.1
-#: Seconds between two lines elsewhere.
+#: Seconds between two lines if standard error is not a terminal.
 _LINES: Final = 10.0
 
 

@@ -58,9 +58,9 @@ class Selection:
             dbs: their URLs.
             one: changes a job that is named; returns whether it had an effect.
             every: changes all jobs that match a query.
-            done: says what was done with a job, such as "cancelled".
-            otherwise: says why ``one`` had no effect.
-            one_done: says it of a job that is named; by default ``done``.
+            done: the word for the change of a job, such as "cancelled".
+            otherwise: the reason that is printed if ``one`` had no effect.
+            one_done: the word for the change of a job that is named; by default ``done``.
 
         Raises:
             Failed: ``one`` had no effect on some of the jobs, or the question was answered with no.

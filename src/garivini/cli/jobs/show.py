@@ -79,7 +79,7 @@ def _print_records(failures: Sequence[FailedAttempt], omitted: int, lines: Seque
         say(f"attempt {line.attempt} {line.kind} at {time_text(line.reported_at)}: {blob_text(line.body)}")
 
 
-#: The name of ``run_after`` by state.
+#: The label of ``run_after`` in the output, by state.
 _DUE: Final = {
     State.WAITING: "due",
     State.LEASED: "lease ends",

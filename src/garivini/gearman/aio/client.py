@@ -107,7 +107,7 @@ class Client:
         """Submit a foreground job and return its result.
 
         Args:
-            job: the job. Its server drops it if the connection closes while it is queued.
+            job: the job. The server drops the job if the connection closes while the job is queued.
             on_update: called with each WORK_STATUS, WORK_DATA and WORK_WARNING.
 
         Raises:
@@ -261,7 +261,7 @@ class Client:
         """Avoid a server for a while if it closed the connection before it answered."""
         if connection.answered:
             self._backoff.succeeded()
-        elif connection is self._connection and not connection.silent:  # its silence has delayed us already
+        elif connection is self._connection and not connection.silent:  # silence has delayed us already
             self._avoid("closed the connection before it answered")
 
     def _avoid(self, error: str) -> None:

@@ -33,7 +33,7 @@ class _WorkerConnection(Connection):
         self._on_job = on_job
 
     def take(self) -> bytes:
-        self.wake()  # ``drain``, once for all jobs that have ended in this turn of the loop
+        self.wake()  # continues ``drain``, once for all jobs that have ended in this turn of the loop
         return self.core.data_to_send()
 
     def receive(self, data: bytes) -> bool:
@@ -54,7 +54,8 @@ class _WorkerConnection(Connection):
         return self.core.waiting
 
     def echo(self) -> None:
-        # The answer to a grab shows too that the server is alive, and the grab makes up for a lost wake-up.
+        # A grab is sent instead of an echo: its answer also shows that the server is alive, and it makes up
+        # for a lost wake-up.
         self.core.ask(again=True)
         self.core.echo()
 
@@ -126,7 +127,7 @@ class Held(msgspec.Struct, eq=False):
         handle that libgearman does not know: the ``gearman`` tool waits for ever, and Perl's client dies.
         """
         if not self.disconnected:
-            # The tool prints it without adding a line break.
+            # The ``gearman`` tool prints the reason without adding a line break.
             self._connection.core.report(
                 self.job.handle, Type.WORK_WARNING, f"{reason}\n".encode(errors="replace")
             )

@@ -70,7 +70,7 @@ _Expected: TypeAlias = Type | Literal["line", "block"]
 
 #: Maximum bytes of a line of a server.
 _MAX_LINE: Final = 16 * 1024 * 1024
-#: Maximum bytes of a job handle. gearmand does not answer a request with a longer one.
+#: Maximum bytes of a job handle. gearmand does not answer a request with a longer handle.
 MAX_HANDLE: Final = 63
 
 
@@ -90,7 +90,8 @@ class ClientProtocol(Generic[Tag]):
         self._decoder = Decoder(RESPONSE, lines=True, max_body=max_body, max_line=_MAX_LINE)
         self._out: list[bytes] = []
         self._pending: deque[tuple[_Expected, Tag, bool]] = deque()
-        #: Tags by handle. There is usually one, for which a list takes a tenth of the bytes of a deque.
+        #: Lists of tags by handle. A handle usually has one tag, for which a list takes a tenth of the bytes
+        #: of a deque.
         self._foreground: dict[bytes, list[Tag]] = {}
         #: The lines of an answer whose end has not arrived.
         self._block: list[bytes] = []
@@ -223,7 +224,7 @@ class ClientProtocol(Generic[Tag]):
         handle = fields[0].rstrip(b"\0")
         waiting = self._foreground.get(handle)
         if waiting is None:
-            return None  # no submit of this connection waits for it
+            return None  # no submit of this connection waits for this job
         if kind in _FINAL:
             # Submits that were merged by their unique share a handle: the server sends one end per submit.
             tag = waiting.pop(0)

@@ -79,7 +79,7 @@ Event: TypeAlias = Answer | Update | Finished
 
 
 class Assigned(msgspec.Struct, frozen=True, gc=False):
-    """A job for this worker. ``unique`` is empty if its submit had none."""
+    """A job for this worker. ``unique`` is empty if the job was submitted without a unique."""
 
     handle: bytes
     function: bytes

@@ -11,8 +11,8 @@ MAX_WINDOW: Final = 512
 class GrabWindow:
     """The maximum of grabs without an answer, according to the jobs that have arrived.
 
-    After a wake-up it is one, because usually one job caused the wake-up, and for each other grab the server
-    would only answer that it has none. Each job adds one, so the window doubles with each round trip. An
+    After a wake-up the maximum is one, because usually one job caused the wake-up, and the server would
+    answer any further grab with "no job". Each job adds one, so the window doubles with each round trip. An
     ``eager`` window begins with as many grabs as jobs arrived between the last two wake-ups.
     """
 
@@ -20,11 +20,11 @@ class GrabWindow:
 
     def __init__(self, *, eager: bool = False) -> None:
         self._eager = eager
-        #: Jobs since the last wake-up.
+        #: Number of jobs that have arrived since the last wake-up.
         self._arrived = 0
-        #: Jobs after which the window widens again.
+        #: Number of arrived jobs after which the window widens again.
         self._expected = 0
-        #: The grabs that may be without an answer now.
+        #: Maximum number of grabs that may be without an answer now.
         self.size: int = MAX_WINDOW
 
     def woken(self) -> None:

@@ -106,7 +106,8 @@ class WorkerProtocol:
             UsageError: the job is not held on this connection.
 
         """
-        # Called per job: calls of ``_remove`` and ``encode`` would take a third of the time.
+        # This runs once per job, so ``_remove`` and ``encode`` are not called: the calls would take a third
+        # of the time.
         try:
             self._held.remove(handle)
         except KeyError:
@@ -165,9 +166,9 @@ class WorkerProtocol:
         """
         events: list[Assigned | Rejected] = []
         held = self._held
-        arrived = 0  # not counted by the window yet
+        arrived = 0  # number of arrived jobs that the window has not counted yet
         for packet in self._decoder.feed(data):
-            assert isinstance(packet, Packet)  # a decoder without lines
+            assert isinstance(packet, Packet)  # this decoder yields no lines
             kind, fields = packet
             if kind is _ASSIGN:
                 self._answered(kind)

@@ -7,5 +7,5 @@ from garivini.store.dialects.mysql import MySQL
 from garivini.store.dialects.postgresql import PostgreSQL
 from garivini.store.dialects.sqlite import SQLite
 
-#: By SQLAlchemy's name of the dialect.
+#: The dialect classes by SQLAlchemy's name of the dialect.
 DIALECTS: Final[dict[str, type[Dialect]]] = {"mysql": MySQL, "postgresql": PostgreSQL, "sqlite": SQLite}

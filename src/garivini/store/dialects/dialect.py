@@ -47,7 +47,7 @@ def parse_timeout(name: str, given: Any) -> float:
 
 
 def unknown_parameter(names: Iterable[str], known: Collection[str], driver: str) -> str:
-    """Return the error in the names of a URL's parameters, if any.
+    """Return the error about unknown names of parameters in a URL, if there are any.
 
     The text does not contain the name: it may be part of a password that contains an &.
     """
@@ -96,7 +96,7 @@ class RunStatement(Protocol):
 
 
 class Dialect:
-    """One kind of database, through one driver. Its only state is what it has read from a server."""
+    """One kind of database, through one driver. A dialect has no state but what it read from a server."""
 
     #: SQLAlchemy's name, and that of the file of statements.
     name: ClassVar[str]
@@ -125,11 +125,11 @@ class Dialect:
     clustered: bool = False
     #: Maximum bytes of the arguments of one statement; known after the first connection.
     statement_bytes: int = sys.maxsize
-    #: The setting of the server that limits them.
+    #: The name of the server's setting that limits these bytes.
     statement_setting: ClassVar[str] = ""
 
     def engine(self, url: URL) -> tuple[URL, dict[str, Any]]:
-        """Return the URL with the driver to use, and what the driver's ``connect`` takes besides.
+        """Return the URL with the driver to use, and further arguments of the driver's ``connect``.
 
         Raises:
             UsageError: the URL cannot be used.
@@ -149,8 +149,8 @@ class Dialect:
         """Return the names of parameters that a URL may have for the driver, None if they are not known."""
         return None
 
-    def cluster_facts(self, run: RunStatement) -> dict[str, str]:
-        """Return facts for ``doctor`` about the cluster of the server, if there is one."""
+    def server_facts(self, run: RunStatement) -> dict[str, str]:
+        """Return facts for ``doctor`` that need further statements, or privileges that a user may lack."""
         return {}
 
     def local_facts(self, read: Mapping[str, str]) -> dict[str, str]:
@@ -193,7 +193,7 @@ class Dialect:
         return None
 
     def shorten_lock_wait(self, cursor: Any) -> Any:
-        """Let the current transaction not wait for locks, or as briefly as the server allows.
+        """Make the current transaction wait for no lock, or as briefly as the server allows.
 
         Returns the setting for ``restore_lock_wait``.
         """
@@ -226,7 +226,8 @@ class Dialect:
     def incarnation(self, connection: Any) -> int | None:
         """Return the incarnation of the database that a connection reaches. One round trip.
 
-        It is below 2^32. None: it has none now. Then it takes no writes, or the server does not tell.
+        It is below 2^32. None: it has none now, because it accepts no writes, or the server does not report
+        it.
         """
         return None
 
@@ -258,7 +259,7 @@ class Dialect:
     def name_of(self, stored: Any) -> str | bytes:
         """Return the name of a function that was not read as plain text.
 
-        It is bytes if a statement could not find its jobs by a text.
+        The name is bytes if a statement could not find the function's jobs by a text.
         """
         return stored.raw if isinstance(stored, Undecodable) else bytes(stored)
 
@@ -282,7 +283,7 @@ class Dialect:
         return False
 
     def translate(self, error: Exception, where: str, *, committing: bool) -> GariviniError:
-        """Return our error for one of the driver's.
+        """Translate an error of the driver into an error of this library.
 
         Args:
             error: what the driver raised.

@@ -20,7 +20,7 @@ _DSQL: Final = (".on.aws", ".dsql.")
 
 
 def refuse_distributed(version: str, host: str = "") -> None:
-    """Refuse a database that only speaks the protocol.
+    """Refuse a distributed database that only speaks the protocol of MySQL or PostgreSQL.
 
     Args:
         version: as the server reports it.

@@ -38,6 +38,8 @@ from garivini.store.dialects.mysql_primary import (
 from garivini.store.dialects.mysql_urls import PACKAGES, asks_for_tls, engine_url
 from garivini.store.rows import decode
 
+#: The code of the error if a user lacks a privilege of the whole server.
+_NO_PRIVILEGE: Final = 1227
 #: ``IDLE_TIMEOUT`` on MySQL, which has no such setting: seconds after which it ends any idle connection.
 WAIT_TIMEOUT: Final = 60
 #: Maximum number of texts of a caller's insert that one statement checks.
@@ -46,15 +48,15 @@ _CARRIED: Final = 100
 _OVERHEAD: Final = 64 * 1024
 #: The oldest versions with all that the statements need.
 _OLDEST: Final = {"MariaDB": (10, 6, 0), "MySQL": (8, 0, 17)}
-#: Asks for the name of a server. MariaDB has none of its own; replicas have different values of server_id.
+#: Asks for the identity of a server. MariaDB has none of its own; replicas differ in their server_id.
 _NAME_OF: Final = {
     "MariaDB": "SELECT CONCAT_WS(' ', @@hostname, @@port, @@server_id, @@datadir)",
     "MySQL": "SELECT @@server_uuid",
 }
 #: The mode of our sessions: an error if a value does not fit.
 _SQL_MODE: Final = "STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
-#: Prevents that a node of Galera runs a single statement again when another node has changed the same rows:
-#: then INSERT ... RETURNING returns nothing, or the rows of two runs.
+#: Prevents a node of Galera from running a single statement again when another node has changed the same
+#: rows, because then INSERT ... RETURNING returns nothing, or the rows of two runs.
 _NO_RERUN: Final = "SESSION wsrep_retry_autocommit = 0"
 #: The bit for an open transaction in the flags that the server sends with each answer.
 _IN_TRANSACTION: Final = 1
@@ -86,8 +88,12 @@ class MySQL(Dialect):
 
     # ---- connections
 
-    def cluster_facts(self, run: RunStatement) -> dict[str, str]:
-        return {name: str(value) for name, value in run("cluster")} if self.clustered else {}
+    def server_facts(self, run: RunStatement) -> dict[str, str]:
+        found = {name: str(value) for name, value in run("cluster")} if self.clustered else {}
+        group = dict(run("group_replication"))
+        if "group_replication_single_primary_mode" in group:  # otherwise the plugin is not loaded
+            found |= group
+        return found | _snapshots(run)
 
     def engine(self, url: URL) -> tuple[URL, dict[str, Any]]:
         self._tls = asks_for_tls(url)
@@ -97,7 +103,7 @@ class MySQL(Dialect):
     def parameters(self, driver: Any) -> frozenset[str] | None:
         if driver.__name__ != "pymysql":
             return None
-        ours = ("ssl_capath", "ssl_cipher", "ssl_check_hostname")  # SQLAlchemy makes ``ssl`` of them
+        ours = ("ssl_capath", "ssl_cipher", "ssl_check_hostname")  # SQLAlchemy's argument ``ssl``
         return frozenset((*inspect.signature(driver.connections.Connection).parameters, *ours))
 
     def hook(self, engine: Engine) -> None:
@@ -119,7 +125,7 @@ class MySQL(Dialect):
             self._meet(cursor)
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
             own = (
-                # Otherwise it would make a table of a list of ids, and lose their order.
+                # Otherwise the server would convert a list of ids into a table, and lose their order.
                 f"idle_transaction_timeout = {IDLE_TIMEOUT}, in_predicate_conversion_threshold = 0"
                 if self._server == "MariaDB"
                 else f"wait_timeout = {WAIT_TIMEOUT}"
@@ -189,7 +195,7 @@ class MySQL(Dialect):
     def shorten_lock_wait(self, cursor: Any) -> int:
         cursor.execute("SELECT @@SESSION.innodb_lock_wait_timeout")
         ((before,),) = cursor.fetchall()
-        # MySQL accepts no less than a second.
+        # MySQL and MariaDB accept no timeout below one second.
         cursor.execute("SET SESSION innodb_lock_wait_timeout = %s", (0 if self._server == "MariaDB" else 1,))
         return int(before)
 
@@ -232,7 +238,7 @@ class MySQL(Dialect):
             from pymysql.cursors import Cursor
         except ImportError:
             return connection.cursor()
-        # The caller's own class of cursors may return mappings.
+        # The cursor class of the caller's connection may return mappings.
         return connection.cursor(Cursor) if isinstance(connection, PyMySQLConnection) else connection.cursor()
 
     @contextmanager
@@ -263,7 +269,7 @@ class MySQL(Dialect):
     def in_transaction(self, connection: Any) -> bool:
         status = getattr(connection, "server_status", None)
         if status is None:
-            return True  # mysqlclient does not report it
+            return True  # mysqlclient does not report whether a transaction is open
         return bool(connection.open and status & _IN_TRANSACTION)
 
     def usable(self, connection: Any) -> bool:
@@ -276,7 +282,7 @@ class MySQL(Dialect):
         return incarnation_of(connection, _NAME_OF[self._server])
 
     def alive(self, connection: Any) -> bool:
-        # Only PyMySQL gives access to its socket.
+        # Only PyMySQL gives access to the socket of a connection.
         socket = getattr(connection, "_sock", None)
         return socket is not None and silent_socket(socket.fileno())
 
@@ -336,3 +342,17 @@ def _check_tls(cursor: Any) -> None:
     cursor.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
     if not any(cipher for _, cipher in cursor.fetchall()):
         raise RefusedError("the URL asks for TLS, see ssl_mode and ssl_ca, and the server offers none")
+
+
+def _snapshots(run: RunStatement) -> dict[str, str]:
+    """Return the oldest transaction that keeps deleted rows, for ``doctor``."""
+    try:
+        found = run("snapshots")
+    except Exception as error:
+        if error.args[:1] != (_NO_PRIVILEGE,):
+            raise
+        return {"snapshots": "hidden"}
+    if not found:
+        return {"oldest_snapshot": "0"}
+    ((session, seconds),) = found
+    return {"oldest_snapshot": str(seconds), "snapshot_holder": str(session)}

@@ -26,6 +26,10 @@ _DEADLOCK: Final = "error 149 "
 _NULL: Final = 1048
 _NO_IDS: Final = f"{NO_IDS}, by ALTER TABLE job AUTO_INCREMENT = 1"
 _READ_ONLY: Final = "takes no writes: it is read-only, as a replica is, or a former primary"
+_NO_TRIGGER: Final = (
+    "has a binary log, and lets only administrators create or drop a trigger: "
+    "SET GLOBAL log_bin_trust_function_creators = 1, or use a user with SUPER"
+)
 #: By code: our error and its text. Some codes below 1000 and above 2000 are the client's.
 _ERRORS: Final[dict[int, tuple[type[GariviniError], str]]] = {
     167: (RefusedError, _NO_IDS),
@@ -56,6 +60,7 @@ _ERRORS: Final[dict[int, tuple[type[GariviniError], str]]] = {
     1366: (UsageError, "does not take a value"),
     1370: (RefusedError, "refused: the user lacks a privilege"),
     1406: (UsageError, "does not take a value that long"),
+    1419: (RefusedError, _NO_TRIGGER),
     1467: (RefusedError, _NO_IDS),
     1665: (RefusedError, "logs statements, and needs binlog_format = MIXED or ROW"),
     1698: (RefusedError, "refuses the connection: check user and password"),
@@ -72,7 +77,8 @@ _ERRORS: Final[dict[int, tuple[type[GariviniError], str]]] = {
 #: Errors after which the other transaction has finished, so that the same call can be repeated immediately.
 _TRANSIENT: Final = (1020, 1213, 3101)
 #: Connections that could not be made, or are lost. Galera's 1047 is the answer of a node outside the cluster.
-#: MySQL's 3100 ends a commit on a member that leaves its group; the others may have it. 3032: it is offline.
+#: MySQL's 3100 ends a commit on a member that leaves its group; the other members may have the transaction.
+#: 3032: the server is offline.
 _LOST: Final = frozenset(
     {1047, 1053, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1927}
     | {2002, 2003, 2005, 2006, 2012, 2013, 2055, 3032, 3100, 3169, 4031, 4032}
@@ -80,7 +86,7 @@ _LOST: Final = frozenset(
 
 
 def translate(error: Exception, where: str, *, committing: bool) -> GariviniError:
-    """Return our error for one of the driver's: see ``Dialect.translate``."""
+    """Translate an error of the driver into an error of this library: see ``Dialect.translate``."""
     if isinstance(error, OSError):
         return UsageError(f"{where}: ssl_ca, ssl_cert or ssl_key in the URL cannot be used: {error}")
     code = _code_of(error)
@@ -97,7 +103,7 @@ def translate(error: Exception, where: str, *, committing: bool) -> GariviniErro
             )
         return UnreachableError(f"{where} cannot be reached: {words}")
     if code == _DUPLICATE and _PRIMARY.search(words):
-        code = 167  # as MariaDB reports it
+        code = 167  # MariaDB's code for the same error
     if code == _COMMIT_FAILED and _DEADLOCK in words:
         code = 1213
     if code in _ERRORS:
@@ -116,7 +122,7 @@ def is_null(error: BaseException) -> bool:
 
 
 def is_duplicate(error: BaseException) -> bool:
-    """Whether a row was refused because its unique key has a live job."""
+    """Whether a row was refused because a job with its unique key exists."""
     return _code_of(error) == _DUPLICATE and not _PRIMARY.search(str(error))
 
 

@@ -14,10 +14,10 @@ FEW: Final = 20
 
 
 class ServerClock:
-    """Knows about what time it is on the server since it was read there."""
+    """Estimates the server's time from the last time that was read there."""
 
     def __init__(self) -> None:
-        #: Seconds by which it is ahead of our monotonic clock.
+        #: Seconds by which the server's clock is ahead of our monotonic clock.
         self._ahead: float | None = None
 
     def read(self, run: RunStatement) -> tuple[float, int]:
@@ -75,7 +75,7 @@ def insert(
 def insert_keyed(
     run: RunStatement, rows: Sequence[dict[str, Any]], clock: ServerClock, *, returning: int
 ) -> list[tuple[int, int, str, str]]:
-    """Insert rows whose unique keys have no live job; return id, time, function and key of the new ones."""
+    """Insert rows whose unique keys no job has; return id, time, function and key of the new ones."""
     first = {(row["funcname"], row["uniqkey"]): row for row in reversed(rows)}
     return _insert_or_halve(run, list(reversed(first.values())), clock, returning=returning)
 
@@ -83,8 +83,8 @@ def insert_keyed(
 def _insert_or_halve(
     run: RunStatement, rows: Sequence[dict[str, Any]], clock: ServerClock, *, returning: int
 ) -> list[tuple[int, int, str, str]]:
-    # All rows, or none if a key has a live job: then each half is tried. INSERT IGNORE would be one
-    # statement, and would ignore any error.
+    # The statement inserts all rows, or none if a key has a job: then each half is tried. INSERT IGNORE
+    # would be one statement, and would ignore any error.
     try:
         stored = insert(run, rows, clock, returning=returning, name="insert_keyed")
     except Exception as error:

@@ -13,14 +13,14 @@ DIVES: Final = 100
 #: A place in the lane index: function, state, priority, time.
 _Place: TypeAlias = tuple[str, int, int, int]
 _START: Final[_Place] = ("", -1, -1, 0)
-#: Greater than every time that the column can hold.
+#: Greater than every time that the column ``run_after`` can hold.
 _END: Final = 2**32
 
 
 class LaneWalk:
     """Walks from lane to lane along the lane index, starting from the lanes that the last walk found.
 
-    If there is no new lane since then, one statement finds all of them. New ones are found step by step.
+    If there is no new lane since then, one statement finds all of them. New lanes are found step by step.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class LaneWalk:
                 if not parked:
                     lane = (funcname, state, priority)
                     due[lane] = min(run_after, due.get(lane, run_after))
-                # A parked row is the first of its lane only from 2038 on, or if the lane has no others.
+                # A parked row is the first of its lane only from 2038 on, or if the lane has no other rows.
                 place = (funcname, state, priority, NEVER if parked else _END)
                 places[place] = None
                 if place not in asked:

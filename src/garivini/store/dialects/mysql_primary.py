@@ -79,13 +79,14 @@ class PrimarySearch:
         self._error = error
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """Return a connection. ``named``: all that the driver's connect takes; host and port are replaced.
+        """Return a connection. ``named``: arguments of the driver's ``connect``; host and port are replaced.
 
         Raises:
-            Exception: the driver's error; there is no such server.
+            Exception: the driver's error; no server accepts writes. Its code says read-only if one was
+                reached, which may soon accept writes; otherwise it is that of the first server.
 
         """
-        code, reasons = _READ_ONLY, []
+        codes, reasons = [], []
         for server in list(self._servers):
             connection = None
             try:
@@ -93,11 +94,12 @@ class PrimarySearch:
                 if takes_writes(connection):
                     self._servers.sort(key=lambda other: other != server)
                     return connection
+                codes.append(_READ_ONLY)
                 reasons.append(f"{server.host}:{server.port} is read-only")
             except self._error as error:
-                code = code if reasons else error.args[0]
+                codes.append(error.args[0])
                 reasons.append(f"{server.host}:{server.port}: {error.args[-1]}")
             if connection is not None:
-                with suppress(Exception):  # it may have closed itself
+                with suppress(Exception):  # the connection may have closed itself
                     connection.close()
-        raise self._error(code, "; ".join(reasons))
+        raise self._error(_READ_ONLY if _READ_ONLY in codes else codes[0], "; ".join(reasons))

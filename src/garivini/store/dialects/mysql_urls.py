@@ -21,7 +21,7 @@ PACKAGES: Final[Mapping[str, str]] = {"pymysql": "'garivini[mysql]'", "mysqldb":
 
 
 def engine_url(url: URL) -> tuple[URL, dict[str, Any]]:
-    """Return the URL with the driver to use, and what its ``connect`` takes besides: see ``Dialect.engine``.
+    """Return the URL with the driver to use, and other arguments of its ``connect``: see ``Dialect.engine``.
 
     Raises:
         UsageError: the URL cannot be used.
@@ -40,7 +40,7 @@ def engine_url(url: URL) -> tuple[URL, dict[str, Any]]:
     for name in _TIMEOUTS:
         seconds = parse_timeout(name, query.pop(name, TIMEOUT))
         arguments[name] = seconds if driver == "pymysql" else max(1, round(seconds))
-    # Fixed: with another one some texts could not be stored.
+    # Fixed, because with another character set some texts could not be stored.
     query.pop("collation", None)
     query |= {"charset": "utf8mb4", "use_unicode": "1"}
     if wrong := _TLS_NAMES & {name.lower().replace("-", "_") for name in query if name != "ssl_mode"}:

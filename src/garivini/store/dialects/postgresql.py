@@ -99,7 +99,7 @@ _ERRORS: Final[dict[str, tuple[type[GariviniError], str]]] = {
     "55P03": (ConflictError, "was locked for too long by another transaction"),
     "57014": (ConflictError, "ended a statement that took too long"),
 }
-#: Codes with which a server refuses to tell its incarnation: not allowed, not known, not supported.
+#: Codes with which a server refuses to report its incarnation: not allowed, not known, not supported.
 _NOT_TOLD: Final = ("42501", "42883", "0A000", "55000")
 #: Errors after which the other transaction has finished, so that the same call can be repeated immediately.
 _TRANSIENT: Final = ("40001", "40P01")
@@ -126,7 +126,7 @@ class PostgreSQL(Dialect):
             wait = {} if self.lock_timeout is None else {"lock_timeout": f"{round(self.lock_timeout * 1000)}"}
             statements = begin_with(self._settings | wait, INCARNATION if self.has_incarnations else "NULL")
             cursor.execute(statements)
-            cursor.nextset()  # that of BEGIN is the first
+            cursor.nextset()  # the first result is that of BEGIN
             return number_of(cursor.fetchall()[0][-1])
         if self.lock_timeout is None:
             cursor.execute(self.begin)
@@ -161,7 +161,8 @@ class PostgreSQL(Dialect):
         arguments: dict[str, Any] = {
             "options": startup_options(options),
             "autocommit": True,
-            # Fixed, overriding PGCLIENTENCODING: with another one some texts could not be stored.
+            # Fixed, overriding PGCLIENTENCODING, because with another encoding some texts could not be
+            # stored.
             "client_encoding": "utf8",
             "prepare_threshold": _threshold(query.pop("prepare_threshold", "5")),
             "read_timeout": seconds,
@@ -189,7 +190,7 @@ class PostgreSQL(Dialect):
 
         @event.listens_for(engine, "do_connect")
         def connect(_: object, __: object, arguments: list[Any], named: dict[str, Any]) -> Connection:
-            # Not absent: then libpq would read them from PGOPTIONS.
+            # Empty and not absent, because libpq would read missing options from PGOPTIONS.
             bare = {**named, "options": ""}
             if not self.pooled:
                 try:
@@ -213,9 +214,10 @@ class PostgreSQL(Dialect):
         if self.pooled:
             if not self._threshold_given:
                 connection.prepare_threshold = None
-            self.incarnation(connection)  # whether the server tells it: a transaction would fail
+            self.incarnation(connection)  # checked here, because an error in a transaction would make it fail
         elif commits == "off":
-            # It acknowledges commits that a crash of the server loses. A stricter setting than "on" stays.
+            # With "off", the server acknowledges commits that a crash loses. A stricter setting than "on"
+            # stays.
             connection.execute("SELECT set_config('synchronous_commit', 'on', false)")
         self._take_any_text(connection)
 
@@ -257,7 +259,7 @@ class PostgreSQL(Dialect):
         if hasattr(cursor, "row_factory"):
             from psycopg.rows import tuple_row
 
-            cursor.row_factory = tuple_row  # the caller's own may return mappings
+            cursor.row_factory = tuple_row  # the caller's row factory may return mappings
         info = getattr(connection, "info", None)
         if info is not None and info.parameter_status("server_encoding") == _UNCHECKED:
             from garivini.store.dialects.psycopg_connection import read_any_text
@@ -273,7 +275,7 @@ class PostgreSQL(Dialect):
 
     def takes_writes(self, connection: Any) -> bool:
         with closing(self.cursor(connection)) as cursor:
-            cursor.execute("SHOW transaction_read_only")  # on a standby, it is on
+            cursor.execute("SHOW transaction_read_only")  # on a standby, ``transaction_read_only`` is on
             return bool(cursor.fetchall() == [("off",)])
 
     def incarnation(self, connection: Any) -> int | None:
@@ -341,7 +343,7 @@ def _quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
-#: How an item of an array is written.
+#: The text of each recent item of an array.
 _WRITTEN: Final[dict[type, Callable[[Any], str]]] = {
     int: str,
     float: repr,
@@ -353,7 +355,7 @@ _WRITTEN: Final[dict[type, Callable[[Any], str]]] = {
 
 def _lost(error: Exception, code: str) -> bool:
     if code == "08P01":
-        # PgBouncer sends only the first of the two.
+        # PgBouncer sends only ``severity``.
         said = getattr(error, "diag", None)
         severity = getattr(said, "severity_nonlocalized", None) or getattr(said, "severity", None)
         return severity in ("FATAL", "PANIC")

@@ -21,7 +21,7 @@ SETTINGS: Final[Mapping[str, str]] = {
 #: Starts a transaction. At a higher level a claim would fail if another one has the row, instead of skipping
 #: it.
 BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
-#: Sets what must not be off, and leaves a stricter setting.
+#: Turns on what must not be off, and leaves a stricter setting.
 _DURABLE: Final = (
     "CASE current_setting('synchronous_commit') WHEN 'off'"
     " THEN set_config('synchronous_commit', 'on', true) END"
@@ -32,7 +32,7 @@ ASK_INCARNATION: Final = (
     "SELECT CASE WHEN NOT pg_is_in_recovery() THEN (SELECT system_identifier FROM pg_control_system())"
     " || left(pg_walfile_name(pg_current_wal_lsn()), 8) END"
 )
-#: The same as a column.
+#: The incarnation as a column of a query.
 INCARNATION: Final = ASK_INCARNATION.removeprefix("SELECT ")
 
 

@@ -57,7 +57,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         return connection
 
     def wait(self, gen: Generator[Any, Any, _R], *_: Any, **__: Any) -> _R:
-        """Run one of psycopg's generators, which yields events to wait for and is sent those that come."""
+        """Run a generator of psycopg's, which yields events to wait for and receives those that occur."""
         limit = None if self.read_timeout is None else self.read_timeout * 1000
         poll = select.poll()
         try:
@@ -73,5 +73,5 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             return result
         except (NoAnswer, KeyboardInterrupt, SystemExit):
             gen.close()
-            self.close()  # a late answer would count as that of the next statement
+            self.close()  # because a late answer would count as that of the next statement
             raise

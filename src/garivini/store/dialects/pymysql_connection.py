@@ -13,7 +13,7 @@ _LONGEST: Final = 64
 class Connection(connections.Connection):
     """Writes values into a statement as PyMySQL does, in fewer calls.
 
-    Most are whole numbers, above all ids, arguments of jobs, and the same few names.
+    Most values are whole numbers, above all ids, or arguments of jobs, or the same few names.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:

@@ -30,6 +30,7 @@ from garivini.store.dialects.dialect import (
     set_times,
     unknown_parameter,
 )
+from garivini.store.dialects.file_systems import network_file_system
 from garivini.store.rows import decode
 
 #: Allowed parameters of a URL: parameters of Python's driver, and with ``uri=true`` of SQLite too.
@@ -37,7 +38,7 @@ _DRIVERS: Final = frozenset(
     {"uri", "timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements"}
 )
 _OWN: Final = frozenset({"mode", "cache", "psow", "nolock", "immutable", "vfs"})
-#: Messages about tables of another version, which have no codes of their own.
+#: Messages of errors about tables of another version, for which SQLite has no separate codes.
 _NOT_THERE: Final = ("no such table", "no such column", "has no column named")
 
 
@@ -59,7 +60,7 @@ class SQLite(Dialect):
     busy_timeout: Final = 5.0
 
     def __init__(self) -> None:
-        #: The file, if the dialect opens it.
+        #: The path of the file, if the dialect opens it.
         self._path: Path | None = None
 
     def engine(self, url: URL) -> tuple[URL, dict[str, Any]]:
@@ -92,6 +93,10 @@ class SQLite(Dialect):
             ) from error
 
     def local_facts(self, read: Mapping[str, str]) -> dict[str, str]:
+        kind = None if self._path is None else network_file_system(self._path)
+        return self._permissions() | ({} if kind is None else {"network_file_system": kind})
+
+    def _permissions(self) -> dict[str, str]:
         # Users who may not enter the folder cannot read the files in it.
         if self._path is None or not all(parent.stat().st_mode & 0o001 for parent in self._path.parents):
             return {}
@@ -128,7 +133,7 @@ class SQLite(Dialect):
     def cursor(self, connection: Any) -> Any:
         cursor = connection.cursor()
         if isinstance(cursor, sqlite3.Cursor):
-            cursor.row_factory = None  # the caller's own may return mappings
+            cursor.row_factory = None  # the caller's row factory may return mappings
         return cursor
 
     def in_transaction(self, connection: Any) -> bool:

@@ -5,7 +5,7 @@ from typing import Final
 from alembic import context
 
 connection: Final = context.config.attributes.get("connection")
-# A version table of our own, so that it never meets the application's.
+# A separate version table, so that it does not conflict with the application's.
 if connection is not None:
     context.configure(connection=connection, version_table="garivini_version")
 else:

@@ -2,17 +2,17 @@
 -- inserts few rows with the statements that end in `_returning`; MySQL does not have RETURNING.
 --
 -- The clock is the database's: UNIX_TIMESTAMP() is the unix time in whole seconds, the same throughout a statement. A
--- lease ends at now + lease + 1 because whole seconds round down. 2147483647 is "never". Claims exclude it, so that a
--- row parked by the original's clients does not start in 2038. Later times are ordinary times. Unsigned columns are
--- cast if a difference may be below zero. In an UPDATE a column that has been assigned is read with its new value.
--- FORCE INDEX (PRIMARY) prevents the scan of a small table for a list of ids, which would wait for rows that are not in
--- the list.
+-- lease ends at now + lease + 1 because times are whole seconds and round down. 2147483647 is "never". Claims exclude
+-- it, so that a row parked by the original's clients does not start in 2038. Later times are ordinary times. Unsigned
+-- columns are cast if a difference may be below zero. In an UPDATE a column that has been assigned is read with its new
+-- value. FORCE INDEX (PRIMARY) prevents the scan of a small table for a list of ids, which would wait for rows that are
+-- not in the list.
 --
 -- A lease ends at `run_after`, and `lease_end` repeats it. `store/effective_state.py` describes what it means if they
 -- differ, and has the conditions in braces. A delay counts from the next whole second, so it is never too short.
 
 -- name: clock () -> one
--- The unix time with its fraction; for inserts also the step between ids.
+-- The unix time with its fraction, and for inserts the step between two ids.
 SELECT UNIX_TIMESTAMP() + MICROSECOND(NOW(6)) / 1e6, @@SESSION.auto_increment_increment
 
 -- name: schema () -> rows
@@ -24,14 +24,14 @@ SELECT version_num FROM garivini_version
 SELECT dbid FROM garivini_database
 
 -- name: set_dbid (dbid) -> none
--- Stored once, by the first process that comes; others wait for it. The table holds one row.
+-- Stores the id of this database once, by the first process that uses it; others wait for it. The table holds one row.
 SELECT GET_LOCK(CONCAT('garivini id ', LEFT(SHA2(DATABASE(), 256), 32)), 5);
 INSERT INTO garivini_database (dbid)
 SELECT :dbid FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM garivini_database AS given);
 SELECT RELEASE_LOCK(CONCAT('garivini id ', LEFT(SHA2(DATABASE(), 256), 32)))
 
 -- name: ids_left () -> one
--- The number of ids that are left for new jobs: not needed, the server has an error of its own for that.
+-- The number of ids that are left for new jobs. It is not needed here, because the server reports exhausted ids itself.
 SELECT 1
 
 -- name: folds () -> one
@@ -42,42 +42,42 @@ SELECT EXISTS (
      AND RIGHT(collation_name, 9) <> 'nopad_bin' AND collation_name <> 'utf8mb4_0900_bin')
 
 -- name: insert (funcname, coalesce, arg, flag, priority, due, now, leased, since, lease_end) -> id
--- Jobs without a unique key. The server knows the number of rows before it stores the first one, so their ids have
--- equal steps; the result is the first. The time was read just before: numbers take a third less of the server's work
--- than expressions, which it evaluates for each row. If `leased` is 1, a row is leased for its first attempt until
+-- Inserts jobs without a unique key. The server knows the number of rows before it stores the first one, so their ids
+-- have equal steps; the result is the first. The time was read just before: numbers take a third less of the server's
+-- work than expressions, which it evaluates for each row. If `leased` is 1, a row is leased for its first attempt until
 -- `due`; if it is 0, the row waits until then.
 INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :coalesce, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
 
 -- name: insert_at (funcname, coalesce, arg, flag, priority, due, now, leased, since, lease_end) -> id
--- One job without a unique key, if the time is `now`; else an error, because a NULL does not fit its column. So the time
--- need not be read just before: an estimate that is right is enough.
+-- Inserts one job without a unique key if the time is `now`. Otherwise the statement fails, because a NULL does not fit
+-- its column. So the time need not be read just before: an estimate that is right is enough.
 INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :coalesce, :arg, :flag, :priority, :due, IF(UNIX_TIMESTAMP() = :now, :now, NULL), :leased, :leased, :since, :lease_end) -- each
 
 -- name: insert_returning (funcname, coalesce, arg, flag, priority, delay, leased) -> rows
--- Few jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them.
+-- Inserts few jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them.
 INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay + IF(:leased OR :delay = 0, 0, MICROSECOND(NOW(6)) > 0), UNIX_TIMESTAMP(), :leased, attempt, attempt * created, attempt * run_after) -- each
 RETURNING jobid, created
 
 -- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, due, now, leased, since, lease_end) -> id
--- Jobs with a unique key: all of them, or none and an error if one has a live job of its key.
+-- Inserts jobs with a unique key: all of them, or none if the key of one has an existing job, which is an error.
 INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
 
 -- name: insert_keyed_at (funcname, uniqkey, coalesce, arg, flag, priority, due, now, leased, since, lease_end) -> id
--- The same for one job with a unique key, or an error if that has a live job.
+-- As `insert_at`, for one job with a unique key, or an error if the key has an existing job.
 INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :due, IF(UNIX_TIMESTAMP() = :now, :now, NULL), :leased, :leased, :since, :lease_end) -- each
 
 -- name: insert_keyed_returning (funcname, uniqkey, coalesce, arg, flag, priority, delay, leased) -> rows
--- Few jobs with a unique key: all of them, or none and an error if one has a live job of its key.
+-- Inserts few jobs with a unique key: all of them, or none if the key of one has an existing job, which is an error.
 INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay + IF(:leased OR :delay = 0, 0, MICROSECOND(NOW(6)) > 0), UNIX_TIMESTAMP(), :leased, attempt, attempt * created, attempt * run_after) -- each
@@ -96,25 +96,26 @@ VALUES
   (:funcname, :uniqkey, :coalesce, :partition, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
 
 -- name: live (funcname, uniqkey) -> one
--- The live job of a key. Locked, because a caller's transaction may not see rows that were committed since it began.
+-- The job that has a unique key. Locked, because a caller's transaction may not see rows that were committed since it
+-- began.
 SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey LOCK IN SHARE MODE
 
 -- name: states (jobids) -> rows
--- The states of these jobs, read without a lock: a row locked by another transaction must not delay an insert whose key
--- exists. A caller's older snapshot may not include a job.
+-- The states of the given jobs, read without a lock: a row locked by another transaction must not delay an insert whose
+-- key exists. A caller's older snapshot may not include a job.
 SELECT jobid, {effective_state}
   FROM job WHERE jobid IN (:*jobids)
 
 -- name: lanes (funcname, state, priority, run_after) -> rows
--- For each place in the lane index the next entry: its lane, when it is due, and the time now with its fraction. One
--- dive per place, whatever the backlog and without statistics. `MySQL.lanes` walks from place to place.
+-- For each place in the lane index the next entry: its lane, when it is due, and the time now with its fraction. This
+-- takes one index dive per place, whatever the backlog and without statistics. `MySQL.lanes` walks from place to place.
 (SELECT funcname, state, priority, run_after, UNIX_TIMESTAMP() + MICROSECOND(NOW(6)) / 1e6 FROM job FORCE INDEX (job_lane) WHERE funcname > :funcname OR (funcname = :funcname AND state > :state) OR (funcname = :funcname AND state = :state AND priority > :priority) OR (funcname = :funcname AND state = :state AND priority = :priority AND run_after > :run_after) ORDER BY funcname, state, priority, run_after LIMIT 1) UNION ALL -- each
 
 -- name: due (funcname, priority, limit, small) -> rows
 -- The first jobs of a lane that a claim may take, with their arguments, or NULL for an argument of more than `small`
 -- bytes, the time now, and when they were inserted. Rows that another claim has locked are skipped.
 SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniqkey, `coalesce`, flag, failcount,
-       attempt, UNIX_TIMESTAMP(), created, `partition`
+       attempt, UNIX_TIMESTAMP(), created, expires, `partition`
   FROM job FORCE INDEX (job_lane)
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
    AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
@@ -126,19 +127,19 @@ SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniq
 SELECT jobid FROM job FORCE INDEX (job_lane) WHERE funcname = :funcname AND state < 4 LIMIT :limit
 
 -- name: sizes (jobids) -> rows
--- The bytes of these arguments.
+-- The sizes in bytes of the arguments of the given jobs.
 SELECT jobid, LENGTH(arg) FROM job WHERE jobid IN (:*jobids)
 
 -- name: args (jobids) -> rows
--- These arguments.
+-- The arguments of the given jobs.
 SELECT jobid, arg FROM job WHERE jobid IN (:*jobids)
 
 -- name: identities (jobids) -> rows
--- What tells a row from another job that got the same id: see `store/incarnations.py`.
+-- The values that distinguish a job from another one that got the same id: see `store/incarnations.py`.
 SELECT jobid, attempt, created, funcname, uniqkey FROM job WHERE jobid IN (:*jobids)
 
 -- name: claim (jobids, now, lease_end) -> none
--- The write of a claim, in the transaction that read the rows as due, with the time of that read.
+-- Writes a claim, in the transaction that read the rows as due, with the time of that read.
 UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :lease_end, lease_end = :lease_end
  WHERE jobid IN (:*jobids)
 
@@ -154,13 +155,13 @@ SELECT jobid, attempt, flag, crashes, since, CAST(UNIX_TIMESTAMP() AS SIGNED) - 
    FOR UPDATE SKIP LOCKED
 
 -- name: requeue (jobids) -> none
--- Makes rows that were put off and are due now waiting, so that they are claimed like any other.
+-- Sets rows that were put off and are due now to waiting, so that they are claimed like any other row.
 UPDATE job SET state = 0, lease_end = 0
  WHERE jobid IN (:*jobids) AND state IN (1, 2, 3) AND {put_off} AND run_after <= UNIX_TIMESTAMP()
 
 -- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
--- Extends an expired lease, if nothing has changed since it was read. Queued: a Gearman server has the job queued, so
--- the time without a start counts from now.
+-- Extends an expired lease, if nothing has changed since it was read. If `queued` is 1, a Gearman server has the job
+-- queued, so the time without a start counts from now.
 UPDATE job
    SET since = CASE WHEN :queued THEN UNIX_TIMESTAMP() ELSE since END, state = :new_state,
        run_after = UNIX_TIMESTAMP() + :seconds, lease_end = run_after
@@ -168,7 +169,7 @@ UPDATE job
    AND run_after <= UNIX_TIMESTAMP() AND {held}
 
 -- name: reclaim (jobid, attempt, state, lease, crashed) -> rows
--- The write of a claim for the next attempt, after a lease has expired for good.
+-- Writes the claim of the next attempt, after a lease has expired for good.
 SELECT jobid FROM job
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
    AND run_after <= UNIX_TIMESTAMP() AND {held}
@@ -182,12 +183,12 @@ SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, at
   FROM job WHERE jobid = :jobid
 
 -- name: release (jobid, attempt, run_after) -> none
--- Makes a claimed job that was not submitted waiting again, due when it was before.
+-- Sets a claimed job that was not submitted back to waiting, due when it was before.
 UPDATE job SET state = 0, run_after = :run_after, lease_end = 0
  WHERE jobid = :jobid AND attempt = :attempt AND state = 1 AND {held}
 
 -- name: end_early (jobids, attempt, lease) -> none
--- Ends now the lease of a job that may not have reached a server, unless it has been renewed meanwhile.
+-- Ends the lease of a job that may not have reached a server, unless the lease has been renewed meanwhile.
 UPDATE job FORCE INDEX (PRIMARY) SET run_after = UNIX_TIMESTAMP(), lease_end = run_after
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 1
    AND run_after <= UNIX_TIMESTAMP() + :lease + 2 AND {held}
@@ -198,56 +199,59 @@ UPDATE job FORCE INDEX (PRIMARY) SET state = 2, run_after = UNIX_TIMESTAMP() + :
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: mine (jobids, attempt) -> rows
--- The jobs among these that this attempt holds. This decides after a renewal: a count of changed rows differs in
--- meaning between databases.
+-- The given jobs that this attempt holds. This decides after a renewal: a count of changed rows differs in meaning
+-- between databases.
 SELECT jobid FROM job
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: present (jobids) -> rows
--- The jobs among these that exist, locked by the transaction.
+-- The given jobs that exist, locked by the transaction.
 SELECT jobid FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) FOR UPDATE
 
 -- name: lockable (jobids) -> rows
--- Locks the rows among these that no other transaction has locked, and returns them.
+-- Locks the given rows that no other transaction has locked, and returns them.
 SELECT jobid FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) FOR UPDATE SKIP LOCKED
 
 -- name: known (jobids) -> rows
--- The rows among these that exist, locked or not.
+-- The given rows that exist, whether or not another transaction has locked them.
 SELECT jobid FROM job WHERE jobid IN (:*jobids)
 
 -- name: complete (jobids) -> count
--- Success. By id alone: finished work is finished, whichever attempt did it.
+-- Deletes jobs that succeeded, by id alone: finished work is finished, whichever attempt did it.
 DELETE FROM job WHERE jobid IN (:*jobids)
 
 -- name: complete_one (jobid) -> count
--- The same for one row that this transaction has locked. No form of DELETE prevents the scan of a small table for a
--- list.
+-- As `complete`, for one row that this transaction has locked. No form of DELETE prevents the scan of a small table for
+-- a list.
 DELETE FROM job WHERE jobid = :jobid
 
 -- name: complete_range (first, last) -> count
--- The same for consecutive ids: a fifth less of the server's work than a lookup per id.
+-- As `complete`, for consecutive ids: a fifth less of the server's work than a lookup per id.
 DELETE FROM job WHERE jobid BETWEEN :first AND :last
 
 -- name: any_records (first, last) -> rows
--- Whether any job from the first id to the last has records. Usually none has, and one range scan costs less than a
--- lookup per id. It runs after the jobs are deleted: records that were written while the DELETE waited for a row exist
--- by now, and no more can be added. MySQL reads a column outside the key: with the key's columns alone it reads the
--- whole key if its statistics know of few rows, whatever the hint.
+-- Whether any job from the first id to the last has records or a successor. Usually none has, and one range scan costs
+-- less than a lookup per id. This statement runs after the jobs are deleted: records that were written while the DELETE
+-- waited for a row exist by now, and no more can be added. MySQL reads a column outside the key: with the key's columns
+-- alone it reads the whole key if its statistics know of few rows, whatever the hint.
 SELECT EXISTS (SELECT 1 FROM failure FORCE INDEX (PRIMARY) WHERE jobid BETWEEN :first AND :last /*!80017 AND failed_at IS NOT NULL */)
     OR EXISTS (SELECT 1 FROM report FORCE INDEX (PRIMARY) WHERE jobid BETWEEN :first AND :last /*!80017 AND reported_at IS NOT NULL */)
+    OR EXISTS (SELECT 1 FROM successor FORCE INDEX (PRIMARY) WHERE jobid BETWEEN :first AND :last /*!80017 AND due IS NOT NULL */)
 
 -- name: with_records (jobids) -> rows
--- The jobs among these that have records: rows of `failure` or `report`. It runs after the jobs are deleted, as above.
-SELECT jobid FROM failure FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
-UNION SELECT jobid FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND reported_at IS NOT NULL */
+-- The given jobs that have records, rows of `failure` or `report` (0), and those with a successor (1). This
+-- statement runs after the jobs are deleted, as `any_records` does.
+SELECT jobid, 0 FROM failure FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
+UNION SELECT jobid, 0 FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND reported_at IS NOT NULL */
+UNION SELECT jobid, 1 FROM successor FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND due IS NOT NULL */
 
 -- name: records (jobids) -> rows
--- The job of each record of these jobs: as often as it has records, locked or not.
+-- The job of each record of the given jobs, once per record, whether or not another transaction has locked it.
 SELECT jobid FROM failure FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 UNION ALL SELECT jobid FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND reported_at IS NOT NULL */
 
 -- name: lockable_records (jobids) -> rows
--- Locks those of these records that no other transaction has locked, and returns the job of each.
+-- Locks the records of the given jobs that no other transaction has locked, and returns the job of each.
 (SELECT jobid FROM failure FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) FOR UPDATE SKIP LOCKED)
 UNION ALL (SELECT jobid FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND reported_at IS NOT NULL */ FOR UPDATE SKIP LOCKED)
 
@@ -268,7 +272,7 @@ DELETE report FROM
   STRAIGHT_JOIN report FORCE INDEX (PRIMARY) ON report.jobid = gone.jobid */
 
 -- name: held (jobids, attempt) -> rows
--- The jobs among these that this attempt holds, locked by its transaction.
+-- The given jobs that this attempt holds, locked by its transaction.
 SELECT jobid FROM job FORCE INDEX (PRIMARY)
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
    FOR UPDATE
@@ -310,7 +314,7 @@ SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expir
   FROM finished WHERE jobid = :jobid
 
 -- name: kept_jobs (after, limit) -> rows
--- Kept jobs by id as above, without their results.
+-- Kept jobs by id, as `finished` returns one, without their results.
 SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, NULL, seconds
   FROM finished FORCE INDEX (PRIMARY) WHERE jobid > :after ORDER BY jobid LIMIT :limit
 
@@ -333,37 +337,39 @@ SELECT jobid FROM failure FORCE INDEX (PRIMARY) WHERE jobid > :after /*!80017 AN
  ORDER BY jobid LIMIT :limit
 
 -- name: dead (jobids) -> rows
--- The dead jobs among these, and how many seconds ago each died: its newest record says that. One that another program
--- has parked by `run_after` alone is not among them, and one that a drain moves has only just died.
+-- The given jobs that are dead, and how many seconds ago each died, which is the age of its newest record. A job that
+-- another program has parked by `run_after` alone is not among them. A job that a drain is moving counts as younger
+-- than any.
 SELECT jobid, funcname, CAST(UNIX_TIMESTAMP() AS SIGNED) - (
          SELECT CAST(MAX(IF(kind = 'moved', 2147483647, failed_at)) AS SIGNED) FROM failure FORCE INDEX (PRIMARY)
           WHERE failure.jobid = job.jobid)
   FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) AND state = 4 AND run_after = 2147483647
 
 -- name: standing (jobids) -> rows
--- The row before a setback, locked by the transaction; the last column is whether its attempt holds it.
+-- The rows of jobs before their setbacks, locked by the transaction. The last columns are whether it has a successor,
+-- and whether the attempt of the row holds it.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM `function` WHERE `function`.funcname = job.funcname),
        (SELECT retry FROM `function` WHERE `function`.funcname = job.funcname),
-       {effective_state} IN (1, 2, 3)
+       has_successor, {effective_state} IN (1, 2, 3)
   FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
    FOR UPDATE
 
 -- name: put_back (jobid, attempt, state, failcount, delay) -> none
--- The end of an attempt without success: the job waits for this many seconds.
+-- Ends an attempt without success: the job waits for this many seconds.
 UPDATE job SET state = 0, failcount = :failcount, lease_end = 0,
        run_after = UNIX_TIMESTAMP() + :delay + IF(:delay = 0, 0, MICROSECOND(NOW(6)) > 0)
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
 
 -- name: put_at (jobid, attempt, state, failcount, run_after) -> none
--- The same until a unix time. If that is "never", the new state is dead.
+-- As `put_back`, until a unix time. If that is "never", the new state is dead.
 UPDATE job SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END, failcount = :failcount,
        run_after = :run_after, lease_end = 0
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
 
 -- name: record_failure (jobid, attempt, kind, error, message, trace, worker) -> none
--- Records a setback. An attempt ends once, and a repeated report does not reach this. A report without an attempt, or
--- the death of a process, may be recorded twice for one attempt: the newest is kept.
+-- Records a setback. An attempt ends once, and a repeated report does not reach this statement. A report without an
+-- attempt, or the death of a process, may be recorded twice for one attempt: the newest is kept.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 VALUES (:jobid, :attempt, UNIX_TIMESTAMP(), :kind, :error, :message, :trace, :worker)
 ON DUPLICATE KEY UPDATE failed_at = VALUES(failed_at), error = VALUES(error), message = VALUES(message),
@@ -384,7 +390,8 @@ UPDATE job FORCE INDEX (PRIMARY) SET runs = runs + 1
 SELECT runs FROM job WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: recorded (jobid, attempt) -> rows
--- Whether this attempt has reported its end already. The death of a process is not the attempt's own report.
+-- Whether this attempt has reported its end already. A record of the death of a process does not count as such a
+-- report.
 SELECT kind FROM failure WHERE jobid = :jobid AND attempt = :attempt AND kind NOT IN ('crashed', 'omitted')
 
 -- name: failures (jobid) -> rows
@@ -397,15 +404,15 @@ SELECT jobid, failed_at, kind, error, LEFT(message, :size) FROM failure FORCE IN
  WHERE jobid > :after ORDER BY jobid LIMIT :limit
 
 -- name: funcnames (jobids) -> rows
--- The functions of these jobs.
+-- The functions of the given jobs.
 SELECT jobid, funcname FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 
 -- name: kept_funcnames (jobids) -> rows
--- The functions of these kept jobs.
+-- The functions of the given kept jobs.
 SELECT jobid, funcname FROM finished FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 
 -- name: get (jobid) -> rows
--- One job with its effective state: one that another program has put off waits, or is dead if that is "never".
+-- One job with its effective state: if another program has put it off, it waits, or is dead if that time is "never".
 SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority,
        {effective_state},
        since, crashes, created, runs, `partition`
@@ -417,8 +424,8 @@ SELECT jobid FROM job FORCE INDEX (PRIMARY) ORDER BY jobid DESC LIMIT 1
 
 -- name: match (funcname, state, failed, uniqkey, partition, error, error_text, arg_text, created_from, created_before, due_from, due_before, after, until, limit) -> rows
 -- The next jobs by id, each with its effective state if it matches and NULL if not. The conditions are not in the WHERE
--- clause, so the statement reads these rows and no others, whether one matches or not. Texts are compared by their
--- bytes, whatever the collation.
+-- clause, so the statement reads the next `limit` rows and no others, however many of them match. Texts are compared by
+-- their bytes, whatever the collation.
 SELECT jobid,
        CASE WHEN (:funcname IS NULL OR CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY))
              AND (:state IS NULL OR {effective_state} = :state)
@@ -441,30 +448,31 @@ SELECT jobid,
   FROM job FORCE INDEX (PRIMARY) WHERE jobid > :after AND jobid <= :until ORDER BY jobid LIMIT :limit
 
 -- name: jobs (jobids) -> rows
--- These jobs by id, as `get` reads one.
+-- The given jobs in the order of their ids, each as `get` returns it.
 SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority,
        {effective_state},
        since, crashes, created, runs, `partition`
   FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) ORDER BY jobid
 
 -- name: lock_states (jobids) -> rows
--- Locks the rows among these that no other transaction has locked, and returns them with their effective states.
-SELECT jobid, attempt, {effective_state} FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) FOR UPDATE SKIP LOCKED
+-- Locks the given rows that no other transaction has locked, and returns them with their effective states and whether
+-- each has a successor.
+SELECT jobid, attempt, {effective_state}, has_successor FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) FOR UPDATE SKIP LOCKED
 
 -- name: record_ends (jobids, kind, message) -> none
--- The failure records of jobs that an operator ends together.
+-- Inserts the failure records of jobs that an operator ends together.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 SELECT jobid, attempt, UNIX_TIMESTAMP(), :kind, '', :message, '', '' FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 ON DUPLICATE KEY UPDATE failed_at = VALUES(failed_at), message = VALUES(message)
 
 -- name: put_all_back (jobids, delay) -> none
--- Jobs that nobody holds wait for this many seconds.
+-- Sets jobs that nobody holds to wait for this many seconds.
 UPDATE job FORCE INDEX (PRIMARY) SET state = 0, lease_end = 0,
        run_after = UNIX_TIMESTAMP() + :delay + IF(:delay = 0, 0, MICROSECOND(NOW(6)) > 0)
  WHERE jobid IN (:*jobids)
 
 -- name: put_all_at (jobids, run_after) -> none
--- The same until a unix time. If that is "never", the new state is dead.
+-- As `put_all_back`, until a unix time. If that is "never", the new state is dead.
 UPDATE job FORCE INDEX (PRIMARY) SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END,
        run_after = :run_after, lease_end = 0
  WHERE jobid IN (:*jobids)
@@ -487,21 +495,22 @@ SELECT funcname, state, COUNT(*), MIN(run_after), CAST(SUM(run_after = 214748364
 
 -- name: waiting () -> rows
 -- The numbers of waiting jobs that are due, delayed, and backed off after a failure. The lane index is enough to count
--- the due ones. The others are told apart by failcount, for which their rows are read.
+-- the due ones. Delayed and backed-off jobs are distinguished by failcount, for which their rows are read.
 SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_after <> 2147483647),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount = 0),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount > 0)
   FROM (SELECT UNIX_TIMESTAMP() AS now) AS t
 
 -- name: count_put_off (funcnames) -> rows
--- The number of leased jobs of these functions that another program has put off.
+-- The number of leased jobs of the given functions that another program has put off.
 SELECT funcname, state, COUNT(*), MIN(run_after) FROM job FORCE INDEX (job_lane)
  WHERE funcname IN (:*funcnames) AND state IN (1, 2, 3) AND {put_off}
  GROUP BY funcname, state
 
 -- name: facts () -> rows
 -- Settings of the server that decide whether a job can be lost, how the table compares names, whether the original made
--- it (its index shows that), and the envelope of its functions.
+-- it (its index shows that), the envelope of its functions, and how many functions have rules that the original does
+-- not know.
 SELECT 'version', VERSION()
 UNION ALL SELECT 'innodb_flush_log_at_trx_commit', @@innodb_flush_log_at_trx_commit
 UNION ALL SELECT 'innodb_doublewrite', @@innodb_doublewrite
@@ -518,55 +527,85 @@ UNION ALL SELECT 'job_collation', collation_name FROM information_schema.columns
            WHERE table_schema = DATABASE() AND table_name = 'job' AND column_name = 'funcname'
 UNION ALL SELECT 'original_table', COUNT(*) FROM information_schema.statistics
            WHERE table_schema = DATABASE() AND table_name = 'job' AND column_name = 'run_after' AND seq_in_index = 1
+UNION ALL SELECT 'original_index', MIN(index_name) FROM information_schema.statistics
+           WHERE table_schema = DATABASE() AND table_name = 'job' AND column_name = 'run_after' AND seq_in_index = 1
+UNION ALL SELECT 'functions_with_rules', COUNT(*) FROM `function`
+           WHERE max_running IS NOT NULL OR rate IS NOT NULL OR paused_until > UNIX_TIMESTAMP()
 UNION ALL SELECT 'default_envelope', COALESCE(MAX(envelope), 'not set') FROM `function` WHERE funcname = ''
+UNION ALL SELECT 'wait_timeout', @@SESSION.wait_timeout
+UNION ALL SELECT 'stats_auto_recalc',
+                 CASE WHEN LOCATE('stats_auto_recalc=1', create_options) THEN 'on'
+                      WHEN LOCATE('stats_auto_recalc=0', create_options) THEN 'off'
+                      WHEN @@GLOBAL.innodb_stats_auto_recalc THEN 'on' ELSE 'off' END
+            FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = 'job'
+
+-- name: snapshots () -> rows
+-- The session and the seconds of the oldest transaction that keeps deleted rows. Needs the privilege PROCESS. Its times
+-- are in the time zone of the server's machine. At READ COMMITTED a transaction has a snapshot during a statement only.
+SELECT trx_mysql_thread_id, TIMESTAMPDIFF(SECOND, trx_started, CONVERT_TZ(UTC_TIMESTAMP(), '+00:00', 'SYSTEM'))
+  FROM information_schema.innodb_trx
+ WHERE trx_mysql_thread_id NOT IN (0, CONNECTION_ID())
+   AND (trx_isolation_level <> 'READ COMMITTED' OR trx_query IS NOT NULL)
+ ORDER BY trx_started LIMIT 1
 
 -- name: cluster () -> rows
 -- The number of nodes of a Galera cluster.
 SHOW GLOBAL STATUS LIKE 'wsrep_cluster_size'
 
+-- name: group_replication () -> rows
+-- The settings of MySQL's Group Replication, if the server has it.
+SHOW GLOBAL VARIABLES WHERE variable_name IN ('group_replication_consistency', 'group_replication_single_primary_mode')
+
 -- name: functions () -> rows
 -- The settings of all functions that apply, and until when a function is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, partition_max_running, partition_rate, partition_burst, fair,
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       partition_max_running, partition_rate, partition_burst, fair,
        CASE WHEN paused_until > UNIX_TIMESTAMP() THEN paused_until END
   FROM `function` ORDER BY funcname
 
 -- name: settings () -> rows
--- The same, with what code has declared and what an operator has set instead.
+-- The settings of all functions, with those that code has declared and those that an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, partition_max_running, partition_rate, partition_burst, fair,
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       partition_max_running, partition_rate, partition_burst, fair,
        declared, override
   FROM `function` ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
--- The settings of these functions that code has declared.
+-- The settings of the given functions that code has declared.
 SELECT funcname, declared FROM `function` WHERE funcname IN (:*funcnames)
 
 -- name: lock_settings (funcnames) -> rows
--- The settings of these functions as above, locked by the transaction.
+-- The settings of the given functions, as `settings` returns them, locked by the transaction.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, partition_max_running, partition_rate, partition_burst, fair,
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       partition_max_running, partition_rate, partition_burst, fair,
        declared, override
   FROM `function` WHERE funcname IN (:*funcnames) ORDER BY funcname FOR UPDATE
 
 -- name: create_functions (funcname) -> none
--- Rows for functions that have none yet, so that they can be locked.
+-- Creates rows for functions that have none yet, so that the rows can be locked.
 INSERT INTO `function` (funcname)
 VALUES
   (:funcname) -- each
 ON DUPLICATE KEY UPDATE funcname = VALUES(funcname)
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, partition_max_running, partition_rate, partition_burst, fair, declared, override) -> none
--- Writes the whole settings of functions.
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, declared, override) -> none
+-- Writes all settings of functions.
 INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, partition_max_running, partition_rate, partition_burst, fair, declared, override)
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       partition_max_running, partition_rate, partition_burst, fair,
+       declared, override)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :partition_max_running, :partition_rate, :partition_burst, :fair, :declared, :override) -- each
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :unique_scope, :unique_window, :on_duplicate, :max_delay, :expires, :partition_max_running, :partition_rate, :partition_burst, :fair, :declared, :override) -- each
 ON DUPLICATE KEY UPDATE
        lease = VALUES(lease), deadline = VALUES(deadline), renews = VALUES(renews),
        envelope = VALUES(envelope), max_failures = VALUES(max_failures), retention = VALUES(retention),
        max_running = VALUES(max_running), retry = VALUES(retry), timeout = VALUES(timeout),
        dead_retention = VALUES(dead_retention), rate = VALUES(rate), burst = VALUES(burst),
+       unique_scope = VALUES(unique_scope), unique_window = VALUES(unique_window),
+       on_duplicate = VALUES(on_duplicate), max_delay = VALUES(max_delay), expires = VALUES(expires),
        partition_max_running = VALUES(partition_max_running), partition_rate = VALUES(partition_rate),
        partition_burst = VALUES(partition_burst), fair = VALUES(fair),
        declared = VALUES(declared), override = VALUES(override)
@@ -577,8 +616,8 @@ SELECT jobid FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) AND state 
    FOR UPDATE
 
 -- name: adopt (jobids, lease) -> rows
--- Gives an attempt to such copies: the original's QueueRunner leases by `run_after` alone. Their arguments are not
--- read.
+-- Gives an attempt to the copies of `adoptable`: the original's QueueRunner leases by `run_after` alone. The arguments
+-- of the jobs are not read.
 UPDATE job FORCE INDEX (PRIMARY)
    SET attempt = attempt + 1, state = 2, since = UNIX_TIMESTAMP(), run_after = UNIX_TIMESTAMP() + :lease + 1,
        lease_end = run_after
@@ -605,20 +644,40 @@ ON DUPLICATE KEY UPDATE cancels = cancels + 1, checked_until = GREATEST(COALESCE
 SELECT funcname, cancels FROM `function` WHERE checked_until > UNIX_TIMESTAMP()
 
 -- name: cancelled (jobids, attempt) -> rows
--- Which of these jobs are dead, and no later attempt has had them.
+-- The given jobs that are dead and have had no later attempt.
 SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND {effective_state} = 4
 
 -- name: pause (funcname, paused_until) -> none
--- Pauses a function that has a row until a time; NULL: not any longer.
+-- Pauses a function, whose row exists, until a time. NULL ends the pause.
 UPDATE `function` SET paused_until = :paused_until WHERE funcname = :funcname
 
+-- name: mark_paused (funcname, lease) -> none
+-- Marks a function, whose row exists, until the leases of its copies have ended.
+UPDATE `function`
+   SET cancels = cancels + 1,
+       checked_until = GREATEST(COALESCE(checked_until, 0), UNIX_TIMESTAMP() + GREATEST(:lease, COALESCE(lease, 0)) + 1)
+ WHERE funcname = :funcname
+
+-- name: unstarted (funcname, priority, limit) -> rows
+-- The jobs of a lane that were claimed and whose leases have not been renewed. Rows locked by another transaction are
+-- skipped.
+SELECT jobid
+  FROM job FORCE INDEX (job_lane)
+ WHERE funcname = :funcname AND state = 1 AND priority = :priority AND {held}
+ ORDER BY run_after LIMIT :limit
+   FOR UPDATE SKIP LOCKED
+
+-- name: take_back (jobids) -> none
+-- Sets claimed jobs back to waiting, due since their claim.
+UPDATE job SET state = 0, run_after = since, lease_end = 0 WHERE jobid IN (:*jobids)
+
 -- name: paused (funcname) -> rows
--- The time until which a function is paused. No row: it is not.
+-- The time until which a function is paused. No row: it is not paused.
 SELECT paused_until FROM `function` WHERE funcname = :funcname AND paused_until > UNIX_TIMESTAMP()
 
 -- name: dispatched (funcname, priority, age, since, after, limit) -> rows
 -- Leased jobs of a lane that no worker has started and whose leases have not expired. The youngest are omitted, because
--- they may not have been submitted yet. Read in pages by the end of the lease.
+-- they may not have been submitted yet. The rows are read in pages, in the order in which their leases end.
 SELECT jobid, attempt, run_after FROM job FORCE INDEX (job_lane)
  WHERE funcname = :funcname AND state = 1 AND priority = :priority
    AND run_after > UNIX_TIMESTAMP() AND run_after >= :after
@@ -626,8 +685,8 @@ SELECT jobid, attempt, run_after FROM job FORCE INDEX (job_lane)
  ORDER BY run_after LIMIT :limit
 
 -- name: leased (funcname, lease, limit) -> one
--- The number of jobs of a function in Gearman that no worker has started, up to a limit. A row that ends later than any
--- of its leases was put off by another program; the index alone shows that.
+-- The number of jobs of a function in Gearman that no worker has started, up to a limit. A row whose `run_after` is
+-- later than the end of any lease was put off by another program, which the index alone shows.
 SELECT COUNT(*) FROM (
   SELECT 1 FROM job FORCE INDEX (job_lane)
    WHERE funcname = :funcname AND state = 1 AND run_after <= UNIX_TIMESTAMP() + :lease + 2 LIMIT :limit) AS handed_out
@@ -641,7 +700,7 @@ SELECT max_running, COALESCE(paused_until > UNIX_TIMESTAMP(), 0), rate, burst, r
   FROM `function` WHERE funcname = :funcname FOR UPDATE SKIP LOCKED
 
 -- name: use_rate (funcname, used_until) -> none
--- The time up to which the rate of a function is used, in the transaction that has locked its row.
+-- Stores the time up to which the rate of a function is used, in the transaction that has locked its row.
 UPDATE `function` SET rate_used_until = :used_until WHERE funcname = :funcname
 
 -- name: in_flight (funcname, limit) -> one
@@ -693,7 +752,7 @@ SELECT `partition` FROM turn_partition
 -- name: due_turns (jobids, priority, small) -> rows
 -- The jobs among these that a claim may take now, as `due` reads them. Rows that are locked are skipped.
 SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniqkey,
-       `coalesce`, flag, failcount, attempt, UNIX_TIMESTAMP(), created, `partition`
+       `coalesce`, flag, failcount, attempt, UNIX_TIMESTAMP(), created, expires, `partition`
   FROM job FORCE INDEX (PRIMARY)
  WHERE jobid IN (:*jobids) AND state = 0 AND priority = :priority
    AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
@@ -755,7 +814,7 @@ ON DUPLICATE KEY UPDATE used_until = VALUES(used_until)
 DELETE FROM partition_rate WHERE used_until < UNIX_TIMESTAMP() LIMIT :limit
 
 -- name: give_back (jobids, attempt) -> none
--- Makes jobs that a worker holds and has not started waiting again, due now.
+-- Sets jobs that a worker holds and has not started back to waiting, due now.
 UPDATE job FORCE INDEX (PRIMARY) SET state = 0, run_after = UNIX_TIMESTAMP(), lease_end = 0
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
@@ -765,18 +824,20 @@ UPDATE job FORCE INDEX (PRIMARY) SET state = 0, run_after = UNIX_TIMESTAMP(), le
 UPDATE job FORCE INDEX (PRIMARY) SET state = 1 WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 2 AND {held}
 
 -- name: crash (jobid, attempt) -> none
--- The process that ran it died. The lease stays: the Gearman server has given the copy to another worker.
+-- Counts the death of the process that ran the job. The lease stays: the Gearman server has given the copy to another
+-- worker.
 UPDATE job SET crashes = crashes + 1 WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: refuse_inserts () -> none
--- From now on no program inserts jobs, whether it knows of the drain or not. MySQL cannot create a trigger only if
--- there is none.
+-- Creates a trigger: from now on no program can insert jobs, whether it knows of the drain or not. Successors become
+-- jobs anyway. An old trigger is dropped first, because MySQL has no CREATE TRIGGER IF NOT EXISTS.
 DROP TRIGGER IF EXISTS garivini_draining;
 CREATE TRIGGER garivini_draining BEFORE INSERT ON job FOR EACH ROW
-SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'garivini is draining this database'
+IF NOT EXISTS (SELECT 1 FROM successor WHERE successor.funcname = NEW.funcname AND successor.uniqkey = NEW.uniqkey)
+THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'garivini is draining this database'; END IF
 
 -- name: allow_inserts () -> none
--- The drain is over.
+-- Ends the drain: programs can insert jobs again.
 DROP TRIGGER IF EXISTS garivini_draining
 
 -- name: hold (jobid, attempt, run_after, seconds) -> rows
@@ -791,20 +852,20 @@ UPDATE job
  WHERE jobid = :jobid
 
 -- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs, partition) -> rows
--- Inserts the moved row of a job, with its attempts. It cannot be claimed until its move is finished.
+-- Inserts the moved row of a job, with its attempts. The row cannot be claimed until the move is finished.
 INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, failcount, crashes, created, attempt, runs, `partition`, state, run_after)
 VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, :partition, 4, 2147483647);
 SELECT LAST_INSERT_ID()
 
 -- name: leave (jobid, attempt, state) -> rows
--- Deletes one of the two rows of a moved job, if it is still held for the move.
+-- Deletes one of the two rows of a moved job, if the row is still held for the move.
 SELECT jobid FROM job
  WHERE jobid = :jobid AND attempt = :attempt AND (state = :state OR :state = 4 AND run_after = 2147483647)
    FOR UPDATE;
 DELETE FROM job WHERE jobid = :jobid
 
 -- name: let_go (jobid, run_after) -> none
--- Makes a moved row wait as its job did.
+-- Sets a moved row to waiting, with the due time that its job had.
 UPDATE job SET state = 0, run_after = :run_after WHERE jobid = :jobid AND state = 4
 
 -- name: moves () -> rows
@@ -845,7 +906,8 @@ SELECT min(next_tick) - (UNIX_TIMESTAMP() + MICROSECOND(NOW(6)) / 1e6) FROM sche
    AND next_tick > CAST(UNIX_TIMESTAMP() AS SIGNED)
 
 -- name: take_schedule (name) -> rows
--- A schedule as above, locked by the transaction. No row: another scheduler has it, or it is gone.
+-- A schedule as `schedules` returns it, locked by the transaction. No row: another scheduler has locked it, or it does
+-- not exist.
 SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued,
        last_tick, last_jobid, jobs, skipped, declared, override,
        CAST(UNIX_TIMESTAMP() AS SIGNED), seen
@@ -853,7 +915,7 @@ SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_wi
    FOR UPDATE SKIP LOCKED
 
 -- name: lock_schedule (name) -> rows
--- The same for a change of its values, which waits for the lock.
+-- As `take_schedule`, for a change of the schedule's values, which waits for the lock.
 SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued,
        last_tick, last_jobid, jobs, skipped, declared, override,
        CAST(UNIX_TIMESTAMP() AS SIGNED), seen
@@ -869,7 +931,7 @@ UPDATE schedule
  WHERE name = :name AND next_tick <=> :tick
 
 -- name: write_schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, next_tick, declared, override) -> none
--- Creates a schedule, or writes its values. Its counts and its last job stay.
+-- Creates a schedule, or writes its values. The counts and the last job of the schedule stay.
 INSERT INTO schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap,
   next_tick, declared, override)
 VALUES (:name, :funcname, :arg, :cron, :every, :zone, :flag,
@@ -885,12 +947,13 @@ ON DUPLICATE KEY UPDATE
 UPDATE schedule SET paused = :paused, next_tick = :next_tick WHERE name = :name
 
 -- name: see_schedules (names, age) -> none
--- Records that a process declares these schedules, unless that was recorded within the last `age` seconds.
+-- Records that a process declares the given schedules, unless that was recorded within the last `age` seconds.
 UPDATE schedule SET seen = CAST(UNIX_TIMESTAMP() AS SIGNED)
  WHERE name IN (:*names) AND (seen IS NULL OR CAST(UNIX_TIMESTAMP() AS SIGNED) - seen > :age)
 
 -- name: copy_schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued, last_tick, jobs, skipped, declared, override) -> none
--- Creates a schedule that another database has, unless an earlier drain has. Its last job is not here.
+-- Creates a schedule that another database has, unless an earlier drain has created it. The last job of the schedule is
+-- in the other database.
 INSERT INTO schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused,
   next_tick, queued, last_tick, jobs, skipped, declared, override)
 VALUES (:name, :funcname, :arg, :cron, :every, :zone, :flag, :priority, :missed, :missed_window, :overlap,
@@ -900,3 +963,95 @@ ON DUPLICATE KEY UPDATE name = VALUES(name)
 -- name: remove_schedule (name) -> none
 -- Deletes a schedule. Its jobs stay.
 DELETE FROM schedule WHERE name = :name
+
+-- name: key_rules () -> rows
+-- The functions with rules for unique keys.
+SELECT funcname, unique_scope, unique_window, on_duplicate, max_delay FROM `function`
+ WHERE unique_scope IS NOT NULL OR unique_window IS NOT NULL OR on_duplicate IS NOT NULL
+
+-- name: keyed_row (funcname, uniqkey) -> rows
+-- The job of a key, locked by the transaction, with the time now, rounded down and rounded up.
+SELECT jobid, attempt, {effective_state}, run_after, created, UNIX_TIMESTAMP(), UNIX_TIMESTAMP() + (MICROSECOND(NOW(6)) > 0)
+  FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey FOR UPDATE
+
+-- name: replace_job (jobid, arg, coalesce, partition, priority, run_after, expires) -> none
+-- Gives other values to a job that was never handed out and that this transaction has locked.
+UPDATE job SET arg = :arg, `coalesce` = :coalesce, `partition` = :partition, priority = :priority, run_after = :run_after,
+       expires = :expires
+ WHERE jobid = :jobid
+
+-- name: free_key (jobid) -> none
+-- A dead job gives up its key, so that another one can have it.
+UPDATE job SET uniqkey = NULL, has_successor = NULL WHERE jobid = :jobid
+
+-- name: set_expires (jobids, expires) -> none
+-- Seconds after new jobs are due until which they must have been handed out.
+UPDATE job FORCE INDEX (PRIMARY) SET expires = :expires WHERE jobid IN (:*jobids)
+
+-- name: note_successor (jobid) -> none
+-- A job gets its first successor.
+UPDATE job SET has_successor = 1 WHERE jobid = :jobid
+
+-- name: successor (jobid) -> rows
+-- When a successor is due, and when it was first inserted. The transaction has locked the row of the job.
+SELECT due, created FROM successor WHERE jobid = :jobid
+
+-- name: put_successor (jobid, funcname, uniqkey, coalesce, partition, arg, flag, priority, due, created, expires) -> none
+-- Stores the successor of a job that this transaction has locked, or gives other values to it.
+INSERT INTO successor (jobid, funcname, uniqkey, `coalesce`, `partition`, arg, flag, priority, due, created, expires)
+VALUES (:jobid, :funcname, :uniqkey, :coalesce, :partition, :arg, :flag, :priority,
+        :due, :created, :expires)
+ON DUPLICATE KEY UPDATE `coalesce` = VALUES(`coalesce`), `partition` = VALUES(`partition`), arg = VALUES(arg), flag = VALUES(flag), priority = VALUES(priority),
+       due = VALUES(due), expires = VALUES(expires)
+
+-- name: promote (jobid) -> none
+-- A successor becomes a job, unless a newer job has its key. The transaction has ended the job before it.
+INSERT INTO job (funcname, uniqkey, `coalesce`, `partition`, arg, flag, priority, run_after, created, expires)
+SELECT funcname, uniqkey, `coalesce`, `partition`, arg, flag, priority, due, created, expires FROM successor
+ WHERE jobid = :jobid
+ON DUPLICATE KEY UPDATE jobid = job.jobid;
+DELETE FROM successor WHERE jobid = :jobid
+
+-- name: lock_successor (jobid) -> rows
+-- Locks a successor, unless another transaction has locked it.
+SELECT jobid FROM successor WHERE jobid = :jobid FOR UPDATE SKIP LOCKED
+
+-- name: successors_left (limit) -> rows
+-- Successors of jobs that another program has deleted or parked. There are few successors.
+SELECT jobid FROM successor
+ WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.jobid = successor.jobid AND {effective_state} <> 4)
+ LIMIT :limit
+
+-- name: any_successor () -> rows
+-- Whether there is a successor.
+SELECT jobid FROM successor LIMIT 1
+
+-- name: forget_successors (funcname, uniqkey) -> none
+-- Deletes successors of a key that has just got a newer job.
+DELETE FROM successor WHERE funcname = :funcname AND uniqkey = :uniqkey
+
+-- name: recent_key (funcname, uniqkey) -> rows
+-- Locks a key with a window, also one that is not taken; returns its last job and whether the window is still open.
+INSERT INTO recent_key (funcname, uniqkey, jobid, ends) VALUES (:funcname, :uniqkey, 0, UNIX_TIMESTAMP())
+ON DUPLICATE KEY UPDATE jobid = recent_key.jobid;
+SELECT jobid, ends > UNIX_TIMESTAMP() FROM recent_key WHERE funcname = :funcname AND uniqkey = :uniqkey FOR UPDATE
+
+-- name: note_key (funcname, uniqkey, jobid, ends) -> none
+-- The last job of a key, and the end of the window that has begun with its insert.
+UPDATE recent_key SET jobid = :jobid, ends = :ends WHERE funcname = :funcname AND uniqkey = :uniqkey
+
+-- name: any_old_key () -> rows
+-- Whether there is such a key as below.
+SELECT jobid FROM recent_key WHERE ends < UNIX_TIMESTAMP() - 60 LIMIT 1
+
+-- name: forget_keys (limit) -> count
+-- Deletes keys whose window has ended. A minute later, because an insert may have locked one.
+DELETE FROM recent_key WHERE ends < UNIX_TIMESTAMP() - 60 ORDER BY ends LIMIT :limit
+
+-- name: late (funcname, priority, expires, limit) -> rows
+-- The first jobs of a lane that have been due for too long, with their attempts and these times,
+-- locked by the transaction.
+SELECT jobid, attempt, CAST(UNIX_TIMESTAMP() AS SIGNED) - CAST(run_after AS SIGNED) FROM job FORCE INDEX (job_lane)
+ WHERE funcname = :funcname AND state = 0 AND priority = :priority
+   AND run_after < CAST(UNIX_TIMESTAMP() AS SIGNED) - :expires AND run_after <> 2147483647
+ ORDER BY run_after LIMIT :limit FOR UPDATE SKIP LOCKED

@@ -2,10 +2,10 @@
 --
 -- The clock is clock_timestamp(): now() would be the start of the transaction. It is in a subquery wherever it bounds a
 -- search, because a volatile function would be called again for each row and could not be the bound of an index scan.
--- Whole seconds; a lease ends at now + lease + 1 because they round down. 2147483647 is "never". Claims exclude it, so
--- that a row parked by the original's clients does not start in 2038. Later times are ordinary times. Each value has
--- its type, so that a value too large for its column is an error and does not prevent the use of the index.
--- `state + 0` and the like beside a list of ids keeps PostgreSQL, without statistics, from reading the lane index instead.
+-- Times are whole seconds and round down, so a lease ends at now + lease + 1. 2147483647 is "never". Claims exclude it,
+-- so that a row parked by the original's clients does not start in 2038. Later times are ordinary times. Each value has
+-- its type, so that a value too large for its column is an error and does not prevent the use of the index. `state + 0`
+-- and the like beside a list of ids keeps PostgreSQL, without statistics, from reading the lane index instead.
 --
 -- A lease ends at `run_after`, and `lease_end` repeats it. Both use one reading of the clock, because it advances
 -- within a statement. `store/effective_state.py` describes what it means if they differ; it has the conditions in braces.
@@ -24,11 +24,11 @@ SELECT version_num FROM garivini_version
 SELECT dbid FROM garivini_database
 
 -- name: set_dbid (dbid) -> none
--- Stored once, by the first process that comes. The table holds one row.
+-- Stores the id of this database once, by the first process that uses it. The table holds one row.
 INSERT INTO garivini_database (dbid) VALUES (:dbid::bigint) ON CONFLICT (one) DO NOTHING
 
 -- name: ids_left () -> one
--- The number of ids that are left for new jobs: not needed, the server has an error of its own for that.
+-- The number of ids that are left for new jobs. It is not needed here, because the server reports exhausted ids itself.
 SELECT 1
 
 -- name: folds () -> one
@@ -36,7 +36,7 @@ SELECT 1
 SELECT 0
 
 -- name: insert (funcname, coalesce, arg, flag, priority, delay, leased) -> rows
--- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them. If `leased` is 1, a
+-- Inserts jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them. If `leased` is 1, a
 -- row is leased for its first attempt until its delay is over; if it is 0, the row waits until then.
 INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 SELECT n.funcname, n."coalesce", n.arg, n.flag, n.priority,
@@ -51,7 +51,7 @@ SELECT n.funcname, n."coalesce", n.arg, n.flag, n.priority,
 RETURNING jobid, created
 
 -- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, delay, leased) -> rows
--- Jobs with a unique key. Only a conflict of that key is ignored; the rows returned are new.
+-- Inserts jobs with a unique key. Only a conflict of that key is ignored; the rows returned are new.
 INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 SELECT n.funcname, n.uniqkey, n."coalesce", n.arg, n.flag, n.priority,
        CASE WHEN n.leased = 1 OR n.delay = 0 THEN t.now ELSE t.next END + n.delay, t.now, n.leased, n.leased,
@@ -95,12 +95,12 @@ ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
 RETURNING jobid, created, funcname, uniqkey
 
 -- name: live (funcname, uniqkey) -> one
--- The live job of a key.
+-- The job that has a unique key.
 SELECT jobid FROM job WHERE funcname = :funcname::text AND uniqkey = :uniqkey::text
 
 -- name: states (jobids) -> rows
--- The states of these jobs, read without a lock: a row locked by another transaction must not delay an insert whose key
--- exists. A caller's older snapshot may not include a job.
+-- The states of the given jobs, read without a lock: a row locked by another transaction must not delay an insert whose
+-- key exists. A caller's older snapshot may not include a job.
 SELECT jobid, {effective_state}
   FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
@@ -140,7 +140,7 @@ SELECT lane.funcname, lane.state, lane.priority, lane.due, clock.now FROM lane, 
 -- The first jobs of a lane that a claim may take, with their arguments, or NULL for an argument of more than `small`
 -- bytes, the time now, and when they were inserted. Rows that another claim has locked are skipped.
 SELECT jobid, run_after, CASE WHEN octet_length(arg) > :small::bigint THEN NULL ELSE coalesce(arg, '') END, uniqkey,
-       "coalesce", flag, failcount, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), created, partition
+       "coalesce", flag, failcount, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), created, expires, partition
   FROM job
  WHERE funcname = :funcname::text AND state = 0 AND priority = :priority::smallint
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after <> 2147483647
@@ -152,19 +152,19 @@ SELECT jobid, run_after, CASE WHEN octet_length(arg) > :small::bigint THEN NULL 
 SELECT jobid FROM job WHERE funcname = convert_from(:funcname::bytea, 'SQL_ASCII') AND state < 4 LIMIT :limit::bigint
 
 -- name: sizes (jobids) -> rows
--- The bytes of these arguments.
+-- The sizes in bytes of the arguments of the given jobs.
 SELECT jobid, octet_length(arg) FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: args (jobids) -> rows
--- These arguments.
+-- The arguments of the given jobs.
 SELECT jobid, arg FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: identities (jobids) -> rows
--- What tells a row from another job that got the same id: see `store/incarnations.py`.
+-- The values that distinguish a job from another one that got the same id: see `store/incarnations.py`.
 SELECT jobid, attempt, created, funcname, uniqkey FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: claim (jobids, now, lease_end) -> none
--- The write of a claim, in the transaction that read the rows as due, with the time of that read.
+-- Writes a claim, in the transaction that read the rows as due, with the time of that read.
 UPDATE job SET attempt = attempt + 1, state = 1, since = :now::bigint, run_after = :lease_end::bigint,
        lease_end = :lease_end::bigint
  WHERE jobid = ANY (:@jobids::bigint[])
@@ -182,14 +182,14 @@ SELECT jobid, attempt, flag, crashes, since, floor(extract(epoch FROM clock_time
    FOR UPDATE SKIP LOCKED
 
 -- name: requeue (jobids) -> none
--- Makes rows that were put off and are due now waiting, so that they are claimed like any other.
+-- Sets rows that were put off and are due now to waiting, so that they are claimed like any other row.
 UPDATE job SET state = 0, lease_end = 0
  WHERE jobid = ANY (:@jobids::bigint[]) AND state IN (1, 2, 3) AND {put_off}
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
 
 -- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
--- Extends an expired lease, if nothing has changed since it was read. Queued: a Gearman server has the job queued, so
--- the time without a start counts from now.
+-- Extends an expired lease, if nothing has changed since it was read. If `queued` is 1, a Gearman server has the job
+-- queued, so the time without a start counts from now.
 UPDATE job
    SET state = :new_state::smallint,
        (run_after, lease_end) =
@@ -199,7 +199,7 @@ UPDATE job
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND {held}
 
 -- name: reclaim (jobid, attempt, state, lease, crashed) -> rows
--- The write of a claim for the next attempt, after a lease has expired for good.
+-- Writes the claim of the next attempt, after a lease has expired for good.
 UPDATE job
    SET attempt = attempt + 1, state = 1, since = floor(extract(epoch FROM clock_timestamp()))::bigint,
        crashes = crashes + :crashed::boolean::integer,
@@ -211,12 +211,12 @@ RETURNING jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount,
           since, crashes, created, runs, partition
 
 -- name: release (jobid, attempt, run_after) -> none
--- Makes a claimed job that was not submitted waiting again, due when it was before.
+-- Sets a claimed job that was not submitted back to waiting, due when it was before.
 UPDATE job SET state = 0, run_after = :run_after::bigint, lease_end = 0
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = 1 AND {held}
 
 -- name: end_early (jobids, attempt, lease) -> none
--- Ends now the lease of a job that may not have reached a server, unless it has been renewed meanwhile.
+-- Ends the lease of a job that may not have reached a server, unless the lease has been renewed meanwhile.
 UPDATE job SET (run_after, lease_end) =
        (SELECT lease.ends, lease.ends FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint + 0 AS ends) AS lease)
  WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 = 1
@@ -229,54 +229,57 @@ UPDATE job SET state = 2, (run_after, lease_end) =
  WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 IN (1, 2, 3) AND {held}
 
 -- name: mine (jobids, attempt) -> rows
--- The jobs among these that this attempt holds. This decides after a renewal: a count of changed rows differs in
--- meaning between databases.
+-- The given jobs that this attempt holds. This decides after a renewal: a count of changed rows differs in meaning
+-- between databases.
 SELECT jobid FROM job
  WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 IN (1, 2, 3) AND {held}
 
 -- name: present (jobids) -> rows
--- The jobs among these that exist, locked by the transaction.
+-- The given jobs that exist, locked by the transaction.
 SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE
 
 -- name: lockable (jobids) -> rows
--- Locks the rows among these that no other transaction has locked, and returns them.
+-- Locks the given rows that no other transaction has locked, and returns them.
 SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE SKIP LOCKED
 
 -- name: known (jobids) -> rows
--- The rows among these that exist, locked or not.
+-- The given rows that exist, whether or not another transaction has locked them.
 SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: complete (jobids) -> count
--- Success. By id alone: finished work is finished, whichever attempt did it.
+-- Deletes jobs that succeeded, by id alone: finished work is finished, whichever attempt did it.
 DELETE FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: complete_one (jobid) -> count
--- The same for one row that this transaction has locked.
+-- As `complete`, for one row that this transaction has locked.
 DELETE FROM job WHERE jobid = :jobid::bigint
 
 -- name: complete_range (first, last) -> count
--- The same for consecutive ids: a fifth less of the server's work than a lookup per id.
+-- As `complete`, for consecutive ids: a fifth less of the server's work than a lookup per id.
 DELETE FROM job WHERE jobid BETWEEN :first AND :last
 
 -- name: any_records (first, last) -> rows
--- Whether any job from the first id to the last has records. Usually none has, and one range scan costs less than a
--- lookup per id. It runs after the jobs are deleted: records that were written while the DELETE waited for a row exist
--- by now, and no more can be added.
+-- Whether any job from the first id to the last has records or a successor. Usually none has, and one range scan costs
+-- less than a lookup per id. This statement runs after the jobs are deleted: records that were written while the DELETE
+-- waited for a row exist by now, and no more can be added.
 SELECT EXISTS (SELECT 1 FROM failure WHERE jobid BETWEEN :first AND :last)
     OR EXISTS (SELECT 1 FROM report WHERE jobid BETWEEN :first AND :last)
+    OR EXISTS (SELECT 1 FROM successor WHERE jobid BETWEEN :first AND :last)
 
 -- name: with_records (jobids) -> rows
--- The jobs among these that have records: rows of `failure` or `report`. It runs after the jobs are deleted, as above.
-SELECT jobid FROM failure WHERE jobid = ANY (:@jobids::bigint[])
-UNION SELECT jobid FROM report WHERE jobid = ANY (:@jobids::bigint[])
+-- The given jobs that have records, rows of `failure` or `report` (0), and those with a successor (1). This
+-- statement runs after the jobs are deleted, as `any_records` does.
+SELECT jobid, 0 FROM failure WHERE jobid = ANY (:@jobids::bigint[])
+UNION SELECT jobid, 0 FROM report WHERE jobid = ANY (:@jobids::bigint[])
+UNION SELECT jobid, 1 FROM successor WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: records (jobids) -> rows
--- The job of each record of these jobs: as often as it has records, locked or not.
+-- The job of each record of the given jobs, once per record, whether or not another transaction has locked it.
 SELECT jobid FROM failure WHERE jobid = ANY (:@jobids::bigint[])
 UNION ALL SELECT jobid FROM report WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: lockable_records (jobids) -> rows
--- Locks those of these records that no other transaction has locked, and returns the job of each.
+-- Locks the records of the given jobs that no other transaction has locked, and returns the job of each.
 SELECT jobid FROM (SELECT jobid FROM failure WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE SKIP LOCKED) AS failures
 UNION ALL
 SELECT jobid FROM (SELECT jobid FROM report WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE SKIP LOCKED) AS reports
@@ -290,7 +293,7 @@ DELETE FROM failure WHERE jobid = ANY (:@jobids::bigint[])
 DELETE FROM report WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: held (jobids, attempt) -> rows
--- The jobs among these that this attempt holds, locked by its transaction.
+-- The given jobs that this attempt holds, locked by its transaction.
 SELECT jobid FROM job
  WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 IN (1, 2, 3) AND {held}
    FOR UPDATE
@@ -335,7 +338,7 @@ SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expir
   FROM finished WHERE jobid = :jobid::bigint
 
 -- name: kept_jobs (after, limit) -> rows
--- Kept jobs by id as above, without their results.
+-- Kept jobs by id, as `finished` returns one, without their results.
 SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, NULL, seconds
   FROM finished WHERE jobid > :after::bigint ORDER BY jobid LIMIT :limit::bigint
 
@@ -353,22 +356,24 @@ DELETE FROM finished WHERE jobid = ANY (:@jobids::bigint[])
 SELECT jobid FROM failure WHERE jobid > :after::bigint ORDER BY jobid LIMIT :limit::bigint
 
 -- name: dead (jobids) -> rows
--- The dead jobs among these, and how many seconds ago each died: its newest record says that. One that another program
--- has parked by `run_after` alone is not among them, and one that a drain moves has only just died.
+-- The given jobs that are dead, and how many seconds ago each died, which is the age of its newest record. A job that
+-- another program has parked by `run_after` alone is not among them. A job that a drain is moving counts as younger
+-- than any.
 SELECT jobid, funcname, floor(extract(epoch FROM clock_timestamp()))::bigint - (
          SELECT max(CASE WHEN kind = 'moved' THEN 2147483647 ELSE failed_at END) FROM failure WHERE failure.jobid = job.jobid)
   FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND state + 0 = 4 AND run_after = 2147483647
 
 -- name: standing (jobids) -> rows
--- The row before a setback, locked by the transaction; the last column is whether its attempt holds it.
+-- The rows of jobs before their setbacks, locked by the transaction. The last columns are whether it has a successor,
+-- and whether the attempt of the row holds it.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM function WHERE function.funcname = job.funcname),
        (SELECT retry FROM function WHERE function.funcname = job.funcname),
-       {effective_state} IN (1, 2, 3)
+       has_successor, {effective_state} IN (1, 2, 3)
   FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE OF job
 
 -- name: put_back (jobid, attempt, state, failcount, delay) -> none
--- The end of an attempt without success: the job waits for this many seconds.
+-- Ends an attempt without success: the job waits for this many seconds.
 UPDATE job SET state = 0, failcount = :failcount::smallint, lease_end = 0,
        run_after = :delay::bigint +
          CASE WHEN :delay::bigint = 0 THEN floor(extract(epoch FROM clock_timestamp()))
@@ -376,14 +381,14 @@ UPDATE job SET state = 0, failcount = :failcount::smallint, lease_end = 0,
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
 
 -- name: put_at (jobid, attempt, state, failcount, run_after) -> none
--- The same until a unix time. If that is "never", the new state is dead.
+-- As `put_back`, until a unix time. If that is "never", the new state is dead.
 UPDATE job SET state = CASE WHEN :run_after::bigint = 2147483647 THEN 4 ELSE 0 END,
        failcount = :failcount::smallint, run_after = :run_after::bigint, lease_end = 0
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
 
 -- name: record_failure (jobid, attempt, kind, error, message, trace, worker) -> none
--- Records a setback. An attempt ends once, and a repeated report does not reach this. A report without an attempt, or
--- the death of a process, may be recorded twice for one attempt: the newest is kept.
+-- Records a setback. An attempt ends once, and a repeated report does not reach this statement. A report without an
+-- attempt, or the death of a process, may be recorded twice for one attempt: the newest is kept.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 VALUES (:jobid::bigint, :attempt::bigint, floor(extract(epoch FROM clock_timestamp()))::bigint, :kind::text,
         :error::text, :message::text, :trace::text, :worker::text)
@@ -406,7 +411,8 @@ UPDATE job SET runs = runs + 1
 RETURNING runs
 
 -- name: recorded (jobid, attempt) -> rows
--- Whether this attempt has reported its end already. The death of a process is not the attempt's own report.
+-- Whether this attempt has reported its end already. A record of the death of a process does not count as such a
+-- report.
 SELECT kind FROM failure WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND kind NOT IN ('crashed', 'omitted')
 
 -- name: failures (jobid) -> rows
@@ -420,15 +426,15 @@ SELECT jobid, failed_at, kind, error, left(message, :size::integer) FROM failure
  WHERE jobid > :after::bigint ORDER BY jobid LIMIT :limit::bigint
 
 -- name: funcnames (jobids) -> rows
--- The functions of these jobs.
+-- The functions of the given jobs.
 SELECT jobid, funcname FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: kept_funcnames (jobids) -> rows
--- The functions of these kept jobs.
+-- The functions of the given kept jobs.
 SELECT jobid, funcname FROM finished WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: get (jobid) -> rows
--- One job with its effective state: one that another program has put off waits, or is dead if that is "never".
+-- One job with its effective state: if another program has put it off, it waits, or is dead if that time is "never".
 SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        {effective_state},
        since, crashes, created, runs, partition
@@ -440,7 +446,7 @@ SELECT jobid FROM job ORDER BY jobid DESC LIMIT 1
 
 -- name: match (funcname, state, failed, uniqkey, partition, error, error_text, arg_text, created_from, created_before, due_from, due_before, after, until, limit) -> rows
 -- The next jobs by id, each with its effective state if it matches and NULL if not. The conditions are not in the WHERE
--- clause, so the statement reads these rows and no others, whether one matches or not.
+-- clause, so the statement reads the next `limit` rows and no others, however many of them match.
 SELECT jobid,
        CASE WHEN (:funcname::text IS NULL OR funcname = :funcname::text)
              AND (:state::smallint IS NULL OR {effective_state} = :state::smallint)
@@ -463,25 +469,26 @@ SELECT jobid,
   FROM job WHERE jobid > :after::bigint AND jobid <= :until::bigint ORDER BY jobid LIMIT :limit::bigint
 
 -- name: jobs (jobids) -> rows
--- These jobs by id, as `get` reads one.
+-- The given jobs in the order of their ids, each as `get` returns it.
 SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        {effective_state},
        since, crashes, created, runs, partition
   FROM job WHERE jobid = ANY (:@jobids::bigint[]) ORDER BY jobid
 
 -- name: lock_states (jobids) -> rows
--- Locks the rows among these that no other transaction has locked, and returns them with their effective states.
-SELECT jobid, attempt, {effective_state} FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE SKIP LOCKED
+-- Locks the given rows that no other transaction has locked, and returns them with their effective states and whether
+-- each has a successor.
+SELECT jobid, attempt, {effective_state}, has_successor FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE SKIP LOCKED
 
 -- name: record_ends (jobids, kind, message) -> none
--- The failure records of jobs that an operator ends together.
+-- Inserts the failure records of jobs that an operator ends together.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 SELECT jobid, attempt, floor(extract(epoch FROM clock_timestamp()))::bigint, :kind::text, '', :message::text, '', ''
   FROM job WHERE jobid = ANY (:@jobids::bigint[])
 ON CONFLICT (jobid, attempt, kind) DO UPDATE SET failed_at = excluded.failed_at, message = excluded.message
 
 -- name: put_all_back (jobids, delay) -> none
--- Jobs that nobody holds wait for this many seconds.
+-- Sets jobs that nobody holds to wait for this many seconds.
 UPDATE job SET state = 0, lease_end = 0,
        run_after = :delay::bigint +
          CASE WHEN :delay::bigint = 0 THEN floor(extract(epoch FROM clock_timestamp()))
@@ -489,7 +496,7 @@ UPDATE job SET state = 0, lease_end = 0,
  WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: put_all_at (jobids, run_after) -> none
--- The same until a unix time. If that is "never", the new state is dead.
+-- As `put_all_back`, until a unix time. If that is "never", the new state is dead.
 UPDATE job SET state = CASE WHEN :run_after::bigint = 2147483647 THEN 4 ELSE 0 END, run_after = :run_after::bigint,
        lease_end = 0
  WHERE jobid = ANY (:@jobids::bigint[])
@@ -512,14 +519,14 @@ SELECT funcname, state, count(*), min(run_after), count(*) FILTER (WHERE run_aft
   FROM job GROUP BY funcname, state ORDER BY funcname, state
 
 -- name: count_put_off (funcnames) -> rows
--- The number of leased jobs of these functions that another program has put off.
+-- The number of leased jobs of the given functions that another program has put off.
 SELECT funcname, state, count(*), min(run_after) FROM job
  WHERE funcname = ANY (:@funcnames::text[]) AND state IN (1, 2, 3) AND {put_off}
  GROUP BY funcname, state
 
 -- name: waiting () -> rows
 -- The numbers of waiting jobs that are due, delayed, and backed off after a failure. The lane index is enough to count
--- the due ones. The others are told apart by failcount, for which their rows are read.
+-- the due ones. Delayed and backed-off jobs are distinguished by failcount, for which their rows are read.
 SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_after <> 2147483647),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount = 0),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount > 0)
@@ -528,9 +535,10 @@ SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_
 -- name: facts () -> rows
 -- Settings of the database that decide whether a job can be lost, and whether the cost of claims stays the same. Behind
 -- a pooler a session may have settings that another program has left there; those that PgBouncer keeps per client are
--- not among them. The oldest transaction that holds a snapshot is that of a role's own sessions, and with pg_monitor of
--- all. If commits wait for a standby: how many are connected (a role without pg_monitor counts all), and how many commits
--- have waited for long.
+-- not among them. The oldest transaction that holds a snapshot is searched among the sessions of the role, or with
+-- pg_monitor among all. If commits wait for a standby, the facts include how many standbys are connected (a role
+-- without pg_monitor counts all), and how many commits have waited for long. If the table has never been analyzed: how
+-- many rows it has by now.
 SELECT name, setting FROM pg_catalog.pg_settings
  WHERE name IN ('autovacuum', 'fsync', 'full_page_writes', 'transaction_read_only')
 UNION ALL SELECT 'version', current_setting('server_version')
@@ -538,6 +546,9 @@ UNION ALL SELECT 'role', quote_ident(current_user)
 UNION ALL SELECT 'job_autovacuum', coalesce((SELECT option_value FROM pg_catalog.pg_options_to_table(reloptions)
                                                WHERE option_name = 'autovacuum_enabled'), 'true')
             FROM pg_catalog.pg_class WHERE oid = to_regclass('job')
+UNION ALL SELECT 'rows_not_analyzed', n_live_tup::text FROM pg_catalog.pg_stat_user_tables
+            JOIN pg_catalog.pg_class ON oid = relid
+           WHERE relid = to_regclass('job') AND reltuples <= 0 AND last_analyze IS NULL AND last_autoanalyze IS NULL
 UNION ALL SELECT 'oldest_snapshot', coalesce(extract(epoch FROM clock_timestamp() - min(xact_start)), 0)::bigint::text
             FROM pg_catalog.pg_stat_activity WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()
 UNION ALL SELECT 'snapshot_holder', coalesce((array_agg(pid ORDER BY xact_start))[1], 0)::text
@@ -558,52 +569,63 @@ UNION ALL SELECT 'commits_without_standby', count(*)::text FROM pg_catalog.pg_st
 -- name: functions () -> rows
 -- The settings of all functions that apply, and until when a function is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, partition_max_running, partition_rate, partition_burst, fair,
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       partition_max_running, partition_rate, partition_burst, fair,
        CASE WHEN paused_until > floor(extract(epoch FROM clock_timestamp()))::bigint THEN paused_until END
   FROM function ORDER BY funcname
 
 -- name: settings () -> rows
--- The same, with what code has declared and what an operator has set instead.
+-- The settings of all functions, with those that code has declared and those that an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, partition_max_running, partition_rate, partition_burst, fair,
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       partition_max_running, partition_rate, partition_burst, fair,
        declared, override
   FROM function ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
--- The settings of these functions that code has declared.
+-- The settings of the given functions that code has declared.
 SELECT funcname, declared FROM function WHERE funcname = ANY (:@funcnames::text[])
 
 -- name: lock_settings (funcnames) -> rows
--- The settings of these functions as above, locked by the transaction.
+-- The settings of the given functions, as `settings` returns them, locked by the transaction.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, partition_max_running, partition_rate, partition_burst, fair,
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       partition_max_running, partition_rate, partition_burst, fair,
        declared, override
   FROM function WHERE funcname = ANY (:@funcnames::text[]) ORDER BY funcname FOR UPDATE
 
 -- name: create_functions (funcname) -> none
--- Rows for functions that have none yet, so that they can be locked.
+-- Creates rows for functions that have none yet, so that the rows can be locked.
 INSERT INTO function (funcname) SELECT unnest(:@funcname::text[]) ON CONFLICT (funcname) DO NOTHING
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, partition_max_running, partition_rate, partition_burst, fair, declared, override) -> none
--- Writes the whole settings of functions.
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, declared, override) -> none
+-- Writes all settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, partition_max_running, partition_rate, partition_burst, fair, declared, override)
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       partition_max_running, partition_rate, partition_burst, fair,
+       declared, override)
 SELECT n.funcname, n.lease, n.deadline, n.renews::boolean, n.envelope, n.max_failures, n.retention, n.max_running,
-       n.retry, n.timeout, n.dead_retention, n.rate, n.burst, n.partition_max_running, n.partition_rate,
-       n.partition_burst, n.fair, n.declared, n.override
+       n.retry, n.timeout, n.dead_retention, n.rate, n.burst, n.unique_scope, n.unique_window,
+       n.on_duplicate, n.max_delay, n.expires, n.partition_max_running,
+       n.partition_rate, n.partition_burst, n.fair, n.declared, n.override
   FROM unnest(:@funcname::text[], :@lease::integer[], :@deadline::integer[], :@renews::integer[], :@envelope::text[],
               :@max_failures::integer[], :@retention::integer[], :@max_running::integer[], :@retry::text[],
               :@timeout::double precision[], :@dead_retention::integer[], :@rate::text[], :@burst::integer[],
+              :@unique_scope::text[], :@unique_window::integer[], :@on_duplicate::text[], :@max_delay::integer[],
+              :@expires::integer[],
               :@partition_max_running::integer[], :@partition_rate::text[], :@partition_burst::integer[], :@fair::smallint[],
               :@declared::text[], :@override::text[])
        AS n (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-             dead_retention, rate, burst, partition_max_running, partition_rate, partition_burst, fair, declared,
-             override)
+             dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       partition_max_running, partition_rate, partition_burst, fair,
+       declared, override)
 ON CONFLICT (funcname) DO UPDATE
    SET lease = excluded.lease, deadline = excluded.deadline, renews = excluded.renews,
        envelope = excluded.envelope, max_failures = excluded.max_failures, retention = excluded.retention,
        max_running = excluded.max_running, retry = excluded.retry, timeout = excluded.timeout,
        dead_retention = excluded.dead_retention, rate = excluded.rate, burst = excluded.burst,
+       unique_scope = excluded.unique_scope, unique_window = excluded.unique_window,
+       on_duplicate = excluded.on_duplicate, max_delay = excluded.max_delay, expires = excluded.expires,
        partition_max_running = excluded.partition_max_running, partition_rate = excluded.partition_rate,
        partition_burst = excluded.partition_burst, fair = excluded.fair,
        declared = excluded.declared, override = excluded.override
@@ -613,8 +635,8 @@ ON CONFLICT (funcname) DO UPDATE
 SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND state + 0 IN (0, 1) AND run_after <> 2147483647 FOR UPDATE
 
 -- name: adopt (jobids, lease) -> rows
--- Gives an attempt to such copies: the original's QueueRunner leases by `run_after` alone. Their arguments are not
--- read.
+-- Gives an attempt to the copies of `adoptable`: the original's QueueRunner leases by `run_after` alone. The arguments
+-- of the jobs are not read.
 UPDATE job
    SET attempt = attempt + 1, state = 2, since = floor(extract(epoch FROM clock_timestamp()))::bigint,
        (run_after, lease_end) =
@@ -642,20 +664,40 @@ ON CONFLICT (funcname) DO UPDATE
 SELECT funcname, cancels FROM function WHERE checked_until > floor(extract(epoch FROM clock_timestamp()))::bigint
 
 -- name: cancelled (jobids, attempt) -> rows
--- Which of these jobs are dead, and no later attempt has had them.
+-- The given jobs that are dead and have had no later attempt.
 SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND {effective_state} = 4
 
 -- name: pause (funcname, paused_until) -> none
--- Pauses a function that has a row until a time; NULL: not any longer.
+-- Pauses a function, whose row exists, until a time. NULL ends the pause.
 UPDATE function SET paused_until = :paused_until::bigint WHERE funcname = :funcname::text
 
+-- name: mark_paused (funcname, lease) -> none
+-- Marks a function, whose row exists, until the leases of its copies have ended.
+UPDATE function
+   SET cancels = cancels + 1,
+       checked_until = greatest(coalesce(checked_until, 0), floor(extract(epoch FROM clock_timestamp()))::bigint + greatest(:lease::bigint, coalesce(lease, 0)) + 1)
+ WHERE funcname = :funcname::text
+
+-- name: unstarted (funcname, priority, limit) -> rows
+-- The jobs of a lane that were claimed and whose leases have not been renewed. Rows locked by another transaction are
+-- skipped.
+SELECT jobid
+  FROM job
+ WHERE funcname = :funcname::text AND state = 1 AND priority = :priority::smallint AND {held}
+ ORDER BY run_after LIMIT :limit::bigint
+   FOR UPDATE SKIP LOCKED
+
+-- name: take_back (jobids) -> none
+-- Sets claimed jobs back to waiting, due since their claim.
+UPDATE job SET state = 0, run_after = since, lease_end = 0 WHERE jobid = ANY (:@jobids::bigint[])
+
 -- name: paused (funcname) -> rows
--- The time until which a function is paused. No row: it is not.
+-- The time until which a function is paused. No row: it is not paused.
 SELECT paused_until FROM function WHERE funcname = :funcname::text AND paused_until > floor(extract(epoch FROM clock_timestamp()))::bigint
 
 -- name: dispatched (funcname, priority, age, since, after, limit) -> rows
 -- Leased jobs of a lane that no worker has started and whose leases have not expired. The youngest are omitted, because
--- they may not have been submitted yet. Read in pages by the end of the lease.
+-- they may not have been submitted yet. The rows are read in pages, in the order in which their leases end.
 SELECT jobid, attempt, run_after FROM job
  WHERE funcname = :funcname::text AND state = 1 AND priority = :priority::smallint
    AND run_after > (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after >= :after::bigint
@@ -664,8 +706,8 @@ SELECT jobid, attempt, run_after FROM job
  ORDER BY run_after LIMIT :limit::bigint
 
 -- name: leased (funcname, lease, limit) -> one
--- The number of jobs of a function in Gearman that no worker has started, up to a limit. A row that ends later than any
--- of its leases was put off by another program; the index alone shows that.
+-- The number of jobs of a function in Gearman that no worker has started, up to a limit. A row whose `run_after` is
+-- later than the end of any lease was put off by another program, which the index alone shows.
 SELECT count(*) FROM (
   SELECT 1 FROM job
    WHERE funcname = :funcname::text AND state = 1
@@ -681,7 +723,7 @@ SELECT max_running, coalesce(paused_until > floor(extract(epoch FROM clock_times
   FROM function WHERE funcname = :funcname::text FOR UPDATE SKIP LOCKED
 
 -- name: use_rate (funcname, used_until) -> none
--- The time up to which the rate of a function is used, in the transaction that has locked its row.
+-- Stores the time up to which the rate of a function is used, in the transaction that has locked its row.
 UPDATE function SET rate_used_until = :used_until::float8 WHERE funcname = :funcname::text
 
 -- name: in_flight (funcname, limit) -> one
@@ -741,7 +783,7 @@ SELECT turns.jobid, given.partition, turns.run_after
 -- name: due_turns (jobids, priority, small) -> rows
 -- The jobs among these that a claim may take now, as `due` reads them. Rows that are locked are skipped.
 SELECT jobid, run_after, CASE WHEN octet_length(arg) > :small::bigint THEN NULL ELSE coalesce(arg, '') END, uniqkey,
-       "coalesce", flag, failcount, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), created, partition
+       "coalesce", flag, failcount, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), created, expires, partition
   FROM job
  WHERE jobid = ANY (:@jobids::bigint[]) AND state + 0 = 0 AND priority + 0 = :priority::smallint
    AND run_after + 0 <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after + 0 <> 2147483647
@@ -806,7 +848,7 @@ DELETE FROM partition_rate
    AND used_until < (SELECT extract(epoch FROM clock_timestamp())::float8)
 
 -- name: give_back (jobids, attempt) -> none
--- Makes jobs that a worker holds and has not started waiting again, due now.
+-- Sets jobs that a worker holds and has not started back to waiting, due now.
 UPDATE job SET state = 0, run_after = floor(extract(epoch FROM clock_timestamp()))::bigint, lease_end = 0
  WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 IN (1, 2, 3) AND {held}
 
@@ -816,19 +858,23 @@ UPDATE job SET state = 0, run_after = floor(extract(epoch FROM clock_timestamp()
 UPDATE job SET state = 1 WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 = 2 AND {held}
 
 -- name: crash (jobid, attempt) -> none
--- The process that ran it died. The lease stays: the Gearman server has given the copy to another worker.
+-- Counts the death of the process that ran the job. The lease stays: the Gearman server has given the copy to another
+-- worker.
 UPDATE job SET crashes = crashes + 1
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state IN (1, 2, 3) AND {held}
 
 -- name: refuse_inserts () -> none
--- From now on no program inserts jobs, whether it knows of the drain or not.
+-- Creates a trigger: from now on no program can insert jobs, whether it knows of the drain or not. Successors become
+-- jobs anyway.
 CREATE OR REPLACE FUNCTION garivini_draining() RETURNS trigger LANGUAGE plpgsql AS
-  $$ BEGIN RAISE EXCEPTION 'garivini is draining this database'; END $$;
+  $$ BEGIN
+  IF NOT EXISTS (SELECT 1 FROM successor WHERE successor.funcname = NEW.funcname AND successor.uniqkey = NEW.uniqkey)
+  THEN RAISE EXCEPTION 'garivini is draining this database'; END IF; RETURN NEW; END $$;
 DROP TRIGGER IF EXISTS garivini_draining ON job;
 CREATE TRIGGER garivini_draining BEFORE INSERT ON job EXECUTE FUNCTION garivini_draining()
 
 -- name: allow_inserts () -> none
--- The drain is over.
+-- Ends the drain: programs can insert jobs again.
 DROP TRIGGER IF EXISTS garivini_draining ON job
 
 -- name: hold (jobid, attempt, run_after, seconds) -> rows
@@ -842,20 +888,20 @@ UPDATE job
 RETURNING jobid
 
 -- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs, partition) -> rows
--- Inserts the moved row of a job, with its attempts. It cannot be claimed until its move is finished.
+-- Inserts the moved row of a job, with its attempts. The row cannot be claimed until the move is finished.
 INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, attempt, runs, partition, state, run_after)
 VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, :partition, 4, 2147483647)
 RETURNING jobid
 
 -- name: leave (jobid, attempt, state) -> rows
--- Deletes one of the two rows of a moved job, if it is still held for the move.
+-- Deletes one of the two rows of a moved job, if the row is still held for the move.
 DELETE FROM job
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint
    AND (state = :state::smallint OR :state::smallint = 4 AND run_after = 2147483647)
 RETURNING jobid
 
 -- name: let_go (jobid, run_after) -> none
--- Makes a moved row wait as its job did.
+-- Sets a moved row to waiting, with the due time that its job had.
 UPDATE job SET state = 0, run_after = :run_after::bigint WHERE jobid = :jobid::bigint AND state = 4
 
 -- name: moves () -> rows
@@ -899,7 +945,8 @@ SELECT min(next_tick) - (extract(epoch FROM clock_timestamp())::float8) FROM sch
    AND next_tick > (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
 
 -- name: take_schedule (name) -> rows
--- A schedule as above, locked by the transaction. No row: another scheduler has it, or it is gone.
+-- A schedule as `schedules` returns it, locked by the transaction. No row: another scheduler has locked it, or it does
+-- not exist.
 SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued,
        last_tick, last_jobid, jobs, skipped, declared, override,
        (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), seen
@@ -907,7 +954,7 @@ SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_wi
    FOR UPDATE SKIP LOCKED
 
 -- name: lock_schedule (name) -> rows
--- The same for a change of its values, which waits for the lock.
+-- As `take_schedule`, for a change of the schedule's values, which waits for the lock.
 SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued,
        last_tick, last_jobid, jobs, skipped, declared, override,
        (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), seen
@@ -923,7 +970,7 @@ UPDATE schedule
  WHERE name = :name::text AND next_tick IS NOT DISTINCT FROM :tick::bigint
 
 -- name: write_schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, next_tick, declared, override) -> none
--- Creates a schedule, or writes its values. Its counts and its last job stay.
+-- Creates a schedule, or writes its values. The counts and the last job of the schedule stay.
 INSERT INTO schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap,
   next_tick, declared, override)
 VALUES (:name::text, :funcname::text, :arg::bytea, :cron::text, :every::integer, :zone::text, :flag::text,
@@ -940,12 +987,13 @@ ON CONFLICT (name) DO UPDATE SET
 UPDATE schedule SET paused = :paused::smallint, next_tick = :next_tick::bigint WHERE name = :name::text
 
 -- name: see_schedules (names, age) -> none
--- Records that a process declares these schedules, unless that was recorded within the last `age` seconds.
+-- Records that a process declares the given schedules, unless that was recorded within the last `age` seconds.
 UPDATE schedule SET seen = (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint)
  WHERE name = ANY (:@names::text[]) AND (seen IS NULL OR (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - seen > :age::integer)
 
 -- name: copy_schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued, last_tick, jobs, skipped, declared, override) -> none
--- Creates a schedule that another database has, unless an earlier drain has. Its last job is not here.
+-- Creates a schedule that another database has, unless an earlier drain has created it. The last job of the schedule is
+-- in the other database.
 INSERT INTO schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused,
   next_tick, queued, last_tick, jobs, skipped, declared, override)
 VALUES (:name::text, :funcname::text, :arg::bytea, :cron::text, :every::integer, :zone::text, :flag::text,
@@ -957,3 +1005,97 @@ ON CONFLICT (name) DO NOTHING
 -- name: remove_schedule (name) -> none
 -- Deletes a schedule. Its jobs stay.
 DELETE FROM schedule WHERE name = :name::text
+
+-- name: key_rules () -> rows
+-- The functions with rules for unique keys.
+SELECT funcname, unique_scope, unique_window, on_duplicate, max_delay FROM function
+ WHERE unique_scope IS NOT NULL OR unique_window IS NOT NULL OR on_duplicate IS NOT NULL
+
+-- name: keyed_row (funcname, uniqkey) -> rows
+-- The job of a key, locked by the transaction, with the time now, rounded down and rounded up.
+SELECT jobid, attempt, {effective_state}, run_after, created, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), (SELECT ceil(extract(epoch FROM clock_timestamp()))::bigint)
+  FROM job WHERE funcname = :funcname::text AND uniqkey = :uniqkey::text FOR UPDATE
+
+-- name: replace_job (jobid, arg, coalesce, partition, priority, run_after, expires) -> none
+-- Gives other values to a job that was never handed out and that this transaction has locked.
+UPDATE job SET arg = :arg::bytea, "coalesce" = :coalesce::text, partition = :partition::text, priority = :priority::smallint, run_after = :run_after::bigint,
+       expires = :expires::integer
+ WHERE jobid = :jobid::bigint
+
+-- name: free_key (jobid) -> none
+-- A dead job gives up its key, so that another one can have it.
+UPDATE job SET uniqkey = NULL, has_successor = NULL WHERE jobid = :jobid::bigint
+
+-- name: set_expires (jobids, expires) -> none
+-- Seconds after new jobs are due until which they must have been handed out.
+UPDATE job SET expires = :expires::integer WHERE jobid = ANY (:@jobids::bigint[])
+
+-- name: note_successor (jobid) -> none
+-- A job gets its first successor.
+UPDATE job SET has_successor = 1 WHERE jobid = :jobid::bigint
+
+-- name: successor (jobid) -> rows
+-- When a successor is due, and when it was first inserted. The transaction has locked the row of the job.
+SELECT due, created FROM successor WHERE jobid = :jobid::bigint
+
+-- name: put_successor (jobid, funcname, uniqkey, coalesce, partition, arg, flag, priority, due, created, expires) -> none
+-- Stores the successor of a job that this transaction has locked, or gives other values to it.
+INSERT INTO successor (jobid, funcname, uniqkey, "coalesce", partition, arg, flag, priority, due, created, expires)
+VALUES (:jobid::bigint, :funcname::text, :uniqkey::text, :coalesce::text, :partition::text, :arg::bytea, :flag::text, :priority::smallint,
+        :due::bigint, :created::bigint, :expires::integer)
+ON CONFLICT (jobid) DO UPDATE
+   SET "coalesce" = excluded."coalesce", partition = excluded.partition, arg = excluded.arg, flag = excluded.flag, priority = excluded.priority,
+       due = excluded.due, expires = excluded.expires
+
+-- name: promote (jobid) -> none
+-- A successor becomes a job, unless a newer job has its key. The transaction has ended the job before it.
+INSERT INTO job (funcname, uniqkey, "coalesce", partition, arg, flag, priority, run_after, created, expires)
+SELECT funcname, uniqkey, "coalesce", partition, arg, flag, priority, due, created, expires FROM successor
+ WHERE jobid = :jobid::bigint
+ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING;
+DELETE FROM successor WHERE jobid = :jobid::bigint
+
+-- name: lock_successor (jobid) -> rows
+-- Locks a successor, unless another transaction has locked it.
+SELECT jobid FROM successor WHERE jobid = :jobid::bigint FOR UPDATE SKIP LOCKED
+
+-- name: successors_left (limit) -> rows
+-- Successors of jobs that another program has deleted or parked. There are few successors.
+SELECT jobid FROM successor
+ WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.jobid = successor.jobid AND {effective_state} <> 4)
+ LIMIT :limit::bigint
+
+-- name: any_successor () -> rows
+-- Whether there is a successor.
+SELECT jobid FROM successor LIMIT 1
+
+-- name: forget_successors (funcname, uniqkey) -> none
+-- Deletes successors of a key that has just got a newer job.
+DELETE FROM successor WHERE funcname = :funcname::text AND uniqkey = :uniqkey::text
+
+-- name: recent_key (funcname, uniqkey) -> rows
+-- Locks a key with a window, also one that is not taken; returns its last job and whether the window is still open.
+INSERT INTO recent_key (funcname, uniqkey, jobid, ends) VALUES (:funcname::text, :uniqkey::text, 0, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint))
+ON CONFLICT (funcname, uniqkey) DO NOTHING;
+SELECT jobid, ends > (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) FROM recent_key WHERE funcname = :funcname::text AND uniqkey = :uniqkey::text FOR UPDATE
+
+-- name: note_key (funcname, uniqkey, jobid, ends) -> none
+-- The last job of a key, and the end of the window that has begun with its insert.
+UPDATE recent_key SET jobid = :jobid::bigint, ends = :ends::bigint WHERE funcname = :funcname::text AND uniqkey = :uniqkey::text
+
+-- name: any_old_key () -> rows
+-- Whether there is such a key as below.
+SELECT jobid FROM recent_key WHERE ends < (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - 60 LIMIT 1
+
+-- name: forget_keys (limit) -> count
+-- Deletes keys whose window has ended. A minute later, because an insert may have locked one.
+DELETE FROM recent_key WHERE (funcname, uniqkey) IN (
+  SELECT funcname, uniqkey FROM recent_key WHERE ends < (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - 60 ORDER BY ends LIMIT :limit::bigint FOR UPDATE SKIP LOCKED)
+
+-- name: late (funcname, priority, expires, limit) -> rows
+-- The first jobs of a lane that have been due for too long, with their attempts and these times,
+-- locked by the transaction.
+SELECT jobid, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - run_after FROM job
+ WHERE funcname = :funcname::text AND state = 0 AND priority = :priority::smallint
+   AND run_after < (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - :expires::bigint AND run_after <> 2147483647
+ ORDER BY run_after LIMIT :limit::bigint FOR UPDATE SKIP LOCKED

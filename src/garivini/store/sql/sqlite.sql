@@ -1,13 +1,13 @@
 -- Statements for SQLite 3.35 and newer. `store/sql_files.py` describes the form of this file.
 --
 -- The clock is the database's: strftime('%s', 'now') is the unix time in whole seconds, the same throughout a
--- statement. A lease ends at now + lease + 1 because whole seconds round down. 2147483647 is "never". Claims exclude
--- it, so that a row parked by the original's clients does not start in 2038. Later times are ordinary times. CAST(arg
--- AS BLOB): another program may have stored text that is not UTF-8.
+-- statement. A lease ends at now + lease + 1 because times are whole seconds and round down. 2147483647 is "never".
+-- Claims exclude it, so that a row parked by the original's clients does not start in 2038. Later times are ordinary
+-- times. CAST(arg AS BLOB): another program may have stored text that is not UTF-8.
 --
 -- A lease ends at `run_after`, and `lease_end` repeats it. `store/effective_state.py` describes what it means if they
 -- differ, and has the conditions in braces. A delay counts from the next whole second, so it is never too short. (This
--- clock has milliseconds, and julianday may be wrong by half of one: adding 0.9995 and truncating rounds up.)
+-- clock has milliseconds, and julianday may be wrong by half a millisecond, so adding 0.9995 and truncating rounds up.)
 
 -- name: clock () -> one
 -- The unix time with its fraction.
@@ -22,7 +22,7 @@ SELECT version_num FROM garivini_version
 SELECT dbid FROM garivini_database
 
 -- name: set_dbid (dbid) -> none
--- Stored once, by the first process that comes.
+-- Stores the id of this database once, by the first process that uses it.
 INSERT INTO garivini_database (dbid) SELECT :dbid WHERE NOT EXISTS (SELECT 1 FROM garivini_database)
 
 -- name: ids_left () -> one
@@ -34,7 +34,7 @@ SELECT 9223372036854775807 - coalesce(max(seq), 0) FROM sqlite_sequence WHERE na
 SELECT 0
 
 -- name: insert (funcname, coalesce, arg, flag, priority, delay, leased) -> rows
--- Jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them. If `leased` is 1, a
+-- Inserts jobs without a unique key. Ids rise in the order of the rows, so sorted ids match them. If `leased` is 1, a
 -- row is leased for its first attempt until its delay is over; if it is 0, the row waits until then.
 INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
@@ -46,14 +46,14 @@ RETURNING jobid, created
 SELECT strftime('%s', 'now') + 0, CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER)
 
 -- name: insert_many (funcname, coalesce, arg, flag, priority, due, now, leased, since, lease_end) -> id
--- Many jobs without a unique key. Their ids are consecutive; the result is the last. The time was read just before:
--- numbers and no RETURNING take a third less time than expressions for each row.
+-- Inserts many jobs without a unique key. Their ids are consecutive; the result is the last. The time was read just
+-- before: numbers and no RETURNING take a third less time than expressions for each row.
 INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :coalesce, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
 
 -- name: insert_keyed (funcname, uniqkey, coalesce, arg, flag, priority, delay, leased) -> rows
--- Jobs with a unique key. Only a conflict of that key is ignored; the rows returned are new.
+-- Inserts jobs with a unique key. Only a conflict of that key is ignored; the rows returned are new.
 INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, CASE WHEN :leased OR :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay, strftime('%s', 'now') + 0, :leased, :leased, strftime('%s', 'now') * :leased, (strftime('%s', 'now') + :delay) * :leased) -- each
@@ -76,12 +76,12 @@ ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
 RETURNING jobid, created, funcname, uniqkey
 
 -- name: live (funcname, uniqkey) -> one
--- The live job of a key. One index dive per key: a list of pairs would read the whole table.
+-- The job that has a unique key. One index dive per key: a list of pairs would read the whole table.
 SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey
 
 -- name: states (jobids) -> rows
--- The states of these jobs, read without a lock: a row locked by another transaction must not delay an insert whose key
--- exists. A caller's older snapshot may not include a job.
+-- The states of the given jobs, read without a lock: a row locked by another transaction must not delay an insert whose
+-- key exists. A caller's older snapshot may not include a job.
 SELECT jobid, {effective_state}
   FROM job WHERE jobid IN (:*jobids)
 
@@ -117,7 +117,7 @@ SELECT funcname, state, priority, due, (julianday('now') - 2440587.5) * 86400.0 
 -- The first jobs of a lane that a claim may take, with their arguments, or NULL for an argument of more than `small`
 -- bytes, the time now, and when they were inserted.
 SELECT jobid, run_after, CASE WHEN length(arg) > :small THEN NULL ELSE coalesce(CAST(arg AS BLOB), x'') END, uniqkey,
-       "coalesce", flag, failcount, attempt, strftime('%s', 'now') + 0, created, "partition"
+       "coalesce", flag, failcount, attempt, strftime('%s', 'now') + 0, created, expires, "partition"
   FROM job INDEXED BY job_lane
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
    AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647
@@ -129,19 +129,19 @@ SELECT jobid FROM job INDEXED BY job_lane
  WHERE funcname IN (:funcname, CAST(:funcname AS TEXT)) AND state < 4 LIMIT :limit
 
 -- name: sizes (jobids) -> rows
--- The bytes of these arguments.
+-- The sizes in bytes of the arguments of the given jobs.
 SELECT jobid, length(arg) FROM job WHERE jobid IN (:*jobids)
 
 -- name: args (jobids) -> rows
--- These arguments.
+-- The arguments of the given jobs.
 SELECT jobid, CAST(arg AS BLOB) FROM job WHERE jobid IN (:*jobids)
 
 -- name: identities (jobids) -> rows
--- What tells a row from another job that got the same id: see `store/incarnations.py`.
+-- The values that distinguish a job from another one that got the same id: see `store/incarnations.py`.
 SELECT jobid, attempt, created, funcname, uniqkey FROM job WHERE jobid IN (:*jobids)
 
 -- name: claim (jobids, now, lease_end) -> none
--- The write of a claim, in the transaction that read the rows as due, with the time of that read.
+-- Writes a claim, in the transaction that read the rows as due, with the time of that read.
 UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :lease_end, lease_end = :lease_end
  WHERE jobid IN (:*jobids)
 
@@ -155,14 +155,14 @@ SELECT jobid, attempt, flag, crashes, since, strftime('%s', 'now') - since, {put
  ORDER BY run_after LIMIT :limit
 
 -- name: requeue (jobids) -> none
--- Makes rows that were put off and are due now waiting, so that they are claimed like any other.
+-- Sets rows that were put off and are due now to waiting, so that they are claimed like any other row.
 UPDATE job SET state = 0, lease_end = 0
  WHERE jobid IN (:*jobids) AND state IN (1, 2, 3) AND {put_off}
    AND run_after <= strftime('%s', 'now') + 0
 
 -- name: extend (jobid, attempt, state, new_state, seconds, queued) -> none
--- Extends an expired lease, if nothing has changed since it was read. Queued: a Gearman server has the job queued, so
--- the time without a start counts from now.
+-- Extends an expired lease, if nothing has changed since it was read. If `queued` is 1, a Gearman server has the job
+-- queued, so the time without a start counts from now.
 UPDATE job
    SET state = :new_state, run_after = strftime('%s', 'now') + :seconds, lease_end = strftime('%s', 'now') + :seconds,
        since = CASE WHEN :queued THEN strftime('%s', 'now') + 0 ELSE since END
@@ -170,7 +170,7 @@ UPDATE job
    AND run_after <= strftime('%s', 'now') + 0 AND {held}
 
 -- name: reclaim (jobid, attempt, state, lease, crashed) -> rows
--- The write of a claim for the next attempt, after a lease has expired for good.
+-- Writes the claim of the next attempt, after a lease has expired for good.
 UPDATE job
    SET attempt = attempt + 1, state = 1, since = strftime('%s', 'now') + 0, crashes = crashes + :crashed,
        run_after = strftime('%s', 'now') + :lease + 1, lease_end = strftime('%s', 'now') + :lease + 1
@@ -180,12 +180,12 @@ RETURNING jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, fl
           since, crashes, created, runs, "partition"
 
 -- name: release (jobid, attempt, run_after) -> none
--- Makes a claimed job that was not submitted waiting again, due when it was before.
+-- Sets a claimed job that was not submitted back to waiting, due when it was before.
 UPDATE job SET state = 0, run_after = :run_after, lease_end = 0
  WHERE jobid = :jobid AND attempt = :attempt AND state = 1 AND {held}
 
 -- name: end_early (jobids, attempt, lease) -> none
--- Ends now the lease of a job that may not have reached a server, unless it has been renewed meanwhile.
+-- Ends the lease of a job that may not have reached a server, unless the lease has been renewed meanwhile.
 UPDATE job SET run_after = strftime('%s', 'now') + 0, lease_end = strftime('%s', 'now') + 0
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 1
    AND run_after <= strftime('%s', 'now') + :lease + 2 AND {held}
@@ -196,53 +196,56 @@ UPDATE job SET state = 2, run_after = strftime('%s', 'now') + :lease + 1, lease_
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: mine (jobids, attempt) -> rows
--- The jobs among these that this attempt holds. This decides after a renewal: a count of changed rows differs in
--- meaning between databases.
+-- The given jobs that this attempt holds. This decides after a renewal: a count of changed rows differs in meaning
+-- between databases.
 SELECT jobid FROM job
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: present (jobids) -> rows
--- The jobs among these that exist.
+-- The given jobs that exist.
 SELECT jobid FROM job WHERE jobid IN (:*jobids)
 
 -- name: lockable (jobids) -> rows
--- Locks the rows among these that no other transaction has locked, and returns them.
+-- Locks the given rows that no other transaction has locked, and returns them.
 SELECT jobid FROM job WHERE jobid IN (:*jobids)
 
 -- name: known (jobids) -> rows
--- The rows among these that exist, locked or not.
+-- The given rows that exist, whether or not another transaction has locked them.
 SELECT jobid FROM job WHERE jobid IN (:*jobids)
 
 -- name: complete (jobids) -> count
--- Success. By id alone: finished work is finished, whichever attempt did it.
+-- Deletes jobs that succeeded, by id alone: finished work is finished, whichever attempt did it.
 DELETE FROM job WHERE jobid IN (:*jobids)
 
 -- name: complete_one (jobid) -> count
--- The same for one row that this transaction has locked.
+-- As `complete`, for one row that this transaction has locked.
 DELETE FROM job WHERE jobid = :jobid
 
 -- name: complete_range (first, last) -> count
--- The same for consecutive ids: a fifth less of the server's work than a lookup per id.
+-- As `complete`, for consecutive ids: a fifth less of the server's work than a lookup per id.
 DELETE FROM job WHERE jobid BETWEEN :first AND :last
 
 -- name: any_records (first, last) -> rows
--- Whether any job from the first id to the last has records. Usually none has, and one range scan costs less than a
--- lookup per id.
+-- Whether any job from the first id to the last has records or a successor. Usually none has, and one range scan costs
+-- less than a lookup per id.
 SELECT EXISTS (SELECT 1 FROM failure WHERE jobid BETWEEN :first AND :last)
     OR EXISTS (SELECT 1 FROM report WHERE jobid BETWEEN :first AND :last)
+    OR EXISTS (SELECT 1 FROM successor WHERE jobid BETWEEN :first AND :last)
 
 -- name: with_records (jobids) -> rows
--- The jobs among these that have records: rows of `failure` or `report`.
-SELECT jobid FROM failure WHERE jobid IN (:*jobids)
-UNION SELECT jobid FROM report WHERE jobid IN (:*jobids)
+-- The given jobs that have records, rows of `failure` or `report` (0), and those with a successor (1).
+SELECT jobid, 0 FROM failure WHERE jobid IN (:*jobids)
+UNION SELECT jobid, 0 FROM report WHERE jobid IN (:*jobids)
+UNION SELECT jobid, 1 FROM successor WHERE jobid IN (:*jobids)
 
 -- name: records (jobids) -> rows
--- The job of each record of these jobs: as often as it has records, locked or not.
+-- The job of each record of the given jobs, once per record, whether or not another transaction has locked it.
 SELECT jobid FROM failure WHERE jobid IN (:*jobids)
 UNION ALL SELECT jobid FROM report WHERE jobid IN (:*jobids)
 
 -- name: lockable_records (jobids) -> rows
--- Returns the job of each of these records: no other transaction has locked one.
+-- Returns the job of each record of the given jobs. No other transaction can have locked one, because this one has the
+-- whole database.
 SELECT jobid FROM failure WHERE jobid IN (:*jobids)
 UNION ALL SELECT jobid FROM report WHERE jobid IN (:*jobids)
 
@@ -255,7 +258,7 @@ DELETE FROM failure WHERE jobid IN (:*jobids)
 DELETE FROM report WHERE jobid IN (:*jobids)
 
 -- name: held (jobids, attempt) -> rows
--- The jobs among these that this attempt holds.
+-- The given jobs that this attempt holds.
 SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: set_status (jobid, attempt, body) -> none
@@ -295,7 +298,7 @@ SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expir
   FROM finished WHERE jobid = :jobid
 
 -- name: kept_jobs (after, limit) -> rows
--- Kept jobs by id as above, without their results.
+-- Kept jobs by id, as `finished` returns one, without their results.
 SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, NULL, seconds
   FROM finished WHERE jobid > :after ORDER BY jobid LIMIT :limit
 
@@ -313,35 +316,37 @@ DELETE FROM finished WHERE jobid IN (:*jobids)
 SELECT jobid FROM failure WHERE jobid > :after ORDER BY jobid LIMIT :limit
 
 -- name: dead (jobids) -> rows
--- The dead jobs among these, and how many seconds ago each died: its newest record says that. One that another program
--- has parked by `run_after` alone is not among them, and one that a drain moves has only just died.
+-- The given jobs that are dead, and how many seconds ago each died, which is the age of its newest record. A job that
+-- another program has parked by `run_after` alone is not among them. A job that a drain is moving counts as younger
+-- than any.
 SELECT jobid, funcname, strftime('%s', 'now') - (
          SELECT MAX(CASE WHEN kind = 'moved' THEN 2147483647 ELSE failed_at END) FROM failure WHERE failure.jobid = job.jobid)
   FROM job WHERE jobid IN (:*jobids) AND state = 4 AND run_after = 2147483647
 
 -- name: standing (jobids) -> rows
--- The row before a setback; the last column is whether its attempt holds it.
+-- The rows of jobs before their setbacks. The last columns are whether it has a successor, and whether the attempt of
+-- the row holds it.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM function WHERE function.funcname = job.funcname),
        (SELECT retry FROM function WHERE function.funcname = job.funcname),
-       {effective_state} IN (1, 2, 3)
+       has_successor, {effective_state} IN (1, 2, 3)
   FROM job WHERE jobid IN (:*jobids)
 
 -- name: put_back (jobid, attempt, state, failcount, delay) -> none
--- The end of an attempt without success: the job waits for this many seconds.
+-- Ends an attempt without success: the job waits for this many seconds.
 UPDATE job SET state = 0, failcount = :failcount, lease_end = 0,
        run_after = CASE WHEN :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
 
 -- name: put_at (jobid, attempt, state, failcount, run_after) -> none
--- The same until a unix time. If that is "never", the new state is dead.
+-- As `put_back`, until a unix time. If that is "never", the new state is dead.
 UPDATE job SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END, failcount = :failcount,
        run_after = :run_after, lease_end = 0
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
 
 -- name: record_failure (jobid, attempt, kind, error, message, trace, worker) -> none
--- Records a setback. An attempt ends once, and a repeated report does not reach this. A report without an attempt, or
--- the death of a process, may be recorded twice for one attempt: the newest is kept.
+-- Records a setback. An attempt ends once, and a repeated report does not reach this statement. A report without an
+-- attempt, or the death of a process, may be recorded twice for one attempt: the newest is kept.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 VALUES (:jobid, :attempt, strftime('%s', 'now') + 0, :kind, :error, :message, :trace, :worker)
 ON CONFLICT (jobid, attempt, kind) DO UPDATE
@@ -363,7 +368,8 @@ UPDATE job SET runs = runs + 1
 RETURNING runs
 
 -- name: recorded (jobid, attempt) -> rows
--- Whether this attempt has reported its end already. The death of a process is not the attempt's own report.
+-- Whether this attempt has reported its end already. A record of the death of a process does not count as such a
+-- report.
 SELECT kind FROM failure WHERE jobid = :jobid AND attempt = :attempt AND kind NOT IN ('crashed', 'omitted')
 
 -- name: failures (jobid) -> rows
@@ -376,15 +382,15 @@ SELECT jobid, failed_at, kind, error, substr(message, 1, :size) FROM failure
  WHERE jobid > :after ORDER BY jobid LIMIT :limit
 
 -- name: funcnames (jobids) -> rows
--- The functions of these jobs.
+-- The functions of the given jobs.
 SELECT jobid, funcname FROM job WHERE jobid IN (:*jobids)
 
 -- name: kept_funcnames (jobids) -> rows
--- The functions of these kept jobs.
+-- The functions of the given kept jobs.
 SELECT jobid, funcname FROM finished WHERE jobid IN (:*jobids)
 
 -- name: get (jobid) -> rows
--- One job with its effective state: one that another program has put off waits, or is dead if that is "never".
+-- One job with its effective state: if another program has put it off, it waits, or is dead if that time is "never".
 SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        {effective_state},
        since, crashes, created, runs, "partition"
@@ -396,7 +402,8 @@ SELECT jobid FROM job ORDER BY jobid DESC LIMIT 1
 
 -- name: match (funcname, state, failed, uniqkey, partition, error, error_text, arg_text, created_from, created_before, due_from, due_before, after, until, limit) -> rows
 -- The next jobs by id, each with its effective state if it matches and NULL if not. The conditions are not in the WHERE
--- clause, so the statement reads these rows and no others, whether one matches or not. instr of two blobs compares bytes.
+-- clause, so the statement reads the next `limit` rows and no others, however many of them match. instr of two blobs
+-- compares bytes.
 SELECT jobid,
        CASE WHEN (:funcname IS NULL OR funcname = :funcname)
              AND (:state IS NULL OR {effective_state} = :state)
@@ -419,30 +426,31 @@ SELECT jobid,
   FROM job WHERE jobid > :after AND jobid <= :until ORDER BY jobid LIMIT :limit
 
 -- name: jobs (jobids) -> rows
--- These jobs by id, as `get` reads one.
+-- The given jobs in the order of their ids, each as `get` returns it.
 SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        {effective_state},
        since, crashes, created, runs, "partition"
   FROM job WHERE jobid IN (:*jobids) ORDER BY jobid
 
 -- name: lock_states (jobids) -> rows
--- Locks the rows among these that no other transaction has locked, and returns them with their effective states.
-SELECT jobid, attempt, {effective_state} FROM job WHERE jobid IN (:*jobids)
+-- Locks the given rows that no other transaction has locked, and returns them with their effective states and whether
+-- each has a successor.
+SELECT jobid, attempt, {effective_state}, has_successor FROM job WHERE jobid IN (:*jobids)
 
 -- name: record_ends (jobids, kind, message) -> none
--- The failure records of jobs that an operator ends together.
+-- Inserts the failure records of jobs that an operator ends together.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 SELECT jobid, attempt, strftime('%s', 'now') + 0, :kind, '', :message, '', '' FROM job WHERE jobid IN (:*jobids)
 ON CONFLICT (jobid, attempt, kind) DO UPDATE SET failed_at = excluded.failed_at, message = excluded.message
 
 -- name: put_all_back (jobids, delay) -> none
--- Jobs that nobody holds wait for this many seconds.
+-- Sets jobs that nobody holds to wait for this many seconds.
 UPDATE job SET state = 0, lease_end = 0,
        run_after = CASE WHEN :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay
  WHERE jobid IN (:*jobids)
 
 -- name: put_all_at (jobids, run_after) -> none
--- The same until a unix time. If that is "never", the new state is dead.
+-- As `put_all_back`, until a unix time. If that is "never", the new state is dead.
 UPDATE job SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END, run_after = :run_after, lease_end = 0
  WHERE jobid IN (:*jobids)
 
@@ -462,14 +470,14 @@ SELECT funcname, state, count(*), min(run_after), sum(run_after = 2147483647)
   FROM job GROUP BY funcname, state ORDER BY funcname, state
 
 -- name: count_put_off (funcnames) -> rows
--- The number of leased jobs of these functions that another program has put off.
+-- The number of leased jobs of the given functions that another program has put off.
 SELECT funcname, state, count(*), min(run_after) FROM job INDEXED BY job_lane
  WHERE funcname IN (:*funcnames) AND state IN (1, 2, 3) AND {put_off}
  GROUP BY funcname, state
 
 -- name: waiting () -> rows
 -- The numbers of waiting jobs that are due, delayed, and backed off after a failure. The lane index is enough to count
--- the due ones. The others are told apart by failcount, for which their rows are read.
+-- the due ones. Delayed and backed-off jobs are distinguished by failcount, for which their rows are read.
 SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_after <> 2147483647),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount = 0),
        (SELECT count(*) FROM job WHERE state = 0 AND run_after > t.now AND run_after <> 2147483647 AND failcount > 0)
@@ -482,46 +490,53 @@ SELECT 'version', sqlite_version() UNION ALL SELECT 'journal_mode', journal_mode
 -- name: functions () -> rows
 -- The settings of all functions that apply, and until when a function is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, partition_max_running, partition_rate, partition_burst, fair,
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       partition_max_running, partition_rate, partition_burst, fair,
        CASE WHEN paused_until > strftime('%s', 'now') + 0 THEN paused_until END
   FROM function ORDER BY funcname
 
 -- name: settings () -> rows
--- The same, with what code has declared and what an operator has set instead.
+-- The settings of all functions, with those that code has declared and those that an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, partition_max_running, partition_rate, partition_burst, fair,
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       partition_max_running, partition_rate, partition_burst, fair,
        declared, override
   FROM function ORDER BY funcname
 
 -- name: declared (funcnames) -> rows
--- The settings of these functions that code has declared.
+-- The settings of the given functions that code has declared.
 SELECT funcname, declared FROM function WHERE funcname IN (:*funcnames)
 
 -- name: lock_settings (funcnames) -> rows
--- The settings of these functions as above.
+-- The settings of the given functions, as `settings` returns them.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, partition_max_running, partition_rate, partition_burst, fair,
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       partition_max_running, partition_rate, partition_burst, fair,
        declared, override
   FROM function WHERE funcname IN (:*funcnames) ORDER BY funcname
 
 -- name: create_functions (funcname) -> none
--- Rows for functions that have none yet, so that they can be locked.
+-- Creates rows for functions that have none yet, so that the rows can be locked.
 INSERT INTO function (funcname)
 VALUES
   (:funcname) -- each
 ON CONFLICT (funcname) DO NOTHING
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, partition_max_running, partition_rate, partition_burst, fair, declared, override) -> none
--- Writes the whole settings of functions.
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, declared, override) -> none
+-- Writes all settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, partition_max_running, partition_rate, partition_burst, fair, declared, override)
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
+       partition_max_running, partition_rate, partition_burst, fair,
+       declared, override)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :partition_max_running, :partition_rate, :partition_burst, :fair, :declared, :override) -- each
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :unique_scope, :unique_window, :on_duplicate, :max_delay, :expires, :partition_max_running, :partition_rate, :partition_burst, :fair, :declared, :override) -- each
 ON CONFLICT (funcname) DO UPDATE
    SET lease = excluded.lease, deadline = excluded.deadline, renews = excluded.renews,
        envelope = excluded.envelope, max_failures = excluded.max_failures, retention = excluded.retention,
        max_running = excluded.max_running, retry = excluded.retry, timeout = excluded.timeout,
        dead_retention = excluded.dead_retention, rate = excluded.rate, burst = excluded.burst,
+       unique_scope = excluded.unique_scope, unique_window = excluded.unique_window,
+       on_duplicate = excluded.on_duplicate, max_delay = excluded.max_delay, expires = excluded.expires,
        partition_max_running = excluded.partition_max_running, partition_rate = excluded.partition_rate,
        partition_burst = excluded.partition_burst, fair = excluded.fair,
        declared = excluded.declared, override = excluded.override
@@ -531,8 +546,8 @@ ON CONFLICT (funcname) DO UPDATE
 SELECT jobid FROM job WHERE jobid IN (:*jobids) AND state IN (0, 1) AND run_after <> 2147483647
 
 -- name: adopt (jobids, lease) -> rows
--- Gives an attempt to such copies: the original's QueueRunner leases by `run_after` alone. Their arguments are not
--- read.
+-- Gives an attempt to the copies of `adoptable`: the original's QueueRunner leases by `run_after` alone. The arguments
+-- of the jobs are not read.
 UPDATE job
    SET attempt = attempt + 1, state = 2, since = strftime('%s', 'now') + 0,
        run_after = strftime('%s', 'now') + :lease + 1, lease_end = strftime('%s', 'now') + :lease + 1
@@ -559,20 +574,38 @@ ON CONFLICT (funcname) DO UPDATE
 SELECT funcname, cancels FROM function WHERE checked_until > strftime('%s', 'now') + 0
 
 -- name: cancelled (jobids, attempt) -> rows
--- Which of these jobs are dead, and no later attempt has had them.
+-- The given jobs that are dead and have had no later attempt.
 SELECT jobid FROM job WHERE jobid IN (:*jobids) AND attempt = :attempt AND {effective_state} = 4
 
 -- name: pause (funcname, paused_until) -> none
--- Pauses a function that has a row until a time; NULL: not any longer.
+-- Pauses a function, whose row exists, until a time. NULL ends the pause.
 UPDATE function SET paused_until = :paused_until WHERE funcname = :funcname
 
+-- name: mark_paused (funcname, lease) -> none
+-- Marks a function, whose row exists, until the leases of its copies have ended.
+UPDATE function
+   SET cancels = cancels + 1,
+       checked_until = max(coalesce(checked_until, 0), strftime('%s', 'now') + max(:lease, coalesce(lease, 0)) + 1)
+ WHERE funcname = :funcname
+
+-- name: unstarted (funcname, priority, limit) -> rows
+-- The jobs of a lane that were claimed and whose leases have not been renewed.
+SELECT jobid
+  FROM job INDEXED BY job_lane
+ WHERE funcname = :funcname AND state = 1 AND priority = :priority AND {held}
+ ORDER BY run_after LIMIT :limit
+
+-- name: take_back (jobids) -> none
+-- Sets claimed jobs back to waiting, due since their claim.
+UPDATE job SET state = 0, run_after = since, lease_end = 0 WHERE jobid IN (:*jobids)
+
 -- name: paused (funcname) -> rows
--- The time until which a function is paused. No row: it is not.
+-- The time until which a function is paused. No row: it is not paused.
 SELECT paused_until FROM function WHERE funcname = :funcname AND paused_until > strftime('%s', 'now') + 0
 
 -- name: dispatched (funcname, priority, age, since, after, limit) -> rows
 -- Leased jobs of a lane that no worker has started and whose leases have not expired. The youngest are omitted, because
--- they may not have been submitted yet. Read in pages by the end of the lease.
+-- they may not have been submitted yet. The rows are read in pages, in the order in which their leases end.
 SELECT jobid, attempt, run_after FROM job INDEXED BY job_lane
  WHERE funcname = :funcname AND state = 1 AND priority = :priority
    AND run_after > strftime('%s', 'now') + 0 AND run_after >= :after
@@ -580,22 +613,22 @@ SELECT jobid, attempt, run_after FROM job INDEXED BY job_lane
  ORDER BY run_after LIMIT :limit
 
 -- name: leased (funcname, lease, limit) -> one
--- The number of jobs of a function in Gearman that no worker has started, up to a limit. A row that ends later than any
--- of its leases was put off by another program; the index alone shows that.
+-- The number of jobs of a function in Gearman that no worker has started, up to a limit. A row whose `run_after` is
+-- later than the end of any lease was put off by another program, which the index alone shows.
 SELECT count(*) FROM (
   SELECT 1 FROM job INDEXED BY job_lane
    WHERE funcname = :funcname AND state = 1 AND run_after <= strftime('%s', 'now') + :lease + 2 LIMIT :limit)
 
 -- name: lock_function (funcname) -> rows
--- The rules of a function, whether it is paused, and the time now with its fraction. The transaction has the whole
--- database, so claims take turns. No row: it has no settings.
+-- The rules of a function, whether it is paused, and the time now with its fraction. The transaction has locked the
+-- whole database, so claims take turns. No row: it has no settings.
 SELECT max_running, coalesce(paused_until > strftime('%s', 'now') + 0, 0), rate, burst, rate_used_until,
        (julianday('now') - 2440587.5) * 86400.0,
        partition_max_running, partition_rate, partition_burst, fair
   FROM function WHERE funcname = :funcname
 
 -- name: use_rate (funcname, used_until) -> none
--- The time up to which the rate of a function is used, in the transaction that has locked its row.
+-- Stores the time up to which the rate of a function is used, in the transaction that has locked its row.
 UPDATE function SET rate_used_until = :used_until WHERE funcname = :funcname
 
 -- name: in_flight (funcname, limit) -> one
@@ -648,7 +681,7 @@ SELECT * FROM (SELECT jobid, "partition", run_after FROM turn INDEXED BY turn_or
 -- name: due_turns (jobids, priority, small) -> rows
 -- The jobs among these that a claim may take now, as `due` reads them. No other transaction can have locked one.
 SELECT jobid, run_after, CASE WHEN length(arg) > :small THEN NULL ELSE coalesce(CAST(arg AS BLOB), x'') END, uniqkey,
-       "coalesce", flag, failcount, attempt, strftime('%s', 'now') + 0, created, "partition"
+       "coalesce", flag, failcount, attempt, strftime('%s', 'now') + 0, created, expires, "partition"
   FROM job
  WHERE jobid IN (:*jobids) AND state = 0 AND priority = :priority
    AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647
@@ -711,7 +744,7 @@ DELETE FROM partition_rate
        SELECT funcname, "partition" FROM partition_rate WHERE used_until < strftime('%s', 'now') + 0 LIMIT :limit)
 
 -- name: give_back (jobids, attempt) -> none
--- Makes jobs that a worker holds and has not started waiting again, due now.
+-- Sets jobs that a worker holds and has not started back to waiting, due now.
 UPDATE job SET state = 0, run_after = strftime('%s', 'now') + 0, lease_end = 0
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
@@ -721,15 +754,19 @@ UPDATE job SET state = 0, run_after = strftime('%s', 'now') + 0, lease_end = 0
 UPDATE job SET state = 1 WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 2 AND {held}
 
 -- name: crash (jobid, attempt) -> none
--- The process that ran it died. The lease stays: the Gearman server has given the copy to another worker.
+-- Counts the death of the process that ran the job. The lease stays: the Gearman server has given the copy to another
+-- worker.
 UPDATE job SET crashes = crashes + 1 WHERE jobid = :jobid AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: refuse_inserts () -> none
--- From now on no program inserts jobs, whether it knows of the drain or not.
-CREATE TRIGGER IF NOT EXISTS garivini_draining BEFORE INSERT ON job BEGIN SELECT RAISE(ABORT, 'garivini is draining this database'); END
+-- Creates a trigger: from now on no program can insert jobs, whether it knows of the drain or not. Successors become
+-- jobs anyway.
+CREATE TRIGGER IF NOT EXISTS garivini_draining BEFORE INSERT ON job
+WHEN NOT EXISTS (SELECT 1 FROM successor WHERE successor.funcname = NEW.funcname AND successor.uniqkey = NEW.uniqkey)
+BEGIN SELECT RAISE(ABORT, 'garivini is draining this database'); END
 
 -- name: allow_inserts () -> none
--- The drain is over.
+-- Ends the drain: programs can insert jobs again.
 DROP TRIGGER IF EXISTS garivini_draining
 
 -- name: hold (jobid, attempt, run_after, seconds) -> rows
@@ -742,19 +779,19 @@ UPDATE job
 RETURNING jobid
 
 -- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs, partition) -> rows
--- Inserts the moved row of a job, with its attempts. It cannot be claimed until its move is finished.
+-- Inserts the moved row of a job, with its attempts. The row cannot be claimed until the move is finished.
 INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, attempt, runs, "partition", state, run_after)
 VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, :partition, 4, 2147483647)
 RETURNING jobid
 
 -- name: leave (jobid, attempt, state) -> rows
--- Deletes one of the two rows of a moved job, if it is still held for the move.
+-- Deletes one of the two rows of a moved job, if the row is still held for the move.
 DELETE FROM job
  WHERE jobid = :jobid AND attempt = :attempt AND (state = :state OR :state = 4 AND run_after = 2147483647)
 RETURNING jobid
 
 -- name: let_go (jobid, run_after) -> none
--- Makes a moved row wait as its job did.
+-- Sets a moved row to waiting, with the due time that its job had.
 UPDATE job SET state = 0, run_after = :run_after WHERE jobid = :jobid AND state = 4
 
 -- name: moves () -> rows
@@ -795,14 +832,15 @@ SELECT min(next_tick) - ((julianday('now') - 2440587.5) * 86400.0) FROM schedule
    AND next_tick > CAST(strftime('%s', 'now') AS INTEGER)
 
 -- name: take_schedule (name) -> rows
--- A schedule as above, locked by the transaction. No row: another scheduler has it, or it is gone.
+-- A schedule as `schedules` returns it, locked by the transaction. No row: another scheduler has locked it, or it does
+-- not exist.
 SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued,
        last_tick, last_jobid, jobs, skipped, declared, override,
        CAST(strftime('%s', 'now') AS INTEGER), seen
   FROM schedule WHERE name = :name
 
 -- name: lock_schedule (name) -> rows
--- The same for a change of its values, which waits for the lock.
+-- As `take_schedule`, for a change of the schedule's values, which waits for the lock.
 SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued,
        last_tick, last_jobid, jobs, skipped, declared, override,
        CAST(strftime('%s', 'now') AS INTEGER), seen
@@ -817,7 +855,7 @@ UPDATE schedule
  WHERE name = :name AND next_tick IS :tick
 
 -- name: write_schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, next_tick, declared, override) -> none
--- Creates a schedule, or writes its values. Its counts and its last job stay.
+-- Creates a schedule, or writes its values. The counts and the last job of the schedule stay.
 INSERT INTO schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap,
   next_tick, declared, override)
 VALUES (:name, :funcname, :arg, :cron, :every, :zone, :flag,
@@ -833,12 +871,13 @@ ON CONFLICT (name) DO UPDATE SET
 UPDATE schedule SET paused = :paused, next_tick = :next_tick WHERE name = :name
 
 -- name: see_schedules (names, age) -> none
--- Records that a process declares these schedules, unless that was recorded within the last `age` seconds.
+-- Records that a process declares the given schedules, unless that was recorded within the last `age` seconds.
 UPDATE schedule SET seen = CAST(strftime('%s', 'now') AS INTEGER)
  WHERE name IN (:*names) AND (seen IS NULL OR CAST(strftime('%s', 'now') AS INTEGER) - seen > :age)
 
 -- name: copy_schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued, last_tick, jobs, skipped, declared, override) -> none
--- Creates a schedule that another database has, unless an earlier drain has. Its last job is not here.
+-- Creates a schedule that another database has, unless an earlier drain has created it. The last job of the schedule is
+-- in the other database.
 INSERT INTO schedule (name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused,
   next_tick, queued, last_tick, jobs, skipped, declared, override)
 VALUES (:name, :funcname, :arg, :cron, :every, :zone, :flag, :priority, :missed, :missed_window, :overlap,
@@ -848,3 +887,97 @@ ON CONFLICT (name) DO NOTHING
 -- name: remove_schedule (name) -> none
 -- Deletes a schedule. Its jobs stay.
 DELETE FROM schedule WHERE name = :name
+
+-- name: key_rules () -> rows
+-- The functions with rules for unique keys.
+SELECT funcname, unique_scope, unique_window, on_duplicate, max_delay FROM function
+ WHERE unique_scope IS NOT NULL OR unique_window IS NOT NULL OR on_duplicate IS NOT NULL
+
+-- name: keyed_row (funcname, uniqkey) -> rows
+-- The job of a key, locked by the transaction, with the time now, rounded down and rounded up.
+SELECT jobid, attempt, {effective_state}, run_after, created, strftime('%s', 'now') + 0, CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER)
+  FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey
+
+-- name: replace_job (jobid, arg, coalesce, partition, priority, run_after, expires) -> none
+-- Gives other values to a job that was never handed out and that this transaction has locked.
+UPDATE job SET arg = :arg, "coalesce" = :coalesce, "partition" = :partition, priority = :priority, run_after = :run_after,
+       expires = :expires
+ WHERE jobid = :jobid
+
+-- name: free_key (jobid) -> none
+-- A dead job gives up its key, so that another one can have it.
+UPDATE job SET uniqkey = NULL, has_successor = NULL WHERE jobid = :jobid
+
+-- name: set_expires (jobids, expires) -> none
+-- Seconds after new jobs are due until which they must have been handed out.
+UPDATE job SET expires = :expires WHERE jobid IN (:*jobids)
+
+-- name: note_successor (jobid) -> none
+-- A job gets its first successor.
+UPDATE job SET has_successor = 1 WHERE jobid = :jobid
+
+-- name: successor (jobid) -> rows
+-- When a successor is due, and when it was first inserted. The transaction has locked the row of the job.
+SELECT due, created FROM successor WHERE jobid = :jobid
+
+-- name: put_successor (jobid, funcname, uniqkey, coalesce, partition, arg, flag, priority, due, created, expires) -> none
+-- Stores the successor of a job that this transaction has locked, or gives other values to it.
+INSERT INTO successor (jobid, funcname, uniqkey, "coalesce", "partition", arg, flag, priority, due, created, expires)
+VALUES (:jobid, :funcname, :uniqkey, :coalesce, :partition, :arg, :flag, :priority,
+        :due, :created, :expires)
+ON CONFLICT (jobid) DO UPDATE
+   SET "coalesce" = excluded."coalesce", "partition" = excluded."partition", arg = excluded.arg, flag = excluded.flag, priority = excluded.priority,
+       due = excluded.due, expires = excluded.expires
+
+-- name: promote (jobid) -> none
+-- A successor becomes a job, unless a newer job has its key. The transaction has ended the job before it.
+INSERT INTO job (funcname, uniqkey, "coalesce", "partition", arg, flag, priority, run_after, created, expires)
+SELECT funcname, uniqkey, "coalesce", "partition", arg, flag, priority, due, created, expires FROM successor
+ WHERE jobid = :jobid
+ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING;
+DELETE FROM successor WHERE jobid = :jobid
+
+-- name: lock_successor (jobid) -> rows
+-- Locks a successor, unless another transaction has locked it.
+SELECT jobid FROM successor WHERE jobid = :jobid
+
+-- name: successors_left (limit) -> rows
+-- Successors of jobs that another program has deleted or parked. There are few successors.
+SELECT jobid FROM successor
+ WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.jobid = successor.jobid AND {effective_state} <> 4)
+ LIMIT :limit
+
+-- name: any_successor () -> rows
+-- Whether there is a successor.
+SELECT jobid FROM successor LIMIT 1
+
+-- name: forget_successors (funcname, uniqkey) -> none
+-- Deletes successors of a key that has just got a newer job.
+DELETE FROM successor WHERE funcname = :funcname AND uniqkey = :uniqkey
+
+-- name: recent_key (funcname, uniqkey) -> rows
+-- Locks a key with a window, also one that is not taken; returns its last job and whether the window is still open.
+INSERT INTO recent_key (funcname, uniqkey, jobid, ends) VALUES (:funcname, :uniqkey, 0, strftime('%s', 'now') + 0)
+ON CONFLICT (funcname, uniqkey) DO NOTHING;
+SELECT jobid, ends > strftime('%s', 'now') + 0 FROM recent_key WHERE funcname = :funcname AND uniqkey = :uniqkey
+
+-- name: note_key (funcname, uniqkey, jobid, ends) -> none
+-- The last job of a key, and the end of the window that has begun with its insert.
+UPDATE recent_key SET jobid = :jobid, ends = :ends WHERE funcname = :funcname AND uniqkey = :uniqkey
+
+-- name: any_old_key () -> rows
+-- Whether there is such a key as below.
+SELECT jobid FROM recent_key WHERE ends < strftime('%s', 'now') - 60 LIMIT 1
+
+-- name: forget_keys (limit) -> count
+-- Deletes keys whose window has ended. A minute later, because an insert may have locked one.
+DELETE FROM recent_key WHERE (funcname, uniqkey) IN (
+  SELECT funcname, uniqkey FROM recent_key WHERE ends < strftime('%s', 'now') - 60 ORDER BY ends LIMIT :limit)
+
+-- name: late (funcname, priority, expires, limit) -> rows
+-- The first jobs of a lane that have been due for too long, with their attempts and these times,
+-- locked by the transaction.
+SELECT jobid, attempt, strftime('%s', 'now') - run_after FROM job INDEXED BY job_lane
+ WHERE funcname = :funcname AND state = 0 AND priority = :priority
+   AND run_after < strftime('%s', 'now') + 0 - :expires AND run_after <> 2147483647
+ ORDER BY run_after LIMIT :limit

@@ -33,7 +33,7 @@ def upgrade() -> None:
             op.execute(statement)
 
 
-#: A column of each table that shows that the table is ours.
+#: By table, a column that only our tables have. It shows that a table of this name is ours.
 _OURS = {"job": "attempt", "failure": "failed_at", "function": "max_failures", "garivini_database": "dbid"}
 
 
@@ -49,7 +49,7 @@ def _is_original() -> bool:
 
 
 def _add() -> set[str]:
-    """Add to a table of the original; return the tables that are there and ours.
+    """Add columns and indexes to a table of the original; return the tables that exist and are ours.
 
     Each statement commits by itself on MySQL, so an upgrade that failed half way goes on from there.
     """
@@ -85,7 +85,7 @@ def _add() -> set[str]:
 
 
 def downgrade() -> None:
-    """Drop the tables; a job table that the original made, and its jobs, stay."""
+    """Drop the tables. A job table that the original made stays, with its jobs."""
     name = "remove" if _dialect() == "mysql" and _is_original() else "down"
     for statement in _statements(name):
         op.execute(statement)

@@ -42,7 +42,7 @@ CREATE TABLE `function` (
   envelope      VARCHAR(10) CHECK (envelope IN ('json', 'latin-1', 'raw')),
   max_failures  INT CHECK (max_failures BETWEEN 1 AND 255)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 /*M! COLLATE utf8mb4_nopad_bin */ /*!80017 COLLATE utf8mb4_0900_bin */;
--- The id by which rows and handles name this database. A client that knows it by another is refused.
+-- The id by which rows and handles name this database. A client that knows the database by another id is refused.
 CREATE TABLE garivini_database (
   dbid       INT UNSIGNED NOT NULL,
   only_row   TINYINT NOT NULL DEFAULT 1 PRIMARY KEY CHECK (only_row = 1)

@@ -48,7 +48,7 @@ CREATE TABLE function (
   envelope      VARCHAR(10) CHECK (envelope IN ('json', 'latin-1', 'raw')),
   max_failures  INTEGER CHECK (max_failures BETWEEN 1 AND 255)
 );
--- The id by which rows and handles name this database. A client that knows it by another is refused.
+-- The id by which rows and handles name this database. A client that knows the database by another id is refused.
 CREATE TABLE garivini_database (
   dbid       BIGINT NOT NULL,
   -- At most one row, even if two processes insert it at the same time.

@@ -41,7 +41,7 @@ CREATE TABLE function (
   envelope      VARCHAR(10) CHECK (envelope IN ('json', 'latin-1', 'raw')),
   max_failures  INTEGER CHECK (max_failures BETWEEN 1 AND 255)
 ) WITHOUT ROWID;
--- The id by which rows and handles name this database. A client that knows it by another is refused.
+-- The id by which rows and handles name this database. A client that knows the database by another id is refused.
 CREATE TABLE garivini_database (
   dbid       INTEGER NOT NULL PRIMARY KEY
 );

@@ -45,6 +45,6 @@ def _is_there(statement: str) -> bool:
 
 
 def downgrade() -> None:
-    """Drop them."""
+    """Drop the tables and the column."""
     for statement in _statements("down"):
         op.execute(statement)

@@ -37,6 +37,6 @@ def _is_there() -> bool:
 
 
 def downgrade() -> None:
-    """Drop them."""
+    """Drop the columns."""
     for statement in _statements("down"):
         op.execute(statement)

@@ -14,13 +14,14 @@ CREATE TABLE schedule (
   paused     INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
   -- The tick that is handled next. NULL: a scheduler finds the first one after now.
   next_tick  INTEGER,
-  -- A tick that waits for the end of the job before it.
+  -- A tick that waits for the end of the previous job.
   queued     INTEGER,
   last_tick  INTEGER,
   last_jobid INTEGER,
   jobs       INTEGER NOT NULL DEFAULT 0,
   skipped    INTEGER NOT NULL DEFAULT 0,
-  -- JSON objects: the values that code has declared, and those that an operator has set. When a process declared it.
+  -- JSON objects: the values that code has declared, and those that an operator has set. `seen`: when a process last
+  -- declared the schedule.
   declared   TEXT,
   override   TEXT,
   seen       INTEGER

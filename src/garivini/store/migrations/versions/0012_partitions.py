@@ -2,14 +2,15 @@
 
 from garivini.store.migration_scripts import run_script
 
-revision = "0011_from_0003"
-down_revision = "0010_from_0003"
+revision = "0012_from_0003"
+down_revision = "0011_from_0003"
 
 
 def upgrade() -> None:
     """Add the columns and create the tables."""
-    added = {"job": "partition", "function": "fair", "turn": "jobid", "turn_partition": "priority"}
-    run_script(__file__, "up", added={**added, "partition_rate": "used_until"})
+    columns = {"job": "partition", "successor": "partition", "function": "fair"}
+    tables = {"turn": "jobid", "turn_partition": "priority", "partition_rate": "used_until"}
+    run_script(__file__, "up", added=columns | tables)
 
 
 def downgrade() -> None:

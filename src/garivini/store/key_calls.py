@@ -1,0 +1,58 @@
+"""The calls of a database about unique keys with rules, and about jobs that expire."""
+
+from garivini.model.outcome import Setback, Settled
+from garivini.model.policy import FunctionPolicy
+from garivini.store import expiry, policies, successors, unique_inserts
+from garivini.store.calls import in_transaction, read_only
+from garivini.store.chunks import CHUNK
+from garivini.store.connections import Connections
+from garivini.store.key_rules import KeyRules, key_rules
+
+
+class KeyCalls:
+    """These calls of ``Database``."""
+
+    connections: Connections
+    _key_rules: KeyRules
+
+    _functions = read_only(policies.functions)
+
+    def functions(self) -> dict[str, FunctionPolicy]:
+        """Return the settings of each function that apply; those of the empty name are the default of all."""
+        found = self._functions()
+        self._key_rules.remember(found)
+        return found
+
+    _read_key_rules = read_only(key_rules)
+
+    @property
+    def queues_keys(self) -> bool:
+        """Whether a function has a rule by which inserts are stored until the job of their key ends."""
+        return self._key_rules.queue
+
+    _successors_left = read_only(successors.successors_left)
+    _promote_left = in_transaction(successors.promote_left)
+    _old_keys = read_only(unique_inserts.old_keys)
+    _forget_keys = in_transaction(unique_inserts.forget_keys)
+    _discard_late = in_transaction(expiry.discard_late)
+
+    def forget_keys(self, limit: int = CHUNK) -> int:
+        """Delete keys whose window has ended; return how many. If there are none, it costs one statement."""
+        return self._forget_keys(limit) if self._old_keys() else 0
+
+    def promote_successors(self, limit: int = CHUNK) -> bool:
+        """Make successors of jobs that another program has deleted or parked jobs.
+
+        Returns whether there are successors, also of other jobs. If there are none, it costs two statements.
+        """
+        left, found = self._successors_left(limit)
+        for jobid in left:
+            self._promote_left(jobid)
+        return found
+
+    def discard_late(self, limit: int = CHUNK) -> list[tuple[Setback, Settled]]:
+        """Discard expired jobs that wait, of functions with ``expires``: per lane at most ``limit``."""
+        found = self._functions()
+        if all(policy.expires is None for policy in found.values()):
+            return []
+        return self._discard_late(found, limit)
