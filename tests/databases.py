@@ -50,6 +50,9 @@ _TABLES: Final = (
     "successor",
     "recent_key",
     "garivini_database",
+    "turn",
+    "turn_partition",
+    "partition_rate",
 )
 
 
@@ -112,11 +115,6 @@ class PostgreSQLRoles:
         return cursor.fetchall() if cursor.description else []
 
 
-#: The tables that a test may fill.
-_TABLES: Final = (
-    *("job", "failure", "function", "report", "finished", "schedule", "garivini_database"),
-    *("turn", "turn_partition", "partition_rate"),
-)
 _CLOCK: Final = (
     "CREATE SCHEMA clock",
     "GRANT USAGE ON SCHEMA clock TO PUBLIC",

@@ -80,11 +80,9 @@ class Client(BulkCalls, FunctionCalls):
         self.job_servers: list[str] = parse_addresses(job_servers) if job_servers else []
         #: The TLS context for connections to the Gearman servers; None: these are not encrypted.
         self.tls: ssl.SSLContext | None = tls
-        self._direct = (
-            DirectDispatch(self._shards, self.job_servers, watermark=watermark, tls=tls)
-            if self.job_servers
-            else None
-        )
+        self._direct: DirectDispatch | None = None
+        if self.job_servers:
+            self._direct = DirectDispatch(self._shards, self.job_servers, watermark=watermark, tls=tls)
 
     @property
     def shards(self) -> Shards:
@@ -127,12 +125,10 @@ class Client(BulkCalls, FunctionCalls):
             uniqkey: another name for ``unique``.
             priority: ``high``, ``normal`` (default) or ``low``.
             dispatch: False leaves the job to a QueueRunner, even if the client knows Gearman servers.
-            partition: the customer, account or host for which it runs, up to 200 bytes of UTF-8. Limits and
-                turns of a function can count by it.
+            partition: for whom or what it runs, such as a customer: up to 200 bytes of UTF-8.
             expires: seconds, or a timedelta: a job not handed out this long after it was due is discarded.
-            connection: inserts the job in the transaction of this connection. The job exists when the caller
-                commits. A QueueRunner is woken after the commit of a Session or Django connection; with any
-                other connection, call ``wake``.
+            connection: inserts the job in its transaction. The job exists when the caller commits. That of a
+                Session or Django connection wakes a QueueRunner; with any other connection, call ``wake``.
 
         Returns:
             The id of the job. ``new`` is False if a job with the unique key already exists.
@@ -167,8 +163,7 @@ class Client(BulkCalls, FunctionCalls):
 
         Args:
             jobs: each a list ``[funcname, uniqkey, coalesce, arg]`` or a mapping with the keys ``funcname``,
-                ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``, ``expires``,
-                ``partition``.
+                ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``, ``partition``, ``expires``.
             run_after: as for ``insert_job``, for all jobs.
             flag: as for ``insert_job``, for all jobs.
             dispatch: as for ``insert_job``. A list of more than 4,000 jobs is left to a QueueRunner.
@@ -180,10 +175,9 @@ class Client(BulkCalls, FunctionCalls):
         Raises:
             UsageError: a job cannot be stored; the message says which. Nothing was inserted.
             GariviniError: as for ``insert_job``. With several databases, others may have stored their part:
-                ``stored`` of the error has the results of these jobs by position in the list, ``failed`` the
-                positions of the jobs that it concerns. All other jobs were not tried. Jobs without a unique
-                key are inserted last, together, so after any error but ``OutcomeUnknownError`` the same list
-                can be inserted again.
+                ``stored`` of the error has these results by position, ``failed`` the positions that it is
+                about; others were not tried. Jobs without a unique key are inserted last, together, so after
+                any error but ``OutcomeUnknownError`` the same list can be inserted again.
 
         """
         return self._insert_checked(checked_jobs(jobs, run_after, flag, dispatch=dispatch), connection)

@@ -1,7 +1,8 @@
 """The roles: processes between the databases and the Gearman servers.
 
 * ``runner``: the lifecycle of a role, and loops of passes.
-* ``queue_runner`` dispatches due jobs; ``held_back`` is when it claims again what a limit held back.
+* ``queue_runner`` dispatches due jobs; ``admissions`` claims those of functions with rules, and ``held_back``
+  is when it claims again what a limit held back.
   ``expired_leases`` and ``orphans`` recover jobs that others have left.
   ``janitor`` deletes kept and dead jobs whose retention is over; ``key_upkeep`` is its part for unique keys.
   ``scheduler`` inserts jobs of schedules.

@@ -7,12 +7,12 @@ waits in the database.
 
 import asyncio
 import ssl
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from garivini import events
 from garivini.clock import SYSTEM_CLOCK, Clock
@@ -24,8 +24,8 @@ from garivini.model.outcome import Setback, Settled
 from garivini.model.pacing import BATCH_MAX, BATCH_START, POLL, WATERMARK, next_batch
 from garivini.model.policy import FunctionPolicy
 from garivini.model.state import State
-from garivini.model.turns import Place
 from garivini.outcome_events import emit_settled
+from garivini.roles.admissions import Admissions
 from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.expired_leases import ExpiredLeases
 from garivini.roles.held_back import HeldBack
@@ -137,8 +137,7 @@ class QueueRunner:
         self._sent = 0
         self._full_for = 0
         self._held_back = HeldBack()
-        #: By function and priority, how far the admission has come.
-        self._places: dict[tuple[str, str], Place] = defaultdict(Place)
+        self._admissions = Admissions(database, self._held_back, self._monotonic)
         #: Seconds until the end of each pause, for functions that a pass leaves out.
         self._paused: dict[str, float] = {}
         #: Errors by which the database has refused claims in this pass.
@@ -264,7 +263,8 @@ class QueueRunner:
         ruled = lane.funcname in self._dispatcher.ruled
         discarded: list[tuple[Setback, Settled]] = []
         claim = partial(
-            self._admit if ruled else partial(self._database.claim, lease=self._dispatcher.lease),
+            self._admissions.admit if ruled else self._database.claim,
+            lease=self._dispatcher.lease,
             expires=self._dispatcher.policy(lane.funcname).expires,
             discarded=discarded,
         )
@@ -285,14 +285,6 @@ class QueueRunner:
             self._ids.note(jobs[-1].jobid, jobs[-1].created)
         return _Claim(lane, jobs, full, now)
 
-    def _admit(self, lane: Lane, *, limit: int, **options: Any) -> list[Job]:
-        """Claim jobs of a function with rules. For the database's thread."""
-        key, lease = (lane.funcname, lane.priority), self._dispatcher.lease
-        admitted = self._database.admit(lane, limit=limit, lease=lease, place=self._places[key], **options)
-        jobs, held_back, self._places[key] = admitted
-        self._held_back.claimed(lane.funcname, jobs=len(jobs), held_back=held_back, now=self._monotonic())
-        return jobs
-
     def _claim_split(
         self, claim: Callable[..., list[Job]], lane: Lane, limit: int, error: GariviniError
     ) -> tuple[list[Job], bool]:
@@ -306,7 +298,7 @@ class QueueRunner:
                 return claim(lane, limit=limit), True
             except (UsageError, RefusedError) as smaller:
                 error = smaller
-        jobid = self._database.head(lane, self._places[lane.funcname, lane.priority])
+        jobid = self._admissions.head(lane)
         if isinstance(error, UsageError) and jobid is not None:
             self._dispatcher.park_row(jobid, error)
             return [], True
