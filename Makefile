@@ -21,8 +21,9 @@ MEMORY := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)"
 check: .venv/.dev  ## Format, lint, types, unit and SQLite tests: seconds, no servers
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/mypy --no-error-summary
-	@$(MEMORY) $(BIN)/pytest -q -n 3 --dist worksteal --hypothesis-profile few -m "not servers and not slow"
+	@$(BIN)/mypy --no-error-summary >.venv/mypy & types=$$!; \
+	$(MEMORY) $(BIN)/pytest -q -p no:xdist --forks 3 --hypothesis-profile few -m "not servers and not slow"; \
+	tests=$$?; wait $$types; types=$$?; cat .venv/mypy; exit $$((tests + types))
 
 format: .venv/.dev  ## Format the code and fix what the linter can
 	@$(BIN)/ruff format --quiet .

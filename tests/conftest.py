@@ -12,6 +12,8 @@ from tests.databases import sqlite_url
 from tests.sql_servers import MariaDB, MariaDBOrMySQL, PostgreSQL, SQLServer
 from tests.system import upgraded
 
+pytest_plugins = ["tests.forks"]
+
 # Collecting the tests makes a million objects that stay. To look through them again and again takes longer
 # than all else at the start of a run, and goes on through it.
 gc.disable()
@@ -51,6 +53,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
+    gc.set_threshold(20_000, 20, 20)  # with Python's default, a tenth of the time goes into collections
 
 
 @pytest.fixture(scope="session", autouse=True)

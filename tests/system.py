@@ -14,11 +14,12 @@ from garivini import Client, Worker, events
 from garivini.gearman.server import Server
 from garivini.model.inserted import Inserted
 from garivini.model.job import NewJob
-from garivini.roles import controller, injector, queue_runner
+from garivini.roles import controller, injector, queue_runners
 from garivini.roles.controller import ControllerSettings
 from garivini.roles.injector import InjectorSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
 from garivini.store.database import Database
+from tests.databases import sqlite_url
 from tests.processes import PATIENCE
 from tests.servers import free_port
 
@@ -93,7 +94,7 @@ class System:
         self._clients.append(Client(self.url))
         (database,) = self._clients[-1].shards
         return self._start(
-            lambda stop: queue_runner.serve(
+            lambda stop: queue_runners.serve(
                 [database], [self.address], QueueRunnerSettings(**settings), stop=stop
             )
         )
@@ -141,11 +142,12 @@ class System:
 
 @asynccontextmanager
 async def system(folder: Path, url: str | None = None, address: str | None = None) -> AsyncIterator[System]:
-    """Start the server and create the tables; the rest is started by the test.
+    """Start the server; the rest is started by the test.
 
+    ``url``: of a database with the tables, if it shall not be a new SQLite file.
     ``address``: of another Gearman server that the parts shall use.
     """
-    url = url or f"sqlite:///{folder / 'jobs.db'}"
+    url = url or sqlite_url(folder)
     seen = Seen()
     unlisten = events.listen(seen)
     try:

@@ -11,15 +11,18 @@ from sqlalchemy.orm import Session
 from garivini import AsyncClient, Client, Job, SchemaError, UsageError
 from garivini.client import Client as BlockingClient
 from garivini.store.dialects.sqlite import SQLite
+from tests.databases import sqlite_url
 from tests.processes import PATIENCE
-from tests.system import system, upgraded
+from tests.system import system
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """A database with its tables."""
-    url = f"sqlite:///{tmp_path}/jobs.db"
-    upgraded(url).close()
+    """A database with its tables, and its id: a caller's transaction would keep that from being written."""
+    url = sqlite_url(tmp_path)
+    with BlockingClient(url) as client:
+        for database in client.shards:
+            database.check()
     return url
 
 

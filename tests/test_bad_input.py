@@ -22,7 +22,7 @@ from garivini.cli import cli, main
 from garivini.gearman.server import Server
 from garivini.model.limits import MAX_ARG
 from garivini.model.new_jobs import new_job
-from garivini.roles import queue_runner
+from garivini.roles import queue_runners
 from garivini.roles.queue_runner import QueueRunnerSettings
 from tests.databases import sqlite_url
 from tests.system import Seen
@@ -193,7 +193,7 @@ async def test_a_database_that_cannot_be_written_holds_up_no_other_and_its_jobs_
         async with Server(port=0) as server:
             with read_only("ill.db"):
                 serving = asyncio.create_task(
-                    queue_runner.serve(databases, [server.address], settings, stop=stop)
+                    queue_runners.serve(databases, [server.address], settings, stop=stop)
                 )
                 await seen.wait("jobs.dispatched")
                 (error, *_) = await seen.wait("role.error")

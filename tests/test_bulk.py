@@ -8,10 +8,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -21,20 +23,31 @@ from tests.commands import on_terminal, run
 from tests.databases import sqlite_url
 from tests.processes import PATIENCE, until
 
+FILES: Final = ("a.db", "b.db")
+
+
+@cache
+def filled_files() -> list[bytes]:
+    """Return two databases, with 1,500 jobs of one function and 3 of another in each."""
+    with tempfile.TemporaryDirectory() as name:
+        for dbid, file in enumerate(FILES, 1):
+            with Client({dbid: sqlite_url(Path(name), file)}) as client:
+                client.insert_jobs([["often", None, None, str(number)] for number in range(1500)])
+                client.insert_jobs([["rare", None, None, f"100% {number}"] for number in range(3)])
+        return [(Path(name) / file).read_bytes() for file in FILES]
+
 
 @pytest.fixture
 def urls(tmp_path: Path) -> list[str]:
-    return [sqlite_url(tmp_path, "a.db"), sqlite_url(tmp_path, "b.db")]
+    """Copies of the two, a test's own: to fill them takes longer than a test."""
+    for file, contents in zip(FILES, filled_files(), strict=True):
+        (tmp_path / file).write_bytes(contents)
+    return [f"sqlite:///{tmp_path / file}" for file in FILES]
 
 
 @pytest.fixture
 def client(urls: list[str]) -> Iterator[Client]:
-    """A client of two databases, with 1,500 jobs of one function and 3 of another in each."""
     with Client(urls) as client:
-        for database in client.shards:
-            with Client({database.dbid: urls[database.dbid - 1]}) as one:
-                one.insert_jobs([["often", None, None, str(number)] for number in range(1500)])
-                one.insert_jobs([["rare", None, None, f"100% {number}"] for number in range(3)])
         yield client
 
 

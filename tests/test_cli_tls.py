@@ -13,6 +13,7 @@ from garivini.gearman import blocking
 from garivini.settings.tls import make_context
 from garivini.submission import WAKE
 from tests.commands import invoke, run
+from tests.databases import sqlite_url
 from tests.processes import command, until
 from tests.servers import embedded, free_port
 from tests.test_cli import MODULE
@@ -34,9 +35,7 @@ def server(files: tuple[Path, Path]) -> Iterator[str]:
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     """A database with its tables."""
-    url = f"sqlite:///{tmp_path}/jobs.db"
-    assert invoke("db", "upgrade", "--db", url).exit_code == 0
-    return url
+    return sqlite_url(tmp_path)
 
 
 # ---- where it is set

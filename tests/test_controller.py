@@ -20,7 +20,7 @@ from garivini.model.new_jobs import new_job
 from garivini.model.payload import decode_payload, encode_payload
 from garivini.model.policy import Envelope, FunctionPolicy
 from garivini.model.when import Offset
-from garivini.roles import controller, queue_runner
+from garivini.roles import controller, queue_runners
 from garivini.roles.answers import setback_of, text_of
 from garivini.roles.controller import ControllerSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
@@ -567,7 +567,7 @@ async def test_a_frozen_database_does_not_hold_up_another(
         serving = [
             asyncio.create_task(controller.serve([first, second], [queue.address], settings, stop=stop)),
             asyncio.create_task(
-                queue_runner.serve(
+                queue_runners.serve(
                     list(Client(urls).shards), [queue.address], QueueRunnerSettings(poll=0.05), stop=stop
                 )
             ),

@@ -68,10 +68,11 @@ def office(tmp_path: Path) -> Iterator[Office]:
 async def test_idle_it_makes_one_call_a_minute_and_two_more_an_hour(office: Office) -> None:
     assert await office.later(0) == []
     assert await office.later(INTERVAL - 1) == []
-    hour = ["forget_finished", "forget_dead", "forget_partitions", *KEYS]
-    assert await office.later(1) == hour
+    all_calls = ["forget_finished", "forget_dead", "forget_partitions", *KEYS]
+    assert await office.later(1) == all_calls
     minutes = [await office.later(INTERVAL) for _ in range(int(DEAD_INTERVAL / INTERVAL))]
-    assert minutes == [["forget_finished", *KEYS]] * (len(minutes) - 1) + [hour]
+    minute = ["forget_finished", *KEYS]
+    assert minutes == [minute] * (len(minutes) - 1) + [all_calls]
     assert office.seen == []
 
 

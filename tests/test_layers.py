@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-SRC: Final = Path(__file__).parents[1] / "src"
+from tests.source import SOURCE, statements, tree_of
 
 #: The rooms of the package from the bottom up, and the lower ones that each may import.
 MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
@@ -66,9 +66,9 @@ class Package:
     def __init__(self, source: Path, name: str) -> None:
         self.name = name
         self._imports: dict[str, list[str]] = {}
+        self._nodes: dict[str, list[ast.AST]] = {}
         self.trees = {
-            self._module(source, path): ast.parse(path.read_text(encoding="utf-8"), str(path))
-            for path in sorted((source / name).rglob("*.py"))
+            self._module(source, path): tree_of(path) for path in sorted((source / name).rglob("*.py"))
         }
 
     @staticmethod
@@ -85,6 +85,15 @@ class Package:
         if module not in self._imports:
             self._imports[module] = list(self._read_imports(module))
         return self._imports[module]
+
+    def nodes(self, module: str) -> list[ast.AST]:
+        """Return all nodes of a module."""
+        if module not in self._nodes:
+            self._nodes[module] = list(ast.walk(self.trees[module]))
+        return self._nodes[module]
+
+    def _calls(self, module: str) -> Iterator[ast.Call]:
+        return (node for node in self.nodes(module) if isinstance(node, ast.Call))
 
     def _read_imports(self, module: str) -> Iterator[str]:
         for node in _running(self.trees[module]):
@@ -115,11 +124,11 @@ class Package:
         """Return what modules take from the root of the package, other than its modules."""
         uses = set()
         for module in self.trees:
-            for node in ast.walk(self.trees[module]):
+            for node in self.nodes(module):
                 if isinstance(node, ast.ImportFrom) and node.module == self.name:
                     names = {alias.name for alias in node.names}
                     uses |= {name for name in names if f"{self.name}.{name}" not in self.trees}
-                elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == self.name:
+                elif isinstance(node, ast.Attribute) and _is_name(node.value, self.name):
                     uses.add(node.attr)
         return uses
 
@@ -146,7 +155,7 @@ class Package:
             f"{module}:{call.lineno}"
             for module in self.trees
             if self.part(module) == part
-            for call in _calls(self.trees[module])
+            for call in self._calls(module)
             if _called(call) in EXECUTES
             and any(_put_together(argument) for argument in [*call.args, *(k.value for k in call.keywords)])
         ]
@@ -162,7 +171,7 @@ class Package:
         return found + [
             f"{module}:{call.lineno}"
             for module in self.trees
-            for call in _calls(self.trees[module])
+            for call in self._calls(module)
             if isinstance(call.func, ast.Name) and call.func.id in UNSAFE_CALLS
         ]
 
@@ -172,7 +181,7 @@ class Package:
         for module, tree in self.trees.items():
             if tree.body and (tree.body[-1].end_lineno or 0) > MODULE_LINES:
                 found.append(module)
-            for node in ast.walk(tree):
+            for node in statements(tree):
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                     code = node.body[1:] if ast.get_docstring(node) is not None else node.body
                     if code and (code[-1].end_lineno or 0) - code[0].lineno >= FUNCTION_LINES:
@@ -194,8 +203,8 @@ def _running(tree: ast.AST) -> Iterator[ast.stmt]:
                 yield child
 
 
-def _calls(tree: ast.AST) -> Iterator[ast.Call]:
-    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+def _is_name(node: ast.expr, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
 
 
 def _called(call: ast.Call) -> str:
@@ -213,7 +222,7 @@ def _put_together(argument: ast.expr) -> bool:
 
 @pytest.fixture(scope="module")
 def garivini() -> Package:
-    return Package(SRC, "garivini")
+    return Package(SOURCE.parent, "garivini")
 
 
 # ---- the package

@@ -144,7 +144,9 @@ def test_no_command_tells_a_password(
     for name in ("GARIVINI_DB", "GARIVINI_DB_FILE", "GARIVINI_JOB_SERVERS"):
         monkeypatch.delenv(name, raising=False)
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    few = min(40, settings().max_examples)
+
+    @settings(max_examples=few, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(url=wrong_urls(), command=st.sampled_from(COMMANDS))
     @example(url=f"mysql://u:{HEAD}@127.0.0.1:1/d,mysql://u:{TAIL}@127.0.0.1:1/d", command=["jobs", "list"])
     @example(url=f"mysql://u:{HEAD}{TAIL}@127.0.0.1:1/d", command=["jobs", "list", "--help"])

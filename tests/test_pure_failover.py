@@ -15,7 +15,7 @@ from tests.pure_system import start_pure
 from tests.system import system
 from tests.test_failover import DROPPED, FOLLOWED, JOBS, TRIES, sessions, stored
 
-pytestmark = [pytest.mark.slow, pytest.mark.servers]
+pytestmark = [pytest.mark.slow, pytest.mark.servers, pytest.mark.timeout(900)]
 
 #: Clients that inject at the same time. The Injector stores what they send with one connection.
 CALLERS = 10

@@ -14,7 +14,7 @@ from garivini.model.rate import parse_rate
 from garivini.worker.functions import registered
 from garivini.worker.links import Links
 from garivini.worker.live_settings import LiveSettings
-from tests.processes import PATIENCE, command
+from tests.processes import PATIENCE, SOON, command
 from tests.system import System, system
 from tests.test_limits import Gauge, insert
 
@@ -136,7 +136,7 @@ async def test_a_rate_that_is_raised_is_used_soon(tmp_path: Path) -> None:
         began = time.monotonic()
         await queue.gone()
         assert len(starts.times) == 20
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < SOON
 
 
 async def test_a_rate_that_is_lowered_holds_when_the_settings_are_read(tmp_path: Path) -> None:

@@ -205,8 +205,8 @@ def test_run_counts_no_start_of_a_job_of_another_incarnation(database: Database)
     strange, mine = claimed(database, 2)
     with Kept(database) as kept:
         with pytest.raises(ReplacedError):
-            kept.keeper.start_counter(before(strange))
-        assert kept.keeper.start_counter(mine) == 1
+            kept.keeper.job_calls.count_run(before(strange))
+        assert kept.keeper.job_calls.count_run(mine) == 1
     assert [row.runs for row in database.jobs()] == [0, 1]
 
 

@@ -9,10 +9,12 @@
         * ``DuplicateJobError``: the rule of a unique key. A job with it exists.
     * ``ConflictError``: another transaction, which held a lock for too long. The call can be repeated.
     * ``OutcomeUnknownError``: the network. The connection was lost between request and answer.
+    * ``JobLost``: the function, which rolls its transaction back: another attempt has the job.
+    * ``JobDead`` and ``JobCancelled``: the operator. A job that was waited for does not run any more.
     * ``ProtocolError``: the peer, which violated the Gearman protocol.
 
-After the first five errors, nothing was done. After ``OutcomeUnknownError``, the request may have been
-carried out.
+After the first five errors, and ``JobLost``, nothing was done. After ``OutcomeUnknownError``, the request may
+have been carried out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from garivini.model.inserted import Inserted
+    from garivini.model.records import FailedAttempt
 
 
 class GariviniError(Exception):
@@ -80,6 +83,21 @@ class ConflictError(GariviniError):
 
 class OutcomeUnknownError(GariviniError):
     """The connection was lost before the answer arrived. The request may have been carried out."""
+
+
+class JobLost(GariviniError):
+    """The attempt no longer holds the job. Roll back the transaction in which it was to end."""
+
+
+class JobDead(GariviniError):
+    """The job that was waited for is dead. It runs again only if an operator retries it."""
+
+    #: Its last failure, if that is recorded.
+    failure: "FailedAttempt | None" = None
+
+
+class JobCancelled(JobDead):
+    """The job that was waited for was cancelled."""
 
 
 class ProtocolError(GariviniError):

@@ -1,12 +1,14 @@
 """How jobs are submitted to Gearman: function, payload and server, and what follows a submit. No I/O."""
 
 from collections.abc import Sequence
+from functools import lru_cache
+from operator import attrgetter
 from typing import Final, NamedTuple, assert_never
 
 from garivini.gearman.protocol import Created, Priority, Refused, Submission, Unknown, Unsent
 from garivini.gearman.requests import SubmitResult
 from garivini.gearman.servers import Counts, server_for
-from garivini.model.job import Handle, Job, NewJob
+from garivini.model.job import Handle, Job, NewJob, unique_of
 from garivini.model.lease import SUBMIT_WITHIN
 from garivini.model.limits import FLAGS, MAX_FUNCNAME, MAX_KEY
 from garivini.model.payload import encode_payload
@@ -19,10 +21,12 @@ INJECT_JOBS: Final = "inject_jobs"
 #: The Gearman function that starts the next pass of a QueueRunner immediately.
 WAKE: Final = "garivini_wake"
 _CONTROLLER: Final = RUN_QUEUED_JOB.encode()
+_LEASE_OF: Final = attrgetter("lease")
 #: Gearman priorities by name. A dictionary is read faster than an enum is called.
 PRIORITY_OF: Final = {priority.name.lower(): priority for priority in Priority}
 
 
+@lru_cache(1024)
 def function_of(funcname: str, flag: str) -> bytes:
     """Return the Gearman function under which jobs of a function and flag wait."""
     return _CONTROLLER if flag == "controller" else funcname.encode()
@@ -34,7 +38,12 @@ def submission(job: Job, policy: FunctionPolicy) -> Submission:
     With envelope ``raw`` a Controller still gets the whole payload; it passes on only the argument.
     """
     payload = encode_payload(job, latin1=policy.envelope == "latin-1")
-    return Submission(function_of(job.funcname, job.flag), payload, job.unique, PRIORITY_OF[job.priority])
+    return Submission(
+        function_of(job.funcname, job.flag),
+        payload,
+        unique_of(job.dbid, job.jobid, job.attempt or 0),
+        PRIORITY_OF[job.priority],
+    )
 
 
 def unfit(job: Job | NewJob, policy: FunctionPolicy) -> str | None:
@@ -70,7 +79,7 @@ def is_late(jobs: Sequence[Job], seconds: float) -> bool:
 
     Others may reclaim a leased job that no server knows, so a batch is submitted soon or not at all.
     """
-    return bool(jobs) and seconds > min(SUBMIT_WITHIN, min(job.lease for job in jobs) / 3)
+    return bool(jobs) and seconds > min(SUBMIT_WITHIN, min(map(_LEASE_OF, jobs)) / 3)
 
 
 class Delivery(NamedTuple):

@@ -17,7 +17,7 @@ from garivini import (
 )
 from garivini.cli import cli
 from garivini.cli.options import DEFAULT_DATABASE, DEFAULT_SERVER
-from garivini.roles import queue_runner
+from garivini.roles import queue_runners
 from garivini.roles.queue_runner import QueueRunnerSettings
 from tests.docs.commands import commands
 from tests.docs.pages import (
@@ -100,7 +100,7 @@ async def _work(worker: Worker, server: str) -> None:
     settings = QueueRunnerSettings(poll=0.05)
     tasks = [
         asyncio.create_task(worker.serve(stop)),
-        asyncio.create_task(queue_runner.serve([database], [server], settings, stop=stop)),
+        asyncio.create_task(queue_runners.serve([database], [server], settings, stop=stop)),
     ]
 
     def busy() -> bool:

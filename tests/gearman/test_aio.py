@@ -165,7 +165,7 @@ async def test_an_idle_connection_is_asked_for_a_sign_of_life(monkeypatch: pytes
                 writer.write(encode(RESPONSE, Type.NO_JOB))
 
     async with lying_server(talk) as address:
-        worker = aio.Worker(address, [b"f"], lambda held: None, timeout=0.05)
+        worker = aio.Worker(address, [b"f"], lambda held: None, timeout=0.2)
         running = asyncio.create_task(worker.run())
         async with asyncio.timeout(PATIENCE):
             # Silent, given up, and connected to again.

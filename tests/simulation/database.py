@@ -22,7 +22,7 @@ from garivini.model.inserted import Inserted
 from garivini.model.job import Handle, Job, NewJob
 from garivini.model.lease import OTHERS_LEASE
 from garivini.model.limits import NEVER, PRIORITIES
-from garivini.model.outcome import Setback, Settled
+from garivini.model.outcome import Setback, Settled, Success
 from garivini.model.pacing import BATCH_BYTES
 from garivini.model.policy import FOREVER, MAX_CRASHES, MAX_FAILURES, NO_POLICY, FunctionPolicy
 from garivini.model.records import FailedAttempt
@@ -109,10 +109,10 @@ class Model:
         self.pauses: dict[str, int] = {}
         #: The time up to which the rate of a function is used.
         self.used_until: dict[str, float] = {}
-        #: The same of the partitions of a function; empty: of the jobs without one.
-        self.partitions_used: dict[tuple[str, str], float] = {}
         #: By the job before it, the row that a successor becomes.
         self.successors: dict[int, Row] = {}
+        #: The same of the partitions of a function; empty: of the jobs without one.
+        self.partitions_used: dict[tuple[str, str], float] = {}
         #: Of functions that had cancelled jobs: how many, and until when copies are checked.
         self.marked: dict[str, tuple[int, int]] = {}
         self._clock = clock
@@ -174,8 +174,12 @@ class Model:
         if not rule.changes or row.standing is State.DEAD:
             return
         due, most = self._after(job.delay), rule.max_delay or DEBOUNCE_MAX_DELAY
-        given: dict[str, Any] = {"arg": job.arg, "coalesce": job.coalesce, "priority": job.priority}
-        given["partition"] = job.partition
+        given: dict[str, Any] = {
+            "arg": job.arg,
+            "coalesce": job.coalesce,
+            "partition": job.partition,
+            "priority": job.priority,
+        }
         if row.standing is State.WAITING and row.attempt == 0:
             if rule.on_duplicate == "debounce":
                 due = max(row.run_after, min(due, row.created + most))
@@ -426,9 +430,6 @@ class Model:
     def forget_dead(self, after: int = 0, limit: int = CHUNK) -> tuple[int, int | None]:
         return 0, None
 
-    def forget_partitions(self, limit: int = CHUNK) -> int:
-        return 0
-
     @property
     def queues_keys(self) -> bool:
         return any(policy.key_rule.queues for policy in self.policies.values())
@@ -448,6 +449,9 @@ class Model:
 
     def discard_late(self, limit: int = CHUNK) -> list[Any]:
         return []
+
+    def forget_partitions(self, limit: int = CHUNK) -> int:
+        return 0
 
     def nodes(self) -> frozenset[str]:
         return frozenset()
@@ -471,6 +475,13 @@ class Model:
             self._tell("complete", row, None)
         for jobid in sorted(gone):
             self._promote(jobid)
+        return gone
+
+    def finish(
+        self, successes: Sequence[Success], *, follow_ups: Mapping[int, Sequence[NewJob]], locked: Any = None
+    ) -> set[int]:
+        gone = self.complete([success.jobid for success in successes])
+        self.insert([new for jobid in follow_ups if jobid in gone for new in follow_ups[jobid]])
         return gone
 
     def settle(
@@ -770,6 +781,7 @@ class Connection:
 
     #: As of a database that has locks of rows.
     locks_rows = True
+    statement_bytes = 2**30
     #: As of a database that is never replaced.
     incarnation = None
 

@@ -20,6 +20,7 @@ from garivini.model.state import State
 from tests.simulation.database import HELD, Model, Row
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.processes import Process
+from tests.simulation.scenario import Plan
 from tests.simulation.servers import Server
 
 #: Seconds after a fault in which what it did may still show: a packet or a call on its way.
@@ -81,6 +82,10 @@ class Ledger:
         #: Attempts given up because their server had no worker, and another had one.
         self.stranded: Counter[int] = Counter()
         self.completed: set[int] = set()
+        #: What jobs do, by their numbers; and how often a job of each number was inserted.
+        self.plans: dict[int, Plan] = {}
+        self.inserted: Counter[int] = Counter()
+        self._done: set[int] = set()
         #: The first attempt at a job that succeeded.
         self._done_by: dict[int, int] = {}
         #: When functions were paused last.
@@ -134,10 +139,13 @@ class Ledger:
         jobid = row.jobid
         self.say(step, jobid, *(() if after is None else (after.attempt, after.state.name, after.run_after)))
         self.steps[jobid][step] += 1
+        if step == "insert":
+            self.inserted[int(row.arg)] += 1
         if after is None:
             self.held.discard(jobid)
             self._put_off.pop(jobid, None)
             self.completed.add(jobid)
+            self._done.add(int(row.arg))
             if not self.successes[jobid]:
                 self.wrong("a job is gone and nobody has done it", jobid)
             return
@@ -446,6 +454,11 @@ class Ledger:
         for jobid, extra in sorted(self.duplicates().items()):
             if extra > self.hits(jobid):
                 self.wrong("a job ran again for nothing", jobid, extra, self.hits(jobid))
+        for plan in self.plans.values():
+            # One if the row was deleted, whoever ran it how often.
+            follow_ups, wanted = self.inserted[plan.follow_up.number], int(plan.number in self._done)
+            if plan.follows and follow_ups != wanted:
+                self.wrong("a job has too many or too few follow-ups", plan, follow_ups, wanted)
         if not self.faults:
             self._check_calm()
 

@@ -30,6 +30,10 @@ FAULTS: Final[dict[str, int]] = {
 PUT_OFF: Final = "put off"
 
 
+#: The number of a follow-up is that of its job and this.
+FOLLOW_UPS: Final = 1000
+
+
 @dataclass(frozen=True, slots=True)
 class Function:
     name: str
@@ -60,6 +64,13 @@ class Plan:
     #: How many of its first runs end their process.
     deaths: int = 0
     partition: str | None = None
+    #: Whether each of its runs that succeeds inserts a follow-up.
+    follows: bool = False
+
+    @property
+    def follow_up(self) -> "Plan":
+        """The plan of its follow-up."""
+        return replace(self, number=self.number + FOLLOW_UPS, outcomes=("done",), deaths=0, follows=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +210,8 @@ def draw(seed: int) -> Scenario:
     scenario = _limit_rate(scenario, random.Random(f"rate {seed}"))
     scenario = _pause(scenario, random.Random(f"pause {seed}"))
     scenario = _cancel(scenario, random.Random(f"cancel {seed}"))
-    return _divide(scenario, random.Random(f"partitions {seed}"))
+    scenario = _divide(scenario, random.Random(f"partitions {seed}"))
+    return _follow(scenario, random.Random(f"follow {seed}"))
 
 
 def _divide(scenario: Scenario, dice: random.Random) -> Scenario:
@@ -217,6 +229,19 @@ def _divide(scenario: Scenario, dice: random.Random) -> Scenario:
         for function in scenario.functions
     ]
     return replace(scenario, plans=tuple(plans), functions=tuple(functions))
+
+
+def _follow(scenario: Scenario, dice: random.Random) -> Scenario:
+    """Let some jobs insert follow-ups."""
+    if dice.random() > 0.25:
+        return scenario
+    share = dice.choice([0.3, 1.0])
+    foreign = {function.name for function in scenario.functions if function.kind == "foreign"}
+    plans = [
+        replace(plan, follows=plan.function not in foreign and dice.random() < share)
+        for plan in scenario.plans
+    ]
+    return replace(scenario, plans=tuple(plans))
 
 
 def _cancel(scenario: Scenario, dice: random.Random) -> Scenario:

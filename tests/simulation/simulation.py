@@ -61,7 +61,8 @@ class Simulation:
                 self.model.set_function(function.name, given)
         self.ledger.model = self.model
         self.functions = {function.name: function for function in scenario.functions}
-        self.plans = {plan.number: plan for plan in scenario.plans}
+        plans = [*scenario.plans, *(plan.follow_up for plan in scenario.plans if plan.follows)]
+        self.plans = self.ledger.plans = {plan.number: plan for plan in plans}
         self.servers: list[Server] = []
         self.runners: dict[int, RunnerProcess] = {}
         self.workers: dict[int, WorkerProcess | ForeignWorker] = {}
@@ -292,6 +293,8 @@ class Simulation:
                 raise Retry(self.source.randrange(4))
             case "discard":
                 raise Discard("as planned")
+            case "done" if plan.follows:
+                job.insert_job(plan.function, b"%d" % plan.follow_up.number)
 
     def _pause(self, pause: Pause) -> None:
         self.ledger.paused(pause.function)

@@ -4,6 +4,7 @@ import random
 import sqlite3
 from collections.abc import Callable
 from functools import cache
+from itertools import chain, count
 from typing import Any, TypeVar
 from unittest.mock import patch
 
@@ -25,7 +26,8 @@ from garivini.databases import DatabaseSettings
 from garivini.model import when
 from garivini.model.job import Handle, Job, NewJob
 from garivini.model.limits import NEVER, PRIORITIES
-from garivini.model.outcome import Kind, Setback
+from garivini.model.new_jobs import new_job
+from garivini.model.outcome import Kind, Setback, Success
 from garivini.model.policy import FunctionPolicy
 from garivini.model.records import FailedAttempt
 from garivini.model.retry import BackoffCurve, RetryEntry, RetryPolicy
@@ -345,6 +347,18 @@ class Both(RuleBasedStateMachine):
     @rule(jobids=st.lists(st.integers(1, 12), min_size=1, max_size=3))
     def complete(self, jobids: list[int]) -> None:
         self.both(lambda database: database.complete(jobids))
+
+    @rule(jobids=st.lists(st.integers(1, 12), min_size=1, max_size=3, unique=True))
+    def finish_with_follow_ups(self, jobids: list[int]) -> None:
+        ends = [Success(jobid, None) for jobid in jobids]
+        follow_ups = {jobid: [new_job("f", b"%d" % jobid)] for jobid in jobids}
+        before = self.jobids()
+        expected = self.database.finish(ends, follow_ups=follow_ups)
+        self.model.jobids = chain(sorted(self.jobids() - before), count(10**6))
+        assert self.model.finish(ends, follow_ups=follow_ups) == expected
+
+    def jobids(self) -> set[int]:
+        return {jobid for (jobid,) in self.connection.execute("SELECT jobid FROM job")}
 
     @precondition(lambda self: self.claimed)
     @rule(

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -21,11 +21,12 @@ from garivini.keeper.leases import Failed, Leases
 from garivini.keeper.marks import Marks
 from garivini.keeper.obituaries import Obituaries
 from garivini.keeper.outcome_queue import OutcomeQueue
+from garivini.keeper.outcome_writer import OutcomeWriter
 from garivini.keeper.renewals import Renewals
 from garivini.keeper.start_checks import StartChecks
-from garivini.model.job import Handle, Job
+from garivini.model.job import Handle, Job, NewJob
 from garivini.model.lease import Decision, Extend, Found, Reclaim, decide
-from garivini.model.outcome import Setback, Settled
+from garivini.model.outcome import Setback, Settled, Success
 from garivini.model.payload import decode_payload
 from garivini.model.policy import FunctionPolicy
 from garivini.model.state import State
@@ -263,6 +264,22 @@ def records_again(self: Obituaries) -> None:
             child.slot.note_recorded()
 
 
+def follows_whatever_existed(
+    self: Model, successes: Sequence[Success], *, follow_ups: Mapping[int, Sequence[NewJob]], **_: Any
+) -> set[int]:
+    gone = self.complete([success.jobid for success in successes])
+    self.insert([new for every in follow_ups.values() for new in every])
+    return gone
+
+
+def follows_apart(self: OutcomeWriter, executions: list[Execution], locked: set[int] | None) -> None:
+    """Insert follow-ups in a transaction of their own."""
+    existed = self._database.complete([it.job.jobid for it in executions])
+    new = [new for it in executions if it.job.jobid in existed for new in it.job.follow_ups]
+    if new:
+        self._database.insert(new)
+
+
 #: Stands for a property.
 never_disconnected: Final = property(lambda self: False)
 submit: Final = JobServers.submit
@@ -353,6 +370,12 @@ LOST_ANSWERS: Final = replace(
     plans=tuple(Plan(number, 0.0, "f0", 0, "normal", 0.1, ("done",), deaths=1) for number in range(24)),
 )
 
+#: Jobs with follow-ups, while answers of the database get lost.
+FOLLOWED: Final = replace(
+    plain(0.1, lease=60, faults=(Fault(0.005, "database lost", 25.0, 0, 0.0),)),
+    plans=tuple(Plan(number, 0.0, "f0", 0, "normal", 0.1, ("done",), follows=True) for number in range(24)),
+)
+
 #: Jobs of a function with a rate.
 RATES: Final = [
     plain(*[0.1] * 12, functions=(Function("f0", "def", None, 3, rate=rate, burst=2),), runners=(0.0, 0.0))
@@ -433,6 +456,10 @@ BROKEN: Final = {
     "a QueueRunner that waits for nobody": Broken(Orphans, "until_sweep", sweeps_at_once, [ONE_AWAY]),
     "a clock read before its time": Broken(DatabaseClock, "step", reads_its_clock_late, [LATE_CLOCK]),
     "room that deserted servers use up": Broken(JobServers, "queued", counts_deserted_servers, [215]),
+    "follow-ups of a job that somebody else has ended": Broken(
+        Model, "finish", follows_whatever_existed, [FOLLOWED]
+    ),
+    "follow-ups in a transaction of their own": Broken(OutcomeWriter, "_follow", follows_apart, [FOLLOWED]),
     "a death that is counted again": Broken(Obituaries, "step", records_again, [LOST_ANSWERS]),
 }
 

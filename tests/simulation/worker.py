@@ -72,7 +72,7 @@ class WorkerProcess(Process):
         self._arrived = arrived
         self._told = told
         shards = Databases(connect(self))
-        client = cast(Client, SimpleNamespace(shards=shards))
+        client = cast(Client, SimpleNamespace(shards=shards, job_servers=(), wake=None))
         worker = Worker(client, list(self._servers), concurrency=concurrency)
         worker.functions.update(functions(self))
         self.main = MainThread(self, lambda call: False)

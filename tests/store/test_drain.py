@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from garivini import Client, State
+from garivini import Client, State, Unique
 from garivini.errors import RefusedError
 from garivini.model.job import Job, NewJob
 from garivini.model.new_jobs import new_job
@@ -75,6 +75,35 @@ def test_drain_moves_a_waiting_job_as_it_is(client: Client) -> None:
         assert getattr(after, name) == getattr(before, name), name
     assert (after.state, after.attempt) == (State.WAITING, 0)
     assert client.shards.home("f", key, without=[2]).dbid == after.dbid
+
+
+def test_drain_moves_the_time_after_which_a_job_expires(client: Client) -> None:
+    keys = keyed(client, 2, 2)
+    client.insert_job("f", "own", unique=keys[0], expires=9)
+    client.insert_job("f", "none", unique=keys[1])
+    assert drain(client.shards) == 2
+    found: dict[int, int] = {}
+    for dbid in (1, 3):
+        with client.shards[dbid].reading() as run:
+            found |= run("expiries", jobids=[job.jobid for job in of(client, dbid)] or [0])
+    assert list(found.values()) == [9]
+
+
+def test_drain_lets_a_successor_become_a_job_and_moves_it(client: Client) -> None:
+    source = client.shards[2]
+    (key,) = keyed(client, 2)
+    unique = Unique(key, on_duplicate="one_more")
+    client.insert_job("f", "first", unique=unique)
+    (held,) = source.claim(Lane("f", State.WAITING, "normal", 0), limit=1, lease=60)
+    assert client.insert_job("f", "second", unique=unique).queued
+    assert drain(client.shards) == 0
+    with pytest.raises(RefusedError):
+        source.insert([new_job("f", b"")])
+    assert client.complete_job(held)
+    assert drain(client.shards) == 1
+    (moved,) = of(client, 1, 3)
+    assert (moved.arg, moved.uniqkey) == (b"second", key)
+    assert of(client, 2) == []
 
 
 def test_drain_deletes_the_reports_of_a_moved_job(client: Client) -> None:

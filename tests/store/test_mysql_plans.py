@@ -192,6 +192,7 @@ def test_reports_are_found_by_their_job(filled: tuple[Database, Any]) -> None:
     assert [(table, key) for table, _, key, _ in with_records] == [
         ("failure", "PRIMARY"),
         ("report", "PRIMARY"),
+        ("successor", "PRIMARY"),
     ]
     assert with_records[1][1] == "range"  # the other table is empty: a list of ids is more than its index
     any_records = plan(connection, templates("any_records")[0], first=JOBIDS[0], last=JOBIDS[-1])

@@ -162,7 +162,7 @@ def test_calls_that_find_no_column_check_the_schema_at_the_next_use(
 ) -> None:
     database.insert([new_job("f", b"")])
     upgrade(engine, tmp_path, REFUSING)
-    execute(engine, "ALTER TABLE job RENAME COLUMN priority TO urgency")
+    execute(engine, "ALTER TABLE job RENAME COLUMN arg TO argument")
     calls: dict[str, Callable[[], object]] = {
         "jobs": database.jobs,
         "insert": lambda: database.insert([new_job("f", b"")]),
@@ -173,7 +173,7 @@ def test_calls_that_find_no_column_check_the_schema_at_the_next_use(
         SchemaError, match=f"has schema {NEXT}, this code needs {schema.SCHEMA}: update garivini"
     ):
         calls[call]()
-    execute(engine, "ALTER TABLE job RENAME COLUMN urgency TO priority")
+    execute(engine, "ALTER TABLE job RENAME COLUMN argument TO arg")
     execute(engine, f"UPDATE garivini_version SET version_num = '{ALLOWING}'")
     calls[call]()
 

@@ -23,7 +23,7 @@ ROWS: Final = 20_000
 FILL: Final = (
     "INSERT INTO job (funcname, uniqkey, arg, run_after, created, state, failcount) SELECT {name}, NULL,"
     " {arg}, CASE WHEN seq % 4000 = 0 THEN 2147483647 ELSE 1 END, 1 + seq,"
-    " CASE WHEN seq % 4000 = 0 THEN 4 ELSE 0 END, 0 FROM {numbers}"
+    " CASE WHEN seq % 4000 = 0 THEN 4 ELSE 0 END, 0 FROM {numbers} ORDER BY seq"
 )
 #: Each job has three records; those of the latest attempt decide.
 FAILURES: Final = (

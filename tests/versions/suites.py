@@ -102,7 +102,16 @@ GEARMANDS: Final = Table(
 PYTHONS: Final = Table(
     ("python",),
     (
-        Run("not servers and not alone", {"tests": "all that needs no server"}),
+        Run("not servers and not slow and not alone", {"tests": "quick tests without servers"}),
+        Run(
+            "not servers and slow and not alone",
+            _with(
+                "commands and processes",
+                *("tests/test_cli.py", "tests/test_cli_exits.py", "tests/test_cli_tls.py"),
+                *("tests/test_cli_worker.py", "tests/test_demo.py", "tests/test_supervisor.py"),
+                "tests/test_worker_process.py",
+            ),
+        ),
         Run(
             _SHARED,
             _with(

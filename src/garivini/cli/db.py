@@ -9,7 +9,9 @@ from garivini.cli.options import databases
 from garivini.cli.output import say
 from garivini.errors import UsageError
 from garivini.store import drain as drains
+from garivini.store.database import Database
 from garivini.store.dialects import DIALECTS
+from garivini.store.outbox_moves import OutboxMoves
 from garivini.store.schedule_homes import move_schedules
 from garivini.store.schema import SCHEMA, migration_sql
 from garivini.store.shards import Shards
@@ -103,9 +105,19 @@ def drain(dbs: list[str], dbid: int, stop: bool) -> None:
         for number in drains.drain(source, lambda job: shards.target(job, without=[dbid])):
             moved += number
         move_schedules(source, shards)
-        held = sum(count.jobs for count in source.counts())
+        held = sum(count.jobs for count in source.counts()) + _move_outbox(source, shards)
         say(f"{moved} moved, {held} left")
         if not held:
             break
         time.sleep(1.0)  # nothing reports that a running job has ended
     say(f"{source.where} is empty: remove it from every list of databases")
+
+
+def _move_outbox(source: Database, shards: Shards) -> int:
+    """Move the follow-ups in the outbox of a database; return how many databases some are left for."""
+    moves = OutboxMoves(source, {database.dbid: database for database in shards})
+    for target in source.outbox_targets():
+        after: str | None = ""
+        while after is not None:
+            after = moves.move(target, after).after
+    return len(source.outbox_targets())

@@ -185,8 +185,8 @@ def set_(
       garivini functions set call-the-api --retry '{"backoff": [10, 60, 600]}'
       garivini functions set call-the-api --max-running 5
       garivini functions set call-the-api --rate 100/m --burst 10
-      garivini functions set import-feed --partition-max-running 2 --fair
       garivini functions set reindex --on-duplicate debounce --max-delay 300
+      garivini functions set import-feed --partition-max-running 2 --fair
       garivini functions set old-perl-worker --envelope latin-1 --deadline 7200
       garivini functions set call-the-api --dead-retention 30
       garivini functions set report --reset

@@ -26,7 +26,7 @@ from garivini.model.limits import MAX_ARG
 from garivini.model.new_jobs import new_job
 from garivini.model.policy import FunctionPolicy
 from garivini.model.schedule import Schedule, changed, check_name
-from garivini.roles import controller, injector, queue_runner
+from garivini.roles import controller, injector, queue_runners
 from garivini.roles.controller import ControllerSettings
 from garivini.roles.injector import InjectorSettings
 from garivini.roles.queue_runner import QueueRunnerSettings
@@ -190,7 +190,7 @@ async def _run(
             group.create_task(stop.wait())
             # Each role has connections of its own.
             if "queue-runner" in roles:
-                serving = queue_runner.serve(list(Shards(dbs)), addresses, settings, stop=stop, tls=tls)
+                serving = queue_runners.serve(list(Shards(dbs)), addresses, settings, stop=stop, tls=tls)
                 group.create_task(serving)
                 if schedules:
                     DeclaredSchedules(Shards(dbs), schedules).start()

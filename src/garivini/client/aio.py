@@ -12,15 +12,16 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 from garivini.client.aio_bulk import AsyncBulkCalls
 from garivini.client.client import Client
 from garivini.client.functions import AsyncFunctionCalls
+from garivini.client.reads import AsyncReadCalls
 from garivini.client.schedules import AsyncSchedules
+from garivini.client.waiting import AsyncWaitCalls, SharedPolls
 from garivini.databases import DatabasesLike
 from garivini.model.handles import HandleLike
 from garivini.model.inserted import Inserted
-from garivini.model.job import Job, NewJob
+from garivini.model.job import NewJob
 from garivini.model.limits import Flag, Priority
 from garivini.model.new_jobs import JobLike, checked_job, checked_jobs
 from garivini.model.pacing import WATERMARK
-from garivini.model.records import FailedAttempt, KeptJob, Reported
 from garivini.model.unique import Unique
 from garivini.store.callers import AsyncJoinable
 from garivini.store.split_inserts import Ends, SplitInserts
@@ -45,7 +46,7 @@ class _Stream:
     inserting: asyncio.Task[None] | None = None
 
 
-class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
+class AsyncClient(AsyncReadCalls, AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitCalls):
     """Inserts jobs into a queue, reports their outcomes and reads them, in an event loop.
 
     Construction opens no connection. It is an asynchronous context manager that closes itself, for one event
@@ -86,6 +87,7 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
         # Each key has a home. An unreachable home, or one with a locked key, delays no other stream.
         homes = [database.dbid for database in self._client._shards]
         self._streams = {home: _Stream() for home in (None, *homes)}
+        self._polls: dict[int, SharedPolls] = {}
         self._threads = ThreadPoolExecutor(len(self._streams), thread_name_prefix="garivini-client")
 
     async def insert_job(
@@ -100,8 +102,8 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
         uniqkey: str | None = None,
         priority: Priority | None = None,
         dispatch: bool = True,
-        partition: str | None = None,
         expires: float | timedelta | None = None,
+        partition: str | None = None,
         connection: AsyncJoinable | None = None,
     ) -> Inserted:
         """Insert a job in one transaction, which is committed when the call returns.
@@ -120,9 +122,9 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
             uniqkey: another name for ``unique``.
             priority: ``high``, ``normal`` (default) or ``low``.
             dispatch: False leaves the job to a QueueRunner, even if the client knows Gearman servers.
+            expires: seconds, or a timedelta: a job not handed out this long after it was due is discarded.
             partition: the customer, account or host for which it runs, up to 200 bytes of UTF-8. Limits and
                 turns of a function can count by it.
-            expires: seconds, or a timedelta: a job not handed out this long after it was due is discarded.
             connection: inserts the job in the transaction of this connection, which may also be an
                 AsyncConnection or AsyncSession. The job exists when the caller commits. A QueueRunner is
                 woken after the commit of a session or Django connection; with any other connection, call
@@ -143,8 +145,8 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
             uniqkey=uniqkey,
             priority=priority,
             dispatch=dispatch,
-            partition=partition,
             expires=expires,
+            partition=partition,
         )
         if connection is not None:
             (inserted,) = await self._join(connection, [job])
@@ -237,57 +239,6 @@ class AsyncClient(AsyncBulkCalls, AsyncFunctionCalls):
 
         """
         return await self._call(self._client.failed_job, handle, error)
-
-    async def list_jobs(
-        self, funcname: str | None = None, state: str | None = None, *, after: int = 0, limit: int = 100
-    ) -> list[Job]:
-        """Return jobs in the order of their ids, from one database after the other.
-
-        Args:
-            funcname: only jobs of this function.
-            state: only jobs in this state: ``waiting``, ``leased``, ``running``, ``suspect`` or ``dead``.
-            after: only ids above this one.
-            limit: maximum jobs per database.
-
-        Raises:
-            UsageError: the state is unknown.
-
-        """
-        return await self._call(self._client.list_jobs, funcname, state, after=after, limit=limit)
-
-    async def failed_jobs(
-        self, funcname: str | None = None, *, after: int = 0, limit: int = 100
-    ) -> list[Job]:
-        """Return jobs that have failed, whose process has died, or that are dead, as ``list_jobs`` does."""
-        return await self._call(self._client.failed_jobs, funcname, after=after, limit=limit)
-
-    async def get_job(self, handle: HandleLike) -> Job | None:
-        """Return a job in its current state, or None if it does not exist."""
-        return await self._call(self._client.get_job, handle)
-
-    async def failures(self, handle: HandleLike) -> list[FailedAttempt]:
-        """Return the failures of a job, oldest first: one per attempt that did not succeed.
-
-        The first 10 and the newest 40 are kept.
-        """
-        return await self._call(self._client.failures, handle)
-
-    async def result(self, handle: HandleLike) -> KeptJob | None:
-        """Return a kept job with its result, or None.
-
-        A job that has succeeded is kept for the retention of its function, in seconds, if a ``Worker`` or a
-        Controller ran it, or ``complete_job`` was given a result. None: there is no such job, it has not
-        succeeded, or it is not or no longer kept.
-        """
-        return await self._call(self._client.result, handle)
-
-    async def reports(self, handle: HandleLike) -> list[Reported]:
-        """Return what a worker reported while it ran a job, oldest attempt first.
-
-        Of each attempt, the last progress comes first, then the lines. A Controller stores the reports of
-        jobs of flag ``controller``. They are returned for a kept job too.
-        """
-        return await self._call(self._client.reports, handle)
 
     async def retry_job(self, handle: HandleLike) -> bool:
         """Make a waiting or dead job due now and reset its counts of failures and crashes.

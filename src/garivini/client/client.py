@@ -10,18 +10,19 @@ from garivini.client.bulk import BulkCalls
 from garivini.client.direct import DirectDispatch
 from garivini.client.functions import FunctionCalls
 from garivini.client.late_outcomes import complete, finish, write_outcomes, write_setback
+from garivini.client.reads import ReadCalls
 from garivini.client.schedules import Schedules
+from garivini.client.waiting import WaitCalls
 from garivini.databases import DatabasesLike
 from garivini.errors import UsageError
 from garivini.gearman.servers import parse_addresses
 from garivini.model.handles import HandleLike, handle_of, named_job
 from garivini.model.inserted import Inserted
-from garivini.model.job import Handle, Job, NewJob, parse_state
+from garivini.model.job import Handle, Job, NewJob
 from garivini.model.limits import Flag, Priority
 from garivini.model.new_jobs import JobLike, checked_job, checked_jobs
 from garivini.model.outcome import Setback, failure, success
 from garivini.model.pacing import WATERMARK
-from garivini.model.records import FailedAttempt, KeptJob, Reported
 from garivini.model.state import State
 from garivini.model.unique import Unique
 from garivini.model.when import parse_when
@@ -29,7 +30,7 @@ from garivini.store.callers import Joinable, after_commit
 from garivini.store.shards import Shards
 
 
-class Client(BulkCalls, FunctionCalls):
+class Client(ReadCalls, BulkCalls, FunctionCalls, WaitCalls):
     """Inserts jobs into a queue, reports their outcomes and reads them.
 
     Construction opens no connection. Several threads may share a client, and a child process may use it
@@ -80,9 +81,11 @@ class Client(BulkCalls, FunctionCalls):
         self.job_servers: list[str] = parse_addresses(job_servers) if job_servers else []
         #: The TLS context for connections to the Gearman servers; None: these are not encrypted.
         self.tls: ssl.SSLContext | None = tls
-        self._direct: DirectDispatch | None = None
-        if self.job_servers:
-            self._direct = DirectDispatch(self._shards, self.job_servers, watermark=watermark, tls=tls)
+        self._direct = (
+            DirectDispatch(self._shards, self.job_servers, watermark=watermark, tls=tls)
+            if self.job_servers
+            else None
+        )
 
     @property
     def shards(self) -> Shards:
@@ -108,8 +111,8 @@ class Client(BulkCalls, FunctionCalls):
         uniqkey: str | None = None,
         priority: Priority | None = None,
         dispatch: bool = True,
-        partition: str | None = None,
         expires: float | timedelta | None = None,
+        partition: str | None = None,
         connection: Joinable | None = None,
     ) -> Inserted:
         """Insert a job in one transaction, which is committed when the call returns.
@@ -125,10 +128,12 @@ class Client(BulkCalls, FunctionCalls):
             uniqkey: another name for ``unique``.
             priority: ``high``, ``normal`` (default) or ``low``.
             dispatch: False leaves the job to a QueueRunner, even if the client knows Gearman servers.
-            partition: for whom or what it runs, such as a customer: up to 200 bytes of UTF-8.
             expires: seconds, or a timedelta: a job not handed out this long after it was due is discarded.
-            connection: inserts the job in its transaction. The job exists when the caller commits. That of a
-                Session or Django connection wakes a QueueRunner; with any other connection, call ``wake``.
+            partition: the customer, account or host for which it runs, up to 200 bytes of UTF-8. Limits and
+                turns of a function can count by it.
+            connection: inserts the job in the transaction of this connection. The job exists when the caller
+                commits. A QueueRunner is woken after the commit of a Session or Django connection; with any
+                other connection, call ``wake``.
 
         Returns:
             The id of the job. ``new`` is False if a job with the unique key already exists.
@@ -145,8 +150,8 @@ class Client(BulkCalls, FunctionCalls):
             uniqkey=uniqkey,
             priority=priority,
             dispatch=dispatch,
-            partition=partition,
             expires=expires,
+            partition=partition,
         )
         return self._insert_checked([job], connection)[0]
 
@@ -163,7 +168,8 @@ class Client(BulkCalls, FunctionCalls):
 
         Args:
             jobs: each a list ``[funcname, uniqkey, coalesce, arg]`` or a mapping with the keys ``funcname``,
-                ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``, ``partition``, ``expires``.
+                ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``, ``expires``,
+                ``partition``.
             run_after: as for ``insert_job``, for all jobs.
             flag: as for ``insert_job``, for all jobs.
             dispatch: as for ``insert_job``. A list of more than 4,000 jobs is left to a QueueRunner.
@@ -175,9 +181,10 @@ class Client(BulkCalls, FunctionCalls):
         Raises:
             UsageError: a job cannot be stored; the message says which. Nothing was inserted.
             GariviniError: as for ``insert_job``. With several databases, others may have stored their part:
-                ``stored`` of the error has these results by position, ``failed`` the positions that it is
-                about; others were not tried. Jobs without a unique key are inserted last, together, so after
-                any error but ``OutcomeUnknownError`` the same list can be inserted again.
+                ``stored`` of the error has the results of these jobs by position in the list, ``failed`` the
+                positions of the jobs that it concerns. All other jobs were not tried. Jobs without a unique
+                key are inserted last, together, so after any error but ``OutcomeUnknownError`` the same list
+                can be inserted again.
 
         """
         return self._insert_checked(checked_jobs(jobs, run_after, flag, dispatch=dispatch), connection)
@@ -253,74 +260,7 @@ class Client(BulkCalls, FunctionCalls):
         named = named_job(handle)
         return write_setback(self._shards[named.dbid], named, failure(handle_of(named), error))
 
-    def list_jobs(
-        self,
-        funcname: str | None = None,
-        state: str | None = None,
-        *,
-        after: int = 0,
-        limit: int = 100,
-    ) -> list[Job]:
-        """Return jobs in the order of their ids, from one database after the other.
-
-        Args:
-            funcname: only jobs of this function.
-            state: only jobs in this state: ``waiting``, ``leased``, ``running``, ``suspect`` or ``dead``.
-            after: only ids above this one.
-            limit: maximum jobs per database.
-
-        Raises:
-            UsageError: the state is unknown.
-
-        """
-        chosen = None if state is None else parse_state(state)
-        return [
-            job
-            for database in self._shards
-            for job in database.jobs(funcname=funcname, state=chosen, after=after, limit=limit)
-        ]
-
-    def failed_jobs(self, funcname: str | None = None, *, after: int = 0, limit: int = 100) -> list[Job]:
-        """Return jobs that have failed, whose process has died, or that are dead, as ``list_jobs`` does."""
-        return [
-            job
-            for database in self._shards
-            for job in database.jobs(funcname=funcname, failed=True, after=after, limit=limit)
-        ]
-
     # ---- calls that the original does not have
-
-    def get_job(self, handle: HandleLike) -> Job | None:
-        """Return a job in its current state, or None if it does not exist."""
-        jobid, dbid, _ = handle_of(handle)
-        return self._shards[dbid].get(jobid)
-
-    def failures(self, handle: HandleLike) -> list[FailedAttempt]:
-        """Return the failures of a job, oldest first: one per attempt that did not succeed.
-
-        The first 10 and the newest 40 are kept.
-        """
-        jobid, dbid, _ = handle_of(handle)
-        return self._shards[dbid].failures(jobid)
-
-    def result(self, handle: HandleLike) -> KeptJob | None:
-        """Return a kept job with its result, or None.
-
-        A job that has succeeded is kept for the retention of its function, in seconds, if a ``Worker`` or a
-        Controller ran it, or ``complete_job`` was given a result. None: there is no such job, it has not
-        succeeded, or it is not or no longer kept.
-        """
-        jobid, dbid, _ = handle_of(handle)
-        return self._shards[dbid].finished(jobid)
-
-    def reports(self, handle: HandleLike) -> list[Reported]:
-        """Return what a worker reported while it ran a job, oldest attempt first.
-
-        Of each attempt, the last progress comes first, then the lines. A Controller stores the reports of
-        jobs of flag ``controller``. They are returned for a kept job too.
-        """
-        jobid, dbid, _ = handle_of(handle)
-        return self._shards[dbid].reports(jobid)
 
     def retry_job(self, handle: HandleLike) -> bool:
         """Make a waiting or dead job due now and reset its counts of failures and crashes.

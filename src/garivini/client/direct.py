@@ -11,8 +11,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from msgspec.structs import replace
-
 from garivini import events
 from garivini.client.server_pool import ServerPool
 from garivini.errors import GariviniError
@@ -103,7 +101,7 @@ class DirectDispatch:
                 wanted = False
             lease = policy.lease or LEASE
             if wanted and self._use_room(database, job, lease):
-                job = replace(job, lease=lease)
+                job = job.with_lease(lease)
             leased.append(job)
         # If this took longer than usual, an operator may have given a function a rule since the settings were
         # read.

@@ -168,6 +168,14 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
             ("dbid", "schedule", "error"),
             "a tick could not be handled; tried again within a minute",
         ),
+        "outbox.moved": EventType(
+            DEBUG, ("dbid", "target", "jobs"), "follow-ups were moved to their home, another database"
+        ),
+        "outbox.failed": EventType(
+            WARNING,
+            ("dbid", "target", "error"),
+            "follow-ups could not be moved; tried again in half a minute",
+        ),
     },
     "Injector": {
         "inject.stored": EventType(DEBUG, ("calls", "jobs", "duplicates"), "a batch of calls was committed"),

@@ -202,7 +202,7 @@ class Decoder:
             return
         end = self._feeding = len(data)
         offset = self._wanted = 0
-        lines, kinds = self._lines, self._kinds
+        lines, kinds, make = self._lines, self._kinds, tuple.__new__
         try:
             while offset < end:
                 if lines and data[offset] != 0:
@@ -233,7 +233,7 @@ class Decoder:
                 fields = data[start:offset].split(b"\0", arity - 1) if arity else []
                 if len(fields) != arity:
                     fields = _fewer(kind, fields)
-                yield tuple.__new__(Packet, (kind, fields))  # half the time of Packet(kind, fields)
+                yield make(Packet, (kind, fields))  # half the time of Packet(kind, fields)
         finally:
             self._feeding = 0
             self._buffer += data[offset:]

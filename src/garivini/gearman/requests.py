@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias, cast
+from typing import Final, TypeAlias
 
 from garivini.errors import OutcomeUnknownError, RefusedError, UnreachableError, UsageError
 from garivini.gearman.packets import Type
@@ -37,8 +37,9 @@ class Batch:
     def __init__(self, jobs: Sequence[Submission]) -> None:
         self._jobs = jobs
         self._next = 0
-        self._waiting: deque[tuple[int, int]] = deque()  # indexes and sizes of jobs without an answer
-        self._bytes = 0
+        self._waiting: deque[int] = deque()  # indexes of jobs without an answer
+        self._sizes = [0] * len(jobs)  # bytes in the output
+        self._bytes = 0  # without an answer
         #: The results, one per job, in order; ``Unsent`` until the result is known.
         self.results: list[SubmitResult] = [Unsent()] * len(jobs)
 
@@ -56,22 +57,29 @@ class Batch:
         # Half the window must be free before the next write, so that writes stay large.
         if len(self._waiting) > self.WINDOW_JOBS // 2 or self._bytes > self.WINDOW_BYTES // 2:
             return
-        while self._next < stop and self._bytes < self.WINDOW_BYTES:
-            index = self._next
-            self._next += 1
+        submit, answer, jobs = protocol.submit, self.answer, self._jobs
+        for index in range(self._next, stop):
+            if self._bytes >= self.WINDOW_BYTES:
+                break
+            self._next = index + 1
             try:
-                size = protocol.submit(self.answer, self._jobs[index])
+                size = submit(answer, jobs[index])
             except UsageError as error:
                 self.results[index] = Refused(b"USAGE", str(error).encode())
             else:
-                self._waiting.append((index, size))
+                self._waiting.append(index)
+                self._sizes[index] = size
                 self._bytes += size
 
     def answer(self, event: Event) -> None:
         """Receive the answer to the oldest job that has no answer yet. A connection keeps the order."""
-        index, size = self._waiting.popleft()
-        self._bytes -= size
-        self.results[index] = cast(SubmitResult, event)
+        index = self._waiting.popleft()
+        self._bytes -= self._sizes[index]
+        if isinstance(event, Created):
+            self.results[index] = event
+            return
+        assert isinstance(event, Refused | Unknown)
+        self.results[index] = event
         if isinstance(event, Unknown):
             self._next = len(self._jobs)
 

@@ -12,6 +12,7 @@
   died, and ``supervised_child`` has the state that a process shares with its parent.
 * ``inbox`` holds items that wait or are deferred, and ``batch_writer`` splits batches that fail.
 * ``functions``: the settings of functions. ``execution``: a job in this process. ``copies``: the copies that
-  have ended. ``job_events`` emits the events of jobs that start or end.
+  have ended. ``job_events`` emits the events of jobs that start or end. ``job_calls``: the calls of running
+  functions.
 * ``declared_schedules`` declares the schedules of a worker, in a separate thread.
 """

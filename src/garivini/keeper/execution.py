@@ -13,7 +13,9 @@ from garivini.model.outcome import KeptResult, Kind, Setback
 Outcome: TypeAlias = Kind | Literal["succeeded", "returned"]
 
 
-class Execution(msgspec.Struct, eq=False):
+# Not seen by the garbage collector, for which two objects per job would be most of its work. It is removed
+# from all that refers to it when its job has ended, so it is in no cycle then.
+class Execution(msgspec.Struct, eq=False, gc=False):
     """A job in the process that runs it: its copy, its lease, its time limit and its outcome."""
 
     job: Job
@@ -43,6 +45,12 @@ class Execution(msgspec.Struct, eq=False):
     checked: bool = False
     #: Whether it must not start, because another worker may have the job. Its lease is not renewed any more.
     dropped: bool = False
+
+    @property
+    def follows(self) -> bool:
+        """Whether it has succeeded and its job has follow-ups."""
+        job = self.job
+        return bool(job.follow_ups) and not job.completed and self.setback is None and not self.returned
 
     @property
     def outcome(self) -> Outcome:

@@ -5,8 +5,7 @@ function that computes delays another database. (C code that holds the interpret
 keepers, so a lease should be much longer than that.)
 """
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from garivini import events
@@ -15,6 +14,7 @@ from garivini.keeper.batch_writer import BatchWriter
 from garivini.keeper.database_clock import DatabaseClock
 from garivini.keeper.execution import Execution
 from garivini.keeper.functions import Functions, Registration
+from garivini.keeper.job_calls import JobCalls
 from garivini.keeper.job_events import JobEvents
 from garivini.keeper.leases import Leases
 from garivini.keeper.marks import Marks
@@ -32,7 +32,6 @@ from garivini.keeper.step import Part
 from garivini.keeper.supervised_child import SupervisedChild
 from garivini.keeper.time_limit import TimeLimit
 from garivini.keeper.wakeup import Wakeup
-from garivini.model.job import Job, StartCounter
 from garivini.model.outcome import Report
 from garivini.model.policy import FunctionPolicy
 from garivini.store.database import Database
@@ -89,6 +88,8 @@ class Keeper:
         on_settings: called in the keeper's thread with the settings of these functions that apply, after each
             time they are read.
         child: from the supervisor, if there is one. Only then a time limit ends the process.
+        databases: the ids of all databases of the queue; empty: this one alone.
+        on_inserted: called in the keeper's thread after follow-ups were inserted.
         clock: gives the time, and waits.
 
     """
@@ -108,6 +109,8 @@ class Keeper:
         functions: Mapping[str, FunctionPolicy] = {},  # read only
         on_settings: Callable[[Mapping[str, FunctionPolicy]], None] = lambda policies: None,
         child: SupervisedChild | None = None,
+        databases: Collection[int] = (),
+        on_inserted: Callable[[], None] = lambda: None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._shared = database
@@ -121,19 +124,19 @@ class Keeper:
         database_clock = DatabaseClock(own, monotonic)
         #: The settings of functions.
         self.functions: Functions = Functions(own, functions, leases, wakeup, monotonic, on_settings)
-        #: Counts the starts that ask for their number; see ``Job.run``.
-        self.start_counter: StartCounter = StartCounter(self._count_run, asyncio.to_thread)
         #: Measures jobs for the events of their starts and ends.
         self.job_events: JobEvents = JobEvents(own.dbid, database_clock, monotonic)
         unstarted = RowChanges(writer, own.mark_leased, recognition, monotonic)
         checks = StartChecks(leases, recognition, database_clock, unstarted, wakeup, on_checked, monotonic)
         reports = Reports(own, writer, recognition, wakeup, monotonic)
-        outcome_writer = OutcomeWriter(own, writer, recognition, setbacks, self.functions, database_clock)
+        #: The calls of running functions about their own jobs.
+        self.job_calls: JobCalls = JobCalls(database, databases, self.functions, reports)
+        writes = (own, writer, recognition, setbacks, self.functions, database_clock, on_inserted)
+        ends = OutcomeWriter(*writes)
         committed = _both(on_committed, self.job_events.end)
-        outcomes = OutcomeQueue(own.dbid, outcome_writer, reports, wakeup, committed, monotonic)
-        self._outcomes = outcomes
-        on_given_back = _both(_emit_given_back, on_given_back)
-        given_back = RowChanges(writer, own.give_back, recognition, monotonic, on_given_back)
+        self._outcomes = outcomes = OutcomeQueue(own.dbid, ends, reports, wakeup, committed, monotonic)
+        given = _both(_emit_given_back, on_given_back)
+        given_back = RowChanges(writer, own.give_back, recognition, monotonic, given)
         renewals = Renewals(
             *(leases, given_back, database_clock, self.functions, wakeup, take_back, on_cancelled, monotonic)
         )
@@ -185,9 +188,6 @@ class Keeper:
         if left := self._outcomes.unwritten:
             events.emit("keeper.abandoned", dbid=self._database.dbid, outcomes=left, seconds=timeout)
         return left
-
-    def _count_run(self, job: Job) -> int:
-        return self._shared.expecting(job.incarnation).count_run(job.handle)
 
     def _run(self) -> None:
         try:

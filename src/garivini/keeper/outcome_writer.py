@@ -1,11 +1,13 @@
 """Writes outcomes to one database: each kind of them in one transaction per batch."""
 
-from collections.abc import Iterator
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 from msgspec.structs import replace
 
 from garivini import events
+from garivini.errors import RefusedError
 from garivini.keeper.batch_writer import BatchWriter, Write
 from garivini.keeper.database_clock import DatabaseClock
 from garivini.keeper.execution import Execution, jobid_of
@@ -13,9 +15,15 @@ from garivini.keeper.functions import Functions
 from garivini.keeper.leases import Failed
 from garivini.keeper.recognition import Recognition
 from garivini.keeper.setback_writer import SetbackWriter, emit_reduced
-from garivini.model.outcome import KeptResult, Success
+from garivini.model.outcome import KeptResult, Setback, Success, failure
+from garivini.model.pacing import BATCH_BYTES
+from garivini.model.when import Offset
 from garivini.outcome_events import emit_settled
+from garivini.store.chunks import CHUNK
 from garivini.store.database import Database
+
+#: Seconds until the next attempt at a job whose follow-ups cannot be stored in a database that is drained.
+_DRAINING: Final = 10
 
 
 class OutcomeWriter:
@@ -28,6 +36,7 @@ class OutcomeWriter:
         setbacks: writes single setbacks to it.
         functions: whether the jobs of a function are kept after success.
         clock: when returned jobs are due.
+        on_inserted: called after follow-ups were inserted.
 
     """
 
@@ -39,7 +48,9 @@ class OutcomeWriter:
         setbacks: SetbackWriter,
         functions: Functions,
         clock: DatabaseClock,
+        on_inserted: Callable[[], None],
     ) -> None:
+        self._on_inserted = on_inserted
         self._database = database
         self._writer = writer
         self._recognition = recognition
@@ -56,7 +67,7 @@ class OutcomeWriter:
             GariviniError: one that concerns all writes; some of the outcomes may have been written.
 
         """
-        if unrecognised := self._recognition.unrecognised(execution.job for execution in executions):
+        if unrecognised := self._recognition.unrecognised([execution.job for execution in executions]):
             executions = [it for it in executions if id(it.job) not in unrecognised]
         failed: Failed = []
         for write, part in self._kinds(executions):
@@ -78,6 +89,8 @@ class OutcomeWriter:
             if execution.setback is not None:
                 self._setbacks.settle(execution.setback)
                 return True
+            if execution.follows:
+                return self._fail_follow_ups(execution, error)
             if not execution.returned and self._success(execution) is not None:
                 self._database.complete([execution.job.jobid], locked=(locked := set[int]()))
                 if not locked:
@@ -90,6 +103,8 @@ class OutcomeWriter:
 
     def _kinds(self, executions: list[Execution]) -> Iterator[tuple[Write[Execution], list[Execution]]]:
         done, kept, returned, setbacks = [], [], [], []
+        following: list[Execution] = []
+        completed: list[Execution] = []
         policies = self._functions.policies or {}
         for execution in executions:
             if execution.setback is not None:
@@ -98,9 +113,9 @@ class OutcomeWriter:
                 # Without an attempt: a copy that was not adopted, and so holds no row to return.
                 if execution.job.attempt is not None:
                     returned.append(execution)
-            elif (
-                policy := policies.get(execution.job.funcname)
-            ) is not None and policy.retention is not None:
+            elif (job := execution.job).follow_ups or job.completed:
+                (completed if job.completed else following).append(execution)
+            elif (policy := policies.get(job.funcname)) is not None and policy.retention is not None:
                 kept.append(execution)
             else:
                 done.append(execution)
@@ -111,9 +126,11 @@ class OutcomeWriter:
                 (self._complete, done),
                 (self._return, returned),
                 (self._settle, setbacks),
+                (self._check_completed, completed),
             )
             if part
         )
+        yield from ((self._follow, part) for part in _short_parts(following))
 
     def _complete(self, executions: list[Execution], locked: set[int] | None) -> None:
         jobids = {execution.job.jobid for execution in executions}
@@ -128,6 +145,40 @@ class OutcomeWriter:
         }
         existed = self._database.finish(list(kept.values()), **_leaving_out(locked))
         self._emit_missing(kept.keys() - existed, locked)
+
+    def _follow(self, executions: list[Execution], locked: set[int] | None) -> None:
+        """Complete jobs, and insert the follow-ups of those that existed, in one transaction."""
+        ends = {it.job.jobid: self._success(it) or Success(it.job.jobid, it.job.attempt) for it in executions}
+        follow_ups = {it.job.jobid: it.job.follow_ups for it in executions}
+        existed = self._database.finish(list(ends.values()), follow_ups=follow_ups, **_leaving_out(locked))
+        self._emit_missing(ends.keys() - existed, locked)
+        if any(not new.delay for jobid in existed for new in follow_ups[jobid]):
+            self._on_inserted()
+
+    def _check_completed(self, executions: list[Execution], locked: set[int] | None) -> None:
+        """Let the attempts fail that have completed their jobs in a transaction which was rolled back."""
+        present = self._database.present([it.job.jobid for it in executions])
+        left = [it for it in executions if it.job.jobid in present]
+        setbacks = [_rolled_back(it) for it in left]
+        # If a row is gone only now, its transaction was still open when the function returned.
+        results = self._database.settle(setbacks, **_leaving_out(locked)) if setbacks else []
+        for execution, setback, settled in zip(left, setbacks, results, strict=True):
+            if settled.result not in ("gone", "locked"):
+                execution.setback = setback
+                emit_settled(setback, settled)
+
+    def _fail_follow_ups(self, execution: Execution, error: Exception) -> bool:
+        """Let an attempt fail whose follow-ups the database refuses, so that nothing is lost.
+
+        While the database is being drained, the job waits instead: it will be moved to another one.
+        """
+        setback = failure(execution.job.handle, f"a follow-up was refused: {error}", execution.worker)
+        setback = dataclasses.replace(setback, error="FollowUp")
+        if isinstance(error, RefusedError) and error.draining:
+            setback = dataclasses.replace(setback, kind="rescheduled", when=Offset(_DRAINING))
+        execution.setback = setback
+        self._setbacks.settle(setback)
+        return True
 
     def _emit_missing(self, jobids: set[int], locked: set[int] | None) -> None:
         for jobid in jobids - (locked or set()):
@@ -163,3 +214,26 @@ class OutcomeWriter:
 
 def _leaving_out(locked: set[int] | None) -> dict[str, Any]:
     return {} if locked is None else {"locked": locked}
+
+
+def _rolled_back(execution: Execution) -> Setback:
+    message = "its function called job.complete and returned, but the transaction was rolled back"
+    handle = execution.job.handle
+    return Setback(handle=handle, kind="failed", error="RolledBack", message=message, worker=execution.worker)
+
+
+def _short_parts(executions: list[Execution]) -> Iterator[list[Execution]]:
+    """Yield executions in parts whose follow-ups fit one short transaction."""
+    part: list[Execution] = []
+    count = size = 0
+    for execution in executions:
+        follow_ups = execution.job.follow_ups
+        more = sum(len(new.arg) for new in follow_ups)
+        if part and (count + len(follow_ups) > CHUNK or size + more > BATCH_BYTES):
+            yield part
+            part, count, size = [], 0, 0
+        part.append(execution)
+        count += len(follow_ups)
+        size += more
+    if part:
+        yield part

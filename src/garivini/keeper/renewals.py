@@ -20,6 +20,8 @@ from garivini.keeper.wakeup import Wakeup
 #: Seconds until the first renewal, or a third of the lease if that is less. The renewal makes the row
 #: running: from then on, a server that forgets the job does not make it run twice.
 FIRST_RENEWAL: Final = 1.0
+#: A lease is renewed the first time after this time if it has more than these seconds.
+_LONG: Final = 3 * FIRST_RENEWAL
 #: Seconds until a locked row is renewed again.
 _LOCKED_RENEWAL: Final = 1.0
 #: Seconds within which renewals are made together.
@@ -75,11 +77,10 @@ class Renewals:
             self._leases.set_lease(execution)
         if lease := execution.job.lease:
             execution.renews = True
-            execution.renew_at = self._monotonic() + (
-                FIRST_RENEWAL if lease > 3 * FIRST_RENEWAL else lease / 3
-            )
+            when = self._monotonic() + (FIRST_RENEWAL if lease > _LONG else lease / 3)
+            execution.renew_at = when
             self._new.append(execution)
-            if execution.renew_at < self._wakeup.until:
+            if when < self._wakeup.until:
                 self._wakeup.set()
 
     def step(self) -> None:
@@ -127,6 +128,8 @@ class Renewals:
         """Record that an attempt has lost its job. Success still counts; the fence refuses other outcomes."""
         execution.renews = False
         job = execution.job
+        if job.completed and not cancelled:  # usually by its function, whose transaction has just committed
+            return
         force_setattr(job, "cancelled", cancelled)
         force_setattr(job, "superseded", True)
         events.emit("job.stale", jobid=job.jobid, dbid=job.dbid, attempt=job.attempt)

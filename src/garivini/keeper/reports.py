@@ -1,5 +1,6 @@
 """Writes the reports of running jobs: progress, data and warnings."""
 
+import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -9,11 +10,15 @@ from garivini.keeper.batch_writer import BATCH, BatchWriter
 from garivini.keeper.inbox import Inbox
 from garivini.keeper.recognition import Recognition
 from garivini.keeper.wakeup import Wakeup
+from garivini.model.job import Handle
 from garivini.model.outcome import Report
 from garivini.store.database import Database
 
 #: Maximum reports that wait for a database. More are dropped: a job must not fill the memory.
 _MAX_WAITING: Final = 20_000
+
+#: Seconds between two reports of the progress of a job. The thread has a round at least as often.
+_PROGRESS: Final = 1.0
 
 
 class Reports:
@@ -44,6 +49,10 @@ class Reports:
         self._wakeup = wakeup
         self._monotonic = monotonic
         self._inbox: Inbox[Report] = Inbox()
+        #: The latest progress of running jobs that is not in the inbox yet, and when it will be.
+        self._progress: dict[Handle, Report] = {}
+        self._progress_due = 0.0  # monotonic
+        self._lock = threading.Lock()
 
     def add(self, report: Report) -> None:
         """Write a report soon, or drop it if too many wait."""
@@ -53,9 +62,27 @@ class Reports:
         else:
             events.emit("reports.dropped", dbid=report.handle.dbid, reports=1, error="too many wait")
 
+    def set_progress(self, report: Report) -> None:
+        """Write the progress of a job within about a second, unless it reports a later one before."""
+        with self._lock:
+            self._progress[report.handle] = report
+
+    def _collect_progress(self, now: float) -> None:
+        """Move what is due to the inbox: everything once per second, and the last progress of ended jobs."""
+        with self._lock:
+            everything = now >= self._progress_due
+            due = [it for it in self._progress.values() if everything or it.job is None or not it.job.calls]
+            for report in due:
+                self._inbox.put(report)
+                del self._progress[report.handle]
+            if everything:
+                self._progress_due = now + _PROGRESS
+
     def step(self) -> None:
         """Write all reports that wait."""
         now = self._monotonic()
+        if self._progress:
+            self._collect_progress(now)
         while batch := self._inbox.take_batch(now, BATCH):
             try:
                 failed = self._writer.write(batch, self._write, lambda report: report.handle.jobid)

@@ -60,7 +60,10 @@ class StartChecks:
         * it has no attempt. It comes from a QueueRunner of the original, and must be adopted.
         """
         job = execution.job
-        if job.attempt is None or job.attempt > 1 or self._recognition.is_foreign(job):
+        if job.attempt is None or job.attempt > 1:
+            return True
+        recognition = self._recognition
+        if job.incarnation != recognition.current and recognition.is_foreign(job):
             return True
         if not job.lease:
             return False

@@ -22,8 +22,8 @@ class Slot:
     # The loop's thread writes that of an async def in the same way. A keeper writes whether the obituaries
     # are recorded. A keeper that ends the process sets the jobid of the main thread to -1, which means that
     # no job has caused the end.
-    _JOB: Final = struct.Struct("<qqqqd")
-    _RECORDED: Final = struct.Struct("<q")
+    _JOB: Final = struct.Struct("qqqqd")
+    _RECORDED: Final = struct.Struct("q")
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(

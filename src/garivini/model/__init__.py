@@ -5,8 +5,8 @@
 * ``limits``, ``state``, ``when`` and ``payload``: the values of a job, and its form in Gearman.
 * ``lease`` decides about an expired lease. ``outcome``: how an attempt ended. ``policy``: the settings of a
   function. ``function_settings``: where its settings come from. ``retry``: when a failed job runs again.
-  ``rate``: how many jobs may start. ``unique``: rules of unique keys. ``turns``: in
-  which order partitions get jobs. ``pacing``: sizes of batches, and the room under a watermark.
+  ``rate``: how many jobs may start. ``unique``: rules of unique keys. ``turns``: in which order
+  partitions get jobs. ``pacing``: sizes of batches, and the room under a watermark.
 * ``schedule``: the decisions about the ticks of a schedule; ``ticks``: their times.
 * ``job_query``: the conditions of a search, the changes of many jobs, and their progress.
 * ``records``: the records of failures, reports and kept jobs that clients return. ``fingerprint`` groups

@@ -1,7 +1,8 @@
 """A job: its row, its handle, and a job to insert."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -10,7 +11,11 @@ from garivini.errors import UsageError
 from garivini.model.inserted import Inserted
 from garivini.model.limits import FLAGS, PRIORITIES, Flag, Priority, check_word
 from garivini.model.state import State
-from garivini.model.unique import KeyRule
+from garivini.model.unique import KeyRule, Unique
+
+if TYPE_CHECKING:
+    from garivini.model.new_jobs import JobLike
+    from garivini.store.callers import Joinable
 
 
 class Handle(NamedTuple):
@@ -55,35 +60,52 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     #: Seconds after it is due until which it must be handed out; 0: the setting of its function applies.
     expires: int = 0
     partition: str | None = None
+    #: Of a follow-up, the id of the database to which it is moved; 0: it stays in that of its job.
+    home: int = 0
 
     def __post_init__(self) -> None:
         check_word("flag", self.flag, FLAGS)
         check_word("priority", self.priority, PRIORITIES)
 
+    def with_arg(self, arg: bytes) -> "NewJob":
+        """Return this job with another argument. Its other values are not checked again."""
+        return self._with("arg", arg)
 
-class StartCounter:
-    """Counts the starts of the jobs of one database. A job sent to another process loses its counter."""
+    def with_lease(self, lease: int) -> "NewJob":
+        """Return this job with a lease of the given seconds. Its other values are not checked again."""
+        return self._with("lease", lease)
 
-    __slots__ = ("_count", "in_thread")
+    def _with(self, name: str, value: object) -> "NewJob":
+        job: NewJob = self.__copy__()  # type: ignore[attr-defined]  # every Struct has it
+        force_setattr(job, name, value)
+        return job
 
-    def __init__(
-        self,
-        count: Callable[["Job"], int],
-        in_thread: Callable[[Callable[[], int]], Awaitable[int]],
-    ) -> None:
-        self._count = count
-        #: Calls a function in a thread, to be awaited.
-        self.in_thread: Callable[[Callable[[], int]], Awaitable[int]] = in_thread
 
-    def __call__(self, job: "Job") -> int:
+class JobCalls(Protocol):
+    """The calls of a function about its own job. A job that is sent to another process loses them."""
+
+    #: Calls a function in a thread, to be awaited.
+    in_thread: Callable[[Callable[[], int]], Awaitable[int]]
+
+    def count_run(self, job: "Job") -> int:
         """Count a start of this job; return its number."""
-        return self._count(job)
 
-    def __repr__(self) -> str:
-        return "StartCounter()"
+    def insert_job(self, job: "Job", *values: Any, **named: Any) -> None:
+        """Check a follow-up of this job, and keep it until the job's success is committed."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(None), ()
+    def insert_jobs(
+        self, job: "Job", jobs: "Iterable[JobLike]", run_after: float | timedelta | None, flag: str | None
+    ) -> None:
+        """Check follow-ups of this job, and keep them until the job's success is committed."""
+
+    def complete(self, job: "Job", connection: Any, result: Any) -> None:
+        """End this job in a transaction of its function."""
+
+    def progress(self, job: "Job", done: int, total: int) -> None:
+        """Report the progress of this job."""
+
+    def log(self, job: "Job", text: str | bytes) -> None:
+        """Add a line to the log of this job."""
 
 
 # Not kw_only: CPython passes the arguments of a call in a dictionary if there are more than 30 of them, those
@@ -124,8 +146,14 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     superseded: bool = False
     #: Whether the job was cancelled while it runs. Then ``superseded`` is true, too.
     cancelled: bool = False
-    #: Counts this start when ``run`` is first read; None outside of a function.
-    counter: "StartCounter | None" = None
+    #: The calls of the function that runs it; None outside of a function.
+    calls: JobCalls | None = None
+    #: The jobs to insert with the commit of its success: see ``insert_job``.
+    follow_ups: tuple[NewJob, ...] = ()
+    #: Whether its function has called ``complete``.
+    completed: bool = False
+    #: Number of lines that its function has logged by ``log``.
+    lines: int = 0
     #: For whom or what it runs: limits per partition count by it. None: it was inserted without one.
     partition: str | None = None
 
@@ -187,16 +215,133 @@ class Job(msgspec.Struct, frozen=True, gc=False):
             GariviniError: the database does not answer.
 
         """
-        if self.counter is not None:
-            force_setattr(self, "runs", self.counter(self))
-            force_setattr(self, "counter", None)
+        if self.calls is not None and not self.runs:
+            force_setattr(self, "runs", self.calls.count_run(self))
         return self.runs
 
     async def get_run(self) -> int:
         """Return ``run``, counted in a thread, so that other tasks continue. Raises as ``run``."""
-        if self.counter is not None:
-            await self.counter.in_thread(lambda: self.run)
+        if self.calls is not None and not self.runs:
+            await self.calls.in_thread(lambda: self.run)
         return self.runs
+
+    def insert_job(
+        self,
+        funcname: str,
+        arg: bytes | str = b"",
+        run_after: float | timedelta | None = None,
+        unique: str | Unique | None = None,
+        coalesce: str | None = None,
+        flag: Flag | None = None,
+        *,
+        uniqkey: str | None = None,
+        priority: Priority | None = None,
+        expires: float | timedelta | None = None,
+        partition: str | None = None,
+    ) -> None:
+        """Insert another job if this one succeeds, in the transaction that completes this one.
+
+        For the function that runs this job, ``def`` or ``async def``: the call does no I/O. So the follow-up
+        is inserted exactly once, however often this job runs, and not at all by an attempt that fails. It is
+        stored in the database of this job. If that refuses it later, this attempt has failed.
+
+        Args:
+            funcname: as for ``Client.insert_job``.
+            arg: as there.
+            run_after: as there, but counted from the commit.
+            unique: as there. The rules of the key apply at the commit; by default, nothing is inserted if a
+                job has the key then.
+            coalesce: as there.
+            flag: as there.
+            uniqkey: another name for ``unique``.
+            priority: as there.
+            expires: as there.
+            partition: as there.
+
+        Raises:
+            UsageError: a value cannot be stored, there are too many follow-ups, or no function runs this job
+                here. Earlier follow-ups remain.
+
+        """
+        self._running().insert_job(
+            *(self, funcname, arg, run_after, unique, coalesce, flag),
+            uniqkey=uniqkey,
+            priority=priority,
+            expires=expires,
+            partition=partition,
+        )
+
+    def insert_jobs(
+        self,
+        jobs: "Iterable[JobLike]",
+        run_after: float | timedelta | None = None,
+        flag: Flag | None = None,
+    ) -> None:
+        """Insert other jobs if this one succeeds, as ``insert_job`` does.
+
+        Args:
+            jobs: as for ``Client.insert_jobs``; at most 1,000 with all other follow-ups.
+            run_after: as for ``insert_job``, for all of them.
+            flag: as for ``insert_job``, for all of them.
+
+        Raises:
+            UsageError: as for ``insert_job``; none of these is inserted.
+
+        """
+        self._running().insert_jobs(self, jobs, run_after, flag)
+
+    def complete(self, *, connection: "Joinable", result: Any = None) -> None:
+        """End this job in a transaction of its function, so that both commit together or not at all.
+
+        For the function that runs this job; ``def`` and ``async def`` alike, but it blocks while the database
+        works. The transaction must be one of the job's own database, and the function commits it. This
+        deletes the row, and inserts the follow-ups so far. If the transaction was rolled back, the call may
+        be repeated in the next one; if the function returns after a rollback, the attempt has failed with the
+        error ``RolledBack``.
+
+        Args:
+            connection: a SQLAlchemy Connection or Session, Django's connection or a driver's. For an
+                AsyncConnection or AsyncSession, call this in its ``run_sync``, with the connection that it
+                passes.
+            result: what is kept as the result if the function has a retention, instead of the return value.
+
+        Raises:
+            JobLost: this attempt no longer holds the job. Roll back.
+            UsageError: the connection leads to another database or has no transaction, the result cannot be
+                written as JSON, or no function runs this job here.
+            ConflictError: another transaction is in the way; roll back, and repeat it or let the job fail.
+            GariviniError: the database does not answer.
+
+        """
+        self._running().complete(self, connection, result)
+
+    def progress(self, done: int, total: int) -> None:
+        """Report the progress of this job, for ``Client.reports``. Does no I/O.
+
+        The last report of each second is stored, and the last one of all.
+
+        Raises:
+            UsageError: a number is not a whole number from 0 on, or no function runs this job here.
+
+        """
+        self._running().progress(self, done, total)
+
+    def log(self, text: str | bytes) -> None:
+        """Add a line to the log of this job, for ``Client.reports``. Does no I/O.
+
+        The first 1,000 lines of an attempt are stored, with up to 64 KiB each. They are deleted with the job,
+        and kept with a kept or dead job.
+
+        Raises:
+            UsageError: it is not text or bytes, or no function runs this job here.
+
+        """
+        self._running().log(self, text)
+
+    def _running(self) -> JobCalls:
+        if self.calls is None:
+            raise UsageError(f"job {self.id} is not running here: call this in the function that runs it")
+        return self.calls
 
     @property
     def json(self) -> Any:

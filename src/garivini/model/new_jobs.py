@@ -15,7 +15,7 @@ from garivini.model.when import parse_delay
 JobLike: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
 _ROW_KEYS: Final = frozenset(
-    {"funcname", "arg", "unique", "uniqkey", "coalesce", "priority", "partition", "expires"}
+    {"funcname", "arg", "unique", "uniqkey", "coalesce", "priority", "expires", "partition"}
 )
 
 
@@ -30,8 +30,8 @@ def checked_job(
     uniqkey: str | None,
     priority: str | None,
     dispatch: bool,
-    partition: str | None = None,
     expires: float | timedelta | None = None,
+    partition: str | None = None,
 ) -> NewJob:
     """Return the job that the arguments of ``insert_job`` describe.
 
@@ -48,8 +48,8 @@ def checked_job(
         priority=priority,
         delay=parse_delay(run_after),
         dispatch=dispatch,
-        partition=partition,
         expires=expires,
+        partition=partition,
     )
 
 
@@ -77,8 +77,8 @@ def new_job(
     priority: str | None = None,
     delay: int = 0,
     dispatch: bool = True,
-    partition: str | None = None,
     expires: float | timedelta | None = None,
+    partition: str | None = None,
 ) -> NewJob:
     """Return a job whose values fit the row and the payload.
 
@@ -110,9 +110,9 @@ def new_job(
         priority=checked_priority,
         delay=delay,
         dispatch=dispatch,
-        partition=None if partition is None else _partition(partition),
         rule=rule,
         expires=0 if expires is None else _expires(expires),
+        partition=None if partition is None else _partition(partition),
     )
 
 
@@ -147,8 +147,8 @@ def _row(index: int, row: JobLike, common: Mapping[str, Any]) -> NewJob:
                 uniqkey=key,
                 coalesce=fields.get("coalesce"),
                 priority=fields.get("priority"),
-                partition=fields.get("partition"),
                 expires=fields.get("expires"),
+                partition=fields.get("partition"),
                 **common,
             )
         if not isinstance(row, list | tuple) or len(row) != 4:

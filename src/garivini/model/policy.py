@@ -22,16 +22,17 @@ WAITING_TURNS: Final = 20
 MAX_RUNNING: Final = 10_000
 _DAY: Final = 86400
 _WHOLE: Final = (
-    "lease",
-    "deadline",
-    "max_failures",
-    "retention",
-    "max_running",
-    "dead_retention",
-    "burst",
-    "expires",
-    "partition_max_running",
-    "partition_burst",
+    *(
+        "lease",
+        "deadline",
+        "max_failures",
+        "retention",
+        "max_running",
+        "dead_retention",
+        "burst",
+        "expires",
+    ),
+    *("partition_max_running", "partition_burst"),
 )
 #: The longest ``dead_retention``: ten years.
 _MAX_DAYS: Final = 3650

@@ -1,16 +1,19 @@
-"""Reads the outcome of a job from the end of its call: success, failure, retry or discard. No I/O."""
+"""Reads the end of a call: success, failure, retry, discard, follow-ups. No I/O."""
 
 from typing import Annotated, Final
 
 import msgspec
 
+from garivini.errors import UsageError
 from garivini.gearman.packets import Type
 from garivini.gearman.protocol import Finished
 from garivini.model.job import Job
-from garivini.model.limits import MAX_DELAY
+from garivini.model.limits import MAX_DELAY, Flag, Priority
 from garivini.model.outcome import Setback
+from garivini.model.pacing import BATCH_BYTES
 from garivini.model.when import Offset, parse_delay
 
+_COMPLETE: Final = Type.WORK_COMPLETE
 #: Maximum bytes of a retry or discard answer.
 _MAX_ANSWER: Final = 64 * 1024
 
@@ -32,8 +35,38 @@ class _DiscardAnswer(msgspec.Struct, forbid_unknown_fields=True):
     garivini: _Discard
 
 
+class FollowUp(msgspec.Struct, forbid_unknown_fields=True):
+    """A job to insert with the success of another one."""
+
+    funcname: str
+    arg: str = ""
+    run_after: float | None = None
+    unique: str | None = None
+    coalesce: str | None = None
+    flag: Flag | None = None
+    priority: Priority | None = None
+
+
+class FollowUps(msgspec.Struct, forbid_unknown_fields=True):
+    """A success with follow-ups."""
+
+    insert: list[FollowUp]
+    #: The result to keep.
+    result: str = ""
+
+
+class _FollowUpsAnswer(msgspec.Struct, forbid_unknown_fields=True):
+    garivini: FollowUps
+
+
+class _AnyAnswer(msgspec.Struct):
+    garivini: dict[str, msgspec.Raw]
+
+
 _retry = msgspec.json.Decoder(_RetryAnswer)
 _discard = msgspec.json.Decoder(_DiscardAnswer)
+_follow_ups = msgspec.json.Decoder(_FollowUpsAnswer)
+_any = msgspec.json.Decoder(_AnyAnswer)
 
 
 def setback_of(end: Finished, job: Job, worker: str) -> Setback | None:
@@ -45,9 +78,11 @@ def setback_of(end: Finished, job: Job, worker: str) -> Setback | None:
         worker: the name for the failure record.
 
     """
+    if end.kind is _COMPLETE and end.data[:1] != b"{":  # nearly always
+        return None
     if (answer := _answer(end.data)) is not None:
         return _requested(answer, job, worker)
-    if end.kind is Type.WORK_COMPLETE:
+    if end.kind is _COMPLETE:
         return None
     message = text_of(end.data) or "the worker gave no reason"
     return Setback(handle=job.handle, kind="failed", error=end.kind.name, message=message, worker=worker)
@@ -81,6 +116,30 @@ def _answer(data: bytes) -> _Retry | _Discard | None:
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             pass
     return None
+
+
+def follow_ups_of(data: bytes) -> FollowUps | None:
+    """Read ``{"garivini": {"insert": [{"funcname": NAME, …}, …], "result": TEXT}}`` from a success.
+
+    Data without the key ``insert`` is an ordinary result.
+
+    Raises:
+        UsageError: it has that key, and something else is wrong, so that follow-ups would be lost.
+
+    """
+    if data[:1] != b"{" or b'"garivini"' not in data[:64]:
+        return None
+    try:
+        if "insert" not in _any.decode(data).garivini:
+            return None
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    if len(data) > BATCH_BYTES:
+        raise UsageError(f"an answer with follow-ups has at most {BATCH_BYTES} bytes, this one {len(data)}")
+    try:
+        return _follow_ups.decode(data).garivini
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise UsageError(f"an answer with follow-ups cannot be read: {error}") from None
 
 
 def text_of(data: bytes) -> str:

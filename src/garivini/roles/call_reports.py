@@ -5,7 +5,7 @@ from collections.abc import Callable
 from garivini.gearman.packets import Type
 from garivini.model.outcome import Report, ReportKind
 from garivini.roles.calls import Call
-from garivini.store.records import MAX_LINES
+from garivini.store.records import LATER_LINES, MAX_LINES
 
 
 class CallReports:
@@ -32,8 +32,7 @@ class CallReports:
             line: ReportKind = "data" if kind is Type.WORK_DATA else "warning"
             self._send(Report(job.handle, line, fields[0], job))
         elif call.lines == MAX_LINES:
-            text = b"garivini: later lines of this attempt are not kept"
-            self._send(Report(job.handle, "warning", text, job))
+            self._send(Report(job.handle, "warning", LATER_LINES, job))
 
     def flush(self) -> None:
         """Pass on the latest progress of all calls."""

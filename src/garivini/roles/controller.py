@@ -92,7 +92,8 @@ class Controller:
         self.drain_timeout: float = settings.drain
         self._loop = asyncio.get_running_loop()
         self._servers = JobServers(addresses, connect=partial(Client, tls=tls, exceptions=True), clock=clock)
-        self._keepers = {database.dbid: self._keeper(database) for database in databases}
+        ids = [database.dbid for database in databases]
+        self._keepers = {database.dbid: self._keeper(database, ids) for database in databases}
         self._calls = Calls(settings.max_calls)
         self._caller = Caller(
             self.name, self._servers, self._keepers, self._calls, self._call_ended, clock.monotonic
@@ -110,7 +111,7 @@ class Controller:
         self._slots = math.ceil((settings.max_calls + places) / len(addresses))
         self.links: list[Worker] = [self._link(address, tls) for address in addresses]
 
-    def _keeper(self, database: Database) -> Keeper:
+    def _keeper(self, database: Database, databases: Sequence[int]) -> Keeper:
         return Keeper(
             database,
             on_committed=lambda executions: self._threadsafe(self._committed, executions),
@@ -118,6 +119,7 @@ class Controller:
             take_back=lambda execution: False,
             on_given_back=lambda executions: None,
             arguments=False,
+            databases=databases,
             on_cancelled=lambda execution: self._threadsafe(self._caller.cancelled, execution),
             clock=self._clock,
         )
@@ -193,7 +195,7 @@ class Controller:
             held.fail()
             return
         execution = Execution(job, held, self.name, copy_of(job))
-        if self._ended_copies.drops(execution.copy):
+        if self._ended_copies and self._ended_copies.drops(execution.copy):
             events.emit("job.stale", jobid=job.jobid, dbid=job.dbid, attempt=job.attempt)
             held.complete()
         elif (call := self._calls.get((job.dbid, job.jobid))) is not None:

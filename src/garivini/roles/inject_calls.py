@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
-from msgspec.structs import replace
 
 from garivini.errors import (
     ConflictError,
@@ -90,7 +89,7 @@ def read(payload: bytes, rules: Rules) -> tuple[list[NewJob], bool]:
         UsageError: it is not valid, or one of its jobs may not be stored; the text has the index and reason.
 
     """
-    many = _ARRAY.match(payload) is not None
+    many = payload[:1] != b"{" and _ARRAY.match(payload) is not None
     _check_size(payload, rules, many=many)
     try:
         requests = _requests.decode(payload) if many else [_request.decode(payload)]
@@ -197,7 +196,7 @@ def _job(request: _Request, rules: Rules) -> NewJob:
         is request.partition
         is None
     ):
-        return replace(_plain(name, flag, request.priority), arg=arg)
+        return _plain(name, flag, request.priority).with_arg(arg)
     return checked_job(
         name,
         arg,

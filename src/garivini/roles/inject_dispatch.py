@@ -8,8 +8,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from msgspec.structs import replace
-
 from garivini import events
 from garivini.clock import Clock
 from garivini.errors import GariviniError
@@ -141,7 +139,7 @@ class InjectDispatch:
                     count.set()
             lease = max(each.lease(funcname) for each in dispatchers)
             for index in leased:
-                jobs[index] = replace(jobs[index], lease=lease)
+                jobs[index] = jobs[index].with_lease(lease)
         return jobs
 
     # ---- after the commit

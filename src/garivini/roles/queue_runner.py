@@ -6,26 +6,24 @@ waits in the database.
 """
 
 import asyncio
-import ssl
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, NamedTuple
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
 
-from garivini import events
 from garivini.clock import SYSTEM_CLOCK, Clock
 from garivini.errors import GariviniError, RefusedError, UsageError
-from garivini.gearman.aio import Client, Held, Worker
 from garivini.model.job import Job
 from garivini.model.lease import LEASE, check_lease
 from garivini.model.outcome import Setback, Settled
 from garivini.model.pacing import BATCH_MAX, BATCH_START, POLL, WATERMARK, next_batch
 from garivini.model.policy import FunctionPolicy
 from garivini.model.state import State
+from garivini.model.turns import Place
 from garivini.outcome_events import emit_settled
-from garivini.roles.admissions import Admissions
 from garivini.roles.dispatcher import Dispatcher
 from garivini.roles.expired_leases import ExpiredLeases
 from garivini.roles.held_back import HeldBack
@@ -34,13 +32,10 @@ from garivini.roles.janitor import Janitor
 from garivini.roles.job_servers import JobServers
 from garivini.roles.node_watch import NodeWatch
 from garivini.roles.orphans import Orphans
-from garivini.roles.role_ids import queue_runner_id
-from garivini.roles.runner import run_passes, run_role
-from garivini.roles.scheduler import Schedulers
 from garivini.roles.watermark import Watermark
 from garivini.store.database import Database, Lane, Lanes
-from garivini.submission import WAKE
 
+_FUNCNAME_OF: Final = attrgetter("funcname")
 #: Maximum batches of each lane in a pass. Then all lanes are read again.
 _ROUNDS: Final = 4
 #: Seconds until the next pass if a function is full and jobs of it were just submitted.
@@ -137,7 +132,8 @@ class QueueRunner:
         self._sent = 0
         self._full_for = 0
         self._held_back = HeldBack()
-        self._admissions = Admissions(database, self._held_back, self._monotonic)
+        #: By function and priority, how far the admission has come.
+        self._places: dict[tuple[str, str], Place] = defaultdict(Place)
         #: Seconds until the end of each pause, for functions that a pass leaves out.
         self._paused: dict[str, float] = {}
         #: Errors by which the database has refused claims in this pass.
@@ -263,8 +259,7 @@ class QueueRunner:
         ruled = lane.funcname in self._dispatcher.ruled
         discarded: list[tuple[Setback, Settled]] = []
         claim = partial(
-            self._admissions.admit if ruled else self._database.claim,
-            lease=self._dispatcher.lease,
+            self._admit if ruled else partial(self._database.claim, lease=self._dispatcher.lease),
             expires=self._dispatcher.policy(lane.funcname).expires,
             discarded=discarded,
         )
@@ -278,12 +273,19 @@ class QueueRunner:
                 self._batch = next_batch(self._batch, full=full, maximum=self._settings.batch_max)
         for setback, settled in discarded:
             emit_settled(setback, settled)
-        for job in jobs:
-            if job.flag == "controller":
-                self._watermark.note_controlled(job.funcname)
+        for funcname in {job.funcname for job in jobs if job.flag == "controller"}:
+            self._watermark.note_controlled(funcname)
         if jobs:  # the last job is usually the newest
             self._ids.note(jobs[-1].jobid, jobs[-1].created)
         return _Claim(lane, jobs, full, now)
+
+    def _admit(self, lane: Lane, *, limit: int, **options: Any) -> list[Job]:
+        """Claim jobs of a function with rules. For the database's thread."""
+        key, lease = (lane.funcname, lane.priority), self._dispatcher.lease
+        admitted = self._database.admit(lane, limit=limit, lease=lease, place=self._places[key], **options)
+        jobs, held_back, self._places[key] = admitted
+        self._held_back.claimed(lane.funcname, jobs=len(jobs), held_back=held_back, now=self._monotonic())
+        return jobs
 
     def _claim_split(
         self, claim: Callable[..., list[Job]], lane: Lane, limit: int, error: GariviniError
@@ -298,7 +300,7 @@ class QueueRunner:
                 return claim(lane, limit=limit), True
             except (UsageError, RefusedError) as smaller:
                 error = smaller
-        jobid = self._admissions.head(lane)
+        jobid = self._database.head(lane, self._places[lane.funcname, lane.priority])
         if isinstance(error, UsageError) and jobid is not None:
             self._dispatcher.park_row(jobid, error)
             return [], True
@@ -306,7 +308,7 @@ class QueueRunner:
         return [], False
 
     def _use_room(self, jobs: Sequence[Job]) -> None:
-        for funcname, count in Counter(job.funcname for job in jobs).items():
+        for funcname, count in Counter(map(_FUNCNAME_OF, jobs)).items():
             self._watermark.use(funcname, count)
 
     def _is_held_back(self, lane: Lane) -> bool:
@@ -320,80 +322,3 @@ class QueueRunner:
             return 0
         left = self._watermark.room(funcname)
         return self._batch if left is None else min(self._batch, left)
-
-
-class QueueRunners:
-    """A role: a QueueRunner and a scheduler for each database.
-
-    A job of ``garivini_wake`` starts the next pass of all QueueRunners.
-    """
-
-    #: Maximum seconds for the passes that are in progress when it is stopped.
-    drain_timeout: Final = 30.0
-
-    def __init__(
-        self,
-        databases: Sequence[Database],
-        addresses: Sequence[str],
-        settings: QueueRunnerSettings,
-        *,
-        tls: ssl.SSLContext | None = None,
-    ) -> None:
-        """Create the QueueRunners; this does no I/O."""
-        self._servers = JobServers(
-            addresses, remember=2 * (settings.watermark or WATERMARK), connect=partial(Client, tls=tls)
-        )
-        self._runners = [QueueRunner(database, self._servers, settings) for database in databases]
-        self._stop = asyncio.Event()
-        self._wakes = [asyncio.Event() for _ in databases]
-        self._schedulers = Schedulers(databases, self._wakes)
-        self._loops: list[asyncio.Task[None]] = []
-        self.links: list[Worker] = [
-            Worker(address, [WAKE.encode()], self._woken, client_id=queue_runner_id(), tls=tls)
-            for address in addresses
-        ]
-
-    def _woken(self, held: Held) -> None:
-        # The wake-up is completed before the pass. Otherwise one that arrives during the pass would merge
-        # with it and be lost.
-        held.complete()
-        for wake in self._wakes:
-            wake.set()
-
-    async def start(self) -> Iterable[asyncio.Task[None]]:
-        """Start the passes of each QueueRunner."""
-        self._loops = [
-            asyncio.create_task(run_passes(runner, stop=self._stop, wake=wake))
-            for runner, wake in zip(self._runners, self._wakes, strict=True)
-        ]
-        self._loops += self._schedulers.start(self._stop)
-        return self._loops
-
-    async def drain(self) -> None:
-        """Wait for the passes that are in progress."""
-        self._stop.set()
-        await asyncio.wait(self._loops)
-
-    async def give_up(self) -> None:
-        """Report the passes that have not ended. Leases bring the jobs back that they have claimed."""
-        left = sum(not loop.done() for loop in self._loops)
-        events.emit("role.drain_incomplete", role="queue-runner", left=left, seconds=self.drain_timeout)
-
-    async def close(self) -> None:
-        """Close connections and end the database threads."""
-        for runner in self._runners:
-            runner.close()
-        self._schedulers.close()
-        await self._servers.close()
-
-
-async def serve(
-    databases: Sequence[Database],
-    addresses: Sequence[str],
-    settings: QueueRunnerSettings,
-    *,
-    stop: asyncio.Event,
-    tls: ssl.SSLContext | None = None,
-) -> None:
-    """Run a QueueRunner for each database until ``stop`` is set."""
-    await run_role(QueueRunners(databases, addresses, settings, tls=tls), stop)

@@ -1,14 +1,15 @@
 """Jobs in SQL: named statements, one database, and the choice among several.
 
 * ``database`` lists the calls, and ``calls`` repeats them after a transient failure. ``shards`` is several
-  databases; ``schedule_homes``: which of them has a schedule.
+  databases; ``homes`` and ``schedule_homes``: which of them has a unique key or a schedule.
 * The calls by subject: ``inserts``, ``unique_inserts`` (keys with rules: ``key_rules``), ``successors``,
-  ``key_calls``, ``expiry``, ``claims``, ``admission`` (claims of functions with rules; by
-  partition: ``turns``, ``turn_claims``, ``partition_rooms`` and ``turn_pruning``), ``leases``,
-  ``outcomes``, ``failures``, ``records`` (reports and kept jobs), ``pruning`` (jobs whose retention is over),
-  ``policies`` (settings of functions), ``pauses``, ``cancels``, ``schedules``, ``views`` (reads for
-  operators), ``search`` and ``bulk`` (all jobs that match a query; ``matching`` in all databases), ``drain``
-  (to other databases) and ``probe`` (for ``doctor``).
+  ``key_calls``, ``expiry``, ``claims``, ``admission`` (claims of functions with rules; by partition:
+  ``turns``, ``turn_claims``, ``partition_rooms`` and ``turn_pruning``), ``leases``, ``outcomes``,
+  ``own_ends`` (in a transaction of the function), ``outbox`` and ``outbox_moves`` (follow-ups for another
+  database), ``ends`` (how jobs have ended), ``failures``, ``records`` (reports and kept jobs), ``pruning``
+  (jobs whose retention is over), ``policies`` (settings of functions), ``pauses``, ``cancels``, ``schedules``
+  and ``schedule_calls``, ``views`` (reads for operators), ``search`` and ``bulk`` (all jobs that match a
+  query; ``matching`` in all databases), ``drain`` (to other databases) and ``probe`` (for ``doctor``).
 * ``sql`` has the statements of each database, which ``sql_files`` reads and ``statements`` runs.
   ``effective_state`` is the rule of which rows are held and which are put off.
 * ``job_rows``, ``rows`` and ``values`` convert and check. ``chunks`` splits long lists, ``split_inserts``

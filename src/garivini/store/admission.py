@@ -1,12 +1,11 @@
 """Admission: claims of a limited function. A claim hands out no more jobs than its limits leave.
 
 The limit of the jobs in flight needs no state of its own: they are counted from their rows, under a lock on
-the function's row. So the count is right whatever ends an attempt, and whichever program writes that. The
-state of a rate is a time in that row, of the database's clock.
+the function's row. So whatever ends an attempt, and whichever program writes it, the next claim counts right.
+The state of a rate is a time in that row, of the database's clock.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 from garivini.model.function_settings import valid_settings
@@ -15,6 +14,7 @@ from garivini.model.outcome import Setback, Settled
 from garivini.model.pacing import BATCH_BYTES
 from garivini.model.policy import FunctionPolicy
 from garivini.model.turns import START, Place
+from garivini.store.chunks import CHUNK
 from garivini.store.claims import Lane, claim
 from garivini.store.claims import head as next_job
 from garivini.store.statements import Statements
@@ -38,9 +38,9 @@ def admit(
     limit: int,
     lease: int | Callable[[str], int],
     max_bytes: int = BATCH_BYTES,
+    place: Place = START,
     expires: int | None = None,
     discarded: list[tuple[Setback, Settled]] | None = None,
-    place: Place = START,
 ) -> Admitted:
     """Claim due jobs of a lane as ``claim`` does, but only as many as the limits of its function allow.
 
@@ -63,13 +63,23 @@ def admit(
         allowed = min(allowed, rate.allowed(used_until, now))
     jobs: list[Job] = []
     wait, left_out = 0.0, None
-    if allowed > 0:
-        turn_claim = TurnClaim(run, lane, policy, place, now) if policy.has_turns else None
-        jobs = (partial(claim, run, lane) if turn_claim is None else turn_claim.claim)(
-            limit=allowed, lease=lease, max_bytes=max_bytes, expires=expires, discarded=discarded
+    if allowed > 0 and policy.has_turns:
+        turn_claim = TurnClaim(run, lane, policy, place, now)
+        size = min(allowed, CHUNK)
+        jobs = turn_claim.claim(limit=size, lease=lease, max_bytes=max_bytes, expires=expires)
+        left_out, place = turn_claim.held_back, turn_claim.place
+        if discarded is not None:
+            discarded[:] = turn_claim.discarded
+    elif allowed > 0:
+        jobs = claim(
+            run,
+            lane,
+            limit=allowed,
+            lease=lease,
+            max_bytes=max_bytes,
+            expires=expires,
+            discarded=discarded,
         )
-        if turn_claim is not None:
-            left_out, place = turn_claim.held_back, turn_claim.place
     if rate is not None:
         used = rate.use(used_until, now, len(jobs))
         if used != used_until:

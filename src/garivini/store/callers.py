@@ -103,6 +103,17 @@ def cursor_of(connection: Any, cursor: Callable[[Any], Cursor] | None = None) ->
     )
 
 
+def driver_of(connection: Any) -> Any:
+    """Return the driver's connection below a caller's connection."""
+    if _is_session(connection):
+        connection = connection.connection()
+    if isinstance(connection, Connection):
+        return connection.connection.driver_connection
+    # Django's has the driver's as an attribute.
+    below = getattr(connection, "connection", None)
+    return connection if below is None or callable(below) else below
+
+
 def after_commit(connection: Any, call: Callable[[], None]) -> bool:
     """Call something once after the caller's next commit; return whether the connection reports commits.
 

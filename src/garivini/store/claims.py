@@ -163,6 +163,8 @@ def _fitting(run: Statements, rows: Sequence[Any], max_bytes: int) -> tuple[Sequ
 
 def _first(rows: Sequence[Any], sizes: Sequence[int], maximum: int) -> Sequence[Any]:
     """Return the first rows, with at most this total size, but at least one."""
+    if sum(sizes) <= maximum:  # nearly always
+        return rows
     total = 0
     for number, size in enumerate(sizes):
         total += size

@@ -17,10 +17,13 @@ from garivini.store import (
     bulk,
     cancels,
     claims,
+    ends,
     incarnations,
     inserts,
     leases,
+    outbox,
     outcomes,
+    own_ends,
     pauses,
     policies,
     probe,
@@ -31,7 +34,6 @@ from garivini.store import (
     views,
 )
 from garivini.store import failures as failed_attempts
-from garivini.store import schedules as stored_schedules
 from garivini.store.calls import in_transaction, read_only, retry_transient
 from garivini.store.chunks import CHUNK
 from garivini.store.claims import Lane, Lanes
@@ -39,6 +41,7 @@ from garivini.store.connections import Connections
 from garivini.store.key_calls import KeyCalls
 from garivini.store.key_rules import KeyRules
 from garivini.store.leases import Lapsed
+from garivini.store.schedule_calls import ScheduleCalls
 from garivini.store.statements import Statements
 from garivini.store.values import check_values
 from garivini.store.views import Count, Waiting
@@ -46,7 +49,7 @@ from garivini.store.views import Count, Waiting
 __all__ = ["Count", "Database", "Lane", "Lanes", "Lapsed", "Waiting"]
 
 
-class Database(KeyCalls):
+class Database(KeyCalls, ScheduleCalls):
     """One database that holds jobs.
 
     Construction does no I/O. Each call is one transaction, which happens as a whole or not at all; the
@@ -74,6 +77,11 @@ class Database(KeyCalls):
     def locks_rows(self) -> bool:
         """Whether a transaction locks rows, and not the whole database."""
         return self.connections.dialect.locks_rows
+
+    @property
+    def statement_bytes(self) -> int:
+        """Maximum bytes of the arguments of one statement, as far as is known."""
+        return self.connections.dialect.statement_bytes
 
     @property
     def incarnation(self) -> int | None:
@@ -175,7 +183,7 @@ class Database(KeyCalls):
             connection: a caller's own (see ``callers.cursor_of``); then it is the caller's transaction.
 
         """
-        jobs = self._key_rules.apply(jobs, self._read_key_rules)
+        jobs = self._with_key_rules(jobs)
         sizes = [len(job.arg) for job in jobs]
         if connection is not None:
             with self.connections.joined(connection, inserts.unusual_texts(jobs)) as run:
@@ -221,14 +229,27 @@ class Database(KeyCalls):
         return outcomes.finish(self.connections, sorted(set(jobids)), {}, locked)
 
     @retry_transient
-    def finish(self, successes: Sequence[Success], *, locked: set[int] | None = None) -> set[int]:
+    def finish(
+        self,
+        successes: Sequence[Success],
+        *,
+        locked: set[int] | None = None,
+        follow_ups: Mapping[int, Sequence[NewJob]] = {},  # not changed
+    ) -> set[int]:
         """Delete jobs as ``complete`` does, but keep those with a retention; return the ids that existed.
 
         A result that is too large for the database is omitted; the job has succeeded anyway.
+
+        Args:
+            successes: of the jobs.
+            locked: see the class.
+            follow_ups: by the id of their job, jobs to insert in the same transaction if it existed.
+
         """
         kept = {success.jobid: success for success in successes if success.retention}
         jobids = sorted({success.jobid for success in successes})
-        return outcomes.finish(self.connections, jobids, kept, locked)
+        follow_ups = {jobid: self._with_key_rules(jobs) for jobid, jobs in follow_ups.items()}
+        return outcomes.finish(self.connections, jobids, kept, locked, follow_ups)
 
     _retention = read_only(records.retention)
 
@@ -237,6 +258,12 @@ class Database(KeyCalls):
         retention = self._retention(success.jobid)
         return bool(self.finish([success._replace(retention=retention)]))
 
+    def end_in(self, connection: Any, job: Job, success: Success, follow_ups: Sequence[NewJob] = ()) -> None:
+        """Delete a job and insert its follow-ups in a caller's transaction. See ``own_ends.end_in``."""
+        own_ends.end_in(self.connections, connection, job, success, self._with_key_rules(follow_ups))
+
+    ended: Final = read_only(ends.ended)
+    present: Final = read_only(outcomes.present)
     settle: Final = in_transaction(outcomes.settle)
     marks: Final = read_only(cancels.marks)
     cancelled: Final = read_only(cancels.cancelled)
@@ -318,21 +345,14 @@ class Database(KeyCalls):
     resume: Final = in_transaction(pauses.resume)
     take_back: Final = in_transaction(pauses.take_back)
 
-    # ---- schedules
+    # ---- the outbox
 
-    schedules: Final = read_only(stored_schedules.schedules)
-    has_schedule: Final = read_only(stored_schedules.has_schedule)
-    due_schedules: Final = read_only(stored_schedules.due_schedules)
-    until_tick: Final = read_only(stored_schedules.until_tick)
-    tick: Final = in_transaction(stored_schedules.tick)
-    run_schedule: Final = in_transaction(stored_schedules.run_schedule)
-    set_schedule: Final = in_transaction(stored_schedules.set_schedule)
-    declare_schedule: Final = in_transaction(stored_schedules.declare_schedule)
-    see_schedules: Final = in_transaction(stored_schedules.see_schedules)
-    reset_schedule: Final = in_transaction(stored_schedules.reset_schedule)
-    pause_schedule: Final = in_transaction(stored_schedules.pause_schedule)
-    resume_schedule: Final = in_transaction(stored_schedules.resume_schedule)
-    remove_schedule: Final = in_transaction(stored_schedules.remove_schedule)
+    outbox_targets: Final = read_only(outbox.targets)
+    outgoing: Final = read_only(outbox.outgoing)
+    receive: Final = in_transaction(outbox.receive)
+    leave_outbox: Final = in_transaction(outbox.leave)
+    retarget: Final = in_transaction(outbox.retarget)
+    forget_arrivals: Final = in_transaction(outbox.forget_arrivals)
 
     # ---- views
 

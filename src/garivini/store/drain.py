@@ -138,6 +138,8 @@ def _move_to(source: Database, target: Database, jobs: Sequence[Job]) -> int:
 def _park(source: Database, target: Database, jobs: Sequence[Job]) -> list[tuple[int, _Origin]]:
     """Insert parked rows into the target, with their records and notes of their origin."""
     records = {job.jobid: source.record(job.jobid) for job in jobs}
+    with source.reading() as run:
+        expiries = dict(run("expiries", jobids=[job.jobid for job in jobs]))
     copies = []
     with target.transaction() as run:
         for job in jobs:
@@ -160,6 +162,8 @@ def _park(source: Database, target: Database, jobs: Sequence[Job]) -> list[tuple
             )
             note = msgspec.json.encode(origin).decode()
             _note(run, Handle(jobid, target.dbid, 0), note)
+            if job.jobid in expiries:
+                run("set_expires", jobids=[jobid], expires=expiries[job.jobid])
             for failed in records[job.jobid]:
                 run("copy_failure", jobid=jobid, **failed._asdict())
             copies.append((jobid, origin))

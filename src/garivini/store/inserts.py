@@ -1,6 +1,7 @@
 """Inserting jobs, with and without a unique key."""
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 from garivini.errors import ConflictError, UsageError
@@ -17,15 +18,16 @@ from garivini.store.unique_inserts import folded_key, insert_ruled
 
 #: Maximum tries to insert a job whose key has another job that ends between two statements.
 _TRIES: Final = 6
+_EXPIRES: Final = attrgetter("expires")
 
 
 def fits_one_statement(jobs: Sequence[NewJob], sizes: Sequence[int], dialect: Dialect) -> bool:
     """Whether one statement stores these jobs, so that it can be a transaction by itself."""
-    if any(job.rule is not None or job.expires for job in jobs):
-        return False
     if len(jobs) == 1:
-        return True
+        return jobs[0].rule is None and not jobs[0].expires
     if len(jobs) > min(CHUNK, dialect.single_rows) or any(job.uniqkey is not None for job in jobs):
+        return False
+    if any(map(_EXPIRES, jobs)):
         return False
     return sum(sizes) <= min(BATCH_BYTES, dialect.statement_bytes)
 
@@ -59,7 +61,8 @@ def insert(run: Statements, jobs: Sequence[NewJob], sizes: Sequence[int]) -> lis
             _insert_keyed(run, jobs, part, answers)
         if len(plain) < len(keyed):
             _insert_ruled(run, jobs, keyed, answers)
-    _set_expires(run, jobs, answers)
+    if any(map(_EXPIRES, jobs)):
+        _set_expires(run, jobs, answers)
     return [answer for answer in answers if answer is not None]
 
 

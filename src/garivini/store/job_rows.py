@@ -66,7 +66,7 @@ def from_due_rows(
     ``args`` has the arguments that are not in the rows; ``lease``: seconds of their leases.
     """
     lease_end = rows[0][8] + lease + 1
-    dbid, incarnation = run.dbid, run.incarnation
+    dbid, incarnation, leased = run.dbid, run.incarnation, State.LEASED
     return [
         Job(
             jobid,
@@ -80,12 +80,13 @@ def from_due_rows(
             failcount,
             attempt + 1,
             priority,
-            state=State.LEASED,
-            since=now,
-            created=created,
-            lease=lease,
-            lease_end=lease_end,
-            incarnation=incarnation,
+            leased,
+            now,
+            0,  # crashes
+            created,
+            lease,
+            lease_end,
+            incarnation,
             partition=part,
         )
         for jobid, run_after, arg, uniqkey, coalesce, flag, failcount, attempt, now, created, _, part in rows

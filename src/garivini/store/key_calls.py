@@ -1,5 +1,8 @@
 """The calls of a database about unique keys with rules, and about jobs that expire."""
 
+from collections.abc import Sequence
+
+from garivini.model.job import NewJob
 from garivini.model.outcome import Setback, Settled
 from garivini.model.policy import FunctionPolicy
 from garivini.store import expiry, policies, successors, unique_inserts
@@ -24,6 +27,9 @@ class KeyCalls:
         return found
 
     _read_key_rules = read_only(key_rules)
+
+    def _with_key_rules(self, jobs: Sequence[NewJob]) -> Sequence[NewJob]:
+        return self._key_rules.apply(jobs, self._read_key_rules)
 
     @property
     def queues_keys(self) -> bool:

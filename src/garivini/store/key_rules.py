@@ -3,6 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -11,6 +13,8 @@ from garivini.model.job import NewJob
 from garivini.model.policy import POLICIES_AGE, FunctionPolicy
 from garivini.model.unique import NO_RULE, KeyRule
 from garivini.store.statements import Statements
+
+_UNIQKEY: Final = attrgetter("uniqkey")
 
 
 class KeyRules:
@@ -34,7 +38,7 @@ class KeyRules:
 
         Jobs whose rules are the defaults have none. ``read``: reads the rules, if those known are too old.
         """
-        if not any(job.uniqkey is not None for job in jobs):
+        if not any(map(_UNIQKEY, jobs)):
             return jobs
         if time.monotonic() - self._read_at >= POLICIES_AGE:
             self._store(read())

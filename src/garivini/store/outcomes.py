@@ -7,10 +7,11 @@ A call with ``locked`` skips the rows that another transaction has locked: see `
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final, assert_never
 
 from garivini.errors import ConflictError
-from garivini.model.job import Handle
+from garivini.model.job import Handle, NewJob
 from garivini.model.limits import NEVER
 from garivini.model.outcome import Setback, Settled, Success
 from garivini.model.policy import MAX_CRASHES, MAX_FAILURES
@@ -22,6 +23,7 @@ from garivini.store.chunks import chunks
 from garivini.store.connections import Connections
 from garivini.store.failures import record_failure
 from garivini.store.locked_rows import skip_locked
+from garivini.store.outbox import insert_here
 from garivini.store.records import keep
 from garivini.store.statements import Statements
 from garivini.store.successors import promote, promote_after_death
@@ -31,7 +33,7 @@ from garivini.store.successors import promote, promote_after_death
 _NEAR: Final = 10_000
 
 
-class _Missing(Exception):
+class Missing(Exception):
     """Some of the jobs to delete do not exist. Rolls the transaction back."""
 
 
@@ -39,7 +41,11 @@ class _Missing(Exception):
 
 
 def finish(
-    connections: Connections, jobids: list[int], kept: Mapping[int, Success], locked: set[int] | None
+    connections: Connections,
+    jobids: list[int],
+    kept: Mapping[int, Success],
+    locked: set[int] | None,
+    follow_ups: Mapping[int, Sequence[NewJob]] = MappingProxyType({}),
 ) -> set[int]:
     """Delete jobs that succeeded, with their records, in one transaction; return the ids that existed.
 
@@ -48,20 +54,36 @@ def finish(
         jobids: sorted, without duplicates.
         kept: the jobs among them to keep, by id.
         locked: gets the ids of rows that another transaction has locked.
+        follow_ups: by the id of their job, jobs to insert if that job is among those that existed. Its row
+            can be deleted once, so they are inserted once.
 
     """
     if locked is not None:
         with connections.transaction() as run:
-            return _finish_unlocked(run, jobids, kept, locked)
+            existing = _finish_unlocked(run, jobids, kept, locked)
+            _insert_follow_ups(run, follow_ups, existing)
+            return existing
     try:
         with connections.transaction() as run:
             for part in chunks(jobids):
-                _finish_all(run, part, kept)
+                finish_all(run, part, kept)
+            _insert_follow_ups(run, follow_ups, jobids)
             return set(jobids)
-    except _Missing:
+    except Missing:
         # Only now: reading which jobs exist costs more than deleting them, and nearly always all do.
         with connections.transaction() as run:
-            return _finish_existing(run, jobids, kept)
+            existing = _finish_existing(run, jobids, kept)
+            _insert_follow_ups(run, follow_ups, existing)
+            return existing
+
+
+def _insert_follow_ups(
+    run: Statements, follow_ups: Mapping[int, Sequence[NewJob]], existing: Collection[int]
+) -> None:
+    """Insert the follow-ups of jobs that this transaction has deleted."""
+    jobs = [job for jobid in follow_ups if jobid in existing for job in follow_ups[jobid]]
+    if jobs:
+        insert_here(run, jobs)
 
 
 def _finish_existing(run: Statements, jobids: list[int], kept: Mapping[int, Success]) -> set[int]:
@@ -70,18 +92,18 @@ def _finish_existing(run: Statements, jobids: list[int], kept: Mapping[int, Succ
     for part in chunks(jobids):
         there = sorted(jobid for (jobid,) in run("present", jobids=part))
         if there:
-            _finish_all(run, there, kept)
+            finish_all(run, there, kept)
             existing.update(there)
     return existing
 
 
-def _finish_all(run: Statements, jobids: list[int], kept: Mapping[int, Success]) -> None:
-    """Delete jobs that all exist."""
+def finish_all(run: Statements, jobids: list[int], kept: Mapping[int, Success]) -> None:
+    """Delete jobs that all exist, with their records, and keep some of them."""
     keeping = [jobid for jobid in jobids if jobid in kept] if kept else []
     for jobid, attempt, *_ in run("standing", jobids=keeping) if keeping else ():
         keep(run, kept[jobid], attempt)
     if _delete(run, jobids) != len(jobids):
-        raise _Missing
+        raise Missing
     forget_records(run, jobids, keeping)
 
 
@@ -112,6 +134,11 @@ def _delete(run: Statements, jobids: Sequence[int]) -> int:
     if last - first == len(jobids) - 1:
         return int(run("complete_range", first=first, last=last))
     return int(run("complete", jobids=jobids))
+
+
+def present(run: Statements, jobids: Collection[int]) -> set[int]:
+    """Return the ids among these of jobs that exist, locked or not."""
+    return {jobid for part in chunks(sorted(jobids)) for (jobid,) in run("known", jobids=part)}
 
 
 def forget_records(run: Statements, jobids: Sequence[int], kept: Collection[int] = ()) -> None:

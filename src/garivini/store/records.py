@@ -13,6 +13,8 @@ from garivini.store.statements import Statements
 
 #: Maximum lines of one attempt that are kept, the first ones.
 MAX_LINES: Final = 1000
+#: The last line of an attempt that has more of them.
+LATER_LINES: Final = b"garivini: later lines of this attempt are not kept"
 #: Maximum bytes of a line that are kept.
 MAX_LINE: Final = 64 * 1024
 #: Maximum bytes of a result that is kept; a larger one is omitted.

@@ -4,7 +4,6 @@ import random
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final, TypeAlias
-from zlib import crc32
 
 from garivini.databases import DatabasesLike, parse_databases
 from garivini.errors import (
@@ -19,6 +18,7 @@ from garivini.model.inserted import Inserted
 from garivini.model.job import Job, NewJob
 from garivini.store.callers import cursor_of
 from garivini.store.database import Database
+from garivini.store.homes import home_of
 
 #: Seconds for which inserts avoid a database that failed.
 AVOID: Final = 30.0
@@ -54,14 +54,9 @@ class Shards:
             raise UsageError(f"there is no database {dbid} here; there is {known}") from None
 
     def home(self, funcname: str, uniqkey: str, *, without: Collection[int] = ()) -> Database:
-        """Return the database of a unique key: rendezvous on the CRC-32 of function and key.
-
-        If a database is added, only the keys that now belong to it move. If databases are left out
-        (``without``: their ids), only their keys move.
-        """
-        key = crc32(f"{funcname}\0{uniqkey}".encode())
-        rest = [database for database in self if database.dbid not in without]
-        return max(rest, key=lambda database: _weight(key, database.dbid))
+        """Return the database of a unique key; see ``home_of``. ``without``: ids to leave out."""
+        rest = [dbid for dbid in self._databases if dbid not in without]
+        return self._databases[home_of(rest, funcname, uniqkey)]
 
     def target(self, job: Job, *, without: Collection[int]) -> Database:
         """Return the database to which a job of another database moves: its key's home, or any."""
@@ -187,11 +182,3 @@ class Shards:
         """Close the pooled connections that are ours."""
         for database in self:
             database.close()
-
-
-def _weight(key: int, dbid: int) -> int:
-    """Mix a CRC with an id: the CRCs of similar texts differ by a constant, which gives uneven shares."""
-    value = (key ^ dbid * 0x9E3779B1) & 0xFFFFFFFF
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
-        value = (value ^ value >> shift) * factor & 0xFFFFFFFF
-    return value

@@ -15,7 +15,7 @@ from garivini.model.limits import PRIORITIES
 from garivini.model.outcome import Setback, Settled
 from garivini.model.policy import FunctionPolicy
 from garivini.model.turns import Place, in_rounds, shares
-from garivini.store.chunks import CHUNK, chunks
+from garivini.store.chunks import chunks
 from garivini.store.claims import SMALL, Lane, claim_rows
 from garivini.store.expiry import discard, split_late
 from garivini.store.partition_rooms import PartitionRooms
@@ -55,14 +55,16 @@ class TurnClaim:
         self._rooms = PartitionRooms(run, lane.funcname, policy, now)
         #: For the next admission of the lane, once this one is committed.
         self.place: Place = place
+        #: The setbacks of jobs that have expired, and the results of these.
+        self.discarded: list[tuple[Setback, Settled]] = []
+        self._expires: int | None = None
+        self._claims = False
         self._now = now
         self._waits: list[float] = []
         self._jobs: list[Job] = []
         self._empty: list[str] = []
         self._locked: Counter[str] = Counter()
         self._truncated = False
-        self._expires: int | None = None
-        self._discarded: list[tuple[Setback, Settled]] = []
 
     @property
     def held_back(self) -> float | None:
@@ -70,25 +72,16 @@ class TurnClaim:
         return min(self._waits, default=None)
 
     def claim(
-        self,
-        *,
-        limit: int,
-        lease: int | Callable[[str], int],
-        max_bytes: int,
-        expires: int | None = None,
-        discarded: list[tuple[Setback, Settled]] | None = None,
+        self, *, limit: int, lease: int | Callable[[str], int], max_bytes: int, expires: int | None = None
     ) -> list[Job]:
-        """Claim jobs, as ``claims.claim`` does, in the order of the turns."""
-        self._expires = expires
-        limit = min(limit, CHUNK)
+        """Claim jobs, as ``claims.claim`` does, in the order of the turns. Called once."""
+        self._expires, self._claims = expires, True
 
         def take(rows: list[Sequence[Any]]) -> list[Job]:
             left = max_bytes - sum(len(job.arg) for job in self._jobs)
             return claim_rows(self._run, self._lane, rows, lease=lease, max_bytes=left)
 
         last = self._serve_rounds(limit, take)
-        if discarded is not None:
-            discarded[:] = self._discarded
         if self._jobs and (len(self._jobs) >= limit or self._truncated):
             last = self._jobs[-1].partition or ""
         self.place = self.place._replace(partition=last)
@@ -186,12 +179,19 @@ class TurnClaim:
         return True
 
     def _due_rows(self, found: Mapping[str, Sequence[int]]) -> dict[int, Sequence[Any]]:
-        """Return the rows of the jobs that can be claimed, by id, locked. Discard jobs that have expired."""
+        """Return the rows of the jobs that can be claimed, by id; they are locked."""
         partitions = {jobid: name for name, jobids in found.items() for jobid in jobids}
         rows: list[Sequence[Any]] = []
         for part in chunks(sorted(partitions)):
             rows += self._run("due_turns", jobids=part, priority=self._priority, small=SMALL)
-        due, late = split_late(rows, self._expires)
+        if self._claims:
+            rows = self._without_late(rows)
+        return {row[0]: row for row in rows if (row[_PARTITION] or "") == partitions[row[0]]}
+
+    def _without_late(self, rows: list[Sequence[Any]]) -> list[Sequence[Any]]:
+        """Discard the jobs that have expired; return the rows of the others."""
+        kept, late = split_late(rows, self._expires)
         if late:
-            self._discarded += discard(self._run, late)
-        return {row[0]: row for row in due if (row[_PARTITION] or "") == partitions[row[0]]}
+            self.discarded += discard(self._run, late)
+            self._turns.forget([jobid for jobid, _ in late])
+        return list(kept)

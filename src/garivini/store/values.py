@@ -8,8 +8,9 @@ from garivini.errors import UsageError
 #: Parameters of statements that are text or bytes; most others are whole numbers.
 _TEXTS: Final = frozenset(
     "funcname uniqkey coalesce partition arg flag kind error message trace worker body result envelope rate"
-    " partition_rate error_text arg_text name cron zone missed overlap declared override start"
-    " unique_scope on_duplicate".split()
+    " partition_rate error_text arg_text name cron zone missed overlap declared override unique_scope"
+    " on_duplicate start rule"
+    " id mover".split()
 )
 #: Parameters that are numbers with a fraction.
 _REALS: Final = frozenset(("ran", "used_until"))
@@ -37,7 +38,7 @@ def check_values(values: Mapping[str, Any]) -> None:
             if not set(map(type, value)) <= {int}:
                 wrong = next(item for item in value if type(item) is not int)
                 raise UsageError(f"a job's id is a whole number, not {wrong!r:.100}")
-        elif name in ("funcnames", "names", "partitions"):
+        elif name in ("funcnames", "names", "partitions", "ids"):
             continue  # such a value was read from the database
         elif name in _REALS:
             if value is not None and not isinstance(value, float):

@@ -6,7 +6,7 @@
   ones. ``shared`` has what these parts share.
 * ``live_settings`` applies settings that an operator changes, ``kept_results`` measures and keeps results.
 * ``supervisor`` restarts processes that die. ``forks``: processes that a function forks. ``joblog``: a line
-  per start and end.
+  per start and end. ``waker`` wakes a QueueRunner after follow-ups.
 """
 
 from garivini.worker.functions import Discard, Function, Registered, Retry

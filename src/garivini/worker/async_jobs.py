@@ -72,7 +72,7 @@ class AsyncJobs:
         entry = self._functions[execution.held.job.function]
         keeper = self._keepers[job.dbid]
         limit = asyncio.timeout(entry.timeout)
-        force_setattr(job, "counter", keeper.start_counter)
+        force_setattr(job, "calls", keeper.job_calls)
         try:
             set_current_job(job)  # set in the context of this task alone
             if keeper.job_events.enabled:
@@ -92,6 +92,7 @@ class AsyncJobs:
                 setback = replace(setback, error="TimeLimit", message=message)
             execution.setback = setback
         self.links.ran += 1
+        force_setattr(job, "calls", None)  # for threads that the function has left behind
         keeper.end(execution)
         self.links.offer()
 

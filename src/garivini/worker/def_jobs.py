@@ -67,7 +67,7 @@ class DefJobs:
             keeper.limit(execution, entry.timeout)
         if self._slot is not None:
             self._slot.set(execution.job, execution.deadline)
-        force_setattr(execution.job, "counter", keeper.start_counter)
+        force_setattr(execution.job, "calls", keeper.job_calls)
         try:
             set_current_job(execution.job)
             if keeper.job_events.enabled:
@@ -81,6 +81,7 @@ class DefJobs:
             execution.setback = setback_of(execution.job.handle, error, self._name)
         self.current = None
         self.links.ran += 1
+        force_setattr(execution.job, "calls", None)  # for threads that the function has left behind
         keeper.end(execution)
         return True
 

@@ -58,16 +58,15 @@ class HeldJobs:
             return
         copy = copy_of(job)
         execution = Execution(job, held, self._name, copy)
-        if copy in self._executions:
-            self._attach(self._executions[copy], held)
-        elif copy in self.ended and self.ended.drops(copy):
+        known = self._executions.setdefault(copy, execution)
+        if known is not execution:
+            self._attach(known, held)
+        elif self.ended and self.ended.drops(copy):
             self._drop_stale(execution)
+        elif keeper.must_check(execution):
+            keeper.check(execution)
         else:
-            self._executions[copy] = execution
-            if keeper.must_check(execution):
-                keeper.check(execution)
-            else:
-                self._start(execution, keeper)
+            self._start(execution, keeper)
 
     async def until_empty(self) -> None:
         """Wait until this process holds no job, not even one whose connection is lost."""

@@ -7,6 +7,9 @@ import sys
 import threading
 import types
 
+# The function of ``signal`` takes several times as long, because it tries to make an enum of the handler.
+from _signal import getsignal  # type: ignore[import-not-found]
+
 from garivini.keeper.supervised_child import SupervisedChild
 from garivini.worker import forks
 from garivini.worker.serving import Served, Serving
@@ -76,7 +79,7 @@ class Process:
     def _keep_signals(self) -> None:
         """Restore the handlers that a function has replaced."""
         for number in self._numbers:
-            if signal.getsignal(number) is not self._on_signal:
+            if getsignal(number) is not self._on_signal:
                 signal.signal(number, self._on_signal)
 
     def _serve(self) -> None:

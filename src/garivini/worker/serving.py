@@ -28,6 +28,7 @@ from garivini.worker.functions import Registered
 from garivini.worker.held_jobs import HeldJobs
 from garivini.worker.live_settings import LiveSettings
 from garivini.worker.shared import Shared
+from garivini.worker.waker import Waker
 
 #: Maximum seconds for the last commits after an incomplete drain. The parent kills this process two seconds
 #: after the end of the drain.
@@ -98,8 +99,11 @@ class Serving:
         in_loop, held_jobs = self._shared.call_in_loop, self._held_jobs
         policies = {name: entry.policy for name, entry in worker.functions.items()}
         live = LiveSettings(self._shared.functions, self._def_jobs.links, self._shared.clock.monotonic)
+        databases = [database.dbid for database in worker.client.shards]
+        wakes = bool(worker.client.job_servers)
+        waker = Waker(self._loop, worker.client.wake)
         for database in worker.client.shards:
-            self._shared.keepers[database.dbid] = Keeper(
+            keeper = self._shared.keepers[database.dbid] = Keeper(
                 database,
                 on_committed=lambda executions: in_loop(held_jobs.committed, executions),
                 on_checked=held_jobs.checked,
@@ -111,8 +115,11 @@ class Serving:
                 functions=policies,
                 on_settings=partial(live.apply, database.dbid),
                 child=child,
+                databases=databases,
+                on_inserted=lambda: in_loop(waker.wake) if wakes else None,
                 clock=self._shared.clock,
             )
+            keeper.job_calls.worker = self._shared.name
 
     def _add_links(self, worker: Served, connection: Callable[..., Connection]) -> None:
         client_id, on_lost = self._shared.name.encode(), self._held_jobs.ended.add

@@ -6,6 +6,7 @@ it can end a job that runs too long, and knows which job a child was running whe
 records that.
 """
 
+import gc
 import os
 import select
 import signal
@@ -127,6 +128,9 @@ class Supervisor:
             lifeline, wake, signalled = self._inherited
             for descriptor in (self._keep_open, wake, signalled):
                 os.close(descriptor)
+            # Full collections would visit all imported modules, and so copy memory that is shared with the
+            # parent.
+            gc.freeze()
             self._child(SupervisedChild(lifeline, process.slot, process.obituaries, self._drain))
             status = 0
         except SystemExit as error:

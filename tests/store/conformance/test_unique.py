@@ -47,6 +47,16 @@ def test_insert_leaves_a_dead_job_its_key_by_default(database: Database) -> None
     assert again.dead
 
 
+@pytest.mark.parametrize("rule", [{"on_duplicate": "replace"}, {"window": 60}])
+def test_insert_with_other_rules_leaves_a_dead_job_its_key(database: Database, rule: Any) -> None:
+    first = insert(database, b"first", **rule)
+    settle(database, claim_one(database), "discarded")
+    again = insert(database, b"again", **rule)
+    assert again == Inserted(first.jobid, 1, new=False)
+    assert again.dead
+    assert not again.replaced
+
+
 def test_insert_while_live_takes_the_key_of_a_dead_job(database: Database) -> None:
     first = insert(database, b"first", scope="while_live")
     assert not insert(database, b"dup", scope="while_live").new
@@ -300,6 +310,17 @@ def test_debounce_of_a_held_job_puts_its_successor_off(database: Database, clock
     assert (successor.arg, successor.run_after, successor.created) == (b"at 20", NOON + 15, NOON)
 
 
+def test_debounce_of_a_held_job_never_makes_its_successor_due_earlier(
+    database: Database, clock: Clock
+) -> None:
+    clock.set(NOON)
+    held = held_job(database, on_duplicate="debounce")
+    for delay in (50, 10):
+        insert(database, b"", delay, on_duplicate="debounce")
+    database.complete([held.jobid])
+    assert [found.run_after for found in database.jobs()] == [NOON + 50]
+
+
 def test_a_successor_keeps_every_field(database: Database) -> None:
     held = held_job(database, **ONE_MORE)
     fields: dict[str, Any] = {"coalesce": "c", "flag": "controller", "priority": "high", "expires": 7}
@@ -431,18 +452,3 @@ def test_one_more_among_claims_and_ends_loses_no_newest_argument(database: Datab
 def test_a_lease_of_an_insert_counts_as_handed_out(database: Database) -> None:
     database.insert([replace(job(b"first", uniqkey=Unique("k", **ONE_MORE)), lease=LEASE)])
     assert insert(database, b"second", **ONE_MORE).queued
-
-
-def test_insert_that_replaces_a_job_or_waits_for_its_end_has_its_own_partition(database: Database) -> None:
-    def put_in(partition: str) -> None:
-        key = Unique("k", on_duplicate="one_more")
-        database.insert([job(uniqkey=key, partition=partition)])
-
-    put_in("a")
-    put_in("b")  # replaces it
-    taken = claim_one(database)
-    assert taken.partition == "b"
-    put_in("c")
-    put_in("d")  # replaces the successor
-    database.complete([taken.jobid])
-    assert claim_one(database).partition == "d"

@@ -16,7 +16,7 @@ from garivini.cli.bench import bare, floor, pure
 from garivini.cli.bench.runs import Recorder, payload, rows
 from garivini.client import Client
 from garivini.gearman.servers import parse_addresses
-from garivini.roles import queue_runner
+from garivini.roles import queue_runners
 from garivini.roles.queue_runner import QueueRunnerSettings
 from garivini.store.shards import Shards
 
@@ -54,7 +54,7 @@ def _queue_runner(url: str, server: str) -> None:
     async def serve() -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().add_reader(_IN, stop.set)
-        await queue_runner.serve(databases, addresses, QueueRunnerSettings(), stop=stop)
+        await queue_runners.serve(databases, addresses, QueueRunnerSettings(), stop=stop)
         asyncio.get_running_loop().remove_reader(_IN)
         os.read(_IN, 1)
 

@@ -139,7 +139,8 @@ class Client:
         if connection is None or connection.transport is None:
             raise UnreachableError(f"there is no connection to Gearman server {self.address}")
         connection.core.submit(answer, job, foreground=True)
-        connection.flush()
+        if not connection.flush_due:  # usually many calls are made in one turn of the loop
+            connection.flush()
 
     async def option(self, name: bytes) -> None:
         """Switch an option on for the open connection (``exceptions``).

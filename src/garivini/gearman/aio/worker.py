@@ -66,7 +66,8 @@ def _rejected(event: Rejected) -> None:
     )
 
 
-class Held(msgspec.Struct, eq=False):
+# As the connection does not refer to it, it needs no garbage collector, which would visit one per job.
+class Held(msgspec.Struct, eq=False, gc=False):
     """A job that a server has assigned to this worker, bound to its connection.
 
     When the connection is lost, the server assigns the job to another worker, and after a restart it uses the

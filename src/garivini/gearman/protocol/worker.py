@@ -170,8 +170,11 @@ class WorkerProtocol:
         for packet in self._decoder.feed(data):
             assert isinstance(packet, Packet)  # this decoder yields no lines
             kind, fields = packet
+            if kind is _ASSIGN or kind is _NO_JOB:
+                if not self._grabs:
+                    raise ProtocolError(f"the server answers {kind.name} without a grab")
+                self._grabs -= 1
             if kind is _ASSIGN:
-                self._answered(kind)
                 handle = fields[0]
                 # Nothing could distinguish two jobs with the same handle.
                 if handle in held:
@@ -181,7 +184,6 @@ class WorkerProtocol:
                 self._dry = False  # an earlier grab may have found nothing, but a job has arrived since
                 events.append(Assigned(*fields))
             elif kind is _NO_JOB:
-                self._answered(kind)
                 self._dry = True
                 if not self._grabs:
                     self._asleep = True
@@ -209,8 +211,3 @@ class WorkerProtocol:
         else:
             raise ProtocolError(f"the server sends {kind.name} to a worker")
         return None
-
-    def _answered(self, kind: Type) -> None:
-        if not self._grabs:
-            raise ProtocolError(f"the server answers {kind.name} without a grab")
-        self._grabs -= 1

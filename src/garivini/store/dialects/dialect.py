@@ -215,6 +215,13 @@ class Dialect:
         """Whether a transaction is open on a connection. No round trip."""
         raise NotImplementedError
 
+    def autocommits(self, connection: Any) -> bool:
+        """Whether a caller's connection, after its first locking read, is known to be in no transaction."""
+        try:
+            return not self.in_transaction(connection)
+        except AttributeError:  # an asynchronous driver, or another one than ours
+            return False
+
     def usable(self, connection: Any) -> bool:
         """Whether a connection may go back to the pool: it is not lost. No round trip."""
         raise NotImplementedError

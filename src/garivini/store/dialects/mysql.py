@@ -60,6 +60,8 @@ _SQL_MODE: Final = "STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBST
 _NO_RERUN: Final = "SESSION wsrep_retry_autocommit = 0"
 #: The bit for an open transaction in the flags that the server sends with each answer.
 _IN_TRANSACTION: Final = 1
+#: The bit for autocommit.
+_AUTOCOMMIT: Final = 2
 
 
 class MySQL(Dialect):
@@ -271,6 +273,11 @@ class MySQL(Dialect):
         if status is None:
             return True  # mysqlclient does not report whether a transaction is open
         return bool(connection.open and status & _IN_TRANSACTION)
+
+    def autocommits(self, connection: Any) -> bool:
+        # PyMySQL takes no flags from the answer to a read.
+        status = getattr(connection, "server_status", 0)
+        return status & (_AUTOCOMMIT | _IN_TRANSACTION) == _AUTOCOMMIT
 
     def usable(self, connection: Any) -> bool:
         return bool(getattr(connection, "open", True))

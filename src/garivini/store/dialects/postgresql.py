@@ -37,6 +37,7 @@ from garivini.store.dialects.postgresql_sessions import (
     begin_with,
     number_of,
     parse_options,
+    read_binary,
     startup_options,
 )
 
@@ -120,6 +121,7 @@ class PostgreSQL(Dialect):
         self._threshold_given = False
         #: The settings that each transaction gets behind a pooler.
         self._settings: dict[str, str] = dict(SETTINGS)
+        self._takes_any_text = False  # whether the encoding of the database checks no text
 
     def begin_transaction(self, cursor: Any) -> int | None:
         if self.pooled:
@@ -127,14 +129,16 @@ class PostgreSQL(Dialect):
             statements = begin_with(self._settings | wait, INCARNATION if self.has_incarnations else "NULL")
             cursor.execute(statements)
             cursor.nextset()  # the first result is that of BEGIN
-            return number_of(cursor.fetchall()[0][-1])
-        if self.lock_timeout is None:
-            cursor.execute(self.begin)
+            incarnation = number_of(cursor.fetchall()[0][-1])
         else:
-            # In one round trip. A caller's session has its own setting.
-            begin = f"{self.begin}; SET LOCAL lock_timeout = {round(self.lock_timeout * 1000)}"
+            incarnation = None
+            begin = self.begin
+            if self.lock_timeout is not None:  # in one round trip; a caller's session has its own setting
+                begin += f"; SET LOCAL lock_timeout = {round(self.lock_timeout * 1000)}"
             cursor.execute(begin)
-        return None
+        if not self._takes_any_text:
+            read_binary(cursor)
+        return incarnation
 
     def shorten_lock_wait(self, cursor: Any) -> None:
         cursor.execute("SET LOCAL lock_timeout = 10")
@@ -264,6 +268,7 @@ class PostgreSQL(Dialect):
         if info is not None and info.parameter_status("server_encoding") == _UNCHECKED:
             from garivini.store.dialects.psycopg_connection import read_any_text
 
+            self._takes_any_text = True
             read_any_text(cursor)
         return cursor
 

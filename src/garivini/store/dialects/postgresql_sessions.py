@@ -1,8 +1,8 @@
-"""The settings of our PostgreSQL sessions, or of each transaction behind a pooler. No I/O."""
+"""The settings of our PostgreSQL sessions and cursors, or of each transaction behind a pooler. No I/O."""
 
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 from zlib import crc32
 
 from garivini.store.dialects.dialect import IDLE_TIMEOUT, LOCK_TIMEOUT
@@ -80,6 +80,17 @@ def begin_with(settings: Mapping[str, str], last: str) -> str:
         if name != "default_transaction_isolation"  # BEGIN names the level
     ]
     return f"{BEGIN}; SELECT {', '.join([*calls, _DURABLE, last])}"
+
+
+def read_binary(cursor: Any) -> None:
+    """Let the server send values in their binary form from here on, which psycopg reads in half the time.
+
+    Only a statement that is sent alone can have such a result. Another driver's cursor is left as it is.
+    """
+    if hasattr(cursor, "format"):
+        from psycopg.pq import Format
+
+        cursor.format = Format.BINARY
 
 
 def _escaped(value: str) -> str:

@@ -139,6 +139,10 @@ class SQLite(Dialect):
     def in_transaction(self, connection: Any) -> bool:
         return bool(connection.in_transaction)
 
+    def autocommits(self, connection: Any) -> bool:
+        # Otherwise Python's driver begins a transaction with the first write, and not with a read.
+        return super().autocommits(connection) and getattr(connection, "isolation_level", "") is None
+
     def usable(self, connection: Any) -> bool:
         return True
 

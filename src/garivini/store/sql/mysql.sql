@@ -425,7 +425,7 @@ SELECT jobid FROM job FORCE INDEX (PRIMARY) ORDER BY jobid DESC LIMIT 1
 -- name: match (funcname, state, failed, uniqkey, partition, error, error_text, arg_text, created_from, created_before, due_from, due_before, after, until, limit) -> rows
 -- The next jobs by id, each with its effective state if it matches and NULL if not. The conditions are not in the WHERE
 -- clause, so the statement reads the next `limit` rows and no others, however many of them match. Texts are compared by
--- their bytes, whatever the collation.
+-- their bytes, whatever the collation. Ordered by the attempt alone, MySQL would read and sort all failures of a job.
 SELECT jobid,
        CASE WHEN (:funcname IS NULL OR CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY))
              AND (:state IS NULL OR {effective_state} = :state)
@@ -443,7 +443,7 @@ SELECT jobid,
                     FROM failure FORCE INDEX (PRIMARY)
                    WHERE failure.jobid = job.jobid
                      AND failure.attempt = (SELECT latest.attempt FROM failure AS latest FORCE INDEX (PRIMARY)
-                                             WHERE latest.jobid = job.jobid ORDER BY latest.attempt DESC LIMIT 1)))
+                                             WHERE latest.jobid = job.jobid ORDER BY latest.jobid DESC, latest.attempt DESC LIMIT 1)))
             THEN {effective_state} END
   FROM job FORCE INDEX (PRIMARY) WHERE jobid > :after AND jobid <= :until ORDER BY jobid LIMIT :limit
 
@@ -559,8 +559,7 @@ SHOW GLOBAL VARIABLES WHERE variable_name IN ('group_replication_consistency', '
 -- name: functions () -> rows
 -- The settings of all functions that apply, and until when a function is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       partition_max_running, partition_rate, partition_burst, fair,
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair,
        CASE WHEN paused_until > UNIX_TIMESTAMP() THEN paused_until END
   FROM `function` ORDER BY funcname
 
@@ -595,8 +594,7 @@ ON DUPLICATE KEY UPDATE funcname = VALUES(funcname)
 -- Writes all settings of functions.
 INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       partition_max_running, partition_rate, partition_burst, fair,
-       declared, override)
+       partition_max_running, partition_rate, partition_burst, fair, declared, override)
 VALUES
   (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :unique_scope, :unique_window, :on_duplicate, :max_delay, :expires, :partition_max_running, :partition_rate, :partition_burst, :fair, :declared, :override) -- each
 ON DUPLICATE KEY UPDATE
@@ -976,8 +974,8 @@ SELECT jobid, attempt, {effective_state}, run_after, created, UNIX_TIMESTAMP(), 
 
 -- name: replace_job (jobid, arg, coalesce, partition, priority, run_after, expires) -> none
 -- Gives other values to a job that was never handed out and that this transaction has locked.
-UPDATE job SET arg = :arg, `coalesce` = :coalesce, `partition` = :partition, priority = :priority, run_after = :run_after,
-       expires = :expires
+UPDATE job SET arg = :arg, `coalesce` = :coalesce, priority = :priority, run_after = :run_after,
+       `partition` = :partition, expires = :expires
  WHERE jobid = :jobid
 
 -- name: free_key (jobid) -> none
@@ -987,6 +985,10 @@ UPDATE job SET uniqkey = NULL, has_successor = NULL WHERE jobid = :jobid
 -- name: set_expires (jobids, expires) -> none
 -- Seconds after new jobs are due until which they must have been handed out.
 UPDATE job FORCE INDEX (PRIMARY) SET expires = :expires WHERE jobid IN (:*jobids)
+
+-- name: expiries (jobids) -> rows
+-- The jobs among these that have a time of their own until which they must be handed out.
+SELECT jobid, expires FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) AND expires IS NOT NULL
 
 -- name: note_successor (jobid) -> none
 -- A job gets its first successor.
@@ -1001,8 +1003,8 @@ SELECT due, created FROM successor WHERE jobid = :jobid
 INSERT INTO successor (jobid, funcname, uniqkey, `coalesce`, `partition`, arg, flag, priority, due, created, expires)
 VALUES (:jobid, :funcname, :uniqkey, :coalesce, :partition, :arg, :flag, :priority,
         :due, :created, :expires)
-ON DUPLICATE KEY UPDATE `coalesce` = VALUES(`coalesce`), `partition` = VALUES(`partition`), arg = VALUES(arg), flag = VALUES(flag), priority = VALUES(priority),
-       due = VALUES(due), expires = VALUES(expires)
+ON DUPLICATE KEY UPDATE `coalesce` = VALUES(`coalesce`), `partition` = VALUES(`partition`), arg = VALUES(arg),
+       flag = VALUES(flag), priority = VALUES(priority), due = VALUES(due), expires = VALUES(expires)
 
 -- name: promote (jobid) -> none
 -- A successor becomes a job, unless a newer job has its key. The transaction has ended the job before it.
@@ -1055,3 +1057,44 @@ SELECT jobid, attempt, CAST(UNIX_TIMESTAMP() AS SIGNED) - CAST(run_after AS SIGN
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
    AND run_after < CAST(UNIX_TIMESTAMP() AS SIGNED) - :expires AND run_after <> 2147483647
  ORDER BY run_after LIMIT :limit FOR UPDATE SKIP LOCKED
+
+-- name: put_out (target, id, funcname, uniqkey, coalesce, partition, arg, flag, priority, delay, expires, rule) -> none
+-- Stores a follow-up that belongs to another database, in the transaction that completes its job.
+INSERT INTO outbox (target, id, funcname, uniqkey, `coalesce`, `partition`, arg, flag, priority, run_after, expires, rule)
+VALUES (:target, :id, :funcname, :uniqkey, :coalesce, :partition, :arg, :flag, :priority,
+        UNIX_TIMESTAMP() + :delay, :expires, :rule)
+
+-- name: next_target (after) -> rows
+-- The next database to which follow-ups are to be moved, by its id.
+SELECT target FROM outbox WHERE target > :after ORDER BY target LIMIT 1
+
+-- name: outbox_sizes (target, id, limit) -> rows
+-- The next follow-ups for a database, by their ids, and the bytes of their arguments.
+SELECT id, LENGTH(arg) FROM outbox WHERE target = :target AND id > :id ORDER BY id LIMIT :limit
+
+-- name: outbox (target, ids) -> rows
+-- Follow-ups, each with the seconds until it is due.
+SELECT id, funcname, uniqkey, `coalesce`, `partition`, arg, flag, priority, GREATEST(run_after - UNIX_TIMESTAMP(), 0),
+       expires, rule
+  FROM outbox WHERE target = :target AND id IN (:*ids)
+
+-- name: leave_outbox (target, ids) -> none
+-- Deletes follow-ups that have arrived.
+DELETE FROM outbox WHERE target = :target AND id IN (:*ids)
+
+-- name: retarget (target, ids, home) -> none
+-- Sends follow-ups to another database, because theirs is being drained.
+UPDATE outbox SET target = :home WHERE target = :target AND id IN (:*ids)
+
+-- name: arrive (id, mover) -> none
+-- Notes that a follow-up arrives, unless it has before. In the transaction that inserts it.
+INSERT INTO arrived (id, mover, arrived_at) VALUES (:id, :mover, UNIX_TIMESTAMP())
+ON DUPLICATE KEY UPDATE id = arrived.id
+
+-- name: arrivals (ids, mover) -> rows
+-- Which of these arrive in this transaction, whose name is unique.
+SELECT id FROM arrived WHERE id IN (:*ids) AND mover = :mover
+
+-- name: forget_arrivals (age, limit) -> count
+-- Forgets follow-ups that have arrived long ago: their rows in the outbox were deleted then.
+DELETE FROM arrived WHERE arrived_at < UNIX_TIMESTAMP() - :age ORDER BY arrived_at LIMIT :limit

@@ -38,18 +38,18 @@ SELECT COUNT(*) FROM (
      AND CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY)
    LIMIT :limit) AS handed_out
 
+-- name: keyed_row (funcname, uniqkey) -> rows
+-- As in mysql.sql, and whether function and key match by their bytes.
+SELECT jobid, attempt, {effective_state}, run_after, created, UNIX_TIMESTAMP(), UNIX_TIMESTAMP() + (MICROSECOND(NOW(6)) > 0),
+       CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY)
+          AND CAST(CONVERT(uniqkey USING utf8mb4) AS BINARY) = CAST(CONVERT(:uniqkey USING utf8mb4) AS BINARY)
+  FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey FOR UPDATE
+
 -- name: due_turns (jobids, priority, small) -> rows
--- The same with each row's own function at the end.
+-- As in mysql.sql, with the function of each row at the end.
 SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniqkey,
        `coalesce`, flag, failcount, attempt, UNIX_TIMESTAMP(), created, expires, `partition`, funcname
   FROM job FORCE INDEX (PRIMARY)
  WHERE jobid IN (:*jobids) AND state = 0 AND priority = :priority
    AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
    FOR UPDATE SKIP LOCKED
-
--- name: keyed_row (funcname, uniqkey) -> rows
--- The same, and whether function and key match by their bytes.
-SELECT jobid, attempt, {effective_state}, run_after, created, UNIX_TIMESTAMP(), UNIX_TIMESTAMP() + (MICROSECOND(NOW(6)) > 0),
-       CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY)
-          AND CAST(CONVERT(uniqkey USING utf8mb4) AS BINARY) = CAST(CONVERT(:uniqkey USING utf8mb4) AS BINARY)
-  FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey FOR UPDATE

@@ -140,7 +140,8 @@ SELECT lane.funcname, lane.state, lane.priority, lane.due, clock.now FROM lane, 
 -- The first jobs of a lane that a claim may take, with their arguments, or NULL for an argument of more than `small`
 -- bytes, the time now, and when they were inserted. Rows that another claim has locked are skipped.
 SELECT jobid, run_after, CASE WHEN octet_length(arg) > :small::bigint THEN NULL ELSE coalesce(arg, '') END, uniqkey,
-       "coalesce", flag, failcount, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), created, expires, partition
+       "coalesce", flag, failcount, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), created, expires,
+       partition
   FROM job
  WHERE funcname = :funcname::text AND state = 0 AND priority = :priority::smallint
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after <> 2147483647
@@ -569,8 +570,7 @@ UNION ALL SELECT 'commits_without_standby', count(*)::text FROM pg_catalog.pg_st
 -- name: functions () -> rows
 -- The settings of all functions that apply, and until when a function is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       partition_max_running, partition_rate, partition_burst, fair,
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair,
        CASE WHEN paused_until > floor(extract(epoch FROM clock_timestamp()))::bigint THEN paused_until END
   FROM function ORDER BY funcname
 
@@ -602,23 +602,20 @@ INSERT INTO function (funcname) SELECT unnest(:@funcname::text[]) ON CONFLICT (f
 -- Writes all settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       partition_max_running, partition_rate, partition_burst, fair,
-       declared, override)
+       partition_max_running, partition_rate, partition_burst, fair, declared, override)
 SELECT n.funcname, n.lease, n.deadline, n.renews::boolean, n.envelope, n.max_failures, n.retention, n.max_running,
        n.retry, n.timeout, n.dead_retention, n.rate, n.burst, n.unique_scope, n.unique_window,
-       n.on_duplicate, n.max_delay, n.expires, n.partition_max_running,
-       n.partition_rate, n.partition_burst, n.fair, n.declared, n.override
+       n.on_duplicate, n.max_delay, n.expires, n.partition_max_running, n.partition_rate,
+       n.partition_burst, n.fair, n.declared, n.override
   FROM unnest(:@funcname::text[], :@lease::integer[], :@deadline::integer[], :@renews::integer[], :@envelope::text[],
               :@max_failures::integer[], :@retention::integer[], :@max_running::integer[], :@retry::text[],
               :@timeout::double precision[], :@dead_retention::integer[], :@rate::text[], :@burst::integer[],
               :@unique_scope::text[], :@unique_window::integer[], :@on_duplicate::text[], :@max_delay::integer[],
-              :@expires::integer[],
-              :@partition_max_running::integer[], :@partition_rate::text[], :@partition_burst::integer[], :@fair::smallint[],
-              :@declared::text[], :@override::text[])
+              :@expires::integer[], :@partition_max_running::integer[], :@partition_rate::text[],
+              :@partition_burst::integer[], :@fair::smallint[], :@declared::text[], :@override::text[])
        AS n (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
              dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       partition_max_running, partition_rate, partition_burst, fair,
-       declared, override)
+             partition_max_running, partition_rate, partition_burst, fair, declared, override)
 ON CONFLICT (funcname) DO UPDATE
    SET lease = excluded.lease, deadline = excluded.deadline, renews = excluded.renews,
        envelope = excluded.envelope, max_failures = excluded.max_failures, retention = excluded.retention,
@@ -783,7 +780,8 @@ SELECT turns.jobid, given.partition, turns.run_after
 -- name: due_turns (jobids, priority, small) -> rows
 -- The jobs among these that a claim may take now, as `due` reads them. Rows that are locked are skipped.
 SELECT jobid, run_after, CASE WHEN octet_length(arg) > :small::bigint THEN NULL ELSE coalesce(arg, '') END, uniqkey,
-       "coalesce", flag, failcount, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), created, expires, partition
+       "coalesce", flag, failcount, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), created, expires,
+       partition
   FROM job
  WHERE jobid = ANY (:@jobids::bigint[]) AND state + 0 = 0 AND priority + 0 = :priority::smallint
    AND run_after + 0 <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after + 0 <> 2147483647
@@ -1018,8 +1016,8 @@ SELECT jobid, attempt, {effective_state}, run_after, created, (SELECT floor(extr
 
 -- name: replace_job (jobid, arg, coalesce, partition, priority, run_after, expires) -> none
 -- Gives other values to a job that was never handed out and that this transaction has locked.
-UPDATE job SET arg = :arg::bytea, "coalesce" = :coalesce::text, partition = :partition::text, priority = :priority::smallint, run_after = :run_after::bigint,
-       expires = :expires::integer
+UPDATE job SET arg = :arg::bytea, "coalesce" = :coalesce::text, priority = :priority::smallint, run_after = :run_after::bigint,
+       partition = :partition::text, expires = :expires::integer
  WHERE jobid = :jobid::bigint
 
 -- name: free_key (jobid) -> none
@@ -1029,6 +1027,10 @@ UPDATE job SET uniqkey = NULL, has_successor = NULL WHERE jobid = :jobid::bigint
 -- name: set_expires (jobids, expires) -> none
 -- Seconds after new jobs are due until which they must have been handed out.
 UPDATE job SET expires = :expires::integer WHERE jobid = ANY (:@jobids::bigint[])
+
+-- name: expiries (jobids) -> rows
+-- The jobs among these that have a time of their own until which they must be handed out.
+SELECT jobid, expires FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND expires IS NOT NULL
 
 -- name: note_successor (jobid) -> none
 -- A job gets its first successor.
@@ -1041,11 +1043,11 @@ SELECT due, created FROM successor WHERE jobid = :jobid::bigint
 -- name: put_successor (jobid, funcname, uniqkey, coalesce, partition, arg, flag, priority, due, created, expires) -> none
 -- Stores the successor of a job that this transaction has locked, or gives other values to it.
 INSERT INTO successor (jobid, funcname, uniqkey, "coalesce", partition, arg, flag, priority, due, created, expires)
-VALUES (:jobid::bigint, :funcname::text, :uniqkey::text, :coalesce::text, :partition::text, :arg::bytea, :flag::text, :priority::smallint,
-        :due::bigint, :created::bigint, :expires::integer)
+VALUES (:jobid::bigint, :funcname::text, :uniqkey::text, :coalesce::text, :partition::text, :arg::bytea, :flag::text,
+        :priority::smallint, :due::bigint, :created::bigint, :expires::integer)
 ON CONFLICT (jobid) DO UPDATE
-   SET "coalesce" = excluded."coalesce", partition = excluded.partition, arg = excluded.arg, flag = excluded.flag, priority = excluded.priority,
-       due = excluded.due, expires = excluded.expires
+   SET "coalesce" = excluded."coalesce", partition = excluded.partition, arg = excluded.arg, flag = excluded.flag,
+       priority = excluded.priority, due = excluded.due, expires = excluded.expires
 
 -- name: promote (jobid) -> none
 -- A successor becomes a job, unless a newer job has its key. The transaction has ended the job before it.
@@ -1099,3 +1101,45 @@ SELECT jobid, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::big
  WHERE funcname = :funcname::text AND state = 0 AND priority = :priority::smallint
    AND run_after < (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - :expires::bigint AND run_after <> 2147483647
  ORDER BY run_after LIMIT :limit::bigint FOR UPDATE SKIP LOCKED
+
+-- name: put_out (target, id, funcname, uniqkey, coalesce, partition, arg, flag, priority, delay, expires, rule) -> none
+-- Stores a follow-up that belongs to another database, in the transaction that completes its job.
+INSERT INTO outbox (target, id, funcname, uniqkey, "coalesce", partition, arg, flag, priority, run_after, expires, rule)
+VALUES (:target::bigint, :id::text, :funcname::text, :uniqkey::text, :coalesce::text, :partition::text, :arg::bytea, :flag::text,
+        :priority::smallint, floor(extract(epoch FROM clock_timestamp()))::bigint + :delay::bigint, :expires::bigint, :rule::text)
+
+-- name: next_target (after) -> rows
+-- The next database to which follow-ups are to be moved, by its id.
+SELECT target FROM outbox WHERE target > :after::bigint ORDER BY target LIMIT 1
+
+-- name: outbox_sizes (target, id, limit) -> rows
+-- The next follow-ups for a database, by their ids, and the bytes of their arguments.
+SELECT id, octet_length(arg) FROM outbox WHERE target = :target::bigint AND id > :id::text ORDER BY id LIMIT :limit::bigint
+
+-- name: outbox (target, ids) -> rows
+-- Follow-ups, each with the seconds until it is due.
+SELECT id, funcname, uniqkey, "coalesce", partition, arg, flag, priority, greatest(run_after - floor(extract(epoch FROM clock_timestamp()))::bigint, 0),
+       expires, rule
+  FROM outbox WHERE target = :target::bigint AND id = ANY (:@ids::text[])
+
+-- name: leave_outbox (target, ids) -> none
+-- Deletes follow-ups that have arrived.
+DELETE FROM outbox WHERE target = :target::bigint AND id = ANY (:@ids::text[])
+
+-- name: retarget (target, ids, home) -> none
+-- Sends follow-ups to another database, because theirs is being drained.
+UPDATE outbox SET target = :home::bigint WHERE target = :target::bigint AND id = ANY (:@ids::text[])
+
+-- name: arrive (id, mover) -> none
+-- Notes that a follow-up arrives, unless it has before. In the transaction that inserts it.
+INSERT INTO arrived (id, mover, arrived_at) VALUES (:id::text, :mover::text, floor(extract(epoch FROM clock_timestamp()))::bigint)
+ON CONFLICT (id) DO NOTHING
+
+-- name: arrivals (ids, mover) -> rows
+-- Which of these arrive in this transaction, whose name is unique.
+SELECT id FROM arrived WHERE id = ANY (:@ids::text[]) AND mover = :mover::text
+
+-- name: forget_arrivals (age, limit) -> count
+-- Forgets follow-ups that have arrived long ago: their rows in the outbox were deleted then.
+DELETE FROM arrived
+ WHERE id IN (SELECT id FROM arrived WHERE arrived_at < (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - :age::bigint LIMIT :limit::bigint)

@@ -490,8 +490,7 @@ SELECT 'version', sqlite_version() UNION ALL SELECT 'journal_mode', journal_mode
 -- name: functions () -> rows
 -- The settings of all functions that apply, and until when a function is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       partition_max_running, partition_rate, partition_burst, fair,
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair,
        CASE WHEN paused_until > strftime('%s', 'now') + 0 THEN paused_until END
   FROM function ORDER BY funcname
 
@@ -526,8 +525,7 @@ ON CONFLICT (funcname) DO NOTHING
 -- Writes all settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       partition_max_running, partition_rate, partition_burst, fair,
-       declared, override)
+       partition_max_running, partition_rate, partition_burst, fair, declared, override)
 VALUES
   (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :unique_scope, :unique_window, :on_duplicate, :max_delay, :expires, :partition_max_running, :partition_rate, :partition_burst, :fair, :declared, :override) -- each
 ON CONFLICT (funcname) DO UPDATE
@@ -900,8 +898,8 @@ SELECT jobid, attempt, {effective_state}, run_after, created, strftime('%s', 'no
 
 -- name: replace_job (jobid, arg, coalesce, partition, priority, run_after, expires) -> none
 -- Gives other values to a job that was never handed out and that this transaction has locked.
-UPDATE job SET arg = :arg, "coalesce" = :coalesce, "partition" = :partition, priority = :priority, run_after = :run_after,
-       expires = :expires
+UPDATE job SET arg = :arg, "coalesce" = :coalesce, priority = :priority, run_after = :run_after,
+       "partition" = :partition, expires = :expires
  WHERE jobid = :jobid
 
 -- name: free_key (jobid) -> none
@@ -911,6 +909,10 @@ UPDATE job SET uniqkey = NULL, has_successor = NULL WHERE jobid = :jobid
 -- name: set_expires (jobids, expires) -> none
 -- Seconds after new jobs are due until which they must have been handed out.
 UPDATE job SET expires = :expires WHERE jobid IN (:*jobids)
+
+-- name: expiries (jobids) -> rows
+-- The jobs among these that have a time of their own until which they must be handed out.
+SELECT jobid, expires FROM job WHERE jobid IN (:*jobids) AND expires IS NOT NULL
 
 -- name: note_successor (jobid) -> none
 -- A job gets its first successor.
@@ -926,8 +928,8 @@ INSERT INTO successor (jobid, funcname, uniqkey, "coalesce", "partition", arg, f
 VALUES (:jobid, :funcname, :uniqkey, :coalesce, :partition, :arg, :flag, :priority,
         :due, :created, :expires)
 ON CONFLICT (jobid) DO UPDATE
-   SET "coalesce" = excluded."coalesce", "partition" = excluded."partition", arg = excluded.arg, flag = excluded.flag, priority = excluded.priority,
-       due = excluded.due, expires = excluded.expires
+   SET "coalesce" = excluded."coalesce", "partition" = excluded."partition", arg = excluded.arg, flag = excluded.flag,
+       priority = excluded.priority, due = excluded.due, expires = excluded.expires
 
 -- name: promote (jobid) -> none
 -- A successor becomes a job, unless a newer job has its key. The transaction has ended the job before it.
@@ -981,3 +983,44 @@ SELECT jobid, attempt, strftime('%s', 'now') - run_after FROM job INDEXED BY job
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
    AND run_after < strftime('%s', 'now') + 0 - :expires AND run_after <> 2147483647
  ORDER BY run_after LIMIT :limit
+
+-- name: put_out (target, id, funcname, uniqkey, coalesce, partition, arg, flag, priority, delay, expires, rule) -> none
+-- Stores a follow-up that belongs to another database, in the transaction that completes its job.
+INSERT INTO outbox (target, id, funcname, uniqkey, "coalesce", "partition", arg, flag, priority, run_after, expires, rule)
+VALUES (:target, :id, :funcname, :uniqkey, :coalesce, :partition, :arg, :flag, :priority,
+        CAST(strftime('%s', 'now') AS INTEGER) + :delay, :expires, :rule)
+
+-- name: next_target (after) -> rows
+-- The next database to which follow-ups are to be moved, by its id.
+SELECT target FROM outbox WHERE target > :after ORDER BY target LIMIT 1
+
+-- name: outbox_sizes (target, id, limit) -> rows
+-- The next follow-ups for a database, by their ids, and the bytes of their arguments.
+SELECT id, length(CAST(arg AS BLOB)) FROM outbox WHERE target = :target AND id > :id ORDER BY id LIMIT :limit
+
+-- name: outbox (target, ids) -> rows
+-- Follow-ups, each with the seconds until it is due.
+SELECT id, funcname, uniqkey, "coalesce", "partition", arg, flag, priority, max(run_after - CAST(strftime('%s', 'now') AS INTEGER), 0),
+       expires, rule
+  FROM outbox WHERE target = :target AND id IN (:*ids)
+
+-- name: leave_outbox (target, ids) -> none
+-- Deletes follow-ups that have arrived.
+DELETE FROM outbox WHERE target = :target AND id IN (:*ids)
+
+-- name: retarget (target, ids, home) -> none
+-- Sends follow-ups to another database, because theirs is being drained.
+UPDATE outbox SET target = :home WHERE target = :target AND id IN (:*ids)
+
+-- name: arrive (id, mover) -> none
+-- Notes that a follow-up arrives, unless it has before. In the transaction that inserts it.
+INSERT INTO arrived (id, mover, arrived_at) VALUES (:id, :mover, CAST(strftime('%s', 'now') AS INTEGER))
+ON CONFLICT (id) DO NOTHING
+
+-- name: arrivals (ids, mover) -> rows
+-- Which of these arrive in this transaction, whose name is unique.
+SELECT id FROM arrived WHERE id IN (:*ids) AND mover = :mover
+
+-- name: forget_arrivals (age, limit) -> count
+-- Forgets follow-ups that have arrived long ago: their rows in the outbox were deleted then.
+DELETE FROM arrived WHERE id IN (SELECT id FROM arrived WHERE arrived_at < CAST(strftime('%s', 'now') AS INTEGER) - :age LIMIT :limit)

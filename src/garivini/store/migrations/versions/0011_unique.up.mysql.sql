@@ -22,6 +22,7 @@ CREATE TABLE successor (
   priority   TINYINT NOT NULL DEFAULT 1,
   due        BIGINT NOT NULL,
   created    BIGINT NOT NULL,
+  `partition` VARCHAR(200),
   expires    INT UNSIGNED,
   KEY successor_key (funcname, uniqkey)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 /*M! COLLATE utf8mb4_nopad_bin */ /*!80017 COLLATE utf8mb4_0900_bin */;

@@ -22,6 +22,7 @@ CREATE TABLE successor (
   priority   SMALLINT NOT NULL DEFAULT 1,
   due        BIGINT NOT NULL,
   created    BIGINT NOT NULL,
+  partition  VARCHAR(200) COLLATE "C",
   expires    INTEGER
 );
 CREATE INDEX successor_key ON successor (funcname, uniqkey);

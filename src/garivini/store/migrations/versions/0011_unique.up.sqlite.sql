@@ -24,6 +24,7 @@ CREATE TABLE successor (
   priority   INTEGER NOT NULL DEFAULT 1,
   due        INTEGER NOT NULL,
   created    INTEGER NOT NULL,
+  "partition" TEXT,
   expires    INTEGER
 );
 CREATE INDEX successor_key ON successor (funcname, uniqkey);

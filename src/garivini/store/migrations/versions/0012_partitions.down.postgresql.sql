@@ -1,4 +1,3 @@
-ALTER TABLE successor DROP COLUMN partition;
 DROP TABLE partition_rate;
 DROP TABLE turn_partition;
 DROP TABLE turn;

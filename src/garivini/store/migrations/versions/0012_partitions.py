@@ -8,9 +8,8 @@ down_revision = "0011_from_0003"
 
 def upgrade() -> None:
     """Add the columns and create the tables."""
-    columns = {"job": "partition", "successor": "partition", "function": "fair"}
-    tables = {"turn": "jobid", "turn_partition": "priority", "partition_rate": "used_until"}
-    run_script(__file__, "up", added=columns | tables)
+    added = {"job": "partition", "function": "fair", "turn": "jobid", "turn_partition": "priority"}
+    run_script(__file__, "up", added={**added, "partition_rate": "used_until"})
 
 
 def downgrade() -> None:

@@ -35,5 +35,3 @@ CREATE TABLE partition_rate (
   PRIMARY KEY (funcname, `partition`),
   KEY partition_rate_used (used_until)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 /*M! COLLATE utf8mb4_nopad_bin */ /*!80017 COLLATE utf8mb4_0900_bin */;
--- The partition of a job that waits for the end of the one before it.
-ALTER TABLE successor ADD COLUMN `partition` VARCHAR(200) CHARACTER SET utf8mb4 /*M! COLLATE utf8mb4_nopad_bin */ /*!80017 COLLATE utf8mb4_0900_bin */;

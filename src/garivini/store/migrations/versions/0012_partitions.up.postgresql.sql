@@ -33,5 +33,3 @@ CREATE TABLE partition_rate (
   PRIMARY KEY (funcname, partition)
 );
 CREATE INDEX partition_rate_used ON partition_rate (used_until);
--- The partition of a job that waits for the end of the one before it.
-ALTER TABLE successor ADD COLUMN partition VARCHAR(200) COLLATE "C";

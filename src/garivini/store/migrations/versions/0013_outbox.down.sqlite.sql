@@ -1,0 +1,2 @@
+DROP TABLE arrived;
+DROP TABLE outbox;

@@ -1,0 +1,89 @@
+"""Moves follow-ups from the outbox of a database to their homes. Blocking."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from garivini.errors import GariviniError, RefusedError, UsageError
+from garivini.store.database import Database
+from garivini.store.homes import home_of
+from garivini.store.outbox import Outgoing
+
+
+class Moved(NamedTuple):
+    """The result of moving a page of follow-ups."""
+
+    #: How many have left the outbox.
+    jobs: int
+    #: The id after which the next page begins; None: this was the last one.
+    after: str | None
+    #: The errors of those that could not be moved, which stay.
+    errors: list[GariviniError]
+
+
+class OutboxMoves:
+    """Moves follow-ups out of one database.
+
+    Args:
+        source: the database with the outbox.
+        databases: all databases of the queue, by id.
+
+    """
+
+    def __init__(self, source: Database, databases: Mapping[int, Database]) -> None:
+        self._source = source
+        self._databases = databases
+        #: The ids of databases that were found to be drained.
+        self._drained: set[int] = set()
+
+    def move(self, target: int, after: str = "") -> Moved:
+        """Move the next follow-ups for a database.
+
+        Raises:
+            UsageError: there is no such database here.
+            GariviniError: a database does not answer. What was not moved is moved by the next call.
+
+        """
+        if target not in self._databases:
+            raise UsageError(f"follow-ups wait for database {target}, which is not in this list of databases")
+        page = self._source.outgoing(target, after)
+        if not page:
+            return Moved(0, None, [])
+        errors: list[GariviniError] = []
+        moved = self._receive(target, page, errors)
+        if moved:
+            self._source.leave_outbox(target, moved)
+        return Moved(len(moved), page[-1].id, errors)
+
+    def _receive(self, target: int, page: Sequence[Outgoing], errors: list[GariviniError]) -> list[Outgoing]:
+        """Insert follow-ups into their home; return those that are there."""
+        try:
+            self._databases[target].receive(page)
+        except (UsageError, RefusedError) as error:
+            if isinstance(error, RefusedError) and error.draining:
+                return self._send_elsewhere(target, page)
+            if len(page) == 1:
+                errors.append(error)
+                return []
+            half = len(page) // 2
+            return self._receive(target, page[:half], errors) + self._receive(target, page[half:], errors)
+        return list(page)
+
+    def _send_elsewhere(self, target: int, page: Sequence[Outgoing]) -> list[Outgoing]:
+        """Send follow-ups for a drained database to their new homes; return those that need not be moved.
+
+        A job of their key that is live in the drained database has not been moved yet.
+        """
+        self._drained.add(target)
+        left: Collection[int] = self._databases.keys() - self._drained
+        if not left:
+            raise RefusedError("all databases are being drained")
+        done: list[Outgoing] = []
+        homes: dict[int, list[Outgoing]] = {}
+        for it in page:
+            assert it.job.uniqkey is not None
+            if self._databases[target].live(it.job.funcname, it.job.uniqkey) is not None:
+                done.append(it)
+            else:
+                homes.setdefault(home_of(left, it.job.funcname, it.job.uniqkey), []).append(it)
+        self._source.retarget(target, homes)
+        return done
