@@ -409,9 +409,11 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
     table = invoke("functions", "list", "--db", url).output
     assert "1 waiting" in table
     assert "lease 600" in table
-    shown = "retention 3600, max_running 5, dead_retention 30, rate 100/m, burst 10, partition_max_running 2"
+    shown = "retention 3600, max_running 5, dead_retention 30, rate 100/m, burst 10"
     assert shown in " ".join(table.split())
-    assert "partition_burst 3, fair true" in " ".join(table.split())
+    assert "partition_max_running 2, partition_rate 10/s, partition_burst 3, fair true" in " ".join(
+        table.split()
+    )
     assert invoke("functions", "set", "f", "--reset", "--lease", "7", "--db", url).exit_code == 0
     (entry,) = json.loads(invoke("functions", "list", "-o", "json", "--db", url).output)
     assert (entry["lease"], entry["envelope"]) == (7, None)

@@ -256,7 +256,10 @@ def test_rows_may_come_from_a_generator_and_may_be_none(client: Client) -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"funcname": "f", "run_after": 5}, "'run_after' is not one of arg, coalesce, funcname"),
+        (
+            {"funcname": "f", "run_after": 5},
+            "'run_after' is not one of arg, coalesce, expires, funcname, partition",
+        ),
         ({"funcname": "f", "uniq": "k", 5: 6}, "'uniq', 5 is not one of"),
         ({"arg": "x"}, "it has no funcname"),
         ({"funcname": "f", "unique": "a", "uniqkey": "b"}, "two names of the same argument"),

@@ -257,6 +257,8 @@ def test_upgrade_of_the_perl_table_keeps_its_collation_and_index(original: Place
         "crashes",
         "lease_end",
         "runs",
+        "expires",
+        "has_successor",
         "partition",
     }
     assert added == columns | {"job_lane"}

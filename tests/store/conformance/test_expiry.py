@@ -14,15 +14,19 @@ from tests.store.conftest import Clock
 Discarded = list[tuple[Setback, Settled]]
 
 
-@pytest.mark.parametrize("admitted", [False, True])
-def test_claim_discards_jobs_that_have_expired(database: Database, clock: Clock, admitted: bool) -> None:
+@pytest.mark.parametrize(
+    "rules", [None, FunctionPolicy(max_running=100), FunctionPolicy(partition_max_running=100)]
+)
+def test_claim_discards_jobs_that_have_expired(
+    database: Database, clock: Clock, rules: FunctionPolicy | None
+) -> None:
     clock.set(NOON)
     own, later, plain = (put(database, **fields) for fields in ({"expires": 10}, {"expires": 11}, {}))
     delayed = put(database, delay=5, expires=10)
     clock.advance(11)
     discarded: Discarded = []
-    if admitted:
-        database.set_function("f", FunctionPolicy(max_running=100))
+    if rules is not None:
+        database.set_function("f", rules)
         jobs = database.admit(lane(), limit=100, lease=LEASE, discarded=discarded).jobs
     else:
         jobs = claim(database, discarded=discarded)

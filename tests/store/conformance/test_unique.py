@@ -452,3 +452,18 @@ def test_one_more_among_claims_and_ends_loses_no_newest_argument(database: Datab
 def test_a_lease_of_an_insert_counts_as_handed_out(database: Database) -> None:
     database.insert([replace(job(b"first", uniqkey=Unique("k", **ONE_MORE)), lease=LEASE)])
     assert insert(database, b"second", **ONE_MORE).queued
+
+
+def test_insert_that_replaces_a_job_or_waits_for_its_end_has_its_own_partition(database: Database) -> None:
+    def put_in(partition: str) -> None:
+        key = Unique("k", on_duplicate="one_more")
+        database.insert([job(uniqkey=key, partition=partition)])
+
+    put_in("a")
+    put_in("b")  # replaces it
+    taken = claim_one(database)
+    assert taken.partition == "b"
+    put_in("c")
+    put_in("d")  # replaces the successor
+    database.complete([taken.jobid])
+    assert claim_one(database).partition == "d"
