@@ -901,6 +901,7 @@ def test_insert_of_one_job_reads_the_time_only_if_the_estimate_is_wrong(
 
     monkeypatch.setattr(Statements, "__call__", noted)
     database.check()
+    database.functions()  # which has the rules of keys
     for now, statements in ((at, ["_at"]), (at + 5, ["_at", "clock", ""])):
         with database.connections.connection() as connection, closing(connection.cursor()) as cursor:
             cursor.execute("SET timestamp = %s", (now,))
