@@ -25,7 +25,7 @@ def status(
     """Show databases, Gearman servers and functions.
 
     Waiting jobs are counted as due, delayed (not due yet) or backed off (not due yet, after a failure).
-    For the oldest due job, paused functions are left out.
+    The column "oldest due" leaves out jobs of paused functions.
 
     \b
     Exit status:

@@ -25,7 +25,8 @@ from garivini.store.database import Database
 from garivini.store.shards import Shards
 from garivini.submission import Delivery, is_late, submission, unfit
 
-#: Maximum jobs of an insert that are submitted. Inserting a longer list takes longer than a submit may wait.
+#: Maximum jobs of an insert that is dispatched directly. Of a longer list none is leased, because the insert
+#: could last longer than ``SUBMIT_WITHIN``, and then its jobs could not be submitted any more.
 _MAX_JOBS: Final = 4000
 #: Seconds after which the counts of the servers are read again.
 _COUNTS_AGE: Final = 1.0

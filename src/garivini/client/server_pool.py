@@ -70,7 +70,10 @@ class ServerPool:
         self.counted_at = now
 
     def counts(self) -> Counts:
-        """Return the last counts of each server by its address; None if it does not answer."""
+        """Return the jobs and workers of each server's functions as last read, by its address.
+
+        None for a server that has not been read, or has failed since.
+        """
         return {address: server.functions for address, server in self._servers.items()}
 
     def submit(self, jobs: Sequence[Submission]) -> list[SubmitResult]:

@@ -89,7 +89,7 @@ def listen(listener: Listener) -> Callable[[], None]:
 
 @contextmanager
 def only(listener: Listener) -> Iterator[None]:
-    """Send each event to this listener alone, without a limit, while the context lasts.
+    """Send every event to this listener alone, limited events too, while the context lasts.
 
     For a simulation: the events of a simulated process do not reach the log and the listeners of the real
     process.

@@ -12,7 +12,7 @@ DEFAULT_PORT: Final = 4730
 #: A name, an IPv4 address, or an IPv6 address with or without a zone.
 _HOST: Final = re.compile(r"[\w.-]+|[0-9a-fA-F:.]+(?:%[\w.-]+)?")
 
-#: The counts of each server by function; None if the server does not answer.
+#: By server, and by function: its queued and running jobs and its workers. None: the server did not answer.
 Counts: TypeAlias = Mapping[str, Mapping[bytes, FunctionStatus] | None]
 
 #: Addresses that errors may show. Any other value may be a database's, with a password.

@@ -293,11 +293,11 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     def complete(self, *, connection: "Joinable", result: Any = None) -> None:
         """End this job in a transaction of its function, so that both commit together or not at all.
 
-        For the function that runs this job; ``def`` and ``async def`` alike, but it blocks while the database
-        works. The transaction must be one of the job's own database, and the function commits it. This
-        deletes the row, and inserts the follow-ups so far. If the transaction was rolled back, the call may
-        be repeated in the next one; if the function returns after a rollback, the attempt has failed with the
-        error ``RolledBack``.
+        For the function that runs this job; ``def`` and ``async def`` alike, but the call blocks while the
+        database works. The transaction must be one of the job's own database, and the function commits it.
+        This deletes the row, and inserts the follow-ups so far. If the transaction was rolled back, the call
+        may be repeated in the next one; if the function returns after a rollback, the attempt has failed with
+        the error ``RolledBack``.
 
         Args:
             connection: a SQLAlchemy Connection or Session, Django's connection or a driver's. For an

@@ -161,12 +161,12 @@ class FunctionPolicy:
 
     @property
     def start_rate(self) -> Rate | None:
-        """The rate of starts; None: any."""
+        """The rate of starts; None: no limit."""
         return None if self.rate is None else parse_rate(self.rate, self.burst)
 
     @property
     def partition_start_rate(self) -> Rate | None:
-        """The rate of starts of each partition; None: any."""
+        """The rate of starts of each partition; None: no limit."""
         return None if self.partition_rate is None else parse_rate(self.partition_rate, self.partition_burst)
 
     @property

@@ -1,8 +1,9 @@
 """The Injector: stores the jobs of any Gearman client, answers after the commit, and dispatches them.
 
 A client submits a foreground job of ``inject_jobs``. The calls that arrive while a batch is being committed
-become the next batch, so many callers cost few commits. A batch is answered after its commit. Its jobs are
-submitted to the Gearman servers while the next batch is being committed.
+become the next batch, so many callers cost few commits. A batch is answered after its commit, and only
+then are its jobs submitted to the Gearman servers, while the next batch is being committed. A QueueRunner may
+submit a job before the answer: one that has no room, or whose function has rules.
 """
 
 import asyncio

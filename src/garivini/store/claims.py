@@ -55,7 +55,7 @@ def lanes(run: Statements) -> Lanes:
 
 
 def broken_jobs(run: Statements, names: Collection[bytes]) -> list[Setback]:
-    """Return setbacks that park the jobs whose function's name is not text, at most 1,000 per name."""
+    """Return setbacks that park the jobs whose function's name is not UTF-8 text, at most 1,000 per name."""
     setbacks = []
     for name in names:
         message = f"the name of its function is not UTF-8 text: {name!r:.500}"

@@ -128,10 +128,10 @@ class Database(KeyCalls, ScheduleCalls):
     def upgrade(self) -> None:
         """Bring the schema to the version of this code.
 
-        Does nothing if it has it, or a newer one that this code can use.
+        Does nothing if the schema has this version already, or a newer one that this code can use.
 
         Raises:
-            SchemaError: it has a newer one that this code cannot use.
+            SchemaError: the schema has a newer version that this code cannot use.
 
         """
         self.connections.upgrade()

@@ -47,7 +47,7 @@ class KeyCalls:
         return self._forget_keys(limit) if self._old_keys() else 0
 
     def promote_successors(self, limit: int = CHUNK) -> bool:
-        """Make successors of jobs that another program has deleted or parked jobs.
+        """If another program has deleted or parked a job, make its successor a job.
 
         Returns whether there are successors, also of other jobs. If there are none, it costs two statements.
         """

@@ -21,7 +21,9 @@ def run_script(
     Args:
         revision: the path of the revision's module, ``NNNN_name.py``.
         part: which statements.
-        added: by table, a column that the statement about it adds. There is one such statement per table.
+        added: for each table that the script creates or changes, one column that this adds. On MySQL the
+            statement about a table that has this column is left out. So a script may have only one ``CREATE``
+            or ``ALTER TABLE`` per table.
 
     """
     name = op.get_context().dialect.name

@@ -69,7 +69,7 @@ def targets(run: Statements) -> list[int]:
 
 
 def outgoing(run: Statements, target: int, after: str = "") -> list[Outgoing]:
-    """Return the next follow-ups for a database by their ids: at most 200, or a few large ones."""
+    """Return the next follow-ups for a database, in the order of their ids: at most 200, fewer if large."""
     ids: list[str] = []
     total = 0
     for id_, size in run("outbox_sizes", target=target, id=after, limit=_PAGE):

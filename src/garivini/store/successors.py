@@ -67,7 +67,10 @@ def promote_after_death(run: Statements, jobids: Iterable[int]) -> None:
 
 
 def successors_left(run: Statements, limit: int = CHUNK) -> tuple[list[int], bool]:
-    """Return jobs with successors that another program has deleted or parked, and whether there are more."""
+    """Return the ids of jobs that have a successor and that another program has deleted or parked.
+
+    Also returns whether there is any successor, of these or other jobs.
+    """
     left = [jobid for (jobid,) in run("successors_left", limit=limit)]
     return left, bool(left or run("any_successor"))
 

@@ -14,8 +14,8 @@ _BY_VERSION: Final[Mapping[str, str]] = {
     "vitess": "Vitess",
     "planetscale": "Vitess (PlanetScale)",
 }
-#: How the name of each server of Aurora DSQL ends, after its region, and a part before that. Its version is
-#: that of a PostgreSQL.
+#: The end of the name of a server of Aurora DSQL, and a part of it: ``ID.dsql.REGION.on.aws``. Such a server
+#: can report the version of a PostgreSQL.
 _DSQL: Final = (".on.aws", ".dsql.")
 
 

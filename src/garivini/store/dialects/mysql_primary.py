@@ -82,8 +82,9 @@ class PrimarySearch:
         """Return a connection. ``named``: arguments of the driver's ``connect``; host and port are replaced.
 
         Raises:
-            Exception: the driver's error; no server accepts writes. Its code says read-only if one was
-                reached, which may soon accept writes; otherwise it is that of the first server.
+            Exception: the driver's error: no server accepts writes. If a read-only server answered, the code
+                is that for read-only, because this server may soon accept writes. Otherwise it is the code of
+                the first server's error.
 
         """
         codes, reasons = [], []
