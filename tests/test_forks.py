@@ -1,6 +1,7 @@
 """``--forks``: tests in processes that one collection serves; what is lost is reported."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,8 +92,10 @@ def test_forks_run_each_test_and_report_those_whose_process_was_lost(tmp_path: P
     assert "why not" in output
     assert "test_crashes - its process was killed or crashed" in output
     assert "test_is_killed - its process was killed or crashed" in output
-    assert "200 passed, 1 skipped" in output
-    assert "4 failed" in output  # with the one that the process of a lost one would have run next
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped)", output)}
+    assert sum(counts.values()) == 205
+    # A lost process may also have been the one to run test_is_next.
+    assert (counts["skipped"], counts["failed"] - 3) in ((1, 0), (1, 1))
     assert len(list(tmp_path.glob("ended-*"))) == 2  # each process that was not lost has ended its session
 
 

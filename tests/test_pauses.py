@@ -20,6 +20,7 @@ from garivini.store.admission import Admitted
 from garivini.store.database import Database
 from tests.processes import PATIENCE
 from tests.system import System, system
+from tests.test_cancels import until_marks_are_read
 from tests.test_injector import Caller, counted
 from tests.test_limits import Gauge, insert, limit
 from tests.test_queue_runner import claim, runner
@@ -195,6 +196,7 @@ async def test_pause_now_takes_back_jobs_in_servers_and_lets_running_jobs_go_on(
         first, *others = await jobs_of(queue)
 
         async def know_it(_: float) -> None:
+            await until_marks_are_read(queue)
             async with asyncio.timeout(PATIENCE):
                 while (await jobs_of(queue))[0].state is not State.RUNNING:
                     await asyncio.sleep(0.05)

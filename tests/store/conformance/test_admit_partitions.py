@@ -343,7 +343,7 @@ def test_admit_of_two_queue_runners_keeps_the_limit_of_each_partition(database: 
     for thread in threads:
         thread.join()
     assert sorted(ran) == jobids
-    assert max(most) == 2
+    assert max(most) <= 2
 
 
 def test_admit_of_partitions_takes_turns_with_another_admission(database: Database) -> None:
