@@ -115,8 +115,8 @@ class OutcomeQueue:
         """
         self._writing = len(executions)
         try:
-            # These jobs have ended, so all their reports are in the inbox, and are written now. A job that ends
-            # from here on may have later reports, so its outcome must not be part of this batch.
+            # These jobs have ended, so all their reports have been added. The reports are written now. A job
+            # that ends from here on may have later reports, so its outcome must not be part of this batch.
             self._reports.step()
             failed = self._writer.write(executions)
             deferred = self._defer(failed) if failed else set()
@@ -131,7 +131,7 @@ class OutcomeQueue:
         return ended
 
     def _defer(self, failed: Failed) -> set[int]:
-        """Defer or drop executions that cannot be written even in part; return the ``id`` of those deferred."""
+        """Defer or drop executions that cannot be written even in part; return the deferred ones' ``id``."""
         rest: Failed = []
         for execution, error in failed:
             if not isinstance(error, ConflictError) and self._writer.write_reduced(execution, error):
