@@ -1,4 +1,4 @@
-"""Writes outcomes to one database. A batch has one transaction for each kind of outcome in it."""
+"""Writes outcomes to one database. Each kind of outcome in a batch has transactions of its own."""
 
 import dataclasses
 from collections.abc import Callable, Iterator

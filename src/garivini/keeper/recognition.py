@@ -22,7 +22,7 @@ class Recognition:
     incarnation from then on.
 
     Args:
-        database: as the keeper uses it, with its lock timeout.
+        database: as the keeper uses it, with a short lock timeout.
         arguments: whether jobs have their arguments, which are then compared with the rows.
 
     """
