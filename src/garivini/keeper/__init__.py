@@ -1,12 +1,13 @@
 """The jobs that a process holds: keepers renew their leases and commit their outcomes.
 
-* ``keeper`` is the thread of one database, made of parts. ``rounds`` runs the ``step`` of each part that is
-  due, also when ``wakeup`` wakes the thread. ``database_clock`` knows the time of the database.
-* ``outcome_queue`` has the outcomes to commit, ``outcome_writer`` writes each kind of them, and
-  ``setback_writer`` one setback, with less text if the database refuses it. ``reports`` are written before
-  outcomes.
-* ``renewals`` and ``start_checks`` keep leases by ``leases``; ``row_changes`` gives jobs back.
-  ``marks`` lets both notice cancelled jobs.
+* ``keeper`` is the thread of one database, made of parts. ``rounds`` runs the steps of all parts when one of
+  them is due, or when ``wakeup`` wakes the thread. ``step`` is the step of one part, which pauses after an
+  error. ``database_clock`` knows the time of the database.
+* ``outcome_queue`` has the outcomes to commit. ``outcome_writer`` writes batches of them, one kind at a time.
+  ``setback_writer`` writes a single setback, with less text if the database refuses it. ``reports`` are
+  written before outcomes.
+* ``renewals`` and ``start_checks`` renew leases; ``leases`` writes them. ``marks`` lets both notice cancelled
+  jobs. ``row_changes`` gives jobs back.
 * ``recognition`` finds out, after the database was replaced, which rows still belong to their jobs.
 * ``time_limit`` ends a process whose job runs too long. ``obituaries`` records the jobs of processes that
   died, and ``supervised_child`` has the state that a process shares with its parent.

@@ -25,7 +25,7 @@ BATCH: Final = 1000
 OUTAGES: Final = (UnreachableError, OutcomeUnknownError, SchemaError)
 #: Seconds after a lock conflict during which no write waits for locks.
 _CAUTION: Final = 10.0
-#: Maximum seconds for splitting a batch; the rest of it counts as failed.
+#: Maximum seconds for splitting a batch. Items that are not written by then count as failed.
 _SPLITTING: Final = 1.0
 
 #: Writes some items in one transaction. If a set is given, rows that another transaction has locked are not
@@ -42,7 +42,7 @@ class BatchWriter:
     """Writes batches to one database.
 
     Args:
-        locks_rows: whether its transactions lock rows. If not, a lock delays every item.
+        locks_rows: whether the database's transactions lock single rows. If not, each lock delays all items.
         monotonic: returns the monotonic time.
 
     """
@@ -77,7 +77,7 @@ class BatchWriter:
         return self._write_split(list(items), write, jobid)
 
     def _classify(self, error: Exception) -> None:
-        """Raise an error that concerns all; after a lock conflict, do not wait for locks for a while."""
+        """Raise an error that concerns all writes. After a lock conflict, wait for no lock for a while."""
         if self.concerns_all(error):
             raise error
         if isinstance(error, ConflictError):

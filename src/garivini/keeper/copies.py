@@ -8,8 +8,8 @@ from garivini.model.job import Job
 #: Names one copy: database, job and attempt.
 Copy: TypeAlias = tuple[int, int, int | None]
 
-#: Copies remembered per process. A server can resend only copies that it held when the connection was lost,
-#: which is at most the number that a worker may hold.
+#: Copies remembered per process. A server can resend only the copies that were in flight on a connection when
+#: it was lost, and a worker may hold only a limited number of them.
 MAX_COPIES: Final = 16_384
 
 
@@ -21,8 +21,8 @@ def copy_of(job: Job) -> Copy:
 class EndedCopies(dict[Copy, None]):
     """Copies whose outcome is committed, but possibly not received by the server.
 
-    When a connection is lost, the server gives its in-flight copies to the next worker, which may be this
-    process. The newest ``MAX_COPIES`` are remembered.
+    When a connection is lost, the server gives the copies that were in flight on it to the next worker, which
+    may be this process. The newest ``MAX_COPIES`` are remembered.
     """
 
     def add(self, copies: Iterable[Copy]) -> None:
@@ -34,7 +34,8 @@ class EndedCopies(dict[Copy, None]):
     def drops(self, copy: Copy) -> bool:
         """Return whether this process has already ended a copy that has arrived.
 
-        Copies of one job that come without an attempt have the same name, so each end drops only one of them.
+        All copies of one job that come without an attempt have the same name. So such a copy, once it has
+        ended, drops only the next one that arrives.
         """
         if copy not in self:
             return False

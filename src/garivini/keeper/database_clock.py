@@ -11,7 +11,7 @@ class DatabaseClock:
     """The offset of the database's clock to the monotonic clock of this process.
 
     Args:
-        database: whose clock it is.
+        database: has the clock.
         monotonic: returns the monotonic time.
 
     """
@@ -27,12 +27,12 @@ class DatabaseClock:
         """Read the clock if its offset is unknown."""
         if self.offset is None:
             # The monotonic time is read before the call. If this process is suspended in between, leases seem
-            # to end too early, which only costs start checks, and never too late.
+            # to end too early, which costs only start checks. Leases never seem to end too late.
             before = self._monotonic()
             self.offset = self._database.clock() - before
 
     def next_due(self) -> float:
-        """Return infinity: the clock is read in the round of other work."""
+        """Return infinity: the clock is read in rounds that other parts need."""
         return NOT_DUE
 
     def refresh(self) -> None:

@@ -1,4 +1,4 @@
-"""Declares the schedules of a process: their values at its start, and then that it still runs."""
+"""Declares the schedules of a process at its start, and then records once a minute that it still runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -15,7 +15,7 @@ from garivini.store.shards import Shards
 
 #: Seconds between two steps. A schedule is retired if it has not been declared for ten times as long.
 _INTERVAL: Final = 60.0
-#: Seconds after a step that failed: the first, and the maximum.
+#: Seconds until a step is retried that has failed: after the first failure, and the maximum.
 _RETRY: Final = (1.0, _INTERVAL)
 
 
@@ -25,7 +25,7 @@ class DeclaredSchedules:
     Args:
         shards: the databases. A schedule that none of them has is created in its home.
         schedules: the definitions by name.
-        clock: its time and its thread.
+        clock: gives the time, and creates the thread.
 
     """
 
@@ -64,10 +64,10 @@ class DeclaredSchedules:
                 return
 
     def step(self) -> list[GariviniError]:
-        """Declare what was not declared yet, and record that this process runs; return what has failed.
+        """Declare schedules that are not declared yet, and record that this process runs; return the errors.
 
-        One schedule or database that fails does not affect the others. But if a database does not answer, no
-        schedule is created, because that database may have it.
+        A schedule or database that fails does not affect the others. But while a database does not answer, no
+        schedule is created, because that database may have it already.
         """
         errors: list[GariviniError] = []
         everywhere: set[str] = set()

@@ -13,8 +13,8 @@ from garivini.model.outcome import KeptResult, Kind, Setback
 Outcome: TypeAlias = Kind | Literal["succeeded", "returned"]
 
 
-# Not seen by the garbage collector, for which two objects per job would be most of its work. It is removed
-# from all that refers to it when its job has ended, so it is in no cycle then.
+# The garbage collector does not track executions: two objects per job would be most of the collector's work.
+# An execution is removed from everything that refers to it when its job has ended, so it is in no cycle then.
 class Execution(msgspec.Struct, eq=False, gc=False):
     """A job in the process that runs it: its copy, its lease, its time limit and its outcome."""
 
@@ -33,7 +33,7 @@ class Execution(msgspec.Struct, eq=False, gc=False):
     returned: bool = False
     #: The result of a job that succeeded and is kept.
     result: bytes | KeptResult = b""
-    #: The time limit: the monotonic time by which the execution must end, and the seconds; 0: no limit.
+    #: The monotonic time by which the execution must end, and its time limit in seconds; 0: no limit.
     deadline: float = 0.0
     limit: float = 0.0
     #: The monotonic times of its start and end; 0: not measured, because nobody receives the events.

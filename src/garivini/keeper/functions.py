@@ -19,12 +19,13 @@ class Functions:
     """The settings of functions in a database, as last read.
 
     Args:
-        database: where they are.
+        database: has the settings.
         own: the settings of this worker's functions; a Controller has none.
         leases: receives the leases of functions.
-        wakeup: of the keeper's thread.
+        wakeup: wakes the keeper's thread.
         monotonic: returns the monotonic time.
-        on_read: called in the keeper's thread with a worker's settings that were read, once they are stored.
+        on_read: called in the keeper's thread with the settings of this worker's functions, each time they
+            are read. The calls begin when the worker's own settings are stored.
 
     """
 
@@ -50,8 +51,9 @@ class Functions:
         self._read_at = 0.0  # monotonic
         #: The settings by function; None before they are read.
         self.stored: Mapping[str, FunctionPolicy] | None = None
-        #: The settings by function, at first a worker's own; None before the first ``read``, and if no
-        #: function of a worker keeps its jobs after success. Other threads read them.
+        #: The settings by function. A Controller has None until its first ``read`` is done. A worker begins
+        #: with its own settings, but has None if none of its functions keeps jobs after success. Other
+        #: threads read this.
         self.policies: Mapping[str, FunctionPolicy] | None = _if_kept(own, own)
         leases.seconds = {name: policy.lease for name, policy in own.items() if policy.lease}
 
@@ -79,9 +81,9 @@ class Functions:
             self._publish_own()
 
     def registered(self, *, changed: bool) -> None:
-        """Use the settings from now on, because those of this worker are stored.
+        """Use the settings of this worker's functions from now on, because they are stored.
 
-        ``changed``: whether storing them has changed any since they were read.
+        ``changed``: whether storing them has changed any settings, so that they must be read again.
         """
         self._registered = True
         if changed:
@@ -112,13 +114,13 @@ def _if_kept(
 
 
 class Registration:
-    """Stores, once after the start, a worker's settings of its functions, and that it renews leases.
+    """Stores a worker's settings of its functions, and that it renews leases, once after the start.
 
     Args:
-        database: where they go.
+        database: stores them.
         own: the settings by function.
-        functions: read the settings before and after.
-        wakeup: of the keeper's thread.
+        functions: reads the settings before and after.
+        wakeup: wakes the keeper's thread.
 
     """
 
@@ -154,5 +156,5 @@ class Registration:
             self._functions.registered(changed=self._changed)
 
     def next_due(self) -> float:
-        """Return infinity: it wakes the thread itself."""
+        """Return infinity: each step wakes the thread for the next one."""
         return NOT_DUE

@@ -93,10 +93,10 @@ class Inbox(Generic[T]):
         *,
         is_final: Callable[[Exception], bool],
     ) -> list[tuple[T, Exception]]:
-        """Defer the items of a batch that failed, except for final errors, and forget the other ones.
+        """Defer the failed items of a batch, except after final errors, and forget the tries of the others.
 
         Returns:
-            The items that failed for a final error, which are dropped.
+            The items that failed with a final error. They are dropped.
 
         """
         dropped = []

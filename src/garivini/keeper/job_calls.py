@@ -26,12 +26,12 @@ MAX_FOLLOW_UPS: Final = 1000
 
 
 class JobCalls:
-    """The calls of the running functions whose jobs are in one database. Safe for threads.
+    """The calls that running functions make about their jobs in one database. Safe for threads.
 
     Args:
         database: has the jobs.
         databases: the ids of all databases of the queue.
-        functions: whether the jobs of a function are kept after success.
+        functions: knows whether the jobs of a function are kept after success.
         reports: writes reports.
 
     """
@@ -88,7 +88,7 @@ class JobCalls:
             force_setattr(job, "follow_ups", every)
 
     def _checked(self, new: NewJob) -> NewJob:
-        """Return a follow-up with its home, if the database of the job can store it, as far as is known."""
+        """Check as far as possible that the job's database can store a follow-up; return it with its home."""
         limit = self._database.statement_bytes
         if len(new.arg) > limit:
             raise UsageError(f"{self._database.where} takes arguments of at most {limit} bytes")

@@ -1,4 +1,7 @@
-"""Emits the events of jobs that start and end: one for all jobs of a function in a round, or in a batch."""
+"""Emits the events of jobs that start and end.
+
+An event covers all jobs of a function that started in a round, or ended in a batch with the same outcome.
+"""
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
@@ -16,11 +19,11 @@ _DIGITS: Final = 6
 class JobEvents:
     """The events ``jobs.started`` and ``jobs.ended`` of one database's jobs.
 
-    While nobody receives them, nothing is measured. Then a job costs the reads of ``enabled`` and of its
-    ``started_at``, without a call or an object.
+    While nobody receives these events, nothing is measured. A job then costs only two reads of attributes,
+    ``enabled`` and the execution's ``started_at``, without a call or an object.
 
     Args:
-        dbid: of the database.
+        dbid: the id of the database.
         clock: its clock, by which jobs are due.
         monotonic: returns the monotonic time.
 
@@ -91,7 +94,7 @@ class JobEvents:
             )
 
     def _waits(self, executions: Iterable[Execution]) -> list[float]:
-        """Return the seconds from due to start of each execution for which they are known."""
+        """Return the seconds from due time to start, for those executions for which both are known."""
         offset = self._clock.offset
         if offset is None:
             return []

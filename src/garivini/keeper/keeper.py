@@ -1,8 +1,8 @@
 """Keepers commit the outcomes of finished jobs and renew the leases of running ones.
 
 Each database has its own keeper, with a thread and a connection. So neither a database that hangs nor a
-function that computes delays another database. (C code that holds the interpreter lock for long delays all
-keepers, so a lease should be much longer than that.)
+function that computes delays another database. (C code that holds the interpreter lock delays all keepers, so
+a lease should be much longer than any such code holds the lock.)
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -63,8 +63,8 @@ def _both(
 class Keeper:
     """The thread that writes the rows of the jobs of one database that a process holds.
 
-    Each concern is a part of its own, and each round of the thread runs the steps of all parts. The calls of
-    other threads are methods of the parts:
+    Each concern is a part of its own, and each round of the thread runs the steps of all parts. The methods
+    that other threads call are those of the parts:
 
     * ``must_check``, ``check``, ``drop``: see ``StartChecks``;
     * ``hold``: see ``Renewals``; ``limit``: see ``TimeLimit``;
@@ -72,22 +72,22 @@ class Keeper:
     * ``read_functions``: see ``Functions.read``.
 
     Args:
-        database: whose jobs these are.
+        database: has the jobs.
         on_committed: called in the keeper's thread with the executions whose outcome is committed.
         on_checked: called in the keeper's thread with an execution that waited for its start check, and
             whether its attempt holds the job.
         take_back: called in the keeper's thread; removes an execution from the worker's queue for good and
             returns whether it was still there.
-        on_given_back: called in the keeper's thread with the executions that another worker may have now.
+        on_given_back: called in the keeper's thread with executions whose jobs another worker may have now.
         on_cancelled: called in the keeper's thread with an execution whose job was cancelled.
         running: returns what the main thread runs now; called in the keeper's thread.
         on_overdue: called in the keeper's thread when the main thread's job runs too long and its failure is
             committed; ends the process.
         arguments: whether the jobs of executions have their arguments; a Controller does not keep them.
         functions: this worker's settings of its functions, declared at the start; a Controller has none.
-        on_settings: called in the keeper's thread with the settings of these functions that apply, after each
-            time they are read.
-        child: from the supervisor, if there is one. Only then a time limit ends the process.
+        on_settings: called in the keeper's thread with the settings that apply to these functions, each time
+            they are read.
+        child: the data from the supervisor, if there is one. Only then does a time limit end the process.
         databases: the ids of all databases of the queue; empty: this one alone.
         on_inserted: called in the keeper's thread after follow-ups were inserted.
         clock: gives the time, and waits.
@@ -175,7 +175,7 @@ class Keeper:
         """Commit the outcomes of executions that have ended, and end the thread.
 
         Args:
-            timeout: maximum seconds for that.
+            timeout: maximum seconds for the commits.
 
         Returns:
             The number of outcomes that are not committed, or whose commit the database has not answered.

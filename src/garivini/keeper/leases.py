@@ -30,11 +30,11 @@ class Leases:
         self._database = database
         self._recognition = recognition
         self._writer = writer
-        #: Seconds of the leases that are set, by function.
+        #: Seconds of a lease, for each function that has this setting.
         self.seconds: dict[str, int] = {}
 
     def set_lease(self, execution: Execution) -> None:
-        """Replace the lease of an execution's payload by the one that is set for its function, if any."""
+        """Replace the lease that came in the payload by that of the function's settings, if they have one."""
         job = execution.job
         lease = self.seconds.get(job.funcname)
         if lease is not None and job.lease and job.lease != lease:
@@ -64,10 +64,10 @@ class Leases:
         return holders, failed
 
     def cancelled(self, executions: Sequence[Execution]) -> set[Handle]:
-        """Return the handles of those whose attempts do not hold their job because it was cancelled.
+        """Return the handles of the executions that do not hold their jobs because the jobs were cancelled.
 
         Raises:
-            GariviniError: nothing is known.
+            GariviniError: the rows cannot be read.
 
         """
         handles = [execution.job.handle for execution in executions]

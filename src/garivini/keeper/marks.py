@@ -1,4 +1,4 @@
-"""Marks of functions of which a job was cancelled while an attempt held it."""
+"""Reads the marks of functions. A function is marked when a held job of it is cancelled."""
 
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -14,13 +14,13 @@ _INTERVAL: Final = 1.0
 class Marks:
     """Reads once a second which functions are marked.
 
-    A copy of such a function is checked before it starts. When a job of the function is cancelled, the leases
-    of all its jobs in this process are renewed at once. The renewal fails for a cancelled job.
+    A copy of a marked function is checked before it starts. When a job of the function is cancelled, the
+    leases of all its jobs in this process are renewed at once. The renewal fails for a cancelled job.
 
     Args:
-        database: where they are.
+        database: has the marks.
         checks: receives the names of the functions.
-        renewals: of the executions.
+        renewals: renews the leases of the executions.
         monotonic: returns the monotonic time.
 
     """
@@ -47,5 +47,5 @@ class Marks:
             self._renewals.hasten(changed)
 
     def next_due(self) -> float:
-        """Return when they are read again."""
+        """Return when the marks are read again."""
         return self._due

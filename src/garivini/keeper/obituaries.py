@@ -21,8 +21,8 @@ class Obituaries:
 
     Args:
         child: has the obituaries of all databases, and notes for the parent that all are recorded.
-        dbid: of the database.
-        setbacks: writes to it.
+        dbid: the id of the database.
+        setbacks: writes single setbacks to it.
         writer: decides which errors concern all writes.
         recognition: knows the incarnation of the database.
         monotonic: returns the monotonic time.
@@ -87,9 +87,9 @@ class Obituaries:
         try:
             self._setbacks.settle(setback)
         except Exception as error:
-            # A failure ends its attempt, so it counts once. A crash counts each time it is recorded, and one
-            # too many could make a harmless job dead. So a crash is not recorded again if it is unknown
-            # whether its record was committed.
+            # A failure ends its attempt, so a failure that is recorded twice counts once. A crash counts each
+            # time it is recorded, and one record too many could make a harmless job dead. So if it is unknown
+            # whether the record of a crash was committed, the crash is not recorded again.
             if isinstance(error, OutcomeUnknownError) and obituary.kind == "crashed":
                 return True
             if self._writer.concerns_all(error):

@@ -26,10 +26,10 @@ class OutcomeQueue:
     and large when it is busy.
 
     Args:
-        dbid: of the database.
+        dbid: the id of the database.
         writer: writes outcomes to it.
-        reports: written before outcomes.
-        wakeup: of the keeper's thread.
+        reports: writes the reports of the same jobs before their outcomes.
+        wakeup: wakes the keeper's thread.
         on_committed: called in the keeper's thread with the executions whose outcome is committed or dropped.
         monotonic: returns the monotonic time.
 
@@ -54,8 +54,8 @@ class OutcomeQueue:
         #: Number of outcomes in the transaction that runs now.
         self._writing = 0
         self._gate = BatchGate()
-        #: Number of waiting outcomes from which on a new one wakes the thread. With fewer, the thread wakes
-        #: by itself when its wait for more is over.
+        #: A new outcome wakes the thread only if at least this many outcomes wait, the new one included. With
+        #: fewer, the thread wakes by itself when its wait for a larger batch is over.
         self._enough = 0
         #: Whether the database has refused some of the deferred outcomes.
         self.refused: bool = False
@@ -78,7 +78,7 @@ class OutcomeQueue:
         self._inbox.hasten(self._monotonic())
 
     def step(self) -> None:
-        """Commit deferred outcomes that are due, and batches as long as there are any."""
+        """Commit the deferred outcomes that are due, then the others in batches until none or few wait."""
         if due := self._inbox.take_due(self._monotonic(), BATCH):
             self._commit(due)
         while self._inbox:
@@ -107,7 +107,7 @@ class OutcomeQueue:
             self._on_committed(executions)
 
     def _write(self, executions: list[Execution]) -> list[Execution]:
-        """Write outcomes and defer those that failed; return the executions that are over.
+        """Write outcomes and defer those that failed; return the executions that are written or dropped.
 
         Raises:
             GariviniError: one that concerns all writes; the executions are in the inbox again.
@@ -115,8 +115,8 @@ class OutcomeQueue:
         """
         self._writing = len(executions)
         try:
-            # All reports of these jobs have been added, because the jobs have ended. The reports of a job
-            # that ends from here on may be missing, so its outcome must not be part of this batch.
+            # These jobs have ended, so all their reports have been added. The reports are written now. A job
+            # that ends from here on may have later reports, so its outcome must not be part of this batch.
             self._reports.step()
             failed = self._writer.write(executions)
             deferred = self._defer(failed) if failed else set()
@@ -131,7 +131,7 @@ class OutcomeQueue:
         return ended
 
     def _defer(self, failed: Failed) -> set[int]:
-        """Defer or drop executions that cannot be written even in part; return the deferred identities."""
+        """Defer or drop executions that cannot be written even in part; return the deferred ones' ``id``."""
         rest: Failed = []
         for execution, error in failed:
             if not isinstance(error, ConflictError) and self._writer.write_reduced(execution, error):
@@ -143,7 +143,7 @@ class OutcomeQueue:
         if first_errors := [error for execution, error in rest if not self._inbox.tries(execution)]:
             error = first_errors[0]
             events.emit("outcomes.put_aside", dbid=self._dbid, outcomes=len(first_errors), error=str(error))
-        for execution, error in rest:  # after all that can raise: otherwise they would be in the inbox twice
+        for execution, error in rest:  # last, because after an error ``_write`` puts all executions back
             self._inbox.defer(execution, error, self._monotonic())
             self.refused = self.refused or not isinstance(error, ConflictError)
         return {id(execution) for execution, _ in rest}

@@ -1,4 +1,4 @@
-"""Writes outcomes to one database: each kind of them in one transaction per batch."""
+"""Writes outcomes to one database. Each kind of outcome in a batch has transactions of its own."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -30,12 +30,12 @@ class OutcomeWriter:
     """Writes batches of outcomes, and as much as possible of a single outcome that was refused.
 
     Args:
-        database: where they go.
+        database: stores them.
         writer: writes to it.
         recognition: decides which rows still belong to their jobs.
         setbacks: writes single setbacks to it.
-        functions: whether the jobs of a function are kept after success.
-        clock: when returned jobs are due.
+        functions: knows whether the jobs of a function are kept after success.
+        clock: knows when returned jobs are due.
         on_inserted: called after follow-ups were inserted.
 
     """
@@ -79,7 +79,7 @@ class OutcomeWriter:
     def write_reduced(self, execution: Execution, error: Exception) -> bool:
         """Write as much of a refused outcome as is possible; return whether that succeeded.
 
-        ``error``: for which it was refused.
+        ``error``: the reason why the outcome was refused.
 
         Raises:
             GariviniError: one that concerns all writes.
@@ -110,7 +110,7 @@ class OutcomeWriter:
             if execution.setback is not None:
                 setbacks.append(execution)
             elif execution.returned:
-                # Without an attempt: a copy that was not adopted, and so holds no row to return.
+                # A copy without an attempt was not adopted, so there is no row to return.
                 if execution.job.attempt is not None:
                     returned.append(execution)
             elif (job := execution.job).follow_ups or job.completed:
@@ -168,9 +168,10 @@ class OutcomeWriter:
                 emit_settled(setback, settled)
 
     def _fail_follow_ups(self, execution: Execution, error: Exception) -> bool:
-        """Let an attempt fail whose follow-ups the database refuses, so that nothing is lost.
+        """Let an attempt fail whose follow-ups the database refuses, so that no follow-up is lost.
 
-        While the database is being drained, the job waits instead: it will be moved to another one.
+        While the database is being drained, the job is rescheduled instead, because the drain will move it to
+        another database.
         """
         setback = failure(execution.job.handle, f"a follow-up was refused: {error}", execution.worker)
         setback = dataclasses.replace(setback, error="FollowUp")

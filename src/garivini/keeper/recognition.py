@@ -10,19 +10,19 @@ from garivini.keeper.step import NOT_DUE
 from garivini.model.job import Job
 from garivini.store.database import Database
 
-#: The incarnation of a job whose row was not recognised: no database has it.
+#: A job whose row was not recognised gets this incarnation, which no database has.
 _NONE: Final = 2**32
 
 
 class Recognition:
     """Decides which jobs may be written: those of the present incarnation, and those recognised in it.
 
-    All writes of the keeper go to the incarnation that it knows. If the database is replaced, writes are
-    refused, until the next round knows the new incarnation. A recognised job belongs to the new incarnation
-    from then on.
+    The keeper writes only to the incarnation that it knows. If the database is replaced, its writes are
+    refused until the next round has read the new incarnation. A job that is recognised belongs to the new
+    incarnation from then on.
 
     Args:
-        database: the keeper's own.
+        database: as the keeper uses it, with a short lock timeout.
         arguments: whether jobs have their arguments, which are then compared with the rows.
 
     """
@@ -36,13 +36,13 @@ class Recognition:
         self._known = False
 
     def step(self) -> None:
-        """Learn the incarnation at the start, and when a connection has reached another one."""
+        """Read the incarnation at the start, and when a connection has reached another incarnation."""
         if not self._known or self._database.incarnation != self.current:
             self.current = self._database.expect()
             self._known = True
 
     def next_due(self) -> float:
-        """Return infinity: a refused write is retried in the next round, which begins here."""
+        """Return infinity: a refused write is retried in the next round, and this step comes first in it."""
         return NOT_DUE
 
     def is_foreign(self, job: Job) -> bool:
@@ -50,7 +50,7 @@ class Recognition:
         return job.incarnation != self.current and job.incarnation is not None and self.current is not None
 
     def unrecognised(self, jobs: Iterable[Job]) -> set[int]:
-        """Return the identities (``id``) of jobs of another incarnation to which their rows do not belong.
+        """Return the identities (``id``) of the jobs of another incarnation whose rows are not recognised.
 
         Raises:
             GariviniError: the rows cannot be read.

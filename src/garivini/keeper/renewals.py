@@ -17,14 +17,14 @@ from garivini.keeper.row_changes import RowChanges
 from garivini.keeper.step import NOT_DUE
 from garivini.keeper.wakeup import Wakeup
 
-#: Seconds until the first renewal, or a third of the lease if that is less. The renewal makes the row
-#: running: from then on, a server that forgets the job does not make it run twice.
+#: Seconds until the first renewal, or a third of the lease if that is less. The first renewal makes the row
+#: running. Sweeps do not ask about running rows, so a server that forgets the job does not make it run twice.
 FIRST_RENEWAL: Final = 1.0
-#: A lease is renewed the first time after this time if it has more than these seconds.
+#: A lease of more than these seconds is renewed the first time after ``FIRST_RENEWAL``.
 _LONG: Final = 3 * FIRST_RENEWAL
-#: Seconds until a locked row is renewed again.
+#: Seconds until the renewal of a locked row is tried again.
 _LOCKED_RENEWAL: Final = 1.0
-#: Seconds within which renewals are made together.
+#: When a renewal is due, those that are due within these seconds are made with it.
 _TOGETHER: Final = 0.2
 
 
@@ -35,8 +35,8 @@ class Renewals:
         leases: writes the leases.
         given_back: gives back jobs that have not started.
         clock: refreshed after each renewal.
-        functions: refreshed after renewals, if its settings are old.
-        wakeup: of the keeper's thread.
+        functions: asked in each step to read the settings again if they are old.
+        wakeup: wakes the keeper's thread.
         take_back: called in the keeper's thread; removes an execution from the worker's queue for good and
             returns whether it was still there.
         on_cancelled: called in the keeper's thread with an execution whose job was cancelled.
@@ -63,8 +63,9 @@ class Renewals:
         self._take_back = take_back
         self._on_cancelled = on_cancelled
         self._monotonic = monotonic
-        # Executions that were not renewed yet, in their order, because all first renewals are due after the
-        # same time; and the others by the time of their next renewal. Ended executions are skipped.
+        # Executions before their first renewal, in order of arrival, because all first renewals are due after
+        # the same time. Then the others, as a heap, by the time of their next renewal. Executions that have
+        # ended are skipped.
         self._new: deque[Execution] = deque()
         self._renewed: list[tuple[float, int, Execution]] = []
         self._numbers = count()  # decide the order of equal times
@@ -84,7 +85,7 @@ class Renewals:
                 self._wakeup.set()
 
     def step(self) -> None:
-        """Renew the leases that are due. A job that has not started by then is given back instead."""
+        """Renew the leases that are due. If a job has not started when its renewal is due, give it back."""
         now = self._monotonic()
         self._functions.refresh_old(now)
         self._collect_due(now)
@@ -125,10 +126,10 @@ class Renewals:
         heapify(self._renewed)
 
     def _supersede(self, execution: Execution, *, cancelled: bool) -> None:
-        """Record that an attempt has lost its job. Success still counts; the fence refuses other outcomes."""
+        """Record that an attempt is superseded. Its success counts; the fence refuses other outcomes."""
         execution.renews = False
         job = execution.job
-        if job.completed and not cancelled:  # usually by its function, whose transaction has just committed
+        if job.completed and not cancelled:  # usually, its function's transaction has just ended it
             return
         force_setattr(job, "cancelled", cancelled)
         force_setattr(job, "superseded", True)

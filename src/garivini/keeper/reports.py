@@ -24,13 +24,14 @@ _PROGRESS: Final = 1.0
 class Reports:
     """Reports until they are written.
 
-    Only those of locked rows are deferred, because reports must not delay outcomes.
+    Only reports of locked rows are deferred. Others that cannot be written are dropped, because reports must
+    not delay outcomes.
 
     Args:
-        database: where they go.
+        database: stores them.
         writer: writes to it.
         recognition: decides which rows still belong to their jobs.
-        wakeup: of the keeper's thread.
+        wakeup: wakes the keeper's thread.
         monotonic: returns the monotonic time.
 
     """
@@ -49,7 +50,7 @@ class Reports:
         self._wakeup = wakeup
         self._monotonic = monotonic
         self._inbox: Inbox[Report] = Inbox()
-        #: The latest progress of running jobs that is not in the inbox yet, and when it will be.
+        #: The latest progress of running jobs that is not in the inbox yet, and when it is moved there.
         self._progress: dict[Handle, Report] = {}
         self._progress_due = 0.0  # monotonic
         self._lock = threading.Lock()
@@ -63,12 +64,12 @@ class Reports:
             events.emit("reports.dropped", dbid=report.handle.dbid, reports=1, error="too many wait")
 
     def set_progress(self, report: Report) -> None:
-        """Write the progress of a job within about a second, unless it reports a later one before."""
+        """Write the progress of a job within about a second, unless the job reports later progress first."""
         with self._lock:
             self._progress[report.handle] = report
 
     def _collect_progress(self, now: float) -> None:
-        """Move what is due to the inbox: everything once per second, and the last progress of ended jobs."""
+        """Move progress to the inbox: that of ended jobs immediately, and all of it once per second."""
         with self._lock:
             everything = now >= self._progress_due
             due = [it for it in self._progress.values() if everything or it.job is None or not it.job.calls]

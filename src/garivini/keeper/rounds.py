@@ -18,13 +18,13 @@ class Rounds:
     """Runs the steps of all parts in rounds, until it is stopped.
 
     Args:
-        dbid: of the database, for events.
+        dbid: the id of the database, for events.
         parts: in the order of their steps.
-        wakeup: of this thread.
+        wakeup: wakes this thread.
         outcomes: the part that a stop waits for.
         time_limit: the part whose step runs even if the database cannot be reached.
         concerns_all: returns whether an error means that no step can succeed.
-        clock: by which it waits.
+        clock: gives the time, and waits.
 
     """
 
@@ -68,13 +68,13 @@ class Rounds:
         self._wakeup.set()
 
     def until_next(self) -> float:
-        """Return the seconds until the next round; note that time in the wakeup."""
+        """Return the seconds until the next round; note its monotonic time in the wakeup."""
         now = self._monotonic()
         due = min(step.next_due() for step in self._steps)
         if self._stop_by is not None:
             due = min(due, self._stop_by)
         # The next round is not later than the first renewal of a job that arrives now. So the job need not
-        # wake this thread, which would compete with its start.
+        # wake this thread, and the thread does not compete with the start of the job.
         self._wakeup.until = min(due, now + FIRST_RENEWAL)
         return max(0.0, self._wakeup.until - now)
 

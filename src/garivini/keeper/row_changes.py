@@ -49,7 +49,7 @@ class RowChanges:
         self._inbox.put(execution)
 
     def step(self) -> None:
-        """Change the rows of a batch. Executions that a database refuses are dropped."""
+        """Change the rows of a batch. Executions that fail each time (see ``is_unfit``) are dropped."""
         now = self._monotonic()
         batch = self._inbox.take_batch(now, BATCH)
         if not batch:

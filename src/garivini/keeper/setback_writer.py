@@ -18,7 +18,7 @@ class SetbackWriter:
     An error text that a database refuses is stored in ASCII, or left out.
 
     Args:
-        database: where they go.
+        database: stores them.
         writer: decides which errors concern all writes.
 
     """
@@ -31,7 +31,7 @@ class SetbackWriter:
         """Settle a setback.
 
         Raises:
-            GariviniError: that is not possible now, or not at all.
+            GariviniError: the setback cannot be written now, or not at all.
 
         """
         locked: set[int] = set()

@@ -1,4 +1,4 @@
-"""Start checks: whether the attempt of a copy still holds its job, asked before the copy starts."""
+"""Start checks find out, before a copy starts, whether its attempt still holds the job."""
 
 from collections.abc import Callable
 
@@ -16,11 +16,11 @@ class StartChecks:
     """Renews the leases of copies that may be stale before they start, and adopts copies without an attempt.
 
     Args:
-        leases: writes them.
+        leases: renews leases, and adopts copies.
         recognition: knows the incarnation of the database.
         clock: the database's clock.
-        unstarted: changes the rows of executions that are checked and do not start.
-        wakeup: of the keeper's thread.
+        unstarted: marks rows as leased again, for executions that were checked and do not start.
+        wakeup: wakes the keeper's thread.
         on_checked: called in the keeper's thread with each execution, and whether it holds its job.
         monotonic: returns the monotonic time.
 
@@ -44,19 +44,19 @@ class StartChecks:
         self._on_checked = on_checked
         self._monotonic = monotonic
         self._inbox: Inbox[Execution] = Inbox()
-        #: Functions whose copies are all checked. Other threads read it.
+        #: The marked functions, all of whose copies are checked. Other threads read this set.
         self.marked: frozenset[str] = frozenset()
 
     def must_check(self, execution: Execution) -> bool:
         """Return whether a copy that has just arrived needs a start check.
 
-        It does if another attempt may have the job, or if the job may have ended:
+        A copy needs one if another attempt may have the job, or if the job may have ended:
 
         * the copy is of a later attempt than the first, or its lease is over;
         * it came on a reopened connection and was claimed before the reopening. When the connection was lost,
-          the server may have given it to another worker;
-        * it comes from another incarnation of the database, in which its id may be another job's;
-        * jobs of its function were cancelled, perhaps this one;
+          the server may have given the copy to another worker;
+        * it comes from another incarnation of the database. In this one, its id may be another job's;
+        * jobs of its function were cancelled, perhaps this job;
         * it has no attempt. It comes from a QueueRunner of the original, and must be adopted.
         """
         job = execution.job
@@ -74,7 +74,7 @@ class StartChecks:
         if offset is None or not 0 <= job.lease_end - self._monotonic() - offset <= job.lease + 2:
             return True
         reopened_at = execution.held.reopened_at
-        # The claim's time is in whole seconds: one second more on each side.
+        # The time of the claim is in whole seconds, so one second is allowed on each side.
         return reopened_at is not None and job.lease_end - job.lease - 1 <= reopened_at + offset + 1
 
     def check(self, execution: Execution) -> None:
@@ -95,7 +95,7 @@ class StartChecks:
             self._wakeup.set()
 
     def step(self) -> None:
-        """Check the executions that wait for it, and the deferred ones that are due."""
+        """Check the executions that wait for a check, and the deferred ones that are due."""
         now = self._monotonic()
         batch = self._inbox.take_due(now, BATCH) + self._inbox.take(len(self._inbox))
         if not batch:

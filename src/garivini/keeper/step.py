@@ -16,7 +16,7 @@ class Part(Protocol):
         """Do the work that is due.
 
         Raises:
-            GariviniError: some of it was not done. It is due again.
+            GariviniError: some of the work was not done, and is due again.
 
         """
 

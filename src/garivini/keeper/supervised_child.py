@@ -1,4 +1,4 @@
-"""What a child of ``garivini worker`` and its parent share: the job that runs, and deaths to record."""
+"""The data that a child of ``garivini worker`` and its parent share: the running job, and obituaries."""
 
 import mmap
 import struct
@@ -16,12 +16,12 @@ TIME_LIMIT: Final = 79
 class Slot:
     """Shared memory with the job that a child is running: written by the child, read by the parent."""
 
-    # Three threads of the child write it, so each has fields of its own. The main thread writes the job of a
-    # def function: jobid (0: none), dbid, attempt, incarnation (-1: none) and the monotonic time by which it
-    # must end (0: no limit).
-    # The loop's thread writes that of an async def in the same way. A keeper writes whether the obituaries
-    # are recorded. A keeper that ends the process sets the jobid of the main thread to -1, which means that
-    # no job has caused the end.
+    # Three threads of the child write this memory, so each has fields of its own. The main thread writes the
+    # job of a def function: jobid (0: none), dbid, attempt, incarnation (-1: none) and the monotonic time by
+    # which the job must end (0: no limit).
+    # The loop's thread writes the job of an async def function in the same way. A keeper writes whether the
+    # obituaries are recorded. A keeper that ends the process sets the jobid of the main thread to -1, which
+    # means that no job has caused the end.
     _JOB: Final = struct.Struct("qqqqd")
     _RECORDED: Final = struct.Struct("q")
 
@@ -88,7 +88,7 @@ class Obituary:
     """A job whose process died while it ran."""
 
     handle: Handle
-    #: ``failed`` if the parent ended the process for the job's time limit, otherwise ``crashed``.
+    #: ``failed`` if the parent ended the process because of the job's time limit, otherwise ``crashed``.
     kind: Literal["crashed", "failed"]
     message: str
     #: The incarnation of the database that gave the attempt; None: it is not known.
@@ -103,5 +103,5 @@ class SupervisedChild:
     lifeline: int
     slot: Slot
     obituaries: list[Obituary]
-    #: Maximum seconds from the first signal until it has finished the jobs that it holds.
+    #: Maximum seconds from the first signal until the child has finished the jobs that it holds.
     drain: float

@@ -18,10 +18,10 @@ class TimeLimit:
     """The time limit of the job in the main thread.
 
     Args:
-        dbid: of the database.
-        setbacks: writes the failure to it.
+        dbid: the id of the database.
+        setbacks: writes the failure to the database.
         recognition: decides whether the row still belongs to the job.
-        wakeup: of the keeper's thread.
+        wakeup: wakes the keeper's thread.
         running: returns what the main thread runs now.
         on_overdue: called in the keeper's thread when the failure is committed; ends the process.
         monotonic: returns the monotonic time.
@@ -52,7 +52,7 @@ class TimeLimit:
         self._monotonic = monotonic
 
     def limit(self, execution: Execution, seconds: float) -> None:
-        """Limit the time of an execution that starts now. The main thread runs it already."""
+        """Limit the time of an execution that starts now. ``running`` must return it already."""
         execution.limit = seconds
         execution.deadline = self._monotonic() + seconds
         if execution.deadline < self._wakeup.until:

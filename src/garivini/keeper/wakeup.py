@@ -7,8 +7,8 @@ from collections.abc import Callable
 class Wakeup:
     """Ends the sleep of one thread, from any other.
 
-    ``set``, ``is_set``, ``wait`` and ``clear`` are those of a ``threading.Event``, called without a call of
-    our own in between: they are used for each job. ``is_set`` takes no lock.
+    ``set``, ``is_set``, ``wait`` and ``clear`` are the methods of a ``threading.Event`` themselves, because
+    methods of our own around them would cost another call per job. ``is_set`` takes no lock.
     """
 
     __slots__ = ("clear", "is_set", "set", "until", "wait")

@@ -106,7 +106,7 @@ def _requested(answer: _Retry | _Discard, job: Job, worker: str) -> Setback:
 def _answer(data: bytes) -> _Retry | _Discard | None:
     """Read ``{"garivini": {"retry": SECONDS, "reason": TEXT}}`` or ``{"garivini": {"discard": TEXT}}``.
 
-    Data that differs from these in any way is an ordinary result or error text.
+    Data that differs from both forms in any way is an ordinary result or error text.
     """
     if data[:1] != b"{" or b'"garivini"' not in data[:64] or len(data) > _MAX_ANSWER:
         return None
@@ -124,7 +124,7 @@ def follow_ups_of(data: bytes) -> FollowUps | None:
     Data without the key ``insert`` is an ordinary result.
 
     Raises:
-        UsageError: it has that key, and something else is wrong, so that follow-ups would be lost.
+        UsageError: it has the key and is invalid. As an ordinary result, it would lose its follow-ups.
 
     """
     if data[:1] != b"{" or b'"garivini"' not in data[:64]:

@@ -1,4 +1,4 @@
-"""Makes the calls of a Controller, and ends them by an answer, a deadline or a lost connection."""
+"""Makes the calls of a Controller. An answer, a deadline or a lost connection ends a call."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -42,7 +42,7 @@ class Caller:
         servers: receive the calls.
         keepers: by the id of their database. They make start checks, renew leases and write reports.
         calls: the table of the calls.
-        on_end: called with each call that has ended, and how.
+        on_end: called with each call that has ended, and the phase in which it ended.
         monotonic: returns the monotonic time.
 
     """
@@ -113,7 +113,7 @@ class Caller:
         try:
             if policy.envelope == "raw":
                 data = decode_payload(data).arg
-            # The call has no unique, because gearmand loses a call with the unique of an earlier one whose
+            # The call has no unique, because gearmand loses a call with the unique of an earlier call whose
             # caller has died.
             submission = Submission(job.funcname.encode(), data, b"", PRIORITY_OF[job.priority])
             client.call(submission, partial(self._answered, call))
@@ -139,7 +139,7 @@ class Caller:
         """Handle an answer of the server to a call."""
         if call.phase >= ENDED:
             return
-        # Most answers are these two, and a match of classes takes several times as long.
+        # Most answers are of these two classes, and a match statement takes several times as long.
         if isinstance(event, Created):
             call.handle = event.handle
             call.phase = _CREATED
@@ -165,7 +165,7 @@ class Caller:
                 self._end(call, Phase.REFUSED)
 
     def _add_follow_ups(self, execution: Execution, data: bytes) -> bytes:
-        """Add the follow-ups of a success to its job; return its result. If they are wrong, it has failed."""
+        """Add the follow-ups of a success to its job; return the result. Invalid follow-ups are a failure."""
         if execution.setback is not None:
             return data
         job = execution.job
@@ -228,5 +228,5 @@ class Caller:
 
 
 def forget_argument(execution: Execution) -> None:
-    """Free the argument, which may have megabytes. Once the call is created, only gearmand needs it."""
+    """Free the argument, which may have megabytes. It is not needed here any more."""
     execution.held.job = replace(execution.held.job, data=b"")

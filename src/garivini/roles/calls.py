@@ -26,13 +26,13 @@ class Phase(IntEnum):
     SET_BACK = 5
     #: The call ended without an outcome, so the job waits in its database again.
     RETURNED = 6
-    #: As RETURNED, because a server has refused the call. It would probably refuse the next one too.
+    #: As RETURNED, because a server has refused the call. It would probably refuse the next call too.
     REFUSED = 7
     #: The call was not made: the copy is stale, or its connection was lost. Nothing is to be committed.
     DROPPED = 8
 
 
-#: A call in a lower phase is in flight. A constant, because the member of an enum is slow to look up.
+#: A call in a lower phase than this is in flight. A constant, because enum members are slow to look up.
 ENDED: Final = Phase.SUCCEEDED
 #: The phases that end a call.
 End: TypeAlias = Literal[Phase.SUCCEEDED, Phase.SET_BACK, Phase.RETURNED, Phase.REFUSED, Phase.DROPPED]
@@ -46,8 +46,8 @@ class Call(msgspec.Struct, eq=False):
     #: The client of the server, from phase SUBMITTED on, and the handle there, from phase CREATED on.
     client: Client | None = None
     handle: bytes = b""
-    #: Seconds that the call may take, when it was submitted, since when it is known to run, and when to ask
-    #: the server about it.
+    #: Seconds that the call may take. Then three times: when it was submitted, since when it is known to run,
+    #: and when to ask the server about it next.
     deadline: float = DEADLINE
     submitted_at: float = 0.0
     running_since: float | None = None
@@ -91,7 +91,7 @@ class Calls(dict[tuple[int, int], Call]):
         return call
 
     def attach(self, call: Call, execution: Execution) -> Execution | None:
-        """Attach another copy of its job to a call, because one call is enough for all of them.
+        """Attach another copy of a job to its call, because one call is enough for all copies.
 
         If the copy is of a later attempt and a server has acknowledged the call, the copy's execution takes
         over the call. If the server has not, the call keeps the execution for later.
@@ -102,7 +102,7 @@ class Calls(dict[tuple[int, int], Call]):
         """
         current = call.execution
         if _attempt(execution) <= _attempt(current):
-            # The server has sent the copy again, usually because its connection was lost.
+            # The server has sent the copy again, usually because the connection of the first one was lost.
             if not current.held.disconnected:
                 return execution
             current.held = execution.held

@@ -1,12 +1,13 @@
 """The Controller: calls stock workers of any language in the foreground, and commits the outcomes of jobs.
 
 It receives the background copies of jobs of flag ``controller``, which QueueRunners submit to
-``run_queued_job``. It submits each in the foreground to the job's own function, whose worker needs no
-database, and its keepers commit the outcomes. One loop holds thousands of calls, because a call is a record
-and not a task.
+``run_queued_job``. The Controller submits each job in the foreground to the job's own function, whose worker
+needs no database. The Controller's keepers commit the outcomes. One loop holds thousands of calls, because a
+call is a record and not a task.
 
-Jobs that may not start yet wait here. Their leases are not renewed, so that they count against the room of
-their function at the QueueRunner. After a third of their lease they are returned to the database.
+Jobs that may not start yet wait in the Controller. Their leases are not renewed, so their rows stay leased,
+and the QueueRunner counts these rows against the room of their function. After a third of their lease, the
+jobs are returned to the database.
 """
 
 import asyncio
@@ -39,7 +40,7 @@ from garivini.submission import RUN_QUEUED_JOB
 
 #: Maximum foreground calls in flight.
 MAX_CALLS: Final = 5000
-#: Minimum places of the waiting room. Half of them, the share of one slow function, is more than the default
+#: Minimum places of the waiting room. One slow function gets half of them, which is more than the default
 #: watermark. A job for which there is no place counts against the room of its function for a while.
 _WAITING_PLACES: Final = 10_000
 #: Seconds that a drain waits for calls.
@@ -74,7 +75,7 @@ class ControllerSettings:
 
 
 class Controller:
-    """A role for all databases. The outcomes of each are written by its own keeper."""
+    """A role for all databases. Each database has its own keeper, which writes the outcomes of its jobs."""
 
     def __init__(
         self,
@@ -169,7 +170,7 @@ class Controller:
                 await self._last_commits()
 
     async def _last_commits(self) -> None:
-        """Wait until each copy is completed, which follows the commit of its outcome."""
+        """Wait until each copy is completed. A copy is completed after the commit of its outcome."""
         await asyncio.gather(*(link.drain() for link in self.links))
 
     async def close(self) -> None:
@@ -218,7 +219,7 @@ class Controller:
             self._caller.start(execution)
         elif not self._waiting_room.add(execution, self._monotonic()):
             # The row of such a job stays leased for a while. Otherwise the QueueRunner would send the next
-            # job of the function in its place.
+            # job of the function immediately.
             execution.held.complete()
             execution.dropped = True
             forget_argument(execution)
@@ -275,7 +276,7 @@ class Controller:
         """Offer the free slots to the servers. A job that is only being committed takes no slot."""
         self._offer_due = False
         for link in self.links:
-            if link.slots:  # there are none while it drains
+            if link.slots:  # a drain sets the slots to 0
                 link.slots = self._slots + self._uncommitted
 
     def _committed(self, executions: list[Execution]) -> None:

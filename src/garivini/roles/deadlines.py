@@ -1,4 +1,4 @@
-"""Ends the calls of a Controller that have used up their time. The Gearman servers know which of them run."""
+"""Ends the calls of a Controller that have used up their time. It asks the servers which calls run."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +13,7 @@ from garivini.roles.calls import Call, Phase
 
 #: Seconds from a call's submit until the server is asked about it the first time.
 _FIRST_CHECK: Final = 1.0
-#: Maximum seconds between submit and answer of a call that counts as running from the start.
+#: If a server answers within these seconds of the submit that a call is running, it ran from the start.
 _YOUNG: Final = 3.0
 
 
@@ -27,9 +27,9 @@ def begin(call: Call, seconds: float, now: float) -> None:
 def is_over(call: Call, *, running: bool, now: float) -> bool:
     """Return whether a call has used up its time; otherwise set when to ask about it again.
 
-    The time counts from the start of the function. A call that runs at the first check has run from the
-    start. If it had to wait for a worker, the time of its start is unknown, and the current time is used
-    instead.
+    The time counts from the start of the function. A call that is running soon after its submit counts
+    as running since its submit. Otherwise the time of its start is unknown, and the time of the check that
+    first finds it running is used instead.
     """
     if running and call.running_since is None:
         call.running_since = call.submitted_at if now - call.submitted_at < _YOUNG else now
@@ -79,8 +79,8 @@ class Deadlines:
             return  # the connection was lost, and the calls have ended
         now = self._monotonic()
         for call, status in zip(calls, statuses, strict=True):
-            # The call may have ended since the server was asked, or since the previous call was cancelled
-            # here.
+            # The call may have ended while the server was being asked, or while an earlier call of this loop
+            # was being cancelled.
             if call.phase is Phase.CREATED and is_over(call, running=status.running, now=now):
                 with suppress(GariviniError):
                     await self._end(client, call, status)
@@ -89,7 +89,7 @@ class Deadlines:
         if status.running:
             self._on_overdue(call)
             return
-        # The job is not at fault. If it stayed in the server's queue, it would run beside its next call.
+        # The job is not at fault. If its call stayed in the queue, it would run beside the next call.
         events.emit("call.cancelled", function=call.execution.job.funcname, seconds=call.deadline)
         self._on_unstarted(call)
         with suppress(RefusedError):

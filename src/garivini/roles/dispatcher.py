@@ -51,7 +51,7 @@ class Dispatcher:
                 until the next count.
             lease: seconds of a lease, for functions that have none of their own.
             functions: the settings of functions that ``declare`` stores.
-            thread: runs the database's calls; by default a thread of its own.
+            thread: runs the database's calls; by default, a thread that the dispatcher creates.
             clock: gives the time.
 
         """
@@ -66,7 +66,7 @@ class Dispatcher:
         self._declared = functions
         self._policies = Policies()
         self._policies_read = -math.inf
-        # One thread per database, so that one that hangs does not delay the others.
+        # One thread per database, so that a database that hangs does not delay the others.
         self._thread = thread or ThreadPoolExecutor(1, f"garivini-database-{database.dbid}")
 
     async def call(self, call: Callable[..., _R], *arguments: object, **named: object) -> _R:
@@ -81,7 +81,7 @@ class Dispatcher:
     # ---- settings of functions
 
     def declare(self) -> None:
-        """Store the settings of functions that were given, once. For the database's thread."""
+        """Store the settings that the constructor received, once. For the database's thread."""
         if self._declared:
             self.database.register_functions(self._declared)
             self._declared = {}
@@ -127,7 +127,7 @@ class Dispatcher:
         return self._policies.paused
 
     def knows_rules(self) -> bool:
-        """Whether the settings are new enough to hand out jobs of functions that have no rule in them."""
+        """Return whether the settings are new enough to rely on: functions have no other rules than these."""
         return self.monotonic() - self._policies_read < POLICIES_AGE
 
     def lease(self, funcname: str) -> int:
@@ -141,7 +141,7 @@ class Dispatcher:
     # ---- submitting
 
     async def send(self, jobs: Sequence[Job], claimed: float) -> None:
-        """Submit claimed jobs, each attempt once, and release those that no server has.
+        """Submit claimed jobs, each attempt once, and handle those that are not delivered.
 
         ``claimed``: the monotonic time just before the claim.
         """
@@ -170,9 +170,10 @@ class Dispatcher:
     async def _give_up(
         self, incarnation: int | None, delivery: Delivery, bad: Sequence[tuple[Job, str]]
     ) -> None:
-        """Release, or park, the jobs that no server has.
+        """Release unsent jobs, end the leases of those that a server may have, and park those that are unfit.
 
-        If the database has been replaced since the claim, nothing is done: the leases bring the jobs back.
+        If the database has been replaced since the claim, the rows are not changed. The jobs are submitted
+        again when their leases expire.
         """
         database = self.database.expecting(incarnation)
         try:
@@ -186,9 +187,10 @@ class Dispatcher:
             await self.park(job, "BadRow", reason)
 
     async def park(self, job: Job, error: str, reason: str) -> None:
-        """Park one job with its reason; the others continue.
+        """Park one job, with the reason.
 
-        If its row is locked, nothing is done. When its lease ends, the job is submitted or parked again.
+        If its row is locked, nothing is done. When its lease ends, the job is submitted again, or its parking
+        is tried again.
         """
         setback = Setback(handle=job.handle, kind="parked", error=error, message=reason)
         try:
@@ -201,13 +203,13 @@ class Dispatcher:
                 emit_settled(setback, settled)
 
     def park_row(self, jobid: int, error: UsageError) -> None:
-        """Park a row that cannot be claimed, for example if its attempt is the largest of the column.
+        """Park a row that cannot be claimed, for example because its column ``attempt`` cannot be raised.
 
         For the database's thread.
         """
         handle = Handle(jobid, self.database.dbid)
         setback = Setback(handle=handle, kind="parked", error="BadRow", message=str(error))
-        # The row was read in the incarnation that was reached last, and is parked in that one.
+        # The row was read in the incarnation that was reached last, and may be parked only there.
         database = self.database.expecting(self.database.incarnation)
         (settled,) = database.settle([setback], locked=set())
         emit_settled(setback, settled)

@@ -20,7 +20,7 @@ class ExpiredLeases:
         dispatcher: submits the jobs that are reclaimed.
         job_servers: are asked about the attempts.
         limit: maximum leases per lane and pass.
-        refused: the errors by which the database refuses to reclaim rows are added to it.
+        refused: a list. If the database refuses to reclaim a row, the error is added to it.
 
     """
 
@@ -37,8 +37,8 @@ class ExpiredLeases:
     async def handle(self, lanes: Sequence[Lane]) -> bool:
         """Handle the expired leases of lanes; return whether there may be more to do immediately."""
         more = False
-        # If the database is replaced before the writes, they are refused, and the next pass reads the leases
-        # again.
+        # If the database is replaced before the writes, the writes are refused, and the next pass reads the
+        # leases again.
         self._database = self._dispatcher.database.expecting(self._dispatcher.database.incarnation)
         for lane in lanes:
             lapsed = await self._dispatcher.call(self._database.expired, lane, limit=self._limit)
@@ -57,8 +57,8 @@ class ExpiredLeases:
         """Extend leases or reclaim jobs; return whether jobs are waiting again."""
         lease = self._dispatcher.lease(lane.funcname)
         asked = self._monotonic()
-        # A lane may hold jobs of both flags, which wait under different functions of Gearman. This matters
-        # only for stranded copies.
+        # A lane may hold jobs of both flags, which wait in Gearman under different functions. The servers are
+        # asked for only one of these functions, because the function matters only for stranded copies.
         found = await self._servers.ask(
             function_of(lane.funcname, lapsed[0].flag),
             [self._dispatcher.unique(row.jobid, row.attempt) for row in lapsed],

@@ -1,4 +1,4 @@
-"""The functions whose limits hold jobs back, and when a QueueRunner claims them again. No I/O."""
+"""The functions whose limits hold jobs back, and when a QueueRunner claims their jobs again. No I/O."""
 
 from typing import Final
 
@@ -10,11 +10,11 @@ _LONGEST_KNOWN: Final = 1.0
 
 
 class HeldBack:
-    """The functions that a pass leaves out, because a limit held jobs of them back a moment ago.
+    """The functions that a pass leaves out, because a limit held back some of their jobs a moment ago.
 
-    A rate gives the time of the next claim. Nothing reports the end of a job to a QueueRunner. So under a
-    limit of the jobs in flight it claims repeatedly: soon after a claim that got jobs, later after one that
-    got none. Times are monotonic.
+    If a rate holds jobs back, it gives the time of the next claim. A limit on jobs in flight gives no time,
+    because nothing reports the end of a job to a QueueRunner. So the QueueRunner claims repeatedly: soon
+    after a claim that got jobs, later after a claim that got none. Times are monotonic.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class HeldBack:
         return funcname in self._until
 
     def begin(self, now: float) -> None:
-        """Begin a pass, which claims jobs of the functions whose time has come."""
+        """Begin a pass. It leaves out only the functions whose next claim is not due yet."""
         if self._until:
             self._until = {name: until for name, until in self._until.items() if until > now}
 
@@ -40,5 +40,5 @@ class HeldBack:
         self._until[funcname] = now + max(wait, min(held_back, _LONGEST_KNOWN))
 
     def until_claim(self, now: float) -> list[float]:
-        """Return the seconds until each of the functions is claimed again."""
+        """Return, for each of the functions, the seconds until its jobs are claimed again."""
         return [max(0.0, until - now) for until in self._until.values()]

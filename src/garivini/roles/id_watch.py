@@ -7,21 +7,22 @@ class IdWatch:
     """The highest id of a database that a process has seen. No I/O, but it emits an event.
 
     Args:
-        dbid: of the database.
+        dbid: the id of the database.
 
     """
 
     def __init__(self, dbid: int) -> None:
         self._dbid = dbid
         self._highest = 0
-        #: When the job of that id was inserted, as a unix time.
+        #: When the job with this id was inserted, as a unix time.
         self._created = 0
 
     def note(self, jobid: int, created: int) -> None:
-        """Note a job; report it if it is newer than a job with a higher id.
+        """Note a job; report it if it was inserted after a job with a higher id.
 
-        ``created``: when it was inserted, as a unix time; 0: unknown, because the original inserted it. Two
-        inserts of the same second may have any order.
+        ``created``: when the job was inserted, as a unix time; 0: unknown, because the original inserted it.
+        A difference of a second is not reported, because jobs inserted at about the same time may have their
+        ids in any order.
         """
         if not created:
             return

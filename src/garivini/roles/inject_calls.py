@@ -27,10 +27,10 @@ from garivini.submission import INJECT_JOBS, RUN_QUEUED_JOB, WAKE
 
 #: Maximum jobs of one call.
 MAX_JOBS: Final = 10_000
-#: Functions of the system itself. A job of one would circulate for ever or do nothing.
+#: Functions of the system itself. A job of such a function would circulate for ever or do nothing.
 RESERVED: Final = frozenset({INJECT_JOBS, RUN_QUEUED_JOB, WAKE})
 
-#: Some languages write a text of digits as a number.
+#: A text. Some languages write a text of digits as a number, which is accepted too.
 _Text: TypeAlias = str | int | None
 
 
@@ -63,11 +63,11 @@ _encoder: Final = msgspec.json.Encoder()
 _string: Final = msgspec.json.Decoder(str)
 _ARRAY: Final = re.compile(rb"[ \t\r\n]*\[")
 _NUMBER: Final = re.compile(rb"-?[0-9]")
-#: The next bracket that is not in a text.
+#: The next bracket that is not in a JSON string.
 _BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+([\[\]{}])', re.DOTALL)
-#: Bytes of a job besides its argument. Each byte of the argument may be written as up to six bytes.
+#: Maximum bytes of a job besides its argument. (JSON may write each byte of an argument as up to six bytes.)
 _BESIDE: Final = 64 * 1024
-#: Maximum brackets of a call. In an array of the maximum number of jobs that is twenty per job.
+#: Maximum brackets of a call: twenty per job, in an array of the maximum number of jobs.
 _MOST_BRACKETS: Final = 20 * MAX_JOBS
 
 
@@ -86,7 +86,8 @@ def read(payload: bytes, rules: Rules) -> tuple[list[NewJob], bool]:
     """Return the jobs of a call, and whether its payload is an array. An array is answered by an array.
 
     Raises:
-        UsageError: it is not valid, or one of its jobs may not be stored; the text has the index and reason.
+        UsageError: the call is not valid, or one of its jobs may not be stored. The text of the error has the
+            index of the job and the reason.
 
     """
     many = payload[:1] != b"{" and _ARRAY.match(payload) is not None
@@ -149,7 +150,7 @@ def answer(stored: Sequence[Inserted], *, many: bool) -> bytes:
     return _encoder.encode(answers if many else answers[0])
 
 
-#: Refusals by kind of error. The error's own text has the database and its user, so it is for the log only.
+#: Refusals by kind of error. The error's own text may name the database and its user: only the log has it.
 _REFUSALS: Final[dict[type[GariviniError], str]] = {
     DuplicateJobError: "a job with its unique key exists, and the rule of the key refuses another",
     UsageError: "the database cannot take it: an argument is too large for it, or a value does not fit",
@@ -213,7 +214,7 @@ def _job(request: _Request, rules: Rules) -> NewJob:
 
 @lru_cache(1024)
 def _plain(funcname: str, flag: str, priority: str | None) -> NewJob:
-    """Return a job with these fields only. Nearly all jobs are like this, with few different functions."""
+    """Return a job with these fields only. Results are cached: most jobs differ only in the argument."""
     return checked_job(funcname, b"", None, None, None, flag, uniqkey=None, priority=priority, dispatch=True)
 
 
@@ -260,10 +261,10 @@ class Rate:
         self._at = 0.0
 
     def use(self, jobs: int, now: float, *, used: int = 0) -> None:
-        """Count jobs of a call, of which ``used`` have been counted before. ``now``: a monotonic time.
+        """Count jobs of a call, besides the ``used`` ones that are counted already. ``now``: monotonic time.
 
         Raises:
-            UsageError: they exceed the rate at this time.
+            UsageError: the jobs exceed the rate at this time.
 
         """
         self._left = min(self._burst, self._left + (now - self._at) * self._per_second)

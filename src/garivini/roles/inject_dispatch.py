@@ -25,7 +25,7 @@ from garivini.roles.watermark import Watermark
 from garivini.store.shards import Shards
 from garivini.submission import WAKE
 
-#: Seconds between two counts of the jobs that wait in the servers, and while a function fills up.
+#: Seconds between two counts of the jobs that wait in the servers: usually, and while a function fills up.
 _COUNT_INTERVAL: Final = 1.0
 _COUNT_INTERVAL_MIN: Final = 0.02
 
@@ -80,7 +80,7 @@ class InjectDispatch:
     async def start(self) -> list[asyncio.Task[None]]:
         """Count once, so that the first call can be dispatched, and start the loops."""
         policies = (dispatcher.refresh() for dispatcher in self._dispatchers.values())
-        # If a server or database does not answer now, the passes try it again.
+        # If a server or database does not answer now, the passes ask it again.
         await asyncio.gather(*policies, self.run_pass(), return_exceptions=True)
         passes = [InjectPasses(each, self._servers, self._watermark) for each in self._dispatchers.values()]
         self._loops = [

@@ -14,8 +14,8 @@ class InjectPasses:
     """A loop of passes for one database.
 
     An Injector that is killed between commit and submit leaves orphans, and the next Injector that starts
-    finds these orphans. The leased rows of functions that have jobs of flag controller are counted for their
-    room.
+    finds these orphans. For functions that have jobs of flag controller, the passes also count the leased
+    rows, on which the room of these functions depends.
     """
 
     def __init__(self, dispatcher: Dispatcher, job_servers: JobServers, watermark: Watermark) -> None:

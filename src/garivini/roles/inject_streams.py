@@ -22,7 +22,7 @@ class InjectCall(msgspec.Struct, frozen=True):
     jobs: list[NewJob]
     #: Whether it is answered by an array.
     many: bool
-    #: Whether its jobs may belong to several databases, so that one may store its part and another not.
+    #: Whether its jobs may belong to several databases, of which one may store its part while another fails.
     spread: bool
     #: Bytes of its payload.
     size: int
@@ -57,7 +57,7 @@ class Stream:
                     await self.enough.wait()
 
     def next_batch(self) -> list[InjectCall]:
-        """Remove and return the next calls to store. A spread call comes alone: no other gets its errors."""
+        """Remove and return the next calls to store. A spread call, which may fail in part, comes alone."""
         batch: list[InjectCall] = []
         jobs = size = 0
         while self.calls:

@@ -3,7 +3,7 @@
 A client submits a foreground job of ``inject_jobs``. The calls that arrive while a batch is being committed
 become the next batch, so many callers cost few commits. A batch is answered after its commit, and only
 then are its jobs submitted to the Gearman servers, while the next batch is being committed. A QueueRunner may
-submit a job before the answer: one that has no room, or whose function has rules.
+submit a job before its call is answered: a job that has no room here, or whose function has rules.
 """
 
 import asyncio
@@ -96,8 +96,8 @@ class Injector:
         self._rules = Rules(settings.allow, settings.max_arg, settings.json_args)
         self._rate = Rate(settings.rate) if settings.rate else None
         self._dispatch = InjectDispatch(shards, addresses, settings.lease, settings.watermark, tls, clock)
-        # Each key has a home database. If that is unreachable, or another transaction has locked a key in it,
-        # the calls of other streams are stored meanwhile.
+        # One stream per database, as the home of keys, and one for jobs without a key. While a database is
+        # unreachable, or another transaction has locked a key there, the calls of other streams are stored.
         self._streams = {
             dbid: Stream(ThreadPoolExecutor(1, "garivini-injector"), clock.monotonic)
             for dbid in (None, *(database.dbid for database in shards))
@@ -186,7 +186,7 @@ class Injector:
             None if job.uniqkey is None else self._shards.home(job.funcname, job.uniqkey).dbid for job in jobs
         ]
         first = next((home for home in homes if home is not None), None)
-        # One stream per database, and one for jobs without a key.
+        # With two streams, there is only one database.
         return first, len(self._streams) > 2 and any(home != first for home in homes)
 
     def _hold(self, calls: int, size: int) -> None:
@@ -208,8 +208,8 @@ class Injector:
             while stream.calls:
                 await stream.gather()
                 batch = stream.next_batch()
-                # The server of a disconnected call has given it to another Injector, or dropped it with its
-                # caller.
+                # The server has given a disconnected call to another Injector, or has dropped it because its
+                # caller is gone.
                 disconnected = [call for call in batch if call.held.disconnected]
                 if disconnected:
                     self._let_go(disconnected)

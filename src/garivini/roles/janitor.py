@@ -1,7 +1,7 @@
 """The janitor deletes kept jobs and dead jobs of a database whose retention is over, in small batches.
 
-Each QueueRunner has a janitor. Several do no harm: a batch leaves out rows that another transaction has
-locked, and checks the rows again that it has locked itself.
+Each QueueRunner has a janitor. Several janitors do no harm: a batch leaves out rows that another transaction
+has locked. Once it has locked rows itself, it checks them again.
 """
 
 from collections.abc import Awaitable, Callable
@@ -14,17 +14,17 @@ from garivini.store.database import Database
 
 #: Seconds from the start until the first search, between two searches for kept jobs, and between two events.
 INTERVAL: Final = 60.0
-#: Seconds between two searches for dead jobs, and for what rules about partitions have left behind.
+#: Seconds between two searches for dead jobs, and for old rows that rules about partitions have left behind.
 DEAD_INTERVAL: Final = 3600.0
-#: Maximum kept jobs, and dead jobs, of a batch. A row of ``job`` is deleted by a statement of its own.
+#: Maximum kept jobs, and dead jobs, of a batch. Each dead job is deleted by a statement of its own.
 KEPT_JOBS: Final = 500
 DEAD_JOBS: Final = 100
 
 
 class Janitor:
-    """Deletes jobs whose retention is over, and what rules about partitions have left behind.
+    """Deletes jobs whose retention is over, and old rows that rules about partitions have left behind.
 
-    If there are no such jobs, this costs one statement per minute, and three more per hour.
+    If there is nothing to delete, this costs one statement per minute, and three more per hour.
 
     Args:
         database: has the jobs.

@@ -1,4 +1,4 @@
-"""The Gearman servers of a dispatcher: it submits jobs to them, and asks for counts and about attempts."""
+"""The Gearman servers of a dispatcher: submits jobs, reads counts, and asks about attempts."""
 
 import asyncio
 import math
@@ -29,7 +29,7 @@ class _Server:
     #: Newest uniques that were delivered on the connection of this generation, by function, oldest first.
     sent: dict[bytes, dict[bytes, None]] = field(default_factory=dict)
     generation: int = 0
-    #: Monotonic time since when a function that it knows has had no worker there.
+    #: For each function without a worker on this server, the monotonic time at which that was first noticed.
     deserted: dict[bytes, float] = field(default_factory=dict)
 
 
@@ -118,7 +118,7 @@ class JobServers:
         server.generation = server.client.generation
 
     def pop_disconnected(self, prefix: bytes) -> list[bytes]:
-        """Return the uniques with this prefix that were delivered on connections since lost, each once."""
+        """Return each unique with this prefix, once, that was delivered on a connection lost since then."""
         mine = [unique for unique in self._disconnected if unique.startswith(prefix)]
         for unique in mine:
             del self._disconnected[unique]
@@ -181,8 +181,8 @@ class JobServers:
         sent = server.sent.setdefault(function, {})
         sent.update(dict.fromkeys(uniques))
         if len(sent) > 2 * self._remember:
-            # Many at a time: a dictionary searches for its first item among all deleted ones, and an
-            # OrderedDict takes several times as long per job.
+            # Many are forgotten at a time, because a dictionary searches for its first item among all deleted
+            # ones. An OrderedDict takes several times as long per job.
             server.sent[function] = dict.fromkeys(self._newest(sent))
 
     def _newest(self, sent: dict[bytes, None]) -> list[bytes]:
@@ -239,7 +239,7 @@ def _combined(answers: Sequence[JobStatus | Found], deserted: Sequence[bool], se
     Args:
         answers: one per server.
         deserted: for each server, whether it has had no worker of the function for too long.
-        served: whether any server has one.
+        served: whether any server has a worker of the function.
 
     """
     known = [

@@ -1,7 +1,7 @@
-"""Upkeep of unique keys and of jobs that expire: what no insert, claim or end of a job does.
+"""Upkeep of unique keys and of jobs that expire: the work that no insert, claim or end of a job does.
 
-Successors of jobs that another program has deleted become jobs; keys whose window has ended are forgotten;
-jobs that have expired and that nobody claims, because their function is full or paused, are discarded.
+Successors of jobs that another program has deleted become jobs. Keys whose window has ended are forgotten.
+Jobs that have expired, and that nobody claims because their function is full or paused, are discarded.
 """
 
 import math
@@ -13,16 +13,16 @@ from garivini.store.database import Database
 
 #: Seconds between two searches if there is nothing to do.
 INTERVAL: Final = 60.0
-#: Seconds between two searches for successors while there are some, or a function has such a rule.
+#: Seconds between two searches for successors, while there are some or a function has a rule that makes them.
 SUCCESSOR_INTERVAL: Final = 1.0
-#: Maximum successors, keys and expired jobs per lane of a batch.
+#: Maximum successors of a batch, keys of a batch, and expired jobs of a batch per lane.
 SUCCESSORS: Final = 100
 KEYS: Final = 500
 LATE_JOBS: Final = 100
 
 
 class KeyUpkeep:
-    """Does it for one database, in small batches.
+    """Does this work for one database, in small batches.
 
     Args:
         database: has the jobs.
@@ -43,7 +43,7 @@ class KeyUpkeep:
         """Do what is due. ``now``: the monotonic time."""
         if self._minute_at is None:
             self._minute_at = self._successors_at = now + INTERVAL
-        if self._database.queues_keys:  # of which the last search may not have known
+        if self._database.queues_keys:  # such a rule may be newer than the last search
             self._successors_at = min(self._successors_at, self._searched_at + SUCCESSOR_INTERVAL)
         if now >= self._successors_at:
             self._searched_at, self._successors_at = now, now + INTERVAL  # even if it fails

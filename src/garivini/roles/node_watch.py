@@ -12,7 +12,7 @@ _INTERVAL: Final = 60.0
 
 
 class NodeWatch:
-    """Reports once that connections reach several nodes: each has locks of its own.
+    """Reports that connections reach several nodes, which is a fault, because each node has its own locks.
 
     Args:
         database: has the connections.
@@ -28,7 +28,7 @@ class NodeWatch:
         self._call = call
         self._monotonic = monotonic
         self._due = -math.inf
-        #: The nodes that connections have reached last.
+        #: The nodes at the last check. The same nodes are reported only once.
         self._nodes: frozenset[str] = frozenset()
 
     async def run(self) -> None:

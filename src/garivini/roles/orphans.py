@@ -13,7 +13,7 @@ from garivini.store.chunks import CHUNK
 from garivini.store.database import Lane
 from garivini.submission import function_of
 
-#: Minimum age in seconds of a lease that a sweep asks about: twice the time within which it is submitted.
+#: Minimum age in seconds of a lease that a sweep asks about: twice the time within which a job is submitted.
 _SWEEP_AGE: Final = 6
 #: Seconds between two sweeps for rows that others have leased since the last one.
 _SWEEP_INTERVAL: Final = 3
@@ -22,12 +22,12 @@ _SWEEP_INTERVAL: Final = 3
 class Orphans:
     """Finds the orphans of one database.
 
-    A server may have forgotten a job that this process submitted, or a client, an Injector or another process
-    may have died before it submitted one.
+    A server may have forgotten a job that this process submitted. Or a client, an Injector or another process
+    has leased a job and died before it submitted the job.
     """
 
     def __init__(self, dispatcher: Dispatcher, job_servers: JobServers, *, watch: bool = False) -> None:
-        """Plan no sweep yet; this does no I/O. ``watch``: whether sweeps go on after those of the start."""
+        """Create the search; this does no I/O. ``watch``: whether sweeps go on after those of the start."""
         self._dispatcher = dispatcher
         self._database = dispatcher.database
         self._servers = job_servers
@@ -81,7 +81,7 @@ class Orphans:
         return found
 
     async def _sweep(self, lane: Lane, since: int) -> bool:
-        """Ask about a lane's rows that are old enough and were leased after ``since``; 0: about all."""
+        """Ask about a lane's rows that are old enough and were leased after ``since`` (0: at any time)."""
         found = False
         # No lease that was given after ``since`` ends before this time. So the index skips rows that were
         # leased long ago.
@@ -116,8 +116,8 @@ class Orphans:
         unknown = [handle for handle, found in zip(handles, answers, strict=True) if found is Found.UNKNOWN]
         if unknown:
             events.emit("jobs.lost", dbid=self._database.dbid, jobs=len(unknown))
-            # No server has this unique. So the job of the row needs another attempt, whatever its
-            # incarnation.
+            # No server has these uniques. So the jobs of the rows need another attempt, whatever the
+            # incarnation of the rows.
             await self._dispatcher.call(self._database.end_early, unknown, lease=lease, locked=set())
         return bool(unknown)
 

@@ -1,4 +1,4 @@
-"""Moves follow-ups from the outbox of each database to their homes: one loop per database with an outbox."""
+"""Moves follow-ups from the outboxes to the homes of their keys. Each database has a loop for its outbox."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -14,11 +14,11 @@ from garivini.store.outbox_moves import OutboxMoves
 
 _R = TypeVar("_R")
 
-#: Seconds between two passes: one short statement if the outbox is empty.
+#: Seconds between two passes. A pass over an empty outbox costs one short statement.
 _POLL: Final = 1.0
-#: Seconds for which a database is left out to which follow-ups cannot be moved.
+#: Seconds for which passes leave out a target database after follow-ups could not be moved there.
 _AVOID: Final = 30.0
-#: Seconds between two deletions of old notes, and the notes of one of them.
+#: Seconds between two deletions of old notes of arrivals, and the maximum notes that one of them deletes.
 _FORGET: Final = 600.0
 _FORGOTTEN: Final = 1000
 
@@ -47,13 +47,13 @@ class Outbox:
         self._moves = OutboxMoves(source, {database.dbid: database for database in databases})
         self._moved = moved
         self._monotonic = clock.monotonic
-        # Its own: a target that hangs delays no claims.
+        # A separate thread, so that a target that hangs does not delay claims.
         self._thread = ThreadPoolExecutor(1, f"garivini-outbox-{source.dbid}")
         self._avoid_until: dict[int, float] = {}
         self._forget_at = 0.0
 
     async def run_pass(self) -> float:
-        """Move what is in the outbox; return the seconds until the next pass.
+        """Move the follow-ups in the outbox; return the seconds until the next pass.
 
         Raises:
             GariviniError: the database with the outbox does not answer.
@@ -69,7 +69,7 @@ class Outbox:
         return _POLL
 
     async def _move_all(self, target: int) -> None:
-        """Move what was in the outbox for a database; report what cannot be moved."""
+        """Move the follow-ups for one database out of the outbox; report those that cannot be moved."""
         after: str | None = ""
         jobs, errors = 0, []
         while after is not None:
@@ -95,11 +95,11 @@ class Outbox:
 
 
 class Outboxes:
-    """The outboxes of all databases. A single database has none.
+    """The outboxes of all databases. If there is only one database, it has none.
 
     Args:
-        databases: of the queue.
-        wakes: one for each database, set after jobs were inserted there.
+        databases: all databases of the queue.
+        wakes: one event for each database, set after jobs were inserted there.
 
     """
 

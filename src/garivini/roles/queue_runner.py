@@ -1,8 +1,8 @@
 """The QueueRunner: dispatches the due jobs of a database, and handles expired leases and orphans.
 
 The cost of a pass does not depend on the backlog: it reads the first row of each lane and the counts of the
-Gearman servers, and claims no more jobs than have room. The servers hold a bounded number of jobs; the rest
-waits in the database.
+Gearman servers, and claims no more jobs than have room. The servers hold a bounded number of jobs; all others
+wait in the database.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ _FUNCNAME_OF: Final = attrgetter("funcname")
 _ROUNDS: Final = 4
 #: Seconds until the next pass if a function is full and jobs of it were just submitted.
 _FULL_POLL: Final = 0.02
-#: Seconds after which a pass refreshes the servers' counts although it finds little to do.
+#: Counts of the servers that are older than these seconds are refreshed by every pass.
 _COUNTS_AGE: Final = 1.0
 
 
@@ -102,8 +102,8 @@ class QueueRunner:
         Args:
             database: has the jobs.
             job_servers: receive them.
-            settings: of the QueueRunner.
-            thread: runs the database's calls; by default a thread of its own.
+            settings: the settings of the QueueRunner.
+            thread: runs the database's calls; by default, a thread that the QueueRunner creates.
             clock: gives the time.
 
         """
@@ -132,7 +132,7 @@ class QueueRunner:
         self._sent = 0
         self._full_for = 0
         self._held_back = HeldBack()
-        #: By function and priority, how far the admission has come.
+        #: By function and priority, the place from which the next admission goes on.
         self._places: dict[tuple[str, str], Place] = defaultdict(Place)
         #: Seconds until the end of each pause, for functions that a pass leaves out.
         self._paused: dict[str, float] = {}
@@ -159,7 +159,7 @@ class QueueRunner:
                 due.remove(first.lane)
         idle = first is None and not self._held_back.until_claim(0.0)
         if due or idle or self._servers.age > _COUNTS_AGE:
-            # Raises if no server answers. Then no more is claimed.
+            # This raises if no server answers, so the pass claims nothing more.
             await self._servers.refresh_counts()
             self._watermark.counts_refreshed(self._monotonic())
         more = await self._orphans.find([lane for lane in lanes if lane.state is State.LEASED], now)
@@ -184,8 +184,8 @@ class QueueRunner:
     def _read(self, now: float) -> tuple[Lanes, _Claim | None]:
         """Read the lanes and, if that is due, the settings of functions; then make the first claim.
 
-        The claim is from the most urgent lane that is not full. The claim uses the room that is left from
-        earlier counts, so that a job that has just been inserted need not wait for new ones.
+        The claim is from the most urgent lane that is not full. It uses the room that is left from earlier
+        counts, so that a job that has just been inserted need not wait for new counts.
 
         For the database's thread. ``now``: the monotonic time.
         """
@@ -290,7 +290,7 @@ class QueueRunner:
     def _claim_split(
         self, claim: Callable[..., list[Job]], lane: Lane, limit: int, error: GariviniError
     ) -> tuple[list[Job], bool]:
-        """Claim the rows before one that cannot be claimed. If that is the first one, park it.
+        """Claim the rows before one that cannot be claimed. If it is the first row and invalid, park it.
 
         For the database's thread. Returns the jobs, and whether the lane may hold more.
         """

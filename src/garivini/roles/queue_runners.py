@@ -1,4 +1,4 @@
-"""The role of the QueueRunners: one for each database, with its scheduler, until it is stopped."""
+"""The role of the QueueRunners: it runs a QueueRunner and a scheduler for each database."""
 
 import asyncio
 import ssl
@@ -25,7 +25,7 @@ class QueueRunners:
     A job of ``garivini_wake`` starts the next pass of all QueueRunners.
     """
 
-    #: Maximum seconds for the passes that are in progress when it is stopped.
+    #: Maximum seconds for the passes that are in progress when the role is stopped.
     drain_timeout: Final = 30.0
 
     def __init__(
@@ -52,8 +52,8 @@ class QueueRunners:
         ]
 
     def _woken(self, held: Held) -> None:
-        # The wake-up is completed before the pass. Otherwise one that arrives during the pass would merge
-        # with it and be lost.
+        # The wake-up is completed before the pass. Otherwise the server would merge a wake-up that arrives
+        # during the pass with this one, because both have the same unique, and no pass would follow.
         held.complete()
         for wake in self._wakes:
             wake.set()
@@ -73,7 +73,7 @@ class QueueRunners:
         await asyncio.wait(self._loops)
 
     async def give_up(self) -> None:
-        """Report the passes that have not ended. Leases bring the jobs back that they have claimed."""
+        """Report the passes that have not ended. The leases of jobs that they have claimed will expire."""
         left = sum(not loop.done() for loop in self._loops)
         events.emit("role.drain_incomplete", role="queue-runner", left=left, seconds=self.drain_timeout)
 

@@ -19,20 +19,20 @@ class Role(Protocol):
 
     @property
     def links(self) -> Sequence[Worker]:
-        """The connections on which Gearman servers send it jobs, one per server."""
+        """The connections on which Gearman servers send jobs to the role, one per server."""
 
     @property
     def drain_timeout(self) -> float:
         """Maximum seconds that ``drain`` may take."""
 
     async def start(self) -> Iterable[asyncio.Task[None]]:
-        """Start its loops and return them. Before the stop, the end of one of them ends the role."""
+        """Start the loops of the role and return them. If a loop ends before the stop, the role ends."""
 
     async def drain(self) -> None:
         """Accept no more work, and return when everything that was accepted is done."""
 
     async def give_up(self) -> None:
-        """Report the work that was not done in that time, and leave it to others as soon as possible."""
+        """Report the work that ``drain`` has not done in time, and leave it to others as soon as possible."""
 
     async def close(self) -> None:
         """Close connections and end threads. Also called after an error."""
@@ -93,12 +93,12 @@ async def run_passes(
     """Run pass after pass until ``stop`` is set.
 
     Args:
-        passes: the loop. If a pass fails, the error is reported and the next pass comes after a backoff: a
-            defect in one loop must not end the others.
+        passes: the loop. If a pass fails, the error is reported and the next pass comes after a backoff,
+            because a defect in one loop must not end the others.
         stop: ends the loop between two passes.
         wake: starts the next pass immediately. The event is cleared before each pass, so that nothing is
             missed that happens during the pass.
-        clock: the time, and the jitter of the backoff.
+        clock: gives the time, and the jitter of the backoff.
 
     """
     stopping = asyncio.create_task(_wake_to_stop(stop, wake))
@@ -124,7 +124,7 @@ async def _run_passes(passes: Passes, stop: asyncio.Event, wake: asyncio.Event, 
                 text = str(error) if isinstance(error, GariviniError) else traceback.format_exc()
                 events.emit("role.error", role=passes.name, error=text)
             failing = type(error)
-            # A wake-up does not end this wait: every insert would retry the pass that has just failed.
+            # A wake-up does not end this wait. Otherwise every insert would retry the failing pass.
             await _wait(stop, delay)
             continue
         if failing is not None:
@@ -136,7 +136,7 @@ async def _run_passes(passes: Passes, stop: asyncio.Event, wake: asyncio.Event, 
 
 
 async def _wake_to_stop(stop: asyncio.Event, wake: asyncio.Event) -> None:
-    """Let a stop set ``wake``, so that a pause waits for one event: waiting for two costs two tasks."""
+    """Set ``wake`` on a stop, so that a pause waits for one event: two events would cost two tasks."""
     await stop.wait()
     wake.set()
 

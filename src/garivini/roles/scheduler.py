@@ -1,7 +1,8 @@
 """The scheduler: inserts the jobs of the schedules of one database when they tick.
 
-Any number of schedulers may work on one database. The transaction that inserts the job of a tick also moves
-the schedule on, so each tick has its job once. All times are those of the database's clock.
+Any number of schedulers may work on one database. The transaction that inserts the job of a tick also sets
+the next tick of the schedule, so each tick inserts its job only once. All times are those of the database's
+clock.
 """
 
 import asyncio
@@ -21,9 +22,10 @@ _R = TypeVar("_R")
 
 #: Maximum seconds between two passes, within which a changed schedule is noticed.
 _POLL: Final = 5.0
-#: Maximum seconds while a tick is locked by another scheduler, has failed, or waits for the end of a job.
+#: Maximum seconds between two passes while another scheduler has locked a tick, or a tick has failed or waits
+#: for the end of a job.
 _WAITING_POLL: Final = 1.0
-#: Seconds between two tries of a schedule that fails: the first, and the maximum.
+#: Seconds until a schedule is retried that has failed: after the first failure, and the maximum.
 _RETRY: Final = (2.0, 60.0)
 
 
@@ -70,7 +72,7 @@ class Scheduler:
         until = await self._call(self._database.until_tick)
         names = await self._call(self._database.due_schedules)
         self._failing = {name: self._failing[name] for name in names if name in self._failing}
-        # In any order, so that several schedulers share the work.
+        # In random order, so that several schedulers share the work.
         names.sort(key=lambda _: self._clock.uniform(0.0, 1.0))
         wait = _POLL if until is None else min(_POLL, max(0.0, until))
         for name in names:
@@ -125,7 +127,7 @@ class Schedulers:
 
     Args:
         databases: have the schedules.
-        wakes: one for each database, set after jobs were inserted there.
+        wakes: one event for each database, set after jobs were inserted there.
 
     """
 

@@ -1,4 +1,4 @@
-"""Where a Controller keeps the jobs that may not start yet: by function, in order of arrival. No I/O."""
+"""Keeps the jobs of a Controller that may not start yet, by function, in order of arrival. No I/O."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ class WaitingRoom:
             yield from self._remove_while(funcname, lambda _, run: may_start(run))
 
     def remove_overdue(self, now: float) -> Iterator[Execution]:
-        """Remove and yield the jobs that have waited for a third of their lease: it would need a renewal."""
+        """Remove and yield jobs that have waited for a third of their lease, when it would need a renewal."""
         for funcname in list(self._waiting):
             yield from self._remove_while(
                 funcname, lambda since, run: now - since >= (run.job.lease or LEASE) / 3

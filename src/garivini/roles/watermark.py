@@ -13,11 +13,11 @@ _LEASED_AGE_MIN: Final = 0.02
 
 
 class Watermark:
-    """Limits the jobs of each function that wait, by the last counts of the Gearman servers.
+    """Limits how many jobs of each function wait, according to the last counts of the Gearman servers.
 
     Jobs of flag controller wait in the servers under one name for all functions, and then in a Controller. So
     for functions with such jobs the leased rows are counted as well. The watermark applies per dispatcher:
-    another one may fill the same room between our count and our claim.
+    another dispatcher may fill the same room between our count and our claim.
 
     Args:
         job_servers: count the jobs that wait in them.
@@ -28,8 +28,8 @@ class Watermark:
     def __init__(self, job_servers: JobServers, limit: int) -> None:
         self._servers = job_servers
         self.limit: int = limit
-        #: The burst of each function that has a rate. No more of its jobs wait, because they would all start
-        #: at once when a worker comes.
+        #: The burst of each function that has a rate. No more jobs than this wait, because the waiting jobs
+        #: would all start at once when a worker connects.
         self.bursts: Mapping[str, int] = {}
         self._room: dict[str, int | None] = {}
         self._controlled: set[str] = set()
@@ -59,11 +59,11 @@ class Watermark:
             self._room[funcname] = max(0, left - jobs)
 
     def fill(self, funcname: str) -> None:
-        """Leave no room until the next count, because a server has refused a job."""
+        """Leave a function no room until the next count, because a job of it could not be sent."""
         self._room[funcname] = 0
 
     def counts_refreshed(self, now: float) -> None:
-        """Use the servers' new counts. If leased rows count too, the room stays until they are counted."""
+        """Use the servers' new counts. If leased rows count too, the room stays until their count is due."""
         for funcname in list(self._room):
             if not self._until_count(funcname, now) > 0:
                 del self._room[funcname]
@@ -80,10 +80,11 @@ class Watermark:
         self._controlled.add(funcname)
 
     def uncounted(self, dbid: int, funcnames: Iterable[str], now: float) -> list[str]:
-        """Return those of the functions whose leased rows are to be counted in a database.
+        """Return those of the functions whose leased rows are to be counted in a database now.
 
-        A count is due sooner if half of the room has been used since a count that left more than half: such a
-        function is fast. A slow function stays full, and frequent counts of it would delay other functions.
+        The next count is due sooner if the last one found at most half of the limit leased, and now at most
+        half of the limit is left as room: such a function is fast. A slow function stays full, and frequent
+        counts of its rows would delay other functions.
         """
         found = []
         for funcname in self._controlled.intersection(funcnames):
@@ -103,7 +104,7 @@ class Watermark:
         self._room.pop(funcname, None)
 
     def _until_count(self, funcname: str, now: float) -> float:
-        """Return the seconds until leased rows are to be counted again; 0 if they never were."""
+        """Return the seconds until leased rows are to be counted again; 0 if they never were counted."""
         counted = [time for (_, name), (_, time) in self._leased.items() if name == funcname]
         return max(0.0, min(counted, default=-math.inf) + self._leased_age - now)
 
