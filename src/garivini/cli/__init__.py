@@ -18,7 +18,7 @@ from garivini.errors import (
     UsageError,
 )
 
-#: Exit statuses, those of sysexits.h if it has one for the error.
+#: Exit statuses of errors. If sysexits.h has a status for a kind of error, it is that one.
 EXIT_STATUSES: Final[dict[type[GariviniError], int]] = {
     UsageError: 2,
     UnreachableError: 69,
@@ -87,7 +87,7 @@ def cli(ctx: click.Context, config: str | None) -> None:
 
     from garivini.cli.options import load_settings
 
-    # Commands with log options raise the level; the output of the others is not mixed with events.
+    # Commands with log options set a level that shows more events. Other commands show errors only.
     logging.getLogger("garivini").setLevel(logging.ERROR)
     load_settings(ctx, config)
 
@@ -121,7 +121,7 @@ def _report(message: str, status: int) -> int:
 
 
 def _hide(message: str, arguments: list[str]) -> str:
-    """Return a message without the arguments and variables in it that may have a password."""
+    """Return a message in which ``***`` replaces each argument and variable that may have a password."""
     from garivini.databases.urls import has_password  # imported here, because --help does not need it
 
     variables = [value for name, value in os.environ.items() if name.startswith("GARIVINI_")]

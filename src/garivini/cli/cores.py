@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 def usable_cores(proc: Path = Path("/proc/self")) -> int:
     """Return the number of cores that this process may use; the minimum is 1.
 
-    It is limited by the affinity of the process (``taskset``, ``cpuset``) and by the CPU limit of its control
-    groups (``docker run --cpus``, a limit of Kubernetes, ``CPUQuota`` of systemd), rounded up.
+    The affinity of the process (``taskset``, ``cpuset``) limits the number, and so does the CPU limit of its
+    control groups (``docker run --cpus``, a limit of Kubernetes, ``CPUQuota`` of systemd), rounded up.
     """
     return max(1, min([_affinity(), *(ceil(limit) for limit in _limits(proc))]))
 
@@ -45,7 +45,7 @@ def _climb(mount: Path, root: str, group: str, quota: Callable[[Path], float | N
     """Yield the limits of a group and its parents, as far as they are mounted."""
     try:
         inner = PurePosixPath(group).relative_to(root)
-    except ValueError:  # in a container the mount point is its own group, and not the root
+    except ValueError:  # in a container, the mount point is the group of the container, and not the root
         inner = PurePosixPath()
     for part in (inner, *inner.parents):
         try:

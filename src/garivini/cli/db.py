@@ -27,8 +27,8 @@ def db() -> None:
 def upgrade(dbs: list[str]) -> None:
     """Create the tables, or upgrade them to this version.
 
-    Tables of this version are not changed, nor newer ones that this version can use. Run it before the first
-    start, and at each update before the programs of the new version start.
+    Tables of this version are not changed, nor newer tables that this version can use. Run this command
+    before the first start, and at each update before the programs of the new version start.
 
     \b
     Examples:
@@ -81,10 +81,11 @@ def sql(dialect: str, existing: bool, undo: bool) -> None:
 def drain(dbs: list[str], dbid: int, stop: bool) -> None:
     """Empty a database for its removal, by moving its jobs to the others.
 
-    DBID is its position in the list of databases. The database accepts no more jobs from any client. Waiting
-    jobs are moved with their records, and so are schedules. Running jobs end where they are, so its
-    QueueRunner must keep running. The command returns when the database is empty; only then remove it from
-    every list. If the command was interrupted, run it again.
+    DBID is the position of the database in the list of databases, unless its URL has an id in front, such as
+    3=sqlite:///three.db. The database accepts no more jobs from any client. Waiting and dead jobs are moved
+    with their failure records, and schedules are moved too. Running jobs end where they are, so the
+    QueueRunner of the database must keep running. The command returns when the database is empty; only then
+    remove the database from every list. If the command was interrupted, run it again.
 
     \b
     Examples:
@@ -114,7 +115,7 @@ def drain(dbs: list[str], dbid: int, stop: bool) -> None:
 
 
 def _move_outbox(source: Database, shards: Shards) -> int:
-    """Move the follow-ups in the outbox of a database; return how many databases some are left for."""
+    """Move the follow-ups in a database's outbox; return the number of databases for which some are left."""
     moves = OutboxMoves(source, {database.dbid: database for database in shards})
     for target in source.outbox_targets():
         after: str | None = ""

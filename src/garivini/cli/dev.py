@@ -44,7 +44,7 @@ def dev(
     """Run everything for development: a Gearman server, a QueueRunner, a Controller and a worker.
 
     It creates missing tables and runs until ^C. With MODULE (a name or a file, as for garivini worker) it
-    runs the functions of the module, and restarts the worker when a Python file beside it changes.
+    runs the functions of the module, and restarts the worker when a Python file beside the module changes.
 
     \b
     Examples:
@@ -119,7 +119,7 @@ class _Dev:
         self._stopping = True
 
     def _start(self, *arguments: str) -> "subprocess.Popen[bytes]":
-        # In another session: ^C reaches only this process, which stops the worker before the roles.
+        # The child gets its own session, so ^C reaches only this process, which stops the worker first.
         return subprocess.Popen(  # noqa: S603  # our own command
             [sys.executable, "-m", "garivini", *arguments], env=self._environment, start_new_session=True
         )

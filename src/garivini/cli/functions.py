@@ -177,7 +177,7 @@ def set_(
 ) -> None:
     """Change the settings of the function FUNCNAME. Settings that are not given stay as they are.
 
-    They have precedence over those that a worker declares, until they are reset.
+    The given settings have precedence over those that a worker declares, until they are reset.
 
     \b
     Examples:
@@ -251,8 +251,9 @@ def reset(funcname: str, dbs: list[str]) -> None:
 def show(funcname: str, dbs: list[str], output: Form) -> None:
     """Show the settings of FUNCNAME, and where each comes from.
 
-    declared: by its workers. override: by functions set. row: by a program that knows only the columns. A
-    pause is shown as paused_until, from functions pause.
+    declared: its workers have declared the setting. override: an operator has set it by functions set. row: a
+    program that knows only the columns of the table has written it. A pause by functions pause is shown as
+    the setting paused_until.
     """
     entries = []
     with closing(Shards(dbs)) as shards:

@@ -25,7 +25,7 @@ class BrokenModuleError(Exception):
 
 
 class Speaker:
-    """Lets one of several processes report an error that they all have. Make it before they are forked."""
+    """Lets one of several forked processes report an error that they all have. Make it before the fork."""
 
     def __init__(self) -> None:
         self._turn, first = os.pipe()
@@ -35,8 +35,8 @@ class Speaker:
     def report(self, message: str) -> None:
         """Print a message, unless another process has done so.
 
-        After this call SIGTERM is ignored: the parent sends it when the first process has ended, which may be
-        another one than the process that reports.
+        After this call SIGTERM is ignored. The parent sends SIGTERM to all processes when the first of them
+        has ended, and the first may be another process than the one that reports.
         """
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
@@ -102,7 +102,7 @@ def user_traceback(error: BaseException) -> str:
     report = traceback.TracebackException.from_exception(error)
     _prune(report)
     text = "".join(report.format()).rstrip()
-    # All frames of a syntax error may be ours. The error's message shows the wrong line.
+    # All frames of a syntax error may be ours. Then the error's message shows the line that is at fault.
     return text if "Traceback" in text else f"Traceback (most recent call last):\n{text}"
 
 

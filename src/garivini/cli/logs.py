@@ -69,7 +69,7 @@ _VERBOSE: Final = click.option(
 
 
 class TextFormatter(logging.Formatter):
-    """One line per record. A record of another logger has the name of its logger and the current job."""
+    """One line per record. A record that is not an event has the name of its logger and the current job."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(process)d %(message)s")

@@ -54,7 +54,7 @@ def configuration(ctx: click.Context) -> Configuration:
     return found
 
 
-#: By command group: those of its commands that use databases or Gearman servers.
+#: By command group: the commands of the group that get the settings common to all commands.
 _BELOW: Final = {
     "jobs": "list show failures retry cancel discard reschedule priority delete".split(),
     "functions": ("list", "set"),

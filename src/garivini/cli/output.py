@@ -106,7 +106,7 @@ def print_table(columns: Sequence[Column], pages: Iterable[Sequence[Sequence[str
 
 
 def print_json(objects: Iterable[Mapping[str, Any]], form: Form) -> None:
-    """Print objects as one JSON document or one per line, each as soon as it is available."""
+    """Print objects as one JSON document, or as one object per line, each as soon as it is available."""
     if form != "json":
         for entry in objects:
             click.echo(json.dumps(entry))
@@ -161,7 +161,7 @@ def _fitted(columns: Sequence[Column], pages: Iterable[Sequence[Sequence[str]]])
             shown = list(fit(widths, ranks, room))
             layout = fit([widths[at] for at in shown], [None] * len(shown), room)
             text = _styled(_line(names, shown, layout), "bold") + "\n"
-        # A later page may have longer values, but has the columns of the first.
+        # A later page may have longer values, but has the same columns as the first page.
         layout = fit([widths[at] for at in shown], [None] * len(shown), room)
         yield text + "".join(_line(row, shown, layout) + "\n" for row in cells)
 

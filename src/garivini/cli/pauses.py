@@ -33,10 +33,10 @@ def pause(
 ) -> None:
     """Hand out no jobs of the function FUNCNAME. Jobs can still be inserted.
 
-    Jobs that were handed out before go on: those that run, and those that wait in a Gearman server. With
-    --now, only running jobs go on, and the others are set back to waiting in the database. The command
-    returns after 8 seconds, when every program has read the pause. Without --for and --until, a pause has no
-    end.
+    Jobs that were handed out earlier continue: those that run, and those that wait in a Gearman server. With
+    --now, only running jobs continue, and jobs in Gearman servers are set back to waiting in the database.
+    The command returns after 8 seconds, when every program has read the pause. Without --for and --until, a
+    pause has no end.
 
     \b
     Examples:
@@ -79,7 +79,7 @@ def pause_text(until: int) -> str:
 
 
 def pauses_text(paused: Mapping[str, int]) -> str:
-    """Return the pauses of functions, by their unix times, in one line."""
+    """Return one line with the paused functions. ``paused`` has the unix time at which each pause ends."""
     ends = {name: "" if until >= FOREVER else f" until {time_text(until)}" for name, until in paused.items()}
     return ", ".join(f"{name}{end}" for name, end in ends.items())
 

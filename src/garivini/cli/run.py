@@ -206,10 +206,10 @@ async def _run(
 
 
 def _declared_functions(tables: Mapping[str, FunctionTable]) -> dict[str, FunctionPolicy]:
-    """Return the settings of functions of the settings file.
+    """Return the settings that the settings file declares for functions.
 
     Raises:
-        UsageError: one is wrong.
+        UsageError: the settings of a function are wrong.
 
     """
     found = {}
@@ -222,10 +222,10 @@ def _declared_functions(tables: Mapping[str, FunctionTable]) -> dict[str, Functi
 
 
 def _declared_schedules(tables: Mapping[str, ScheduleTable]) -> dict[str, Schedule]:
-    """Return the schedules of the settings file.
+    """Return the schedules that the settings file declares.
 
     Raises:
-        UsageError: one is wrong.
+        UsageError: a schedule is wrong.
 
     """
     found = {}

@@ -33,7 +33,7 @@ def schedules() -> None:
 @databases
 @output
 def list_(dbs: list[str], output: Form) -> None:
-    """List schedules: when each inserts a job of which function, and its next and last tick.
+    """List schedules with their functions, the times of their jobs, and their next and last ticks.
 
     \b
     Examples:
@@ -141,7 +141,7 @@ def show(name: str, dbs: list[str], output: Form) -> None:
 def set_(name: str, funcname: str | None, dbs: list[str], arg: str | None, **values: Any) -> None:
     """Create the schedule NAME for the function FUNCNAME, or change it. Values not given stay as they are.
 
-    They have precedence over those that code declares, until they are reset.
+    The given values have precedence over those that code declares, until they are reset.
 
     \b
     Examples:
@@ -193,7 +193,7 @@ def pause(name: str, dbs: list[str]) -> None:
 @click.argument("name")
 @databases
 def resume(name: str, dbs: list[str]) -> None:
-    """Undo a pause of the schedule NAME. The ticks of the pause have no job.
+    """Undo a pause of the schedule NAME. No jobs are inserted for the ticks during the pause.
 
     \b
     Examples:
@@ -223,7 +223,7 @@ def run(name: str, dbs: list[str]) -> None:
 @click.argument("name")
 @databases
 def remove(name: str, dbs: list[str]) -> None:
-    """Delete the schedule NAME. Its jobs stay.
+    """Delete the schedule NAME. Jobs that it has inserted stay.
 
     If code declares it, pause it instead: a worker would create it again.
 
@@ -307,7 +307,7 @@ def _as_json(entry: StoredSchedule) -> dict[str, Any]:
 
 
 def _status(entry: StoredSchedule) -> str:
-    """Return whether a schedule ticks, otherwise the reason."""
+    """Return ``active`` if a schedule ticks, otherwise the reason why it does not."""
     if entry.paused:
         return "paused"
     if entry.retired:

@@ -23,9 +23,9 @@ def exit_on_sigterm() -> Iterator[None]:
 
 @contextmanager
 def sigterm_deferred() -> Iterator[None]:
-    """Let SIGTERM wait for the end of the block, which starts a process and registers it to be ended.
+    """Defer SIGTERM to the end of the block, which starts a process and registers it to be ended.
 
-    Otherwise the signal could arrive in between, and leave a process behind that nobody ends.
+    Otherwise the signal could arrive between these two steps, and nothing would end the process.
     """
     global _deferred, _waiting
     _deferred, _waiting = True, 0

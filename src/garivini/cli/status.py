@@ -29,7 +29,7 @@ def status(
 
     \b
     Exit status:
-      0  all of them answer
+      0  all databases and Gearman servers answer
       1  one of them cannot be reached or used
 
     \b
@@ -67,7 +67,7 @@ def health(dbs: list[str], job_servers: tuple[str, ...], tls: ssl.SSLContext | N
     """Report by the exit status whether jobs can run, for monitors and orchestrators.
 
     Due jobs of a function without a worker are a fault immediately. Without a QueueRunner, due jobs are a
-    fault after a minute, and so is a tick of a schedule that is due.
+    fault after a minute. A due tick of a schedule is always a fault after a minute.
 
     \b
     Exit status:

@@ -39,7 +39,7 @@ class Store:
     waiting: Waiting = field(default_factory=lambda: Waiting(0, 0, 0))
     #: By function: seconds since its oldest waiting job became due.
     due: dict[str, int] = field(default_factory=dict)
-    #: By function: the unix time until which it is paused. Its jobs are not in ``due``.
+    #: By function: the unix time until which the function is paused. Paused functions are not in ``due``.
     paused: Mapping[str, int] = field(default_factory=dict)
     #: By schedule: seconds since its next tick became due. Only schedules with a due tick are included.
     late: Mapping[str, int] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Server:
 class Problem:
     """A fault that keeps jobs from running."""
 
-    #: The database or server that has it.
+    #: The database or server that has the fault.
     subject: str
     says: str
     #: The recommended change, if known.
@@ -133,8 +133,8 @@ def _server(address: str, tls: ssl.SSLContext | None) -> Server:
 def problems(stores: Sequence[Store], servers: Sequence[Server], *, max_age: int) -> Iterator[Problem]:
     """Yield the reasons why jobs do not run.
 
-    Missing workers and QueueRunners are reported only if every server has answered, because an unreachable
-    server may have them.
+    Missing workers and QueueRunners are reported only if every server has answered, because otherwise they
+    may be connected to an unreachable server.
 
     Args:
         stores: the databases, from ``survey``.

@@ -66,10 +66,10 @@ def worker(
     """Run the functions that MODULE registers on a Worker.
 
     MODULE is an importable name such as shop.jobs, or a file such as jobs.py. MODULE:NAME selects one of
-    several Workers. After the first SIGTERM or ^C, jobs that have started finish; the second ends all
-    processes immediately. A process that dies is restarted, and its jobs run again. If the module cannot be
-    imported or has no Worker with a function, the exit status is 78, and no process is restarted. The --tls
-    options apply to a Worker without tls=.
+    several Workers. After the first SIGTERM or ^C, only jobs that have started run on, to their end. A second
+    signal ends all processes immediately. A process that dies is restarted, and its jobs run again. If the
+    module cannot be imported or has no Worker with a function, the exit status is 78, and no process is
+    restarted. The --tls options apply to a Worker without tls=.
 
     \b
     Example, in jobs.py:

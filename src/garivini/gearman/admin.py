@@ -15,10 +15,10 @@ _ESCAPED: Final = re.compile(rb"\\x([0-9a-f]{2})")
 
 
 def escape(name: bytes, *, word: bool = False) -> bytes:
-    r"""Return a name as the embedded server shows it, with ``\x0a`` for each byte that would end a line.
+    r"""Return a name as the embedded server shows it: bytes that would end a line are escaped, as ``\x0a``.
 
-    ``word``: also escape white space and control bytes, for several names on one line. gearmand escapes
-    nothing.
+    ``word``: also escape white space and control bytes, so that several names can stand on one line. gearmand
+    escapes nothing.
     """
     return (_WORDS if word else _LINES).sub(lambda found: b"\\x%02x" % found[0][0], name)
 
@@ -29,7 +29,7 @@ def unescape(name: bytes) -> bytes:
 
 
 class FunctionStatus(NamedTuple):
-    """A line of ``status``: queued and running jobs of a function, running ones alone, and its workers."""
+    """A line of ``status``: how many jobs a function has, how many of them run, and its workers."""
 
     total: int
     running: int
@@ -55,9 +55,9 @@ class HeldJob(NamedTuple):
 
     handle: bytes
     retries: int
-    #: Whether it is dropped instead of being assigned to a worker.
+    #: Whether the server drops the job instead of assigning it to a worker.
     ignored: bool
-    #: Whether it is a background job.
+    #: Whether the job is a background job.
     queued: bool
 
 
@@ -86,10 +86,11 @@ def parse_priority_status(lines: Iterable[bytes]) -> dict[bytes, PriorityStatus]
 
 
 def _counts(lines: Iterable[bytes], count: int) -> Iterator[tuple[bytes, list[int]]]:
-    """Yield names and the numbers behind them.
+    """Yield the name of each entry, and the numbers behind the name.
 
-    A name may have tabs. gearmand escapes no line breaks, so a name that has one takes two lines, which are
-    joined. A name with a line of a single dot ends the list too early, but the lines before it are valid.
+    A name may have tabs. gearmand does not escape line breaks: a name with a line break takes two lines,
+    which are joined here. If a line of a name is a single dot, the list ends there, but the entries before
+    that name are valid.
     """
     begun: list[bytes] = []
     for line in lines:
@@ -102,7 +103,7 @@ def _counts(lines: Iterable[bytes], count: int) -> Iterator[tuple[bytes, list[in
 
 
 def parse_jobs(lines: Iterable[bytes]) -> list[HeldJob]:
-    """Return the jobs in the lines of ``show jobs``. Do not poll it: with many jobs gearmand answers slowly.
+    """Return the jobs in the lines of ``show jobs``. With many jobs gearmand answers slowly: do not poll.
 
     Raises:
         ProtocolError: a line has a different form.

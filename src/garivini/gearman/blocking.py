@@ -57,7 +57,7 @@ class Client:
 
         Raises:
             UnreachableError: there is no connection; nothing was sent.
-            RefusedError: the server refused it, or the worker failed it.
+            RefusedError: the server refused the job, or the worker failed it.
             OutcomeUnknownError: the connection was lost or closed before the end.
 
         """
@@ -162,7 +162,7 @@ class Client:
         self._core = ClientProtocol()
 
     def _exchange(self) -> None:
-        """Write all output, read once, and pass the events on. If it is lost, all requests end as unknown."""
+        """Write all output, read once, and pass the events on. After a loss, all requests end as unknown."""
         assert self._socket is not None
         try:
             data = self._core.data_to_send()

@@ -1,12 +1,12 @@
 """A Gearman server without I/O: it receives requests of connections, and returns bytes for connections.
 
-It behaves as gearmand does, except where gearmand loses or doubles work. A background job outlives the
-foreground clients that share it, a unique that would be cut is refused, and CANT_DO does not affect running
-jobs. The most urgent job of all functions of a worker comes first; within one priority the functions take
-turns, and the oldest job of a function comes first.
+It behaves as gearmand does, except where gearmand loses a job or runs it twice. A background job outlives the
+foreground clients that share it, a unique that gearmand would cut is refused, and CANT_DO does not affect
+running jobs. A worker gets the most urgent job of all its functions first. Within one priority the functions
+take turns, and the oldest job of a function comes first.
 
 The cost of a request does not grow with the contents of the server. A request that visits all functions of a
-worker, or all workers of a function, comes only after as many cheaper ones.
+worker, or all workers of a function, can come only after at least as many cheaper requests.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ from garivini.gearman.queues import Functions, Jobs
 _NOOP: Final = encode(RESPONSE, Type.NOOP)
 _NO_JOB: Final = encode(RESPONSE, Type.NO_JOB)
 _MAX_CLIENT_ID: Final = 127
-#: White space and control bytes would forge lines of the answer to ``workers``.
+#: Replaces white space and control bytes, which could forge lines of the answer to ``workers``.
 _PRINTABLE: Final = bytes(byte if 0x20 < byte != 0x7F else ord("_") for byte in range(256))
 
 _UNSUPPORTED: Final = (
@@ -54,8 +54,8 @@ class Broker:
         version: the answer to the administrative command ``version``.
         pid: the answer to ``getpid``.
         job_retries: deaths of workers after which a job is dropped; 0: it is never dropped.
-        first: the number of the first job, at the end of its handle. It must not repeat after a restart.
-        limits: the upper bounds.
+        first: the number at the end of the first job's handle. No number may repeat after a restart.
+        limits: upper bounds of jobs, bytes and connections.
 
     """
 
@@ -79,7 +79,7 @@ class Broker:
         self._job_retries = job_retries
         self._handles = count(first)
         self._sequence = count(1)
-        #: Connections with output.
+        #: Connections with pending output.
         self._touched: list[Connection] = []
         self._max_unsent = limits.unread
         self._registration_bytes = 0
@@ -97,7 +97,7 @@ class Broker:
             Type.PRE_SLEEP: self._pre_sleep,
             Type.GRAB_JOB: partial(self._grab, Type.JOB_ASSIGN),
             Type.GRAB_JOB_UNIQ: partial(self._grab, Type.JOB_ASSIGN_UNIQ),
-            # This server has no reducers. For a job without one, gearmand sends the same answer.
+            # This server has no reducers. For a job without a reducer, gearmand sends the same answer.
             Type.GRAB_JOB_ALL: partial(self._grab, Type.JOB_ASSIGN_UNIQ),
             Type.SUBMIT_JOB: partial(self._submit, NORMAL, False),
             Type.SUBMIT_JOB_BG: partial(self._submit, NORMAL, True),
@@ -128,14 +128,14 @@ class Broker:
         return connection
 
     def leave(self, connection: Connection) -> None:
-        """Remove a connection: other workers get its jobs, and its foreground jobs have one client less."""
+        """Remove a connection: other workers get the jobs that it ran, and it is no longer a job's client."""
         if connection not in self.connections:
             return
         del self.connections[connection]
         self._reset_abilities(connection, [])
         for job in connection.follows:
             del job.clients[connection]
-            # A running job continues, but it is not repeated if its worker dies.
+            # A running job that is not wanted any more continues, but is not repeated if its worker dies.
             if job.worker is None and not job.wanted:
                 self._drop(job)
         connection.follows = set()
@@ -146,7 +146,7 @@ class Broker:
         connection.unsent = 0
 
     def receive(self, connection: Connection, packet: Packet) -> None:
-        """Receive one request of a connection. ``outgoing`` yields the output that it causes."""
+        """Receive one request of a connection. ``outgoing`` yields the output that the request causes."""
         self._handlers[packet.type](connection, packet.fields)
 
     def send(self, connection: Connection, data: bytes) -> None:
@@ -218,7 +218,7 @@ class Broker:
         job = self.jobs.to_join(function, unique, data) if unique else None
         if job is None:
             if function.full(priority):
-                # The code that gearmand sends. gearmand's source also has JOB_QUEUE_FULL, but never sends it.
+                # gearmand sends QUEUE_ERROR too. It also defines JOB_QUEUE_FULL, but never sends that code.
                 return self.refuse(connection, b"QUEUE_ERROR", b"the function's queue is full")
             size = self.jobs.size + len(data) + len(unique)
             if len(self.jobs) >= self.limits.jobs or size > self.limits.job_bytes:

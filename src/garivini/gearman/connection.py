@@ -17,10 +17,10 @@ _HEARTBEAT_TICKS: Final = 15
 
 
 class Connection(asyncio.Protocol):
-    """A socket: it sends the output of its core, passes received data to it, and detects silence.
+    """A socket that sends the output of its core, passes received data to the core, and detects silence.
 
     Args:
-        silence: seconds without an answer after which it is closed.
+        silence: seconds without an answer after which the connection is closed.
 
     """
 
@@ -33,10 +33,10 @@ class Connection(asyncio.Protocol):
         self._received: asyncio.Future[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self.transport: asyncio.Transport | None = None
-        #: Whether the peer has sent an answer. An accepted connection proves little, because a proxy accepts
-        #: it without the server.
+        #: Whether the peer has sent an answer. An accepted connection proves little, because a proxy can
+        #: accept it although the server does not run.
         self.answered: bool = False
-        #: Whether it was closed because the peer was silent.
+        #: Whether the connection was closed because the peer was silent.
         self.silent: bool = False
         self.closed: asyncio.Event = asyncio.Event()
 
@@ -163,10 +163,10 @@ async def open_connection(
 
     Args:
         make: makes the connection; called when the socket is connected.
-        host: of the server.
-        port: of the server.
+        host: the server's host.
+        port: the server's port.
         timeout: maximum seconds to connect.
-        tls: encrypts the connection; None: it is plain.
+        tls: encrypts the connection; None: the connection is plain.
 
     Raises:
         UnreachableError: the server did not accept the connection in time.

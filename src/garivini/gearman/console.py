@@ -20,8 +20,8 @@ _INCOMPLETE: Final = b"ERR INVALID_ARGUMENTS an argument is missing or wrong\r\n
 def is_command(text: bytes) -> bool:
     """Return whether a line is a command of the administrative protocol.
 
-    After any other line the connection must be closed: a web page can send a form or text to any port of this
-    machine, but cannot avoid a first line of HTTP.
+    After any other line the connection must be closed. A web page can make a browser send a form or text to
+    any port of this machine, but the first line that the browser sends is always one of HTTP.
     """
     word = text[: text.find(b" ")] if b" " in text else text
     return word.rstrip().lower() in _COMMANDS and not _HTTP.search(text)
@@ -111,7 +111,7 @@ def _drop(broker: Broker, words: list[bytes]) -> bytes:
 
 def _maxqueue(broker: Broker, words: list[bytes]) -> bytes:
     try:
-        # A function may get its limit before its first job. gearmand would answer OK and forget it.
+        # A function may get its limit before its first job. gearmand would answer OK and forget the limit.
         limits = [int(word) for word in words[1:]] or [0]
     except ValueError:
         return _INCOMPLETE

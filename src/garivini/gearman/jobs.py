@@ -15,7 +15,7 @@ NORMAL: Final = 1
 LOW: Final = 2
 
 MIB: Final = 1024 * 1024
-#: Bytes of a known function and of each registration of one, without its name: measured and rounded up.
+#: Bytes that a known function or one registration takes, without the name: measured and rounded up.
 RECORD: Final = 1024
 
 
@@ -74,8 +74,8 @@ class Connection:
         self.exceptions: bool = False  # whether the client receives WORK_EXCEPTION packets unchanged
         self.asleep: bool = False
         self.functions: dict[bytes, Function] = {}  # registered
-        # By priority: functions that may have jobs for it, in the order of their turns. Each of its functions
-        # is either here or has the connection among its watchers.
+        # By priority: registered functions that may have jobs of this priority, in the order of their turns.
+        # A registered function is either here, or has this connection among its watchers.
         self.ready: tuple[OrderedDict[Function, None], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
         self.held: dict[bytes, Job] = {}  # the jobs that it runs, by handle
         self.follows: set[Job] = set()  # the foreground jobs whose end it waits for
@@ -86,7 +86,8 @@ class Connection:
     def next_job(self) -> Job | None:
         """Return the next job: in the most urgent priority, the oldest job of the function whose turn it is.
 
-        A function without jobs is removed until it has some, so that it is not visited again for nothing.
+        A function without jobs is removed from ``ready`` until a job arrives, so that later calls do not
+        visit it for nothing.
         """
         for priority in (HIGH, NORMAL, LOW):
             ready = self.ready[priority]
@@ -148,7 +149,7 @@ class Job:
         self.sequence: int = 0  # the job's place in the order of arrival, over all functions
         self.retries: int = 0  # number of workers that died while they ran the job
         self.background: bool = False  # whether the job was submitted as a background job at least once
-        # The number of foreground submits by client. Most jobs have no clients and share one empty
+        # For each client, the number of its foreground submits. Most jobs have no clients and share one empty
         # dictionary: a dictionary per job would double the work of the garbage collector if very many jobs
         # are queued.
         self.clients: dict[Connection, int] = NOBODY
@@ -158,7 +159,7 @@ class Job:
 
     @property
     def wanted(self) -> bool:
-        """Whether a client waits for it, or a background submit asked for it."""
+        """Whether a client waits for the job, or a background submit asked for it."""
         return self.background or bool(self.clients)
 
     def follow(self, client: Connection) -> None:
@@ -183,7 +184,10 @@ Key: TypeAlias = bytes | tuple[bytes, bytes]
 
 
 def coalescing_key(unique: bytes, data: bytes) -> Key:
-    """Return the key by which submits of one function are merged; empty: this submit is not merged."""
+    """Return the key of a submit: submits of one function with equal keys share a job. Empty: it shares none.
+
+    With the unique ``-``, the data is the key.
+    """
     if unique != b"-":
         return unique
     return (b"-", data) if data else b""
@@ -192,8 +196,8 @@ def coalescing_key(unique: bytes, data: bytes) -> Key:
 class Function:
     """A function: its queued jobs and its workers.
 
-    The queues are ordered dictionaries of jobs by sequence. So removing the first job or any other, and
-    adding a last one, cost the same at any depth.
+    Each queue is an ordered dictionary of jobs by their ``sequence``. So it takes the same time at any length
+    to remove the first job or any other, and to append a job.
     """
 
     __slots__ = ("limits", "name", "queues", "running", "watchers", "workers")

@@ -15,7 +15,7 @@ from garivini import events
 
 #: Maximum connections accepted per turn of the loop, so that existing connections are served in between.
 _PER_TURN: Final = 64
-#: Seconds until a server without room for connections tries again.
+#: Seconds until a server without room for connections tries to accept again.
 _PAUSE: Final = 1.0
 #: Seconds between two events of the same kind.
 _QUIET: Final = 60.0
@@ -33,7 +33,7 @@ class Listener:
         port: the port; 0: any free one.
         make: makes the protocol of a connection.
         count: returns the number of connections.
-        maximum: of connections; fewer if the process has a lower limit of file descriptors.
+        maximum: maximum connections; fewer if the process has a lower limit of file descriptors.
 
     """
 
@@ -86,7 +86,7 @@ class Listener:
         await asyncio.gather(*self._opening, return_exceptions=True)
 
     def freed(self) -> None:
-        """Accept again if that was paused, because a connection has been closed."""
+        """Accept connections again if the listener has paused. Call this when a connection was closed."""
         if self._retry is not None:
             self._retry.cancel()
             self._resume()

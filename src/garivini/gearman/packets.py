@@ -17,14 +17,14 @@ from garivini.errors import ProtocolError, UsageError
 REQUEST: Final = b"\0REQ"
 RESPONSE: Final = b"\0RES"
 
-#: Maximum bytes of a packet's body. gearmand has no limit and allocates as many as a header announces.
+#: Maximum bytes of a packet's body. gearmand has no limit and allocates as many bytes as a header announces.
 MAX_BODY: Final = 64 * 1024 * 1024
 #: Maximum bytes of a line of the administrative protocol.
 MAX_LINE: Final = 8192
 #: Maximum bytes of a unique. gearmand cuts one of 64 bytes to 63 and corrupts the payload.
 MAX_UNIQUE: Final = 63
-#: Maximum bytes of a name. gearmand closes the connection if its buffer of 8 KiB is too small for the name,
-#: the header and the unique.
+#: Maximum bytes of a function's name. gearmand closes the connection if its buffer of 8 KiB is too small for
+#: the name, the header and the unique.
 MAX_FUNCTION: Final = 8000
 
 HEADER = struct.Struct(">4sII")
@@ -42,7 +42,7 @@ class Type(IntEnum):
 
     fields: tuple[str, ...]
 
-    # The hash of an enum is that of its name, and takes a call in Python per lookup in a dictionary.
+    # The hash of an enum member is by default that of its name: a call in Python per dictionary lookup.
     __hash__ = int.__hash__
 
     def __new__(cls, number: int, *fields: str) -> "Type":  # noqa: D102
@@ -94,7 +94,7 @@ class Type(IntEnum):
     STATUS_RES_UNIQUE = 42, "unique", "known", "running", "numerator", "denominator", "clients"
 
 
-#: By magic: the type and the number of fields of a packet, by its first eight bytes.
+#: For each magic: the type of a packet and its number of fields, by the packet's first eight bytes.
 _KINDS: Final[dict[bytes, dict[bytes, tuple[Type, int]]]] = {
     magic: {magic + kind.to_bytes(4, "big"): (kind, len(kind.fields)) for kind in Type}
     for magic in (REQUEST, RESPONSE)
@@ -187,15 +187,16 @@ class Decoder:
 
     @property
     def buffered(self) -> int:
-        """Bytes that wait for the rest of their packet, or for the caller to continue."""
+        """Bytes that wait for the rest of their packet, or for the caller to continue the iteration."""
         return len(self._buffer) + self._feeding
 
     def feed(self, data: bytes) -> Iterator[Packet | Line]:
         """Decode data and yield complete packets and lines. Exhaust the iterator before the next call.
 
         Raises:
-            ProtocolError: wrong magic, unknown type, too few fields, or too long. All that came before it
-                has been yielded. The rest of the stream cannot be decoded.
+            ProtocolError: a packet has the wrong magic, an unknown type or too few fields, or a packet or
+                line is too long. All earlier packets and lines have been yielded. The rest of the stream
+                cannot be decoded.
 
         """
         if self._buffer and not (data := self._join(data)):
@@ -266,8 +267,8 @@ def _end_of_line(data: bytes, offset: int, longest: int) -> int:
 
 
 def _fewer(kind: Type, fields: list[bytes]) -> list[bytes]:
-    """Return the fields of a packet that has too few."""
+    """Return the fields of a packet with too few of them, if the missing field is known to be empty."""
     if kind is Type.WORK_COMPLETE:
-        # Perl's Gearman::Worker sends it without the last field if the result is empty.
+        # Perl's Gearman::Worker sends this packet without the last field if the result is empty.
         return [*fields, b""]
     raise ProtocolError(f"{kind.name} with {len(fields)} fields instead of {len(kind.fields)}")

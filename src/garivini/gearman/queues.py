@@ -50,7 +50,7 @@ class Functions(dict[bytes, Function]):
                 self.remove(found)
 
     def remove(self, function: Function) -> None:
-        """Remove a function. It has neither workers nor jobs."""
+        """Remove a function that has neither workers nor jobs."""
         del self[function.name]
         self._idle.pop(function.name, None)
         self.size -= RECORD + len(function.name)
@@ -75,7 +75,8 @@ class Jobs(dict[bytes, Job]):
         self._functions = functions
         #: Bytes of payloads and uniques.
         self.size: int = 0
-        #: The jobs that a submit can join; by function if several have this key.
+        #: The jobs that a submit can join, by their coalescing key. If jobs of several functions have the
+        #: same key, the value is a dictionary of these jobs by their function.
         self.by_key: dict[Key, Job | OrderedDict[Function, Job]] = {}
 
     def to_join(self, function: Function, unique: bytes, data: bytes) -> Job | None:
@@ -121,8 +122,8 @@ class Jobs(dict[bytes, Job]):
 def _check_name(name: bytes) -> bytes:
     """Return a name if a function can have it.
 
-    gearmand accepts any bytes, and closes the connection if a name does not fit its buffer. With a NUL byte,
-    its own lines would show only the part before it.
+    gearmand accepts any bytes, and closes the connection if a name does not fit its buffer. gearmand's
+    administrative lines show only the part of a name before a NUL byte.
     """
     if len(name) > MAX_FUNCTION:
         raise UsageError(f"a function name has at most {MAX_FUNCTION} bytes, this one has {len(name)}")

@@ -1,4 +1,4 @@
-"""The requests of a shell that wait for answers. No I/O: the shell passes the answers in."""
+"""Requests of the blocking and the asyncio client that wait for answers. The clients pass the answers in."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -38,8 +38,8 @@ class Batch:
         self._jobs = jobs
         self._next = 0
         self._waiting: deque[int] = deque()  # indexes of jobs without an answer
-        self._sizes = [0] * len(jobs)  # bytes in the output
-        self._bytes = 0  # without an answer
+        self._sizes = [0] * len(jobs)  # bytes of each job in the output
+        self._bytes = 0  # total bytes of the jobs in ``_waiting``
         #: The results, one per job, in order; ``Unsent`` until the result is known.
         self.results: list[SubmitResult] = [Unsent()] * len(jobs)
 
@@ -72,7 +72,7 @@ class Batch:
                 self._bytes += size
 
     def answer(self, event: Event) -> None:
-        """Receive the answer to the oldest job that has no answer yet. A connection keeps the order."""
+        """Receive the answer to the oldest job that has no answer yet. Answers come in the jobs' order."""
         index = self._waiting.popleft()
         self._bytes -= self._sizes[index]
         if isinstance(event, Created):
@@ -107,14 +107,14 @@ class Foreground:
 
     def __init__(self, on_update: Callable[[Update], None] | None = None) -> None:
         self._on_update = on_update
-        #: The last WORK_WARNING. If a WORK_FAIL follows, which has no data, this is the reason.
+        #: The last WORK_WARNING. A WORK_FAIL has no data, so this is the reason of a later WORK_FAIL.
         self.warning: bytes = b""
-        #: ``Finished``, or ``Refused`` or ``Unknown`` if it did not run to its end.
+        #: ``Finished``; ``Refused`` if the server refused the job; ``Unknown`` if the connection was lost.
         self.end: Finished | Refused | Unknown | None = None
 
     @property
     def done(self) -> bool:
-        """Whether it has ended."""
+        """Whether ``end`` is set: no further event of the job can come."""
         return self.end is not None
 
     def answer(self, event: Event) -> None:
@@ -132,8 +132,8 @@ def checked(answers: list[Event], address: str) -> list[Event]:
     """Return the answers to requests that change nothing, if all were answered.
 
     Raises:
-        RefusedError: one was refused.
-        UnreachableError: one was not answered. The request can be repeated.
+        RefusedError: a request was refused.
+        UnreachableError: a request was not answered. It can be repeated.
 
     """
     for answer in answers:
@@ -151,7 +151,7 @@ def result_of(foreground: Foreground, address: str) -> bytes:
     """Return the data of a foreground job that completed.
 
     Raises:
-        RefusedError: the server refused it or the worker failed it.
+        RefusedError: the server refused the job, or the worker failed it.
         OutcomeUnknownError: the connection was lost before the end.
 
     """

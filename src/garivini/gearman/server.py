@@ -1,7 +1,7 @@
 """The embedded Gearman server: a broker with an asyncio shell, for one machine.
 
-Gearman has no authentication, so it listens on the loopback interface only. The queue is in memory and lost
-when it ends.
+Gearman has no authentication, so the server listens on the loopback interface only. Its queues are in memory,
+and are lost when the server ends.
 """
 
 import asyncio
@@ -47,9 +47,9 @@ class Server:
         port: the port to listen on; 0: any free one.
         max_body: maximum bytes of a packet's body.
         job_retries: deaths of workers after which a job is dropped; 0: it is never dropped.
-        max_unread: bytes of unread output after which a connection is closed. With about 1 MiB unread,
-            requests of the connection are not answered, but results from others are added.
-        limits: the other limits; they include ``max_unread``.
+        max_unread: bytes of unread output after which a connection is closed. While about 1 MiB is unread,
+            requests of the connection are not handled, but results of jobs that it waits for are added.
+        limits: all limits. ``max_unread``, if it is given, replaces ``limits.unread``.
 
     Raises:
         UsageError: other machines can reach ``host``, or a number is out of its range.
@@ -83,7 +83,7 @@ class Server:
         self._watch: asyncio.TimerHandle | None = None
         #: Connections with unread output or an incomplete request.
         self._loaded: set[_Link] = set()
-        #: Total bytes that these connections hold.
+        #: Total bytes that the connections in ``_loaded`` hold.
         self._buffered = 0
         self._broker = Broker(
             _handle_prefix(),
@@ -97,7 +97,7 @@ class Server:
 
     @property
     def address(self) -> str:
-        """The address that it listens on, as ``host:port``. A port of 0 is replaced at the start."""
+        """The address that the server listens on, as ``host:port``. A port of 0 is replaced at the start."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{host}:{self._port}"
 
@@ -166,7 +166,7 @@ class Server:
         self._watch = asyncio.get_running_loop().call_later(_TICK, self._tick)
 
     def _weigh(self, link: "_Link") -> None:
-        """Count the bytes of a connection. If all hold too many bytes together, close the largest one."""
+        """Count a connection's bytes. While all connections together hold too many, close the largest."""
         self._count(link)
         if self._buffered <= self._limits.buffered:
             return
@@ -203,7 +203,7 @@ class _Link(asyncio.Protocol):
         self._left = False  # removed from the broker
         self._aborted = False
         self._written = 0
-        # For ``tick``: requests carried out, bytes read by the peer, and ticks since these have changed.
+        # For ``tick``: requests carried out; bytes read and requests at the last tick; ticks without change.
         self._served = 0
         self._seen = (0, 0)
         self._idle_ticks = 0
@@ -239,7 +239,7 @@ class _Link(asyncio.Protocol):
             self._go_on()
 
     def eof_received(self) -> None:
-        # As gearmand does: a half-closed connection has left, and other workers get its jobs.
+        # As in gearmand, a half-closed connection counts as closed: other workers get its jobs.
         self._leave()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -257,21 +257,21 @@ class _Link(asyncio.Protocol):
         self._transport.abort()
 
     def drop(self, reason: str) -> None:
-        """Close immediately, because it holds too much, or has been silent for too long."""
+        """Close immediately, because the connection holds too much, or has been silent for too long."""
         events.emit("server.dropped", peer=self._connection.client_id.decode(errors="replace"), reason=reason)
         self.abort()
         self._leave()
 
     @property
     def held(self) -> int:
-        """Bytes of its unread output, and of its requests that are not carried out yet."""
+        """Bytes of the connection's unread output, and of its requests that are not carried out yet."""
         if self._aborted:
             return 0
         unread = self._transport.get_write_buffer_size()
         return unread if self._left else unread + self._decoder.buffered
 
     def tick(self) -> None:
-        """Close it if it has not read its output, or completed its request, for too long."""
+        """Close the connection if its peer has not read output, or completed a request, for too long."""
         self._server._count(self)
         unread = self._transport.get_write_buffer_size()
         seen = (self._written - unread, self._served)
@@ -299,7 +299,7 @@ class _Link(asyncio.Protocol):
             self._server._weigh(self)
 
     def _carry_out(self) -> bool:
-        """Return whether all requests are done."""
+        """Carry out requests for one turn; return whether all received requests are done."""
         broker, connection = self._broker, self._connection
         until = self._loop.time() + _TURN
         left = _REQUESTS
@@ -379,7 +379,7 @@ def _loopback(host: str) -> str:
     """Return the address to listen on.
 
     Raises:
-        UsageError: other machines could reach it.
+        UsageError: other machines could reach the address.
 
     """
     try:
@@ -394,7 +394,7 @@ def _loopback(host: str) -> str:
 
 
 def _handle_prefix() -> bytes:
-    """Return a prefix for handles, of at most 42 bytes. With the number behind it, 63 are the limit."""
+    """Return a prefix for handles, of at most 42 bytes. A handle, prefix and number, may have 63 bytes."""
     name = socket.gethostname().encode("ascii", "replace")[:40]
     host = bytes(byte if chr(byte).isalnum() or byte in b"-._" else ord("_") for byte in name)
     return b"H:" + host

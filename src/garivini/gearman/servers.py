@@ -12,10 +12,10 @@ DEFAULT_PORT: Final = 4730
 #: A name, an IPv4 address, or an IPv6 address with or without a zone.
 _HOST: Final = re.compile(r"[\w.-]+|[0-9a-fA-F:.]+(?:%[\w.-]+)?")
 
-#: By server, and by function: its queued and running jobs and its workers. None: the server did not answer.
+#: For each server: the counts of its functions, by their names. None: the server did not answer.
 Counts: TypeAlias = Mapping[str, Mapping[bytes, FunctionStatus] | None]
 
-#: Addresses that errors may show. Any other value may be a database's, with a password.
+#: Addresses that errors may show. Any other value may be the URL of a database, with a password.
 _READABLE: Final = re.compile(r"[\w.:%\[\] -]*")
 
 
@@ -49,7 +49,7 @@ def parse_addresses(addresses: str | Iterable[str]) -> list[str]:
     """
     parts = addresses.replace(",", " ").split() if isinstance(addresses, str) else list(addresses)
     if not all(map(_READABLE.fullmatch, parts)):
-        # A value for a database may have been split at its white space, so no part of it is shown.
+        # The URL of a database may have been split at its white space, so no part of the value is shown.
         raise UsageError("*** is not the address of a Gearman server: write host or host:port")
     parsed = map(parse_address, parts)
     found = list(
@@ -61,7 +61,7 @@ def parse_addresses(addresses: str | Iterable[str]) -> list[str]:
 
 
 def rendezvous(servers: Sequence[str], key: bytes) -> list[str]:
-    """Return the servers in the order in which a key prefers them, by the highest random weight.
+    """Return the servers in the order in which a key prefers them (rendezvous hashing).
 
     When a server is added or removed, only the keys that prefer it change their server.
     """
@@ -80,9 +80,10 @@ def queued(counts: Counts, function: bytes) -> int:
 
 
 def server_for(counts: Counts, function: bytes, unique: bytes) -> str:
-    """Return the server for a background job: the one that its unique prefers.
+    """Return the server for a background job: of several servers, the one that the job's unique prefers.
 
-    Servers with a worker of the function come first, then those that answer, then the others.
+    The choice is among the servers with a worker of the function. If there are none, it is among the servers
+    that answer; if no server answers, it is among all.
     """
     if len(counts) == 1:
         return next(iter(counts))

@@ -1,4 +1,4 @@
-"""The steps of the baselines on each database, with its driver only: no leases, no retries, no fences."""
+"""The steps of the baselines on each database, with only a driver: no renewals, no retries, no fences."""
 
 import json
 import sqlite3
@@ -21,7 +21,7 @@ BATCH: Final = 1000
 class BareSQLite:
     """The steps on SQLite, with Python's driver only."""
 
-    #: The description of its bulk insert, for the output.
+    #: The description of the bulk insert, for the output.
     method: Final = "sqlite3 executemany, one transaction per batch"
 
     _INSERT: Final = "INSERT INTO job (funcname, arg, run_after, created) VALUES (?, ?, ?, ?)"
@@ -80,7 +80,7 @@ class BareSQLite:
         return bool(self._db.execute(query, (count,)).fetchone()[0] == count)
 
     def ended(self) -> int:
-        """Return the number of inserted jobs that were deleted, by one statement."""
+        """Return the number of jobs that were inserted and have been deleted. One statement counts them."""
         return int(self._db.execute(self._ENDED).fetchone()[0])
 
     def clear(self) -> None:
@@ -133,7 +133,7 @@ class BareMySQL:
             init_command="SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
         )
         self._cursor = self._db.cursor()
-        # MySQL would answer with the next id of the table as it was up to a day ago.
+        # Otherwise MySQL could report a next id of the table that is up to a day old.
         self._cursor.execute("SET /*!80000 information_schema_stats_expiry = 0, */ autocommit = 1")
 
     def insert_many(self, args: Sequence[bytes], delay: int = 0) -> range:
@@ -179,7 +179,7 @@ class BareMySQL:
         return bool(self._one("SELECT COUNT(*) FROM (SELECT 1 FROM job LIMIT %s) AS j", count) == count)
 
     def ended(self) -> int:
-        """Return the number of inserted jobs that were deleted, by one statement."""
+        """Return the number of jobs that were inserted and have been deleted. One statement counts them."""
         return int(self._one(self._ENDED))
 
     def clear(self) -> None:
@@ -234,7 +234,7 @@ class BarePostgreSQL:
         self._db = psycopg.connect(url, autocommit=True, prepare_threshold=1)
         ((process,),) = self._db.execute("SELECT pg_backend_pid()").fetchall()
         if process != self._db.info.backend_pid:
-            # A pooler: the next transaction may be in a session in which nothing was prepared.
+            # This is a pooler: the next transaction may be in a session in which nothing was prepared.
             self._db.prepare_threshold = None
 
     def insert_many(self, args: Sequence[bytes], delay: int = 0) -> Sequence[int]:
@@ -274,7 +274,7 @@ class BarePostgreSQL:
         return bool(self._one("SELECT count(*) FROM (SELECT 1 FROM job LIMIT %s) AS j", count) == count)
 
     def ended(self) -> int:
-        """Return the number of inserted jobs that were deleted, by one statement."""
+        """Return the number of jobs that were inserted and have been deleted. One statement counts them."""
         return int(self._one(self._ENDED))
 
     def clear(self) -> None:

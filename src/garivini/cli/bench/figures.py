@@ -43,7 +43,7 @@ class DeliveryCheck:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the check as a JSON object."""
         counts = ("jobs", "ran", "duplicates", "lost", "unexpected", "left")
         return {**{name: getattr(self, name) for name in counts}, "right": self.right}
 
@@ -105,7 +105,7 @@ class Figure:
         return min(found), max(found)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the figure as a JSON object."""
         return {
             "name": self.name,
             "unit": self.unit,
@@ -128,7 +128,7 @@ class Measure:
     name: str
     ours: list[RoundResult] = field(default_factory=list)
     floor: list[RoundResult] = field(default_factory=list)
-    #: By side, including the first round, which is not measured.
+    #: By side: the check of all its rounds, including the first one, which is not measured.
     deliveries: dict[str, DeliveryCheck] = field(default_factory=dict)
 
     @property
@@ -162,7 +162,7 @@ class Measure:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the measure as a JSON object."""
         return {
             "name": self.name,
             "figures": [figure.as_dict() for figure in self.figures],

@@ -101,7 +101,7 @@ class Submitter:
 
 
 def dispatch(store: Bare, submitter: Submitter, stopped: Callable[[float], bool]) -> None:
-    """Claim and submit until ``stopped`` returns true, which first waits for the given seconds."""
+    """Claim and submit until ``stopped`` returns true. A call of ``stopped`` waits for the given seconds."""
     wait = 0.0
     while not stopped(wait):
         rows = store.claim()
@@ -111,9 +111,9 @@ def dispatch(store: Bare, submitter: Submitter, stopped: Callable[[float], bool]
 
 
 def produce(store: Bare, insert: Callable[[], _T], stopped: Callable[[float], bool]) -> list[_T]:
-    """Insert batches until ``stopped`` is true, while the backlog has less than ``STANDING`` jobs.
+    """Insert a batch whenever the backlog has less than ``STANDING`` jobs, until ``stopped`` returns true.
 
-    Returns the results of the inserts.
+    Return the results of the inserts.
     """
     found = []
     wait = 0.0

@@ -1,4 +1,4 @@
-"""The measures. Each has two sides, ours and the baseline, which do the same in turn."""
+"""The measures. Each has two sides, ours and the baseline, which take turns and do the same work."""
 
 import math
 import time
@@ -186,7 +186,7 @@ def _bulk_pickup_floor(setup: Setup, size: Size) -> RoundResult:
 
 
 def _bulk_pickup(setup: Setup, side: Side, insert: Callable[[], list[int]]) -> RoundResult:
-    """Insert batches, each measured until its last handler starts. The first one is not measured."""
+    """Insert batches, each measured until its last handler starts. The first batch is not measured."""
     inserted, lasts, runs = [], [], []
     for _ in range(REPEATS):
         began = time.monotonic_ns()
@@ -270,7 +270,7 @@ def _at(ordered: list[float], share: float) -> float:
 
 
 def _wait(done: Callable[[], bool], setup: Setup) -> None:
-    """Wait until it is done, or there is no progress. Then the comparison of ids shows the missing jobs."""
+    """Wait until ``done`` returns true. Give up without progress: the check of ids finds the missing jobs."""
     ended, moved = -1, time.monotonic()
     while not done():
         time.sleep(_POLL)

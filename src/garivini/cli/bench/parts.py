@@ -1,7 +1,7 @@
 """The processes beside the bench, started as ``python -m garivini.cli.bench.parts NAME URL SERVER …``.
 
 A part writes one byte to standard output when it is ready. On standard input, ``g`` begins a turn and ``s``
-ends it, which the part answers with one byte. At the end of standard input the part ends.
+ends the turn. When a turn has ended, the part writes one byte. At the end of standard input the part ends.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ def _turns(turn: Callable[[], None]) -> None:
 
 
 def _stopped(seconds: float) -> bool:
-    """Wait this number of seconds for ``s`` or the end of standard input; return whether it came."""
+    """Wait this number of seconds for ``s`` or the end of standard input; return whether either came."""
     if not select.select([_IN], [], [], seconds)[0]:
         return False
     os.read(_IN, 1)

@@ -50,10 +50,10 @@ class Process:
         return self._process.pid
 
     def check(self) -> None:
-        """Check that it is running.
+        """Check that the process is running.
 
         Raises:
-            ClickException: it has ended.
+            ClickException: the process has ended.
 
         """
         if self._process.poll() is not None:
@@ -61,7 +61,7 @@ class Process:
             raise click.ClickException(f"the {self.name} ended with {self._process.returncode}:\n{log}")
 
     def wait_ready(self) -> None:
-        """Wait for the byte that reports that it is ready, or has stopped."""
+        """Wait for the byte with which the process reports that it is ready, or that its turn has ended."""
         assert self._process.stdout is not None
         if not select.select([self._process.stdout], [], [], PATIENCE)[0]:
             raise click.ClickException(f"the {self.name} did not answer within {PATIENCE:.0f} s")
@@ -70,11 +70,11 @@ class Process:
             self.check()
 
     def go(self) -> None:
-        """Let it begin a turn."""
+        """Let the process begin a turn."""
         self._send(b"g")
 
     def stop(self) -> None:
-        """Let it end its turn, and wait until it has."""
+        """Let the process end its turn, and wait until the turn has ended."""
         self._send(b"s")
         self.wait_ready()
 
@@ -84,12 +84,12 @@ class Process:
         self._process.stdin.write(byte)
 
     def end(self) -> None:
-        """Send it SIGTERM."""
+        """Send SIGTERM to the process."""
         with suppress(OSError):
             self._process.terminate()
 
     def wait(self) -> None:
-        """Wait until it has ended; kill it if it does not end."""
+        """Wait until the process has ended; kill it if it does not end."""
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
@@ -101,7 +101,7 @@ class Process:
 
 
 def part(name: str, url: str, server: str, *rest: str, folder: Path) -> Process:
-    """Start one of ``parts``, which reports when it is ready."""
+    """Start one of the processes of ``parts``. It reports when it is ready."""
     return Process(name, ["-m", "garivini.cli.bench.parts", name, url, server, *rest], folder)
 
 

@@ -32,7 +32,7 @@ _decode: Final = msgspec.json.Decoder().decode
 
 
 class Callers:
-    """Foreground calls that inject jobs, some of them in flight at a time, on one connection."""
+    """Makes foreground calls that inject jobs, several of them in flight at a time, on one connection."""
 
     def __init__(self, address: str, inject: str, funcname: str, arg: bytes) -> None:
         self._connection = Connection(address)
@@ -41,7 +41,7 @@ class Callers:
         self.close: Final = self._connection.close
 
     def run(self, count: int, in_flight: int) -> list[int]:
-        """Make this number of calls; return the ids of the jobs, which are committed."""
+        """Make ``count`` calls; return the ids of their jobs. An answered call has committed its job."""
         found: list[int] = []
         first = min(count, in_flight)
         self._connection.send(self._call * first)

@@ -1,7 +1,7 @@
 """The jobs of the bench, and the records of their starts.
 
-Each process records the starts in its own file, which remains after its end. A record is two numbers in
-shared memory, so that it costs almost nothing beside a job without work.
+Each process records the starts in its own file, which remains when the process has ended. A record is two
+numbers in shared memory, so that it takes almost no time even beside a job that does nothing.
 """
 
 import mmap
@@ -41,7 +41,7 @@ class Start(NamedTuple):
 
 
 class Recorder:
-    """Records the starts in this process, in a directory."""
+    """Records the starts of jobs in this process, in files of a directory."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

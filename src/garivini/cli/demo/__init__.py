@@ -49,10 +49,11 @@ PATIENCE: Final = 45.0
 def demo(tree: Path | None, most: int, processes: int) -> None:
     """Run durable jobs on SQLite and the embedded Gearman server, with kills, and check that none is lost.
 
-    There is one job per source or text file of TREE, by default the library of this Python. It determines
-    bytes, lines, SHA-256 and, for Python, the number of functions. Three broken files must fail. Meanwhile a
-    worker process and the QueueRunner are killed. All results are compared with those of a plain loop over
-    the same files. If a job is missing or has a wrong result, the exit status is 1.
+    There is one job per source or text file of TREE, by default the library of this Python. A job determines
+    the bytes, lines and SHA-256 of its file and, for Python, the number of functions. Three broken files must
+    fail. While the jobs run, a worker process and the QueueRunner are killed. All results are compared with
+    those of a plain loop over the same files. If a job is missing or its result is wrong, the exit status is
+    1.
 
     \b
     Examples:
@@ -72,7 +73,7 @@ class _Run:
     started: Counter[str] = field(default_factory=Counter)
     finished: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     waited: list[float] = field(default_factory=list)
-    #: The bytes of each file that were read.
+    #: By file: the number of bytes that were read so far.
     offsets: dict[Path, int] = field(default_factory=dict)
     last_pid: int = 0
 

@@ -47,8 +47,8 @@ def analyse(path: Path) -> Analysis:
     """Read a file and analyse it; Python source is parsed.
 
     Raises:
-        SyntaxError, ValueError: it is Python source that cannot be parsed.
-        OSError: it cannot be read.
+        SyntaxError, ValueError: the file is Python source that cannot be parsed.
+        OSError: the file cannot be read.
 
     """
     data = path.read_bytes()
@@ -60,7 +60,7 @@ def analyse(path: Path) -> Analysis:
 
 
 def _functions(body: list[Any]) -> int:
-    """Return the number of functions in statements and in nested ones. Expressions cannot contain any."""
+    """Return the number of functions in statements and their nested statements. Expressions have none."""
     count = 0
     for node in body:
         count += isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
@@ -78,7 +78,7 @@ def list_files(tree: Path, most: int) -> list[Path]:
     """Return at most ``most`` source and text files below ``tree``, sorted.
 
     Raises:
-        UsageError: it is not a directory, or has no such files.
+        UsageError: ``tree`` is not a directory, or has no such files.
 
     """
     if not tree.is_dir():

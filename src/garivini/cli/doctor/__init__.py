@@ -39,7 +39,7 @@ def doctor(dbs: list[str], job_servers: tuple[str, ...], tls: ssl.SSLContext | N
 
     It examines the databases (version, durability, privileges, tables, ids), the Gearman servers (version,
     and if they run here their options), and both together (due jobs without a worker). It inserts one job
-    and rolls the transaction back.
+    into each database that accepts jobs, and rolls the transaction back.
 
     \b
     Exit status:
@@ -65,7 +65,7 @@ def doctor(dbs: list[str], job_servers: tuple[str, ...], tls: ssl.SSLContext | N
 
 def _examine(dbs: list[str], addresses: Iterable[str], tls: ssl.SSLContext | None) -> Iterator[Finding]:
     stores, servers = survey(dbs, addresses, tls)
-    # The same faults as those of ``garivini health``, so that both commands agree.
+    # These are the faults that ``garivini health`` reports, so that both commands agree.
     found: dict[str, list[Finding]] = {}
     for problem in problems(stores, servers, max_age=MAX_AGE):
         finding = Finding("fault", problem.subject, problem.says, problem.do)
@@ -112,7 +112,7 @@ def _server(address: str, tls: ssl.SSLContext | None, held: list[gearmand.Sent])
                 "it does not list its jobs, so ids that start again cannot be noticed",
                 "use a newer version",
             )
-        with suppress(RefusedError, ProtocolError):  # then it does not list them, or not in this form
+        with suppress(RefusedError, ProtocolError):  # a server may list no workers, or in another form
             yield from gearmand.grade_versions(address, client.workers())
         (answer,) = client.command(b"getpid", block=False)
         pid = answer.removeprefix(b"OK ").strip()

@@ -108,7 +108,7 @@ def _grade_queues(subject: str, given: Mapping[str, str], start: str) -> Iterato
 
 
 class Sent(NamedTuple):
-    """An attempt that a server has, from its unique."""
+    """An attempt of which a Gearman server has the copy, read from the copy's unique."""
 
     dbid: int
     jobid: int
@@ -116,7 +116,7 @@ class Sent(NamedTuple):
 
 
 def sent(uniques: Collection[bytes]) -> list[Sent]:
-    """Return the attempts among these uniques."""
+    """Return the attempts that these uniques name. Uniques of another form are skipped."""
     found = []
     for unique in uniques:
         parts = unique.split(b":")

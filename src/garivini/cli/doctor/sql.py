@@ -17,7 +17,7 @@ class Rule:
     setting: str
     well: Callable[[str], bool]
     why: str
-    #: Statements and commands are in backticks; a name in braces is that of another setting.
+    #: Statements and commands are in backticks. The value of a setting replaces its name in braces.
     do: str
     #: Whether jobs can be lost, or do not run, if the condition is not met.
     serious: bool = True
@@ -64,9 +64,9 @@ _LOSES: Final = "a crash may undo a commit, and lose a job that was acknowledged
 _STANDBY: Final = f"start the standby, or do without it: {_alter_system('RESET synchronous_standby_names')}"
 #: Seconds after which a transaction that holds a snapshot is reported.
 _SNAPSHOT: Final = 600
-#: Seconds for which an idle connection should stay open: roles that have nothing to do use theirs more often.
+#: Seconds for which the server should keep an idle connection: even idle roles use theirs more often.
 _IDLE: Final = 60
-#: Rows from which on a table should have been analyzed.
+#: Number of rows above which a table should have been analyzed.
 _NOT_ANALYZED: Final = 10_000
 
 _SQLITE: Final = (
@@ -267,7 +267,7 @@ def takes_writes(facts: Facts) -> bool:
 
 
 def unseen(subject: str, facts: Facts) -> Iterator[Finding]:
-    """Yield a note on what the user may not see."""
+    """Yield a note on facts that the database user has no privilege to read."""
     if facts.get("snapshots") == "hidden":
         yield Finding(
             "ok",

@@ -12,8 +12,8 @@ from garivini.cli.jobs.show import show
 def jobs() -> None:
     """List, show, retry, cancel, discard, reschedule, prioritize and delete jobs.
 
-    The id of a job has its database and its number, as in 1:42. 42 alone is a job of the only database.
-    Instead of ids, the commands that change jobs accept filters, and change all jobs that match.
+    The id of a job has its database and its number, as in 1:42. If there is only one database, the number 42
+    is enough. Instead of ids, the commands that change jobs accept filters, and change all jobs that match.
     """
 
 

@@ -44,9 +44,9 @@ def retry(which: Selection, dbs: list[str], job_servers: tuple[str, ...], tls: s
 def cancel(which: Selection, dbs: list[str], reason: str) -> None:
     """Make jobs dead. garivini jobs retry runs them again.
 
-    A job that is named is cancelled whatever its state. A Worker that is running it learns of it within two
-    seconds; if the job succeeds anyway, it is complete. Of the jobs that filters find, only those that wait
-    are cancelled.
+    A job that is named by its id is cancelled whatever its state. A Worker that is running the job learns of
+    the cancellation within two seconds; if the job succeeds anyway, it is complete. Of the jobs that filters
+    find, only those that wait are cancelled.
 
     \b
     Examples:
@@ -158,8 +158,8 @@ def priority(
 def delete(which: Selection, dbs: list[str]) -> None:
     """Delete jobs and their records for good.
 
-    A job that is named is deleted whatever its state. Of the jobs that filters find, only those that wait or
-    are dead are deleted.
+    A job that is named by its id is deleted whatever its state. Of the jobs that filters find, only those
+    that wait or are dead are deleted.
 
     \b
     Examples:

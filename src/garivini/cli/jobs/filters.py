@@ -20,7 +20,7 @@ _TIME: Final = "A unix time, -SECONDS or +SECONDS from now, or a date and time a
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """The filters of a command, by the name of their condition."""
+    """The filters that a command was given: the value of each, by the name of its condition."""
 
     given: dict[str, Any]
 
@@ -109,7 +109,7 @@ def _parse_time(text: str, clock: Callable[[], float]) -> int:
     """Return the unix time of a text. ``clock`` is called if the time is relative.
 
     Raises:
-        UsageError: it is not a time.
+        UsageError: the text is not a time.
 
     """
     if re.fullmatch("[+-][0-9]{1,10}", text):

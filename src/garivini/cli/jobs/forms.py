@@ -18,7 +18,7 @@ def parse_job(text: str, dbs: list[str]) -> Handle:
     """Return the handle of an id such as ``1:42``, or ``42`` if there is only one database.
 
     Raises:
-        UsageError: it is not an id, or it does not name one of several databases.
+        UsageError: the text is not an id, or it names no database although there are several.
 
     """
     if re.fullmatch("[0-9]{1,19}", text):

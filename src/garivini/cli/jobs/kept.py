@@ -9,7 +9,7 @@ from garivini.cli.output import Column, Form, print_json, print_table
 from garivini.model.records import KeptJob
 from garivini.store.shards import Shards
 
-#: The state of a kept job in commands. It has no row in ``job``.
+#: The state that commands show for a kept job, which has no row in ``job``.
 FINISHED: Final = "finished"
 #: Jobs per page.
 _PAGE: Final = 1000
@@ -36,7 +36,7 @@ def list_kept(dbs: list[str], funcname: str | None, limit: int, output: Form) ->
 
 
 def _pages(shards: Shards, funcname: str | None, limit: int) -> Iterator[tuple[int, list[KeptJob]]]:
-    """Yield kept jobs of each database, ``limit`` in total; those of other functions are left out here."""
+    """Yield at most ``limit`` kept jobs, in pages with the id of their database. Skip other functions."""
     for database in shards:
         after = 0
         while limit and (page := database.kept_jobs(after=after, limit=_PAGE)):
@@ -69,7 +69,7 @@ def _seconds_text(seconds: float | None) -> str:
 
 
 def kept_details(kept: KeptJob, dbid: int) -> dict[str, str]:
-    """Return what ``jobs show`` prints of a kept job."""
+    """Return the values that ``jobs show`` prints for a kept job, by their labels."""
     return {
         "job": f"{dbid}:{kept.jobid}",
         "function": kept.funcname,

@@ -66,7 +66,7 @@ def list_(dbs: list[str], filters: Filters, limit: int, output: Form) -> None:
 
 
 def _pages(shards: Shards, query: JobQuery, limit: int, progress: Progress) -> Iterator[list[Job]]:
-    """Yield the jobs that match as they are found, and show the progress while none is."""
+    """Yield the jobs that match as they are found. Show the progress while no job is found."""
     for jobs, done in search(shards, query, limit=limit):
         progress(done)
         if jobs:

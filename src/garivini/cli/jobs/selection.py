@@ -28,10 +28,10 @@ class Selection:
     yes: bool
 
     def handles(self, dbs: list[str]) -> list[Handle]:
-        """Return the jobs that are named.
+        """Return the jobs that are named by ids.
 
         Raises:
-            UsageError: one is not an id, or jobs are named and filtered, or neither.
+            UsageError: a name is not an id, or there are both ids and filters, or neither.
 
         """
         if bool(self.jobs) == bool(self.filters):
@@ -54,8 +54,8 @@ class Selection:
         """Change the jobs and print the result.
 
         Args:
-            client: its databases have the jobs.
-            dbs: their URLs.
+            client: the client whose databases have the jobs.
+            dbs: the URLs of these databases.
             one: changes a job that is named; returns whether it had an effect.
             every: changes all jobs that match a query.
             done: the word for the change of a job, such as "cancelled".
@@ -85,7 +85,7 @@ class Selection:
 
         Raises:
             Failed: the question was answered with no.
-            UsageError: nobody can be asked, or a filter cannot be used.
+            UsageError: no terminal is there for the question, or a filter cannot be used.
 
         """
         if not (self.dry_run or self.yes or sys.stdin.isatty()):

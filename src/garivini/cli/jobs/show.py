@@ -25,7 +25,7 @@ _EXCERPT: Final = 2000
 @databases
 @output_option
 def show(job: str, dbs: list[str], output: Form) -> None:
-    """Show one job, its failures, and what its worker reported.
+    """Show one job, its failures, and the reports of its worker.
 
     A job that has succeeded is shown with its result as long as it is kept: see garivini functions set
     --retention.

@@ -60,9 +60,9 @@ class Client:
 
     Args:
         address: ``host:port``.
-        timeout: maximum seconds to connect, and without an answer. Then the connection is closed.
+        timeout: maximum seconds to connect, and to wait for an answer. Then the connection is closed.
         tls: encrypts the connection, which is plain without it. A server without TLS is not accepted.
-        exceptions: whether to receive a WORK_EXCEPTION as it is, with the worker's text, or as a WORK_FAIL.
+        exceptions: whether a WORK_EXCEPTION arrives as such, with the worker's text. False: as a WORK_FAIL.
 
     """
 
@@ -112,7 +112,7 @@ class Client:
 
         Raises:
             UnreachableError: there is no connection; nothing was sent.
-            RefusedError: the server refused it, or the worker failed it; with the worker's text, if any.
+            RefusedError: the server refused the job, or the worker failed it; with the worker's text, if any.
             OutcomeUnknownError: the connection was lost before the end.
 
         """
@@ -146,7 +146,7 @@ class Client:
         """Switch an option on for the open connection (``exceptions``).
 
         Raises:
-            RefusedError: the server does not know it.
+            RefusedError: the server does not know the option.
 
         """
         await self._ask(1, lambda core, tag: core.option(tag, name))

@@ -16,7 +16,7 @@ from garivini.gearman.packets import Type
 from garivini.gearman.protocol import Assigned, Rejected, WorkerProtocol
 from garivini.gearman.servers import parse_address
 
-#: Ended jobs of a connection that a worker remembers: more than a server can have in flight on it.
+#: Maximum notes of ended jobs that are kept per connection: more than the jobs in flight on it can be.
 _MAX_NOTES: Final = 8192
 
 
@@ -28,7 +28,7 @@ class _WorkerConnection(Connection):
         self.core = core
         #: The newest notes of ended jobs; see ``Held.complete``.
         self.notes: deque[Any] = deque(maxlen=_MAX_NOTES)
-        #: The loop's time at which it replaced a lost connection; None: it is the first.
+        #: The loop's time at which this connection replaced a lost one; None: it is the worker's first.
         self.reopened_at: float | None = None
         self._on_job = on_job
 
@@ -54,8 +54,8 @@ class _WorkerConnection(Connection):
         return self.core.waiting
 
     def echo(self) -> None:
-        # A grab is sent instead of an echo: its answer also shows that the server is alive, and it makes up
-        # for a lost wake-up.
+        # A grab is sent with the echo, in case a wake-up was lost. The echo is sent alone if no slot is free,
+        # so the server always has something to answer.
         self.core.ask(again=True)
         self.core.echo()
 
@@ -66,7 +66,8 @@ def _rejected(event: Rejected) -> None:
     )
 
 
-# As the connection does not refer to it, it needs no garbage collector, which would visit one per job.
+# ``gc=False``: no connection refers to its ``Held`` objects, so they form no cycles, and the garbage
+# collector need not visit one object per job.
 class Held(msgspec.Struct, eq=False, gc=False):
     """A job that a server has assigned to this worker, bound to its connection.
 
@@ -84,7 +85,7 @@ class Held(msgspec.Struct, eq=False, gc=False):
 
     @property
     def reopened_at(self) -> float | None:
-        """The loop's time (monotonic) at which the connection replaced a lost one; None for the first.
+        """The loop's time (monotonic) at which this connection replaced a lost one. None: it is the first.
 
         A server sends the jobs of a lost connection again.
         """
@@ -93,7 +94,8 @@ class Held(msgspec.Struct, eq=False, gc=False):
     def complete(self, data: bytes = b"", *, note: Any = None) -> bool:
         """Report success; return whether the connection still existed.
 
-        ``note``: passed to ``on_lost``. When the connection is lost, the server may not have the report yet.
+        ``note``: any value. When the connection is lost, ``on_lost`` gets it, because the server may not have
+        received this report.
         """
         connection = self._connection
         if connection.transport is None:
@@ -116,7 +118,7 @@ class Held(msgspec.Struct, eq=False, gc=False):
         return True
 
     def exception(self, data: bytes) -> None:
-        """Report failure, with a text for clients that have asked for exceptions. Nothing may follow."""
+        """Report failure, with a text for clients that have asked for exceptions. No report may follow."""
         if not self.disconnected:
             self._connection.core.exception(self.job.handle, data)
             self._connection.flush()
@@ -151,7 +153,7 @@ class Worker:
         slots: maximum jobs to hold: assigned and not finished.
         client_id: shown by the server's ``workers``.
         eager: whether a wake-up grabs as many jobs as arrived since the last one; see ``WorkerProtocol``.
-        on_lost: called in the loop when a connection is lost, with its newest notes of ended jobs.
+        on_lost: called in the loop when a connection was lost or closed, with its newest notes of ended jobs.
         timeout: seconds of silence after which a connection is closed.
         tls: encrypts the connection, which is plain without it. A server without TLS is not accepted.
 
@@ -257,7 +259,7 @@ class Worker:
             self._functions, slots=self._slots, client_id=self._client_id, eager=self._eager
         )
         if not core.waiting:
-            core.echo()  # without a free slot it sends nothing that the server answers
+            core.echo()  # because without a free slot, the core sends nothing else that the server answers
         connection = _WorkerConnection(self._timeout, core, self._on_job)
         if self._connection is not None:
             connection.reopened_at = asyncio.get_running_loop().time()

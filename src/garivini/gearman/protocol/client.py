@@ -1,9 +1,9 @@
 """A client's side of a Gearman connection.
 
 A server answers the requests of a connection in their order, and only the order tells which request an answer
-belongs to: JOB_CREATED has only a handle. So this module has the queue of requests without an answer, and a
-refused request cannot shift the answers of the others. Packets about running jobs come between answers and
-are assigned by their handle.
+belongs to: JOB_CREATED has only a handle. So this module keeps a queue of the requests without an answer. A
+refused request leaves the queue too, so it cannot shift the answers of the others. Packets about running jobs
+come between answers, and are matched with their jobs by the handle.
 """
 
 from collections import deque
@@ -51,7 +51,7 @@ class Priority(IntEnum):
 
 
 class Submission(msgspec.Struct, frozen=True, gc=False):
-    """A job to submit. ``unique`` merges it with a queued or running job of this function and unique."""
+    """A job to submit. A server merges it with a job of the same function and ``unique`` that it has."""
 
     function: bytes
     data: bytes
@@ -59,14 +59,14 @@ class Submission(msgspec.Struct, frozen=True, gc=False):
     priority: Priority = Priority.NORMAL
 
 
-#: The numbers of the packet types of submits by ``Priority``.
+#: The packet types of a submit, as numbers, indexed by ``Priority``.
 _BACKGROUND: Final = tuple(map(int, (Type.SUBMIT_JOB_HIGH_BG, Type.SUBMIT_JOB_BG, Type.SUBMIT_JOB_LOW_BG)))
 _FOREGROUND: Final = tuple(map(int, (Type.SUBMIT_JOB_HIGH, Type.SUBMIT_JOB, Type.SUBMIT_JOB_LOW)))
-# Read for each packet. A name of the module is found faster than a member of an enum.
+# This constant is read for each packet: Python finds a name of the module faster than a member of an enum.
 _CREATED: Final = Type.JOB_CREATED
 #: Identifies a request: any value of the caller, returned with the answer.
 Tag = TypeVar("Tag")
-#: The packet type of an answer, or the form of the answer to a line.
+#: The answer that a request expects: its packet type, or for an administrative command its form.
 _Expected: TypeAlias = Type | Literal["line", "block"]
 
 #: Maximum bytes of a line of a server.
@@ -91,7 +91,7 @@ class ClientProtocol(Generic[Tag]):
         self._decoder = Decoder(RESPONSE, lines=True, max_body=max_body, max_line=_MAX_LINE)
         self._out: list[bytes] = []
         self._pending: deque[tuple[_Expected, Tag, bool]] = deque()
-        #: The last submit. Those of a batch have one tag, so they share one object.
+        #: The entry of the last submit in ``_pending``. The submits of a batch have one tag, and share it.
         self._submitted: tuple[_Expected, Tag, bool] | None = None
         #: Lists of tags by handle. A handle usually has one tag, for which a list takes a tenth of the bytes
         #: of a deque.
@@ -116,7 +116,7 @@ class ClientProtocol(Generic[Tag]):
         unique, data = job.unique, job.data
         if len(unique) > MAX_UNIQUE or b"\0" in unique:
             check_unique(unique)  # raises
-        # Called per job: a call of ``encode`` would take a third of the time.
+        # This runs once per job, so ``encode`` is not called: the call would take a third of the time.
         fields = b"%b\0%b\0" % (check_function(job.function), unique)
         size = len(fields) + len(data)
         self._out += (HEADER.pack(REQUEST, number, size), fields, data)
@@ -149,7 +149,7 @@ class ClientProtocol(Generic[Tag]):
         """Ask for the status of the job with this unique, of any function.
 
         Raises:
-            UsageError: no server has such a unique.
+            UsageError: the unique is too long or has a NUL byte, so no server can have it.
 
         """
         packet = encode(REQUEST, Type.GET_STATUS_UNIQUE, check_unique(unique))
@@ -161,7 +161,7 @@ class ClientProtocol(Generic[Tag]):
         ``block``: whether the answer is a block of lines with a last line ``.``, or a single line.
 
         Raises:
-            UsageError: it is not one line.
+            UsageError: the text is not one line.
 
         """
         if b"\n" in text or b"\r" in text or text[:1] == b"\0":
@@ -247,7 +247,7 @@ class ClientProtocol(Generic[Tag]):
         expected, tag, _ = self._pending[0] if self._pending else (None, None, None)
         if expected not in ("line", "block"):
             if self._after_block:
-                return None  # gearmand does not escape names, and one contained the end of a block
+                return None  # gearmand does not escape names, and a name contained the end of a block
             raise ProtocolError(f"the server sends the line {text[:80]!r} without a request for it")
         if text.startswith(b"ERR "):
             code, _, message = text[4:].partition(b" ")

@@ -58,7 +58,7 @@ class Lines(msgspec.Struct, frozen=True):
 
 
 class Update(msgspec.Struct, frozen=True):
-    """A report of a foreground job: WORK_STATUS, WORK_DATA or WORK_WARNING, with its other fields."""
+    """A report of a foreground job: WORK_STATUS, WORK_DATA or WORK_WARNING, without its handle."""
 
     kind: Type
     fields: list[bytes]

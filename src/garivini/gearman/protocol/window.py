@@ -2,7 +2,7 @@
 
 from typing import Final
 
-#: Grabs beyond the expected jobs: enough to find out whether there are more, and few "no job" answers if not.
+#: Grabs beyond the expected jobs. They find out whether there are more jobs; if not, each gets a "no job".
 _EXTRA: Final = 16
 #: Maximum grabs without an answer. They occupy a server, which answers each of them even if it has no job.
 MAX_WINDOW: Final = 512

@@ -19,7 +19,7 @@ from garivini.gearman.protocol.events import Assigned, Rejected
 from garivini.gearman.protocol.window import GrabWindow
 
 _GRAB: Final = encode(REQUEST, Type.GRAB_JOB_UNIQ)
-# Read for each packet. A name of the module is found faster than a member of an enum.
+# These constants are read for each packet: Python finds a name of the module faster than a member of an enum.
 _ASSIGN: Final = Type.JOB_ASSIGN_UNIQ
 _NO_JOB: Final = Type.NO_JOB
 _COMPLETE_NUMBER: Final = int(Type.WORK_COMPLETE)
@@ -35,8 +35,8 @@ class WorkerProtocol:
         functions: names to register.
         slots: maximum jobs to hold: assigned and not finished. May be changed at any time; 0 stops grabbing.
         client_id: shown by the server's ``workers``; at most 127 bytes without white space.
-        eager: whether a wake-up grabs as many jobs as arrived since the last one. For a worker that only
-            passes jobs on; any other would hold jobs that another worker could start.
+        eager: whether a wake-up grabs as many jobs as arrived since the last wake-up. This is for a worker
+            that only passes jobs on: a worker that runs them would hold jobs that another one could start.
         max_body: maximum bytes of a payload.
 
     """
@@ -61,7 +61,7 @@ class WorkerProtocol:
         self.slots: int = slots
         if client_id:
             self._send(Type.SET_CLIENT_ID, client_id[:127])
-        # Once per connection: a second CAN_DO counts as a second worker in gearmand.
+        # Each name is sent once per connection, because gearmand counts a second CAN_DO as a second worker.
         for name in dict.fromkeys(functions):
             self._send(Type.CAN_DO, check_function(name))
         self.ask()
@@ -201,7 +201,7 @@ class WorkerProtocol:
 
     def _other(self, kind: Type, fields: list[bytes]) -> Rejected | None:
         if kind is Type.NOOP:
-            # A hint that may come at any time. While a grab is pending, its answer is newer.
+            # A NOOP is a hint that may come at any time. While a grab is pending, its answer will be newer.
             if not self._grabs:
                 self._wake()
         elif kind is Type.ECHO_RES and self._echoes:
