@@ -1,14 +1,14 @@
 """Durable jobs for Gearman: a job is a row in a SQL database, and Gearman delivers it to a worker.
 
-General layout, the lowest layer first. No part imports a part that comes after it in this list. The docstring
-of each part lists its modules, and ``docs/explanation/source.md`` the file to open for a symptom.
+This list shows the parts, the lowest layer first. No part imports a part that comes after it in the list. The
+docstring of each part lists its modules. ``docs/explanation/source.md`` names the file to open for a symptom.
 
 * ``errors``, ``backoff``, ``clock``, ``events``: used by all others.
 * ``model``: a job, its values, and the decisions about it. No I/O, no clock.
 * ``databases``, ``settings``: the URLs of databases; the environment and ``garivini.toml``.
 * ``gearman``: the protocol, clients, workers and an embedded server.
-* ``store``: the rows of jobs: statements, one database, several databases.
-* ``submission``, ``outcome_events``: submitting jobs; the events of deliveries and setbacks.
+* ``store``: reads and writes the rows of jobs, in one database or in several.
+* ``submission``: how jobs are submitted. ``outcome_events``: emits the events of deliveries and setbacks.
 * ``client``: ``Client``, ``AsyncClient`` and direct dispatch.
 * ``keeper``: renews leases, checks copies before they start, and commits outcomes.
 * ``worker``: ``Worker``, its functions, the copies that it holds, and ``supervisor``, which restarts and
@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Names are looked up when they are first used: importing SQLAlchemy takes a quarter of a second, which
-# `garivini --help` and a web application that may never insert a job need not pay.
+# A name is imported when it is first used. Importing SQLAlchemy takes a quarter of a second, and neither
+# `garivini --help` nor a web application that never inserts a job should wait for that import.
 _MODULES: Final = {
     "AsyncClient": "client.aio",
     "AsyncJoinable": "store.callers",

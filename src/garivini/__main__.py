@@ -6,8 +6,8 @@ import sys
 
 
 def main() -> None:
-    """Run the command. Signals are handled before the slow imports."""
-    if os.getpid() == 1:  # as in a container: the kernel delivers only signals that it handles
+    """Run the command. Signals are handled even while the slow imports run."""
+    if os.getpid() == 1:  # as in a container: process 1 gets only signals that have a handler
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         from garivini.cli import main as run

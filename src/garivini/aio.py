@@ -1,4 +1,4 @@
-"""The client for asyncio; its home is ``garivini.client.aio``."""
+"""The client for asyncio, which ``garivini.client.aio`` defines."""
 
 from garivini.client.aio import AsyncClient
 

@@ -1,6 +1,7 @@
 """The clock of a process: functions that read the time or wait, and the jitter of delays.
 
-Keepers, workers and roles are given a ``Clock`` when they are made. A simulation gives them its own.
+Keepers, workers and roles are given a ``Clock`` when they are made. A simulation gives them a clock of its
+own.
 """
 
 import random
@@ -20,19 +21,19 @@ def _thread(run: Callable[[], object], name: str) -> threading.Thread:
 class Clock:
     """Functions that read the time or wait; by default those of the standard library.
 
-    The functions are attributes, so that using one is a single call: ``monotonic`` is called several times
-    per job.
+    The functions are attributes, so that a use costs a single call. This matters because ``monotonic`` is
+    called several times per job.
     """
 
     #: Returns the monotonic time in seconds.
     monotonic: Callable[[], float] = time.monotonic
     #: Blocks the calling thread for a number of seconds.
     sleep: Callable[[float], None] = time.sleep
-    #: Makes an event, for which threads wait.
+    #: Makes an event that threads can wait for.
     event: Callable[[], threading.Event] = threading.Event
-    #: Makes a queue, for whose items threads wait.
+    #: Makes a queue. Threads can wait for its items.
     queue: Callable[[], SimpleQueue[Any]] = SimpleQueue
-    #: Makes a daemon thread from the function that it calls and its name.
+    #: Makes a daemon thread. The arguments are the function that the thread calls, and the thread's name.
     thread: Callable[[Callable[[], object], str], threading.Thread] = _thread
     #: Returns a random number between two numbers, for the jitter of delays.
     uniform: Callable[[float, float], float] = random.uniform

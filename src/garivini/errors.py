@@ -1,4 +1,6 @@
-"""The errors of the library: one root class, and one class for each party that must act or is at fault.
+"""The errors of the library: one root class, and below it a class for each kind of error.
+
+Each entry names the party that must act or is at fault, and then the meaning of the error.
 
 * ``GariviniError``
     * ``UsageError``: the caller. The call cannot work as written.
@@ -6,15 +8,15 @@
     * ``UnreachableError``: the network or a server. A database or a Gearman server cannot be reached, or the
       database takes no writes.
     * ``RefusedError``: a server, which understood the request and refused it.
-        * ``DuplicateJobError``: the rule of a unique key. A job with it exists.
+        * ``DuplicateJobError``: the rule of a unique key. A job with the key exists.
     * ``ConflictError``: another transaction, which held a lock for too long. The call can be repeated.
     * ``OutcomeUnknownError``: the network. The connection was lost between request and answer.
-    * ``JobLost``: the function, which rolls its transaction back: another attempt has the job.
+    * ``JobLost``: the function, which must roll its transaction back. Its attempt no longer holds the job.
     * ``JobDead`` and ``JobCancelled``: the operator. A job that was waited for does not run any more.
     * ``ProtocolError``: the peer, which violated the Gearman protocol.
 
-After the first five errors, and ``JobLost``, nothing was done. After ``OutcomeUnknownError``, the request may
-have been carried out.
+After each error that precedes ``OutcomeUnknownError`` in this list, and after ``JobLost``, nothing was done.
+After ``OutcomeUnknownError``, the request may have been carried out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,8 +34,8 @@ class GariviniError(Exception):
     #: Whether the call can be repeated immediately: nothing was done, and the obstacle is gone, for example a
     #: closed connection or the other transaction of a deadlock.
     transient: bool = False
-    #: After an insert of several jobs: the results of the jobs that are stored, in databases that have not
-    #: failed, by position in the list.
+    #: After a failed insert of several jobs: the results of the jobs that are stored, in databases that have
+    #: not failed. The keys are the positions of these jobs in the list.
     stored: "Mapping[int, Inserted]" = MappingProxyType({})
     #: The positions of the jobs that this error concerns. After ``OutcomeUnknownError`` they may be stored.
     #: All other positions are in ``stored`` or were not tried.
@@ -86,13 +88,13 @@ class OutcomeUnknownError(GariviniError):
 
 
 class JobLost(GariviniError):
-    """The attempt no longer holds the job. Roll back the transaction in which it was to end."""
+    """The attempt no longer holds the job. Roll back the transaction in which the job was to end."""
 
 
 class JobDead(GariviniError):
     """The job that was waited for is dead. It runs again only if an operator retries it."""
 
-    #: Its last failure, if that is recorded.
+    #: The last failure of the job, if one is recorded.
     failure: "FailedAttempt | None" = None
 
 

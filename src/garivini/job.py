@@ -1,4 +1,4 @@
-"""Jobs and payloads for workers of your own; their homes are in ``garivini.model``."""
+"""Jobs and payloads, for workers that you write yourself. ``garivini.model`` defines them."""
 
 from garivini.model.job import Job
 from garivini.model.payload import decode_payload, encode_payload

@@ -24,7 +24,7 @@ def emit_settled(setback: Setback, settled: Settled) -> None:
 
 
 def emit_delivery(dbid: int, delivery: Delivery) -> None:
-    """Emit the events of a batch that was submitted: up to one per group of its jobs."""
+    """Emit the events of a submitted batch: one for each kind of result that its jobs have."""
     if delivery.delivered:
         events.emit("jobs.dispatched", dbid=dbid, jobs=delivery.delivered)
     if delivery.unsent:
@@ -34,7 +34,7 @@ def emit_delivery(dbid: int, delivery: Delivery) -> None:
 
 
 def _event_of(setback: Setback, settled: Settled) -> str:
-    """Return the name of the event."""
+    """Return the name of the event of a settled setback."""
     match settled.result:
         case "applied":
             if settled.state is State.DEAD:

@@ -1,4 +1,4 @@
-"""How jobs are submitted to Gearman: function, payload and server, and what follows a submit. No I/O."""
+"""How jobs are submitted to Gearman: function, payload and server, and the results of a submit. No I/O."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -22,7 +22,7 @@ INJECT_JOBS: Final = "inject_jobs"
 WAKE: Final = "garivini_wake"
 _CONTROLLER: Final = RUN_QUEUED_JOB.encode()
 _LEASE_OF: Final = attrgetter("lease")
-#: Gearman priorities by name. A dictionary is read faster than an enum is called.
+#: Gearman priorities by name. A dictionary lookup is faster than a call of the enum.
 PRIORITY_OF: Final = {priority.name.lower(): priority for priority in Priority}
 
 
@@ -35,7 +35,8 @@ def function_of(funcname: str, flag: str) -> bytes:
 def submission(job: Job, policy: FunctionPolicy) -> Submission:
     """Return the Gearman job that carries an attempt to a worker or a Controller.
 
-    With envelope ``raw`` a Controller still gets the whole payload; it passes on only the argument.
+    With envelope ``raw``, a Controller still gets the whole payload, and passes only the argument on to the
+    worker.
     """
     payload = encode_payload(job, latin1=policy.envelope == "latin-1")
     return Submission(
@@ -64,7 +65,7 @@ def unfit(job: Job | NewJob, policy: FunctionPolicy) -> str | None:
 
 
 def shares(counts: Counts, jobs: Sequence[Submission]) -> dict[str, list[int]]:
-    """Return the indexes of the jobs that each server gets, by its address."""
+    """Return, by the address of each server, the indexes of the jobs that it gets."""
     found: dict[str, list[int]] = {}
     for index, job in enumerate(jobs):
         found.setdefault(server_for(counts, job.function, job.unique), []).append(index)
@@ -77,7 +78,7 @@ def shares(counts: Counts, jobs: Sequence[Submission]) -> dict[str, list[int]]:
 def is_late(jobs: Sequence[Job], seconds: float) -> bool:
     """Return whether it is too late to submit jobs that were leased the given number of seconds ago.
 
-    Others may reclaim a leased job that no server knows, so a batch is submitted soon or not at all.
+    A QueueRunner may reclaim a leased job that no server knows, so a batch is submitted soon or not at all.
     """
     return bool(jobs) and seconds > min(SUBMIT_WITHIN, min(map(_LEASE_OF, jobs)) / 3)
 
@@ -125,7 +126,7 @@ class Delivery(NamedTuple):
 
     @classmethod
     def too_late(cls, jobs: Sequence[Job]) -> "Delivery":
-        """Return the delivery of jobs that were not submitted because it ``is_late``."""
+        """Return the delivery of jobs that were not submitted because it was too late."""
         return cls(0, unsent=jobs, reason="this process was suspended between claim and submit")
 
     def unknown_by_lease(self) -> dict[int, list[Handle]]:

@@ -49,23 +49,24 @@ class _Stream:
 class AsyncClient(AsyncReadCalls, AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitCalls):
     """Inserts jobs into a queue, reports their outcomes and reads them, in an event loop.
 
-    Construction opens no connection. It is an asynchronous context manager that closes itself, for one event
-    loop only. Arguments, results and errors are those of ``Client``.
+    Construction opens no connection. The client is an asynchronous context manager that closes itself. Use it
+    in one event loop only. Arguments, results and errors are those of ``Client``.
 
-    Database calls run in threads: one per database, and one for jobs without a unique key. Single inserts
-    that arrive during another commit are committed together, so many concurrent ones need few commits. If a
-    batch fails, it is retried in smaller batches, and each caller gets the result or error of its own job. A
-    call that is cancelled may have been executed.
+    Database calls run in a pool of threads, which has one thread more than there are databases. Single
+    inserts that arrive during another commit are committed together, so many concurrent inserts need few
+    commits. If a batch fails, it is retried in smaller batches, and each caller gets the result or error of
+    its own job. A call that is cancelled may have been executed.
 
     Every call that reaches a database can raise ``UnreachableError``, ``RefusedError``, ``ConflictError`` and
-    ``SchemaError``, after which nothing was done, and ``OutcomeUnknownError``, after which it may be done. A
-    call that is given a handle raises ``UsageError`` if that is not a handle, or names an unknown database.
+    ``SchemaError``, after which nothing was done. It can also raise ``OutcomeUnknownError``, after which the
+    request may have been carried out. A call with a handle raises ``UsageError`` if the value is not a handle
+    or names an unknown database.
 
     Args:
         dbs: a database URL (``sqlite:///jobs.db``), a SQLAlchemy Engine, a list of these, in which the
             position from 1 is the id of a database, or the original's mapping
-            ``{id: {"id", "dsn", "user", "pass"}}``. By default, the settings of the commands.
-        job_servers: Gearman servers as ``host:port``. With them, an insert submits jobs that are due right
+            ``{id: {"id", "dsn", "user", "pass"}}``. By default, the databases of the commands' settings.
+        job_servers: Gearman servers as ``host:port``. With them, an insert submits its due jobs right
             after the commit. Without them, a QueueRunner finds the jobs within a second.
         watermark: maximum jobs of a function that wait in the Gearman servers. 0: no limit.
         tls: encrypts the connections to Gearman servers, which are plain without it.
@@ -84,7 +85,7 @@ class AsyncClient(AsyncReadCalls, AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitC
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._client: Client = Client(dbs, job_servers, watermark=watermark, tls=tls)
-        # Each key has a home. An unreachable home, or one with a locked key, delays no other stream.
+        # Each unique key has a home. An unreachable home, or a locked key in it, delays no other stream.
         homes = [database.dbid for database in self._client._shards]
         self._streams = {home: _Stream() for home in (None, *homes)}
         self._polls: dict[int, SharedPolls] = {}
@@ -123,8 +124,8 @@ class AsyncClient(AsyncReadCalls, AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitC
             priority: ``high``, ``normal`` (default) or ``low``.
             dispatch: False leaves the job to a QueueRunner, even if the client knows Gearman servers.
             expires: seconds, or a timedelta: a job not handed out this long after it was due is discarded.
-            partition: the customer, account or host for which it runs, up to 200 bytes of UTF-8. Limits and
-                turns of a function can count by it.
+            partition: the customer, account or host for which the job runs, up to 200 bytes of UTF-8. A
+                function can have limits and turns per partition.
             connection: inserts the job in the transaction of this connection, which may also be an
                 AsyncConnection or AsyncSession. The job exists when the caller commits. A QueueRunner is
                 woken after the commit of a session or Django connection; with any other connection, call
@@ -135,7 +136,7 @@ class AsyncClient(AsyncReadCalls, AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitC
 
         Raises:
             UsageError: a value cannot be stored, or the connection cannot be joined. Nothing was inserted.
-            DuplicateJobError: a job with the unique key exists, and its rule is ``raise``.
+            DuplicateJobError: a job with the unique key exists, and the rule of the key is ``raise``.
             UnreachableError, RefusedError, ConflictError, SchemaError: nothing was inserted.
             OutcomeUnknownError: the connection was lost at the commit. With a unique key, repeat the call.
 
@@ -176,7 +177,8 @@ class AsyncClient(AsyncReadCalls, AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitC
                 ``partition``.
             run_after: as for ``insert_job``, for all jobs.
             flag: as for ``insert_job``, for all jobs.
-            dispatch: as for ``insert_job``. A list of more than 4,000 jobs is left to a QueueRunner.
+            dispatch: as for ``insert_job``. If a database gets more than 4,000 of the jobs, a QueueRunner
+                dispatches them.
             connection: as for ``insert_job``.
 
         Returns:
@@ -184,9 +186,10 @@ class AsyncClient(AsyncReadCalls, AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitC
 
         Raises:
             UsageError: a job cannot be stored; the message says which. Nothing was inserted.
-            GariviniError: as for ``insert_job``. With several databases, others may have stored their part:
-                ``stored`` of the error has the results of these jobs by position in the list, ``failed`` the
-                positions of the jobs that it concerns. All other jobs were not tried.
+            GariviniError: as for ``insert_job``. With several databases, those that have not failed may have
+                stored their part: ``stored`` of the error has the results of these jobs by their position in
+                the list. ``failed`` has the positions of the jobs that the error concerns. All other jobs
+                were not tried.
 
         """
         checked = checked_jobs(jobs, run_after, flag, dispatch=dispatch)
@@ -250,12 +253,12 @@ class AsyncClient(AsyncReadCalls, AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitC
         return await self._call(self._client.retry_job, handle)
 
     async def cancel_job(self, handle: HandleLike, reason: str = "") -> bool:
-        """Make a job dead, whatever its state. It reads and writes in two transactions.
+        """Make a job dead, whatever its state. The call reads the job, then writes it in a new transaction.
 
         If a ``Worker`` is running the job, ``job.cancelled`` is true within two seconds, and an ``async def``
-        is cancelled. A Controller ends its call. If the job succeeds anyway, it is complete; any other
-        outcome has no effect. From two seconds after this call, a ``Worker`` that receives a copy of the job
-        from a Gearman server drops it.
+        is cancelled. If a Controller has called a worker for the job, it ends that call. If the job succeeds
+        anyway, it is complete; any other outcome has no effect. From two seconds after this call, a
+        ``Worker`` that receives a copy of the job from a Gearman server drops the copy.
 
         Args:
             handle: as for ``Client.complete_job``. An attempt in it is ignored.
@@ -272,7 +275,7 @@ class AsyncClient(AsyncReadCalls, AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitC
         return await self._call(self._client.delete_jobs, handles)
 
     async def wake(self) -> None:
-        """Let a QueueRunner start a pass immediately. Never fails: without it, a pass starts every second."""
+        """Let a QueueRunner start a pass now instead of within a second. The call never raises an error."""
         await self._call(self._client.wake)
 
     async def close(self) -> None:
@@ -298,7 +301,7 @@ class AsyncClient(AsyncReadCalls, AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitC
         batch: list[_Caller] = []
         try:
             while stream.callers:
-                # No caller waits for cancelled inserts.
+                # Cancelled inserts are left out: no caller waits for them.
                 batch = [caller for caller in stream.callers if not caller.answer.done()]
                 stream.callers = []
                 if batch:

@@ -18,7 +18,7 @@ _R = TypeVar("_R")
 class AsyncBulkCalls:
     """Searches and changes jobs in an event loop. ``AsyncClient`` inherits these calls.
 
-    Each page is a call in a thread of its own, so that other calls of the client run between two pages, and a
+    A thread handles one page per call, so other calls of the client can run between two pages, and a
     cancelled call ends after the page in progress. ``progress`` is called in the event loop.
     """
 

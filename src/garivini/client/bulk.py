@@ -17,8 +17,8 @@ class BulkCalls:
     """Searches and changes jobs. ``Client`` inherits these calls.
 
     No statement examines more than 1,000 jobs, however many match. A change commits after at most 1,000 jobs.
-    If a call ends by an error, or by an exception of ``progress``, the changes so far stay; the last call of
-    ``progress`` has their number.
+    If an error or an exception of ``progress`` ends a call, the changes that were committed before remain.
+    The last call of ``progress`` was given their number.
 
     Each call raises ``UsageError`` if an argument is wrong, and the errors of ``Client``.
     """
@@ -186,13 +186,13 @@ class BulkCalls:
 def searching(
     shards: Shards, query: JobQuery, after: HandleLike | None, limit: int
 ) -> Iterator[tuple[list[Job], BulkProgress]]:
-    """Return the steps of ``search_jobs``, with its arguments checked."""
+    """Check the arguments of ``search_jobs``; return the steps of the search."""
     _check(query)
     return search(shards, query, after=None if after is None else handle_of(after), limit=limit)
 
 
 def changing(shards: Shards, query: JobQuery, change: JobChange, *, dry_run: bool) -> Iterator[BulkProgress]:
-    """Return the steps of a change, with its arguments checked."""
+    """Check the arguments of a change of many jobs; return the steps of the change."""
     _check(query)
     return change_all(shards, query, change, dry_run=dry_run)
 

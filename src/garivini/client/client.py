@@ -34,7 +34,7 @@ class Client(ReadCalls, BulkCalls, FunctionCalls, WaitCalls):
     """Inserts jobs into a queue, reports their outcomes and reads them.
 
     Construction opens no connection. Several threads may share a client, and a child process may use it
-    after a fork. It is a context manager that closes itself.
+    after a fork. A client is a context manager that closes itself.
 
     Without ``dbs``, the databases come from the settings of the commands: the environment, then the file
     ``garivini.toml`` in the working directory or the file that ``GARIVINI_CONFIG`` names, then
@@ -42,18 +42,19 @@ class Client(ReadCalls, BulkCalls, FunctionCalls, WaitCalls):
     If ``job_servers`` is not given either, the Gearman servers and TLS come from there too.
 
     Every call that reaches a database can raise ``UnreachableError``, ``RefusedError``, ``ConflictError`` and
-    ``SchemaError``, after which nothing was done, and ``OutcomeUnknownError``, after which it may be done. A
-    call that is given a handle raises ``UsageError`` if that is not a handle, or names an unknown database.
+    ``SchemaError``, after which nothing was done. It can also raise ``OutcomeUnknownError``, after which the
+    request may have been carried out. A call with a handle raises ``UsageError`` if the value is not a handle
+    or names an unknown database.
 
     Args:
         dbs: a database URL (``sqlite:///jobs.db``), a SQLAlchemy Engine, a list of these, in which the
             position from 1 is the id of a database, or the original's mapping
             ``{id: {"id", "dsn", "user", "pass"}}``.
-        job_servers: Gearman servers as ``host:port``. With them, an insert submits jobs that are due right
-            after the commit, and wakes a QueueRunner for the others. Without them, a QueueRunner finds the
-            jobs within a second.
-        watermark: maximum jobs of a function that wait in the Gearman servers. Jobs above it stay in the
-            database for a QueueRunner. 0: no limit.
+        job_servers: Gearman servers as ``host:port``. With them, an insert submits its due jobs right
+            after the commit, and wakes a QueueRunner for due jobs that it leaves in the database. Without
+            them, a QueueRunner finds the jobs within a second.
+        watermark: maximum jobs of a function that wait in the Gearman servers. Jobs beyond this number
+            stay in the database for a QueueRunner. 0: no limit.
         tls: encrypts the connections to Gearman servers, which are plain without it.
 
     Raises:
@@ -129,8 +130,8 @@ class Client(ReadCalls, BulkCalls, FunctionCalls, WaitCalls):
             priority: ``high``, ``normal`` (default) or ``low``.
             dispatch: False leaves the job to a QueueRunner, even if the client knows Gearman servers.
             expires: seconds, or a timedelta: a job not handed out this long after it was due is discarded.
-            partition: the customer, account or host for which it runs, up to 200 bytes of UTF-8. Limits and
-                turns of a function can count by it.
+            partition: the customer, account or host for which the job runs, up to 200 bytes of UTF-8. A
+                function can have limits and turns per partition.
             connection: inserts the job in the transaction of this connection. The job exists when the caller
                 commits. A QueueRunner is woken after the commit of a Session or Django connection; with any
                 other connection, call ``wake``.
@@ -140,7 +141,7 @@ class Client(ReadCalls, BulkCalls, FunctionCalls, WaitCalls):
 
         Raises:
             UsageError: a value cannot be stored, or the connection cannot be joined. Nothing was inserted.
-            DuplicateJobError: a job with the unique key exists, and its rule is ``raise``.
+            DuplicateJobError: a job with the unique key exists, and the rule of the key is ``raise``.
             UnreachableError, RefusedError, ConflictError, SchemaError: nothing was inserted.
             OutcomeUnknownError: the connection was lost at the commit. With a unique key, repeat the call.
 
@@ -172,7 +173,8 @@ class Client(ReadCalls, BulkCalls, FunctionCalls, WaitCalls):
                 ``partition``.
             run_after: as for ``insert_job``, for all jobs.
             flag: as for ``insert_job``, for all jobs.
-            dispatch: as for ``insert_job``. A list of more than 4,000 jobs is left to a QueueRunner.
+            dispatch: as for ``insert_job``. If a database gets more than 4,000 of the jobs, a QueueRunner
+                dispatches them.
             connection: as for ``insert_job``.
 
         Returns:
@@ -180,11 +182,11 @@ class Client(ReadCalls, BulkCalls, FunctionCalls, WaitCalls):
 
         Raises:
             UsageError: a job cannot be stored; the message says which. Nothing was inserted.
-            GariviniError: as for ``insert_job``. With several databases, others may have stored their part:
-                ``stored`` of the error has the results of these jobs by position in the list, ``failed`` the
-                positions of the jobs that it concerns. All other jobs were not tried. Jobs without a unique
-                key are inserted last, together, so after any error but ``OutcomeUnknownError`` the same list
-                can be inserted again.
+            GariviniError: as for ``insert_job``. With several databases, those that have not failed may have
+                stored their part: ``stored`` of the error has the results of these jobs by their position in
+                the list. ``failed`` has the positions of the jobs that the error concerns. All other jobs
+                were not tried. Jobs without a unique key are inserted last, together, so after any error but
+                ``OutcomeUnknownError`` the same list can be inserted again.
 
         """
         return self._insert_checked(checked_jobs(jobs, run_after, flag, dispatch=dispatch), connection)
@@ -192,16 +194,15 @@ class Client(ReadCalls, BulkCalls, FunctionCalls, WaitCalls):
     def complete_job(
         self, handle: HandleLike, result: bytes | str | None = None, *, worker: str = ""
     ) -> bool:
-        """Delete a job that has succeeded. This is not fenced: finished work is finished, whoever did it.
+        """Delete a job that has succeeded. The call is not fenced, because work that is done is done.
 
         Args:
             handle: names the job: a Job, a Handle, the result of an insert, an id such as ``"1:42"``, the
-                payload that a worker received (a mapping or JSON), or a pair ``(jobid, dbid)``. After a
-                failover, a Job or payload from before it has an effect only if the row still belongs to its
-                job.
-            result: of the job, which is kept with it for the retention of its function. A str is stored as
-                UTF-8. None: the job is not kept. Any other result needs a second statement.
-            worker: the name of the worker that ran the job, for a kept job.
+                payload that a worker received (a mapping or JSON), or a pair ``(jobid, dbid)``. A Job
+                or payload from before a failover has an effect only if the row still belongs to that job.
+            result: the job's result. The job is kept with it for the retention of its function. A str is
+                stored as UTF-8. None: the job is not kept. Any other result needs a second statement.
+            worker: the name of the worker that ran the job. It is stored with a kept job.
 
         Returns:
             Whether the job existed.
@@ -276,12 +277,12 @@ class Client(ReadCalls, BulkCalls, FunctionCalls, WaitCalls):
         return retried
 
     def cancel_job(self, handle: HandleLike, reason: str = "") -> bool:
-        """Make a job dead, whatever its state. It reads and writes in two transactions.
+        """Make a job dead, whatever its state. The call reads the job, then writes it in a new transaction.
 
         If a ``Worker`` is running the job, ``job.cancelled`` is true within two seconds, and an ``async def``
-        is cancelled. A Controller ends its call. If the job succeeds anyway, it is complete; any other
-        outcome has no effect. From two seconds after this call, a ``Worker`` that receives a copy of the job
-        from a Gearman server drops it.
+        is cancelled. If a Controller has called a worker for the job, it ends that call. If the job succeeds
+        anyway, it is complete; any other outcome has no effect. From two seconds after this call, a
+        ``Worker`` that receives a copy of the job from a Gearman server drops the copy.
 
         Args:
             handle: as for ``complete_job``. An attempt in it is ignored.
@@ -304,7 +305,7 @@ class Client(ReadCalls, BulkCalls, FunctionCalls, WaitCalls):
         return self.complete_jobs(handles)
 
     def wake(self) -> None:
-        """Let a QueueRunner start a pass immediately. Never fails: without it, a pass starts every second."""
+        """Let a QueueRunner start a pass now instead of within a second. The call never raises an error."""
         if self._direct is not None:
             self._direct.wake()
 

@@ -25,8 +25,8 @@ from garivini.store.database import Database
 from garivini.store.shards import Shards
 from garivini.submission import Delivery, is_late, submission, unfit
 
-#: Maximum jobs of an insert that is dispatched directly. Of a longer list none is leased, because the insert
-#: could last longer than ``SUBMIT_WITHIN``, and then its jobs could not be submitted any more.
+#: Maximum jobs of an insert that is dispatched directly. A longer list is inserted without leases, because
+#: the insert could last longer than ``SUBMIT_WITHIN``, and then its jobs could not be submitted any more.
 _MAX_JOBS: Final = 4000
 #: Seconds after which the counts of the servers are read again.
 _COUNTS_AGE: Final = 1.0
@@ -40,8 +40,8 @@ class DirectDispatch:
 
     Args:
         shards: the databases of the jobs.
-        job_servers: as ``host:port``.
-        watermark: maximum jobs of a function that wait in gearmand; 0: unlimited.
+        job_servers: the Gearman servers as ``host:port``.
+        watermark: maximum jobs of a function that wait in the Gearman servers; 0: unlimited.
         tls: encrypts the connections, if given.
 
     """
@@ -54,11 +54,11 @@ class DirectDispatch:
         self._watermark = watermark
         #: Number of jobs that may be submitted before the next count, by function and flag.
         self._room: dict[tuple[str, str], int] = {}
-        #: Settings of functions by database, and the monotonic time when they were read.
+        #: By database, the monotonic time when the settings of its functions were read, and these settings.
         self._policies: dict[int, tuple[float, Policies]] = {}
 
     def insert(self, jobs: Sequence[NewJob], wake: Callable[[], None]) -> list[Inserted]:
-        """Insert jobs and submit those that have room; return one result each, as ``Shards.insert``.
+        """Insert jobs and submit those that have room; return one result per job, as ``Shards.insert`` does.
 
         ``wake`` is called if jobs are left to a QueueRunner, even if another database has failed.
         """
@@ -72,7 +72,7 @@ class DirectDispatch:
             try:
                 must_wake |= self._dispatch(database, part, answers, began)
             except Exception:
-                # A defect. The jobs are stored, and the caller must get that result.
+                # This is a defect. The jobs are stored, so the caller must still get their results.
                 events.emit("dispatch.failed", dbid=database.dbid, error=traceback.format_exc())
                 must_wake = True
             return answers
@@ -86,7 +86,7 @@ class DirectDispatch:
     # ---- before the insert
 
     def _lease(self, database: Database, jobs: Sequence[NewJob]) -> Sequence[NewJob]:
-        """Return the jobs; those that are due and have room get their first lease."""
+        """Return the jobs, with a first lease for each one that is due and has room."""
         if len(jobs) > _MAX_JOBS or not any(job.dispatch and not job.delay for job in jobs):
             return jobs
         if not self._refresh_counts():
@@ -104,8 +104,8 @@ class DirectDispatch:
             if wanted and self._use_room(database, job, lease):
                 job = job.with_lease(lease)
             leased.append(job)
-        # If this took longer than usual, an operator may have given a function a rule since the settings were
-        # read.
+        # If the settings have become too old meanwhile, no job is leased: an operator may have given a
+        # function a rule since they were read.
         read, _ = self._policies[database.dbid]
         return leased if time.monotonic() - read < POLICIES_AGE else jobs
 
@@ -126,7 +126,7 @@ class DirectDispatch:
         return self._servers.answered
 
     def _use_room(self, database: Database, job: NewJob, lease: int) -> bool:
-        """Subtract a job from the room of its function; return whether there was any."""
+        """Subtract a job from the room of its function; return whether there was room for it."""
         if not self._watermark:
             return True
         rooms, key = self._room, (job.funcname, job.flag)
@@ -175,7 +175,7 @@ class DirectDispatch:
         return True
 
     def _give_up(self, database: Database, delivery: Delivery) -> None:
-        """Leave the jobs that were not delivered to a QueueRunner, which also parks the unfit ones."""
+        """Leave undelivered jobs to a QueueRunner, which also parks those that are unfit."""
         try:
             if unsent := [*delivery.unsent, *(job for job, _ in delivery.unfit)]:
                 database.release(unsent)

@@ -33,7 +33,7 @@ class FunctionCalls:
 
         Args:
             funcname: the function.
-            until: the end of the pause, as ``when`` of ``reschedule_job``; by default it has none.
+            until: the end of the pause, as ``when`` of ``reschedule_job``; by default, the pause has no end.
             now: let only running jobs go on. Jobs that wait in Gearman servers are set back to waiting.
                 A worker in another language that receives a copy of such a job starts it anyway.
             wait: False: return immediately. Jobs may be handed out until 8 seconds later.
@@ -42,9 +42,9 @@ class FunctionCalls:
             With ``now``, the number of jobs that were set back to waiting; otherwise 0.
 
         Raises:
-            UsageError: the name is not that of a function, the time is not one or has passed, or ``now`` is
-                given without ``wait``.
-            GariviniError: a database failed. Others may have paused the function: repeat the call.
+            UsageError: the name is not valid, ``until`` is not a time or has passed, or ``now`` is given
+                without ``wait``.
+            GariviniError: a database failed. Other databases may have paused the function: repeat the call.
 
         """
         self._begin_pause(funcname, until, now=now, wait=wait)
@@ -72,7 +72,7 @@ class FunctionCalls:
         return total
 
     def resume(self, funcname: str) -> bool:
-        """End the pause of a function; return whether it was paused. Its jobs are due as they were before."""
+        """End the pause of a function; return whether it was paused. The due times of its jobs stay."""
         resumed = [database.resume(funcname) for database in self._shards]
         return any(resumed)
 
@@ -98,7 +98,7 @@ class AsyncFunctionCalls:
 
         Args:
             funcname: the function.
-            until: the end of the pause, as ``when`` of ``reschedule_job``; by default it has none.
+            until: the end of the pause, as ``when`` of ``reschedule_job``; by default, the pause has no end.
             now: let only running jobs go on. Jobs that wait in Gearman servers are set back to waiting.
                 A worker in another language that receives a copy of such a job starts it anyway.
             wait: False: return immediately. Jobs may be handed out until 8 seconds later.
@@ -107,9 +107,9 @@ class AsyncFunctionCalls:
             With ``now``, the number of jobs that were set back to waiting; otherwise 0.
 
         Raises:
-            UsageError: the name is not that of a function, the time is not one or has passed, or ``now`` is
-                given without ``wait``.
-            GariviniError: a database failed. Others may have paused the function: repeat the call.
+            UsageError: the name is not valid, ``until`` is not a time or has passed, or ``now`` is given
+                without ``wait``.
+            GariviniError: a database failed. Other databases may have paused the function: repeat the call.
 
         """
         await self._call(self._client._begin_pause, funcname, until, now=now, wait=wait)
@@ -119,6 +119,6 @@ class AsyncFunctionCalls:
         return count
 
     async def resume(self, funcname: str) -> bool:
-        """End the pause of a function; return whether it was paused. Its jobs are due as they were before."""
+        """End the pause of a function; return whether it was paused. The due times of its jobs stay."""
         resumed: bool = await self._call(self._client.resume, funcname)
         return resumed

@@ -21,13 +21,14 @@ def write_outcomes(
     *,
     tries: int = 3,
 ) -> _R:
-    """Write the outcomes of jobs whose rows still belong to them; drop and report the others.
+    """Write the outcomes of jobs whose rows still belong to them; drop the others, and emit an event.
 
     Only jobs of another incarnation need additional statements.
 
     Args:
         database: has the jobs.
-        named: a job if its incarnation is known, otherwise its handle, with which nothing is compared.
+        named: each job as a Job if its incarnation is known, otherwise as a handle. A row is compared only
+            with a Job.
         write: writes the outcomes of these handles to this database, in one transaction. It is called again
             if the database was replaced meanwhile.
         tries: maximum number of calls.
@@ -56,7 +57,7 @@ def write_outcomes(
 
 
 def write_setback(database: Database, named: Job | Handle, setback: Setback) -> bool:
-    """Write the setback of a job, and report it; return whether it is written, now or by an earlier call."""
+    """Write a job's setback and emit its event; return whether it is written, now or by an earlier call."""
 
     def settle(database: Database, recognised: list[Handle]) -> list[Settled]:
         return database.settle([setback]) if recognised else []

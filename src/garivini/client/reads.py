@@ -12,7 +12,7 @@ _R = TypeVar("_R")
 
 
 class ReadCalls:
-    """These calls of ``Client``."""
+    """The calls of ``Client`` that read jobs."""
 
     _shards: Shards
 
@@ -67,9 +67,9 @@ class ReadCalls:
     def result(self, handle: HandleLike) -> KeptJob | None:
         """Return a kept job with its result, or None.
 
-        A job that has succeeded is kept for the retention of its function, in seconds, if a ``Worker`` or a
-        Controller ran it, or ``complete_job`` was given a result. None: there is no such job, it has not
-        succeeded, or it is not or no longer kept.
+        A job that has succeeded is kept for the retention of its function if a ``Worker`` or a Controller ran
+        it, or if ``complete_job`` was given a result. None: the job does not exist, has not succeeded, was
+        not kept, or is no longer kept.
         """
         jobid, dbid, _ = handle_of(handle)
         return self._shards[dbid].finished(jobid)
@@ -78,14 +78,14 @@ class ReadCalls:
         """Return what a worker reported while it ran a job, oldest attempt first.
 
         Of each attempt, the last progress comes first, then the lines. A Controller stores the reports of
-        jobs of flag ``controller``. They are returned for a kept job too.
+        jobs of flag ``controller``. The reports of a kept job are returned too.
         """
         jobid, dbid, _ = handle_of(handle)
         return self._shards[dbid].reports(jobid)
 
 
 class AsyncReadCalls:
-    """These calls of ``AsyncClient``."""
+    """The calls of ``AsyncClient`` that read jobs."""
 
     _client: ReadCalls
 
@@ -129,9 +129,9 @@ class AsyncReadCalls:
     async def result(self, handle: HandleLike) -> KeptJob | None:
         """Return a kept job with its result, or None.
 
-        A job that has succeeded is kept for the retention of its function, in seconds, if a ``Worker`` or a
-        Controller ran it, or ``complete_job`` was given a result. None: there is no such job, it has not
-        succeeded, or it is not or no longer kept.
+        A job that has succeeded is kept for the retention of its function if a ``Worker`` or a Controller ran
+        it, or if ``complete_job`` was given a result. None: the job does not exist, has not succeeded, was
+        not kept, or is no longer kept.
         """
         return await self._call(self._client.result, handle)
 
@@ -139,6 +139,6 @@ class AsyncReadCalls:
         """Return what a worker reported while it ran a job, oldest attempt first.
 
         Of each attempt, the last progress comes first, then the lines. A Controller stores the reports of
-        jobs of flag ``controller``. They are returned for a kept job too.
+        jobs of flag ``controller``. The reports of a kept job are returned too.
         """
         return await self._call(self._client.reports, handle)

@@ -25,7 +25,7 @@ class Schedules:
         self._shards = shards
 
     def all(self) -> list[StoredSchedule]:
-        """Return all schedules, by database and name."""
+        """Return all schedules, in the order of their databases and names."""
         return [entry for database in self._shards for entry in database.schedules()]
 
     def get(self, name: str) -> StoredSchedule | None:
@@ -49,7 +49,8 @@ class Schedules:
     ) -> None:
         """Create a schedule, or change those of its values that are given.
 
-        They have precedence over those that code declares. The arguments are those of ``Worker.schedule``.
+        These values have precedence over the values that code declares. The arguments are those of
+        ``Worker.schedule``.
 
         Raises:
             UsageError: a value is wrong, or the function of a new schedule is missing.
@@ -71,10 +72,10 @@ class Schedules:
         place_schedule(self._shards, name).set_schedule(name, given)
 
     def reset(self, name: str) -> None:
-        """Remove the values that ``set`` has stored, so that those that code declares apply.
+        """Remove the values that ``set`` has stored, so that the values that code declares apply.
 
         Raises:
-            UsageError: no code has declared it.
+            UsageError: no code has declared the schedule.
 
         """
         self._find(name).reset_schedule(name)
@@ -88,10 +89,10 @@ class Schedules:
         self._find(name).resume_schedule(name)
 
     def run(self, name: str) -> Inserted:
-        """Insert a job of a schedule now, also if it is paused. Its ticks stay as they are.
+        """Insert a job of a schedule now, even if the schedule is paused. Its ticks do not change.
 
         Raises:
-            ConflictError: its previous job has not ended, and it allows no overlap.
+            ConflictError: the previous job of the schedule has not ended, and the schedule allows no overlap.
 
         """
         database = self._find(name)
@@ -109,7 +110,7 @@ class AsyncSchedules:
     """The calls of ``Schedules``, to be awaited.
 
     Args:
-        schedules: has the calls that run in a thread.
+        schedules: has the calls, which block.
         in_thread: runs a call in a thread.
 
     """
@@ -119,7 +120,7 @@ class AsyncSchedules:
         self._in_thread = in_thread
 
     async def all(self) -> list[StoredSchedule]:
-        """Return all schedules, by database and name."""
+        """Return all schedules, in the order of their databases and names."""
         found: list[StoredSchedule] = await self._in_thread(self._schedules.all)
         return found
 
@@ -160,7 +161,7 @@ class AsyncSchedules:
         )
 
     async def reset(self, name: str) -> None:
-        """Remove the values that ``set`` has stored, so that those that code declares apply."""
+        """Remove the values that ``set`` has stored, so that the values that code declares apply."""
         await self._in_thread(self._schedules.reset, name)
 
     async def pause(self, name: str) -> None:
@@ -172,7 +173,7 @@ class AsyncSchedules:
         await self._in_thread(self._schedules.resume, name)
 
     async def run(self, name: str) -> Inserted:
-        """Insert a job of a schedule now, also if it is paused."""
+        """Insert a job of a schedule now, even if the schedule is paused."""
         inserted: Inserted = await self._in_thread(self._schedules.run, name)
         return inserted
 

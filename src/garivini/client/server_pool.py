@@ -31,8 +31,8 @@ class _Server:
 class ServerPool:
     """All Gearman servers of a client, and its connections to them. Safe for threads, and after a fork.
 
-    Each call removes a set of connections from a pool, or creates one, and puts it back. So each thread has
-    connections of its own without a lock, which a fork could leave locked.
+    Each call removes a set of connections from a pool, or creates a set, and puts it back at the end. So no
+    two threads use the same connection, and no lock is needed. A fork could leave a lock locked.
 
     Args:
         addresses: ``host:port`` of each server.
@@ -52,7 +52,7 @@ class ServerPool:
 
     @property
     def answered(self) -> bool:
-        """Return whether a server answered at the last refresh and submit."""
+        """Return whether a server answered at the last refresh and has not failed since."""
         return any(server.functions is not None for server in self._servers.values())
 
     def refresh_counts(self) -> None:
@@ -113,7 +113,7 @@ class ServerPool:
         self._idle.append(clients)
 
     def _failed(self, address: str, error: GariviniError | None) -> None:
-        """Avoid a server that has failed, longer after each failure in a row."""
+        """Avoid a server that has failed, for a longer time after each failure in a row."""
         server = self._servers[address]
         server.functions = None
         server.retry_at = time.monotonic() + server.backoff.failed()

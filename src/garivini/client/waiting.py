@@ -13,21 +13,21 @@ from garivini.model.records import KeptJob
 from garivini.store.ends import End
 from garivini.store.shards import Shards
 
-#: Seconds between two polls: the first time, the maximum, and the factor between them.
+#: Seconds between two polls: the first value, the maximum, and the factor by which each value grows.
 _FIRST: Final = 0.02
 _LONGEST: Final = 1.0
 _GROWTH: Final = 1.5
 
 
 class WaitCalls:
-    """These calls of ``Client``."""
+    """The calls of ``Client`` that wait for the end of a job."""
 
     _shards: Shards
 
     def wait(self, handle: HandleLike, timeout: float | None = None) -> KeptJob | None:
         """Wait until a job has ended; return the kept job with its result if its function has a retention.
 
-        It polls the database, first quickly and then once per second, by one short statement.
+        It polls the database, first quickly and then once per second. Each poll is one short statement.
 
         Args:
             handle: as for ``complete_job``. An attempt in it is ignored.
@@ -39,8 +39,8 @@ class WaitCalls:
         Raises:
             TimeoutError: the job has not ended. It is not affected.
             JobDead: the job is dead, and runs again only if an operator retries it.
-            JobCancelled: it was cancelled.
-            RefusedError: it was moved, because its database was drained.
+            JobCancelled: the job was cancelled.
+            RefusedError: the job was moved, because its database was drained.
 
         """
         jobid, dbid, _ = handle_of(handle)
@@ -58,18 +58,18 @@ class WaitCalls:
 
 
 class AsyncWaitCalls:
-    """These calls of ``AsyncClient``."""
+    """The calls of ``AsyncClient`` that wait for the end of a job."""
 
     _client: WaitCalls
     _call: Callable[..., Awaitable[Any]]
-    #: By database, the polls for all its jobs that are waited for.
+    #: By database, the object that polls those of its jobs that are waited for.
     _polls: "dict[int, SharedPolls]"
 
     async def wait(self, handle: HandleLike, timeout: float | None = None) -> KeptJob | None:
         """Wait until a job has ended; return the kept job with its result if its function has a retention.
 
-        It polls the database, first quickly and then once per second, by one short statement for all jobs
-        that are waited for.
+        It polls the database, first quickly and then once per second. Each poll is one short statement for
+        all jobs that are waited for.
 
         Args:
             handle: as for ``complete_job``. An attempt in it is ignored.
@@ -81,8 +81,8 @@ class AsyncWaitCalls:
         Raises:
             TimeoutError: the job has not ended. It is not affected.
             JobDead: the job is dead, and runs again only if an operator retries it.
-            JobCancelled: it was cancelled.
-            RefusedError: it was moved, because its database was drained.
+            JobCancelled: the job was cancelled.
+            RefusedError: the job was moved, because its database was drained.
 
         """
         jobid, dbid, _ = handle_of(handle)
@@ -104,10 +104,10 @@ class AsyncWaitCalls:
 
 
 class SharedPolls:
-    """Polls the jobs of one database that are waited for, all by one call.
+    """Polls the jobs of one database that are waited for, with one call for all of them.
 
     Args:
-        read: returns how those of some jobs have ended that have.
+        read: returns, by id, how jobs have ended; it leaves out jobs that have not ended.
 
     """
 
@@ -118,7 +118,7 @@ class SharedPolls:
         self._pause = _FIRST
 
     async def until_ended(self, jobid: int) -> End:
-        """Wait until a job has ended; return how."""
+        """Wait until a job has ended; return how it ended."""
         waiter: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         waiters = self._waiters.setdefault(jobid, set())
         waiters.add(waiter)

@@ -92,7 +92,7 @@ def parse_dsn(dsn: str, user: str | None = None, password: str | None = None) ->
     only Perl are omitted. A URL is returned as it is; if it has no user, user and password are added.
 
     Raises:
-        UsageError: it is neither, or has an unknown driver or attribute.
+        UsageError: it is neither a data source nor a URL, or has an unknown driver or attribute.
 
     """
     if "://" in dsn and not is_dsn(dsn):
@@ -166,7 +166,7 @@ def _map(own: str, parameter: str, value: str, query: dict[str, str]) -> None:
 
 
 def _unknown(scheme: str, number: int, name: str, own: str) -> str:
-    """Return the error about an attribute. Its name is not shown if it may be part of a password."""
+    """Return the error about an attribute. The name is not shown if it may be part of a password."""
     if not name:
         return (
             f"the data source names two databases, or part {number} needs its name, as in host=…; an IPv6 "

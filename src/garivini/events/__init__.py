@@ -71,7 +71,7 @@ def emit_unlimited(name: str, fields: dict[str, Any]) -> None:
 def is_enabled(name: str) -> bool:
     """Return whether anybody receives an event: a listener, or the log at its level.
 
-    It is checked before fields are collected that take time.
+    Callers check this before they collect fields that take time.
     """
     return _listeners[-1] is not _log or _logger.isEnabledFor(_LEVELS[name])
 

@@ -7,7 +7,7 @@ from garivini.events.table import EVENTS
 
 #: Seconds of an interval.
 INTERVAL: Final = 10.0
-#: Maximum reasons of one event in an interval. Further ones count as one: a reason may quote input.
+#: Maximum reasons of one event in an interval. All others count as one: a reason may quote input.
 _MAX_REASONS: Final = 10
 _LIMITS: Final = {name: event.limit for name, event in EVENTS.items() if event.limit}
 
@@ -16,7 +16,7 @@ _Key = tuple[str, tuple[Any, ...]]
 
 
 class Limiter:
-    """Admits the first similar events of each interval, and makes one event of all others.
+    """Admits the first similar events of each interval, and combines all later ones into one event.
 
     Times are seconds of one monotonic clock.
     """
@@ -46,7 +46,7 @@ class Limiter:
         return False
 
     def take_held(self, now: float) -> list[tuple[str, dict[str, Any]]]:
-        """Begin an interval; return one event per reason with held events, with their number as ``count``.
+        """Begin an interval; for each reason with held events, return one event with their ``count``.
 
         These reasons admit no event in the new interval, so that a flood becomes one event per interval.
         """

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 class Limit(NamedTuple):
     """The limit of an event that wrong input can cause in any number."""
 
-    #: The maximum per reason and interval.
+    #: Maximum events per reason and interval.
     maximum: int
     #: The fields whose values form the reason.
     reason: tuple[str, ...]
@@ -20,7 +20,7 @@ class Limit(NamedTuple):
 class EventType(NamedTuple):
     """A kind of event."""
 
-    #: Of the module ``logging``: WARNING if an operator should see it.
+    #: A level of the module ``logging``: WARNING if an operator should see the event.
     level: int
     fields: tuple[str, ...]
     #: When the event is emitted, in Markdown.

@@ -1,4 +1,4 @@
-"""Limits how many similar events a process emits: the clock, lock and timer of ``events.limiter``."""
+"""Limits how many similar events a process emits: ``events.limiter`` with a clock, a lock and a timer."""
 
 import os
 import threading

@@ -15,7 +15,7 @@ set_current_job: Final = _running.set
 def current_job() -> Job | None:
     """Return the job for which the calling code runs, and None outside of a function of a worker.
 
-    It is known in the function, in code that the function calls or awaits, in its tasks, in
+    The job is known in the function, in code that the function calls or awaits, in its tasks, in
     ``asyncio.to_thread``, and in threads that run in a copy of its context
     (``contextvars.copy_context().run``).
     """

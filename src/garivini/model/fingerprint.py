@@ -11,15 +11,16 @@ from garivini.model.outcome import Kind
 
 #: The kinds of setbacks that are errors.
 ERRORS: Final[frozenset[Kind]] = frozenset(("failed", "discarded", "crashed", "parked"))
-#: Characters at the start of a message that are read, and of the result that are kept.
+#: Maximum characters of a message that are read, and of the normalised message that are kept.
 READ: Final = 500
 _KEPT: Final = 200
-#: Maximum groups. From then on failures are grouped by function and class alone.
+#: Maximum groups. Beyond it, failures that have no group yet are grouped by function and class alone.
 MAX_GROUPS: Final = 10_000
 #: Stands for text that was removed, and for the messages of failures beyond ``MAX_GROUPS``.
 REMOVED: Final = "…"
 
-# Quotes around words, not the one in "can't". A quote that is not closed extends to the end of the text.
+# Matches text in quotes, but not the apostrophe of "can't". A quote that is not closed extends to the end of
+# the text.
 _QUOTED: Final = re.compile(r"""(?<!\w)(?:'[^']*(?:'(?!\w)|$)|"[^"]*(?:"|$)|`[^`]*(?:`|$))""")
 _ID: Final = re.compile(
     r"\b(?:0x[0-9a-f]+|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?=[a-f]*[0-9])[0-9a-f]{8,})\b",
@@ -36,7 +37,7 @@ def normalised(message: str) -> str:
 
 
 class Occurrence(NamedTuple):
-    """A failure, as far as its group depends on it."""
+    """The values of a failure that are needed to group it."""
 
     jobid: int
     funcname: str
@@ -64,7 +65,10 @@ class FailureGroup:
 
 
 class FailureGroups:
-    """Groups failures that are added one by one. Those of one job must not be mixed with others."""
+    """Groups failures that are added one by one.
+
+    Add all failures of a job one after another: otherwise a group counts the job more than once.
+    """
 
     def __init__(self) -> None:
         self._groups: dict[tuple[str, str, str], FailureGroup] = {}

@@ -70,7 +70,7 @@ def given_settings(policy: FunctionPolicy) -> dict[str, Any]:
 
 
 def encode_given(given: Mapping[str, Any]) -> str | None:
-    """Return settings as JSON; None if there is none."""
+    """Return settings as JSON; None if no setting is given."""
     return msgspec.json.encode(given, order="sorted").decode() if given else None
 
 

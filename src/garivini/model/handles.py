@@ -72,7 +72,7 @@ def handle_of(handle: HandleLike) -> Handle:
 
 
 def named_job(handle: HandleLike) -> Job | Handle:
-    """Return the job of a Job or payload if it has an incarnation, otherwise the handle.
+    """Return a Job, if a Job or payload with an incarnation is given; otherwise return the handle.
 
     Raises:
         UsageError: it is none of the forms of ``handle_of``.
@@ -95,7 +95,7 @@ def _is_payload(text: bytes | str) -> bool:
 
 
 def _whole(number: Any) -> int:
-    """Return a whole number, or the number of decimal digits, which the JSON of the original has."""
+    """Return a whole number as it is; convert a text of digits, as the JSON of the original has them."""
     if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) < 20:
         return int(number)
     if isinstance(number, int) and not isinstance(number, bool):

@@ -22,9 +22,10 @@ class Inserted(msgspec.Struct, frozen=True, eq=False):
     #: The incarnation of the database that stored a new job; None: the database has none, or the insert was
     #: part of the caller's transaction. Comparisons ignore it.
     incarnation: int | None = None
-    #: Whether the insert has replaced the argument of the existing job. It is not compared.
+    #: Whether the insert has replaced the argument of the existing job. Comparisons ignore it.
     replaced: bool = False
-    #: Whether it is stored, and becomes a job when the existing one ends. It is not compared.
+    #: Whether the insert is stored as a successor, which becomes a job when the existing job ends.
+    #: Comparisons ignore it.
     queued: bool = False
 
     def __eq__(self, other: object) -> bool:

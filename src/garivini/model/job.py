@@ -22,7 +22,7 @@ class Handle(NamedTuple):
     """Names a job for ``complete_job`` and similar calls.
 
     ``attempt`` is the fence. If it is None, as in a payload of the original or a pair, a call has an effect
-    whoever holds the job.
+    whichever attempt holds the job.
     """
 
     jobid: int
@@ -57,10 +57,10 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     dispatch: bool = True
     #: The rules of its unique key; None: the defaults.
     rule: KeyRule | None = None
-    #: Seconds after it is due until which it must be handed out; 0: the setting of its function applies.
+    #: Seconds after its due time until which it must be handed out; 0: the setting of its function applies.
     expires: int = 0
     partition: str | None = None
-    #: Of a follow-up, the id of the database to which it is moved; 0: it stays in that of its job.
+    #: Of a follow-up, the id of the database to which it is moved; 0: it stays where it was inserted.
     home: int = 0
 
     def __post_init__(self) -> None:
@@ -108,8 +108,8 @@ class JobCalls(Protocol):
         """Add a line to the log of this job."""
 
 
-# Not kw_only: CPython passes the arguments of a call in a dictionary if there are more than 30 of them, those
-# with keywords counted twice. That takes three times as long, and one of these is built per job.
+# Not kw_only: CPython passes the arguments of a call in a dictionary if there are more than 30 of them, and
+# arguments with keywords count twice. A dictionary takes three times as long, and each job needs such a call.
 class Job(msgspec.Struct, frozen=True, gc=False):
     """A job as read from its row or received by a worker. Times are unix seconds by the database's clock."""
 
@@ -203,10 +203,10 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     def run(self) -> int:
         """The number of this start of the job, from 1, however the earlier starts ended.
 
-        It rises also if a Gearman server gives the copy of a killed worker to another one, when ``attempt``
-        does not. A start is counted when its function first reads ``run``, by one short write to the job's
-        database. A start that does not read it is not counted, so read it at the beginning. In an
-        ``async def`` the write delays other tasks; ``await job.get_run()`` does not.
+        It also rises if a Gearman server gives the copy of a killed worker to another worker, although
+        ``attempt`` stays the same. A start is counted when its function first reads ``run``, by one short
+        write to the job's database. A start that does not read ``run`` is not counted, so read it at the
+        beginning. In an ``async def`` the write delays other tasks; ``await job.get_run()`` does not.
 
         Outside of a function: the number of counted starts.
 
@@ -241,9 +241,9 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     ) -> None:
         """Insert another job if this one succeeds, in the transaction that completes this one.
 
-        For the function that runs this job, ``def`` or ``async def``: the call does no I/O. So the follow-up
-        is inserted exactly once, however often this job runs, and not at all by an attempt that fails. It is
-        stored in the database of this job. If that refuses it later, this attempt has failed.
+        Call this in the function that runs this job, a ``def`` or an ``async def``: it does no I/O. The
+        follow-up is inserted exactly once, however often this job runs, and an attempt that fails inserts
+        none. It is stored in this job's database. If the database refuses it later, this attempt has failed.
 
         Args:
             funcname: as for ``Client.insert_job``.
@@ -291,11 +291,11 @@ class Job(msgspec.Struct, frozen=True, gc=False):
         self._running().insert_jobs(self, jobs, run_after, flag)
 
     def complete(self, *, connection: "Joinable", result: Any = None) -> None:
-        """End this job in a transaction of its function, so that both commit together or not at all.
+        """End this job in a transaction of its function, so that the end commits with the transaction.
 
-        For the function that runs this job; ``def`` and ``async def`` alike, but the call blocks while the
-        database works. The transaction must be one of the job's own database, and the function commits it.
-        This deletes the row, and inserts the follow-ups so far. If the transaction was rolled back, the call
+        Call this in the function that runs this job, a ``def`` or an ``async def``; it blocks while the
+        database works. The transaction must be in the job's own database, and the function commits it. The
+        call deletes the row, and inserts the follow-ups so far. If the transaction was rolled back, the call
         may be repeated in the next one; if the function returns after a rollback, the attempt has failed with
         the error ``RolledBack``.
 
@@ -303,7 +303,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
             connection: a SQLAlchemy Connection or Session, Django's connection or a driver's. For an
                 AsyncConnection or AsyncSession, call this in its ``run_sync``, with the connection that it
                 passes.
-            result: what is kept as the result if the function has a retention, instead of the return value.
+            result: kept as the result, instead of the return value, if the function has a retention.
 
         Raises:
             JobLost: this attempt no longer holds the job. Roll back.
@@ -318,7 +318,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     def progress(self, done: int, total: int) -> None:
         """Report the progress of this job, for ``Client.reports``. Does no I/O.
 
-        The last report of each second is stored, and the last one of all.
+        Of the reports in one second, only the last is stored. The last report of all is always stored.
 
         Raises:
             UsageError: a number is not a whole number from 0 on, or no function runs this job here.

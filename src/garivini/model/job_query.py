@@ -60,7 +60,7 @@ class JobQuery:
 
     @property
     def state_number(self) -> State | None:
-        """The state that matches; None: any state."""
+        """The state that matches; None: every state matches."""
         return parse_state(self.state) if isinstance(self.state, str) else self.state
 
     def values(self) -> Mapping[str, Any]:
@@ -129,15 +129,15 @@ class JobChange:
 
     """
 
-    #: ``retry``: due now, its failures forgiven. ``cancel``, ``discard``: dead, with a failure record of that
-    #: kind. ``delete``: the row and its records are deleted. ``reschedule``: due at ``when``. ``prioritize``:
-    #: it gets ``priority``.
+    #: ``retry``: the job is due now, and its failures are forgiven. ``cancel``, ``discard``: it is dead, with
+    #: a failure record of that kind. ``delete``: its row and records are deleted. ``reschedule``: it is due
+    #: at ``when``. ``prioritize``: it gets ``priority``.
     action: Action
     #: Of ``cancel`` and ``discard``: the message of the failure record.
     reason: str = ""
-    #: Of ``reschedule``.
+    #: Of ``reschedule``: the time at which the jobs are due.
     when: When | None = None
-    #: Of ``prioritize``.
+    #: Of ``prioritize``: the new priority.
     priority: Priority = "normal"
 
     def __post_init__(self) -> None:
@@ -167,5 +167,5 @@ class BulkProgress(NamedTuple):
     changed: int = 0
     #: Jobs that matched and were left as they are: in a state that the change does not apply to, or locked.
     skipped: int = 0
-    #: The part of the ids that were examined, 0 to 1. 1: the search is complete.
+    #: The fraction of the ids that were examined, 0 to 1. 1: the search is complete.
     fraction: float = 0.0

@@ -28,7 +28,7 @@ ASK_AGAIN: Final = 2
 
 
 class Found(Enum):
-    """The answer of the Gearman servers about an attempt, by its unique."""
+    """The answer of the Gearman servers about an attempt, which they know by its unique."""
 
     QUEUED = "queued"
     #: Queued on a server on which the function has had no worker for five leases, while another server has a
@@ -48,7 +48,7 @@ class Extend:
 
     state: State
     seconds: int
-    #: Whether a server has it queued. Then the age of the attempt starts again.
+    #: Whether a server has the attempt queued. Then the age of the attempt starts again.
     queued: bool = False
 
 
@@ -56,7 +56,7 @@ class Extend:
 class Reclaim:
     """The attempt is over: claim the job again with the next attempt and submit it."""
 
-    #: Whether the holder died: it had renewed the lease, or its server has dropped the job.
+    #: Whether this counts as a crash: the lease has expired twice, or the server has dropped the job.
     crashed: bool = False
 
 
@@ -83,7 +83,7 @@ def decide(
         renews: whether the workers of this function are known to renew.
         deadline: maximum seconds that a job may run on a worker that does not renew.
         delivered: whether the caller submitted this attempt on a connection that still exists. Then a server
-            that does not know the attempt had it, and dropped it because too many workers died of it.
+            that does not know the attempt did receive it, and dropped it because too many workers died of it.
 
     """
     match found, state:
@@ -93,8 +93,8 @@ def decide(
             # If the jobs of a slow queue were reclaimed, the queue would only grow.
             return Extend(State.LEASED, lease + 1, queued=True)
         case Found.STRANDED, _:
-            # If a worker receives the old copy, its lease is over, so the worker checks the copy before it
-            # starts.
+            # If a worker receives the old copy later, the lease of that copy is over, so the worker checks
+            # the copy before a start.
             return Reclaim()
         case Found.UNKNOWN, State.LEASED:
             return Reclaim(crashed=renews and delivered)

@@ -36,7 +36,7 @@ def checked_job(
     """Return the job that the arguments of ``insert_job`` describe.
 
     Raises:
-        UsageError: one of them cannot be stored.
+        UsageError: an argument cannot be stored.
 
     """
     return new_job(
@@ -59,7 +59,7 @@ def checked_jobs(
     """Return the jobs that the arguments of ``insert_jobs`` describe.
 
     Raises:
-        UsageError: one of them cannot be stored. The message says which.
+        UsageError: a job cannot be stored. The message says which.
 
     """
     delay = parse_delay(run_after)
@@ -83,7 +83,7 @@ def new_job(
     """Return a job whose values fit the row and the payload.
 
     Raises:
-        UsageError: one does not. The message says which and why.
+        UsageError: a value does not fit. The message says which and why.
 
     """
     if not isinstance(funcname, str):
@@ -97,7 +97,7 @@ def new_job(
         )
     if len(arg) > MAX_ARG:
         raise UsageError(f"an argument has at most {MAX_ARG} bytes, this one {len(arg)}: store it elsewhere")
-    # NewJob checks them.
+    # NewJob checks these two.
     checked_flag: Any = flag or "shim"
     checked_priority: Any = priority or "normal"
     key, rule = (uniqkey.key, uniqkey.rule) if isinstance(uniqkey, Unique) else (uniqkey, None)
@@ -124,7 +124,7 @@ def _expires(expires: float | timedelta) -> int:
 
 
 def _one_key(unique: str | Unique | None, uniqkey: str | None) -> str | Unique | None:
-    """Return the key, which has two names."""
+    """Return the unique key, for which callers may use either of two arguments."""
     if unique is not None and uniqkey is not None and unique != uniqkey:
         raise UsageError("unique and uniqkey are two names of the same argument: give one")
     return unique if unique is not None else uniqkey

@@ -57,7 +57,7 @@ class _Settled(NamedTuple):
     state: State = State.WAITING
     #: If it was applied, the failures of the job.
     failcount: int = 0
-    #: If it was applied, seconds until the job runs again. None: never, or at a time that was given.
+    #: If it was applied, seconds until the job runs again. None: not at all, or at a given time.
     delay: int | None = None
 
 
@@ -81,9 +81,9 @@ class Success(NamedTuple):
     """An attempt that succeeded."""
 
     jobid: int
-    #: None: the attempt of the row.
+    #: None: it is unknown, and the attempt of the row is used.
     attempt: int | None
-    #: None: it cannot be kept, and ``warning`` says why.
+    #: None: the result cannot be kept, and ``warning`` says why.
     result: bytes | None = b""
     worker: str = ""
     #: Seconds for which the job, its result and its records are kept. 0: all are deleted.
@@ -97,7 +97,7 @@ class Success(NamedTuple):
 class KeptResult(NamedTuple):
     """The result of a job that is kept after its success."""
 
-    #: None: it cannot be kept, and ``warning`` says why.
+    #: None: the result cannot be kept, and ``warning`` says why.
     result: bytes | None
     seconds: float
     warning: str = ""
@@ -113,7 +113,7 @@ class _Report(NamedTuple):
     handle: Handle
     #: ``status``: progress, which replaces the last status. ``data``, ``warning``: a line.
     kind: ReportKind
-    #: Of a status ``b"numerator/denominator"``.
+    #: The line, or of a status, ``b"numerator/denominator"``.
     body: bytes
     #: The job as its copy described it, if the database may have been replaced since then.
     job: Job | None = None

@@ -1,8 +1,8 @@
-"""Sizes of batches, and waiting for them: rows per claim, prefetched jobs, room under a watermark. Pure."""
+"""Sizes of batches, and how long they wait: rows per claim, prefetched jobs, room under a watermark. Pure."""
 
 from typing import Final
 
-#: Jobs per function that may wait in the Gearman servers.
+#: The default watermark: maximum jobs per function that wait in the Gearman servers.
 WATERMARK: Final = 4000
 #: Rows per claim: the first number, and the maximum.
 BATCH_START: Final = 50
@@ -11,14 +11,14 @@ BATCH_MAX: Final = 1000
 BATCH_BYTES: Final = 8 * 1024 * 1024
 #: Seconds between two passes of a QueueRunner that nothing wakes.
 POLL: Final = 1.0
-#: Minimum number of items in a batch after which the next batch waits for as many.
+#: After a batch of at least this many items, the next batch waits until it has as many.
 GATE_SIZE: Final = 32
 #: Maximum seconds for which a batch waits for more items.
 GATE_PATIENCE: Final = 0.01
 
 
 def next_batch(size: int, *, full: bool, maximum: int = BATCH_MAX) -> int:
-    """Return the rows to claim next.
+    """Return the number of rows to claim next.
 
     A full batch adds a tenth of ``maximum``; any other removes a twentieth.
     """
@@ -27,7 +27,7 @@ def next_batch(size: int, *, full: bool, maximum: int = BATCH_MAX) -> int:
 
 
 def next_prefetch(prefetch: int, seconds: float) -> int:
-    """Return the number of jobs that a worker should hold, about 50 ms of work, if one takes ``seconds``.
+    """Return the number of jobs that a worker should hold, about 50 ms of work, if a job takes ``seconds``.
 
     More jobs could wait here while another worker is idle. With fewer, this worker would wait for the server.
     The number at most doubles per call, so that one quick job has little effect.
@@ -41,8 +41,8 @@ class BatchGate:
 
     Concurrent callers that have just been answered call again within milliseconds, and outcomes arrive in the
     same way. If each such round were written immediately, in batches of any size, the batches would cost a
-    quarter of what their jobs cost. So after a batch of ``GATE_SIZE`` or more, the next one waits until as
-    many items are there, for at most the time that the last one took, and at most ``GATE_PATIENCE``.
+    quarter of what their jobs cost. So after a batch of at least ``GATE_SIZE`` items, the next batch waits
+    until it has as many. It waits at most as long as the last batch took, and at most ``GATE_PATIENCE``.
 
     Times are seconds of one monotonic clock.
     """

@@ -56,8 +56,8 @@ _head_decoder: msgspec.json.Decoder[_Head] = msgspec.json.Decoder(_Head, strict=
 def encode_payload(job: Job, *, latin1: bool = False) -> bytes:
     """Return the payload of a job.
 
-    An argument that is UTF-8 becomes text, any other base64; ``arg_encoding`` says which. With ``latin1``,
-    each byte becomes the character of the same number, as in the original, for its workers.
+    An argument that is UTF-8 becomes text, and any other becomes base64; ``arg_encoding`` says which. With
+    ``latin1``, each byte becomes the character of the same number, as workers of the original expect it.
     """
     if latin1:
         arg, encoding = job.arg.decode("latin-1"), "latin-1"
@@ -90,7 +90,7 @@ def encode_payload(job: Job, *, latin1: bool = False) -> bytes:
 
 
 def decode_payload(payload: bytes | str, *, with_arg: bool = True) -> Job:
-    """Return the job of a payload, also of a payload of the original.
+    """Return the job that a payload describes. Payloads of the original are accepted too.
 
     ``with_arg``: whether to decode the argument, which may be large; otherwise it is empty.
 

@@ -16,7 +16,7 @@ from garivini.model.unique import KeyRule, OnDuplicate, UniqueScope
 MAX_FAILURES: Final = 25
 #: Crashes after which a job is dead.
 MAX_CRASHES: Final = 3
-#: Maximum jobs that wait in Gearman servers, of a function whose partitions have a rate or are to be fair.
+#: Maximum jobs of a function that wait in Gearman servers if it has a ``partition_rate`` or is ``fair``.
 WAITING_TURNS: Final = 20
 #: The largest limit of a function's jobs in flight. A claim counts up to it.
 MAX_RUNNING: Final = 10_000
@@ -74,17 +74,17 @@ class FunctionPolicy:
     burst: int | None = None
     #: How long a job holds its unique key: one of ``UNIQUE_SCOPES``.
     unique_scope: UniqueScope | None = None
-    #: Seconds after an insert for which its unique key stays taken, also if the job is complete.
+    #: Seconds after an insert for which its unique key stays taken, even if the job is complete.
     unique_window: int | None = None
     #: The effect of an insert whose unique key is taken: one of ``ON_DUPLICATE``.
     on_duplicate: OnDuplicate | None = None
     #: Maximum seconds for which ``debounce`` puts a job off, from its first insert.
     max_delay: int | None = None
-    #: Seconds after a job is due until which it must be handed out; None: it may be later.
+    #: Seconds after its due time until which a job must be handed out; None: no limit.
     expires: int | None = None
     #: Maximum jobs of each partition that attempts may hold at a time, in each database.
     partition_max_running: int | None = None
-    #: Maximum jobs of each partition that start in a time, in each database: a text such as ``100/m``.
+    #: Maximum jobs of each partition that start in a period, in each database: a text such as ``100/m``.
     partition_rate: str | None = None
     #: Maximum jobs of a partition that start at once under ``partition_rate``; None: as ``burst``.
     partition_burst: int | None = None
@@ -171,9 +171,9 @@ class FunctionPolicy:
 
     @property
     def most_waiting(self) -> int | None:
-        """Maximum jobs that may wait in Gearman servers; None: as many as of any function.
+        """Maximum jobs that may wait in Gearman servers; None: only the watermark limits them.
 
-        They start in the order in which they were handed out, and together when a worker comes.
+        Waiting jobs start in the order in which they were handed out, and together when a worker comes.
         """
         bounds = [] if self.start_rate is None else [self.start_rate.burst]
         if self.fair or self.partition_rate is not None:
@@ -182,7 +182,7 @@ class FunctionPolicy:
 
     @property
     def has_turns(self) -> bool:
-        """Whether a rule is about partitions, so that these take turns."""
+        """Whether a rule is about partitions. If so, the partitions take turns."""
         return bool(self.fair) or self.partition_max_running is not None or self.partition_rate is not None
 
     @property
@@ -192,9 +192,9 @@ class FunctionPolicy:
         return any(rule is not None for rule in rules) or self.has_turns
 
 
-#: Maximum seconds for which a program hands out jobs by settings that it has read.
+#: Maximum age in seconds of the settings by which a program hands out jobs.
 POLICIES_AGE: Final = 5.0
-#: Seconds after which every program keeps a new rule, and has submitted the jobs that it claimed before.
+#: Seconds until every program follows a new rule, and has submitted the jobs that it claimed before.
 RULES_APPLY_AFTER: Final = POLICIES_AGE + SUBMIT_WITHIN
 #: The end of a pause without an end: the last second of 32 bits.
 FOREVER: Final = 2**32 - 1
@@ -209,7 +209,7 @@ class Policies(dict[str, FunctionPolicy]):
     """The policy of each function by name: its settings, and the default envelope of the database.
 
     Args:
-        settings: the settings by function; under ``DEFAULT``, those of all others.
+        settings: the settings by function; under ``DEFAULT``, those of all other functions.
 
     """
 
@@ -228,7 +228,7 @@ class Policies(dict[str, FunctionPolicy]):
         self.paused: Mapping[str, int] = {
             name: policy.paused_until for name, policy in self.items() if policy.paused_until is not None
         }
-        #: The maximum jobs that wait in Gearman servers, of each function with a rate or with turns.
+        #: By function, the maximum jobs that wait in Gearman servers, if ``most_waiting`` limits them.
         self.bursts: Mapping[str, int] = {
             name: burst for name in self.ruled if (burst := self[name].most_waiting) is not None
         }

@@ -1,8 +1,8 @@
 """The rate of a function: how many of its jobs may start in a period. Pure.
 
 This is the generic cell rate algorithm (GCRA). Its only state is a time, up to which the starts so far have
-used the rate: each start moves it on by one interval, which is the period divided by the number of jobs. A
-start is allowed as long as that time stays within ``burst`` intervals from now. So in any span of time at
+used the rate. Each start moves this time on by one interval: the period divided by the number of jobs. A
+start is allowed as long as this time stays within ``burst`` intervals from now. So in any span of time at
 most ``burst`` jobs start, plus one per interval in that span.
 """
 
@@ -12,15 +12,16 @@ from typing import Final
 
 from garivini.errors import UsageError
 
-#: The largest burst, and the highest rate. Times have microseconds, and an interval must be many of them
-#: long.
+#: The largest burst, and the highest rate. Times are in whole microseconds, of which an interval must have
+#: many.
 MAX_BURST: Final = 10_000
 _MAX_PER_SECOND: Final = 1000
 #: Seconds of each period by its letter.
 _PERIODS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _FORM: Final = re.compile(r"([1-9][0-9]{0,6})/([smhd])", re.ASCII)
-#: Seconds whose starts make the default burst, and for which starts are gathered to be claimed together.
+#: The default burst is the number of starts in this many seconds.
 _DEFAULT_BURST: Final = 0.1
+#: The starts of this many seconds are gathered, so that one claim serves them.
 _GATHER: Final = 0.05
 #: The part of an interval up to which a difference counts as a rounding error.
 _ROUNDING: Final = 1e-3
@@ -46,20 +47,20 @@ class Rate:
     def use(self, used_until: float, now: float, starts: int) -> float:
         """Return the time up to which the rate is used after this many starts, to be stored.
 
-        Without a start, this time does not change, unless it is more than a burst ahead of now: then the rate
-        was lower when it was stored, or the clock was set back. So it holds jobs back only for the time of a
-        burst.
+        If ``starts`` is 0, this time does not change, unless it is more than a burst ahead of now: then the
+        rate was lower when the time was stored, or the clock was set back, and the time is reduced to a burst
+        from now.
         """
         latest = now + self.burst * self.interval
         return self._begin(used_until, now) + starts * self.interval if starts else min(used_until, latest)
 
     def until_next(self, used_until: float, now: float) -> float:
-        """Return the seconds until a claim is worthwhile: one job may start, or a few if the rate is high."""
+        """Return the seconds until a claim is worthwhile: until a job may start, or a few at a high rate."""
         starts = max(1, min(self.burst // 2, int(_GATHER / self.interval)))
         return max(0.0, self._begin(used_until, now) + (starts - self.burst) * self.interval - now)
 
     def _begin(self, used_until: float, now: float) -> float:
-        """Return where the next start begins to use the rate."""
+        """Return the time from which the next start uses the rate."""
         return min(max(now, used_until), now + self.burst * self.interval)
 
 

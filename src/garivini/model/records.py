@@ -49,8 +49,8 @@ class KeptJob(NamedTuple):
     expires: int
     #: The worker that ran it; empty if unknown.
     worker: str
-    #: Of a ``Worker``, what the function returned, as JSON. None if it could not be kept. Then a report of
-    #: kind ``warning`` says why.
+    #: The result. If a ``Worker`` ran the job, it is the return value as JSON. None: it could not be kept,
+    #: and a report of kind ``warning`` says why.
     result: bytes | None
     #: How long the attempt ran; None: unknown.
     seconds: float | None = None

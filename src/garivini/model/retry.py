@@ -20,7 +20,7 @@ _MAX_ITEMS: Final = 255
 
 
 class BackoffCurve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The delay after each failure of a job: ``base`` after the first, and ``factor`` times more after each.
+    """The delay after each failure of a job: first ``base``, then each time ``factor`` times the last delay.
 
     Args:
         base: seconds after the first failure, 0 to ten years.
@@ -82,7 +82,7 @@ class RetryEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """When a failed job runs again, or that it does not: checked, and stored as JSON.
+    """Decides whether and when a failed job runs again. It is checked, and stored as JSON.
 
     The first entry of ``errors`` that names a class of the error decides, as with ``except`` clauses. If none
     does, ``others`` decides.
@@ -92,7 +92,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 
     """
 
-    #: The delays of errors without their own; None: ``model/when.backoff``.
+    #: The delays after errors for which no entry has delays; None: those of ``model/when.backoff``.
     backoff: BackoffCurve | tuple[float, ...] | None = None
     errors: tuple[RetryEntry, ...] = ()
     #: The rule for failures that no entry matches.
@@ -134,7 +134,7 @@ def parse_retry(text: str | bytes) -> RetryPolicy:
     """Return the policy in a JSON text.
 
     Raises:
-        UsageError: it is not one; the message says why.
+        UsageError: the text is not a policy; the message says why.
 
     """
     problem = f"it is longer than {MAX_TEXT} characters"

@@ -96,7 +96,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredSchedule(msgspec.Struct, frozen=True, kw_only=True):
-    """A schedule as its row has it. Another program may have written it, so that its values may be wrong.
+    """A schedule as its row has it. Another program may have written the row, so its values may be wrong.
 
     Times are unix seconds by the database's clock.
     """
@@ -123,7 +123,7 @@ class StoredSchedule(msgspec.Struct, frozen=True, kw_only=True):
     #: The last tick that has a job, and this job.
     last_tick: int | None = None
     last_jobid: int | None = None
-    #: The number of jobs inserted, and of ticks that have none.
+    #: The number of jobs inserted, and of ticks that got no job.
     jobs: int = 0
     skipped: int = 0
     #: The values that code has declared, by name; None: no code has declared it.
@@ -154,7 +154,7 @@ SETTINGS: Final[tuple[str, ...]] = Schedule.__struct_fields__
 class Plan(msgspec.Struct, frozen=True):
     """The decisions of one transaction about the ticks of a schedule."""
 
-    #: The ticks for which it inserts a job, the oldest first.
+    #: The ticks for which the transaction inserts a job, the oldest first.
     inserts: tuple[int, ...]
     #: The tick that is handled next; None: there is none.
     next_tick: int | None
@@ -237,7 +237,7 @@ def check_name(name: object) -> str:
 
 
 def whole_seconds(every: Any) -> Any:
-    """Return the seconds of a timedelta, as a whole number if they are one; anything else as it is."""
+    """Return the seconds of a timedelta, as an int if they are whole. Return any other value as it is."""
     if not isinstance(every, timedelta):
         return every
     seconds = every.total_seconds()
@@ -245,7 +245,7 @@ def whole_seconds(every: Any) -> Any:
 
 
 def _wanted(schedule: Schedule, due: list[int], following: int | None, now: int) -> list[int]:
-    """Return the ticks among those due that get a job if none overlaps."""
+    """Return the due ticks that get a job if no job overlaps."""
     if schedule.missed == "all":
         oldest = now - max(schedule.missed_window, ON_TIME)
         return [tick for tick in due if tick >= oldest]

@@ -3,10 +3,10 @@
 cronsim finds the local times that match an expression. The changes of the clock are applied here, because
 cronsim skips some times if the clock changes by half an hour:
 
-* If neither minute nor hour begins with ``*``, the expression names times of the day. A time that the clock
-  skips ticks when the skipped time ends, several skipped times together once. A time that comes twice ticks
-  the first time.
-* Otherwise it follows the clock: it ticks whenever the clock shows a matching time.
+* If neither minute nor hour begins with ``*``, the expression names times of the day. If the clock
+  skips such times, there is one tick for all of them, when the skipped period ends. If such a time comes
+  twice, there is a tick only at the first.
+* Otherwise the expression follows the clock: it ticks whenever the clock shows a matching time.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from garivini.errors import UsageError
 MAX_CRON: Final = 200
 #: Maximum seconds of an interval: a year.
 MAX_EVERY: Final = 365 * 86400
-#: The ticks of an interval are multiples of it from here, the first Monday of 1970, in UTC.
+#: The ticks of an interval are multiples of it, counted from this time: the first Monday of 1970, in UTC.
 _MONDAY: Final = 4 * 86400
 _EPOCH: Final = datetime(1970, 1, 1)  # in this module, local times are naive
 _SECOND: Final = timedelta(seconds=1)
@@ -101,7 +101,7 @@ def _day_ticks(expression: str, zone: tzinfo, after: int) -> Iterator[int]:
     """Yield the ticks of an expression that names times of the day."""
     for local in CronSim(expression, _EPOCH + (after + _offset(zone, after)) * _SECOND):
         tick = _first_instant(local, zone)
-        # The clock has been put back, or several times were skipped together.
+        # Otherwise the clock has been put back, or several times were skipped together.
         if tick > after:
             yield tick
             after = tick
@@ -123,7 +123,7 @@ def _clock_ticks(expression: str, zone: tzinfo, after: int) -> Iterator[int]:
 
 
 def _first_instant(local: datetime, zone: tzinfo) -> int:
-    """Return when the clock first shows a local time, or if it skips it, when the skipped time ends."""
+    """Return when the clock first shows a local time. If the clock skips it: when the skipped time ends."""
     tick = int(local.replace(tzinfo=zone).timestamp())
     skipped = (local_time(tick, zone).replace(tzinfo=None) - local) // _SECOND
     return tick if skipped <= 0 else _change(zone, tick - skipped, tick) or tick

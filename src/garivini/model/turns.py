@@ -19,17 +19,17 @@ class Position(NamedTuple):
 class Place(NamedTuple):
     """How far the admission of a lane has come.
 
-    A QueueRunner passes it to the next admission. It is no promise: with any other place, an admission is as
-    exact, and only the order of the partitions begins anew.
+    A QueueRunner passes it to the next admission. An admission with a wrong place is as exact: only the order
+    of the partitions begins anew.
     """
 
     #: The partition that had the last turn; empty: the jobs without one. None: the first one is next.
     partition: str | None = None
-    #: Where the newest jobs are read on; None: from some seconds ago.
+    #: Where to go on reading the newest jobs; None: begin with those that became due some seconds ago.
     front: Position | None = None
-    #: Where all jobs are read on; None: all have been read.
+    #: Where to go on reading all jobs of the lane; None: all have been read.
     sweep: Position | None = Position()
-    #: The database's unix time at which that began.
+    #: The database's unix time at which the reading of all jobs began.
     swept: float = 0.0
 
 
@@ -38,11 +38,11 @@ START = Place()
 
 
 def shares(rooms: Mapping[str, int], wanted: int, partitions: int) -> dict[str, int]:
-    """Return the number of jobs to read of each partition, so that there are enough if each has its share.
+    """Return how many jobs to read of each partition: enough jobs together, if each partition has as many.
 
     Args:
         rooms: by partition, in the order of their turns, how many jobs of it may be handed out.
-        wanted: the number of jobs; of 0 or less, there are no shares.
+        wanted: the number of jobs needed; if it is 0 or less, the result is empty.
         partitions: maximum partitions that get a share.
 
     """
@@ -54,7 +54,7 @@ def shares(rooms: Mapping[str, int], wanted: int, partitions: int) -> dict[str, 
 
 
 def in_rounds(found: Mapping[str, Sequence[_T]], wanted: int) -> list[_T]:
-    """Return this many of the jobs, one of each partition per round, in the order of the partitions."""
+    """Return ``wanted`` of the jobs, one of each partition per round, in the order of the partitions."""
     longest = max(map(len, found.values()), default=0)
     rounds = (jobs[number] for number in range(longest) for jobs in found.values() if number < len(jobs))
     return [job for job, _ in zip(rounds, range(wanted), strict=False)]

@@ -16,7 +16,7 @@ UNIQUE_SCOPES: Final[tuple[UniqueScope, ...]] = get_args(UniqueScope)
 #: The effect of an insert whose key is taken: see ``docs/how-to/unique.md``.
 OnDuplicate: TypeAlias = Literal["existing", "raise", "replace", "debounce", "one_more"]
 ON_DUPLICATE: Final[tuple[OnDuplicate, ...]] = get_args(OnDuplicate)
-#: Maximum seconds of a window, and for which debouncing puts a job off: a year.
+#: Maximum seconds of a window, and of the time for which debouncing puts a job off: a year.
 MAX_WINDOW: Final = 365 * 86400
 #: Seconds for which debouncing puts a job off after its first insert, if no other number is given.
 DEBOUNCE_MAX_DELAY: Final = 3600
@@ -26,7 +26,7 @@ class KeyRule(msgspec.Struct, frozen=True, kw_only=True):
     """The rules of one unique key. None: the default applies."""
 
     scope: UniqueScope | None = None
-    #: Seconds after an insert for which the key stays taken, also if the job is complete.
+    #: Seconds after an insert for which the key stays taken, even if the job is complete.
     window: int | None = None
     on_duplicate: OnDuplicate | None = None
     #: Maximum seconds for which ``debounce`` puts a job off, from its first insert.
@@ -42,7 +42,7 @@ class KeyRule(msgspec.Struct, frozen=True, kw_only=True):
                 raise UsageError(f"{name} is whole seconds from 1 to a year, not {seconds!r:.100}")
 
     def over(self, other: "KeyRule") -> "KeyRule":
-        """Return these rules, with those of ``other`` where these have none."""
+        """Return these rules. A rule that is None here is taken from ``other``."""
         return KeyRule(
             scope=self.scope if self.scope is not None else other.scope,
             window=self.window if self.window is not None else other.window,
@@ -84,7 +84,7 @@ class KeyRule(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def open_for(self) -> int | None:
-        """Seconds of the window; None: it has none, or duplicates change jobs."""
+        """Seconds of the window; None: there is no window, or duplicates change jobs."""
         return None if self.changes else self.window
 
     @property
@@ -104,11 +104,11 @@ class Unique:
 
     Args:
         key: the key, up to 255 characters.
-        scope: how long a job holds it: ``while_live`` or ``while_live_or_dead``, the default.
-        window: seconds after an insert for which the key stays taken, also if the job is complete.
+        scope: how long a job holds the key: ``while_live`` or ``while_live_or_dead``, the default.
+        window: seconds after an insert for which the key stays taken, even if the job is complete.
         on_duplicate: the effect of an insert whose key is taken: ``existing`` (default) returns that job,
-            ``raise`` raises a ``DuplicateJobError``, ``replace``, ``debounce`` and ``one_more`` change it or
-            store the insert until it ends.
+            ``raise`` raises a ``DuplicateJobError``, ``replace``, ``debounce`` and ``one_more`` change that
+            job or store the insert until that job ends.
         max_delay: maximum seconds for which ``debounce`` puts a job off, from its first insert; an hour by
             default.
 

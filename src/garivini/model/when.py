@@ -75,7 +75,7 @@ def parse_when(when: str | int | timedelta | datetime) -> When:
     ``"+360"`` or a timedelta counts from now; ``"1313572984"``, an int or an aware datetime is a unix time.
 
     Raises:
-        UsageError: it is none of these, naive, or out of range.
+        UsageError: it is none of these, out of range, or a datetime without a time zone.
 
     """
     match when:

@@ -111,7 +111,7 @@ def load(path: str | None = None) -> Configuration:
     return Configuration(found, warnings, environment)
 
 
-#: The settings of the command that runs an application in this process; empty if there is none.
+#: The settings of the command that runs an application in this process; empty without such a command.
 _chosen: list[Configuration] = []
 
 
@@ -150,7 +150,7 @@ def _parse_bool(name: str, text: str) -> bool:
 
 
 def _unknown_variables() -> tuple[str, ...]:
-    """Return warnings about variables with misspelt names. Others may belong to the application."""
+    """Return warnings about misspelt names. Other unknown variables may belong to the application."""
     unknown = (name for name in os.environ if name.startswith("GARIVINI_") and name not in VARIABLES)
     near = ((name, get_close_matches(name, VARIABLES, 1, 0.9)) for name in unknown)
     return tuple(

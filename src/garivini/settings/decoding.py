@@ -42,7 +42,7 @@ def decode_toml(text: bytes, kind: type[_S], name: str) -> _S:
         where = f" at {at[1]}" if at else ""
     else:
         return _table(found, kind, name, "")
-    # Outside of the except: its error may quote the file.
+    # Raised outside of the except clause, because the error caught there may quote the file.
     raise UsageError(f"{name} is not TOML{where}: write key = value, with text in quotes")
 
 

@@ -102,7 +102,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A settings file, ``garivini.toml``."""
 
     def __repr__(self) -> str:
-        """Return its values, with the databases as in messages."""
+        """Return the values, with the databases as messages show them: without passwords."""
         values = {name: getattr(self, name) for name in self.__struct_fields__}
         values["databases"] = [without_password(url) for url in self.databases]
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in values.items())})"

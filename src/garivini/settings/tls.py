@@ -16,8 +16,8 @@ def make_context(
         ca: a file with the certificates of the trusted authorities; ``system``: those of the system; ``none``
             or None: no TLS.
         certificate: a file with the certificate of this client.
-        key: a file with its key, if the key is not in the same file.
-        verify_host: whether the certificate of a server must have its host name as we address it.
+        key: a file with the certificate's key, if the key is not in the same file.
+        verify_host: whether a server's certificate must have the host name by which we address the server.
 
     Raises:
         UsageError: a file cannot be read or used, or the values contradict each other.
@@ -74,5 +74,5 @@ def _check_readable(option: str, name: str) -> None:
         return
     except OSError as error:
         reason = error.strerror
-    # Outside of the except: its error quotes the name, which may be a URL in the wrong place.
+    # Raised outside of the except clause: the error caught there quotes the name, which may be a URL.
     raise UsageError(f"{option}: {shown_name(name)!r} cannot be read: {reason}")

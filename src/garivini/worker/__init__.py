@@ -1,12 +1,14 @@
 """Functions as jobs: a worker process receives jobs from Gearman, runs them, and records their outcomes.
 
-* ``worker`` registers ``functions``. ``serving`` runs it until a stop, ``process`` in a process of its own.
+* ``worker`` registers ``functions``. ``serving`` runs a worker until a stop, and ``process`` runs one in a
+  process of its own.
 * ``links`` are the connections to the Gearman servers. ``held_jobs`` decides which copies start.
-* ``def_jobs`` runs ``def`` functions by the queue of ``blocking``, and ``async_jobs`` runs ``async def``
-  ones. ``shared`` has what these parts share.
-* ``live_settings`` applies settings that an operator changes, ``kept_results`` measures and keeps results.
-* ``supervisor`` restarts processes that die. ``forks``: processes that a function forks. ``joblog``: a line
-  per start and end. ``waker`` wakes a QueueRunner after follow-ups.
+* ``def_jobs`` runs ``def`` functions, whose jobs wait in the queue of ``blocking``. ``async_jobs`` runs
+  ``async def`` functions. ``shared`` has the objects that these parts share.
+* ``live_settings`` applies settings that an operator changes. ``kept_results`` keeps the results of jobs, and
+  measures these jobs.
+* ``supervisor`` restarts processes that die. ``forks`` handles processes that a function forks. ``joblog``
+  logs a line per start and end of a job. ``waker`` wakes a QueueRunner after follow-ups.
 """
 
 from garivini.worker.functions import Discard, Function, Registered, Retry

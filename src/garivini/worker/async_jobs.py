@@ -1,4 +1,4 @@
-"""Jobs of ``async def`` functions: runs them as tasks of the loop."""
+"""Runs the jobs of ``async def`` functions, as tasks of the loop."""
 
 import asyncio
 from collections.abc import Callable
@@ -92,7 +92,7 @@ class AsyncJobs:
                 setback = replace(setback, error="TimeLimit", message=message)
             execution.setback = setback
         self.links.ran += 1
-        force_setattr(job, "calls", None)  # for threads that the function has left behind
+        force_setattr(job, "calls", None)  # threads that the function left behind must not use them
         keeper.end(execution)
         self.links.offer()
 
@@ -101,7 +101,7 @@ class AsyncJobs:
         self._note_task()
 
     def _note_task(self) -> None:
-        """Report the job to the parent if it is the only one: of several, none can be blamed for a crash."""
+        """Report a job to the parent if it runs alone. If several run, none can be blamed for a crash."""
         if self._slot is not None:
             if len(self.tasks) == 1:
                 (execution,) = self.tasks.values()

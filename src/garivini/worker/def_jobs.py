@@ -1,4 +1,4 @@
-"""Jobs of ``def`` functions: runs them in the main thread, one at a time."""
+"""Runs the jobs of ``def`` functions in the main thread, one at a time."""
 
 import os
 import threading
@@ -62,7 +62,7 @@ class DefJobs:
             return False
         entry = self._functions[held.job.function]
         keeper = self._keepers[execution.job.dbid]
-        self.current = execution  # before the time limit is set, because the keeper reads it then
+        self.current = execution  # set first: while there is a time limit, the keeper reads it
         if entry.timeout is not None:
             keeper.limit(execution, entry.timeout)
         if self._slot is not None:
@@ -81,7 +81,7 @@ class DefJobs:
             execution.setback = setback_of(execution.job.handle, error, self._name)
         self.current = None
         self.links.ran += 1
-        force_setattr(execution.job, "calls", None)  # for threads that the function has left behind
+        force_setattr(execution.job, "calls", None)  # threads that the function left behind must not use them
         keeper.end(execution)
         return True
 

@@ -1,8 +1,9 @@
 """Child processes that a function forks: they do not inherit the worker's signal handlers and connections.
 
-``multiprocessing`` and ``os.fork`` would copy both. A child with the handlers ignores SIGTERM, by which
-``multiprocessing.Pool`` ends it. A child with an open socket hides the death of its worker from the Gearman
-server. A child that returns from the function would continue as a second worker on the same sockets.
+``multiprocessing`` and ``os.fork`` would copy both. A child with these handlers would not end at the SIGTERM
+that ``multiprocessing.Pool`` sends it. A child with an open socket would hide the death of its worker from
+the Gearman server. A child that returns from the function would continue as a second worker on the same
+sockets.
 """
 
 import os
@@ -41,7 +42,7 @@ def watched(descriptors: Callable[[], Iterable[int]]) -> Iterator[None]:
 
 def _before() -> None:
     if _descriptors is not None:
-        # A signal for the child waits until it has its own handlers.
+        # A signal for the child waits until the child has its own handlers.
         _masks.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLERS)
 
 
@@ -62,7 +63,7 @@ def _in_child() -> None:
     for descriptor in _descriptors():
         os.dup2(null, descriptor)  # not closed: the objects that own the number would close it again
     os.close(null)
-    _descriptors = None  # its own children keep their handlers, and the numbers may be reused by then
+    _descriptors = None  # the child's children keep their handlers, and the numbers may be reused by then
 
 
 os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -72,7 +72,7 @@ def _is_async(function: Function) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
-#: Checks for return values whose code has not run, each with its name.
+#: Checks for return values whose code has not run, each with the name of such a value.
 _UNDONE: Final = (
     (inspect.isgenerator, "a generator"),
     (inspect.isasyncgen, "an async generator"),
@@ -98,7 +98,7 @@ def check_result(result: Any) -> None:
 
 
 def setback_of(handle: Handle, error: BaseException, worker: str) -> Setback:
-    """Return the setback of a job whose function raised ``error``; ``worker``: its name, for the record."""
+    """Return the setback of a job whose function raised ``error``; ``worker``: the worker's name."""
     match error:
         case Retry():
             return Setback(

@@ -51,8 +51,8 @@ class HeldJobs:
             if keeper is None:
                 raise UsageError(f"database {job.dbid} is not one of this worker's")
         except UsageError as error:
-            # Without a handle, no row can be found to write to. If there is one, its job runs again after the
-            # lease.
+            # Without a handle, the row to write to is not known. If there is a row, its job runs again when
+            # the lease expires.
             events.emit("job.dropped", function=held.job.function.decode(errors="replace"), error=str(error))
             held.fail()
             return
@@ -83,7 +83,7 @@ class HeldJobs:
             execution.renews = False
             self._call_in_loop(self._drop_stale, execution)
             return
-        if not execution.renews:  # held already if the check was for a second copy
+        if not execution.renews:  # it is renewed already if the check was for a second copy
             self._keepers[execution.job.dbid].hold(execution)
         if self._functions[execution.held.job.function].is_async:
             self._call_in_loop(self._async_jobs.start, execution)
@@ -101,7 +101,7 @@ class HeldJobs:
             keeper.check(execution)  # the copy has arrived again meanwhile: see _attach
 
     def given_back(self, executions: list[Execution]) -> None:
-        """Remove executions whose jobs were given back, so that another worker may have them now."""
+        """Remove executions whose jobs were given back: another worker may have these jobs now."""
         for execution in executions:
             del self._executions[execution.copy]
             execution.held.complete()
@@ -109,7 +109,7 @@ class HeldJobs:
         # This process holds too many jobs. It requests no more until the blocking function has ended, and
         # then only as many as it can start.
         self._def_jobs.links.slots = 1
-        if self._def_jobs.current is not None:  # otherwise no end would trigger the next request
+        if self._def_jobs.current is not None:  # if no job runs, no end would trigger the next request
             self._def_jobs.links.pause()
 
     def committed(self, executions: list[Execution]) -> None:

@@ -1,6 +1,6 @@
 """Optional log lines for the start and the end of each job.
 
-Functions are wrapped only if this is enabled, so that it costs nothing otherwise.
+Functions are wrapped only if these lines are enabled. Otherwise, they cost nothing.
 """
 
 import functools
@@ -21,7 +21,7 @@ class JobLog:
     """The log options of jobs.
 
     Args:
-        level: of the lines for start and end; None: there are none.
+        level: the level of the lines for start and end; None: there are no such lines.
         tracebacks: whether a failure is logged with its traceback, at level ERROR.
 
     """

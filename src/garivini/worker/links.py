@@ -37,7 +37,7 @@ class Links:
         on_job: Callable[[Held], None],
         connect: Connect,
     ) -> None:
-        """Add a connection per server for these functions, if there are any. None is opened yet."""
+        """Add a connection per server for these functions, if there are any. It is not opened yet."""
         names = list(functions)
         if names:
             self.connections += [connect(address, names, on_job) for address in addresses]

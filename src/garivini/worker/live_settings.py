@@ -12,13 +12,13 @@ from garivini.worker.links import Links
 class LiveSettings:
     """Puts the current settings into the entries of functions, so that reading them costs a job nothing.
 
-    With several databases, the shortest time limit applies. It is called in the keepers' threads, and
+    With several databases, the shortest time limit applies. The keepers call ``apply`` in their threads. It
     replaces each entry by one assignment.
 
     Args:
-        functions: the entries by name in Gearman, which are replaced.
-        links: of the ``def`` functions. While one of them has a rate, no jobs are requested ahead: they would
-            start together after a long job.
+        functions: the entries to replace, by the names of the functions in Gearman.
+        links: the connections for ``def`` functions. While one of these functions has a rate, no jobs are
+            requested ahead: such jobs would start together after a long one.
         monotonic: returns the monotonic time.
 
     """

@@ -1,4 +1,4 @@
-"""A process that only runs a worker: ``def`` functions in the main thread, all else in the loop's thread."""
+"""A process that only runs a worker: ``def`` functions in the main thread, the loop in another thread."""
 
 import asyncio
 import os
@@ -7,7 +7,7 @@ import sys
 import threading
 import types
 
-# The function of ``signal`` takes several times as long, because it tries to make an enum of the handler.
+# ``signal.getsignal`` takes several times as long as this one: it tries to make an enum of the handler.
 from _signal import getsignal  # type: ignore[import-not-found]
 
 from garivini.keeper.supervised_child import SupervisedChild
@@ -20,7 +20,7 @@ class Process:
 
     Args:
         worker: what to run.
-        child: the state that it shares with its supervisor.
+        child: the state that the process shares with its supervisor.
 
     """
 
@@ -32,8 +32,8 @@ class Process:
         self._failure: BaseException | None = None
         drain = child.drain if child is not None else None
         self._serving = Serving(worker, self._loop, drain, child, after_batch=self._keep_signals)
-        # The parent of a child sends SIGTERM for ^C. A signal that was ignored before the start (nohup) stays
-        # ignored.
+        # At ^C, a parent sends SIGTERM to its children, so they handle only SIGTERM. A signal that was
+        # ignored before the start (nohup) stays ignored.
         numbers = (signal.SIGTERM,) if child is not None else (signal.SIGTERM, signal.SIGINT)
         self._numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
         self._on_signal = self.on_signal  # bound once, so that handlers can be compared

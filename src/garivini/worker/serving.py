@@ -38,7 +38,7 @@ _NAMED: Final = 10
 
 
 class Served(Protocol):
-    """The attributes of a ``Worker`` that serving it needs. ``Worker`` imports this module."""
+    """The attributes of a ``Worker`` that ``Serving`` uses. ``Worker`` itself imports this module."""
 
     functions: dict[str, Registered]
     schedules: dict[str, Schedule]
@@ -55,10 +55,10 @@ class Serving:
     its own thread, commit the outcomes of jobs, which are then reported to the Gearman servers.
 
     Args:
-        worker: its functions, client and servers.
+        worker: has the functions, the client and the addresses of the servers.
         loop: where ``run`` is awaited.
-        drain: maximum seconds from the stop until all jobs that it holds have ended; None: no limit.
-        child: the state that it shares with its supervisor.
+        drain: maximum seconds from the stop until all jobs of the worker have ended; None: no limit.
+        child: the state that the worker shares with its supervisor.
         after_batch: called in the blocking thread after each batch of jobs.
         clock: the clock of its threads.
         connection: the class of its connections to Gearman servers.
@@ -142,7 +142,7 @@ class Serving:
         return [number for connection in self._connections if (number := connection.fileno()) is not None]
 
     async def run(self, stop: asyncio.Event) -> list[Job]:
-        """Run jobs until ``stop`` is set, then finish those that it holds.
+        """Run jobs until ``stop`` is set, then finish those that the worker holds.
 
         Returns:
             The jobs that were still running at the end of the drain. The event ``worker.drain_incomplete``
@@ -191,7 +191,7 @@ class Serving:
         tasks = self._async_jobs.cancel()
         for connection in self._connections:
             connection.abort()
-        for link in links:  # one may be connecting, which abort does not end
+        for link in links:  # a link may still be connecting, which abort does not end
             link.cancel()
         await asyncio.gather(*links, return_exceptions=True)
         if tasks:
@@ -205,7 +205,7 @@ class Serving:
         events.emit("worker.stopped", worker=self._shared.name)
 
     async def _until_cancelled(self, tasks: list[asyncio.Task[None]], timeout: float) -> None:
-        """Wait until cancelled tasks have ended; report those that do not, as a function can ignore it."""
+        """Wait until cancelled tasks have ended; emit an event about those that ignore the cancellation."""
         _, left = await asyncio.wait(tasks, timeout=timeout)
         if left:
             jobs = [self._async_jobs.tasks[task].job for task in left]

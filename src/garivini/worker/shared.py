@@ -1,4 +1,4 @@
-"""What the parts of a served worker share."""
+"""The objects that the parts of a served worker share."""
 
 import asyncio
 from collections.abc import Callable, MutableMapping
@@ -13,7 +13,7 @@ from garivini.worker.functions import Registered
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the parts of a served worker share."""
+    """The objects that the parts of a served worker share."""
 
     #: The worker's name, for records.
     name: str

@@ -2,8 +2,8 @@
 
 The parent has neither a loop nor threads, so that it can fork at any time. It does not import the user's
 module; each child does, after the fork. The parent reads from shared memory which job a child is running. So
-it can end a job that runs too long, and knows which job a child was running when it died. The next child
-records that.
+the parent can end a job that runs too long, and knows which job a child was running when the child died. The
+next child records that job's crash or failure.
 """
 
 import gc
@@ -104,7 +104,7 @@ class Supervisor:
             sys.stdout.flush()
             sys.stderr.flush()
             # Before a child has handlers of its own, a signal to it would go to the parent through the pipe
-            # that both share, and the parent would take it for one of its own.
+            # that both share, and the parent would handle it as a signal to itself.
             unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             pid = os.fork()
             if pid == 0:
@@ -128,8 +128,8 @@ class Supervisor:
             lifeline, wake, signalled = self._inherited
             for descriptor in (self._keep_open, wake, signalled):
                 os.close(descriptor)
-            # Full collections would visit all imported modules, and so copy memory that is shared with the
-            # parent.
+            # Full garbage collections would visit all imported modules, and so copy memory that is shared
+            # with the parent.
             gc.freeze()
             self._child(SupervisedChild(lifeline, process.slot, process.obituaries, self._drain))
             status = 0
@@ -154,7 +154,7 @@ class Supervisor:
 
     def _stop(self) -> None:
         if self._stop_by is None:
-            # A child normally ends by itself before this time. One that does not is killed.
+            # A child normally ends by itself before this time. A child that does not is killed.
             self._stop_by = time.monotonic() + self._drain + 2.0
         for pid in self._children:
             os.kill(pid, signal.SIGTERM)

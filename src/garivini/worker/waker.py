@@ -5,10 +5,12 @@ from collections.abc import Callable
 
 
 class Waker:
-    """Wakes a QueueRunner in a thread of the loop: again if it is asked to meanwhile, but once at a time.
+    """Wakes a QueueRunner in a thread of the loop's executor, by one call at a time.
+
+    If ``wake`` is called during such a call, another call follows.
 
     Args:
-        loop: where it is called.
+        loop: the loop in which ``wake`` is called.
         wake: wakes a QueueRunner; it blocks, and never fails.
 
     """

@@ -29,10 +29,10 @@ _F = TypeVar("_F", bound=Function)
 class Worker:
     """Runs registered functions on the jobs of some Gearman servers.
 
-    Construction and registration do no I/O, so other code may import the module that does them.
+    Construction and registration open no connection, so other code may import the module that does them.
 
     Args:
-        client: has the databases of the jobs. Without one, a ``Client()`` with the settings of the commands.
+        client: has the databases of the jobs. By default, a ``Client()`` with the commands' settings.
         job_servers: the Gearman servers as ``host:port``. The worker connects to all of them. By default they
             are those of the client, or if the client has none, those of the settings.
         concurrency: maximum ``async def`` jobs at a time in one process.
@@ -90,20 +90,21 @@ class Worker:
         """Register the decorated ``def`` or ``async def`` under this name; it is called with a ``Job``.
 
         A ``def`` runs in the process's main thread, one at a time, as in any Python program; an ``async def``
-        is a task of the event loop, which has a thread of its own. If it returns, the job is complete. If it
-        raises any exception but ``Retry`` and ``Discard``, the job has failed and is retried with backoff.
+        is a task of the event loop, which has a thread of its own. If the function returns, the job
+        is complete. If it raises any exception but ``Retry`` and ``Discard``, the job has failed and is
+        retried with backoff.
 
         A starting worker declares these settings in each database. A setting that an operator has made
         there, as with ``garivini functions set``, has precedence.
 
         Args:
             funcname: the function's name in Gearman.
-            timeout: maximum seconds of a job. After that it has failed. An ``async def`` is cancelled; to
-                stop a ``def``, the process is ended and started again, which needs ``garivini worker``.
+            timeout: maximum seconds of a job. After that the job has failed. An ``async def`` is cancelled;
+                to stop a ``def``, the process is ended and started again, which needs ``garivini worker``.
             lease: seconds for which an attempt holds a job unless the lease is renewed; 60 by default.
             max_failures: failures after which a job is dead; 25 by default.
-            max_running: maximum jobs in flight at a time in each database, 1 to 10,000: dispatched and not
-                ended yet. By default any number.
+            max_running: maximum jobs that are in flight at a time in each database (dispatched and not ended
+                yet), 1 to 10,000. By default any number.
             rate: maximum jobs that start per second, minute, hour or day in each database, such as ``10/s``,
                 ``100/m``, ``500/h`` or ``1000/d``. By default any number.
             burst: maximum jobs that start at once under the rate after a time without starts, 1 to 10,000. By
@@ -111,25 +112,26 @@ class Worker:
             partition_max_running: as ``max_running``, for the jobs of each partition.
             partition_rate: as ``rate``, for the jobs of each partition.
             partition_burst: as ``burst``, for ``partition_rate``.
-            fair: whether partitions take turns, each with one job per round. They also do under a limit or a
-                rate of partitions.
+            fair: whether partitions take turns, each with one job per round. With ``partition_max_running``
+                or ``partition_rate``, they always take turns.
             backoff: the delays after failures: a ``BackoffCurve``, or a list of seconds for the first
                 failure, the second and so on, the last for all later ones. By default 2, 4, 8 minutes and so
                 on, up to a day.
-            backoff_for: other delays by class of the exception, or by the name of one.
-            retry_on: the only classes of exceptions after which a job is retried; others make it dead.
+            backoff_for: other delays for some exceptions, by the class or by the name of the class.
+            retry_on: classes of exceptions after which a job is retried, besides those of ``backoff_for``.
+                If it is given, all other exceptions make the job dead.
             discard_on: classes of exceptions that make a job dead at once. An entry for a class has
                 precedence over those for its base classes.
             retention: seconds for which a job is kept after success with its result as JSON, 1 s to a year.
             dead_retention: days for which a dead job is kept, 1 to 3,650; by default for ever.
             unique_scope: how long a job holds its unique key: ``while_live`` until it is complete or dead,
                 ``while_live_or_dead`` (default) until its row is deleted.
-            unique_window: seconds after an insert for which its unique key stays taken, also if the job is
+            unique_window: seconds after an insert for which its unique key stays taken, even if the job is
                 complete.
             on_duplicate: the effect of an insert whose unique key is taken: ``existing`` (default),
                 ``raise``, ``replace``, ``debounce`` or ``one_more``. See ``docs/how-to/unique.md``.
             max_delay: maximum seconds for which ``debounce`` puts a job off, from its first insert.
-            expires: seconds after a job is due after which it is discarded if it was not handed out.
+            expires: seconds after its due time until which a job must be handed out. Later it is discarded.
 
         Raises:
             UsageError: the name is invalid or registered already, a value is out of range, or the function
@@ -190,7 +192,7 @@ class Worker:
         have precedence. If no worker has declared it for ten minutes, it is retired, and does not tick.
 
         Args:
-            name: of the schedule, in all workers of the databases.
+            name: the schedule's name. The same name is the same schedule in all workers of the databases.
             funcname: the function of the jobs, of this worker or of any other.
             cron: a cron expression of five fields, or six with the seconds first.
             every: the interval instead, in seconds or as a timedelta of whole seconds.
@@ -198,11 +200,11 @@ class Worker:
             arg: the argument of the jobs.
             priority: of the jobs: ``high``, ``normal`` or ``low``.
             flag: of the jobs: ``shim``, or ``controller`` for stock workers.
-            missed: for ticks that were missed while no QueueRunner ran: ``skip`` inserts no job, ``last`` one
-                for the last of them, ``all`` one each.
+            missed: for ticks that were missed while no QueueRunner ran: ``skip`` inserts no job, ``last``
+                inserts one for the last missed tick, ``all`` inserts one for each.
             missed_window: the maximum age in seconds of a missed tick, for ``all``.
             overlap: while the previous job has not ended: ``allow`` inserts the job of a tick, ``skip`` does
-                not, ``queue`` lets one tick wait until then.
+                not, ``queue`` lets one tick wait until the previous job has ended.
 
         Raises:
             UsageError: the name is invalid or declared already, or a value is wrong.
@@ -224,7 +226,7 @@ class Worker:
         )
 
     def run(self, child: SupervisedChild | None = None) -> None:
-        """Run jobs in this process until SIGTERM or SIGINT, which drain it; a second one ends it at once.
+        """Run jobs in this process. SIGTERM or SIGINT drains it; a second signal ends it at once.
 
         It blocks the main thread, which runs the ``def`` functions and handles the signals.
 
@@ -248,7 +250,7 @@ class Worker:
         ``async def`` functions are tasks of this loop; ``def`` functions run in a thread of their own.
 
         Args:
-            stop: ends it.
+            stop: when it is set, the worker drains.
             drain: maximum seconds from the stop until the jobs have ended; None: no limit.
 
         Returns:
