@@ -29,6 +29,7 @@ from tests.system import System, system, upgraded
 from tests.test_controller import stock
 
 
+@pytest.mark.slow
 async def test_insert_job_in_def_and_async_def_inserts_once_with_the_success(tmp_path: Path) -> None:
     async with system(tmp_path) as queue:
         got: list[tuple[str, bytes, str | None]] = []
@@ -55,6 +56,7 @@ async def test_insert_job_in_def_and_async_def_inserts_once_with_the_success(tmp
         assert sorted(got, key=lambda it: it[:2]) == [*expected, ("normal", b"3", None)]
 
 
+@pytest.mark.slow
 async def test_insert_job_of_a_job_whose_function_keeps_results(tmp_path: Path) -> None:
     async with system(tmp_path) as queue:
         ran = asyncio.Event()

@@ -159,6 +159,7 @@ async def test_a_pass_moves_to_the_databases_that_answer(
     role.close()
 
 
+@pytest.mark.slow
 async def test_a_worker_of_several_databases_inserts_each_follow_up_in_its_home(tmp_path: Path) -> None:
     urls = [sqlite_url(tmp_path, f"{name}.db") for name in "ab"]
     ran: list[tuple[int, bytes]] = []

@@ -171,6 +171,7 @@ async def test_jobs_in_flight_at_a_pause_go_on(tmp_path: Path) -> None:
         stop.set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", ["sqlite", "mariadb", "postgresql"])
 async def test_pause_now_takes_back_jobs_in_servers_and_lets_running_jobs_go_on(
     url: str, urls: Callable[[str], str], tmp_path: Path

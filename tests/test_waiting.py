@@ -236,6 +236,7 @@ async def test_progress_and_log_of_a_function_are_reports(tmp_path: Path) -> Non
         assert [it.body for it in await queue.call(queue.client.reports, other)] == [b"1/2"]
 
 
+@pytest.mark.slow
 async def test_progress_of_a_running_job_can_be_read(tmp_path: Path) -> None:
     async with system(tmp_path) as queue:
         end = asyncio.Event()

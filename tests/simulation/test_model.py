@@ -499,7 +499,7 @@ def comparison(runs: int) -> settings:
 
 
 def test_the_model_does_what_the_database_does() -> None:
-    run_state_machine_as_test(Both, settings=comparison(15))
+    run_state_machine_as_test(Both, settings=comparison(8))
 
 
 @pytest.mark.slow

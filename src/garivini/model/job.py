@@ -329,8 +329,8 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     def log(self, text: str | bytes) -> None:
         """Add a line to the log of this job, for ``Client.reports``. Does no I/O.
 
-        The first 1,000 lines of an attempt are stored, with up to 64 KiB each. They are deleted with the job,
-        and kept with a kept or dead job.
+        The first 999 lines of an attempt are stored, with up to 64 KiB each, and a note if there are more.
+        They are deleted with the job, and kept with a kept or dead job.
 
         Raises:
             UsageError: it is not text or bytes, or no function runs this job here.
