@@ -1,4 +1,4 @@
-"""The home of a unique key among several databases. Pure."""
+"""Computes the home of a unique key among several databases. No I/O."""
 
 from collections.abc import Collection
 from zlib import crc32

@@ -52,7 +52,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     @classmethod
     def connect(cls, conninfo: str = "", *, read_timeout: float | None = None, **named: Any) -> Self:  # type: ignore[override]
-        """Connect as psycopg does. ``connect_timeout`` limits that; ``read_timeout`` limits each later answer."""
+        """Connect as psycopg does, in ``connect_timeout``. ``read_timeout`` limits each later answer."""
         connection = super().connect(conninfo, row_factory=tuple_row, **named)
         connection.read_timeout = read_timeout
         return connection
