@@ -1,7 +1,8 @@
 """Jobs in SQL: named statements, one database, and the choice among several.
 
-* ``database`` lists the calls, and ``calls`` repeats them after a transient failure. ``shards`` is several
-  databases; ``homes`` and ``schedule_homes``: which of them has a unique key or a schedule.
+* ``database`` lists the calls, and ``calls`` repeats them after a transient failure. ``shards`` combines
+  several databases into one queue; ``homes`` and ``schedule_homes`` decide which database a unique key or a
+  schedule belongs to.
 * The calls by subject: ``inserts``, ``unique_inserts`` (keys with rules: ``key_rules``), ``successors``,
   ``key_calls``, ``expiry``, ``claims``, ``admission`` (claims of functions with rules; by partition:
   ``turns``, ``turn_claims``, ``partition_rooms`` and ``turn_pruning``), ``leases``, ``outcomes``,
@@ -11,12 +12,12 @@
   and ``schedule_calls``, ``views`` (reads for operators), ``search`` and ``bulk`` (all jobs that match a
   query; ``matching`` in all databases), ``drain`` (to other databases) and ``probe`` (for ``doctor``).
 * ``sql`` has the statements of each database, which ``sql_files`` reads and ``statements`` runs.
-  ``effective_state`` is the rule of which rows are held and which are put off.
+  ``effective_state`` has the rule that decides which rows are held and which are put off.
 * ``job_rows``, ``rows`` and ``values`` convert and check. ``chunks`` splits long lists, ``split_inserts``
   batches that failed, and ``locked_rows`` leaves out rows that another transaction has locked.
-* ``connections``: transactions. Connections come from ``pools`` and ``engines``, or from a caller:
-  ``callers``. ``write_access`` notices that a server takes no writes any more, and ``incarnations`` that ids
-  may start again.
-* ``dialects``: what differs besides the statements. ``schema``, ``migrations`` and
-  ``migration_scripts``: the tables.
+* ``connections`` makes transactions. Its connections come from ``pools`` and ``engines``; ``callers`` uses a
+  caller's own. ``write_access`` notices that a server no longer accepts writes, and ``incarnations`` that a
+  database may give ids a second time.
+* ``dialects`` has the differences between databases other than their statements. ``schema``, ``migrations``
+  and ``migration_scripts`` create and upgrade the tables.
 """

@@ -1,8 +1,8 @@
-"""Admission: claims of a limited function. A claim hands out no more jobs than its limits leave.
+"""Admission: claims of a limited function, which hand out no more jobs than the function's limits allow.
 
 The limit of the jobs in flight needs no state of its own: they are counted from their rows, under a lock on
 the function's row. So whatever ends an attempt, and whichever program writes it, the next claim counts right.
-The state of a rate is a time in that row, of the database's clock.
+The state of a rate is a time in the function's row, by the database's clock.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ class Admitted(NamedTuple):
     jobs: list[Job]
     #: Seconds until a claim may get more jobs, 0 if the time is not known; None: no limit holds a job back.
     held_back: float | None
-    #: For the next admission of the lane, once this one is committed.
+    #: Where the next admission of the lane begins, once this one is committed.
     place: Place = START
 
 
@@ -44,14 +44,15 @@ def admit(
 ) -> Admitted:
     """Claim due jobs of a lane as ``claim`` does, but only as many as the limits of its function allow.
 
-    All claims of the function, in any process, must be made by this call: they take turns. A claim that would
-    have to wait for another one claims nothing. The rate is used in the claim's transaction.
+    All claims of the function, in any process, must be made by this call, so that they take turns. A claim
+    that would have to wait for another claim claims nothing. Its transaction also stores how far the rate is
+    used.
 
-    If a rule is about partitions, these take turns: see ``store.turn_claims``. ``place`` is that of the last
-    admission of the lane.
+    If a rule is about partitions, the partitions take turns: see ``store.turn_claims``. ``place`` is the one
+    in the result of the lane's last admission.
     """
     rows = run("lock_function", funcname=lane.funcname)
-    if not rows or rows[0][1]:  # it is paused
+    if not rows or rows[0][1]:  # locked by another claim, or paused
         return Admitted([], held_back=0.0, place=place)
     used_until, now = rows[0][4] or 0.0, rows[0][5]
     policy = _policy(rows[0])
@@ -91,7 +92,7 @@ def admit(
 
 
 def head(run: Statements, lane: Lane, place: Place = START) -> int | None:
-    """Return the id of the next job that an admission with this place would take, or that of a claim."""
+    """Return the id of the next job that an admission with this place, or else a claim, would take."""
     rows = run("lock_function", funcname=lane.funcname)
     if not rows or not (policy := _policy(rows[0])).has_turns:
         return next_job(run, lane)

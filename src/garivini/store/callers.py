@@ -1,4 +1,4 @@
-"""A caller's own connection, so that a job is inserted in the caller's own transaction."""
+"""Uses a caller's own connection, so that a job is inserted in the caller's own transaction."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ class DriverConnection(Protocol):
         """Commit the transaction."""
 
 
-# The ORM and asyncio are slow to import: the types are named only.
+# The ORM and asyncio are slow to import, so their types are only named here.
 #: A connection in whose transaction a job can be inserted.
 Joinable: TypeAlias = Union[Connection, "Session", DriverConnection]
 #: A connection in whose transaction an ``AsyncClient`` can insert a job.
@@ -40,17 +40,17 @@ class Cursor(Protocol):
 
     @property
     def rowcount(self) -> int:
-        """The number of rows that it changed."""
+        """The number of rows that the last statement changed."""
 
     @property
     def lastrowid(self) -> int | None:
-        """The first new id of the last INSERT, on MySQL."""
+        """An id of the last INSERT: on MySQL its first new id, on SQLite its last."""
 
     def execute(self, text: str, values: Sequence[Any], /) -> Any:
         """Run one statement."""
 
     def fetchall(self) -> Any:
-        """Return its rows."""
+        """Return the rows of the last statement."""
 
 
 class _ConnectionCursor:
@@ -88,7 +88,7 @@ def cursor_of(connection: Any, cursor: Callable[[Any], Cursor] | None = None) ->
         cursor: makes the cursor of a driver's connection.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: the connection is none of these.
 
     """
     if _is_session(connection):
@@ -109,7 +109,7 @@ def driver_of(connection: Any) -> Any:
         connection = connection.connection()
     if isinstance(connection, Connection):
         return connection.connection.driver_connection
-    # Django's has the driver's as an attribute.
+    # Django's connection has the driver's connection as an attribute.
     below = getattr(connection, "connection", None)
     return connection if below is None or callable(below) else below
 
@@ -117,8 +117,8 @@ def driver_of(connection: Any) -> Any:
 def after_commit(connection: Any, call: Callable[[], None]) -> bool:
     """Call something once after the caller's next commit; return whether the connection reports commits.
 
-    Only a Session and Django's connection do. A SQLAlchemy Connection has an event before the commit, and a
-    driver's connection has none.
+    Only a Session and Django's connection report commits. A SQLAlchemy Connection has only an event before
+    the commit, and a driver's connection has no events.
     """
     if callable(on_commit := getattr(connection, "on_commit", None)):
         on_commit(call)

@@ -1,4 +1,4 @@
-"""Turns functions that run statements into calls of a database, which repeat after a transient failure."""
+"""Turns functions that run statements into calls of a database, repeated after a transient failure."""
 
 import random
 import time
@@ -10,7 +10,7 @@ from garivini.errors import GariviniError
 from garivini.store.connections import Connections
 from garivini.store.statements import Statements
 
-#: Seconds before each new try after a transient failure; each is varied by half.
+#: Seconds before each new try after a transient failure; each is varied at random by up to half.
 _PAUSES: Final = (0.0, 0.01, 0.03, 0.1, 0.3)
 
 
@@ -28,7 +28,7 @@ _R = TypeVar("_R")
 def in_transaction(
     function: Callable[Concatenate[Statements, _P], _R],
 ) -> Callable[Concatenate[Any, _P], _R]:
-    """Return a method that calls a function in a transaction, again after a transient failure."""
+    """Return a method that calls a function in a transaction, and again after a transient failure."""
 
     @wraps(function)
     def call(self: Connected, /, *arguments: _P.args, **named: _P.kwargs) -> _R:
@@ -46,7 +46,7 @@ def in_transaction(
 
 
 def read_only(function: Callable[Concatenate[Statements, _P], _R]) -> Callable[Concatenate[Any, _P], _R]:
-    """Return a method that calls a function outside of a transaction, again after a transient failure."""
+    """Return a method that calls a function outside of a transaction, and again after a transient failure."""
 
     @wraps(function)
     def call(self: Connected, /, *arguments: _P.args, **named: _P.kwargs) -> _R:

@@ -9,7 +9,7 @@ from garivini.store.statements import Statements
 
 
 def mark(run: Statements, jobid: int) -> None:
-    """Mark the function of a job that will be dead, until no copy of it can start without a check."""
+    """Mark the function of a job that is being cancelled, until the leases of all copies have ended."""
     run("mark_function", jobid=jobid, lease=OTHERS_LEASE)
 
 
@@ -19,7 +19,7 @@ def marks(run: Statements) -> dict[str, int]:
 
 
 def cancelled(run: Statements, handles: Collection[Handle]) -> set[Handle]:
-    """Return those of these attempts whose job is dead, so that no other attempt has it."""
+    """Return those of these attempts whose job is dead and has had no later attempt."""
     found: set[Handle] = set()
     for attempt, jobids in by_attempt(handles):
         rows = run("cancelled", jobids=jobids, attempt=attempt)

@@ -7,7 +7,7 @@ from garivini.model.job import Handle
 from garivini.model.pacing import BATCH_BYTES
 from garivini.store.values import check_values
 
-#: Maximum number of rows in one statement. From 1,001 on MariaDB does not use the key for a list of ids.
+#: Maximum number of rows in one statement. For a list of more ids, MariaDB does not use the key.
 CHUNK: Final = 1000
 
 

@@ -14,8 +14,8 @@ from garivini.store.expiry import discard, split_late
 from garivini.store.job_rows import from_due_rows
 from garivini.store.statements import Statements
 
-#: Maximum bytes of an argument that is read with its row: 1,000 such arguments are less than a claim may
-#: have.
+#: Maximum bytes of an argument that is read with its row: 1,000 such arguments are less than the maximum of a
+#: claim.
 SMALL: Final = 4096
 #: Columns of a row of ``due``. If a lane can hold functions that differ in case, the function of the row
 #: follows these columns.
@@ -85,7 +85,7 @@ def claim(
         lease: seconds, or a callable that returns them for a function.
         max_bytes: maximum bytes of arguments; one larger job is claimed alone.
         expires: the setting of the function. Jobs that have expired are discarded, and not claimed.
-        discarded: gets their setbacks and the results of these.
+        discarded: gets the setbacks of the discarded jobs, and the result of each setback.
 
     Returns:
         The jobs in the order in which they were due, with that time as ``run_after``. Each has the
@@ -151,7 +151,7 @@ def head(run: Statements, lane: Lane) -> int | None:
 
 
 def _fitting(run: Statements, rows: Sequence[Any], max_bytes: int) -> tuple[Sequence[Any], dict[int, bytes]]:
-    """Return the first rows whose arguments have at most these bytes, and the arguments not in the rows."""
+    """Return the first rows, with at most these bytes of arguments, and the arguments that they lack."""
     large = sorted(row[0] for row in rows if row[2] is None)
     if not large:
         return _first(rows, [len(row[2]) for row in rows], max_bytes), {}

@@ -17,7 +17,7 @@ from garivini.store.incarnations import Incarnations
 from garivini.store.pools import driver_error, open_source, translated
 from garivini.store.statements import Statements
 
-#: Connections that are compared to find out whether they reach several nodes of a cluster.
+#: The number of connections that are compared to find out whether they reach several nodes of a cluster.
 _TO_NODES: Final = 4
 
 
@@ -66,7 +66,7 @@ class Connections:
         return other
 
     def expect(self) -> int | None:
-        """Return the incarnation that is reached now; from here on, refuse transactions in another one."""
+        """Return the incarnation that is reached now; from here on, refuse transactions in any other."""
         if self.dialect.has_incarnations:
             self._expected = None
             with self.transaction() as run:
@@ -76,7 +76,7 @@ class Connections:
     def nodes(self) -> frozenset[str]:
         """Return the names of the nodes of a cluster that several connections reach at the same time.
 
-        Empty, and without I/O, if the first connection has reached no cluster.
+        If the first connection has reached no cluster, the set is empty, and there is no I/O.
         """
         if not self.dialect.clustered:
             return frozenset()
@@ -114,23 +114,23 @@ class Connections:
         self.check()
 
     def check(self, *, name: bool = True) -> str:
-        """Make sure that this code can use the schema and the database is known by this id.
+        """Make sure that this code can use the schema, and that the id stored in the database is this one.
 
         Args:
-            name: whether to give the database this id if it has none. Storing the id is a write, which on
-                SQLite would wait for a caller's own transaction.
+            name: whether to store this id in a database that has none. That is a write, which on SQLite would
+                wait for a caller's own transaction.
 
         Returns:
             The revision of the schema: this code's, or a newer one that this code can use.
 
         Raises:
-            SchemaError: it has no schema, one that this code cannot use, or another id.
+            SchemaError: the database has no schema, a schema that this code cannot use, or another id.
 
         """
         with self.connection() as connection:
             run = Statements(self.dialect, self.dialect.cursor(connection), self.dbid, self.where)
             revision = _usable_revision(run)
-            self._incarnations.of(connection)  # so that it is known before the first insert
+            self._incarnations.of(connection)  # so that it is read before the first insert
             self.dialect.folding = bool(run("folds")[0][0])
             if name and not run("dbid"):
                 run("set_dbid", dbid=self.dbid)
@@ -146,7 +146,7 @@ class Connections:
 
     @contextmanager
     def reading(self) -> Iterator[Statements]:
-        """Run statements that read: each alone, or in one transaction if only transactions have settings."""
+        """Run statements that read: each alone, or behind a pooler all of them in one transaction."""
         if not self._checked:
             self.check()
         try:
@@ -169,9 +169,9 @@ class Connections:
         """Run several statements as one transaction.
 
         Args:
-            single: only one of them writes. Then that statement is a transaction by itself, which saves two
-                round trips, if the connection is known to be open. Otherwise BEGIN is sent first: if the
-                connection is lost, BEGIN fails before anything is written.
+            single: whether only one of the statements writes. If so, and if the connection is known to be
+                open, that statement is a transaction by itself, which saves two round trips. Otherwise BEGIN
+                is sent first: on a lost connection it fails before anything is written.
 
         """
         if not self._checked:
@@ -206,7 +206,7 @@ class Connections:
         """Begin a transaction, unless there is no cursor for it; return its incarnation.
 
         Raises:
-            ReplacedError: that is another one than is expected.
+            ReplacedError: the incarnation is not the expected one.
 
         """
         if self.dialect.pooled:
@@ -245,7 +245,7 @@ class Connections:
             raise UsageError(f"the connection cannot carry a text: {error}") from None
 
     def is_at(self, url: str) -> bool:
-        """Whether this database is the one of a URL, whatever the user and driver."""
+        """Whether a URL leads to this database, whatever its user and driver."""
         return same_place(make_url(url), self.engine.url)
 
 

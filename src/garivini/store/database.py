@@ -53,7 +53,7 @@ class Database(KeyCalls, ScheduleCalls):
     """One database that holds jobs.
 
     Construction does no I/O. Each call is one transaction, which happens as a whole or not at all; the
-    functions that it runs are in the modules beside this one. Each raises the errors of ``garivini.errors``,
+    functions that it runs are in the modules beside this one. Calls raise the errors of ``garivini.errors``,
     most often ``UnreachableError``, ``RefusedError``, ``ConflictError``, ``OutcomeUnknownError`` and
     ``SchemaError``. A call with ``locked`` does not wait for rows that another transaction has locked: it
     skips them and puts their ids into ``locked``; if anything else is locked, it raises a ``ConflictError``.
@@ -90,16 +90,16 @@ class Database(KeyCalls, ScheduleCalls):
 
     @retry_transient
     def expect(self) -> int | None:
-        """Return the incarnation that is reached now. From here on, calls that write are for it only.
+        """Return the incarnation that connections reach now; from here on, allow writes in it only.
 
-        In another one they raise ``ReplacedError``, until this is called again.
+        In another incarnation, calls that write raise ``ReplacedError`` until this method is called again.
         """
         return self.connections.expect()
 
     def expecting(self, incarnation: int | None) -> Self:
-        """Return the same database for calls that write in this incarnation only; None: in any.
+        """Return this database with calls that write only in the given incarnation; None: in any.
 
-        In another one they raise ``ReplacedError``.
+        In another incarnation, calls that write raise ``ReplacedError``.
         """
         if incarnation is None:
             return self
@@ -122,7 +122,7 @@ class Database(KeyCalls, ScheduleCalls):
         return other
 
     def is_at(self, url: str) -> bool:
-        """Whether this database is the one of a URL, whatever the user and driver."""
+        """Whether a URL leads to this database, whatever its user and driver."""
         return self.connections.is_at(url)
 
     def upgrade(self) -> None:
@@ -137,16 +137,16 @@ class Database(KeyCalls, ScheduleCalls):
         self.connections.upgrade()
 
     def check(self, *, name: bool = True) -> str:
-        """Make sure that this code can use the schema and the database is known by this id.
+        """Make sure that this code can use the schema, and that the id stored in the database is this one.
 
         Args:
-            name: whether to give the database this id if it has none, which is a write.
+            name: whether to store this id in a database that has none, which is a write.
 
         Returns:
             The revision of the schema: this code's, or a newer one that this code can use.
 
         Raises:
-            SchemaError: it has no schema, one that this code cannot use, or another id.
+            SchemaError: the database has no schema, a schema that this code cannot use, or another id.
 
         """
         return self.connections.check(name=name)
@@ -154,12 +154,12 @@ class Database(KeyCalls, ScheduleCalls):
     def nodes(self) -> frozenset[str]:
         """Return the names of the nodes of a Galera cluster that connections reach at the same time.
 
-        More than one is a fault: see ``docs/how-to/galera.md``. Empty, and without I/O, if it is no cluster.
+        More than one is a fault: see ``docs/how-to/galera.md``. If there is no cluster, none, without I/O.
         """
         return self.connections.nodes()
 
     def close(self) -> None:
-        """Close the pooled connections, if they are ours. A later call opens new ones."""
+        """Close the idle connections, unless they are a caller's Engine's. A later call opens new ones."""
         self.connections.close()
 
     def reading(self) -> AbstractContextManager[Statements]:
@@ -174,13 +174,13 @@ class Database(KeyCalls, ScheduleCalls):
 
     @retry_transient
     def insert(self, jobs: Sequence[NewJob], *, connection: Any = None) -> list[Inserted]:
-        """Insert jobs in one transaction; return one answer each, in order.
+        """Insert jobs in one transaction; return one answer per job, in order.
 
         A job with a lease is stored as if it had been claimed: attempt 1, leased.
 
         Args:
             jobs: to insert.
-            connection: a caller's own (see ``callers.cursor_of``); then it is the caller's transaction.
+            connection: a caller's own, whose transaction then gets the jobs; see ``callers.cursor_of``.
 
         """
         jobs = self._with_key_rules(jobs)
@@ -243,7 +243,7 @@ class Database(KeyCalls, ScheduleCalls):
         Args:
             successes: of the jobs.
             locked: see the class.
-            follow_ups: by the id of their job, jobs to insert in the same transaction if it existed.
+            follow_ups: jobs to insert in the same transaction, by the id of their job, if that existed.
 
         """
         kept = {success.jobid: success for success in successes if success.retention}
@@ -254,7 +254,7 @@ class Database(KeyCalls, ScheduleCalls):
     _retention = read_only(records.retention)
 
     def finish_as_set(self, success: Success) -> bool:
-        """Delete a job as ``finish`` does, by the retention of its function; return whether it existed."""
+        """Finish a job with the retention that its function has now; return whether the job existed."""
         retention = self._retention(success.jobid)
         return bool(self.finish([success._replace(retention=retention)]))
 
@@ -282,7 +282,7 @@ class Database(KeyCalls, ScheduleCalls):
     def forget_finished(self, limit: int = CHUNK) -> int:
         """Delete kept jobs whose retention is over, with their records; return how many.
 
-        If there are none, it costs one statement.
+        If there are no such jobs, the call costs one statement.
         """
         with self.connections.reading() as run:
             jobids = pruning.outlived_jobs(run, limit)
@@ -295,14 +295,14 @@ class Database(KeyCalls, ScheduleCalls):
     def forget_dead(self, after: int = 0, limit: int = CHUNK) -> tuple[int, int | None]:
         """Delete dead jobs whose retention is over, with their records; one page of failure records is read.
 
-        If no function has a ``dead_retention``, it costs one statement.
+        If no function has a ``dead_retention``, the call costs one statement.
 
         Args:
             after: only jobs with greater ids.
             limit: maximum jobs to delete.
 
         Returns:
-            How many were deleted, and the id after which the next page begins; None: this was the last one.
+            The number of deleted jobs, and the id after which the next page begins; None: it was the last.
 
         """
         with self.connections.reading() as run:
@@ -318,9 +318,9 @@ class Database(KeyCalls, ScheduleCalls):
     _forget_rates = in_transaction(turn_pruning.forget_rates)
 
     def forget_partitions(self, limit: int = CHUNK) -> int:
-        """Delete turns and times that are no longer needed; return how many: see ``turn_pruning``.
+        """Delete turns, and times of rates, that are no longer needed; return how many: see ``turn_pruning``.
 
-        At most ``limit`` of each function, and of all rates. If there are none, it costs two statements.
+        Deletes at most ``limit`` turns per function, and ``limit`` times. If there are none: two statements.
         """
         deleted = sum(self._forget_turns(name, limit) for name in self._turns_left())
         return deleted + self._forget_rates(limit)
@@ -371,7 +371,7 @@ class Database(KeyCalls, ScheduleCalls):
         after: int = 0,
         limit: int = 100,
     ) -> list[Job]:
-        """Return jobs in the order of their ids. Each statement by itself examines at most 1,000.
+        """Return jobs in the order of their ids. Each statement by itself examines at most 1,000 jobs.
 
         Args:
             funcname: only jobs of this function.

@@ -7,8 +7,9 @@ No transaction spans two databases, so a move has four steps, and after each one
 3. The source deletes its row, if that lease still holds it, and notes that the job has left.
 4. The target sets its row to waiting, and deletes the note.
 
-After a crash the notes show how far a move came: with the source's note the target's row is made waiting;
-without it that row is deleted, and the source's lease expires like any other.
+After a crash the notes show how far a move came. If the source has noted that the job has left, the target's
+row is set to waiting. If not, the target's row is deleted, and the lease in the source expires like any
+other.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +43,7 @@ class _Origin(msgspec.Struct, frozen=True):
 
     @property
     def attempts(self) -> int:
-        """The number of attempts at the job so far, without the lease of the move. The moved row keeps it."""
+        """The number of attempts without the lease of the move. The moved row keeps this number."""
         return self.attempt - (self.state is not State.DEAD)
 
 
@@ -127,7 +128,7 @@ def _move_to(source: Database, target: Database, jobs: Sequence[Job]) -> int:
             (job,) = jobs
             if job.uniqkey is None or target.live(job.funcname, job.uniqkey, exact=False) is None:
                 raise
-            # The target has a job with its key, so this one stays.
+            # The target has a job with the same key, so this job stays in the source.
             return 0
         return sum(_move_to(source, target, [job]) for job in jobs)
     left = _leave(source, [origin for _, origin in copies])

@@ -1,4 +1,4 @@
-"""How jobs have ended, for those who wait for them."""
+"""Reads how jobs have ended, for callers that wait for that."""
 
 from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple, TypeAlias
@@ -10,7 +10,7 @@ from garivini.store.failures import failures
 from garivini.store.records import kept_job
 from garivini.store.statements import Statements
 
-#: ``succeeded``: it has succeeded or was deleted. ``dead``, ``cancelled``: it does not run again by itself.
+#: ``succeeded``: the job succeeded or was deleted. ``dead``, ``cancelled``: it does not run again by itself.
 #: ``moved``: a drain has moved it to another database.
 Ended: TypeAlias = Literal["succeeded", "dead", "cancelled", "moved"]
 
@@ -19,14 +19,14 @@ class End(NamedTuple):
     """How a job has ended."""
 
     kind: Ended
-    #: Of a job that has succeeded and is kept.
+    #: The kept job, if the job has succeeded and is kept.
     kept: KeptJob | None = None
     #: Of a dead or cancelled job, its last failure, if that is recorded.
     failure: FailedAttempt | None = None
 
 
 def ended(run: Statements, jobids: Collection[int]) -> dict[int, End]:
-    """Return how those of these jobs have ended that have. If none has, it costs one statement per 1,000."""
+    """Return the ends of the jobs that have ended. If none has, this costs one statement per 1,000 jobs."""
     states: dict[int, State] = {}
     for part in chunks(sorted(jobids)):
         states.update((jobid, State(state)) for jobid, state in run("states", jobids=part))
@@ -38,7 +38,7 @@ def ended(run: Statements, jobids: Collection[int]) -> dict[int, End]:
 
 
 def _gone(run: Statements, jobid: int) -> End:
-    """Return how a job has ended whose row is deleted: in the transaction that stored the kept job."""
+    """Return how a job without a row ended. The transaction that deleted the row also stored a kept job."""
     kept = kept_job(run, jobid)
     moved = kept is None and "moved" in [str(it.kind) for it in failures(run, jobid)]
     return End("moved") if moved else End("succeeded", kept)

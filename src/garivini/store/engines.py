@@ -1,4 +1,4 @@
-"""SQLAlchemy engines: from the URL of a database, checked, and with its dialect. No I/O."""
+"""Checks the URLs of databases, and makes SQLAlchemy engines and dialects from them. No I/O."""
 
 from contextlib import suppress
 from typing import Any, Final
@@ -27,7 +27,8 @@ def parse_url(dbid: int, target: Any) -> URL:
     check_url(dbid, target)
     with suppress(exc.SQLAlchemyError, ValueError):
         return make_url(target)
-    # Raised outside of the except, so that SQLAlchemy's error, which may quote the URL, is not its context.
+    # Raised after the ``with``, so that SQLAlchemy's error, which may quote the URL, is not the context of
+    # this one.
     raise UsageError(f"{without_password(target)!r} is not a database URL such as sqlite:///jobs.db")
 
 
@@ -48,7 +49,7 @@ def dialect_of(name: str) -> Dialect:
     """Return the dialect of this name in a URL.
 
     Raises:
-        UsageError: it is not supported.
+        UsageError: that database is not supported.
 
     """
     name = _ALSO.get(name, name)
@@ -104,7 +105,7 @@ def _place(url: URL) -> tuple[str, str | None, int | None, str | None]:
 
 
 def _without_secrets(url: URL) -> tuple[URL, dict[str, Any]]:
-    """Move passwords from a URL to the arguments of the driver: SQLAlchemy prints those of the query."""
+    """Move passwords from a URL to the driver's arguments: SQLAlchemy prints those in a URL's query."""
     secrets = {name: value for name, value in url.query.items() if is_secret(name)}
     if "passwd" in secrets:
         secrets["password"] = secrets.pop("passwd")  # PyMySQL's old name of the parameter

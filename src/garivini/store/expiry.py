@@ -10,12 +10,12 @@ from garivini.model.policy import FunctionPolicy
 from garivini.store.outcomes import settle
 from garivini.store.statements import Statements
 
-#: The error of a failure record.
+#: The error in the failure record of an expired job.
 EXPIRED: Final = "Expired"
 
 
 def split_late(rows: Sequence[Any], expires: int | None) -> tuple[Sequence[Any], list[tuple[int, int]]]:
-    """Return the rows of a claim that may be handed out, and ids and delays of the others, in seconds.
+    """Return the rows of a claim that may be handed out; of the others, ids and the seconds since due.
 
     Args:
         rows: of the statement ``due``.
@@ -35,7 +35,7 @@ def split_late(rows: Sequence[Any], expires: int | None) -> tuple[Sequence[Any],
 
 
 def discard(run: Statements, late: Sequence[tuple[int, int]]) -> list[tuple[Setback, Settled]]:
-    """Discard jobs that the transaction has locked: ids, and seconds since they were due."""
+    """Discard jobs that the transaction has locked. ``late``: ids, and the seconds since they were due."""
     setbacks = [
         Setback(
             handle=Handle(jobid, run.dbid),

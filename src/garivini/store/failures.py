@@ -11,7 +11,7 @@ from garivini.store.statements import Statements
 
 _Row = TypeVar("_Row", bound=Sequence[Any])
 
-#: Numbers of records that are kept, the first and the newest ones. Those in between usually repeat them.
+#: How many of the first records and of the newest records are kept. The others usually repeat them.
 FIRST: Final = 10
 NEWEST: Final = 40
 #: Kind of the record whose message is the number of records omitted after its attempt.
@@ -29,7 +29,7 @@ def failures(run: Statements, jobid: int) -> list[FailedAttempt]:
 
 
 def failure_rows(run: Statements, jobid: int) -> list[FailedAttempt]:
-    """Return the failure records of a job with the row that counts the omitted ones."""
+    """Return the failure records of a job, and among them the row that counts the omitted records."""
     return [FailedAttempt(*row) for row in run("failures", jobid=jobid)]
 
 
@@ -55,13 +55,13 @@ def whole_jobs(rows: Sequence[_Row]) -> tuple[Sequence[_Row], int | None]:
         rows: at most ``CHUNK`` records in the order of their jobs' ids, which are their first columns.
 
     Returns:
-        The records, and the id after which the next page begins; None: there is none.
+        The records, and the id after which the next page begins; None: there is no next page.
 
     """
     if len(rows) < CHUNK:
         return rows, None
     last = rows[-1][0]
-    # All records are of one job. Another program has written them, because we keep fewer per job.
+    # If all records are of one job, another program has written them, because we keep fewer per job.
     whole = [row for row in rows if row[0] != last] or rows
     return whole, whole[-1][0]
 
@@ -95,7 +95,7 @@ def record_ends(
 
     Args:
         run: runs the statements.
-        attempts: of each job by id.
+        attempts: the attempt of each job, by the job's id.
         kind: of the records.
         message: of the records.
 

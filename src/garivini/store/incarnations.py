@@ -1,4 +1,4 @@
-"""Incarnations of a database: an id is given once in each of them, and perhaps again in the next one.
+"""Incarnations of a database: each of them gives an id once, and the next one may give it again.
 
 After an asynchronous failover or from a backup, a database lacks its last commits, and gives new jobs the ids
 of lost ones. Then a write by the holder of a lost job would change the row of another job. So each attempt
@@ -6,7 +6,8 @@ carries the number of the incarnation that gave it, and each transaction knows t
 two differ, the row is compared before it is written: see ``recognised``.
 
 The number comes from the server: see ``Dialect.incarnation``. A server is asked once per connection, because
-a server does not change its incarnation while a connection stays open; behind a pooler, in each transaction.
+a server does not change its incarnation while a connection stays open. Behind a pooler, it is asked in each
+transaction.
 """
 
 from collections.abc import Sequence
@@ -92,8 +93,8 @@ def recognised(run: Statements, jobs: Sequence[Job], *, arguments: bool = True) 
 
     Args:
         run: runs the statements.
-        jobs: as their copies came.
-        arguments: whether they have their arguments.
+        jobs: the jobs, as their copies have them.
+        arguments: whether the jobs have their arguments.
 
     """
     alike: list[Job] = []

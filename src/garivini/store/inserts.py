@@ -16,7 +16,7 @@ from garivini.store.rows import readable
 from garivini.store.statements import Statements
 from garivini.store.unique_inserts import folded_key, insert_ruled
 
-#: Maximum tries to insert a job whose key has another job that ends between two statements.
+#: Maximum tries to insert a job if, in each of them, the key's existing job ends between two statements.
 _TRIES: Final = 6
 _EXPIRES: Final = attrgetter("expires")
 
@@ -51,7 +51,7 @@ def insert(run: Statements, jobs: Sequence[NewJob], sizes: Sequence[int]) -> lis
         for index, (jobid, created) in zip(part, stored, strict=True):
             answers[index] = Inserted(jobid, run.dbid, created=created, incarnation=run.incarnation)
     if len(unkeyed) < len(jobs):
-        # In the order of the keys, so that two inserts of the same ones do not wait for each other.
+        # In the order of the keys, so that two inserts of the same keys do not deadlock.
         keyed = sorted(
             (index for index, job in enumerate(jobs) if job.uniqkey is not None),
             key=lambda index: (jobs[index].funcname, jobs[index].uniqkey),
@@ -77,7 +77,7 @@ def _insert_ruled(
 
 
 def _set_expires(run: Statements, jobs: Sequence[NewJob], answers: Sequence[Inserted | None]) -> None:
-    """Store how long new jobs that have a time of their own may wait."""
+    """Store how long new jobs may wait before they expire, if they have such a time of their own."""
     found: dict[int, list[int]] = {}
     for job, at in zip(jobs, answers, strict=True):
         if job.expires and at is not None and at.new:
@@ -111,7 +111,7 @@ def _insert_keyed(
 def _try_keyed(
     run: Statements, jobs: Sequence[NewJob], part: list[int], answers: list[Inserted | None]
 ) -> list[int]:
-    """Insert jobs with unique keys; return those that are not inserted, although no job has their key."""
+    """Insert jobs with unique keys; return those not inserted although no job has their key."""
     rows = run.dialect.insert_keyed(run, insert_rows([jobs[index] for index in part]))
     new = {
         # A caller's connection may return texts as bytes.
@@ -152,7 +152,7 @@ def _find_live(run: Statements, funcname: str, uniqkey: str | None) -> int | Non
 
 
 def live(run: Statements, funcname: str, uniqkey: str, *, exact: bool = True) -> Inserted | None:
-    """Return the job that has a key as an insert answers it, or None.
+    """Return the job that has a key, in the form of an insert's answer, or None.
 
     Args:
         run: runs the statements.

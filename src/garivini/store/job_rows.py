@@ -23,7 +23,7 @@ def from_row(
         row: from ``get``, ``jobs``, ``reclaim`` or ``adopt``, which have the same columns.
         dbid: the id of its database.
         lease: seconds of the lease that the job has just got; 0: it has got none.
-        due: its ``run_after``, if not the row's.
+        due: the job's ``run_after``, if it differs from the row's.
         incarnation: of the database that has given that lease.
 
     """
@@ -110,7 +110,8 @@ def insert_row(job: NewJob) -> dict[str, Any]:
 def insert_rows(jobs: Sequence[NewJob]) -> list[dict[str, Any]]:
     """Return the values for new jobs that one statement stores.
 
-    If one of them has a partition, each has the value, for the statements whose names end in ``partitioned``.
+    If one of the jobs has a partition, all rows get the value ``partition``, which the statements whose names
+    end in ``partitioned`` require.
     """
     rows = [insert_row(job) for job in jobs]
     if any(job.partition is not None for job in jobs):

@@ -13,7 +13,7 @@ from garivini.store.key_rules import KeyRules, key_rules
 
 
 class KeyCalls:
-    """These calls of ``Database``."""
+    """The calls of ``Database`` about unique keys with rules, and about jobs that expire."""
 
     connections: Connections
     _key_rules: KeyRules
@@ -33,7 +33,7 @@ class KeyCalls:
 
     @property
     def queues_keys(self) -> bool:
-        """Whether a function has a rule by which inserts are stored until the job of their key ends."""
+        """Whether any function has a rule by which inserts are stored until the job of their key ends."""
         return self._key_rules.queue
 
     _successors_left = read_only(successors.successors_left)

@@ -36,7 +36,8 @@ class KeyRules:
     def apply(self, jobs: Sequence[NewJob], read: Callable[[], Mapping[str, KeyRule]]) -> Sequence[NewJob]:
         """Return the jobs with the rules of their keys: their own, then those of their functions.
 
-        Jobs whose rules are the defaults have none. ``read``: reads the rules, if those known are too old.
+        Jobs whose rules are the defaults get none. ``read`` is called for the rules of functions if the known
+        ones are too old.
         """
         if not any(map(_UNIQKEY, jobs)):
             return jobs

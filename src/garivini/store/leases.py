@@ -17,17 +17,18 @@ from garivini.store.statements import Statements
 
 
 class Lapsed(NamedTuple):
-    """A lease that has expired: the facts that a decision rests on, which its write must find unchanged."""
+    """An expired lease: the facts on which its handling is decided. The write must find them unchanged."""
 
     jobid: int
     attempt: int
     flag: str
     crashes: int
-    #: Unix time of the claim, or when a server last reported the job as queued; and the seconds since then.
+    #: The unix time of the claim, or of a server's last report that the job is queued; and the seconds since
+    #: then.
     since: int
     age: int
     state: State
-    #: Another program has put the row off since the row was leased. That program's time has come, and nobody
+    #: Whether another program has put the row off since it was leased. If so, it is due now, and nobody
     #: holds the job.
     put_off: bool = False
     #: The function of the row: in a table of the original it may differ in case from the lane's.
@@ -37,7 +38,7 @@ class Lapsed(NamedTuple):
 def renew(
     run: Statements, handles: Collection[Handle], *, lease: int, locked: set[int] | None = None
 ) -> set[Handle]:
-    """Renew the leases that these attempts hold, for ``lease`` seconds; return the handles that hold one."""
+    """Renew the leases of these attempts, for ``lease`` seconds; return those that still hold their jobs."""
     kept: set[Handle] = set()
     for attempt, jobids in by_attempt(unlocked(run, handles, locked)):
         run("renew", jobids=jobids, attempt=attempt, lease=lease)
@@ -61,7 +62,7 @@ def give_back(run: Statements, handles: Collection[Handle], *, locked: set[int] 
 
 
 def mark_leased(run: Statements, handles: Collection[Handle], *, locked: set[int] | None = None) -> None:
-    """Set running jobs that their holder will not start back to leased.
+    """Set running jobs back to leased, because their holder will not start them.
 
     The leases of these jobs do not change, because the server may have given the copies to another worker.
     """
@@ -72,7 +73,7 @@ def mark_leased(run: Statements, handles: Collection[Handle], *, locked: set[int
 def end_early(
     run: Statements, handles: Collection[Handle], *, lease: int, locked: set[int] | None = None
 ) -> None:
-    """End the leases of attempts that may not have reached a server, if each was of ``lease`` seconds."""
+    """End the leases, of up to ``lease`` seconds, of attempts that may not have reached a server."""
     for attempt, jobids in by_attempt(unlocked(run, handles, locked)):
         run("end_early", jobids=jobids, attempt=attempt, lease=lease)
 
@@ -90,7 +91,7 @@ def expired(run: Statements, lane: Lane, *, limit: int) -> list[Lapsed]:
 
 
 def requeue(run: Statements, jobids: Collection[int], *, locked: set[int] | None = None) -> None:
-    """Make jobs waiting that another program put off while they were leased and that are due now."""
+    """Set jobs to waiting that another program put off while they were leased, and that are due now."""
     skipped = skip_locked(run, jobids, locked)
     if free := sorted(set(jobids) - set(skipped)):
         run("requeue", jobids=free)
@@ -103,7 +104,7 @@ def extend(
 
     Args:
         run: runs the statements.
-        steps: of each lease the new state, the seconds, and whether a server reports the job as queued.
+        steps: for each lease its new state, its seconds, and whether a server reports the job as queued.
         locked: gets the ids of rows that another transaction has locked.
 
     """

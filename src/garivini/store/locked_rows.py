@@ -31,7 +31,7 @@ def skip_locked(
             locked.update(jobid for (jobid,) in run("known", jobids=missing))
         if records:
             locked.update(_lock_records(run, part))
-    # Not before: MariaDB 10.11 fails if it skips a row while it may not wait.
+    # Only now: MariaDB 10.11 fails if it skips locked rows while it may not wait for a lock.
     run.wait_for_no_lock()
     return locked
 
@@ -39,7 +39,7 @@ def skip_locked(
 def _lock_records(run: Statements, jobids: Sequence[int]) -> Collection[int]:
     """Lock the records of jobs that no other transaction has locked; return the ids of the other jobs.
 
-    None is added meanwhile, because the rows of the jobs are locked.
+    No record is added meanwhile, because the rows of the jobs are locked.
     """
     every = Counter(jobid for (jobid,) in run("records", jobids=jobids))
     if not every:

@@ -43,10 +43,10 @@ def search(
 def change_all(
     shards: Shards, query: JobQuery, change: JobChange, *, dry_run: bool
 ) -> Iterator[BulkProgress]:
-    """Change all jobs that match, page by page; yield how far it has come after each commit.
+    """Change all jobs that match, page by page; yield the progress after each commit.
 
-    A job that is held, or is no longer as it was examined, is skipped. So is a job that the database refuses
-    to change, unless it refuses every job of a transaction or of the whole call.
+    A job that is held, or has changed since it was examined, is skipped. So is a job that the database
+    refuses to change, unless it refuses every job of a transaction or of the whole call.
 
     Args:
         shards: the databases.

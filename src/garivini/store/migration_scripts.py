@@ -1,4 +1,4 @@
-"""Runs the statements of a revision of the tables, which are in files beside it, one for each database."""
+"""Runs the SQL statements of a revision, which are in files beside the revision's module."""
 
 import re
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ def run_script(
 ) -> None:
     """Run the statements of ``NNNN_name.PART.DATABASE.sql``.
 
-    MySQL commits each statement by itself. So an interrupted upgrade, when it is run again there, leaves out
+    MySQL commits each statement by itself. So if an interrupted upgrade is run again on MySQL, it leaves out
     the statements about tables that have been changed.
 
     Args:
         revision: the path of the revision's module, ``NNNN_name.py``.
         part: which statements.
-        added: for each table that the script creates or changes, one column that this adds. On MySQL the
-            statement about a table that has this column is left out. So a script may have only one ``CREATE``
-            or ``ALTER TABLE`` per table.
+        added: for each table that the script creates or changes, one column that the script adds to it. On
+            MySQL the statement about a table that has this column is left out. So a script may have only one
+            ``CREATE`` or ``ALTER TABLE`` per table.
 
     """
     name = op.get_context().dialect.name

@@ -1,9 +1,9 @@
 """The outbox: follow-ups whose unique key has its home in another database than their job.
 
-No transaction spans two databases. The one that completes the job stores such a follow-up in the outbox of
-its database, under a random id. A QueueRunner inserts it into its home, in a transaction that also notes the
-id there, and then deletes it from the outbox. A follow-up whose id is noted already is only deleted, so each
-is inserted once, however often a move is repeated and however many QueueRunners make it.
+No transaction spans two databases. So the transaction that completes the job stores such a follow-up in the
+outbox of the job's database, under a random id. A QueueRunner inserts it into its home, in a transaction that
+also notes the id there, and then deletes it from the outbox. A follow-up whose id is noted already is only
+deleted, so each is inserted once, however often a move is repeated and however many QueueRunners make it.
 """
 
 import secrets
@@ -54,7 +54,7 @@ def insert_here(run: Statements, jobs: Sequence[NewJob]) -> None:
                 arg=job.arg,
                 flag=job.flag,
                 priority=PRIORITIES.index(job.priority),
-                delay=job.delay + 1 if job.delay else 0,  # the time is in whole seconds
+                delay=job.delay + 1 if job.delay else 0,  # due times are rounded down to whole seconds
                 expires=job.expires or None,
                 rule=None if job.rule is None else _ENCODER.encode(job.rule).decode(),
             )
@@ -99,7 +99,7 @@ def _job(row: Sequence[Any]) -> NewJob:
 
 
 def _parse_rule(text: str) -> KeyRule:
-    """Return the rules of a key. A duplicate is no error here: the job before it has been completed."""
+    """Return the rules of a key. A duplicate is no error here: the job that inserted it has ended."""
     rule = _DECODER.decode(text)
     return replace(rule, on_duplicate=None) if rule.on_duplicate == "raise" else rule
 
@@ -122,7 +122,7 @@ def leave(run: Statements, target: int, moved: Sequence[Outgoing]) -> None:
 
 
 def retarget(run: Statements, target: int, waiting: Mapping[int, Sequence[Outgoing]]) -> None:
-    """Send follow-ups for a database that is being drained to others, by the id of the new one."""
+    """Send follow-ups for a drained database to others. ``waiting``: by the id of the new database."""
     for home, part in waiting.items():
         run("retarget", target=target, ids=[it.id for it in part], home=home)
 

@@ -12,11 +12,11 @@ from garivini.store.outbox import Outgoing
 class Moved(NamedTuple):
     """The result of moving a page of follow-ups."""
 
-    #: How many have left the outbox.
+    #: The number of follow-ups that have left the outbox.
     jobs: int
     #: The id after which the next page begins; None: this was the last one.
     after: str | None
-    #: The errors of those that could not be moved, which stay.
+    #: The errors of follow-ups that could not be moved. These stay in the outbox.
     errors: list[GariviniError]
 
 
@@ -55,7 +55,7 @@ class OutboxMoves:
         return Moved(len(moved), page[-1].id, errors)
 
     def _receive(self, target: int, page: Sequence[Outgoing], errors: list[GariviniError]) -> list[Outgoing]:
-        """Insert follow-ups into their home; return those that are there."""
+        """Insert follow-ups into their home; return those that can leave the outbox."""
         try:
             self._databases[target].receive(page)
         except (UsageError, RefusedError) as error:
@@ -71,7 +71,8 @@ class OutboxMoves:
     def _send_elsewhere(self, target: int, page: Sequence[Outgoing]) -> list[Outgoing]:
         """Send follow-ups for a drained database to their new homes; return those that need not be moved.
 
-        A job of their key that is live in the drained database has not been moved yet.
+        A follow-up need not be moved if a job with its key is still live in the drained database: it is a
+        duplicate of that job.
         """
         self._drained.add(target)
         left: Collection[int] = self._databases.keys() - self._drained

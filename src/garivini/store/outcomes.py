@@ -54,8 +54,8 @@ def finish(
         jobids: sorted, without duplicates.
         kept: the jobs among them to keep, by id.
         locked: gets the ids of rows that another transaction has locked.
-        follow_ups: by the id of their job, jobs to insert if that job is among those that existed. Its row
-            can be deleted once, so they are inserted once.
+        follow_ups: jobs to insert, by the id of their job, if that job existed. A row can be deleted only
+            once, so its job's follow-ups are inserted only once.
 
     """
     if locked is not None:
@@ -70,7 +70,7 @@ def finish(
             _insert_follow_ups(run, follow_ups, jobids)
             return set(jobids)
     except Missing:
-        # Only now: reading which jobs exist costs more than deleting them, and nearly always all do.
+        # Only now: reading which jobs exist costs more than deleting them, and nearly always all jobs exist.
         with connections.transaction() as run:
             existing = _finish_existing(run, jobids, kept)
             _insert_follow_ups(run, follow_ups, existing)
@@ -112,7 +112,7 @@ def _finish_unlocked(
 ) -> set[int]:
     """Delete the jobs that no other transaction has locked, one by one; return the ids that existed.
 
-    A list of ids may be searched by a scan, which waits for rows that are not in it.
+    A database may search a list of ids by a scan, which waits for locked rows that are not in the list.
     """
     existing: set[int] = set()
     skipped = skip_locked(run, jobids, locked, records=True)
@@ -144,7 +144,7 @@ def present(run: Statements, jobids: Collection[int]) -> set[int]:
 def forget_records(run: Statements, jobids: Sequence[int], kept: Collection[int] = ()) -> None:
     """Delete the records of jobs that are deleted, but not of those that are kept.
 
-    Their successors become jobs.
+    The successors of these jobs become jobs.
     """
     first, last = min(jobids), max(jobids)
     if last - first < _NEAR and not run("any_records", first=first, last=last)[0][0]:
@@ -167,14 +167,14 @@ def settle(
     max_failures: int = MAX_FAILURES,
     locked: set[int] | None = None,
 ) -> list[Settled]:
-    """Record setbacks and move their jobs; return the result of each, in order.
+    """Record setbacks and set the next states of their jobs; return the result of each, in order.
 
     A setback with an attempt applies only while that attempt holds the job.
 
     Args:
         run: runs the statements.
         setbacks: in any order.
-        max_failures: number of failures after which a job is dead, if its function has no own limit.
+        max_failures: number of failures after which a job is dead, if its function has no limit of its own.
         locked: gets the ids of rows that another transaction has locked; their result is ``locked``.
 
     """
@@ -199,7 +199,7 @@ def _settle(run: Statements, setback: Setback, max_failures: int) -> Settled:
         return Settled("stale")
     if setback.kind == "failed" and setback.when is None and retry_text is not None:
         setback = _apply_policy(setback, failcount, retry_text)
-    if held or setback.kind != "rescheduled" or setback.when == Never():  # a record has the time of death
+    if held or setback.kind != "rescheduled" or setback.when == Never():  # its record has the time of death
         record_failure(run, setback, attempt)
     if setback.kind == "crashed":
         run("crash", jobid=jobid, attempt=attempt)

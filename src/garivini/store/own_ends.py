@@ -32,7 +32,8 @@ def end_in(
     Raises:
         JobLost: the attempt does not hold the job any more.
         UsageError: the connection leads to another database, or has no transaction.
-        GariviniError: as an insert in the caller's transaction. The caller must roll back after any of these.
+        GariviniError: as from an insert in the caller's transaction. After any of these errors the caller
+            must roll back.
 
     """
     try:
@@ -77,6 +78,6 @@ def _is_same(run: Statements, job: Job) -> bool:
 
 
 def _check_transaction(run: Statements, connection: Any) -> None:
-    """Make sure that a connection is not in autocommit: then the end of the job would commit alone."""
+    """Make sure that a connection is not in autocommit, in which the end of the job would commit alone."""
     if run.dialect.autocommits(driver_of(connection)):
         raise UsageError("the connection has no transaction: begin one, or turn its autocommit off")

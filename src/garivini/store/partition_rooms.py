@@ -1,4 +1,4 @@
-"""The room of each partition of a function: how many more jobs of it its rules allow."""
+"""The room of each partition of a function: how many more of its jobs the rules allow."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ class PartitionRooms:
     """The rooms, in a transaction that has locked the function's row.
 
     The jobs in flight are counted from their rows, so whatever ended one, and whichever program wrote it, the
-    count is right. It reads the jobs of the function that are in flight, at most 10,000; with more of them,
-    no partition has room.
+    count is right. At most 10,000 jobs in flight of the function are counted; if there are as many, no
+    partition has room.
 
     Args:
         run: runs the statements.
         funcname: the function.
-        policy: has its rules.
+        policy: has the rules of the function.
         now: the database's unix time with its fraction.
 
     """
@@ -33,18 +33,19 @@ class PartitionRooms:
         self._most = policy.partition_max_running
         self._rate = policy.partition_start_rate
         self._held: Counter[str] = Counter()
-        #: By partition, the time up to which its rate is used; and those to be stored.
+        #: The time up to which the rate of each partition is used; and the partitions whose times have
+        #: changed.
         self._used: dict[str, float] = {}
         self._changed: set[str] = set()
         if self._most is not None:
             rows = run("in_flight_by_partition", funcname=funcname, limit=MAX_RUNNING)
-            for partition, jobs in rows:  # two rows are about jobs without one, if some have an empty text
+            for partition, jobs in rows:  # jobs without a partition may be in two rows: NULL and ""
                 self._held[partition] += jobs
             if self._held.total() >= MAX_RUNNING:
                 self._most = 0
 
     def read(self, partitions: Sequence[str]) -> None:
-        """Read what is needed for these partitions, at most 1,000."""
+        """Read the times up to which these partitions, at most 1,000, have used their rates."""
         if self._rate is not None and (unread := [name for name in partitions if name not in self._used]):
             self._used.update(dict.fromkeys(unread, 0.0))
             rows = self._run("partition_rates", funcname=self._funcname, partitions=unread)

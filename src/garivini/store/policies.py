@@ -63,13 +63,13 @@ def set_function(run: Statements, funcname: str, policy: FunctionPolicy) -> None
 def unset_function(run: Statements, funcname: str) -> None:
     """Delete an operator's settings of a function, so that those of code or the defaults apply.
 
-    If it is paused, it stays paused.
+    A paused function stays paused.
     """
     _change(run, [funcname], lambda _, settings: settings.reset())
 
 
 def replace_function(run: Statements, funcname: str, policy: FunctionPolicy) -> None:
-    """Delete what an operator has set for a function, and set this instead."""
+    """Replace all that an operator has set for a function with the settings in ``policy``."""
     _change(run, [funcname], lambda _, settings: settings.reset().overridden(policy))
 
 
@@ -78,7 +78,7 @@ def _change(
     funcnames: Collection[str],
     change: Callable[[str, FunctionSettings], FunctionSettings],
 ) -> None:
-    """Change the settings of functions under a lock on their rows. A function without any has no row."""
+    """Change the settings of functions under a lock on their rows. A function without settings has no row."""
     found = dict(map(_settings, run("lock_settings", funcnames=list(funcnames))))
     if missing := [name for name in funcnames if name not in found]:
         # Empty rows are created first. Otherwise two programs that see no row would overwrite each other's

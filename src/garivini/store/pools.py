@@ -27,7 +27,7 @@ class Source(Protocol):
     dialect: Dialect
     #: Names the database in messages: its id, and its URL without the password.
     where: str
-    #: Whether its server takes writes.
+    #: Knows whether the server of the database takes writes.
     access: WriteAccess
 
     @contextmanager
@@ -43,11 +43,11 @@ class Source(Protocol):
         """Create an empty database if there is none and the dialect permits that."""
 
     def close(self) -> None:
-        """Close the idle connections, if they are ours. A later call opens new ones."""
+        """Close the idle connections, unless they are a caller's Engine's. A later call opens new ones."""
 
 
 def open_source(settings: DatabaseSettings) -> Source:
-    """Return where connections to a database come from. Does no I/O."""
+    """Return the source of the connections to a database. Does no I/O."""
     return CallersEngine(settings) if isinstance(settings.target, Engine) else OwnPool(settings)
 
 
@@ -64,7 +64,7 @@ os.register_at_fork(before=_before_fork)
 
 
 def _close_idle(engine: Engine, pid: int) -> None:
-    """Close the idle connections of an engine, unless they are another process's."""
+    """Close the idle connections of an engine, unless another process has opened them."""
     if os.getpid() == pid:
         engine.pool.dispose()
 
@@ -73,7 +73,7 @@ class OwnPool:
     """Connections made from the URL of a database, with the settings that our statements need.
 
     A pool that is not closed closes its idle connections when it is garbage collected, because drivers warn
-    of each connection that is collected open.
+    of each connection that is collected while it is open.
     """
 
     def __init__(self, settings: DatabaseSettings) -> None:
@@ -88,7 +88,7 @@ class OwnPool:
             _CLOSE_BEFORE_FORK.add(self)
 
     def _own(self) -> None:
-        """Take the connections that are opened from here on for those of this process."""
+        """Record that the connections opened from here on belong to this process."""
         self._pid = os.getpid()
         self._finalizer = finalize(self, _close_idle, self.engine, self._pid)
         self._finalizer.atexit = False  # the exit of a process does no I/O
@@ -126,7 +126,7 @@ class OwnPool:
             # Not every driver knows that its connection is lost.
             lost = lost or not self.dialect.usable(connection)
             if lost or pool is not self.engine.pool:
-                # If another thread has disposed of the pool, no one would take the connection from there.
+                # If another thread has replaced the pool, nobody would use the connection in the old one.
                 pooled.invalidate()
             else:
                 pooled.close()
@@ -141,8 +141,8 @@ class OwnPool:
         except (exc.DBAPIError, driver_error(self.engine), OSError) as error:
             found = translated(error, self)
             self.access.lost(found)
-            # None of several hosts accepts writes. During a switchover, one of the hosts will soon accept
-            # them.
+            # If none of several hosts accepts writes, a switchover may be going on. Then one of them will
+            # soon accept writes.
             found.transient = isinstance(found, UnreachableError) and found.read_only
             raise found from error
         except (AttributeError, TypeError, ValueError) as error:
@@ -234,10 +234,10 @@ def translated(
     """Translate an error of the driver into an error of this library.
 
     Args:
-        error: of the driver, or SQLAlchemy's around it.
+        error: the driver's error, or SQLAlchemy's error that contains it.
         source: where the connection is from.
-        connection: the one in use; None if there is none yet.
-        committing: whether COMMIT raised it, so that a lost connection leaves the outcome open.
+        connection: the connection in use; None: it is still being made.
+        committing: whether COMMIT raised the error: then a lost connection leaves the outcome unknown.
 
     """
     original = error.orig if isinstance(error, exc.DBAPIError) and error.orig is not None else error
@@ -247,7 +247,8 @@ def translated(
         refused.draining = True
         return refused
     found = source.dialect.translate(original, source.where, committing=committing)
-    # If the connection was lost in use, not while it was made, another one works unless the database is gone.
+    # If the connection was lost in use, and not while it was being made, a new connection works unless the
+    # database is gone.
     lost = isinstance(found, UnreachableError) and connection is not None
     if lost and not source.dialect.silent(original):
         found.transient = True

@@ -17,7 +17,7 @@ class DeadPage(NamedTuple):
     """Some dead jobs whose retention is over."""
 
     jobids: list[int]
-    #: The id after which the next page begins; None: there is none.
+    #: The id after which the next page begins; None: there is no next page.
     after: int | None
 
 
@@ -50,7 +50,7 @@ def outlived_dead_jobs(run: Statements, days: Mapping[str, int], after: int, lim
 
     Args:
         run: runs the statements.
-        days: the retention by function; jobs of others are kept.
+        days: the retention by function; jobs of other functions are kept.
         after: only jobs with greater ids.
         limit: maximum number of jobs.
 
@@ -70,7 +70,8 @@ def forget_dead_jobs(run: Statements, jobids: Sequence[int], days: Mapping[str, 
     Jobs that another transaction has locked are left out.
     """
     skipped = skip_locked(run, jobids, set(), records=True)
-    # Again, now that the rows are locked: somebody may have retried a job, which may have died again.
+    # Checked again, now that the rows are locked: an operator may have retried a job, which may have died
+    # again.
     forgotten = _outlived(run, [jobid for jobid in jobids if jobid not in skipped], days)
     for jobid in forgotten:
         run("complete_one", jobid=jobid)

@@ -11,7 +11,7 @@ from garivini.store.failures import storable
 from garivini.store.locked_rows import skip_locked
 from garivini.store.statements import Statements
 
-#: Maximum lines of one attempt that are kept, the first ones.
+#: Maximum lines of one attempt that are kept: the first ones are.
 MAX_LINES: Final = 1000
 #: The last line of an attempt that has more of them.
 LATER_LINES: Final = b"garivini: later lines of this attempt are not kept"
@@ -28,15 +28,15 @@ Finished: TypeAlias = KeptJob
 def report(run: Statements, reports: Sequence[Report], *, locked: set[int] | None = None) -> None:
     """Store reports of running jobs.
 
-    A status replaces the attempt's last one. Of lines the first ``MAX_LINES`` of an attempt are kept, each
-    cut to ``MAX_LINE`` bytes. Reports of attempts that do not hold their job are omitted.
+    A status replaces the attempt's last one. Of the lines of an attempt, the first ``MAX_LINES`` are kept,
+    each cut to ``MAX_LINE`` bytes. Reports of attempts that do not hold their job are omitted.
     """
     skipped = skip_locked(run, (report.handle.jobid for report in reports), locked, records=True)
     if skipped:
         reports = [report for report in reports if report.handle.jobid not in skipped]
     held: set[tuple[int, int | None]] = set()
     for number, jobids in by_attempt({report.handle for report in reports}):
-        # Locked, so that no job ends in between and two reports do not take the same number.
+        # Locks the rows, so that no job ends in between and two reports do not get the same number.
         held.update((jobid, number) for (jobid,) in run("held", jobids=jobids, attempt=number))
     statuses = {}
     for report in reports:
@@ -64,7 +64,7 @@ def reports(run: Statements, jobid: int) -> list[Reported]:
 
 
 def retention(run: Statements, jobid: int) -> int:
-    """Return the seconds for which a job is kept after success; 0: it is not, or it does not exist."""
+    """Return the seconds for which a job is kept after success; 0: it is not kept, or does not exist."""
     rows = run("retention", jobid=jobid)
     return (rows[0][0] or 0) if rows else 0
 
@@ -91,7 +91,7 @@ def keep(run: Statements, success: Success, attempt: int) -> None:
         if maximum < MAX_RESULT:
             warning += f", by its {run.dialect.statement_setting}"
     if warning:
-        # After the last line, so that it is never omitted.
+        # The limit is one higher than that of lines, so that the warning is never omitted.
         run(
             "add_line",
             jobid=success.jobid,

@@ -58,7 +58,7 @@ def _seconds(value: Any) -> float | None:
 
 
 _NONE: Final = type(None)
-#: By the letter of a column: its expected types, and the conversion of any other.
+#: The expected types of a column, and the conversion of a value of another type, by the column's letter.
 _KINDS: Final[dict[str, tuple[tuple[type, ...], Callable[[Any], Any]]]] = {
     "n": ((int, bool), _number),
     "t": ((str,), readable),
@@ -75,7 +75,7 @@ class Columns:
 
     Args:
         letters: one for each column: ``n`` number, ``t`` text, ``b`` bytes; ``?``, ``T`` and ``B`` if NULL is
-            allowed; ``F`` a number with a fraction or NULL. A row may be shorter.
+            allowed; ``F`` a number with a fraction or NULL. A row may have fewer columns.
 
     """
 
@@ -102,7 +102,7 @@ class Columns:
 _JOB: Final = Columns("ntBTTnTnnnnnnnnT")
 _KEPT_JOB: Final = Columns("ntTnnnnntBF")
 _SCHEDULE: Final = Columns("ttBT?ttntntn????nnTTn?")
-#: By name of the statement: the columns of rows that other programs may have written.
+#: The columns of each statement that reads rows that other programs may have written, by its name.
 COLUMNS: Final[dict[str, Columns]] = {
     "due": Columns("nnBTTTnnnn?Tt"),
     "identities": Columns("nnntT"),

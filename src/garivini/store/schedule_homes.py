@@ -1,7 +1,7 @@
-"""In which of several databases a schedule is.
+"""Finds the database of a schedule among several.
 
-A new one is created in the home database of its name. A schedule stays there if databases are added later,
-because a move between two databases could let both tick.
+A new schedule is created in the home database of its name. A schedule stays there if databases are added
+later, because a move between two databases could let both tick.
 """
 
 from garivini.errors import UsageError
@@ -14,8 +14,8 @@ def find_schedule(shards: Shards, name: str) -> Database:
     """Return the database that has a schedule.
 
     Raises:
-        UsageError: none has it.
-        UnreachableError: one of them does not answer, so it may have it.
+        UsageError: no database has it.
+        UnreachableError: a database does not answer, and may have the schedule.
 
     """
     found = _holder(shards, name)
@@ -28,7 +28,7 @@ def place_schedule(shards: Shards, name: str) -> Database:
     """Return the database that has a schedule, or the home database of a new one.
 
     Raises:
-        UnreachableError: one of them does not answer, so it may have it.
+        UnreachableError: a database does not answer, and may have the schedule.
 
     """
     return _holder(shards, name) or shards.home("", name)
@@ -37,8 +37,8 @@ def place_schedule(shards: Shards, name: str) -> Database:
 def move_schedules(source: Database, shards: Shards) -> None:
     """Move the schedules of a database that is being drained to their homes among the other databases.
 
-    The source refuses the jobs of ticks by then, so that only the copy ticks. If this is interrupted, a
-    second call continues it.
+    By then the source refuses inserts, and so the jobs of ticks: only the copy of a schedule ticks. If a call
+    is interrupted, the next one continues the move.
     """
     with source.reading() as run:
         rows = schedule_rows(run)

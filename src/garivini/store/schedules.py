@@ -69,7 +69,7 @@ def until_tick(run: Statements) -> float | None:
 def tick(run: Statements, name: str) -> Ticked | None:
     """Insert the jobs of the ticks of a schedule that are due, and move it on.
 
-    All of this happens or nothing, so each tick has its job once, however many schedulers there are.
+    This happens as a whole or not at all, so each tick gets its job once, however many schedulers there are.
 
     Returns:
         The result; None: there was nothing to do, or another scheduler is doing it.
@@ -104,11 +104,11 @@ def tick(run: Statements, name: str) -> Ticked | None:
 
 
 def run_schedule(run: Statements, name: str) -> int:
-    """Insert a job of a schedule now, also if it is paused; return its id. The ticks do not change.
+    """Insert a job of a schedule now, even if that is paused; return the job's id. The ticks do not change.
 
     Raises:
         UsageError: there is no such schedule, or a value of it is wrong.
-        ConflictError: its previous job is live, and it does not allow an overlap.
+        ConflictError: the previous job is live, and the schedule does not allow an overlap.
 
     """
     stored, now = _locked(run, name)
@@ -134,7 +134,7 @@ def run_schedule(run: Statements, name: str) -> int:
 def set_schedule(run: Statements, name: str, given: Mapping[str, Any]) -> None:
     """Create a schedule, or change those values of it that are given by name.
 
-    If it has other times from then on, the next tick is the first one after now. Jobs that were inserted
+    If this changes the times of the ticks, the next tick is the first one after now. Jobs that were inserted
     before, and a queued tick, stay.
 
     Raises:
@@ -154,7 +154,7 @@ def declare_schedule(run: Statements, name: str, definition: Schedule) -> None:
     The next tick and the jobs of the schedule are treated as by ``set_schedule``.
 
     Raises:
-        UsageError: the name cannot be one.
+        UsageError: the name is not valid.
 
     """
     stored, now = _find(run, check_name(name))
@@ -194,7 +194,7 @@ def pause_schedule(run: Statements, name: str) -> None:
 
 
 def resume_schedule(run: Statements, name: str) -> None:
-    """Undo a pause. The next tick is the first one after now: those of the pause have no job.
+    """Undo a pause. The next tick is the first one after now: ticks during the pause get no job.
 
     Raises:
         UsageError: there is no such schedule, or a value of it is wrong.

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 #: Revision of the schema that this code works with: the newest file of ``migrations/versions``.
 SCHEMA: Final = "0013_from_0003"
-#: The name of a revision: its number, and that of the oldest code that may use its tables.
+#: The name of a revision: its number, and the number of the oldest revision whose code may use its tables.
 _REVISION: Final = re.compile(r"([0-9]{4})(?:_from_([0-9]{4}))?")
 
 
 def is_usable(revision: str) -> bool:
     """Whether this code can work with the tables of a revision.
 
-    The name says so: code of revisions 3 and 4 can also use the tables of ``0005_from_0003``, and only code
-    of revision 5 those of ``0005``. No code uses tables of an older revision.
+    The name decides that. Code of revisions 3, 4 and 5 can use the tables of ``0005_from_0003``, but only
+    code of revision 5 can use those of ``0005``. No code uses the tables of a revision older than its own.
     """
     if revision == SCHEMA:
         return True
@@ -45,7 +45,7 @@ def migration_sql(dialect: str, *, existing: bool = False, undo: bool = False) -
     Args:
         dialect: the kind of database.
         existing: whether there is a job table of the original, to which columns are added.
-        undo: whether to return the SQL that removes it.
+        undo: whether to return the SQL that removes the schema.
 
     """
     from alembic import command

@@ -18,9 +18,9 @@ from garivini.store.job_rows import from_row
 from garivini.store.statements import Statements
 from garivini.store.values import check_values
 
-#: Jobs per page if failure records are read: five to ten rows per job, those of its latest attempt.
+#: Jobs per page if failure records are read, which are five to ten rows per job: those of its latest attempt.
 _PAGE_WITH_FAILURES: Final = 100
-#: Jobs that are read together at first, so that they appear immediately.
+#: Maximum jobs of the first result, so that it appears immediately.
 _FIRST_JOBS: Final = 64
 #: Intended maximum bytes of arguments that are read together, so that a long list needs no more memory.
 _JOBS_BYTES: Final = 8 * 1024 * 1024

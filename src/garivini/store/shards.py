@@ -67,10 +67,10 @@ class Shards:
     def insert(
         self, jobs: Sequence[NewJob], *, connection: Any = None, into: Insert = _insert
     ) -> list[Inserted]:
-        """Insert jobs, one transaction per database; return one answer each, in order.
+        """Insert jobs, one transaction per database; return one answer per job, in order.
 
         Jobs without a key come last and all together: if a database fails, none of them is stored, so that
-        the same jobs can be inserted again. It stops at the first database that fails.
+        the same jobs can be inserted again. The call stops at the first database that fails.
 
         Args:
             jobs: to insert.
@@ -179,6 +179,6 @@ class Shards:
         return into(databases[-1], jobs)
 
     def close(self) -> None:
-        """Close the pooled connections that are ours."""
+        """Close the idle connections, except those of a caller's Engine."""
         for database in self:
             database.close()

@@ -1,20 +1,21 @@
 """Reads the files of named SQL statements, and fills in the placeholders of the driver.
 
-A statement follows a line ``-- name: NAME (parameter, …) -> RESULT`` and a line that gives its reason. RESULT
-is ``rows``, ``one`` (the first column of the first row), ``count`` (rows that the last statement changed),
-``id`` (the first new id, on SQLite the last one) or ``none``. A value is written ``:name``, and is always
-bound. There are three markers: a line that ends in ``-- each`` is repeated per row, with the comma or
-``UNION ALL`` before the marker between the rows; ``:*name`` expands to one placeholder per item of a list;
-``:@name`` is an array, from a list or from that value of all rows.
+Each statement comes after a line ``-- name: NAME (parameter, …) -> RESULT`` and a comment that explains it.
+RESULT is ``rows``, ``one`` (at most one row), ``count`` (rows that the last statement changed), ``id`` (the
+first new id, on SQLite the last one) or ``none``. A value is written ``:name``, and is always bound. There
+are three markers. A line that ends in ``-- each`` is repeated once per row; the comma or ``UNION ALL`` before
+the marker is written between the repetitions. ``:*name`` expands to one placeholder per item of a list.
+``:@name`` is an array of the items of a list, or of the values with this name in all rows.
 
 ``{name}`` is one of the conditions of ``effective_state``, which are the same for all databases.
 
-If a database needs several statements where another needs one, they follow one name, and each but the last
-ends in ``;``. They run in turn, and the result is the rows of the last one that reads. If one that reads
-finds nothing, the statements after it are skipped.
+If a database needs several statements for what another database does in one, all of them follow the same
+name, and each but the last ends in ``;``. They run in this order, and the rows of the result are those of the
+last statement that returns rows. If a statement that returns rows finds none, the statements after it do not
+run.
 
-``sql/NAME_folding.sql`` has the statements for a table that treats names as equal which differ in their
-bytes, as tables of the original do. They replace those of the same name.
+A table of the original may treat names as equal that differ in their bytes. For such a table, the statements
+in ``sql/NAME_folding.sql`` replace the statements of the same names in ``sql/NAME.sql``.
 """
 
 import re
@@ -37,9 +38,10 @@ _CONDITION: Final = re.compile(r"\{(\w+)\}")
 
 @dataclass(slots=True)
 class SqlTemplate:
-    """One statement of SQL with, by size, its text in the driver's style."""
+    """One SQL statement, and its texts with the driver's placeholders for each number of rows and values."""
 
-    #: Text before, on and after the line that repeats; the latter two are empty if none does.
+    #: The text before the line that repeats, that line, and the text after it. Without such a line, the last
+    #: two are empty.
     parts: tuple[str, str, str]
     placeholder: str
     #: Text between the repetitions.
@@ -48,7 +50,7 @@ class SqlTemplate:
     array: Callable[[list[Any]], Any] = list
     #: The markers and names of the values of each part, in order.
     _names: list[list[tuple[str, str]]] = field(init=False)
-    #: Takes the values of the repeated line out of a row.
+    #: Returns the values of a row that the repeated line contains, in order.
     _row: Callable[[Mapping[str, Any]], tuple[Any, ...]] = field(init=False)
     _texts: dict[tuple[int, ...], str] = field(default_factory=dict, init=False)
 
@@ -117,7 +119,7 @@ def load(
 
     Args:
         dialect: its name.
-        placeholder: what the driver has in place of a value: ``?`` or ``%s``.
+        placeholder: the text that the driver expects in place of a value: ``?`` or ``%s``.
         array: makes the value of an array from a list.
         folding: whether the table treats names as equal that differ in their bytes.
 
@@ -136,7 +138,7 @@ def parse(text: str, placeholder: str, array: Callable[[list[Any]], Any] = list)
 
     Raises:
         ValueError: a statement uses other parameters than its head names.
-        KeyError: it uses a condition that does not exist.
+        KeyError: a statement uses a condition that does not exist.
 
     """
     text = _CONDITION.sub(lambda match: f"({CONDITIONS[match[1]]})", text)

@@ -22,11 +22,11 @@ class Statements:
         self.dbid: int = dbid
         #: Names the database in messages.
         self.where: str = where
-        #: The incarnation of the database; None: it has none, or it was not asked for.
+        #: The incarnation that the transaction is in. None: the database has none, or nothing has read it.
         self.incarnation: int | None = None
         self._statements = load(dialect.name, dialect.placeholder, dialect.array, dialect.folding)
         self._cursor = cursor
-        #: The session's setting before ``wait_for_no_lock``.
+        #: The session's lock timeout before ``wait_for_no_lock``. None: it was not called.
         self._lock_wait: tuple[Any] | None = None
 
     def __call__(self, name: str, /, rows: Sequence[Mapping[str, Any]] = (), **values: Any) -> Any:
@@ -38,10 +38,10 @@ class Statements:
             values: all other values.
 
         Returns:
-            The result that its head in the SQL file names: rows, the number of changed rows, or an id.
+            The result that the head in the SQL file names: rows, the number of changed rows, or an id.
 
         Raises:
-            UsageError: a value has the wrong type, or the driver cannot carry it.
+            UsageError: a value has the wrong type, or the driver cannot send it.
 
         """
         found: Any = []

@@ -2,7 +2,7 @@
 
 Two rows of one key cannot exist, so a successor waits in a table of its own. It becomes a job in the
 transaction that ends the job before it: completes it, or makes it dead. If another program has deleted or
-parked that job, a QueueRunner does it.
+parked that job, a QueueRunner turns the successor into a job.
 """
 
 from collections.abc import Iterable
@@ -17,16 +17,16 @@ from garivini.store.statements import Statements
 def put(
     run: Statements, jobid: int, job: NewJob, *, due: int, now: int, max_delay: int | None = None
 ) -> None:
-    """Store a job as the successor of another, in place of an earlier one.
+    """Store a job as the successor of another, in place of an earlier successor.
 
     Args:
         run: runs the statements.
-        jobid: the job before it, which the transaction has locked and an attempt holds.
+        jobid: the id of the job before it, which the transaction has locked and an attempt holds.
         job: to store.
         due: the unix time at which it is due.
         now: the database's unix time.
-        max_delay: an earlier successor is put off, by at most these seconds after its first insert; None: the
-            new one has its own time.
+        max_delay: the new successor may put an earlier one off, but only until these seconds after the first
+            insert; None: the new one has its own time.
 
     """
     earlier = run("successor", jobid=jobid)
@@ -54,13 +54,13 @@ def put(
 
 
 def promote(run: Statements, jobids: Iterable[int]) -> None:
-    """Make the successors of these jobs jobs. The transaction has deleted the jobs before them."""
+    """Turn the successors of these jobs into jobs. The transaction has deleted the jobs before them."""
     for jobid in sorted(jobids):
         run("promote", jobid=jobid)
 
 
 def promote_after_death(run: Statements, jobids: Iterable[int]) -> None:
-    """Make the successors of these jobs jobs. The transaction has made the jobs before them dead."""
+    """Turn the successors of these jobs into jobs. The transaction has made the jobs before them dead."""
     for jobid in sorted(jobids):
         run("free_key", jobid=jobid)
         run("promote", jobid=jobid)
@@ -76,9 +76,9 @@ def successors_left(run: Statements, limit: int = CHUNK) -> tuple[list[int], boo
 
 
 def promote_left(run: Statements, jobid: int) -> bool:
-    """Make the successor of a job a job, if no row of that job is left or it is dead.
+    """Turn the successor of a job into a job, if no row of the job before it is left, or that is dead.
 
-    Returns whether it did. False if another transaction has locked one of the two.
+    Returns whether it did. False if another transaction has locked the row of the job or of the successor.
     """
     rows = run("lock_states", jobids=[jobid])
     if not rows and run("known", jobids=[jobid]):

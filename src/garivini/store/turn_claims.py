@@ -1,8 +1,8 @@
 """Claims of functions with rules about partitions: one job of each partition per round.
 
 A claim examines a bounded number of partitions and rows, whatever the backlog. A partition without room is
-passed over; its jobs are neither read nor written. If all that a claim has examined are like that, the next
-one continues behind them.
+passed over; its jobs are neither read nor written. If no partition that a claim has examined has room, the
+next claim continues after them.
 """
 
 from collections import Counter
@@ -22,13 +22,13 @@ from garivini.store.partition_rooms import PartitionRooms
 from garivini.store.statements import Statements
 from garivini.store.turns import Turns
 
-#: Minimum and maximum partitions that are examined together, and maximum of a claim.
+#: Minimum and maximum partitions that are examined together, and the maximum that one claim examines.
 _FEW: Final = 100
 _MANY: Final = 1000
 _ALL: Final = 2000
-#: Maximum statements that read jobs of the same partitions: some may have fewer jobs than their share.
+#: Maximum reads of jobs of the same partitions. One is not enough if some have fewer jobs than their share.
 _TRIES: Final = 4
-#: The column of a row of ``due_turns`` with its partition.
+#: The number of the column of ``due_turns`` that has a job's partition.
 _PARTITION: Final = 11
 
 #: Claims the jobs of these rows, or of the first of them.
@@ -53,9 +53,9 @@ class TurnClaim:
         self._priority = PRIORITIES.index(lane.priority)
         self._turns = Turns(run, lane.funcname, self._priority)
         self._rooms = PartitionRooms(run, lane.funcname, policy, now)
-        #: For the next admission of the lane, once this one is committed.
+        #: Where the next admission of the lane begins, once this one is committed.
         self.place: Place = place
-        #: The setbacks of jobs that have expired, and the results of these.
+        #: The setbacks of jobs that have expired, and the result of each setback.
         self.discarded: list[tuple[Setback, Settled]] = []
         self._expires: int | None = None
         self._claims = False
@@ -68,7 +68,7 @@ class TurnClaim:
 
     @property
     def held_back(self) -> float | None:
-        """Seconds until a claim may get more, 0 if they are not known; None: no jobs are held back."""
+        """Seconds until a claim may get more jobs, 0 if they are not known; None: no jobs are held back."""
         return min(self._waits, default=None)
 
     def claim(
@@ -120,7 +120,7 @@ class TurnClaim:
     def _serve(self, partitions: Sequence[str], limit: int, take: _Take, *, complete: bool) -> None:
         """Claim jobs of these partitions, up to ``limit`` in all.
 
-        ``complete``: whether there are no others. Otherwise each gets one turn.
+        ``complete``: whether there are no other partitions. If there are, each of these gets at most one job.
         """
         self._rooms.read(partitions)
         left = list(partitions)
@@ -129,7 +129,8 @@ class TurnClaim:
             rooms = {name: self._rooms.room(name) for name in left}
             if not complete:
                 rooms = {name: min(room, 1) for name, room in rooms.items()}
-            # If few had jobs, more of them are read together, though some may be read in vain.
+            # After a try in which few partitions had jobs, more jobs of each are read, though some may be
+            # read in vain.
             sizes = shares(rooms, wanted, wanted * 10**attempt)
             if not sizes or self._truncated:
                 break
@@ -169,7 +170,7 @@ class TurnClaim:
         return len(beyond) > len(jobids)
 
     def _found_stale(self, name: str, jobids: Sequence[int], rows: Mapping[int, Any]) -> bool:
-        """Count those of the jobs of a partition that are locked; forget its stale turns if there are any."""
+        """Count the locked ones of a partition's jobs; forget its stale turns; return whether it had any."""
         missing = [jobid for jobid in jobids if jobid not in rows]
         waiting = self._turns.waiting(missing) if missing else {}
         self._locked[name] = sum(waiting.get(jobid) == name for jobid in missing)

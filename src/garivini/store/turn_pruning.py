@@ -1,4 +1,4 @@
-"""Deletes what admissions leave behind: turns of functions without such rules, and past times of rates."""
+"""Deletes turns of functions without rules about partitions, and times of rates that have passed."""
 
 from garivini.model.policy import NO_POLICY
 from garivini.store.policies import functions, set_function
@@ -13,9 +13,10 @@ def turns_left(run: Statements) -> list[str]:
 
 
 def forget_turns(run: Statements, funcname: str, limit: int) -> int:
-    """Delete turns of such a function, at most ``limit``; return how many.
+    """Delete turns of a function without a rule about partitions, at most ``limit``; return how many.
 
-    Its row is locked meanwhile, because a rule may be set again and an admission begin.
+    The function's row is locked meanwhile, because otherwise such a rule could be set again, and an admission
+    begin.
     """
     run("create_functions", rows=[{"funcname": funcname}])
     if not run("lock_function", funcname=funcname) or functions(run)[funcname].has_turns:
@@ -25,10 +26,10 @@ def forget_turns(run: Statements, funcname: str, limit: int) -> int:
         run("forget_turns", jobids=jobids)
     else:
         run("forget_partitions", funcname=funcname)
-    set_function(run, funcname, NO_POLICY)  # which deletes its row if that has no settings
+    set_function(run, funcname, NO_POLICY)  # deletes the function's row if that has no settings
     return len(jobids)
 
 
 def forget_rates(run: Statements, limit: int) -> int:
-    """Delete times up to which rates of partitions were used and that are over; return how many."""
+    """Delete past times up to which partitions had used their rates, at most ``limit``; return how many."""
     return int(run("forget_partition_rates", limit=limit))

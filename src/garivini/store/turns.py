@@ -1,12 +1,13 @@
 """The rows of ``turn``: the due jobs of functions with rules about partitions, by partition.
 
-A job gets one when an admission reads it in its lane, and loses it when it is handed out. No other program
-writes them. So a row is a hint that is checked with the job itself: whatever has become of that, an admission
-hands out what is due, and nothing else. Setting a rule rewrites nothing.
+A job gets such a row when an admission reads the job in its lane, and loses the row when the job is handed
+out. Programs that change a job do not change its row, so that may be out of date. Therefore an admission
+takes it as a hint and checks the job itself, so that only due jobs are handed out. Setting a rule rewrites no
+rows.
 
-Two readings of the lane find jobs without a turn, a page each per admission. The front reads the jobs that
-have become due in the last seconds, so that a new job waits behind no backlog. The sweep reads all, again and
-again, because a job can come back to any place of its lane.
+Each admission reads two pages of the lane to find jobs without a turn. One page is of the *front*: the jobs
+that have become due in the last seconds, so that a new job waits behind no backlog. The other is of the
+*sweep*, which reads the whole lane again and again, because a job can come back to any place of its lane.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,13 +19,13 @@ from garivini.store.statements import Statements
 
 #: Jobs of a page.
 PAGE: Final = 500
-#: Seconds for which a transaction may last that inserts a job, until the front does not see it.
+#: Maximum seconds that a transaction may take to insert a job that the front is to find.
 LAG: Final = 5
-#: Minimum seconds from the start of a sweep to that of the next.
+#: Minimum seconds from the start of a sweep to the start of the next.
 SWEEP_AGE: Final = 2.0
 #: Partitions whose turns one statement reads. SQLite joins at most 500 parts.
 _PARTS: Final = 100
-#: The smallest text but an empty one: no text is between another and that with this at its end.
+#: The smallest text that is not empty. No other text is between a text and the same text with this appended.
 _LEAST: Final = "\1"
 
 
@@ -67,7 +68,8 @@ class Turns:
         if len(page) < PAGE:
             return None
         jobid, run_after, _ = page[-1]
-        # Jobs that are due later are not in the order of ids. So those of the last time are read again.
+        # Jobs with a later due time than the page's first are not read in the order of ids, so those with the
+        # last due time are read again.
         return Position(run_after, jobid if run_after == after.run_after else 0)
 
     # ---- partitions
@@ -114,7 +116,7 @@ class Turns:
         return dict(self._run("waiting_turns", jobids=sorted(jobids), priority=self._lane["priority"]))
 
     def forget_stale(self, partition: str) -> None:
-        """Delete turns of a partition, among its first, whose jobs are not due in this lane."""
+        """Delete those of the first turns of a partition whose jobs are not due in this lane."""
         rows = self._run("partition_turns", **self._lane, partition=partition, limit=PAGE)
         jobids = [jobid for (jobid,) in rows]
         waiting = self.waiting(jobids) if jobids else {}

@@ -46,7 +46,7 @@ def insert_ruled(run: Statements, job: NewJob, rule: KeyRule) -> Inserted:
 
     Raises:
         DuplicateJobError: a job with the key exists, and the rule is ``raise``.
-        ConflictError: jobs of the key came and went.
+        ConflictError: in each try, other jobs of the key came and went.
 
     """
     assert job.uniqkey is not None
@@ -54,7 +54,7 @@ def insert_ruled(run: Statements, job: NewJob, rule: KeyRule) -> Inserted:
         if rule.open_for is not None:
             rows = run("recent_key", funcname=job.funcname, uniqkey=job.uniqkey)
             if not rows:
-                continue  # it was deleted while this waited for it
+                continue  # it was deleted while this call waited for its lock
             jobid, is_open = rows[0]
             if is_open:
                 return _existing(run, job, rule, jobid, None)
@@ -79,7 +79,7 @@ def _lock_row(run: Statements, funcname: str, uniqkey: str) -> _KeyedRow | None:
 
 
 def folded_key(run: Statements, funcname: str, uniqkey: str | None, jobid: int) -> RefusedError:
-    """Return the error about a key that the table treats as equal to that of a job, and is not."""
+    """Return the error about a key that differs from the key of a job, but that the table treats as equal."""
     return RefusedError(
         f"{run.where} cannot store a job of {funcname} with unique key {uniqkey!r}: by its "
         f"collation job {jobid} has the same function and key. Convert the columns "
@@ -88,7 +88,7 @@ def folded_key(run: Statements, funcname: str, uniqkey: str | None, jobid: int) 
 
 
 def _insert(run: Statements, job: NewJob, rule: KeyRule) -> Inserted | None:
-    """Insert a job whose key is free; return None if another transaction has inserted one meanwhile."""
+    """Insert a job whose key is free; return None if another transaction has inserted a job meanwhile."""
     rows = run.dialect.insert_keyed(run, insert_rows([job]))
     if not rows:
         return None
@@ -102,13 +102,13 @@ def _insert(run: Statements, job: NewJob, rule: KeyRule) -> Inserted | None:
             ends=created + rule.open_for,
         )
     if rule.queues:
-        # Of a job that another program has deleted.
+        # Successors may remain of a job that another program has deleted.
         run("forget_successors", funcname=job.funcname, uniqkey=job.uniqkey)
     return Inserted(jobid, run.dbid, created=created, incarnation=run.incarnation)
 
 
 def _duplicate(run: Statements, job: NewJob, rule: KeyRule, row: _KeyedRow) -> Inserted:
-    """Apply the rule to an insert whose key a job has. The transaction has locked its row."""
+    """Apply the rule to an insert whose key has a job. The transaction has locked the job's row."""
     if not rule.changes or row.state is State.DEAD or not row.state.known:
         return _existing(run, job, rule, row.jobid, row.state)
     most = rule.max_delay or DEBOUNCE_MAX_DELAY
@@ -145,7 +145,7 @@ def forget_keys(run: Statements, limit: int) -> int:
 
 
 def _existing(run: Statements, job: NewJob, rule: KeyRule, jobid: int, state: State | None) -> Inserted:
-    """Return the existing job, or raise it. ``state``: of the job, if it is known."""
+    """Return the existing job, or raise the error about it. ``state``: the job's, if that is known."""
     if state is None:
         rows = run("states", jobids=[jobid])
         state = State(rows[0][1]) if rows else None

@@ -30,7 +30,7 @@ def check_values(values: Mapping[str, Any]) -> None:
     """Check, in the same way for every database, that each value has the type of its parameter.
 
     Raises:
-        UsageError: one has another type; the message names it.
+        UsageError: a value has another type; the message names the parameter.
 
     """
     for name, value in values.items():

@@ -69,6 +69,6 @@ def clock(run: Statements) -> float:
 
 
 def facts(run: Statements) -> dict[str, str]:
-    """Return settings of the database that decide whether a job can be lost, by the database's names."""
+    """Return settings of the database that decide whether a job can be lost, by their names there."""
     read = {name.lower(): str(value) for name, value in run("facts")}
     return read | run.dialect.server_facts(run) | run.dialect.local_facts(read)

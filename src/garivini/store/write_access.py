@@ -8,7 +8,7 @@ from garivini import events
 from garivini.errors import GariviniError, UnreachableError
 from garivini.store.dialects.dialect import Dialect
 
-#: Seconds for which a connection on which only reads are made counts as one to the primary.
+#: Seconds after a check for which a connection for reads counts as a connection to the primary.
 _CHECK_INTERVAL: Final = 0.5
 #: The monotonic time of the last check, among what a pool stores with a connection.
 _CHECKED: Final = "garivini_checked"
@@ -48,7 +48,7 @@ class WriteAccess:
             info: the data that the pool stores with the connection.
 
         Raises:
-            UnreachableError: it does not. Another connection may.
+            UnreachableError: the server takes no writes. Another connection may lead to one that does.
 
         """
         now = time.monotonic()

@@ -23,8 +23,8 @@ TIMEOUT: Final = 10.0
 #: Seconds to wait for a lock. Less than ``TIMEOUT``, so that a lock does not count as silence, and much less
 #: than a lease, so that a renewal that waits is made in time.
 LOCK_TIMEOUT: Final = 5
-#: Seconds after which a server ends an idle transaction: a process that is frozen in one must not
-#: keep its rows locked.
+#: Seconds after which a server ends an idle transaction: a process that freezes in a transaction must not
+#: keep rows locked.
 IDLE_TIMEOUT: Final = 10
 #: Seconds for which one upgrade waits for another.
 UPGRADE_TIMEOUT: Final = 60
@@ -84,7 +84,7 @@ def set_times(rows: Sequence[dict[str, Any]], now: int, next_second: int) -> Non
 
 
 def statement_for(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the name of the statement that inserts these rows, of the two of this name."""
+    """Return the name of the statement that inserts these rows: there is another one for partitions."""
     return f"{name}_partitioned" if "partition" in rows[0] else name
 
 
@@ -92,17 +92,17 @@ class RunStatement(Protocol):
     """Runs a named statement and returns its rows."""
 
     def __call__(self, name: str, /, rows: Sequence[Mapping[str, Any]] = (), **values: Any) -> Any:
-        """Run it with these values; ``rows`` for the line that repeats."""
+        """Run the statement with these values; ``rows``: the values of the line that repeats."""
 
 
 class Dialect:
-    """One kind of database, through one driver. A dialect has no state but what it read from a server."""
+    """One kind of database, through one driver. Its state is what it has read from a URL and a server."""
 
-    #: SQLAlchemy's name, and that of the file of statements.
+    #: The name of the dialect in SQLAlchemy, and of its file of statements.
     name: ClassVar[str]
     #: The driver's placeholder for a value.
     placeholder: ClassVar[str]
-    #: Starts a transaction in which no other one changes a row that has been read for an update.
+    #: Starts a transaction. Until it ends, no other transaction changes a row that it has read for an update.
     begin: ClassVar[str]
     #: Whether a transaction locks rows, and not the whole database.
     locks_rows: ClassVar[bool] = True
@@ -116,7 +116,7 @@ class Dialect:
     packages: ClassVar[Mapping[str, str]] = {}
     #: Whether the job table treats names that differ in their bytes as equal; known after the first check.
     folding: bool = False
-    #: Whether a pooler may run each transaction in another session, so that settings are those of a
+    #: Whether a pooler may run each transaction in another session, so that a setting lasts for one
     #: transaction; known after the first connection.
     pooled: bool = False
     #: Whether the database has incarnations: its ids can start again on another server.
@@ -154,7 +154,7 @@ class Dialect:
         return {}
 
     def local_facts(self, read: Mapping[str, str]) -> dict[str, str]:
-        """Return further facts for ``doctor``, or others instead of those that a statement has read."""
+        """Return facts for ``doctor`` that no statement reads, or that replace facts from a statement."""
         return {}
 
     def node(self, connection: Any) -> str:
@@ -162,7 +162,7 @@ class Dialect:
         return ""
 
     def engine_advice(self, error: Exception) -> str:
-        """Return advice if a caller's engine cannot connect, without an error of the driver."""
+        """Return advice if a caller's engine failed to connect with this error, which is not the driver's."""
         return ""
 
     def hook(self, engine: Engine) -> None:
@@ -203,10 +203,10 @@ class Dialect:
 
     @contextmanager
     def carrying(self, cursor: Any, texts: Collection[str]) -> Iterator[None]:
-        """Make sure that a caller's connection stores these texts as they are, for as long as this lasts.
+        """Make sure that a caller's connection stores these texts as they are, until the context ends.
 
         Raises:
-            UsageError: it would store others.
+            UsageError: the connection would change a text.
 
         """
         yield
@@ -233,8 +233,8 @@ class Dialect:
     def incarnation(self, connection: Any) -> int | None:
         """Return the incarnation of the database that a connection reaches. One round trip.
 
-        It is below 2^32. None: it has none now, because it accepts no writes, or the server does not report
-        it.
+        The number is below 2^32. None: the database has no incarnation now, because it accepts no writes, or
+        the server does not report it.
         """
         return None
 
@@ -250,7 +250,7 @@ class Dialect:
     def insert(self, run: RunStatement, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
         """Insert rows without a unique key; return id and time of each, in order. The rows may be changed.
 
-        All of them have the value ``partition``, or none.
+        Either all rows have the value ``partition``, or none has.
         """
         return sorted(run(statement_for("insert", rows), rows=rows))
 
@@ -259,7 +259,7 @@ class Dialect:
     ) -> list[tuple[int, int, str, str]]:
         """Insert those rows whose unique key no existing job has, not even a dead one.
 
-        Returns id, time, function and key of the new rows. No error but that conflict is ignored.
+        Returns id, time, function and key of the new rows. No other error than this conflict is ignored.
         """
         return list(run(statement_for("insert_keyed", rows), rows=rows))
 
@@ -278,15 +278,16 @@ class Dialect:
         return list(run("lanes"))
 
     def before_upgrade(self, connection: Any) -> None:
-        """Make the settings that stay with the database, outside a transaction."""
+        """Make the settings that the database keeps, outside a transaction."""
 
     def begin_upgrade(self, connection: Connection) -> None:
         """Start the transaction of an upgrade, and wait until no other upgrade is running."""
-        # SQLite's driver starts none by itself: half a schema could remain, or two processes create one.
+        # SQLite's driver starts no transaction by itself. Without one, half a schema could remain, or two
+        # processes could create the tables.
         connection.exec_driver_sql(self.begin)
 
     def silent(self, error: Exception) -> bool:
-        """Whether an error means that the server did not answer in time, as on any other connection."""
+        """Whether the server did not answer in time, so that another connection would not help."""
         return False
 
     def translate(self, error: Exception, where: str, *, committing: bool) -> GariviniError:
@@ -295,7 +296,7 @@ class Dialect:
         Args:
             error: what the driver raised.
             where: names the database in the message.
-            committing: whether COMMIT raised it, so that a lost connection leaves the outcome open.
+            committing: whether COMMIT raised the error: then a lost connection leaves the outcome unknown.
 
         """
         raise NotImplementedError

@@ -5,7 +5,7 @@ from typing import Final
 
 from garivini.errors import RefusedError
 
-#: By a part of the version that the server reports, in lower case: its name.
+#: The names of distributed databases, by a part of the version that their servers report, in lower case.
 _BY_VERSION: Final[Mapping[str, str]] = {
     "cockroach": "CockroachDB",
     "-yb-": "YugabyteDB",
@@ -27,7 +27,7 @@ def refuse_distributed(version: str, host: str = "") -> None:
         host: the name of the server.
 
     Raises:
-        RefusedError: it is one of these.
+        RefusedError: the server is that of a distributed database.
 
     """
     found = [name for mark, name in _BY_VERSION.items() if mark in version.lower()]

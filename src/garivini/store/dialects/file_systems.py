@@ -39,11 +39,11 @@ _NETWORK: Final = (
 
 
 def network_file_system(path: Path, mounts: Path | None = None) -> str | None:
-    """Return the type of the network file system that a file is on; None if it is on none, or not known.
+    """Return the type of the network file system that a file is on; None if it is on none or not known.
 
     Args:
         path: of the file, or of one that may be created there.
-        mounts: lists the mounts; None: ``MOUNTS``.
+        mounts: the file that lists the mounts; None: ``MOUNTS``.
 
     """
     with suppress(OSError, ValueError):
@@ -54,7 +54,7 @@ def network_file_system(path: Path, mounts: Path | None = None) -> str | None:
 
 
 def _network_type(text: str, device: int) -> str | None:
-    """Return the type of the mount of a device, if it is one of a network."""
+    """Return the type of the file system that is mounted from a device, if it is a network file system."""
     number = f"{os.major(device)}:{os.minor(device)}"
     for line in text.splitlines():
         # proc(5): id, parent, major:minor, root, mount point, options, optional fields, -, type, ...

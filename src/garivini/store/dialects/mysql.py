@@ -40,7 +40,8 @@ from garivini.store.rows import decode
 
 #: The code of the error if a user lacks a privilege of the whole server.
 _NO_PRIVILEGE: Final = 1227
-#: ``IDLE_TIMEOUT`` on MySQL, which has no such setting: seconds after which it ends any idle connection.
+#: Used for ``IDLE_TIMEOUT`` on MySQL, which has no such setting: seconds after which the server ends any idle
+#: connection.
 WAIT_TIMEOUT: Final = 60
 #: Maximum number of texts of a caller's insert that one statement checks.
 _CARRIED: Final = 100
@@ -135,7 +136,7 @@ class MySQL(Dialect):
             if self._reruns:
                 own += f", {_NO_RERUN}"
             settings = (
-                # Again: an init_command in the URL may have chosen another character set.
+                # Set again, because an init_command in the URL may have chosen another character set.
                 "SET character_set_client = utf8mb4, character_set_connection = utf8mb4,"
                 " character_set_results = utf8mb4,"
                 f" SESSION sql_mode = '{_SQL_MODE}', innodb_lock_wait_timeout = {self._lock_wait()},"
@@ -162,7 +163,7 @@ class MySQL(Dialect):
         return autocommit, sql_mode, lock_wait, level.replace("-", " "), reruns
 
     def _stop_reruns(self, cursor: Any) -> int | None:
-        """Let a caller's session run each statement once; return the setting before if it has one."""
+        """Let a caller's session run each statement once; return the previous setting, if there is one."""
         if not self.clustered:
             return None
         cursor.execute("SELECT @@SESSION.wsrep_retry_autocommit")
@@ -231,7 +232,7 @@ class MySQL(Dialect):
         self._server = server
 
     def returns_rows(self, server: str) -> bool:
-        """Whether INSERT of a server has RETURNING."""
+        """Whether a server's INSERT can have RETURNING."""
         return server == "MariaDB"
 
     def cursor(self, connection: Any) -> Any:
@@ -247,7 +248,8 @@ class MySQL(Dialect):
     def carrying(self, cursor: Any, texts: Collection[str]) -> Iterator[None]:
         mode, strict = "", True
         for part in _batched(texts, _CARRIED):
-            # The text as the server receives it, with any character sets. No text has a NUL.
+            # Returns the texts as the server receives them, whatever the character sets. They are joined by
+            # NUL, which no text contains.
             cursor.execute("SELECT @@SESSION.sql_mode, HEX(CONVERT(%s USING utf8mb4))", ("\0".join(part),))
             ((mode, found),) = cursor.fetchall()
             strict = "STRICT_" in mode or "TRADITIONAL" in mode
@@ -296,7 +298,7 @@ class MySQL(Dialect):
     # ---- jobs
 
     def name_of(self, stored: Any) -> str | bytes:
-        # From a binary column, which is compared by the bytes of a text.
+        # The name is from a binary column, whose values are compared with the bytes of a text.
         name = decode(bytes(stored))
         return name if type(name) is str else super().name_of(name)
 
@@ -319,7 +321,8 @@ class MySQL(Dialect):
         connection.detach()
         if hasattr(driver, "_read_timeout"):
             driver._read_timeout = None  # creating an index may take hours
-        # Our mode, except for the quotes that SQLAlchemy detected for this server: Alembic writes those.
+        # Our mode, but with the kind of quotes that SQLAlchemy detected for this server, because Alembic
+        # writes it.
         quotes = ",ANSI_QUOTES" if connection.dialect.identifier_preparer.initial_quote == '"' else ""
         connection.exec_driver_sql("SET SESSION sql_mode = %s", (_SQL_MODE + quotes,))
         # A session waiting for a table lock makes every later one queue up behind it.

@@ -76,9 +76,9 @@ _ERRORS: Final[dict[int, tuple[type[GariviniError], str]]] = {
 }
 #: Errors after which the other transaction has finished, so that the same call can be repeated immediately.
 _TRANSIENT: Final = (1020, 1213, 3101)
-#: Connections that could not be made, or are lost. Galera's 1047 is the answer of a node outside the cluster.
-#: MySQL's 3100 ends a commit on a member that leaves its group; the other members may have the transaction.
-#: 3032: the server is offline.
+#: Errors of connections that could not be made, or are lost. Galera's 1047 is the answer of a node outside
+#: the cluster. MySQL's 3100 ends a commit on a member that leaves its group; the other members may have the
+#: transaction. 3032: the server is offline.
 _LOST: Final = frozenset(
     {1047, 1053, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1927}
     | {2002, 2003, 2005, 2006, 2012, 2013, 2055, 3032, 3100, 3169, 4031, 4032}

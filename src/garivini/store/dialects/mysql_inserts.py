@@ -9,7 +9,7 @@ from garivini.errors import OutcomeUnknownError
 from garivini.store.dialects.dialect import RunStatement, set_times, statement_for
 from garivini.store.dialects.mysql_errors import is_duplicate, is_null
 
-#: Below this number of rows RETURNING, one round trip less, is faster than counting the ids from the first.
+#: Below this number of rows, RETURNING, which saves a round trip, is faster than counting ids from the first.
 FEW: Final = 20
 
 
@@ -50,11 +50,12 @@ def insert(
         name: of the statement.
 
     """
-    partitioned = "partition" in rows[0]  # which has the statement for many rows only
+    partitioned = "partition" in rows[0]  # for which there is only the statement for many rows
     if len(rows) < returning and not partitioned:
         stored = sorted(run(f"{name}_returning", rows=rows))
         if len(stored) != len(rows):
-            # A caller's own session, in autocommit, on a node of Galera: see ``wsrep_retry_autocommit``.
+            # This can happen in a caller's own session, in autocommit, on a node of Galera: see
+            # ``wsrep_retry_autocommit``.
             raise OutcomeUnknownError("the server ran an INSERT again, and has not returned the ids")
         return stored
     if len(rows) == 1 and not partitioned and (now := clock.estimate()) is not None:
@@ -83,8 +84,8 @@ def insert_keyed(
 def _insert_or_halve(
     run: RunStatement, rows: Sequence[dict[str, Any]], clock: ServerClock, *, returning: int
 ) -> list[tuple[int, int, str, str]]:
-    # The statement inserts all rows, or none if a key has a job: then each half is tried. INSERT IGNORE
-    # would be one statement, and would ignore any error.
+    # The statement inserts all rows, or none if a key has a job: then each half is tried. INSERT IGNORE would
+    # need only one statement, but would ignore every error.
     try:
         stored = insert(run, rows, clock, returning=returning, name="insert_keyed")
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The server that takes writes, among several that the URL of a MariaDB or MySQL database names."""
+"""Finds the server that takes writes, among several that a URL of MariaDB or MySQL names."""
 
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
@@ -24,12 +24,12 @@ class ServerAddress(NamedTuple):
 
 
 def servers_of(url: URL) -> list[ServerAddress]:
-    """Return the servers of a URL that names several, and of any other an empty list.
+    """Return the servers that a URL names if it names several; otherwise an empty list.
 
     The forms are those of libpq: ``//user@one,two/jobs`` and ``//user@/jobs?host=one,two&port=3306,3307``.
 
     Raises:
-        UsageError: their numbers of hosts and ports differ, or a port is no number.
+        UsageError: the numbers of hosts and ports differ, or a port is not a number.
 
     """
     given = url.query.get("host", url.host or "")
@@ -54,7 +54,7 @@ def takes_writes(connection: Any) -> bool:
 
 
 def incarnation_of(connection: Any, question: str) -> int:
-    """Return the number of the server of a connection. One round trip. ``question``: asks for its name."""
+    """Return the number of the server of a connection. One round trip. ``question``: reads its name."""
     with closing(connection.cursor()) as cursor:
         cursor.execute(question)
         ((found,),) = cursor.fetchall()
@@ -62,12 +62,12 @@ def incarnation_of(connection: Any, question: str) -> int:
 
 
 class PrimarySearch:
-    """Connects to the first of several servers that takes writes. The last one found is asked first.
+    """Connects to the first of several servers that takes writes. The server found last is asked first.
 
     Args:
         servers: in the order in which they are tried.
         connect: opens a connection of the driver.
-        error: the driver's error of a connection.
+        error: the class of the driver's errors of connections.
 
     """
 

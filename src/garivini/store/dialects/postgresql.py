@@ -83,7 +83,7 @@ _ERRORS: Final[dict[str, tuple[type[GariviniError], str]]] = {
     # A statement that was prepared in one session of the server is unknown in the next that PgBouncer picks.
     "26000": (RefusedError, f"refused: {_POOLER}"),
     "42P05": (RefusedError, f"refused: {_POOLER}"),
-    # A message does not fit what was prepared: another session's statement of that name. It was not run.
+    # The values do not fit the statement of this name, which another session has prepared. It was not run.
     "08P01": (RefusedError, f"refused: {_POOLER}"),
     "2200H": (RefusedError, f"{NO_IDS}, by setval on job_jobid_seq"),
     "25006": (UnreachableError, "takes no writes: it is read-only, as a standby is, or a former primary"),
@@ -212,13 +212,13 @@ class PostgreSQL(Dialect):
         about = "SELECT version(), pg_backend_pid(), current_setting('synchronous_commit')"
         ((version, process, commits),) = connection.execute(about).fetchall()
         self._meet(version)
-        # A pooler announces a number of its own, because its sessions change.
+        # A pooler announces a number of its own, because it changes the sessions behind it.
         if process != connection.info.backend_pid:
             self._note_pooler()
         if self.pooled:
             if not self._threshold_given:
                 connection.prepare_threshold = None
-            self.incarnation(connection)  # checked here, because an error in a transaction would make it fail
+            self.incarnation(connection)  # tried here, because in a transaction an error would abort that
         elif commits == "off":
             # With "off", the server acknowledges commits that a crash loses. A stricter setting than "on"
             # stays.
@@ -343,12 +343,12 @@ class PostgreSQL(Dialect):
 
 @lru_cache(1024)
 def _quoted(text: str) -> str:
-    """Return a text as an item of an array. Most are the same few names."""
+    """Return a text as an item of an array."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
 
-#: The text of each recent item of an array.
+#: Writes an item of an array, by the item's type.
 _WRITTEN: Final[dict[type, Callable[[Any], str]]] = {
     int: str,
     float: repr,

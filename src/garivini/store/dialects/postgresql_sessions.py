@@ -9,7 +9,8 @@ from garivini.store.dialects.dialect import IDLE_TIMEOUT, LOCK_TIMEOUT
 
 #: Settings of our sessions; those in the URL override them. The planner must use the order of the index: a
 #: bitmap scan would lock the rows of a list of ids in the order of the table, while other sessions lock them
-#: by id. And the statistics of a queue, by which it would choose a scan of the table, are always out of date.
+#: in the order of ids. And by its statistics, which are always out of date for a queue, the planner would
+#: choose a scan of the table.
 SETTINGS: Final[Mapping[str, str]] = {
     "default_transaction_isolation": "read committed",
     "lock_timeout": f"{LOCK_TIMEOUT}s",
@@ -18,16 +19,17 @@ SETTINGS: Final[Mapping[str, str]] = {
     "enable_bitmapscan": "off",
     "jit": "off",
 }
-#: Starts a transaction. At a higher level a claim would fail if another one has the row, instead of skipping
-#: it.
+#: Starts a transaction. At a higher isolation level, a claim would fail if another claim has changed a row,
+#: instead of skipping the row.
 BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
-#: Turns on what must not be off, and leaves a stricter setting.
+#: Turns ``synchronous_commit`` on if it is off, and leaves a stricter setting.
 _DURABLE: Final = (
     "CASE current_setting('synchronous_commit') WHEN 'off'"
     " THEN set_config('synchronous_commit', 'on', true) END"
 )
 
-#: The incarnation: which cluster it is, and its timeline, which each promotion raises. On a standby NULL.
+#: Asks for the incarnation: the identity of the cluster, and its timeline, which each promotion raises. On a
+#: standby it is NULL.
 ASK_INCARNATION: Final = (
     "SELECT CASE WHEN NOT pg_is_in_recovery() THEN (SELECT system_identifier FROM pg_control_system())"
     " || left(pg_walfile_name(pg_current_wal_lsn()), 8) END"
@@ -71,8 +73,8 @@ def parse_options(text: str) -> dict[str, str]:
 def begin_with(settings: Mapping[str, str], last: str) -> str:
     """Return the statements that begin a transaction with these settings, to be sent in one round trip.
 
-    Nothing of it remains in the session, which the next transaction of another program may get. They return
-    one row; ``last`` is its last column.
+    The settings do not remain in the session, which another program's transaction may get next. The
+    statements return one row, whose last column is ``last``.
     """
     calls = [
         f"set_config({_literal(name)}, {_literal(value)}, true)"

@@ -1,4 +1,4 @@
-"""A connection of psycopg's with a limit for each answer. Imported only if PostgreSQL is used."""
+"""A connection of psycopg's with a time limit for each answer. Imported only if PostgreSQL is used."""
 
 import select
 from collections.abc import Generator
@@ -27,7 +27,7 @@ class _AnyText(Loader):
     """Reads text of a database of encoding SQL_ASCII, which does not check it."""
 
     def load(self, data: Buffer) -> str:
-        """Return it."""
+        """Return the text of these bytes."""
         return decode(bytes(data))
 
 
@@ -44,14 +44,15 @@ class NoAnswer(psycopg.OperationalError):
 class Connection(psycopg.Connection[tuple[Any, ...]]):
     """Closes itself if the server is silent for longer than ``read_timeout`` seconds.
 
-    libpq has no such limit, and those of TCP do not detect a frozen server: its kernel answers for it.
+    libpq has no such limit, and the timeouts of TCP do not detect a frozen server, whose kernel still
+    answers.
     """
 
     read_timeout: float | None = None
 
     @classmethod
     def connect(cls, conninfo: str = "", *, read_timeout: float | None = None, **named: Any) -> Self:  # type: ignore[override]
-        """Connect as psycopg does. ``connect_timeout`` limits that, ``read_timeout`` each answer after it."""
+        """Connect as psycopg does, in ``connect_timeout``. ``read_timeout`` limits each later answer."""
         connection = super().connect(conninfo, row_factory=tuple_row, **named)
         connection.read_timeout = read_timeout
         return connection

@@ -8,7 +8,7 @@ from pymysql import connections
 
 #: Maximum number of texts whose form in a statement is remembered.
 _TEXTS: Final = 1024
-#: Maximum characters of such a text.
+#: Maximum characters of a text whose form is remembered.
 _LONGEST: Final = 64
 #: The first byte of a value in a row: below this number, it is the length.
 _NULL: Final = 251
@@ -16,7 +16,7 @@ _NULL: Final = 251
 _HEADER: Final = 4
 #: From this first byte on, a packet is no row: the end of the rows, an error, or a row of over 16 MB.
 _NOT_A_ROW: Final = 254
-#: The bytes of a longer length that follow the first byte, by that.
+#: For a longer value, the number of bytes after the first byte that hold the length, by the first byte.
 _LENGTHS: Final = {252: 2, 253: 3, 254: 8}
 #: Converts the bytes of a value in a row.
 _Read: TypeAlias = Callable[[bytes], Any]
@@ -66,8 +66,8 @@ class Connection(connections.Connection):
 class Result(connections.MySQLResult):
     """Reads rows as PyMySQL does, in one loop over the columns instead of several calls per column.
 
-    Most packets are rows that the socket's buffer has completely. They are read there. All others, the errors
-    and the end of the rows among them, are left to PyMySQL.
+    Most packets are rows that the socket's buffer has completely. This class reads them there, and leaves all
+    others, such as errors and the end of the rows, to PyMySQL.
     """
 
     #: Of each column: encoding and converter.
@@ -96,7 +96,7 @@ class Result(connections.MySQLResult):
         except OSError:
             return  # PyMySQL gets the same error, and reports it
         except BaseException:
-            connection._force_close()  # as PyMySQL: part of an answer would be that of the next statement
+            connection._force_close()  # as PyMySQL does: the rest would be read as the next answer
             raise
         number = connection._next_seq_id
         at, last = 0, len(data) - _HEADER

@@ -53,8 +53,8 @@ class SQLite(Dialect):
     locks_rows = False
     has_incarnations = False
     single_rows = 19
-    # A child process inherits the state of the parent's locks without the locks, and uses the file without
-    # them: its commits are lost when the parent closes. So idle connections are closed before a fork.
+    # A child process inherits the state of the parent's locks without the locks, and uses the file unlocked:
+    # its commits are lost when the parent closes. So idle connections are closed before a fork.
     close_before_fork = True
     #: Seconds to wait for another writer.
     busy_timeout: Final = 5.0
@@ -151,7 +151,7 @@ class SQLite(Dialect):
 
     def before_upgrade(self, connection: Any) -> None:
         # Readers and the one writer do not block each other; a commit is one append and one sync. The switch
-        # does not wait for another process by itself.
+        # to WAL does not wait for another process by itself.
         deadline = time.monotonic() + self.busy_timeout
         while True:
             try:
@@ -166,7 +166,7 @@ class SQLite(Dialect):
         try:
             if len(rows) <= self.single_rows or "partition" in rows[0]:
                 return super().insert(run, rows)
-            # In a transaction, which has waited for other writers before the time is read.
+            # This is in a transaction, which has waited for other writers before the time is read.
             ((now, next_second),) = run("times")
             set_times(rows, now, next_second)
             last = run("insert_many", rows=rows)
@@ -220,7 +220,7 @@ class SQLite(Dialect):
 
 
 def _refuse_without_ids(run: RunStatement, error: Exception) -> None:
-    """Raise an error of its own if ids have run out: SQLite has one code for that and a full disk."""
+    """Raise a separate error if ids have run out: SQLite has the same code for that and for a full disk."""
     original: Any = getattr(error, "orig", None) or error
     full = getattr(original, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
     if full and run("ids_left")[0][0] <= 0:

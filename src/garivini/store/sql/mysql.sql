@@ -43,9 +43,9 @@ SELECT EXISTS (
 
 -- name: insert (funcname, coalesce, arg, flag, priority, due, now, leased, since, lease_end) -> id
 -- Inserts jobs without a unique key. The server knows the number of rows before it stores the first one, so their ids
--- have equal steps; the result is the first. The time was read just before: numbers take a third less of the server's
--- work than expressions, which it evaluates for each row. If `leased` is 1, a row is leased for its first attempt until
--- `due`; if it is 0, the row waits until then.
+-- have equal steps; the result is the first. The caller has just read the time, because numbers take a third less of
+-- the server's work than expressions, which it evaluates for each row. If `leased` is 1, a row is leased for its first
+-- attempt until `due`; if it is 0, the row waits until then.
 INSERT INTO job (funcname, `coalesce`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :coalesce, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
@@ -84,20 +84,20 @@ VALUES
 RETURNING jobid, created
 
 -- name: insert_partitioned (funcname, coalesce, partition, arg, flag, priority, due, now, leased, since, lease_end) -> id
--- Jobs of partitions without a unique key, as `insert`, whose rows need not have the column.
+-- As `insert`, for jobs of partitions. This is a separate statement, so that other jobs need not have the column.
 INSERT INTO job (funcname, `coalesce`, `partition`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :coalesce, :partition, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
 
 -- name: insert_keyed_partitioned (funcname, uniqkey, coalesce, partition, arg, flag, priority, due, now, leased, since, lease_end) -> id
--- Jobs of partitions with a unique key, as `insert_keyed`.
+-- As `insert_keyed`, for jobs of partitions.
 INSERT INTO job (funcname, uniqkey, `coalesce`, `partition`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :uniqkey, :coalesce, :partition, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
 
 -- name: live (funcname, uniqkey) -> one
--- The job that has a unique key. Locked, because a caller's transaction may not see rows that were committed since it
--- began.
+-- The job that has a unique key. The row is locked, because a plain read in a caller's transaction may not see rows
+-- that were committed since that began.
 SELECT jobid FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey LOCK IN SHARE MODE
 
 -- name: states (jobids) -> rows
@@ -107,13 +107,14 @@ SELECT jobid, {effective_state}
   FROM job WHERE jobid IN (:*jobids)
 
 -- name: lanes (funcname, state, priority, run_after) -> rows
--- For each place in the lane index the next entry: its lane, when it is due, and the time now with its fraction. This
--- takes one index dive per place, whatever the backlog and without statistics. `MySQL.lanes` walks from place to place.
+-- For each given place in the lane index, the next entry: its lane, its due time, and the time now with its fraction.
+-- This takes one index dive per place, whatever the backlog and without statistics. `MySQL.lanes` walks from place to
+-- place.
 (SELECT funcname, state, priority, run_after, UNIX_TIMESTAMP() + MICROSECOND(NOW(6)) / 1e6 FROM job FORCE INDEX (job_lane) WHERE funcname > :funcname OR (funcname = :funcname AND state > :state) OR (funcname = :funcname AND state = :state AND priority > :priority) OR (funcname = :funcname AND state = :state AND priority = :priority AND run_after > :run_after) ORDER BY funcname, state, priority, run_after LIMIT 1) UNION ALL -- each
 
 -- name: due (funcname, priority, limit, small) -> rows
--- The first jobs of a lane that a claim may take, with their arguments, or NULL for an argument of more than `small`
--- bytes, the time now, and when they were inserted. Rows that another claim has locked are skipped.
+-- The first jobs of a lane that a claim may take, with their arguments (NULL for an argument of more than `small`
+-- bytes), the time now, and the time of each insert. Rows that another claim has locked are skipped.
 SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniqkey, `coalesce`, flag, failcount,
        attempt, UNIX_TIMESTAMP(), created, expires, `partition`
   FROM job FORCE INDEX (job_lane)
@@ -123,7 +124,7 @@ SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniq
    FOR UPDATE SKIP LOCKED
 
 -- name: named (funcname, limit) -> rows
--- Jobs to park, whose function's name is not text: it is given as bytes.
+-- Jobs to park, because their function's name is not text. The name is given as bytes.
 SELECT jobid FROM job FORCE INDEX (job_lane) WHERE funcname = :funcname AND state < 4 LIMIT :limit
 
 -- name: sizes (jobids) -> rows
@@ -144,8 +145,8 @@ UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :leas
  WHERE jobid IN (:*jobids)
 
 -- name: expired (funcname, state, priority, limit) -> rows
--- Expired leases of a lane, and whether another program has put the row off. Rows locked by another transaction are
--- skipped.
+-- Expired leases of a lane, and for each whether another program has put the row off. Rows locked by another
+-- transaction are skipped.
 SELECT jobid, attempt, flag, crashes, since, CAST(UNIX_TIMESTAMP() AS SIGNED) - CAST(since AS SIGNED),
        {put_off}, funcname
   FROM job FORCE INDEX (job_lane)
@@ -221,32 +222,32 @@ SELECT jobid FROM job WHERE jobid IN (:*jobids)
 DELETE FROM job WHERE jobid IN (:*jobids)
 
 -- name: complete_one (jobid) -> count
--- As `complete`, for one row that this transaction has locked. No form of DELETE prevents the scan of a small table for
--- a list.
+-- As `complete`, for one row that this transaction has locked. With a list of ids, the server may scan a small table,
+-- whatever the form of the DELETE.
 DELETE FROM job WHERE jobid = :jobid
 
 -- name: complete_range (first, last) -> count
--- As `complete`, for consecutive ids: a fifth less of the server's work than a lookup per id.
+-- As `complete`, for consecutive ids. This is a fifth less of the server's work than a lookup per id.
 DELETE FROM job WHERE jobid BETWEEN :first AND :last
 
 -- name: any_records (first, last) -> rows
 -- Whether any job from the first id to the last has records or a successor. Usually none has, and one range scan costs
 -- less than a lookup per id. This statement runs after the jobs are deleted: records that were written while the DELETE
--- waited for a row exist by now, and no more can be added. MySQL reads a column outside the key: with the key's columns
--- alone it reads the whole key if its statistics know of few rows, whatever the hint.
+-- waited for a row exist by now, and no more can be added. On MySQL the statement reads a column outside the key. With
+-- the key's columns alone, MySQL would read the whole key if its statistics know of few rows, whatever the hint.
 SELECT EXISTS (SELECT 1 FROM failure FORCE INDEX (PRIMARY) WHERE jobid BETWEEN :first AND :last /*!80017 AND failed_at IS NOT NULL */)
     OR EXISTS (SELECT 1 FROM report FORCE INDEX (PRIMARY) WHERE jobid BETWEEN :first AND :last /*!80017 AND reported_at IS NOT NULL */)
     OR EXISTS (SELECT 1 FROM successor FORCE INDEX (PRIMARY) WHERE jobid BETWEEN :first AND :last /*!80017 AND due IS NOT NULL */)
 
 -- name: with_records (jobids) -> rows
--- The given jobs that have records, rows of `failure` or `report` (0), and those with a successor (1). This
--- statement runs after the jobs are deleted, as `any_records` does.
+-- The given jobs that have records (rows of `failure` or `report`), each with 0, and those that have a successor, each
+-- with 1. This statement runs after the jobs are deleted, as `any_records` does.
 SELECT jobid, 0 FROM failure FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 UNION SELECT jobid, 0 FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND reported_at IS NOT NULL */
 UNION SELECT jobid, 1 FROM successor FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND due IS NOT NULL */
 
 -- name: records (jobids) -> rows
--- The job of each record of the given jobs, once per record, whether or not another transaction has locked it.
+-- The job of each record of the given jobs, once per record, whether or not another transaction has locked the record.
 SELECT jobid FROM failure FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 UNION ALL SELECT jobid FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND reported_at IS NOT NULL */
 
@@ -256,9 +257,9 @@ UNION ALL SELECT jobid FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobid
 UNION ALL (SELECT jobid FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND reported_at IS NOT NULL */ FOR UPDATE SKIP LOCKED)
 
 -- name: forget_failures (jobids) -> none
--- Deletes the failure records of jobs that are deleted. On MySQL by a join, because it scans a small table for a list
--- of ids, whatever the hint, and a scan waits for the rows of other jobs that others have locked. On MariaDB the list
--- takes up to a third less time.
+-- Deletes the failure records of jobs that are deleted. On MySQL this is a join, because MySQL scans a small table for
+-- a list of ids, whatever the hint, and a scan waits for the rows of other jobs that other transactions have locked. On
+-- MariaDB the list takes up to a third less time.
 DELETE failure FROM
   /*M! failure FORCE INDEX (PRIMARY) WHERE jobid IN ( */ /*!80017 JSON_TABLE(JSON_ARRAY( */ :*jobids)
   /*!80017 , '$[*]' COLUMNS (jobid BIGINT UNSIGNED PATH '$')) AS gone
@@ -272,7 +273,7 @@ DELETE report FROM
   STRAIGHT_JOIN report FORCE INDEX (PRIMARY) ON report.jobid = gone.jobid */
 
 -- name: held (jobids, attempt) -> rows
--- The given jobs that this attempt holds, locked by its transaction.
+-- The given jobs that this attempt holds, locked by the transaction.
 SELECT jobid FROM job FORCE INDEX (PRIMARY)
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
    FOR UPDATE
@@ -314,12 +315,12 @@ SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expir
   FROM finished WHERE jobid = :jobid
 
 -- name: kept_jobs (after, limit) -> rows
--- Kept jobs by id, as `finished` returns one, without their results.
+-- Kept jobs in the order of their ids, with the columns of `finished`, but without their results.
 SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, NULL, seconds
   FROM finished FORCE INDEX (PRIMARY) WHERE jobid > :after ORDER BY jobid LIMIT :limit
 
 -- name: outlived (limit) -> rows
--- Kept jobs whose retention is over. MySQL reads a column outside the index as in `any_records`.
+-- Kept jobs whose retention is over. On MySQL the statement reads a column outside the index, as in `any_records`.
 SELECT jobid FROM finished FORCE INDEX (finished_expires) WHERE expires <= UNIX_TIMESTAMP() /*!80017 AND attempt IS NOT NULL */
  ORDER BY expires LIMIT :limit
 
@@ -331,8 +332,8 @@ DELETE finished FROM
   STRAIGHT_JOIN finished FORCE INDEX (PRIMARY) ON finished.jobid = gone.jobid */
 
 -- name: failed (after, limit) -> rows
--- The jobs of failure records after an id, each as often as it has records. MySQL reads a column outside the key as in
--- `any_records`.
+-- The jobs of failure records after an id, each as often as it has records. On MySQL the statement reads a column
+-- outside the key, as in `any_records`.
 SELECT jobid FROM failure FORCE INDEX (PRIMARY) WHERE jobid > :after /*!80017 AND failed_at IS NOT NULL */
  ORDER BY jobid LIMIT :limit
 
@@ -346,8 +347,8 @@ SELECT jobid, funcname, CAST(UNIX_TIMESTAMP() AS SIGNED) - (
   FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) AND state = 4 AND run_after = 2147483647
 
 -- name: standing (jobids) -> rows
--- The rows of jobs before their setbacks, locked by the transaction. The last columns are whether it has a successor,
--- and whether the attempt of the row holds it.
+-- The rows of jobs before their setbacks, locked by the transaction. The last columns are whether the job has a
+-- successor, and whether the attempt in the row holds the job.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM `function` WHERE `function`.funcname = job.funcname),
        (SELECT retry FROM `function` WHERE `function`.funcname = job.funcname),
@@ -362,21 +363,21 @@ UPDATE job SET state = 0, failcount = :failcount, lease_end = 0,
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
 
 -- name: put_at (jobid, attempt, state, failcount, run_after) -> none
--- As `put_back`, until a unix time. If that is "never", the new state is dead.
+-- As `put_back`, but the job waits until a unix time. If that time is "never", the new state is dead.
 UPDATE job SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END, failcount = :failcount,
        run_after = :run_after, lease_end = 0
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
 
 -- name: record_failure (jobid, attempt, kind, error, message, trace, worker) -> none
 -- Records a setback. An attempt ends once, and a repeated report does not reach this statement. A report without an
--- attempt, or the death of a process, may be recorded twice for one attempt: the newest is kept.
+-- attempt, or the death of a process, may be recorded twice for one attempt: the newest record is kept.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 VALUES (:jobid, :attempt, UNIX_TIMESTAMP(), :kind, :error, :message, :trace, :worker)
 ON DUPLICATE KEY UPDATE failed_at = VALUES(failed_at), error = VALUES(error), message = VALUES(message),
        trace = VALUES(trace), worker = VALUES(worker)
 
 -- name: record_keys (jobid) -> rows
--- The failure records of a job without their texts, except the number in the row that counts omitted ones.
+-- The failure records of a job without their texts, except the number in the row that counts omitted records.
 SELECT attempt, kind, CASE WHEN kind = 'omitted' THEN message END FROM failure WHERE jobid = :jobid ORDER BY attempt, kind
 
 -- name: omit_failures (jobid, after, before) -> count
@@ -412,7 +413,8 @@ SELECT jobid, funcname FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 SELECT jobid, funcname FROM finished FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 
 -- name: get (jobid) -> rows
--- One job with its effective state: if another program has put it off, it waits, or is dead if that time is "never".
+-- One job with its effective state: a job that another program has put off is waiting, or is dead if it was put off
+-- until "never".
 SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority,
        {effective_state},
        since, crashes, created, runs, `partition`
@@ -425,7 +427,8 @@ SELECT jobid FROM job FORCE INDEX (PRIMARY) ORDER BY jobid DESC LIMIT 1
 -- name: match (funcname, state, failed, uniqkey, partition, error, error_text, arg_text, created_from, created_before, due_from, due_before, after, until, limit) -> rows
 -- The next jobs by id, each with its effective state if it matches and NULL if not. The conditions are not in the WHERE
 -- clause, so the statement reads the next `limit` rows and no others, however many of them match. Texts are compared by
--- their bytes, whatever the collation. Ordered by the attempt alone, MySQL would read and sort all failures of a job.
+-- their bytes, whatever the collation. If the order were by the attempt alone, MySQL would read and sort all failures
+-- of a job.
 SELECT jobid,
        CASE WHEN (:funcname IS NULL OR CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:funcname USING utf8mb4) AS BINARY))
              AND (:state IS NULL OR {effective_state} = :state)
@@ -472,7 +475,7 @@ UPDATE job FORCE INDEX (PRIMARY) SET state = 0, lease_end = 0,
  WHERE jobid IN (:*jobids)
 
 -- name: put_all_at (jobids, run_after) -> none
--- As `put_all_back`, until a unix time. If that is "never", the new state is dead.
+-- As `put_all_back`, but the jobs wait until a unix time. If that time is "never", the new state is dead.
 UPDATE job FORCE INDEX (PRIMARY) SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END,
        run_after = :run_after, lease_end = 0
  WHERE jobid IN (:*jobids)
@@ -487,8 +490,8 @@ UPDATE job FORCE INDEX (PRIMARY) SET state = 0, failcount = 0, crashes = 0, run_
  WHERE jobid IN (:*jobids) AND {effective_state} IN (0, 4)
 
 -- name: counts () -> rows
--- Jobs of each function and state, and how many of them never run. Reads the whole lane index: for operators, not for a
--- pass.
+-- The number of jobs of each function and state, and how many of them never run. This reads the whole lane index, so it
+-- is for operators, and not for a pass.
 SELECT funcname, state, COUNT(*), MIN(run_after), CAST(SUM(run_after = 2147483647) AS SIGNED)
   FROM job FORCE INDEX (job_lane)
  GROUP BY funcname, state ORDER BY funcname, state
@@ -557,7 +560,7 @@ SHOW GLOBAL STATUS LIKE 'wsrep_cluster_size'
 SHOW GLOBAL VARIABLES WHERE variable_name IN ('group_replication_consistency', 'group_replication_single_primary_mode')
 
 -- name: functions () -> rows
--- The settings of all functions that apply, and until when a function is paused.
+-- The settings that apply to each function, and the time until which it is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair,
        CASE WHEN paused_until > UNIX_TIMESTAMP() THEN paused_until END
@@ -614,8 +617,8 @@ SELECT jobid FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) AND state 
    FOR UPDATE
 
 -- name: adopt (jobids, lease) -> rows
--- Gives an attempt to the copies of `adoptable`: the original's QueueRunner leases by `run_after` alone. The arguments
--- of the jobs are not read.
+-- Gives an attempt to the copies of the jobs that `adoptable` has found, which the original's QueueRunner has leased by
+-- `run_after` alone. The arguments of the jobs are not read.
 UPDATE job FORCE INDEX (PRIMARY)
    SET attempt = attempt + 1, state = 2, since = UNIX_TIMESTAMP(), run_after = UNIX_TIMESTAMP() + :lease + 1,
        lease_end = run_after
@@ -691,7 +694,8 @@ SELECT COUNT(*) FROM (
 
 -- name: lock_function (funcname) -> rows
 -- The rules of a function, whether it is paused, and the time now with its fraction. The row stays locked until the end
--- of the claim, so that claims of it take turns. No row: it has no settings, or another claim has the lock.
+-- of the claim, so that claims of the function take turns. No row: the function has no settings, or another claim has
+-- the lock.
 SELECT max_running, COALESCE(paused_until > UNIX_TIMESTAMP(), 0), rate, burst, rate_used_until,
        UNIX_TIMESTAMP() + MICROSECOND(NOW(6)) / 1e6,
        partition_max_running, partition_rate, partition_burst, fair
@@ -709,7 +713,7 @@ SELECT COUNT(*) FROM (
 
 -- name: lane_page (funcname, priority, after, after_jobid, limit) -> rows
 -- The next due jobs of a lane in the order of due times and ids, and whether each has a row in `turn`: 1 or NULL. The
--- first part is about the due time that was read last, and has only what an index scan of it needs.
+-- first part reads jobs with the due time that was read last, and has only the conditions of an index scan.
 SELECT lane.jobid, lane.run_after,
        (SELECT 1 FROM turn WHERE turn.jobid = lane.jobid AND turn.priority = :priority)
   FROM (
@@ -738,13 +742,13 @@ SELECT DISTINCT :funcname, :priority, coalesce(`partition`, '') FROM job FORCE I
 ON DUPLICATE KEY UPDATE priority = VALUES(priority)
 
 -- name: turn_partitions (funcname, priority, start, limit) -> rows
--- The next partitions with turns, from this text on.
+-- The next partitions with turns, from the text `start` on.
 SELECT `partition` FROM turn_partition
  WHERE funcname = :funcname AND priority = :priority AND `partition` >= :start
  ORDER BY `partition` LIMIT :limit
 
 -- name: next_turns (funcname, priority, partition, limit) -> rows
--- The first turns of each of these partitions, as many as are given for it.
+-- The first turns of each of these partitions, as many as its `limit`.
 (SELECT jobid, `partition`, run_after FROM turn FORCE INDEX (turn_order) WHERE funcname = :funcname AND priority = :priority AND `partition` = :partition ORDER BY run_after, jobid LIMIT :limit) UNION ALL -- each
 
 -- name: due_turns (jobids, priority, small) -> rows
@@ -790,7 +794,7 @@ SELECT jobid FROM turn WHERE funcname = :funcname LIMIT :limit
 DELETE FROM turn_partition WHERE funcname = :funcname
 
 -- name: in_flight_by_partition (funcname, limit) -> rows
--- The number of jobs that attempts hold, by partition; together up to a limit.
+-- The number of jobs of a function that attempts hold, for each partition. At most `limit` jobs are counted in all.
 SELECT coalesce(`partition`, ''), count(*) FROM (
   SELECT `partition` FROM job FORCE INDEX (job_lane)
    WHERE funcname = :funcname AND state IN (1, 2, 3) AND {held} LIMIT :limit) AS handed_out
@@ -801,14 +805,14 @@ SELECT coalesce(`partition`, ''), count(*) FROM (
 SELECT `partition`, used_until FROM partition_rate WHERE funcname = :funcname AND `partition` IN (:*partitions)
 
 -- name: use_partition_rates (funcname, partition, used_until) -> none
--- Stores these times, in the transaction that has locked the function's row.
+-- Stores the times up to which partitions have used their rates, in the transaction that has locked the function's row.
 INSERT INTO partition_rate (funcname, `partition`, used_until)
 VALUES
   (:funcname, :partition, :used_until) -- each
 ON DUPLICATE KEY UPDATE used_until = VALUES(used_until)
 
 -- name: forget_partition_rates (limit) -> count
--- Deletes times that are over, which are the same as none.
+-- Deletes past times up to which partitions had used their rates. They mean the same as no row.
 DELETE FROM partition_rate WHERE used_until < UNIX_TIMESTAMP() LIMIT :limit
 
 -- name: give_back (jobids, attempt) -> none
@@ -817,8 +821,8 @@ UPDATE job FORCE INDEX (PRIMARY) SET state = 0, run_after = UNIX_TIMESTAMP(), le
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: mark_leased (jobids, attempt) -> none
--- Makes a job leased again that a worker has checked and will not start, because its Gearman server is lost: not
--- running, so that the lease may end early. If that server still exists, the worker that has the copy now renews it.
+-- Sets a running job back to leased, because the worker that checked it has lost the Gearman server and will not start
+-- the job. So the lease may end early. If that server still exists, the worker that has the copy now renews the lease.
 UPDATE job FORCE INDEX (PRIMARY) SET state = 1 WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 2 AND {held}
 
 -- name: crash (jobid, attempt) -> none
@@ -880,7 +884,7 @@ INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, wor
 VALUES (:jobid, :attempt, :failed_at, :kind, :error, :message, :trace, :worker)
 
 -- name: schedules () -> rows
--- All schedules, with the time and when each was last declared.
+-- All schedules, with the time now and the time at which each was last declared.
 SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued,
        last_tick, last_jobid, jobs, skipped, declared, override,
        CAST(UNIX_TIMESTAMP() AS SIGNED), seen
@@ -968,7 +972,7 @@ SELECT funcname, unique_scope, unique_window, on_duplicate, max_delay FROM `func
  WHERE unique_scope IS NOT NULL OR unique_window IS NOT NULL OR on_duplicate IS NOT NULL
 
 -- name: keyed_row (funcname, uniqkey) -> rows
--- The job of a key, locked by the transaction, with the time now, rounded down and rounded up.
+-- The job that has a key, locked by the transaction, with the time now, rounded down and rounded up.
 SELECT jobid, attempt, {effective_state}, run_after, created, UNIX_TIMESTAMP(), UNIX_TIMESTAMP() + (MICROSECOND(NOW(6)) > 0)
   FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey FOR UPDATE
 
@@ -979,19 +983,19 @@ UPDATE job SET arg = :arg, `coalesce` = :coalesce, priority = :priority, run_aft
  WHERE jobid = :jobid
 
 -- name: free_key (jobid) -> none
--- A dead job gives up its key, so that another one can have it.
+-- Takes the key from a dead job, so that another job can have it.
 UPDATE job SET uniqkey = NULL, has_successor = NULL WHERE jobid = :jobid
 
 -- name: set_expires (jobids, expires) -> none
--- Seconds after new jobs are due until which they must have been handed out.
+-- Sets the number of seconds after their due time within which new jobs must have been handed out.
 UPDATE job FORCE INDEX (PRIMARY) SET expires = :expires WHERE jobid IN (:*jobids)
 
 -- name: expiries (jobids) -> rows
--- The jobs among these that have a time of their own until which they must be handed out.
+-- The jobs among these that have a time limit of their own for being handed out.
 SELECT jobid, expires FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) AND expires IS NOT NULL
 
 -- name: note_successor (jobid) -> none
--- A job gets its first successor.
+-- Notes that a job has got its first successor.
 UPDATE job SET has_successor = 1 WHERE jobid = :jobid
 
 -- name: successor (jobid) -> rows
@@ -1007,7 +1011,7 @@ ON DUPLICATE KEY UPDATE `coalesce` = VALUES(`coalesce`), `partition` = VALUES(`p
        flag = VALUES(flag), priority = VALUES(priority), due = VALUES(due), expires = VALUES(expires)
 
 -- name: promote (jobid) -> none
--- A successor becomes a job, unless a newer job has its key. The transaction has ended the job before it.
+-- Turns a successor into a job, unless a newer job has its key. The transaction has ended the job before it.
 INSERT INTO job (funcname, uniqkey, `coalesce`, `partition`, arg, flag, priority, run_after, created, expires)
 SELECT funcname, uniqkey, `coalesce`, `partition`, arg, flag, priority, due, created, expires FROM successor
  WHERE jobid = :jobid
@@ -1019,7 +1023,7 @@ DELETE FROM successor WHERE jobid = :jobid
 SELECT jobid FROM successor WHERE jobid = :jobid FOR UPDATE SKIP LOCKED
 
 -- name: successors_left (limit) -> rows
--- Successors of jobs that another program has deleted or parked. There are few successors.
+-- Successors of jobs that another program has deleted or parked. There are few successors, so all may be read.
 SELECT jobid FROM successor
  WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.jobid = successor.jobid AND {effective_state} <> 4)
  LIMIT :limit
@@ -1039,19 +1043,19 @@ ON DUPLICATE KEY UPDATE jobid = recent_key.jobid;
 SELECT jobid, ends > UNIX_TIMESTAMP() FROM recent_key WHERE funcname = :funcname AND uniqkey = :uniqkey FOR UPDATE
 
 -- name: note_key (funcname, uniqkey, jobid, ends) -> none
--- The last job of a key, and the end of the window that has begun with its insert.
+-- Stores the last job of a key, and the end of the window that has begun with the insert of that job.
 UPDATE recent_key SET jobid = :jobid, ends = :ends WHERE funcname = :funcname AND uniqkey = :uniqkey
 
 -- name: any_old_key () -> rows
--- Whether there is such a key as below.
+-- Whether there is a key that `forget_keys` would delete.
 SELECT jobid FROM recent_key WHERE ends < UNIX_TIMESTAMP() - 60 LIMIT 1
 
 -- name: forget_keys (limit) -> count
--- Deletes keys whose window has ended. A minute later, because an insert may have locked one.
+-- Deletes keys whose window ended more than a minute ago. Until then an insert may have locked one.
 DELETE FROM recent_key WHERE ends < UNIX_TIMESTAMP() - 60 ORDER BY ends LIMIT :limit
 
 -- name: late (funcname, priority, expires, limit) -> rows
--- The first jobs of a lane that have been due for too long, with their attempts and these times,
+-- The first jobs of a lane that have been due for too long, with their attempts and the seconds since they were due,
 -- locked by the transaction.
 SELECT jobid, attempt, CAST(UNIX_TIMESTAMP() AS SIGNED) - CAST(run_after AS SIGNED) FROM job FORCE INDEX (job_lane)
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
@@ -1083,16 +1087,16 @@ SELECT id, funcname, uniqkey, `coalesce`, `partition`, arg, flag, priority, GREA
 DELETE FROM outbox WHERE target = :target AND id IN (:*ids)
 
 -- name: retarget (target, ids, home) -> none
--- Sends follow-ups to another database, because theirs is being drained.
+-- Changes the database of follow-ups, because the former one is being drained.
 UPDATE outbox SET target = :home WHERE target = :target AND id IN (:*ids)
 
 -- name: arrive (id, mover) -> none
--- Notes that a follow-up arrives, unless it has before. In the transaction that inserts it.
+-- Notes that a follow-up arrives, unless that was noted before, in the transaction that inserts the follow-up.
 INSERT INTO arrived (id, mover, arrived_at) VALUES (:id, :mover, UNIX_TIMESTAMP())
 ON DUPLICATE KEY UPDATE id = arrived.id
 
 -- name: arrivals (ids, mover) -> rows
--- Which of these arrive in this transaction, whose name is unique.
+-- The follow-ups among these that arrive in this transaction. `mover` is the unique name of the transaction.
 SELECT id FROM arrived WHERE id IN (:*ids) AND mover = :mover
 
 -- name: forget_arrivals (age, limit) -> count

@@ -66,7 +66,7 @@ ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
 RETURNING jobid, created, funcname, uniqkey
 
 -- name: insert_partitioned (funcname, coalesce, partition, arg, flag, priority, delay, leased) -> rows
--- Jobs of partitions without a unique key, as `insert`, whose rows need not have the column.
+-- As `insert`, for jobs of partitions. This is a separate statement, so that other jobs need not have the column.
 INSERT INTO job (funcname, "coalesce", partition, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 SELECT n.funcname, n."coalesce", n.partition, n.arg, n.flag, n.priority,
        CASE WHEN n.leased = 1 OR n.delay = 0 THEN t.now ELSE t.next END + n.delay, t.now, n.leased, n.leased,
@@ -80,7 +80,7 @@ SELECT n.funcname, n."coalesce", n.partition, n.arg, n.flag, n.priority,
 RETURNING jobid, created
 
 -- name: insert_keyed_partitioned (funcname, uniqkey, coalesce, partition, arg, flag, priority, delay, leased) -> rows
--- Jobs of partitions with a unique key, as `insert_keyed`.
+-- As `insert_keyed`, for jobs of partitions.
 INSERT INTO job (funcname, uniqkey, "coalesce", partition, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 SELECT n.funcname, n.uniqkey, n."coalesce", n.partition, n.arg, n.flag, n.priority,
        CASE WHEN n.leased = 1 OR n.delay = 0 THEN t.now ELSE t.next END + n.delay, t.now, n.leased, n.leased,
@@ -105,9 +105,9 @@ SELECT jobid, {effective_state}
   FROM job WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: lanes () -> rows
--- All lanes that hold a job in a state below dead, when their first job is due, and the time now with its fraction. A
--- loose scan: one dive per function and twelve for its lanes (a second one per empty lane from 2038 on), whatever the
--- backlog and without statistics.
+-- All lanes that hold a job in a state below dead, each with the time at which its first job is due, and the time now
+-- with its fraction. This is a loose index scan: one dive per function and twelve for its lanes (from 2038 on, a second
+-- dive per empty lane), whatever the backlog. It needs no statistics.
 WITH RECURSIVE
   func (name) AS (
     (SELECT funcname FROM job ORDER BY funcname LIMIT 1)
@@ -137,8 +137,8 @@ SELECT lane.funcname, lane.state, lane.priority, lane.due, clock.now FROM lane, 
  ORDER BY lane.priority, lane.due
 
 -- name: due (funcname, priority, limit, small) -> rows
--- The first jobs of a lane that a claim may take, with their arguments, or NULL for an argument of more than `small`
--- bytes, the time now, and when they were inserted. Rows that another claim has locked are skipped.
+-- The first jobs of a lane that a claim may take, with their arguments (NULL for an argument of more than `small`
+-- bytes), the time now, and the time of each insert. Rows that another claim has locked are skipped.
 SELECT jobid, run_after, CASE WHEN octet_length(arg) > :small::bigint THEN NULL ELSE coalesce(arg, '') END, uniqkey,
        "coalesce", flag, failcount, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), created, expires,
        partition
@@ -149,7 +149,7 @@ SELECT jobid, run_after, CASE WHEN octet_length(arg) > :small::bigint THEN NULL 
    FOR UPDATE SKIP LOCKED
 
 -- name: named (funcname, limit) -> rows
--- Jobs to park, whose function's name is not text: it is given as bytes.
+-- Jobs to park, because their function's name is not text. The name is given as bytes.
 SELECT jobid FROM job WHERE funcname = convert_from(:funcname::bytea, 'SQL_ASCII') AND state < 4 LIMIT :limit::bigint
 
 -- name: sizes (jobids) -> rows
@@ -171,8 +171,8 @@ UPDATE job SET attempt = attempt + 1, state = 1, since = :now::bigint, run_after
  WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: expired (funcname, state, priority, limit) -> rows
--- Expired leases of a lane, and whether another program has put the row off. Rows locked by another transaction are
--- skipped.
+-- Expired leases of a lane, and for each whether another program has put the row off. Rows locked by another
+-- transaction are skipped.
 SELECT jobid, attempt, flag, crashes, since, floor(extract(epoch FROM clock_timestamp()))::bigint - since,
        {put_off},
        funcname
@@ -256,7 +256,7 @@ DELETE FROM job WHERE jobid = ANY (:@jobids::bigint[])
 DELETE FROM job WHERE jobid = :jobid::bigint
 
 -- name: complete_range (first, last) -> count
--- As `complete`, for consecutive ids: a fifth less of the server's work than a lookup per id.
+-- As `complete`, for consecutive ids. This is a fifth less of the server's work than a lookup per id.
 DELETE FROM job WHERE jobid BETWEEN :first AND :last
 
 -- name: any_records (first, last) -> rows
@@ -268,14 +268,14 @@ SELECT EXISTS (SELECT 1 FROM failure WHERE jobid BETWEEN :first AND :last)
     OR EXISTS (SELECT 1 FROM successor WHERE jobid BETWEEN :first AND :last)
 
 -- name: with_records (jobids) -> rows
--- The given jobs that have records, rows of `failure` or `report` (0), and those with a successor (1). This
--- statement runs after the jobs are deleted, as `any_records` does.
+-- The given jobs that have records (rows of `failure` or `report`), each with 0, and those that have a successor, each
+-- with 1. This statement runs after the jobs are deleted, as `any_records` does.
 SELECT jobid, 0 FROM failure WHERE jobid = ANY (:@jobids::bigint[])
 UNION SELECT jobid, 0 FROM report WHERE jobid = ANY (:@jobids::bigint[])
 UNION SELECT jobid, 1 FROM successor WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: records (jobids) -> rows
--- The job of each record of the given jobs, once per record, whether or not another transaction has locked it.
+-- The job of each record of the given jobs, once per record, whether or not another transaction has locked the record.
 SELECT jobid FROM failure WHERE jobid = ANY (:@jobids::bigint[])
 UNION ALL SELECT jobid FROM report WHERE jobid = ANY (:@jobids::bigint[])
 
@@ -294,7 +294,7 @@ DELETE FROM failure WHERE jobid = ANY (:@jobids::bigint[])
 DELETE FROM report WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: held (jobids, attempt) -> rows
--- The given jobs that this attempt holds, locked by its transaction.
+-- The given jobs that this attempt holds, locked by the transaction.
 SELECT jobid FROM job
  WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 IN (1, 2, 3) AND {held}
    FOR UPDATE
@@ -339,7 +339,7 @@ SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expir
   FROM finished WHERE jobid = :jobid::bigint
 
 -- name: kept_jobs (after, limit) -> rows
--- Kept jobs by id, as `finished` returns one, without their results.
+-- Kept jobs in the order of their ids, with the columns of `finished`, but without their results.
 SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, NULL, seconds
   FROM finished WHERE jobid > :after::bigint ORDER BY jobid LIMIT :limit::bigint
 
@@ -365,8 +365,8 @@ SELECT jobid, funcname, floor(extract(epoch FROM clock_timestamp()))::bigint - (
   FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND state + 0 = 4 AND run_after = 2147483647
 
 -- name: standing (jobids) -> rows
--- The rows of jobs before their setbacks, locked by the transaction. The last columns are whether it has a successor,
--- and whether the attempt of the row holds it.
+-- The rows of jobs before their setbacks, locked by the transaction. The last columns are whether the job has a
+-- successor, and whether the attempt in the row holds the job.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM function WHERE function.funcname = job.funcname),
        (SELECT retry FROM function WHERE function.funcname = job.funcname),
@@ -382,14 +382,14 @@ UPDATE job SET state = 0, failcount = :failcount::smallint, lease_end = 0,
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
 
 -- name: put_at (jobid, attempt, state, failcount, run_after) -> none
--- As `put_back`, until a unix time. If that is "never", the new state is dead.
+-- As `put_back`, but the job waits until a unix time. If that time is "never", the new state is dead.
 UPDATE job SET state = CASE WHEN :run_after::bigint = 2147483647 THEN 4 ELSE 0 END,
        failcount = :failcount::smallint, run_after = :run_after::bigint, lease_end = 0
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
 
 -- name: record_failure (jobid, attempt, kind, error, message, trace, worker) -> none
 -- Records a setback. An attempt ends once, and a repeated report does not reach this statement. A report without an
--- attempt, or the death of a process, may be recorded twice for one attempt: the newest is kept.
+-- attempt, or the death of a process, may be recorded twice for one attempt: the newest record is kept.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 VALUES (:jobid::bigint, :attempt::bigint, floor(extract(epoch FROM clock_timestamp()))::bigint, :kind::text,
         :error::text, :message::text, :trace::text, :worker::text)
@@ -398,7 +398,7 @@ ON CONFLICT (jobid, attempt, kind) DO UPDATE
        worker = excluded.worker
 
 -- name: record_keys (jobid) -> rows
--- The failure records of a job without their texts, except the number in the row that counts omitted ones.
+-- The failure records of a job without their texts, except the number in the row that counts omitted records.
 SELECT attempt, kind, CASE WHEN kind = 'omitted' THEN message END FROM failure WHERE jobid = :jobid::bigint ORDER BY attempt, kind
 
 -- name: omit_failures (jobid, after, before) -> count
@@ -435,7 +435,8 @@ SELECT jobid, funcname FROM job WHERE jobid = ANY (:@jobids::bigint[])
 SELECT jobid, funcname FROM finished WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: get (jobid) -> rows
--- One job with its effective state: if another program has put it off, it waits, or is dead if that time is "never".
+-- One job with its effective state: a job that another program has put off is waiting, or is dead if it was put off
+-- until "never".
 SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        {effective_state},
        since, crashes, created, runs, partition
@@ -497,7 +498,7 @@ UPDATE job SET state = 0, lease_end = 0,
  WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: put_all_at (jobids, run_after) -> none
--- As `put_all_back`, until a unix time. If that is "never", the new state is dead.
+-- As `put_all_back`, but the jobs wait until a unix time. If that time is "never", the new state is dead.
 UPDATE job SET state = CASE WHEN :run_after::bigint = 2147483647 THEN 4 ELSE 0 END, run_after = :run_after::bigint,
        lease_end = 0
  WHERE jobid = ANY (:@jobids::bigint[])
@@ -514,8 +515,8 @@ UPDATE job SET state = 0, failcount = 0, crashes = 0, lease_end = 0,
    AND {effective_state} IN (0, 4)
 
 -- name: counts () -> rows
--- Jobs of each function and state, and how many of them never run. Reads the whole lane index: for operators, not for a
--- pass.
+-- The number of jobs of each function and state, and how many of them never run. This reads the whole lane index, so it
+-- is for operators, and not for a pass.
 SELECT funcname, state, count(*), min(run_after), count(*) FILTER (WHERE run_after = 2147483647)
   FROM job GROUP BY funcname, state ORDER BY funcname, state
 
@@ -535,11 +536,11 @@ SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_
 
 -- name: facts () -> rows
 -- Settings of the database that decide whether a job can be lost, and whether the cost of claims stays the same. Behind
--- a pooler a session may have settings that another program has left there; those that PgBouncer keeps per client are
--- not among them. The oldest transaction that holds a snapshot is searched among the sessions of the role, or with
--- pg_monitor among all. If commits wait for a standby, the facts include how many standbys are connected (a role
--- without pg_monitor counts all), and how many commits have waited for long. If the table has never been analyzed: how
--- many rows it has by now.
+-- a pooler a session may have settings that another program has left there. The facts include these, except settings
+-- that PgBouncer keeps per client. The oldest transaction that holds a snapshot is searched among the sessions of the
+-- role, or among all sessions if the role has pg_monitor. If commits wait for a standby, the facts include how many
+-- standbys are connected (a role without pg_monitor counts all), and how many commits have waited for long. If the
+-- table has never been analyzed, they include how many rows it has by now.
 SELECT name, setting FROM pg_catalog.pg_settings
  WHERE name IN ('autovacuum', 'fsync', 'full_page_writes', 'transaction_read_only')
 UNION ALL SELECT 'version', current_setting('server_version')
@@ -568,7 +569,7 @@ UNION ALL SELECT 'commits_without_standby', count(*)::text FROM pg_catalog.pg_st
            WHERE wait_event = 'SyncRep' AND state_change < clock_timestamp() - interval '5 s'
 
 -- name: functions () -> rows
--- The settings of all functions that apply, and until when a function is paused.
+-- The settings that apply to each function, and the time until which it is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair,
        CASE WHEN paused_until > floor(extract(epoch FROM clock_timestamp()))::bigint THEN paused_until END
@@ -632,8 +633,8 @@ ON CONFLICT (funcname) DO UPDATE
 SELECT jobid FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND state + 0 IN (0, 1) AND run_after <> 2147483647 FOR UPDATE
 
 -- name: adopt (jobids, lease) -> rows
--- Gives an attempt to the copies of `adoptable`: the original's QueueRunner leases by `run_after` alone. The arguments
--- of the jobs are not read.
+-- Gives an attempt to the copies of the jobs that `adoptable` has found, which the original's QueueRunner has leased by
+-- `run_after` alone. The arguments of the jobs are not read.
 UPDATE job
    SET attempt = attempt + 1, state = 2, since = floor(extract(epoch FROM clock_timestamp()))::bigint,
        (run_after, lease_end) =
@@ -713,7 +714,8 @@ SELECT count(*) FROM (
 
 -- name: lock_function (funcname) -> rows
 -- The rules of a function, whether it is paused, and the time now with its fraction. The row stays locked until the end
--- of the claim, so that claims of it take turns. No row: it has no settings, or another claim has the lock.
+-- of the claim, so that claims of the function take turns. No row: the function has no settings, or another claim has
+-- the lock.
 SELECT max_running, coalesce(paused_until > floor(extract(epoch FROM clock_timestamp()))::bigint, false),
        rate, burst, rate_used_until, extract(epoch FROM clock_timestamp())::float8,
        partition_max_running, partition_rate, partition_burst, fair
@@ -731,8 +733,8 @@ SELECT count(*) FROM (
 
 -- name: lane_page (funcname, priority, after, after_jobid, limit) -> rows
 -- The next due jobs of a lane in the order of due times and ids, and whether each has a row in `turn`: 1 or NULL. The
--- first part is about the due time that was read last, and has only what an index scan of it needs. The
--- second part is not in the order of ids, so that it is not sorted.
+-- first part reads jobs with the due time that was read last, and has only the conditions of an index scan. The second
+-- part reads later jobs, not in the order of ids, so that no sort is needed.
 SELECT lane.jobid, lane.run_after,
        (SELECT 1 FROM turn WHERE turn.jobid = lane.jobid AND turn.priority = :priority::smallint)
   FROM (
@@ -762,13 +764,13 @@ SELECT DISTINCT :funcname::text, :priority::smallint, coalesce(partition, '') FR
 ON CONFLICT (funcname, priority, partition) DO NOTHING
 
 -- name: turn_partitions (funcname, priority, start, limit) -> rows
--- The next partitions with turns, from this text on.
+-- The next partitions with turns, from the text `start` on.
 SELECT partition FROM turn_partition
  WHERE funcname = :funcname::text AND priority = :priority::smallint AND partition >= :start::text
  ORDER BY partition LIMIT :limit::bigint
 
 -- name: next_turns (funcname, priority, partition, limit) -> rows
--- The first turns of each of these partitions, as many as are given for it.
+-- The first turns of each of these partitions, as many as its `limit`.
 SELECT turns.jobid, given.partition, turns.run_after
   FROM unnest(:@funcname::text[], :@priority::smallint[], :@partition::text[], :@limit::bigint[])
        AS given (funcname, priority, partition, size)
@@ -821,7 +823,7 @@ SELECT jobid FROM turn WHERE funcname = :funcname::text LIMIT :limit::bigint
 DELETE FROM turn_partition WHERE funcname = :funcname::text
 
 -- name: in_flight_by_partition (funcname, limit) -> rows
--- The number of jobs that attempts hold, by partition; together up to a limit.
+-- The number of jobs of a function that attempts hold, for each partition. At most `limit` jobs are counted in all.
 SELECT coalesce(partition, ''), count(*) FROM (
   SELECT partition FROM job
    WHERE funcname = :funcname::text AND state IN (1, 2, 3) AND {held} LIMIT :limit::bigint) AS handed_out
@@ -832,13 +834,13 @@ SELECT coalesce(partition, ''), count(*) FROM (
 SELECT partition, used_until FROM partition_rate WHERE funcname = :funcname::text AND partition = ANY (:@partitions::text[])
 
 -- name: use_partition_rates (funcname, partition, used_until) -> none
--- Stores these times, in the transaction that has locked the function's row.
+-- Stores the times up to which partitions have used their rates, in the transaction that has locked the function's row.
 INSERT INTO partition_rate (funcname, partition, used_until)
 SELECT * FROM unnest(:@funcname::text[], :@partition::text[], :@used_until::float8[])
 ON CONFLICT (funcname, partition) DO UPDATE SET used_until = excluded.used_until
 
 -- name: forget_partition_rates (limit) -> count
--- Deletes times that are over, which are the same as none.
+-- Deletes past times up to which partitions had used their rates. They mean the same as no row.
 DELETE FROM partition_rate
  WHERE (funcname, partition) IN (
        SELECT funcname, partition FROM partition_rate
@@ -851,8 +853,8 @@ UPDATE job SET state = 0, run_after = floor(extract(epoch FROM clock_timestamp()
  WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 IN (1, 2, 3) AND {held}
 
 -- name: mark_leased (jobids, attempt) -> none
--- Makes a job leased again that a worker has checked and will not start, because its Gearman server is lost: not
--- running, so that the lease may end early. If that server still exists, the worker that has the copy now renews it.
+-- Sets a running job back to leased, because the worker that checked it has lost the Gearman server and will not start
+-- the job. So the lease may end early. If that server still exists, the worker that has the copy now renews the lease.
 UPDATE job SET state = 1 WHERE jobid = ANY (:@jobids::bigint[]) AND attempt = :attempt::bigint AND state + 0 = 2 AND {held}
 
 -- name: crash (jobid, attempt) -> none
@@ -916,7 +918,7 @@ INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, wor
 VALUES (:jobid::bigint, :attempt::bigint, :failed_at::bigint, :kind, :error, :message, :trace, :worker)
 
 -- name: schedules () -> rows
--- All schedules, with the time and when each was last declared.
+-- All schedules, with the time now and the time at which each was last declared.
 SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued,
        last_tick, last_jobid, jobs, skipped, declared, override,
        (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), seen
@@ -1010,7 +1012,7 @@ SELECT funcname, unique_scope, unique_window, on_duplicate, max_delay FROM funct
  WHERE unique_scope IS NOT NULL OR unique_window IS NOT NULL OR on_duplicate IS NOT NULL
 
 -- name: keyed_row (funcname, uniqkey) -> rows
--- The job of a key, locked by the transaction, with the time now, rounded down and rounded up.
+-- The job that has a key, locked by the transaction, with the time now, rounded down and rounded up.
 SELECT jobid, attempt, {effective_state}, run_after, created, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), (SELECT ceil(extract(epoch FROM clock_timestamp()))::bigint)
   FROM job WHERE funcname = :funcname::text AND uniqkey = :uniqkey::text FOR UPDATE
 
@@ -1021,19 +1023,19 @@ UPDATE job SET arg = :arg::bytea, "coalesce" = :coalesce::text, priority = :prio
  WHERE jobid = :jobid::bigint
 
 -- name: free_key (jobid) -> none
--- A dead job gives up its key, so that another one can have it.
+-- Takes the key from a dead job, so that another job can have it.
 UPDATE job SET uniqkey = NULL, has_successor = NULL WHERE jobid = :jobid::bigint
 
 -- name: set_expires (jobids, expires) -> none
--- Seconds after new jobs are due until which they must have been handed out.
+-- Sets the number of seconds after their due time within which new jobs must have been handed out.
 UPDATE job SET expires = :expires::integer WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: expiries (jobids) -> rows
--- The jobs among these that have a time of their own until which they must be handed out.
+-- The jobs among these that have a time limit of their own for being handed out.
 SELECT jobid, expires FROM job WHERE jobid = ANY (:@jobids::bigint[]) AND expires IS NOT NULL
 
 -- name: note_successor (jobid) -> none
--- A job gets its first successor.
+-- Notes that a job has got its first successor.
 UPDATE job SET has_successor = 1 WHERE jobid = :jobid::bigint
 
 -- name: successor (jobid) -> rows
@@ -1050,7 +1052,7 @@ ON CONFLICT (jobid) DO UPDATE
        priority = excluded.priority, due = excluded.due, expires = excluded.expires
 
 -- name: promote (jobid) -> none
--- A successor becomes a job, unless a newer job has its key. The transaction has ended the job before it.
+-- Turns a successor into a job, unless a newer job has its key. The transaction has ended the job before it.
 INSERT INTO job (funcname, uniqkey, "coalesce", partition, arg, flag, priority, run_after, created, expires)
 SELECT funcname, uniqkey, "coalesce", partition, arg, flag, priority, due, created, expires FROM successor
  WHERE jobid = :jobid::bigint
@@ -1062,7 +1064,7 @@ DELETE FROM successor WHERE jobid = :jobid::bigint
 SELECT jobid FROM successor WHERE jobid = :jobid::bigint FOR UPDATE SKIP LOCKED
 
 -- name: successors_left (limit) -> rows
--- Successors of jobs that another program has deleted or parked. There are few successors.
+-- Successors of jobs that another program has deleted or parked. There are few successors, so all may be read.
 SELECT jobid FROM successor
  WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.jobid = successor.jobid AND {effective_state} <> 4)
  LIMIT :limit::bigint
@@ -1082,20 +1084,20 @@ ON CONFLICT (funcname, uniqkey) DO NOTHING;
 SELECT jobid, ends > (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) FROM recent_key WHERE funcname = :funcname::text AND uniqkey = :uniqkey::text FOR UPDATE
 
 -- name: note_key (funcname, uniqkey, jobid, ends) -> none
--- The last job of a key, and the end of the window that has begun with its insert.
+-- Stores the last job of a key, and the end of the window that has begun with the insert of that job.
 UPDATE recent_key SET jobid = :jobid::bigint, ends = :ends::bigint WHERE funcname = :funcname::text AND uniqkey = :uniqkey::text
 
 -- name: any_old_key () -> rows
--- Whether there is such a key as below.
+-- Whether there is a key that `forget_keys` would delete.
 SELECT jobid FROM recent_key WHERE ends < (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - 60 LIMIT 1
 
 -- name: forget_keys (limit) -> count
--- Deletes keys whose window has ended. A minute later, because an insert may have locked one.
+-- Deletes keys whose window ended more than a minute ago. Until then an insert may have locked one.
 DELETE FROM recent_key WHERE (funcname, uniqkey) IN (
   SELECT funcname, uniqkey FROM recent_key WHERE ends < (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - 60 ORDER BY ends LIMIT :limit::bigint FOR UPDATE SKIP LOCKED)
 
 -- name: late (funcname, priority, expires, limit) -> rows
--- The first jobs of a lane that have been due for too long, with their attempts and these times,
+-- The first jobs of a lane that have been due for too long, with their attempts and the seconds since they were due,
 -- locked by the transaction.
 SELECT jobid, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - run_after FROM job
  WHERE funcname = :funcname::text AND state = 0 AND priority = :priority::smallint
@@ -1127,16 +1129,16 @@ SELECT id, funcname, uniqkey, "coalesce", partition, arg, flag, priority, greate
 DELETE FROM outbox WHERE target = :target::bigint AND id = ANY (:@ids::text[])
 
 -- name: retarget (target, ids, home) -> none
--- Sends follow-ups to another database, because theirs is being drained.
+-- Changes the database of follow-ups, because the former one is being drained.
 UPDATE outbox SET target = :home::bigint WHERE target = :target::bigint AND id = ANY (:@ids::text[])
 
 -- name: arrive (id, mover) -> none
--- Notes that a follow-up arrives, unless it has before. In the transaction that inserts it.
+-- Notes that a follow-up arrives, unless that was noted before, in the transaction that inserts the follow-up.
 INSERT INTO arrived (id, mover, arrived_at) VALUES (:id::text, :mover::text, floor(extract(epoch FROM clock_timestamp()))::bigint)
 ON CONFLICT (id) DO NOTHING
 
 -- name: arrivals (ids, mover) -> rows
--- Which of these arrive in this transaction, whose name is unique.
+-- The follow-ups among these that arrive in this transaction. `mover` is the unique name of the transaction.
 SELECT id FROM arrived WHERE id = ANY (:@ids::text[]) AND mover = :mover::text
 
 -- name: forget_arrivals (age, limit) -> count

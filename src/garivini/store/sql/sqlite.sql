@@ -3,7 +3,7 @@
 -- The clock is the database's: strftime('%s', 'now') is the unix time in whole seconds, the same throughout a
 -- statement. A lease ends at now + lease + 1 because times are whole seconds and round down. 2147483647 is "never".
 -- Claims exclude it, so that a row parked by the original's clients does not start in 2038. Later times are ordinary
--- times. CAST(arg AS BLOB): another program may have stored text that is not UTF-8.
+-- times. Arguments are read with CAST(arg AS BLOB), because another program may have stored text that is not UTF-8.
 --
 -- A lease ends at `run_after`, and `lease_end` repeats it. `store/effective_state.py` describes what it means if they
 -- differ, and has the conditions in braces. A delay counts from the next whole second, so it is never too short. (This
@@ -46,8 +46,8 @@ RETURNING jobid, created
 SELECT strftime('%s', 'now') + 0, CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER)
 
 -- name: insert_many (funcname, coalesce, arg, flag, priority, due, now, leased, since, lease_end) -> id
--- Inserts many jobs without a unique key. Their ids are consecutive; the result is the last. The time was read just
--- before: numbers and no RETURNING take a third less time than expressions for each row.
+-- Inserts many jobs without a unique key. Their ids are consecutive; the result is the last. The caller has just read
+-- the time, because numbers without RETURNING take a third less time than expressions for each row.
 INSERT INTO job (funcname, "coalesce", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :coalesce, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
@@ -61,14 +61,14 @@ ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
 RETURNING jobid, created, funcname, uniqkey
 
 -- name: insert_partitioned (funcname, coalesce, partition, arg, flag, priority, delay, leased) -> rows
--- Jobs of partitions without a unique key, as `insert`, whose rows need not have the column.
+-- As `insert`, for jobs of partitions. This is a separate statement, so that other jobs need not have the column.
 INSERT INTO job (funcname, "coalesce", "partition", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :coalesce, :partition, :arg, :flag, :priority, CASE WHEN :leased OR :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay, strftime('%s', 'now') + 0, :leased, :leased, strftime('%s', 'now') * :leased, (strftime('%s', 'now') + :delay) * :leased) -- each
 RETURNING jobid, created
 
 -- name: insert_keyed_partitioned (funcname, uniqkey, coalesce, partition, arg, flag, priority, delay, leased) -> rows
--- Jobs of partitions with a unique key, as `insert_keyed`.
+-- As `insert_keyed`, for jobs of partitions.
 INSERT INTO job (funcname, uniqkey, "coalesce", "partition", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
   (:funcname, :uniqkey, :coalesce, :partition, :arg, :flag, :priority, CASE WHEN :leased OR :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay, strftime('%s', 'now') + 0, :leased, :leased, strftime('%s', 'now') * :leased, (strftime('%s', 'now') + :delay) * :leased) -- each
@@ -86,9 +86,9 @@ SELECT jobid, {effective_state}
   FROM job WHERE jobid IN (:*jobids)
 
 -- name: lanes () -> rows
--- All lanes that hold a job in a state below dead, when their first job is due, and the time now with its fraction. A
--- loose scan: one dive per function and twelve for its lanes (a second one per empty lane from 2038 on), whatever the
--- backlog and without statistics.
+-- All lanes that hold a job in a state below dead, each with the time at which its first job is due, and the time now
+-- with its fraction. This is a loose index scan: one dive per function and twelve for its lanes (from 2038 on, a second
+-- dive per empty lane), whatever the backlog. It needs no statistics.
 WITH RECURSIVE
   func (name) AS (
     SELECT min(funcname) FROM job
@@ -114,8 +114,8 @@ SELECT funcname, state, priority, due, (julianday('now') - 2440587.5) * 86400.0 
  ORDER BY priority, due
 
 -- name: due (funcname, priority, limit, small) -> rows
--- The first jobs of a lane that a claim may take, with their arguments, or NULL for an argument of more than `small`
--- bytes, the time now, and when they were inserted.
+-- The first jobs of a lane that a claim may take, with their arguments (NULL for an argument of more than `small`
+-- bytes), the time now, and the time of each insert.
 SELECT jobid, run_after, CASE WHEN length(arg) > :small THEN NULL ELSE coalesce(CAST(arg AS BLOB), x'') END, uniqkey,
        "coalesce", flag, failcount, attempt, strftime('%s', 'now') + 0, created, expires, "partition"
   FROM job INDEXED BY job_lane
@@ -124,7 +124,7 @@ SELECT jobid, run_after, CASE WHEN length(arg) > :small THEN NULL ELSE coalesce(
  ORDER BY run_after LIMIT :limit
 
 -- name: named (funcname, limit) -> rows
--- Jobs to park, whose function's name is a blob, or text that is not UTF-8: it is given as bytes.
+-- Jobs to park, because their function's name is a blob, or text that is not UTF-8. The name is given as bytes.
 SELECT jobid FROM job INDEXED BY job_lane
  WHERE funcname IN (:funcname, CAST(:funcname AS TEXT)) AND state < 4 LIMIT :limit
 
@@ -146,7 +146,7 @@ UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :leas
  WHERE jobid IN (:*jobids)
 
 -- name: expired (funcname, state, priority, limit) -> rows
--- Expired leases of a lane, and whether another program has put the row off.
+-- Expired leases of a lane, and for each whether another program has put the row off.
 SELECT jobid, attempt, flag, crashes, since, strftime('%s', 'now') - since, {put_off},
        funcname
   FROM job INDEXED BY job_lane
@@ -222,7 +222,7 @@ DELETE FROM job WHERE jobid IN (:*jobids)
 DELETE FROM job WHERE jobid = :jobid
 
 -- name: complete_range (first, last) -> count
--- As `complete`, for consecutive ids: a fifth less of the server's work than a lookup per id.
+-- As `complete`, for consecutive ids. This is a fifth less of the server's work than a lookup per id.
 DELETE FROM job WHERE jobid BETWEEN :first AND :last
 
 -- name: any_records (first, last) -> rows
@@ -233,19 +233,20 @@ SELECT EXISTS (SELECT 1 FROM failure WHERE jobid BETWEEN :first AND :last)
     OR EXISTS (SELECT 1 FROM successor WHERE jobid BETWEEN :first AND :last)
 
 -- name: with_records (jobids) -> rows
--- The given jobs that have records, rows of `failure` or `report` (0), and those with a successor (1).
+-- The given jobs that have records (rows of `failure` or `report`), each with 0, and those that have a successor, each
+-- with 1.
 SELECT jobid, 0 FROM failure WHERE jobid IN (:*jobids)
 UNION SELECT jobid, 0 FROM report WHERE jobid IN (:*jobids)
 UNION SELECT jobid, 1 FROM successor WHERE jobid IN (:*jobids)
 
 -- name: records (jobids) -> rows
--- The job of each record of the given jobs, once per record, whether or not another transaction has locked it.
+-- The job of each record of the given jobs, once per record, whether or not another transaction has locked the record.
 SELECT jobid FROM failure WHERE jobid IN (:*jobids)
 UNION ALL SELECT jobid FROM report WHERE jobid IN (:*jobids)
 
 -- name: lockable_records (jobids) -> rows
--- Returns the job of each record of the given jobs. No other transaction can have locked one, because this one has the
--- whole database.
+-- Returns the job of each record of the given jobs. No other transaction can have locked a record, because this one has
+-- locked the whole database.
 SELECT jobid FROM failure WHERE jobid IN (:*jobids)
 UNION ALL SELECT jobid FROM report WHERE jobid IN (:*jobids)
 
@@ -298,7 +299,7 @@ SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expir
   FROM finished WHERE jobid = :jobid
 
 -- name: kept_jobs (after, limit) -> rows
--- Kept jobs by id, as `finished` returns one, without their results.
+-- Kept jobs in the order of their ids, with the columns of `finished`, but without their results.
 SELECT jobid, funcname, uniqkey, attempt, failcount, created, finished_at, expires, worker, NULL, seconds
   FROM finished WHERE jobid > :after ORDER BY jobid LIMIT :limit
 
@@ -324,8 +325,8 @@ SELECT jobid, funcname, strftime('%s', 'now') - (
   FROM job WHERE jobid IN (:*jobids) AND state = 4 AND run_after = 2147483647
 
 -- name: standing (jobids) -> rows
--- The rows of jobs before their setbacks. The last columns are whether it has a successor, and whether the attempt of
--- the row holds it.
+-- The rows of jobs before their setbacks. The last columns are whether the job has a successor, and whether the attempt
+-- in the row holds the job.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM function WHERE function.funcname = job.funcname),
        (SELECT retry FROM function WHERE function.funcname = job.funcname),
@@ -339,14 +340,14 @@ UPDATE job SET state = 0, failcount = :failcount, lease_end = 0,
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
 
 -- name: put_at (jobid, attempt, state, failcount, run_after) -> none
--- As `put_back`, until a unix time. If that is "never", the new state is dead.
+-- As `put_back`, but the job waits until a unix time. If that time is "never", the new state is dead.
 UPDATE job SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END, failcount = :failcount,
        run_after = :run_after, lease_end = 0
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
 
 -- name: record_failure (jobid, attempt, kind, error, message, trace, worker) -> none
 -- Records a setback. An attempt ends once, and a repeated report does not reach this statement. A report without an
--- attempt, or the death of a process, may be recorded twice for one attempt: the newest is kept.
+-- attempt, or the death of a process, may be recorded twice for one attempt: the newest record is kept.
 INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, worker)
 VALUES (:jobid, :attempt, strftime('%s', 'now') + 0, :kind, :error, :message, :trace, :worker)
 ON CONFLICT (jobid, attempt, kind) DO UPDATE
@@ -354,7 +355,7 @@ ON CONFLICT (jobid, attempt, kind) DO UPDATE
        worker = excluded.worker
 
 -- name: record_keys (jobid) -> rows
--- The failure records of a job without their texts, except the number in the row that counts omitted ones.
+-- The failure records of a job without their texts, except the number in the row that counts omitted records.
 SELECT attempt, kind, CASE WHEN kind = 'omitted' THEN message END FROM failure WHERE jobid = :jobid ORDER BY attempt, kind
 
 -- name: omit_failures (jobid, after, before) -> count
@@ -390,7 +391,8 @@ SELECT jobid, funcname FROM job WHERE jobid IN (:*jobids)
 SELECT jobid, funcname FROM finished WHERE jobid IN (:*jobids)
 
 -- name: get (jobid) -> rows
--- One job with its effective state: if another program has put it off, it waits, or is dead if that time is "never".
+-- One job with its effective state: a job that another program has put off is waiting, or is dead if it was put off
+-- until "never".
 SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        {effective_state},
        since, crashes, created, runs, "partition"
@@ -450,7 +452,7 @@ UPDATE job SET state = 0, lease_end = 0,
  WHERE jobid IN (:*jobids)
 
 -- name: put_all_at (jobids, run_after) -> none
--- As `put_all_back`, until a unix time. If that is "never", the new state is dead.
+-- As `put_all_back`, but the jobs wait until a unix time. If that time is "never", the new state is dead.
 UPDATE job SET state = CASE WHEN :run_after = 2147483647 THEN 4 ELSE 0 END, run_after = :run_after, lease_end = 0
  WHERE jobid IN (:*jobids)
 
@@ -464,8 +466,8 @@ UPDATE job SET state = 0, failcount = 0, crashes = 0, run_after = strftime('%s',
  WHERE jobid IN (:*jobids) AND {effective_state} IN (0, 4)
 
 -- name: counts () -> rows
--- Jobs of each function and state, and how many of them never run. Reads the whole lane index: for operators, not for a
--- pass.
+-- The number of jobs of each function and state, and how many of them never run. This reads the whole lane index, so it
+-- is for operators, and not for a pass.
 SELECT funcname, state, count(*), min(run_after), sum(run_after = 2147483647)
   FROM job GROUP BY funcname, state ORDER BY funcname, state
 
@@ -488,7 +490,7 @@ SELECT (SELECT count(*) FROM job WHERE state = 0 AND run_after <= t.now AND run_
 SELECT 'version', sqlite_version() UNION ALL SELECT 'journal_mode', journal_mode FROM pragma_journal_mode
 
 -- name: functions () -> rows
--- The settings of all functions that apply, and until when a function is paused.
+-- The settings that apply to each function, and the time until which it is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair,
        CASE WHEN paused_until > strftime('%s', 'now') + 0 THEN paused_until END
@@ -544,8 +546,8 @@ ON CONFLICT (funcname) DO UPDATE
 SELECT jobid FROM job WHERE jobid IN (:*jobids) AND state IN (0, 1) AND run_after <> 2147483647
 
 -- name: adopt (jobids, lease) -> rows
--- Gives an attempt to the copies of `adoptable`: the original's QueueRunner leases by `run_after` alone. The arguments
--- of the jobs are not read.
+-- Gives an attempt to the copies of the jobs that `adoptable` has found, which the original's QueueRunner has leased by
+-- `run_after` alone. The arguments of the jobs are not read.
 UPDATE job
    SET attempt = attempt + 1, state = 2, since = strftime('%s', 'now') + 0,
        run_after = strftime('%s', 'now') + :lease + 1, lease_end = strftime('%s', 'now') + :lease + 1
@@ -619,7 +621,7 @@ SELECT count(*) FROM (
 
 -- name: lock_function (funcname) -> rows
 -- The rules of a function, whether it is paused, and the time now with its fraction. The transaction has locked the
--- whole database, so claims take turns. No row: it has no settings.
+-- whole database, so claims take turns. No row: the function has no settings.
 SELECT max_running, coalesce(paused_until > strftime('%s', 'now') + 0, 0), rate, burst, rate_used_until,
        (julianday('now') - 2440587.5) * 86400.0,
        partition_max_running, partition_rate, partition_burst, fair
@@ -637,7 +639,7 @@ SELECT count(*) FROM (
 
 -- name: lane_page (funcname, priority, after, after_jobid, limit) -> rows
 -- The next due jobs of a lane in the order of due times and ids, and whether each has a row in `turn`: 1 or NULL. The
--- first part is about the due time that was read last, and has only what an index scan of it needs.
+-- first part reads jobs with the due time that was read last, and has only the conditions of an index scan.
 SELECT lane.jobid, lane.run_after,
        (SELECT 1 FROM turn WHERE turn.jobid = lane.jobid AND turn.priority = :priority)
   FROM (
@@ -667,17 +669,18 @@ SELECT DISTINCT :funcname, :priority, coalesce("partition", '') FROM job WHERE j
 ON CONFLICT (funcname, priority, "partition") DO NOTHING
 
 -- name: turn_partitions (funcname, priority, start, limit) -> rows
--- The next partitions with turns, from this text on.
+-- The next partitions with turns, from the text `start` on.
 SELECT "partition" FROM turn_partition
  WHERE funcname = :funcname AND priority = :priority AND "partition" >= :start
  ORDER BY "partition" LIMIT :limit
 
 -- name: next_turns (funcname, priority, partition, limit) -> rows
--- The first turns of each of these partitions, as many as are given for it.
+-- The first turns of each of these partitions, as many as its `limit`.
 SELECT * FROM (SELECT jobid, "partition", run_after FROM turn INDEXED BY turn_order WHERE funcname = :funcname AND priority = :priority AND "partition" = :partition ORDER BY run_after, jobid LIMIT :limit) UNION ALL -- each
 
 -- name: due_turns (jobids, priority, small) -> rows
--- The jobs among these that a claim may take now, as `due` reads them. No other transaction can have locked one.
+-- The jobs among these that a claim may take now, as `due` reads them. No other transaction can have locked one of
+-- them.
 SELECT jobid, run_after, CASE WHEN length(arg) > :small THEN NULL ELSE coalesce(CAST(arg AS BLOB), x'') END, uniqkey,
        "coalesce", flag, failcount, attempt, strftime('%s', 'now') + 0, created, expires, "partition"
   FROM job
@@ -718,7 +721,7 @@ SELECT jobid FROM turn WHERE funcname = :funcname LIMIT :limit
 DELETE FROM turn_partition WHERE funcname = :funcname
 
 -- name: in_flight_by_partition (funcname, limit) -> rows
--- The number of jobs that attempts hold, by partition; together up to a limit.
+-- The number of jobs of a function that attempts hold, for each partition. At most `limit` jobs are counted in all.
 SELECT coalesce("partition", ''), count(*) FROM (
   SELECT "partition" FROM job INDEXED BY job_lane
    WHERE funcname = :funcname AND state IN (1, 2, 3) AND {held} LIMIT :limit) AS handed_out
@@ -729,14 +732,14 @@ SELECT coalesce("partition", ''), count(*) FROM (
 SELECT "partition", used_until FROM partition_rate WHERE funcname = :funcname AND "partition" IN (:*partitions)
 
 -- name: use_partition_rates (funcname, partition, used_until) -> none
--- Stores these times, in the transaction that has locked the function's row.
+-- Stores the times up to which partitions have used their rates, in the transaction that has locked the function's row.
 INSERT INTO partition_rate (funcname, "partition", used_until)
 VALUES
   (:funcname, :partition, :used_until) -- each
 ON CONFLICT (funcname, "partition") DO UPDATE SET used_until = excluded.used_until
 
 -- name: forget_partition_rates (limit) -> count
--- Deletes times that are over, which are the same as none.
+-- Deletes past times up to which partitions had used their rates. They mean the same as no row.
 DELETE FROM partition_rate
  WHERE (funcname, "partition") IN (
        SELECT funcname, "partition" FROM partition_rate WHERE used_until < strftime('%s', 'now') + 0 LIMIT :limit)
@@ -747,8 +750,8 @@ UPDATE job SET state = 0, run_after = strftime('%s', 'now') + 0, lease_end = 0
  WHERE jobid IN (:*jobids) AND attempt = :attempt AND state IN (1, 2, 3) AND {held}
 
 -- name: mark_leased (jobids, attempt) -> none
--- Makes a job leased again that a worker has checked and will not start, because its Gearman server is lost: not
--- running, so that the lease may end early. If that server still exists, the worker that has the copy now renews it.
+-- Sets a running job back to leased, because the worker that checked it has lost the Gearman server and will not start
+-- the job. So the lease may end early. If that server still exists, the worker that has the copy now renews the lease.
 UPDATE job SET state = 1 WHERE jobid IN (:*jobids) AND attempt = :attempt AND state = 2 AND {held}
 
 -- name: crash (jobid, attempt) -> none
@@ -806,7 +809,7 @@ INSERT INTO failure (jobid, attempt, failed_at, kind, error, message, trace, wor
 VALUES (:jobid, :attempt, :failed_at, :kind, :error, :message, :trace, :worker)
 
 -- name: schedules () -> rows
--- All schedules, with the time and when each was last declared.
+-- All schedules, with the time now and the time at which each was last declared.
 SELECT name, funcname, arg, cron, every, zone, flag, priority, missed, missed_window, overlap, paused, next_tick, queued,
        last_tick, last_jobid, jobs, skipped, declared, override,
        CAST(strftime('%s', 'now') AS INTEGER), seen
@@ -892,7 +895,7 @@ SELECT funcname, unique_scope, unique_window, on_duplicate, max_delay FROM funct
  WHERE unique_scope IS NOT NULL OR unique_window IS NOT NULL OR on_duplicate IS NOT NULL
 
 -- name: keyed_row (funcname, uniqkey) -> rows
--- The job of a key, locked by the transaction, with the time now, rounded down and rounded up.
+-- The job that has a key, locked by the transaction, with the time now, rounded down and rounded up.
 SELECT jobid, attempt, {effective_state}, run_after, created, strftime('%s', 'now') + 0, CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER)
   FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey
 
@@ -903,19 +906,19 @@ UPDATE job SET arg = :arg, "coalesce" = :coalesce, priority = :priority, run_aft
  WHERE jobid = :jobid
 
 -- name: free_key (jobid) -> none
--- A dead job gives up its key, so that another one can have it.
+-- Takes the key from a dead job, so that another job can have it.
 UPDATE job SET uniqkey = NULL, has_successor = NULL WHERE jobid = :jobid
 
 -- name: set_expires (jobids, expires) -> none
--- Seconds after new jobs are due until which they must have been handed out.
+-- Sets the number of seconds after their due time within which new jobs must have been handed out.
 UPDATE job SET expires = :expires WHERE jobid IN (:*jobids)
 
 -- name: expiries (jobids) -> rows
--- The jobs among these that have a time of their own until which they must be handed out.
+-- The jobs among these that have a time limit of their own for being handed out.
 SELECT jobid, expires FROM job WHERE jobid IN (:*jobids) AND expires IS NOT NULL
 
 -- name: note_successor (jobid) -> none
--- A job gets its first successor.
+-- Notes that a job has got its first successor.
 UPDATE job SET has_successor = 1 WHERE jobid = :jobid
 
 -- name: successor (jobid) -> rows
@@ -932,7 +935,7 @@ ON CONFLICT (jobid) DO UPDATE
        priority = excluded.priority, due = excluded.due, expires = excluded.expires
 
 -- name: promote (jobid) -> none
--- A successor becomes a job, unless a newer job has its key. The transaction has ended the job before it.
+-- Turns a successor into a job, unless a newer job has its key. The transaction has ended the job before it.
 INSERT INTO job (funcname, uniqkey, "coalesce", "partition", arg, flag, priority, run_after, created, expires)
 SELECT funcname, uniqkey, "coalesce", "partition", arg, flag, priority, due, created, expires FROM successor
  WHERE jobid = :jobid
@@ -944,7 +947,7 @@ DELETE FROM successor WHERE jobid = :jobid
 SELECT jobid FROM successor WHERE jobid = :jobid
 
 -- name: successors_left (limit) -> rows
--- Successors of jobs that another program has deleted or parked. There are few successors.
+-- Successors of jobs that another program has deleted or parked. There are few successors, so all may be read.
 SELECT jobid FROM successor
  WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.jobid = successor.jobid AND {effective_state} <> 4)
  LIMIT :limit
@@ -964,20 +967,20 @@ ON CONFLICT (funcname, uniqkey) DO NOTHING;
 SELECT jobid, ends > strftime('%s', 'now') + 0 FROM recent_key WHERE funcname = :funcname AND uniqkey = :uniqkey
 
 -- name: note_key (funcname, uniqkey, jobid, ends) -> none
--- The last job of a key, and the end of the window that has begun with its insert.
+-- Stores the last job of a key, and the end of the window that has begun with the insert of that job.
 UPDATE recent_key SET jobid = :jobid, ends = :ends WHERE funcname = :funcname AND uniqkey = :uniqkey
 
 -- name: any_old_key () -> rows
--- Whether there is such a key as below.
+-- Whether there is a key that `forget_keys` would delete.
 SELECT jobid FROM recent_key WHERE ends < strftime('%s', 'now') - 60 LIMIT 1
 
 -- name: forget_keys (limit) -> count
--- Deletes keys whose window has ended. A minute later, because an insert may have locked one.
+-- Deletes keys whose window ended more than a minute ago. Until then an insert may have locked one.
 DELETE FROM recent_key WHERE (funcname, uniqkey) IN (
   SELECT funcname, uniqkey FROM recent_key WHERE ends < strftime('%s', 'now') - 60 ORDER BY ends LIMIT :limit)
 
 -- name: late (funcname, priority, expires, limit) -> rows
--- The first jobs of a lane that have been due for too long, with their attempts and these times,
+-- The first jobs of a lane that have been due for too long, with their attempts and the seconds since they were due,
 -- locked by the transaction.
 SELECT jobid, attempt, strftime('%s', 'now') - run_after FROM job INDEXED BY job_lane
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
@@ -1009,16 +1012,16 @@ SELECT id, funcname, uniqkey, "coalesce", "partition", arg, flag, priority, max(
 DELETE FROM outbox WHERE target = :target AND id IN (:*ids)
 
 -- name: retarget (target, ids, home) -> none
--- Sends follow-ups to another database, because theirs is being drained.
+-- Changes the database of follow-ups, because the former one is being drained.
 UPDATE outbox SET target = :home WHERE target = :target AND id IN (:*ids)
 
 -- name: arrive (id, mover) -> none
--- Notes that a follow-up arrives, unless it has before. In the transaction that inserts it.
+-- Notes that a follow-up arrives, unless that was noted before, in the transaction that inserts the follow-up.
 INSERT INTO arrived (id, mover, arrived_at) VALUES (:id, :mover, CAST(strftime('%s', 'now') AS INTEGER))
 ON CONFLICT (id) DO NOTHING
 
 -- name: arrivals (ids, mover) -> rows
--- Which of these arrive in this transaction, whose name is unique.
+-- The follow-ups among these that arrive in this transaction. `mover` is the unique name of the transaction.
 SELECT id FROM arrived WHERE id IN (:*ids) AND mover = :mover
 
 -- name: forget_arrivals (age, limit) -> count

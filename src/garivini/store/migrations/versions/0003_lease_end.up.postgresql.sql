@@ -1,7 +1,7 @@
 -- lease_end repeats run_after if that is the end of a lease. If the two differ, another program has put the row off.
 -- runs: the number of starts that have read their number.
 ALTER TABLE job ADD COLUMN lease_end BIGINT NOT NULL DEFAULT 0, ADD COLUMN runs INTEGER NOT NULL DEFAULT 0;
--- The leased rows, by the lane index, so that a backlog is not read.
+-- Sets the column of leased rows. They are found by the lane index, so that a backlog is not read.
 WITH RECURSIVE func (name) AS (
   (SELECT funcname FROM job ORDER BY funcname LIMIT 1)
   UNION ALL

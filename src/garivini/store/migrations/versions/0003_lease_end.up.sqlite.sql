@@ -2,5 +2,5 @@
 ALTER TABLE job ADD COLUMN lease_end INTEGER NOT NULL DEFAULT 0;
 -- The number of starts that have read their number.
 ALTER TABLE job ADD COLUMN runs INTEGER NOT NULL DEFAULT 0;
--- The leased rows.
+-- Sets the column of leased rows.
 UPDATE job SET lease_end = run_after WHERE state IN (1, 2, 3);

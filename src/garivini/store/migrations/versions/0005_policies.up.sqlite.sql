@@ -1,5 +1,5 @@
--- The rest of a function's settings, and where each setting comes from: JSON objects of what code has declared, and
--- of what an operator has set instead. The other columns have the values that apply.
+-- The rest of a function's settings, and where each setting comes from: JSON objects of the settings that code has
+-- declared, and of those that an operator has set instead. The other columns have the values that apply.
 ALTER TABLE function ADD COLUMN retry TEXT;
 ALTER TABLE function ADD COLUMN timeout REAL CHECK (timeout > 0);
 ALTER TABLE function ADD COLUMN declared TEXT;

@@ -1,14 +1,14 @@
--- Unique keys: whether a dead job holds its key, the seconds after an insert for which its key stays taken, the effect of
--- an insert whose key is taken, and the maximum seconds for which debouncing puts a job off. expires: seconds after a job
--- is due until which it must have been handed out. NULL: the defaults.
+-- Rules of unique keys: whether a dead job holds its key, the seconds after an insert for which its key stays taken,
+-- the effect of an insert whose key is taken, and the maximum seconds for which debouncing puts a job off. expires: the
+-- seconds after a job is due within which it must have been handed out. NULL: the defaults.
 ALTER TABLE function
   ADD COLUMN unique_scope  VARCHAR(20) CHECK (unique_scope IN ('while_live', 'while_live_or_dead')),
   ADD COLUMN unique_window INTEGER CHECK (unique_window BETWEEN 1 AND 31536000),
   ADD COLUMN on_duplicate  VARCHAR(10) CHECK (on_duplicate IN ('existing', 'raise', 'replace', 'debounce', 'one_more')),
   ADD COLUMN max_delay     INTEGER CHECK (max_delay BETWEEN 1 AND 31536000),
   ADD COLUMN expires       INTEGER CHECK (expires BETWEEN 1 AND 31536000);
--- Seconds after a job is due until which it must have been handed out; NULL: the setting of its function. Whether it has
--- a successor; NULL: no.
+-- The seconds after a job is due within which it must have been handed out; NULL: the setting of its function. Whether
+-- the job has a successor; NULL: no.
 ALTER TABLE job ADD COLUMN expires INTEGER, ADD COLUMN has_successor SMALLINT;
 -- The successor of a job with a unique key: what was inserted with that key while an attempt held the job. It becomes a
 -- job when that job ends. due and created are unix times; expires is in seconds.

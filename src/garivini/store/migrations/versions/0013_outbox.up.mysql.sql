@@ -15,7 +15,7 @@ CREATE TABLE outbox (
   rule       VARCHAR(300),
   PRIMARY KEY (target, id)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 /*M! COLLATE utf8mb4_nopad_bin */ /*!80017 COLLATE utf8mb4_0900_bin */;
--- Follow-ups that have arrived here, so that none arrives twice.
+-- Notes of follow-ups that have arrived here, so that none arrives twice.
 CREATE TABLE arrived (
   id         CHAR(32) NOT NULL PRIMARY KEY,
   mover      CHAR(32) NOT NULL,

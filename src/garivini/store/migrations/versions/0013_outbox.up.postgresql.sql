@@ -15,7 +15,7 @@ CREATE TABLE outbox (
   rule       VARCHAR(300),
   PRIMARY KEY (target, id)
 );
--- Follow-ups that have arrived here, so that none arrives twice.
+-- Notes of follow-ups that have arrived here, so that none arrives twice.
 CREATE TABLE arrived (
   id         VARCHAR(32) COLLATE "C" NOT NULL PRIMARY KEY,
   mover      VARCHAR(32) NOT NULL,
