@@ -614,7 +614,8 @@ def eventually(
     """Return what is read when it is as expected, or after 5 s: servers reload in their time."""
     deadline = time.monotonic() + 5
     while not ready(found := read()) and time.monotonic() < deadline:
-        time.sleep(0.05)  # a reload reports nothing
+        # A reload reports nothing. InnoDB renews its list of transactions only if nobody has read it for 0.1 s.
+        time.sleep(0.3)
     return found
 
 
