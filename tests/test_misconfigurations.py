@@ -614,7 +614,7 @@ def eventually(
     """Return what is read when it is as expected, or after 5 s: servers reload in their time."""
     deadline = time.monotonic() + 5
     while not ready(found := read()) and time.monotonic() < deadline:
-        # A reload reports nothing. InnoDB renews its list of transactions only if nobody has read it for 0.1 s.
+        # A reload reports nothing. InnoDB renews its list of transactions if it was not read for 0.1 s.
         time.sleep(0.3)
     return found
 
