@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -324,11 +326,15 @@ async def test_an_answer_to_a_controller_inserts_follow_ups(tmp_path: Path, rete
         job = await queue.call(queue.client.insert_job, "f", flag="controller")
         (held,) = await worker.got()
         new = [{"funcname": "next", "arg": "ü", "unique": "k", "run_after": 60, "priority": "low"}]
+        new[0] |= {"partition": "north", "expires": 90}
         answer = {"garivini": {"insert": [*new, {"funcname": "next"}], "result": "done"}}
         held.complete(json.dumps(answer).encode())
         await _jobs(queue, ("next", "ü".encode()), ("next", b""))
         (keyed,) = [it for it in await queue.call(queue.database.jobs) if it.uniqkey == "k"]
         assert (keyed.priority, keyed.run_after > keyed.created + 59) == ("low", True)
+        assert keyed.partition == "north"
+        with closing(sqlite3.connect(queue.url.removeprefix("sqlite:///"))) as connection:
+            assert connection.execute("SELECT expires FROM job WHERE uniqkey = 'k'").fetchall() == [(90,)]
         kept = await queue.call(queue.client.result, job)
         assert (kept.result if kept else None) == (b"done" if retention else None)
 

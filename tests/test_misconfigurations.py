@@ -246,6 +246,8 @@ def index_of_original(place: Place) -> Iterator[tuple[str, Callable[[str], str]]
     words = (
         ("functions", "set", "--default", "--envelope", "json"),
         ("functions", "set", "f", "--max-running", "2"),
+        ("functions", "set", "g", "--fair"),
+        ("functions", "set", "plain", "--lease", "60"),
     )
     for each in words:
         assert CliRunner().invoke(cli, each, env={"GARIVINI_DB": place.url}).exit_code == 0
@@ -409,7 +411,7 @@ ROWS: Final[dict[str, Row]] = {
         "mariadb",
         index_of_original,
         "advice",
-        "functions_with_rules is 1: the table has the index for QueueRunners of the original",
+        "functions_with_rules is 2: the table has the index for QueueRunners of the original",
         "DROP INDEX run_after ON job",
     ),
     "statistics that are not renewed": Row(

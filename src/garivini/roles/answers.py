@@ -45,6 +45,8 @@ class FollowUp(msgspec.Struct, forbid_unknown_fields=True):
     coalesce: str | None = None
     flag: Flag | None = None
     priority: Priority | None = None
+    expires: float | None = None
+    partition: str | None = None
 
 
 class FollowUps(msgspec.Struct, forbid_unknown_fields=True):

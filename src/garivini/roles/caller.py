@@ -175,7 +175,8 @@ class Caller:
                 return data
             for it in found.insert:
                 values = (it.funcname, it.arg, it.run_after, it.unique, it.coalesce, it.flag)
-                calls.insert_job(job, *values, uniqkey=None, priority=it.priority)
+                named = {"priority": it.priority, "expires": it.expires, "partition": it.partition}
+                calls.insert_job(job, *values, uniqkey=None, **named)
         except UsageError as error:
             execution.setback = Setback(
                 handle=job.handle, kind="failed", error="FollowUp", message=str(error), worker=self._name

@@ -6,6 +6,7 @@ The state of a rate is a time in the function's row, by the database's clock.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from garivini.model.function_settings import valid_settings
@@ -13,6 +14,7 @@ from garivini.model.job import Job
 from garivini.model.outcome import Setback, Settled
 from garivini.model.pacing import BATCH_BYTES
 from garivini.model.policy import FunctionPolicy
+from garivini.model.rate import Rate
 from garivini.model.turns import START, Place
 from garivini.store.chunks import CHUNK
 from garivini.store.claims import Lane, claim
@@ -51,6 +53,9 @@ def admit(
     If a rule is about partitions, the partitions take turns: see ``store.turn_claims``. ``place`` is the one
     in the result of the lane's last admission.
     """
+    ended: list[tuple[Setback, Settled]] = []
+    if discarded is not None:
+        discarded.clear()
     rows = run("lock_function", funcname=lane.funcname)
     if not rows or rows[0][1]:  # locked by another claim, or paused
         return Admitted([], held_back=0.0, place=place)
@@ -69,26 +74,25 @@ def admit(
         size = min(allowed, CHUNK)
         jobs = turn_claim.claim(limit=size, lease=lease, max_bytes=max_bytes, expires=expires)
         left_out, place = turn_claim.held_back, turn_claim.place
-        if discarded is not None:
-            discarded[:] = turn_claim.discarded
+        ended = turn_claim.discarded
     elif allowed > 0:
-        jobs = claim(
-            run,
-            lane,
-            limit=allowed,
-            lease=lease,
-            max_bytes=max_bytes,
-            expires=expires,
-            discarded=discarded,
-        )
+        due = partial(claim, run, lane, limit=allowed, lease=lease, max_bytes=max_bytes)
+        jobs = due(expires=expires, discarded=ended)
     if rate is not None:
-        used = rate.use(used_until, now, len(jobs))
-        if used != used_until:
-            run("use_rate", funcname=lane.funcname, used_until=used)
-        wait = rate.until_next(used, now)
+        wait = _use_rate(run, lane, rate, used_until, now, len(jobs))
+    if discarded is not None:
+        discarded += ended
     if len(jobs) < max(0, allowed):
         return Admitted(jobs, left_out, place)
     return Admitted(jobs, None if allowed >= limit else wait, place)
+
+
+def _use_rate(run: Statements, lane: Lane, rate: Rate, used_until: float, now: float, starts: int) -> float:
+    """Store that this number of jobs start; return the seconds until another one may."""
+    used = rate.use(used_until, now, starts)
+    if used != used_until:
+        run("use_rate", funcname=lane.funcname, used_until=used)
+    return rate.until_next(used, now)
 
 
 def head(run: Statements, lane: Lane, place: Place = START) -> int | None:

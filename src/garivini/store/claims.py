@@ -85,7 +85,8 @@ def claim(
         lease: seconds, or a callable that returns them for a function.
         max_bytes: maximum bytes of arguments; one larger job is claimed alone.
         expires: the setting of the function. Jobs that have expired are discarded, and not claimed.
-        discarded: gets the setbacks of the discarded jobs, and the result of each setback.
+        discarded: gets the setbacks of the discarded jobs, and the result of each setback. It is empty after
+            an error, because nothing was discarded.
 
     Returns:
         The jobs in the order in which they were due, with that time as ``run_after``. Each has the
@@ -93,6 +94,8 @@ def claim(
         field ``crashes`` is not read.
 
     """
+    if discarded is not None:
+        discarded.clear()
     rows = run(
         "due",
         funcname=lane.funcname,
@@ -100,16 +103,12 @@ def claim(
         limit=limit if type(limit) is not int else min(limit, CHUNK),
         small=SMALL,
     )
-    if not rows:
-        if discarded is not None:
-            discarded.clear()
-        return []
     rows, late = split_late(rows, expires)
+    ended = discard(run, late) if late else []
+    jobs = claim_rows(run, lane, rows, lease=lease, max_bytes=max_bytes)
     if discarded is not None:
-        discarded[:] = discard(run, late) if late else ()
-    elif late:
-        discard(run, late)
-    return claim_rows(run, lane, rows, lease=lease, max_bytes=max_bytes)
+        discarded += ended
+    return jobs
 
 
 def claim_rows(

@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
+from garivini.errors import UsageError
 from garivini.model.outcome import Setback, Settled
 from garivini.model.policy import FunctionPolicy
 from garivini.model.state import State
+from garivini.store import claims, turn_claims
 from garivini.store.database import Database
 from tests.store.conformance.jobs import LEASE, NOON, claim, job, lane, put, stored
 from tests.store.conftest import Clock
@@ -37,6 +39,32 @@ def test_claim_discards_jobs_that_have_expired(
     (failure,) = database.failures(own)
     assert (failure.kind, failure.error) == ("discarded", "Expired")
     assert "11 s" in failure.message
+
+
+@pytest.mark.parametrize(
+    "rules", [None, FunctionPolicy(max_running=100), FunctionPolicy(partition_max_running=100)]
+)
+def test_claim_that_fails_reports_no_discarded_job(
+    database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch, rules: FunctionPolicy | None
+) -> None:
+    clock.set(NOON)
+    late, _ = put(database, expires=10), put(database)
+    clock.advance(11)
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise UsageError("a row that is none")
+
+    monkeypatch.setattr(claims, "claim_rows", fail)
+    monkeypatch.setattr(turn_claims, "claim_rows", fail)
+    discarded: Discarded = []
+    call: Any = database.claim
+    if rules is not None:
+        database.set_function("f", rules)
+        call = database.admit
+    with pytest.raises(UsageError, match="is none"):
+        call(lane(), limit=100, lease=LEASE, discarded=discarded)
+    assert discarded == []
+    assert stored(database, late).state is State.WAITING
 
 
 def test_claim_discards_by_the_setting_of_the_function(database: Database, clock: Clock) -> None:

@@ -7,6 +7,7 @@ import pytest
 from garivini.errors import UsageError
 from garivini.model.job import NewJob
 from garivini.model.outcome import Success
+from garivini.model.policy import FunctionPolicy
 from garivini.store.database import Database
 from tests.store.conformance.jobs import claim, job, put
 
@@ -63,6 +64,16 @@ def test_finish_inserts_no_follow_up_whose_key_has_a_live_job(database: Database
     put(database, uniqkey="k", arg=b"live")
     finish(database, [jobid], {jobid: [job(b"again", uniqkey="k"), job(b"other")]})
     assert sorted(args(database)) == [b"live", b"other"]
+
+
+def test_finish_applies_the_rules_of_keys_and_stores_the_partition_of_follow_ups(database: Database) -> None:
+    database.set_function("g", FunctionPolicy(on_duplicate="replace"))
+    database.functions()
+    jobid = put(database)
+    put(database, funcname="g", uniqkey="k", arg=b"before", partition="north")
+    finish(database, [jobid], {jobid: [job(b"after", funcname="g", uniqkey="k", partition="south")]})
+    (found,) = database.jobs()
+    assert (found.arg, found.partition) == (b"after", "south")
 
 
 def test_finish_deletes_nothing_if_a_follow_up_is_refused(

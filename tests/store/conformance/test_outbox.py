@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from garivini.model.job import NewJob
 from garivini.model.outcome import Success
+from garivini.model.unique import KeyRule
 from garivini.store import outbox
 from garivini.store.database import Database
 from tests.store.conformance.jobs import NOON, job, put
@@ -23,13 +24,32 @@ def finish(database: Database, *follow_ups: NewJob) -> None:
 
 
 def test_finish_stores_a_follow_up_for_another_database_in_the_outbox(database: Database) -> None:
-    new = elsewhere(b"\x00\xff", "grün", coalesce="c", flag="controller", priority="high")
+    values: dict[str, Any] = {
+        "coalesce": "c",
+        "flag": "controller",
+        "priority": "high",
+        "partition": "süd",
+        "expires": 60,
+    }
+    rule = KeyRule(on_duplicate="debounce", max_delay=9)
+    new = replace(elsewhere(b"\x00\xff", "grün", **values), rule=rule)
     finish(database, new, elsewhere(home=5), job(b"here"))
     assert [it.arg for it in database.jobs()] == [b"here"]
     assert database.outbox_targets() == [2, 5]
     (found,) = database.outgoing(2)
     assert found.job == replace(new, home=0, dispatch=False)
     assert len(found.id) == 32
+
+
+def test_receive_applies_the_rules_of_a_key(database: Database) -> None:
+    put(database, uniqkey="k", arg=b"before")
+    rules = [KeyRule(on_duplicate=effect) for effect in ("raise", "replace")]  # a duplicate cannot be raised
+    for rule, arg in zip(rules, (b"dropped", b"after"), strict=True):
+        finish(database, replace(elsewhere(arg), rule=rule))
+        arrived = database.outgoing(2)
+        database.receive(arrived)
+        database.leave_outbox(2, arrived)
+        assert [it.arg for it in database.jobs()] == [b"before" if arg == b"dropped" else b"after"]
 
 
 def test_finish_of_a_job_that_does_not_exist_stores_nothing_in_the_outbox(database: Database) -> None:

@@ -534,6 +534,7 @@ UNION ALL SELECT 'original_index', MIN(index_name) FROM information_schema.stati
            WHERE table_schema = DATABASE() AND table_name = 'job' AND column_name = 'run_after' AND seq_in_index = 1
 UNION ALL SELECT 'functions_with_rules', COUNT(*) FROM `function`
            WHERE max_running IS NOT NULL OR rate IS NOT NULL OR paused_until > UNIX_TIMESTAMP()
+              OR partition_max_running IS NOT NULL OR partition_rate IS NOT NULL OR fair = 1
 UNION ALL SELECT 'default_envelope', COALESCE(MAX(envelope), 'not set') FROM `function` WHERE funcname = ''
 UNION ALL SELECT 'wait_timeout', @@SESSION.wait_timeout
 UNION ALL SELECT 'stats_auto_recalc',
