@@ -179,7 +179,7 @@ class _Worker:
 
 
 class _Terminal:
-    """What a worker has of the terminal: a way to write there, for the traces of a test that hangs."""
+    """The terminal of a worker: a way to write there, for the traces of a test that hangs."""
 
     def __init__(self, terminal: Any) -> None:
         self._tw = terminal._tw

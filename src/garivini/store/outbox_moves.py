@@ -40,7 +40,7 @@ class OutboxMoves:
 
         Raises:
             UsageError: there is no such database here.
-            GariviniError: a database does not answer. What was not moved is moved by the next call.
+            GariviniError: a database does not answer. The next call moves the follow-ups that are left.
 
         """
         if target not in self._databases:
