@@ -30,7 +30,9 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
         "keeper": "errors backoff clock events model gearman store outcome_events",
         "worker": "errors backoff clock events model settings gearman client keeper",
         "roles": "errors backoff clock events model gearman store submission outcome_events keeper",
-        "cli": "errors events model databases settings gearman store submission client keeper worker roles",
+        "app": "errors model databases settings client store worker",
+        "cli": "errors events model databases settings gearman store submission client keeper worker roles "
+        "app",
         "__main__": "cli",
         "job": "model",
         "aio": "client",

@@ -13,6 +13,7 @@ docstring of each part lists its modules. ``docs/explanation/source.md`` names t
 * ``keeper``: renews leases, checks copies before they start, and commits outcomes.
 * ``worker``: ``Worker``, its functions, the copies that it holds, and ``supervisor``, which restarts and
   kills its processes. ``roles``: QueueRunner, Controller, Injector.
+* ``app``: ``Garivini``, the typed functions of an application, built on ``Client`` and ``Worker``.
 * ``cli``: the command ``garivini``.
 """
 
@@ -20,6 +21,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from garivini.app import Garivini, JobFunction, Ref
     from garivini.client import Client
     from garivini.client.aio import AsyncClient
     from garivini.databases import DatabasesLike
@@ -29,10 +31,12 @@ if TYPE_CHECKING:
         GariviniError,
         JobCancelled,
         JobDead,
+        JobFailed,
         JobLost,
         OutcomeUnknownError,
         ProtocolError,
         RefusedError,
+        ResultNotKept,
         SchemaError,
         UnreachableError,
         UsageError,
@@ -68,6 +72,7 @@ _MODULES: Final = {
     "DuplicateJobError": "errors",
     "FailedAttempt": "model.records",
     "Flag": "model.limits",
+    "Garivini": "app",
     "GariviniError": "errors",
     "Handle": "model.job",
     "HandleLike": "model.handles",
@@ -75,7 +80,9 @@ _MODULES: Final = {
     "Job": "model.job",
     "JobCancelled": "errors",
     "JobDead": "errors",
+    "JobFailed": "errors",
     "JobFilter": "model.current",
+    "JobFunction": "app",
     "JobLike": "model.new_jobs",
     "JobLost": "errors",
     "JobQuery": "model.job_query",
@@ -84,8 +91,10 @@ _MODULES: Final = {
     "OutcomeUnknownError": "errors",
     "Priority": "model.limits",
     "ProtocolError": "errors",
+    "Ref": "app",
     "RefusedError": "errors",
     "Reported": "model.records",
+    "ResultNotKept": "errors",
     "Retry": "worker",
     "SchemaError": "errors",
     "State": "model.state",
@@ -98,6 +107,9 @@ _MODULES: Final = {
 }
 
 __all__ = [  # noqa: RUF022  # the order of the documentation
+    "Garivini",
+    "JobFunction",
+    "Ref",
     "Client",
     "AsyncClient",
     "Worker",
@@ -126,6 +138,7 @@ __all__ = [  # noqa: RUF022  # the order of the documentation
     "Priority",
     "GariviniError",
     "UsageError",
+    "ResultNotKept",
     "SchemaError",
     "UnreachableError",
     "RefusedError",
@@ -134,6 +147,7 @@ __all__ = [  # noqa: RUF022  # the order of the documentation
     "OutcomeUnknownError",
     "JobLost",
     "JobDead",
+    "JobFailed",
     "JobCancelled",
     "ProtocolError",
 ]

@@ -4,6 +4,7 @@ Each entry names the party that must act or is at fault, and then the meaning of
 
 * ``GariviniError``
     * ``UsageError``: the caller. The call cannot work as written.
+        * ``ResultNotKept``: the function of a job has no retention, so that its results are not kept.
     * ``SchemaError``: the operator. The database does not have the tables of this version.
     * ``UnreachableError``: the network or a server. A database or a Gearman server cannot be reached, or the
       database takes no writes.
@@ -51,6 +52,10 @@ class UsageError(GariviniError, ValueError):
     """The call cannot work as written. Nothing was done."""
 
 
+class ResultNotKept(UsageError):
+    """The result of a job was asked for, and is not kept: its function needs a ``retention``."""
+
+
 class SchemaError(GariviniError):
     """The database does not have the tables of this version. Nothing was done."""
 
@@ -96,6 +101,10 @@ class JobDead(GariviniError):
 
     #: The last failure of the job, if one is recorded.
     failure: "FailedAttempt | None" = None
+
+
+#: Alias of ``JobDead``, for those who wait for a result.
+JobFailed = JobDead
 
 
 class JobCancelled(JobDead):

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
+from garivini.app import Garivini
 from garivini.cli.output import note
 from garivini.errors import UsageError
 from garivini.worker import Worker
@@ -47,28 +48,38 @@ class Speaker:
 
 
 def load(target: str) -> Worker:
-    """Import a module or file and return its Worker, which has at least one function.
+    """Import a module or file and return its Worker, or that of its application, with at least one function.
 
     Raises:
-        UsageError: there is no such module, it has no Worker with a function, or it has several Workers.
+        UsageError: there is no such module, it has neither a Worker nor a Garivini with a function, or it has
+            several, or a function of the application cannot run.
         BrokenModuleError: the module cannot be imported.
 
     """
+    found = load_app_or_worker(target)
+    if not found.functions:
+        how = "@app.job" if isinstance(found, Garivini) else '@worker.function("name")'
+        raise UsageError(f"{target} registers no function: decorate one with {how}")
+    return found.worker() if isinstance(found, Garivini) else found
+
+
+def load_app_or_worker(target: str) -> Garivini | Worker:
+    """Import a module or file and return its Garivini, or else its Worker. Raises as ``load``."""
     name, _, attribute = target.partition(":")
     module = _import(name)
     if attribute:
         found = getattr(module, attribute, None)
-        if not isinstance(found, Worker):
-            raise UsageError(f"{name} has no Worker named {attribute}")
-    else:
-        workers = {id(value): value for value in vars(module).values() if isinstance(value, Worker)}
-        if len(workers) != 1:
-            count = "no Worker" if not workers else f"{len(workers)} Workers: select one with {name}:NAME"
-            raise UsageError(f"{name} has {count}")
-        _, found = workers.popitem()
-    if not found.functions:
-        raise UsageError(f'{target} registers no function: decorate one with @worker.function("name")')
-    return found
+        if not isinstance(found, Garivini | Worker):
+            raise UsageError(f"{name} has no Garivini and no Worker named {attribute}")
+        return found
+    kinds: tuple[type[Garivini | Worker], ...] = (Garivini, Worker)
+    for kind in kinds:
+        values = {id(value): value for value in vars(module).values() if isinstance(value, kind)}
+        if len(values) > 1:
+            raise UsageError(f"{name} has {len(values)} {kind.__name__}s: select one with {name}:NAME")
+        if values:
+            return values.popitem()[1]
+    raise UsageError(f"{name} has no Garivini and no Worker")
 
 
 def _import(name: str) -> ModuleType:

@@ -44,6 +44,17 @@ class Configuration:
     #: TLS options of a command line, by the names of the table ``[tls]``.
     tls_flags: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def names_databases(self) -> bool:
+        """Whether the environment or the file names databases."""
+        variables = ("GARIVINI_DB", "GARIVINI_DB_FILE")
+        return any(map(self.environment.get, variables)) or bool(self.file.databases)
+
+    @property
+    def names_job_servers(self) -> bool:
+        """Whether the environment or the file names Gearman servers."""
+        return bool(self.environment.get("GARIVINI_JOB_SERVERS") or self.file.job_servers)
+
     def databases(self) -> list[str]:
         """Return the URLs of the databases.
 
@@ -128,6 +139,30 @@ def current() -> Configuration:
     for warning in found.warnings:
         logging.getLogger("garivini").warning("%s", warning)
     return found
+
+
+def of_application(module: str | None) -> Configuration:
+    """Return the settings for an application.
+
+    Those of the command that runs it have precedence if they name databases. Otherwise they come from the
+    environment, then from the file ``garivini.toml`` nearest to the application's module, in its folder or in
+    one above. The working directory does not matter.
+
+    Args:
+        module: the file of the application's module; None: it has none.
+
+    Raises:
+        UsageError: a file cannot be read, or has an unknown key or a wrong value.
+
+    """
+    if _chosen and _chosen[0].names_databases:
+        return _chosen[0]
+    folders = Path(module).resolve().parents if module is not None else ()
+    found = next((folder / SETTINGS_FILE for folder in folders if (folder / SETTINGS_FILE).is_file()), None)
+    if found is None or "GARIVINI_CONFIG" in os.environ:
+        environment = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+        return load() if "GARIVINI_CONFIG" in environment else Configuration(environment=environment)
+    return load(str(found))
 
 
 def _read(name: str, source: str) -> bytes:

@@ -8,7 +8,8 @@
 * ``live_settings`` applies settings that an operator changes. ``kept_results`` keeps the results of jobs, and
   measures these jobs.
 * ``supervisor`` restarts processes that die. ``forks`` handles processes that a function forks. ``joblog``
-  logs a line per start and end of a job. ``waker`` wakes a QueueRunner after follow-ups.
+  logs a line per start and end of a job. ``waker`` wakes a QueueRunner after follow-ups. ``lifespans`` runs
+  code at the start and the end of a process.
 """
 
 from garivini.worker.functions import Discard, Function, Registered, Retry

@@ -86,7 +86,7 @@ class AsyncJobs:
             forks.leave(error)
             if self._closing and isinstance(error, asyncio.CancelledError | GeneratorExit):
                 raise  # a cancellation of the task is not an error of the job
-            setback = setback_of(job.handle, error, self._name)
+            setback = setback_of(entry, job, error, self._name)
             if limit.expired():
                 message = f"ran longer than {entry.timeout:g} s"
                 setback = replace(setback, error="TimeLimit", message=message)

@@ -78,7 +78,7 @@ class DefJobs:
                 take_result(execution, result)
         except BaseException as error:  # also SystemExit: a job must not end the worker
             forks.leave(error)
-            execution.setback = setback_of(execution.job.handle, error, self._name)
+            execution.setback = setback_of(entry, execution.job, error, self._name)
         self.current = None
         self.links.ran += 1
         force_setattr(execution.job, "calls", None)  # threads that the function left behind must not use them

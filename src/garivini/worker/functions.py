@@ -1,18 +1,24 @@
 """The functions of a worker: how they are checked, and what their results and exceptions mean."""
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from typing import Any, Final
 
 from garivini.errors import UsageError
-from garivini.model.job import Handle, Job
+from garivini.model.job import Job
 from garivini.model.outcome import Setback, failure
 from garivini.model.policy import FunctionPolicy
+from garivini.model.retry import Backoff, ErrorClass, error_names, retry_policy, stored_retry
 from garivini.model.when import Offset, parse_delay
 
+_logger: Final = logging.getLogger("garivini")
+
 Function = Callable[[Job], Any]
+#: Computes the seconds until a failed job runs again, from the number of its failures and the exception.
+DelayAfter = Callable[[int, BaseException], float]
 
 
 class Retry(Exception):
@@ -41,9 +47,13 @@ class Registered:
     #: Maximum seconds of a job; None: no limit. ``LiveSettings`` replaces it if an operator has set another.
     timeout: float | None
     is_async: bool
+    #: Computes the delay after a failure; None: the stored settings decide.
+    delay: DelayAfter | None = None
 
 
-def registered(funcname: str, function: Function, policy: FunctionPolicy) -> Registered:
+def registered(
+    funcname: str, function: Function, policy: FunctionPolicy, delay: DelayAfter | None = None
+) -> Registered:
     """Return the entry of a function that a worker can run.
 
     Raises:
@@ -65,7 +75,30 @@ def registered(funcname: str, function: Function, policy: FunctionPolicy) -> Reg
         ) from None
     except ValueError:
         pass  # some builtins have no signature
-    return Registered(function, policy, policy.timeout, _is_async(function))
+    return Registered(function, policy, policy.timeout, _is_async(function), delay)
+
+
+def declared_policy(
+    *,
+    backoff: Backoff | DelayAfter | None = None,
+    backoff_for: Mapping[ErrorClass, Backoff] | None = None,
+    retry_on: Iterable[ErrorClass] | None = None,
+    discard_on: Iterable[ErrorClass] = (),
+    **settings: Any,
+) -> tuple[FunctionPolicy, DelayAfter | None]:
+    """Return the settings that a worker declares, and the callable backoff among them; None: there is none.
+
+    Raises:
+        UsageError: a value is out of range, or there is no such setting.
+
+    """
+    delay = backoff if callable(backoff) else None
+    retry = retry_policy(None if callable(backoff) else backoff, backoff_for, retry_on, discard_on)
+    if unknown := sorted(set(settings) - {field.name for field in fields(FunctionPolicy)}):
+        raise UsageError(f"{', '.join(unknown)} is not a setting of a function")
+    policy = FunctionPolicy(**settings, renews=True, retry=None if retry is None else retry.text)
+    policy.key_rule.check_together()
+    return policy, delay
 
 
 def _is_async(function: Function) -> bool:
@@ -97,8 +130,9 @@ def check_result(result: Any) -> None:
             )
 
 
-def setback_of(handle: Handle, error: BaseException, worker: str) -> Setback:
+def setback_of(entry: Registered, job: Job, error: BaseException, worker: str) -> Setback:
     """Return the setback of a job whose function raised ``error``; ``worker``: the worker's name."""
+    handle = job.handle
     match error:
         case Retry():
             return Setback(
@@ -114,4 +148,18 @@ def setback_of(handle: Handle, error: BaseException, worker: str) -> Setback:
                 handle=handle, kind="discarded", error="Discard", message=error.reason, worker=worker
             )
         case _:
-            return failure(handle, error, worker)
+            failed = failure(handle, error, worker)
+            return failed if entry.delay is None else _delayed(entry, failed, job.failcount + 1, error)
+
+
+def _delayed(entry: Registered, failed: Setback, failures: int, error: BaseException) -> Setback:
+    """Return a failure with the delay that the function's code computes, unless it is not to be retried."""
+    assert entry.delay is not None
+    policy = None if entry.policy.retry is None else stored_retry(entry.policy.retry)
+    if policy is not None and policy.delay(error_names(failed), failures) is None:
+        return failed
+    try:
+        return replace(failed, when=Offset(parse_delay(entry.delay(failures, error))))
+    except Exception:
+        _logger.exception("the backoff of a function failed, so the stored settings decide")
+        return failed

@@ -9,6 +9,7 @@ import msgspec
 
 from garivini.keeper.execution import Execution
 from garivini.model.job import Job
+from garivini.model.json_forms import to_json
 from garivini.model.outcome import KeptResult
 from garivini.worker.functions import Registered, check_result
 
@@ -47,7 +48,7 @@ def take_result(execution: Execution, result: Any) -> None:
 def _kept(result: Any, seconds: float) -> KeptResult:
     check_result(result)
     try:
-        return KeptResult(msgspec.json.encode(result), seconds)
+        return KeptResult(msgspec.json.encode(result, enc_hook=to_json), seconds)
     except Exception as error:  # the object cannot be encoded; the job has succeeded anyway
         name = type(result).__qualname__
         return KeptResult(None, seconds, f"the result, a {name}, cannot be written as JSON: {error}")

@@ -26,6 +26,7 @@ class Process:
 
     def __init__(self, worker: Served, child: SupervisedChild | None) -> None:
         self._child = child
+        self._lifespans = worker.lifespans
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._stopping = False
@@ -48,7 +49,7 @@ class Process:
         thread = threading.Thread(target=self._serve, name="garivini-loop", daemon=True)
         before = {number: signal.signal(number, self._on_signal) for number in self._numbers}
         try:
-            with forks.watched(self._serving.descriptors):
+            with self._lifespans.entered(), forks.watched(self._serving.descriptors):
                 thread.start()
                 self._run_functions()
                 thread.join()
@@ -100,7 +101,8 @@ class Process:
     async def _serve_until_stopped(self) -> None:
         if self._child is not None:
             self._loop.add_reader(self._child.lifeline, self._parent_died)
-        await self._serving.run(self._stop)
+        async with self._lifespans.entered_async():
+            await self._serving.run(self._stop)
 
     def _parent_died(self) -> None:
         assert self._child is not None

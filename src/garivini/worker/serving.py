@@ -26,6 +26,7 @@ from garivini.worker.blocking import BlockingRunner
 from garivini.worker.def_jobs import DefJobs
 from garivini.worker.functions import Registered
 from garivini.worker.held_jobs import HeldJobs
+from garivini.worker.lifespans import Lifespans
 from garivini.worker.live_settings import LiveSettings
 from garivini.worker.shared import Shared
 from garivini.worker.waker import Waker
@@ -46,6 +47,7 @@ class Served(Protocol):
     job_servers: list[str]
     tls: ssl.SSLContext | None
     concurrency: int
+    lifespans: Lifespans
 
 
 class Serving:

@@ -15,11 +15,11 @@ from garivini.keeper.supervised_child import SupervisedChild
 from garivini.model.job import Job
 from garivini.model.limits import Flag, Priority
 from garivini.model.new_jobs import new_job
-from garivini.model.policy import FunctionPolicy
-from garivini.model.retry import Backoff, ErrorClass, retry_policy
+from garivini.model.retry import Backoff, ErrorClass
 from garivini.model.schedule import Missed, Overlap, Schedule, check_name, whole_seconds
 from garivini.model.unique import OnDuplicate, UniqueScope
-from garivini.worker.functions import Function, Registered, registered
+from garivini.worker.functions import DelayAfter, Function, Registered, declared_policy, registered
+from garivini.worker.lifespans import LifespanFunction, Lifespans
 from garivini.worker.process import Process
 from garivini.worker.serving import Serving
 
@@ -60,6 +60,7 @@ class Worker:
         self.concurrency: int = concurrency
         self.functions: dict[str, Registered] = {}
         self.schedules: dict[str, Schedule] = {}
+        self.lifespans: Lifespans = Lifespans()
 
     def function(
         self,
@@ -75,7 +76,7 @@ class Worker:
         partition_rate: str | None = None,
         partition_burst: int | None = None,
         fair: bool | None = None,
-        backoff: Backoff | None = None,
+        backoff: Backoff | DelayAfter | None = None,
         backoff_for: Mapping[ErrorClass, Backoff] | None = None,
         retry_on: Iterable[ErrorClass] | None = None,
         discard_on: Iterable[ErrorClass] = (),
@@ -116,7 +117,8 @@ class Worker:
                 or ``partition_rate``, they always take turns.
             backoff: the delays after failures: a ``BackoffCurve``, or a list of seconds for the first
                 failure, the second and so on, the last for all later ones. By default 2, 4, 8 minutes and so
-                on, up to a day.
+                on, up to a day. Or a callable, which a worker calls with the number of failures and the
+                exception, and which returns seconds. After a crash, or if it raises, the default applies.
             backoff_for: other delays for some exceptions, by the class or by the name of the class.
             retry_on: classes of exceptions after which a job is retried, besides those of ``backoff_for``.
                 If it is given, all other exceptions make the job dead.
@@ -139,8 +141,11 @@ class Worker:
 
         """
         new_job(funcname, b"")
-        retry = retry_policy(backoff, backoff_for, retry_on, discard_on)
-        policy = FunctionPolicy(
+        policy, delay = declared_policy(
+            backoff=backoff,
+            backoff_for=backoff_for,
+            retry_on=retry_on,
+            discard_on=discard_on,
             lease=lease,
             max_failures=max_failures,
             max_running=max_running,
@@ -150,8 +155,6 @@ class Worker:
             partition_rate=partition_rate,
             partition_burst=partition_burst,
             fair=fair,
-            renews=True,
-            retry=None if retry is None else retry.text,
             timeout=timeout,
             retention=retention,
             dead_retention=dead_retention,
@@ -161,15 +164,29 @@ class Worker:
             max_delay=max_delay,
             expires=expires,
         )
-        policy.key_rule.check_together()
 
         def register(function: _F) -> _F:
             if funcname in self.functions:
                 raise UsageError(f"function {funcname!r} is registered twice")
-            self.functions[funcname] = registered(funcname, function, policy)
+            self.functions[funcname] = registered(funcname, function, policy, delay)
             return function
 
         return register
+
+    def lifespan(self, function: LifespanFunction) -> LifespanFunction:
+        """Register code for the start and the end of each worker process, such as for a pool of connections.
+
+        Args:
+            function: a generator function, ``def`` or ``async def``, with one ``yield``. The code before it
+                runs before the first job, and the code after it when the last job has ended. A ``def`` runs
+                in the main thread, an ``async def`` in the event loop.
+
+        Raises:
+            UsageError: it is not a generator function.
+
+        """
+        self.lifespans.add(function)
+        return function
 
     def schedule(
         self,
@@ -260,8 +277,10 @@ class Worker:
 
         """
         serving = Serving(self, asyncio.get_running_loop(), drain)
-        threading.Thread(target=serving.blocking.run, name="garivini-functions", daemon=True).start()
-        try:
-            return await serving.run(stop)
-        finally:
-            serving.blocking.stop()
+        with self.lifespans.entered():
+            async with self.lifespans.entered_async():
+                threading.Thread(target=serving.blocking.run, name="garivini-functions", daemon=True).start()
+                try:
+                    return await serving.run(stop)
+                finally:
+                    serving.blocking.stop()
