@@ -155,7 +155,7 @@ def test_a_value_that_is_missing_is_an_error() -> None:
 
 #: Names whose parameters are a dialect's own, for it runs them itself.
 OWN = {
-    "mysql": {"lanes", "insert", "insert_keyed", "insert_partitioned", "insert_keyed_partitioned"},
+    "mysql": {"lanes", "insert", "insert_keyed", "insert_wide", "insert_keyed_wide"},
 }
 #: Names that a dialect alone has.
 MORE = {

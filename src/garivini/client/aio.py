@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -105,6 +105,7 @@ class AsyncClient(AsyncReadCalls, AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitC
         dispatch: bool = True,
         expires: float | timedelta | None = None,
         partition: str | None = None,
+        headers: Mapping[str, Any] | None = None,
         connection: AsyncJoinable | None = None,
     ) -> Inserted:
         """Insert a job in one transaction, which is committed when the call returns.
@@ -126,6 +127,8 @@ class AsyncClient(AsyncReadCalls, AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitC
             expires: seconds, or a timedelta: a job not handed out this long after it was due is discarded.
             partition: the customer, account or host for which the job runs, up to 200 bytes of UTF-8. A
                 function can have limits and turns per partition.
+            headers: values beside the argument, for hooks and tools, up to 2 kB as JSON. The worker has them
+                as ``job.headers``.
             connection: inserts the job in the transaction of this connection, which may also be an
                 AsyncConnection or AsyncSession. The job exists when the caller commits. A QueueRunner is
                 woken after the commit of a session or Django connection; with any other connection, call
@@ -148,6 +151,7 @@ class AsyncClient(AsyncReadCalls, AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitC
             dispatch=dispatch,
             expires=expires,
             partition=partition,
+            headers=headers,
         )
         if connection is not None:
             (inserted,) = await self._join(connection, [job])
@@ -174,7 +178,7 @@ class AsyncClient(AsyncReadCalls, AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitC
         Args:
             jobs: each a list ``[funcname, uniqkey, coalesce, arg]`` or a mapping with the keys ``funcname``,
                 ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``, ``expires``,
-                ``partition``.
+                ``partition``, ``headers``.
             run_after: as for ``insert_job``, for all jobs.
             flag: as for ``insert_job``, for all jobs.
             dispatch: as for ``insert_job``. If a database gets more than 4,000 of the jobs, a QueueRunner

@@ -1,9 +1,10 @@
 """The client: inserts, completes, reschedules, fails and reads jobs. It blocks, and starts no threads."""
 
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 from garivini import settings
 from garivini.client.bulk import BulkCalls
@@ -114,6 +115,7 @@ class Client(ReadCalls, BulkCalls, FunctionCalls, WaitCalls):
         dispatch: bool = True,
         expires: float | timedelta | None = None,
         partition: str | None = None,
+        headers: Mapping[str, Any] | None = None,
         connection: Joinable | None = None,
     ) -> Inserted:
         """Insert a job in one transaction, which is committed when the call returns.
@@ -132,6 +134,8 @@ class Client(ReadCalls, BulkCalls, FunctionCalls, WaitCalls):
             expires: seconds, or a timedelta: a job not handed out this long after it was due is discarded.
             partition: the customer, account or host for which the job runs, up to 200 bytes of UTF-8. A
                 function can have limits and turns per partition.
+            headers: values beside the argument, for hooks and tools, up to 2 kB as JSON. The worker has them
+                as ``job.headers``.
             connection: inserts the job in the transaction of this connection. The job exists when the caller
                 commits. A QueueRunner is woken after the commit of a Session or Django connection; with any
                 other connection, call ``wake``.
@@ -153,6 +157,7 @@ class Client(ReadCalls, BulkCalls, FunctionCalls, WaitCalls):
             dispatch=dispatch,
             expires=expires,
             partition=partition,
+            headers=headers,
         )
         return self._insert_checked([job], connection)[0]
 
@@ -170,7 +175,7 @@ class Client(ReadCalls, BulkCalls, FunctionCalls, WaitCalls):
         Args:
             jobs: each a list ``[funcname, uniqkey, coalesce, arg]`` or a mapping with the keys ``funcname``,
                 ``arg``, ``unique`` or ``uniqkey``, ``coalesce``, ``priority``, ``expires``,
-                ``partition``.
+                ``partition``, ``headers``.
             run_after: as for ``insert_job``, for all jobs.
             flag: as for ``insert_job``, for all jobs.
             dispatch: as for ``insert_job``. If a database gets more than 4,000 of the jobs, a QueueRunner

@@ -2,7 +2,8 @@
 
 * ``job``: the classes of a job, a handle and a new job. ``new_jobs`` and ``handles`` make them from callers'
   arguments; ``inserted`` is the result of an insert, ``current`` the job of the calling code.
-* ``limits``, ``state``, ``when`` and ``payload``: the values of a job, and its form in Gearman.
+* ``limits``, ``state``, ``when``, ``headers`` and ``payload``: the values of a job, and its form in Gearman.
+  ``json_forms``: the JSON form of pydantic models.
 * ``lease`` decides about an expired lease. ``outcome``: how an attempt ended. ``policy``: the settings of a
   function. ``function_settings``: where its settings come from. ``retry``: when a failed job runs again.
   ``rate``: how many jobs may start. ``unique``: rules of unique keys. ``turns``: in which order

@@ -1,6 +1,6 @@
 """A job: its row, its handle, and a job to insert."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -8,6 +8,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from garivini.errors import UsageError
+from garivini.model.headers import parse_headers
 from garivini.model.inserted import Inserted
 from garivini.model.limits import FLAGS, PRIORITIES, Flag, Priority, check_word
 from garivini.model.state import State
@@ -60,6 +61,8 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     #: Seconds after its due time until which it must be handed out; 0: the setting of its function applies.
     expires: int = 0
     partition: str | None = None
+    #: The headers as JSON; None: there are none.
+    headers: str | None = None
     #: Of a follow-up, the id of the database to which it is moved; 0: it stays where it was inserted.
     home: int = 0
 
@@ -156,6 +159,8 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     lines: int = 0
     #: For whom or what it runs: limits per partition count by it. None: it was inserted without one.
     partition: str | None = None
+    #: The headers as JSON; None: there are none. ``headers`` has them as a mapping.
+    headers_text: str | None = None
 
     def __hash__(self) -> int:
         # The hash cannot use all fields, because the worker may set ``superseded`` while the job runs.
@@ -169,11 +174,12 @@ class Job(msgspec.Struct, frozen=True, gc=False):
             stored.dbid,
             job.funcname,
             job.arg,
-            uniqkey=job.uniqkey,
-            coalesce=job.coalesce,
-            run_after=stored.created,
-            flag=job.flag,
-            attempt=1,
+            job.uniqkey,
+            job.coalesce,
+            stored.created,
+            job.flag,
+            0,  # failures
+            1,  # attempt
             priority=job.priority,
             state=State.LEASED,
             since=stored.created,
@@ -182,6 +188,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
             lease_end=stored.created + job.lease + 1,
             incarnation=stored.incarnation,
             partition=job.partition,
+            headers_text=job.headers,
         )
 
     @property
@@ -238,6 +245,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
         priority: Priority | None = None,
         expires: float | timedelta | None = None,
         partition: str | None = None,
+        headers: Mapping[str, Any] | None = None,
     ) -> None:
         """Insert another job if this one succeeds, in the transaction that completes this one.
 
@@ -257,6 +265,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
             priority: as there.
             expires: as there.
             partition: as there.
+            headers: as there.
 
         Raises:
             UsageError: a value cannot be stored, there are too many follow-ups, or no function runs this job
@@ -269,6 +278,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
             priority=priority,
             expires=expires,
             partition=partition,
+            headers=headers,
         )
 
     def insert_jobs(
@@ -355,6 +365,11 @@ class Job(msgspec.Struct, frozen=True, gc=False):
             return msgspec.json.decode(self.arg)
         except msgspec.DecodeError as error:
             raise UsageError(f"the argument of job {self.jobid} is not JSON: {error}") from error
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """The values that the insert gave beside the argument, such as a request's id; empty without any."""
+        return {} if self.headers_text is None else parse_headers(self.headers_text)
 
     @property
     def unique(self) -> bytes:

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 from garivini.errors import UsageError
+from garivini.model.headers import check_headers
 from garivini.model.job import NewJob
 from garivini.model.limits import MAX_ARG, MAX_FUNCNAME, MAX_KEY, MAX_PARTITION
 from garivini.model.unique import Unique
@@ -15,7 +16,7 @@ from garivini.model.when import parse_delay
 JobLike: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
 _ROW_KEYS: Final = frozenset(
-    {"funcname", "arg", "unique", "uniqkey", "coalesce", "priority", "expires", "partition"}
+    {"funcname", "arg", "unique", "uniqkey", "coalesce", "priority", "expires", "partition", "headers"}
 )
 
 
@@ -32,6 +33,7 @@ def checked_job(
     dispatch: bool,
     expires: float | timedelta | None = None,
     partition: str | None = None,
+    headers: Mapping[str, Any] | None = None,
 ) -> NewJob:
     """Return the job that the arguments of ``insert_job`` describe.
 
@@ -50,6 +52,7 @@ def checked_job(
         dispatch=dispatch,
         expires=expires,
         partition=partition,
+        headers=headers,
     )
 
 
@@ -79,6 +82,7 @@ def new_job(
     dispatch: bool = True,
     expires: float | timedelta | None = None,
     partition: str | None = None,
+    headers: Mapping[str, Any] | None = None,
 ) -> NewJob:
     """Return a job whose values fit the row and the payload.
 
@@ -113,6 +117,7 @@ def new_job(
         rule=rule,
         expires=0 if expires is None else _expires(expires),
         partition=None if partition is None else _partition(partition),
+        headers=None if headers is None else check_headers(headers),
     )
 
 
@@ -149,6 +154,7 @@ def _row(index: int, row: JobLike, common: Mapping[str, Any]) -> NewJob:
                 priority=fields.get("priority"),
                 expires=fields.get("expires"),
                 partition=fields.get("partition"),
+                headers=fields.get("headers"),
                 **common,
             )
         if not isinstance(row, list | tuple) or len(row) != 4:

@@ -35,6 +35,8 @@ class _Head(msgspec.Struct, gc=False):
     incarnation: _Number | None = None
     #: Omitted if the job has none.
     partition: str | msgspec.UnsetType | None = msgspec.UNSET
+    #: An object; omitted if the job has none.
+    headers: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Envelope(_Head, gc=False):
@@ -83,6 +85,7 @@ def encode_payload(job: Job, *, latin1: bool = False) -> bytes:
             job.created,
             job.incarnation,
             msgspec.UNSET if job.partition is None else job.partition,
+            msgspec.UNSET if job.headers_text is None else _headers(job),
             arg,
             encoding,
         )
@@ -129,7 +132,13 @@ def decode_payload(payload: bytes | str, *, with_arg: bool = True) -> Job:
         head.lease_end,
         head.incarnation,
         partition=head.partition or None,
+        headers_text=bytes(head.headers).decode() if head.headers else None,
     )
+
+
+def _headers(job: Job) -> msgspec.Raw:
+    """Return the headers of a job. Another program may have stored something that is not JSON."""
+    return msgspec.Raw(_encoder.encode(job.headers))
 
 
 def _base64(arg: bytes) -> str:

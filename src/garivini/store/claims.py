@@ -19,7 +19,7 @@ from garivini.store.statements import Statements
 SMALL: Final = 4096
 #: Columns of a row of ``due``. If a lane can hold functions that differ in case, the function of the row
 #: follows these columns.
-_DUE_COLUMNS: Final = 12
+_DUE_COLUMNS: Final = 13
 
 
 class Lane(NamedTuple):

@@ -160,6 +160,7 @@ def _park(source: Database, target: Database, jobs: Sequence[Job]) -> list[tuple
                 attempt=origin.attempts,
                 runs=job.runs,
                 partition=job.partition,
+                headers=job.headers_text,
             )
             note = msgspec.json.encode(origin).decode()
             _note(run, Handle(jobid, target.dbid, 0), note)

@@ -28,7 +28,7 @@ def from_row(
 
     """
     (jobid, funcname, arg, uniqkey, coalesce, run_after, flag, failcount, attempt,
-     priority, state, since, crashes, created, runs, partition) = row  # fmt: skip
+     priority, state, since, crashes, created, runs, partition, headers) = row  # fmt: skip
     return Job(
         jobid,
         dbid,
@@ -50,6 +50,7 @@ def from_row(
         incarnation=incarnation,
         runs=runs,
         partition=partition,
+        headers_text=headers,
     )
 
 
@@ -67,8 +68,11 @@ def from_due_rows(
     """
     lease_end = rows[0][8] + lease + 1
     dbid, incarnation, leased = run.dbid, run.incarnation, State.LEASED
-    return [
-        Job(
+    jobs = []
+    for row in rows:
+        (jobid, run_after, arg, uniqkey, coalesce, flag, failcount, attempt, now, created, _, partition,
+         headers) = row  # fmt: skip
+        job = Job(
             jobid,
             dbid,
             funcname,
@@ -87,10 +91,11 @@ def from_due_rows(
             lease,
             lease_end,
             incarnation,
-            partition=part,
+            partition=partition,
+            headers_text=headers,
         )
-        for jobid, run_after, arg, uniqkey, coalesce, flag, failcount, attempt, now, created, _, part in rows
-    ]
+        jobs.append(job)
+    return jobs
 
 
 def insert_row(job: NewJob) -> dict[str, Any]:
@@ -110,11 +115,12 @@ def insert_row(job: NewJob) -> dict[str, Any]:
 def insert_rows(jobs: Sequence[NewJob]) -> list[dict[str, Any]]:
     """Return the values for new jobs that one statement stores.
 
-    If one of the jobs has a partition, all rows get the value ``partition``, which the statements whose names
-    end in ``partitioned`` require.
+    If one of the jobs has a partition or headers, all rows get the values ``partition`` and ``headers``,
+    which the statements whose names end in ``wide`` require.
     """
     rows = [insert_row(job) for job in jobs]
-    if any(job.partition is not None for job in jobs):
+    if any(job.partition is not None or job.headers is not None for job in jobs):
         for row, job in zip(rows, jobs, strict=True):
             row["partition"] = job.partition
+            row["headers"] = job.headers
     return rows

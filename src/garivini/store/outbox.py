@@ -51,6 +51,7 @@ def insert_here(run: Statements, jobs: Sequence[NewJob]) -> None:
                 uniqkey=job.uniqkey,
                 coalesce=job.coalesce,
                 partition=job.partition,
+                headers=job.headers,
                 arg=job.arg,
                 flag=job.flag,
                 priority=PRIORITIES.index(job.priority),
@@ -82,7 +83,7 @@ def outgoing(run: Statements, target: int, after: str = "") -> list[Outgoing]:
 
 
 def _job(row: Sequence[Any]) -> NewJob:
-    _, funcname, uniqkey, coalesce, partition, arg, flag, priority, delay, expires, rule = row
+    _, funcname, uniqkey, coalesce, partition, headers, arg, flag, priority, delay, expires, rule = row
     job = new_job(
         funcname,
         arg or b"",
@@ -95,6 +96,8 @@ def _job(row: Sequence[Any]) -> NewJob:
         expires=expires,
         dispatch=False,
     )
+    if headers is not None:
+        job = replace(job, headers=headers)
     return job if rule is None else replace(job, rule=_parse_rule(rule))
 
 

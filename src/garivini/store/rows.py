@@ -99,12 +99,12 @@ class Columns:
         ]
 
 
-_JOB: Final = Columns("ntBTTnTnnnnnnnnT")
+_JOB: Final = Columns("ntBTTnTnnnnnnnnTT")
 _KEPT_JOB: Final = Columns("ntTnnnnntBF")
 _SCHEDULE: Final = Columns("ttBT?ttntntn????nnTTn?")
 #: The columns of each statement that reads rows that other programs may have written, by its name.
 COLUMNS: Final[dict[str, Columns]] = {
-    "due": Columns("nnBTTTnnnn?Tt"),
+    "due": Columns("nnBTTTnnnn?TTt"),
     "identities": Columns("nnntT"),
     "args": Columns("nB"),
     "expired": Columns("nnTnnnnt"),
@@ -124,7 +124,7 @@ COLUMNS: Final[dict[str, Columns]] = {
     "lock_settings": Columns("t???T???TF?T?T?T???T??TT"),
     "declared": Columns("tT"),
     "lock_function": Columns("?nT?FF?T??"),
-    "due_turns": Columns("nnBTTTnnnn?Tt"),
+    "due_turns": Columns("nnBTTTnnnn?TTt"),
     "waiting_turns": Columns("nt"),
     "in_flight_by_partition": Columns("tn"),
     "partition_rates": Columns("tF"),
@@ -140,7 +140,7 @@ COLUMNS: Final[dict[str, Columns]] = {
     "kept_funcnames": Columns("nt"),
     "finished": _KEPT_JOB,
     "kept_jobs": _KEPT_JOB,
-    "outbox": Columns("tttTTBtnn?T"),
+    "outbox": Columns("tttTTTBtnn?T"),
     "outbox_sizes": Columns("t?"),
     "arrivals": Columns("t"),
     "due_schedules": Columns("t"),

@@ -44,6 +44,7 @@ def put(
         uniqkey=job.uniqkey,
         coalesce=job.coalesce,
         partition=job.partition,
+        headers=job.headers,
         arg=job.arg,
         flag=job.flag,
         priority=PRIORITIES.index(job.priority),

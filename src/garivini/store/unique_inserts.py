@@ -122,6 +122,7 @@ def _duplicate(run: Statements, job: NewJob, rule: KeyRule, row: _KeyedRow) -> I
             arg=job.arg,
             coalesce=job.coalesce,
             partition=job.partition,
+            headers=job.headers,
             priority=PRIORITIES.index(job.priority),
             run_after=due,
             expires=job.expires or None,

@@ -7,9 +7,9 @@ from garivini.errors import UsageError
 
 #: Parameters of statements that are text or bytes; most others are whole numbers.
 _TEXTS: Final = frozenset(
-    "funcname uniqkey coalesce partition arg flag kind error message trace worker body result envelope rate"
-    " partition_rate error_text arg_text name cron zone missed overlap declared override unique_scope"
-    " on_duplicate start rule"
+    "funcname uniqkey coalesce partition headers arg flag kind error message trace worker body result"
+    " envelope rate partition_rate error_text arg_text name cron zone missed overlap declared override"
+    " unique_scope on_duplicate start rule"
     " id mover".split()
 )
 #: Parameters that are numbers with a fraction.

@@ -84,8 +84,8 @@ def set_times(rows: Sequence[dict[str, Any]], now: int, next_second: int) -> Non
 
 
 def statement_for(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the name of the statement that inserts these rows: there is another one for partitions."""
-    return f"{name}_partitioned" if "partition" in rows[0] else name
+    """Return the name of the statement that inserts these rows: there is another one for wide rows."""
+    return f"{name}_wide" if "partition" in rows[0] else name
 
 
 class RunStatement(Protocol):
@@ -250,7 +250,7 @@ class Dialect:
     def insert(self, run: RunStatement, rows: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
         """Insert rows without a unique key; return id and time of each, in order. The rows may be changed.
 
-        Either all rows have the value ``partition``, or none has.
+        Either all rows have the values ``partition`` and ``headers``, or none has.
         """
         return sorted(run(statement_for("insert", rows), rows=rows))
 

@@ -50,15 +50,15 @@ def insert(
         name: of the statement.
 
     """
-    partitioned = "partition" in rows[0]  # for which there is only the statement for many rows
-    if len(rows) < returning and not partitioned:
+    wide = "partition" in rows[0]  # for which there is only the statement for many rows
+    if len(rows) < returning and not wide:
         stored = sorted(run(f"{name}_returning", rows=rows))
         if len(stored) != len(rows):
             # This can happen in a caller's own session, in autocommit, on a node of Galera: see
             # ``wsrep_retry_autocommit``.
             raise OutcomeUnknownError("the server ran an INSERT again, and has not returned the ids")
         return stored
-    if len(rows) == 1 and not partitioned and (now := clock.estimate()) is not None:
+    if len(rows) == 1 and not wide and (now := clock.estimate()) is not None:
         set_times(rows, now, now + 1)
         try:
             return [(run(f"{name}_at", rows=rows), now)]

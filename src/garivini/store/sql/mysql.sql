@@ -83,17 +83,17 @@ VALUES
   (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, UNIX_TIMESTAMP() + :delay + IF(:leased OR :delay = 0, 0, MICROSECOND(NOW(6)) > 0), UNIX_TIMESTAMP(), :leased, attempt, attempt * created, attempt * run_after) -- each
 RETURNING jobid, created
 
--- name: insert_partitioned (funcname, coalesce, partition, arg, flag, priority, due, now, leased, since, lease_end) -> id
--- As `insert`, for jobs of partitions. This is a separate statement, so that other jobs need not have the column.
-INSERT INTO job (funcname, `coalesce`, `partition`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
+-- name: insert_wide (funcname, coalesce, partition, headers, arg, flag, priority, due, now, leased, since, lease_end) -> id
+-- As `insert`, for jobs with a partition or headers. This is a separate statement, so that other jobs need not have the columns.
+INSERT INTO job (funcname, `coalesce`, `partition`, headers, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
-  (:funcname, :coalesce, :partition, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
+  (:funcname, :coalesce, :partition, :headers, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
 
--- name: insert_keyed_partitioned (funcname, uniqkey, coalesce, partition, arg, flag, priority, due, now, leased, since, lease_end) -> id
--- As `insert_keyed`, for jobs of partitions.
-INSERT INTO job (funcname, uniqkey, `coalesce`, `partition`, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
+-- name: insert_keyed_wide (funcname, uniqkey, coalesce, partition, headers, arg, flag, priority, due, now, leased, since, lease_end) -> id
+-- As `insert_keyed`, for jobs with a partition or headers.
+INSERT INTO job (funcname, uniqkey, `coalesce`, `partition`, headers, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
-  (:funcname, :uniqkey, :coalesce, :partition, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
+  (:funcname, :uniqkey, :coalesce, :partition, :headers, :arg, :flag, :priority, :due, :now, :leased, :leased, :since, :lease_end) -- each
 
 -- name: live (funcname, uniqkey) -> one
 -- The job that has a unique key. The row is locked, because a plain read in a caller's transaction may not see rows
@@ -116,7 +116,7 @@ SELECT jobid, {effective_state}
 -- The first jobs of a lane that a claim may take, with their arguments (NULL for an argument of more than `small`
 -- bytes), the time now, and the time of each insert. Rows that another claim has locked are skipped.
 SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniqkey, `coalesce`, flag, failcount,
-       attempt, UNIX_TIMESTAMP(), created, expires, `partition`
+       attempt, UNIX_TIMESTAMP(), created, expires, `partition`, headers
   FROM job FORCE INDEX (job_lane)
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
    AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
@@ -180,7 +180,7 @@ UPDATE job
        run_after = UNIX_TIMESTAMP() + :lease + 1, lease_end = run_after
  WHERE jobid = :jobid;
 SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority, state, since,
-       crashes, created, runs, `partition`
+       crashes, created, runs, `partition`, headers
   FROM job WHERE jobid = :jobid
 
 -- name: release (jobid, attempt, run_after) -> none
@@ -417,7 +417,7 @@ SELECT jobid, funcname FROM finished FORCE INDEX (PRIMARY) WHERE jobid IN (:*job
 -- until "never".
 SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority,
        {effective_state},
-       since, crashes, created, runs, `partition`
+       since, crashes, created, runs, `partition`, headers
   FROM job WHERE jobid = :jobid
 
 -- name: newest () -> rows
@@ -454,7 +454,7 @@ SELECT jobid,
 -- The given jobs in the order of their ids, each as `get` returns it.
 SELECT jobid, funcname, arg, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority,
        {effective_state},
-       since, crashes, created, runs, `partition`
+       since, crashes, created, runs, `partition`, headers
   FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) ORDER BY jobid
 
 -- name: lock_states (jobids) -> rows
@@ -625,7 +625,7 @@ UPDATE job FORCE INDEX (PRIMARY)
        lease_end = run_after
  WHERE jobid IN (:*jobids);
 SELECT jobid, funcname, NULL, uniqkey, `coalesce`, run_after, flag, failcount, attempt, priority, state, since,
-       crashes, created, runs, `partition`
+       crashes, created, runs, `partition`, headers
   FROM job WHERE jobid IN (:*jobids)
 
 -- name: unset_function (funcname) -> none
@@ -755,7 +755,7 @@ SELECT `partition` FROM turn_partition
 -- name: due_turns (jobids, priority, small) -> rows
 -- The jobs among these that a claim may take now, as `due` reads them. Rows that are locked are skipped.
 SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniqkey,
-       `coalesce`, flag, failcount, attempt, UNIX_TIMESTAMP(), created, expires, `partition`
+       `coalesce`, flag, failcount, attempt, UNIX_TIMESTAMP(), created, expires, `partition`, headers
   FROM job FORCE INDEX (PRIMARY)
  WHERE jobid IN (:*jobids) AND state = 0 AND priority = :priority
    AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
@@ -854,10 +854,10 @@ UPDATE job
        lease_end = run_after
  WHERE jobid = :jobid
 
--- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs, partition) -> rows
+-- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs, partition, headers) -> rows
 -- Inserts the moved row of a job, with its attempts. The row cannot be claimed until the move is finished.
-INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, failcount, crashes, created, attempt, runs, `partition`, state, run_after)
-VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, :partition, 4, 2147483647);
+INSERT INTO job (funcname, uniqkey, `coalesce`, arg, flag, priority, failcount, crashes, created, attempt, runs, `partition`, headers, state, run_after)
+VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, :partition, :headers, 4, 2147483647);
 SELECT LAST_INSERT_ID()
 
 -- name: leave (jobid, attempt, state) -> rows
@@ -977,10 +977,10 @@ SELECT funcname, unique_scope, unique_window, on_duplicate, max_delay FROM `func
 SELECT jobid, attempt, {effective_state}, run_after, created, UNIX_TIMESTAMP(), UNIX_TIMESTAMP() + (MICROSECOND(NOW(6)) > 0)
   FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey FOR UPDATE
 
--- name: replace_job (jobid, arg, coalesce, partition, priority, run_after, expires) -> none
+-- name: replace_job (jobid, arg, coalesce, partition, headers, priority, run_after, expires) -> none
 -- Gives other values to a job that was never handed out and that this transaction has locked.
 UPDATE job SET arg = :arg, `coalesce` = :coalesce, priority = :priority, run_after = :run_after,
-       `partition` = :partition, expires = :expires
+       `partition` = :partition, headers = :headers, expires = :expires
  WHERE jobid = :jobid
 
 -- name: free_key (jobid) -> none
@@ -1003,18 +1003,18 @@ UPDATE job SET has_successor = 1 WHERE jobid = :jobid
 -- When a successor is due, and when it was first inserted. The transaction has locked the row of the job.
 SELECT due, created FROM successor WHERE jobid = :jobid
 
--- name: put_successor (jobid, funcname, uniqkey, coalesce, partition, arg, flag, priority, due, created, expires) -> none
+-- name: put_successor (jobid, funcname, uniqkey, coalesce, partition, headers, arg, flag, priority, due, created, expires) -> none
 -- Stores the successor of a job that this transaction has locked, or gives other values to it.
-INSERT INTO successor (jobid, funcname, uniqkey, `coalesce`, `partition`, arg, flag, priority, due, created, expires)
-VALUES (:jobid, :funcname, :uniqkey, :coalesce, :partition, :arg, :flag, :priority,
+INSERT INTO successor (jobid, funcname, uniqkey, `coalesce`, `partition`, headers, arg, flag, priority, due, created, expires)
+VALUES (:jobid, :funcname, :uniqkey, :coalesce, :partition, :headers, :arg, :flag, :priority,
         :due, :created, :expires)
-ON DUPLICATE KEY UPDATE `coalesce` = VALUES(`coalesce`), `partition` = VALUES(`partition`), arg = VALUES(arg),
+ON DUPLICATE KEY UPDATE `coalesce` = VALUES(`coalesce`), `partition` = VALUES(`partition`), headers = VALUES(headers), arg = VALUES(arg),
        flag = VALUES(flag), priority = VALUES(priority), due = VALUES(due), expires = VALUES(expires)
 
 -- name: promote (jobid) -> none
 -- Turns a successor into a job, unless a newer job has its key. The transaction has ended the job before it.
-INSERT INTO job (funcname, uniqkey, `coalesce`, `partition`, arg, flag, priority, run_after, created, expires)
-SELECT funcname, uniqkey, `coalesce`, `partition`, arg, flag, priority, due, created, expires FROM successor
+INSERT INTO job (funcname, uniqkey, `coalesce`, `partition`, headers, arg, flag, priority, run_after, created, expires)
+SELECT funcname, uniqkey, `coalesce`, `partition`, headers, arg, flag, priority, due, created, expires FROM successor
  WHERE jobid = :jobid
 ON DUPLICATE KEY UPDATE jobid = job.jobid;
 DELETE FROM successor WHERE jobid = :jobid
@@ -1063,10 +1063,10 @@ SELECT jobid, attempt, CAST(UNIX_TIMESTAMP() AS SIGNED) - CAST(run_after AS SIGN
    AND run_after < CAST(UNIX_TIMESTAMP() AS SIGNED) - :expires AND run_after <> 2147483647
  ORDER BY run_after LIMIT :limit FOR UPDATE SKIP LOCKED
 
--- name: put_out (target, id, funcname, uniqkey, coalesce, partition, arg, flag, priority, delay, expires, rule) -> none
+-- name: put_out (target, id, funcname, uniqkey, coalesce, partition, headers, arg, flag, priority, delay, expires, rule) -> none
 -- Stores a follow-up that belongs to another database, in the transaction that completes its job.
-INSERT INTO outbox (target, id, funcname, uniqkey, `coalesce`, `partition`, arg, flag, priority, run_after, expires, rule)
-VALUES (:target, :id, :funcname, :uniqkey, :coalesce, :partition, :arg, :flag, :priority,
+INSERT INTO outbox (target, id, funcname, uniqkey, `coalesce`, `partition`, headers, arg, flag, priority, run_after, expires, rule)
+VALUES (:target, :id, :funcname, :uniqkey, :coalesce, :partition, :headers, :arg, :flag, :priority,
         UNIX_TIMESTAMP() + :delay, :expires, :rule)
 
 -- name: next_target (after) -> rows
@@ -1079,7 +1079,7 @@ SELECT id, LENGTH(arg) FROM outbox WHERE target = :target AND id > :id ORDER BY 
 
 -- name: outbox (target, ids) -> rows
 -- Follow-ups, each with the seconds until it is due.
-SELECT id, funcname, uniqkey, `coalesce`, `partition`, arg, flag, priority, GREATEST(run_after - UNIX_TIMESTAMP(), 0),
+SELECT id, funcname, uniqkey, `coalesce`, `partition`, headers, arg, flag, priority, GREATEST(run_after - UNIX_TIMESTAMP(), 0),
        expires, rule
   FROM outbox WHERE target = :target AND id IN (:*ids)
 

@@ -11,7 +11,7 @@ SELECT jobid, CAST(CONVERT(funcname USING utf8mb4) AS BINARY) = CAST(CONVERT(:fu
 -- name: due (funcname, priority, limit, small) -> rows
 -- As in mysql.sql, with each row's own function at the end: the index treats names that differ only in case as equal.
 SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniqkey, `coalesce`, flag, failcount,
-       attempt, UNIX_TIMESTAMP(), created, expires, `partition`, funcname
+       attempt, UNIX_TIMESTAMP(), created, expires, `partition`, headers, funcname
   FROM job FORCE INDEX (job_lane)
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
    AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
@@ -48,7 +48,7 @@ SELECT jobid, attempt, {effective_state}, run_after, created, UNIX_TIMESTAMP(), 
 -- name: due_turns (jobids, priority, small) -> rows
 -- As in mysql.sql, with the function of each row at the end.
 SELECT jobid, run_after, IF(LENGTH(arg) > :small, NULL, COALESCE(arg, '')), uniqkey,
-       `coalesce`, flag, failcount, attempt, UNIX_TIMESTAMP(), created, expires, `partition`, funcname
+       `coalesce`, flag, failcount, attempt, UNIX_TIMESTAMP(), created, expires, `partition`, headers, funcname
   FROM job FORCE INDEX (PRIMARY)
  WHERE jobid IN (:*jobids) AND state = 0 AND priority = :priority
    AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647

@@ -65,29 +65,29 @@ SELECT n.funcname, n.uniqkey, n."coalesce", n.arg, n.flag, n.priority,
 ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
 RETURNING jobid, created, funcname, uniqkey
 
--- name: insert_partitioned (funcname, coalesce, partition, arg, flag, priority, delay, leased) -> rows
--- As `insert`, for jobs of partitions. This is a separate statement, so that other jobs need not have the column.
-INSERT INTO job (funcname, "coalesce", partition, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
-SELECT n.funcname, n."coalesce", n.partition, n.arg, n.flag, n.priority,
+-- name: insert_wide (funcname, coalesce, partition, headers, arg, flag, priority, delay, leased) -> rows
+-- As `insert`, for jobs with a partition or headers. This is a separate statement, so that other jobs need not have the columns.
+INSERT INTO job (funcname, "coalesce", partition, headers, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
+SELECT n.funcname, n."coalesce", n.partition, n.headers, n.arg, n.flag, n.priority,
        CASE WHEN n.leased = 1 OR n.delay = 0 THEN t.now ELSE t.next END + n.delay, t.now, n.leased, n.leased,
        n.leased * t.now, n.leased * (t.now + n.delay)
-  FROM unnest(:@funcname::text[], :@coalesce::text[], :@partition::text[], :@arg::bytea[], :@flag::text[], :@priority::smallint[],
+  FROM unnest(:@funcname::text[], :@coalesce::text[], :@partition::text[], :@headers::text[], :@arg::bytea[], :@flag::text[], :@priority::smallint[],
               :@delay::bigint[], :@leased::smallint[])
-       WITH ORDINALITY AS n (funcname, "coalesce", partition, arg, flag, priority, delay, leased, position),
+       WITH ORDINALITY AS n (funcname, "coalesce", partition, headers, arg, flag, priority, delay, leased, position),
        (SELECT floor(clock.now)::bigint AS now, ceil(clock.now)::bigint AS next
           FROM (SELECT extract(epoch FROM clock_timestamp()) AS now) AS clock) AS t
  ORDER BY n.position
 RETURNING jobid, created
 
--- name: insert_keyed_partitioned (funcname, uniqkey, coalesce, partition, arg, flag, priority, delay, leased) -> rows
--- As `insert_keyed`, for jobs of partitions.
-INSERT INTO job (funcname, uniqkey, "coalesce", partition, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
-SELECT n.funcname, n.uniqkey, n."coalesce", n.partition, n.arg, n.flag, n.priority,
+-- name: insert_keyed_wide (funcname, uniqkey, coalesce, partition, headers, arg, flag, priority, delay, leased) -> rows
+-- As `insert_keyed`, for jobs with a partition or headers.
+INSERT INTO job (funcname, uniqkey, "coalesce", partition, headers, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
+SELECT n.funcname, n.uniqkey, n."coalesce", n.partition, n.headers, n.arg, n.flag, n.priority,
        CASE WHEN n.leased = 1 OR n.delay = 0 THEN t.now ELSE t.next END + n.delay, t.now, n.leased, n.leased,
        n.leased * t.now, n.leased * (t.now + n.delay)
-  FROM unnest(:@funcname::text[], :@uniqkey::text[], :@coalesce::text[], :@partition::text[], :@arg::bytea[], :@flag::text[],
+  FROM unnest(:@funcname::text[], :@uniqkey::text[], :@coalesce::text[], :@partition::text[], :@headers::text[], :@arg::bytea[], :@flag::text[],
               :@priority::smallint[], :@delay::bigint[], :@leased::smallint[])
-       WITH ORDINALITY AS n (funcname, uniqkey, "coalesce", partition, arg, flag, priority, delay, leased, position),
+       WITH ORDINALITY AS n (funcname, uniqkey, "coalesce", partition, headers, arg, flag, priority, delay, leased, position),
        (SELECT floor(clock.now)::bigint AS now, ceil(clock.now)::bigint AS next
           FROM (SELECT extract(epoch FROM clock_timestamp()) AS now) AS clock) AS t
  ORDER BY n.position
@@ -141,7 +141,7 @@ SELECT lane.funcname, lane.state, lane.priority, lane.due, clock.now FROM lane, 
 -- bytes), the time now, and the time of each insert. Rows that another claim has locked are skipped.
 SELECT jobid, run_after, CASE WHEN octet_length(arg) > :small::bigint THEN NULL ELSE coalesce(arg, '') END, uniqkey,
        "coalesce", flag, failcount, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), created, expires,
-       partition
+       partition, headers
   FROM job
  WHERE funcname = :funcname::text AND state = 0 AND priority = :priority::smallint
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after <> 2147483647
@@ -209,7 +209,7 @@ UPDATE job
  WHERE jobid = :jobid::bigint AND attempt = :attempt::bigint AND state = :state::smallint
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND {held}
 RETURNING jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
-          since, crashes, created, runs, partition
+          since, crashes, created, runs, partition, headers
 
 -- name: release (jobid, attempt, run_after) -> none
 -- Sets a claimed job that was not submitted back to waiting, due when it was before.
@@ -439,7 +439,7 @@ SELECT jobid, funcname FROM finished WHERE jobid = ANY (:@jobids::bigint[])
 -- until "never".
 SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        {effective_state},
-       since, crashes, created, runs, partition
+       since, crashes, created, runs, partition, headers
   FROM job WHERE jobid = :jobid::bigint
 
 -- name: newest () -> rows
@@ -474,7 +474,7 @@ SELECT jobid,
 -- The given jobs in the order of their ids, each as `get` returns it.
 SELECT jobid, funcname, arg, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        {effective_state},
-       since, crashes, created, runs, partition
+       since, crashes, created, runs, partition, headers
   FROM job WHERE jobid = ANY (:@jobids::bigint[]) ORDER BY jobid
 
 -- name: lock_states (jobids) -> rows
@@ -641,7 +641,7 @@ UPDATE job
        (SELECT lease.ends, lease.ends FROM (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint + :lease::bigint + 1 AS ends) AS lease)
  WHERE jobid = ANY (:@jobids::bigint[])
 RETURNING jobid, funcname, NULL, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
-          since, crashes, created, runs, partition
+          since, crashes, created, runs, partition, headers
 
 -- name: unset_function (funcname) -> none
 -- Deletes the row of a function without settings, so that the defaults apply, unless it is paused or marked.
@@ -783,7 +783,7 @@ SELECT turns.jobid, given.partition, turns.run_after
 -- The jobs among these that a claim may take now, as `due` reads them. Rows that are locked are skipped.
 SELECT jobid, run_after, CASE WHEN octet_length(arg) > :small::bigint THEN NULL ELSE coalesce(arg, '') END, uniqkey,
        "coalesce", flag, failcount, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), created, expires,
-       partition
+       partition, headers
   FROM job
  WHERE jobid = ANY (:@jobids::bigint[]) AND state + 0 = 0 AND priority + 0 = :priority::smallint
    AND run_after + 0 <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after + 0 <> 2147483647
@@ -887,10 +887,10 @@ UPDATE job
    AND {effective_state} = 0
 RETURNING jobid
 
--- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs, partition) -> rows
+-- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs, partition, headers) -> rows
 -- Inserts the moved row of a job, with its attempts. The row cannot be claimed until the move is finished.
-INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, attempt, runs, partition, state, run_after)
-VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, :partition, 4, 2147483647)
+INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, attempt, runs, partition, headers, state, run_after)
+VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, :partition, :headers, 4, 2147483647)
 RETURNING jobid
 
 -- name: leave (jobid, attempt, state) -> rows
@@ -1016,10 +1016,10 @@ SELECT funcname, unique_scope, unique_window, on_duplicate, max_delay FROM funct
 SELECT jobid, attempt, {effective_state}, run_after, created, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), (SELECT ceil(extract(epoch FROM clock_timestamp()))::bigint)
   FROM job WHERE funcname = :funcname::text AND uniqkey = :uniqkey::text FOR UPDATE
 
--- name: replace_job (jobid, arg, coalesce, partition, priority, run_after, expires) -> none
+-- name: replace_job (jobid, arg, coalesce, partition, headers, priority, run_after, expires) -> none
 -- Gives other values to a job that was never handed out and that this transaction has locked.
 UPDATE job SET arg = :arg::bytea, "coalesce" = :coalesce::text, priority = :priority::smallint, run_after = :run_after::bigint,
-       partition = :partition::text, expires = :expires::integer
+       partition = :partition::text, headers = :headers::text, expires = :expires::integer
  WHERE jobid = :jobid::bigint
 
 -- name: free_key (jobid) -> none
@@ -1042,19 +1042,19 @@ UPDATE job SET has_successor = 1 WHERE jobid = :jobid::bigint
 -- When a successor is due, and when it was first inserted. The transaction has locked the row of the job.
 SELECT due, created FROM successor WHERE jobid = :jobid::bigint
 
--- name: put_successor (jobid, funcname, uniqkey, coalesce, partition, arg, flag, priority, due, created, expires) -> none
+-- name: put_successor (jobid, funcname, uniqkey, coalesce, partition, headers, arg, flag, priority, due, created, expires) -> none
 -- Stores the successor of a job that this transaction has locked, or gives other values to it.
-INSERT INTO successor (jobid, funcname, uniqkey, "coalesce", partition, arg, flag, priority, due, created, expires)
-VALUES (:jobid::bigint, :funcname::text, :uniqkey::text, :coalesce::text, :partition::text, :arg::bytea, :flag::text,
+INSERT INTO successor (jobid, funcname, uniqkey, "coalesce", partition, headers, arg, flag, priority, due, created, expires)
+VALUES (:jobid::bigint, :funcname::text, :uniqkey::text, :coalesce::text, :partition::text, :headers::text, :arg::bytea, :flag::text,
         :priority::smallint, :due::bigint, :created::bigint, :expires::integer)
 ON CONFLICT (jobid) DO UPDATE
-   SET "coalesce" = excluded."coalesce", partition = excluded.partition, arg = excluded.arg, flag = excluded.flag,
+   SET "coalesce" = excluded."coalesce", partition = excluded.partition, headers = excluded.headers, arg = excluded.arg, flag = excluded.flag,
        priority = excluded.priority, due = excluded.due, expires = excluded.expires
 
 -- name: promote (jobid) -> none
 -- Turns a successor into a job, unless a newer job has its key. The transaction has ended the job before it.
-INSERT INTO job (funcname, uniqkey, "coalesce", partition, arg, flag, priority, run_after, created, expires)
-SELECT funcname, uniqkey, "coalesce", partition, arg, flag, priority, due, created, expires FROM successor
+INSERT INTO job (funcname, uniqkey, "coalesce", partition, headers, arg, flag, priority, run_after, created, expires)
+SELECT funcname, uniqkey, "coalesce", partition, headers, arg, flag, priority, due, created, expires FROM successor
  WHERE jobid = :jobid::bigint
 ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING;
 DELETE FROM successor WHERE jobid = :jobid::bigint
@@ -1104,10 +1104,10 @@ SELECT jobid, attempt, (SELECT floor(extract(epoch FROM clock_timestamp()))::big
    AND run_after < (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - :expires::bigint AND run_after <> 2147483647
  ORDER BY run_after LIMIT :limit::bigint FOR UPDATE SKIP LOCKED
 
--- name: put_out (target, id, funcname, uniqkey, coalesce, partition, arg, flag, priority, delay, expires, rule) -> none
+-- name: put_out (target, id, funcname, uniqkey, coalesce, partition, headers, arg, flag, priority, delay, expires, rule) -> none
 -- Stores a follow-up that belongs to another database, in the transaction that completes its job.
-INSERT INTO outbox (target, id, funcname, uniqkey, "coalesce", partition, arg, flag, priority, run_after, expires, rule)
-VALUES (:target::bigint, :id::text, :funcname::text, :uniqkey::text, :coalesce::text, :partition::text, :arg::bytea, :flag::text,
+INSERT INTO outbox (target, id, funcname, uniqkey, "coalesce", partition, headers, arg, flag, priority, run_after, expires, rule)
+VALUES (:target::bigint, :id::text, :funcname::text, :uniqkey::text, :coalesce::text, :partition::text, :headers::text, :arg::bytea, :flag::text,
         :priority::smallint, floor(extract(epoch FROM clock_timestamp()))::bigint + :delay::bigint, :expires::bigint, :rule::text)
 
 -- name: next_target (after) -> rows
@@ -1120,7 +1120,7 @@ SELECT id, octet_length(arg) FROM outbox WHERE target = :target::bigint AND id >
 
 -- name: outbox (target, ids) -> rows
 -- Follow-ups, each with the seconds until it is due.
-SELECT id, funcname, uniqkey, "coalesce", partition, arg, flag, priority, greatest(run_after - floor(extract(epoch FROM clock_timestamp()))::bigint, 0),
+SELECT id, funcname, uniqkey, "coalesce", partition, headers, arg, flag, priority, greatest(run_after - floor(extract(epoch FROM clock_timestamp()))::bigint, 0),
        expires, rule
   FROM outbox WHERE target = :target::bigint AND id = ANY (:@ids::text[])
 

@@ -60,18 +60,18 @@ VALUES
 ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
 RETURNING jobid, created, funcname, uniqkey
 
--- name: insert_partitioned (funcname, coalesce, partition, arg, flag, priority, delay, leased) -> rows
--- As `insert`, for jobs of partitions. This is a separate statement, so that other jobs need not have the column.
-INSERT INTO job (funcname, "coalesce", "partition", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
+-- name: insert_wide (funcname, coalesce, partition, headers, arg, flag, priority, delay, leased) -> rows
+-- As `insert`, for jobs with a partition or headers. This is a separate statement, so that other jobs need not have the columns.
+INSERT INTO job (funcname, "coalesce", "partition", headers, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
-  (:funcname, :coalesce, :partition, :arg, :flag, :priority, CASE WHEN :leased OR :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay, strftime('%s', 'now') + 0, :leased, :leased, strftime('%s', 'now') * :leased, (strftime('%s', 'now') + :delay) * :leased) -- each
+  (:funcname, :coalesce, :partition, :headers, :arg, :flag, :priority, CASE WHEN :leased OR :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay, strftime('%s', 'now') + 0, :leased, :leased, strftime('%s', 'now') * :leased, (strftime('%s', 'now') + :delay) * :leased) -- each
 RETURNING jobid, created
 
--- name: insert_keyed_partitioned (funcname, uniqkey, coalesce, partition, arg, flag, priority, delay, leased) -> rows
--- As `insert_keyed`, for jobs of partitions.
-INSERT INTO job (funcname, uniqkey, "coalesce", "partition", arg, flag, priority, run_after, created, attempt, state, since, lease_end)
+-- name: insert_keyed_wide (funcname, uniqkey, coalesce, partition, headers, arg, flag, priority, delay, leased) -> rows
+-- As `insert_keyed`, for jobs with a partition or headers.
+INSERT INTO job (funcname, uniqkey, "coalesce", "partition", headers, arg, flag, priority, run_after, created, attempt, state, since, lease_end)
 VALUES
-  (:funcname, :uniqkey, :coalesce, :partition, :arg, :flag, :priority, CASE WHEN :leased OR :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay, strftime('%s', 'now') + 0, :leased, :leased, strftime('%s', 'now') * :leased, (strftime('%s', 'now') + :delay) * :leased) -- each
+  (:funcname, :uniqkey, :coalesce, :partition, :headers, :arg, :flag, :priority, CASE WHEN :leased OR :delay = 0 THEN strftime('%s', 'now') ELSE CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER) END + :delay, strftime('%s', 'now') + 0, :leased, :leased, strftime('%s', 'now') * :leased, (strftime('%s', 'now') + :delay) * :leased) -- each
 ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING
 RETURNING jobid, created, funcname, uniqkey
 
@@ -117,7 +117,7 @@ SELECT funcname, state, priority, due, (julianday('now') - 2440587.5) * 86400.0 
 -- The first jobs of a lane that a claim may take, with their arguments (NULL for an argument of more than `small`
 -- bytes), the time now, and the time of each insert.
 SELECT jobid, run_after, CASE WHEN length(arg) > :small THEN NULL ELSE coalesce(CAST(arg AS BLOB), x'') END, uniqkey,
-       "coalesce", flag, failcount, attempt, strftime('%s', 'now') + 0, created, expires, "partition"
+       "coalesce", flag, failcount, attempt, strftime('%s', 'now') + 0, created, expires, "partition", headers
   FROM job INDEXED BY job_lane
  WHERE funcname = :funcname AND state = 0 AND priority = :priority
    AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647
@@ -177,7 +177,7 @@ UPDATE job
  WHERE jobid = :jobid AND attempt = :attempt AND state = :state
    AND run_after <= strftime('%s', 'now') + 0 AND {held}
 RETURNING jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
-          since, crashes, created, runs, "partition"
+          since, crashes, created, runs, "partition", headers
 
 -- name: release (jobid, attempt, run_after) -> none
 -- Sets a claimed job that was not submitted back to waiting, due when it was before.
@@ -395,7 +395,7 @@ SELECT jobid, funcname FROM finished WHERE jobid IN (:*jobids)
 -- until "never".
 SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        {effective_state},
-       since, crashes, created, runs, "partition"
+       since, crashes, created, runs, "partition", headers
   FROM job WHERE jobid = :jobid
 
 -- name: newest () -> rows
@@ -431,7 +431,7 @@ SELECT jobid,
 -- The given jobs in the order of their ids, each as `get` returns it.
 SELECT jobid, funcname, CAST(arg AS BLOB), uniqkey, "coalesce", run_after, flag, failcount, attempt, priority,
        {effective_state},
-       since, crashes, created, runs, "partition"
+       since, crashes, created, runs, "partition", headers
   FROM job WHERE jobid IN (:*jobids) ORDER BY jobid
 
 -- name: lock_states (jobids) -> rows
@@ -553,7 +553,7 @@ UPDATE job
        run_after = strftime('%s', 'now') + :lease + 1, lease_end = strftime('%s', 'now') + :lease + 1
  WHERE jobid IN (:*jobids)
 RETURNING jobid, funcname, NULL, uniqkey, "coalesce", run_after, flag, failcount, attempt, priority, state,
-          since, crashes, created, runs, "partition"
+          since, crashes, created, runs, "partition", headers
 
 -- name: unset_function (funcname) -> none
 -- Deletes the row of a function without settings, so that the defaults apply, unless it is paused or marked.
@@ -682,7 +682,7 @@ SELECT * FROM (SELECT jobid, "partition", run_after FROM turn INDEXED BY turn_or
 -- The jobs among these that a claim may take now, as `due` reads them. No other transaction can have locked one of
 -- them.
 SELECT jobid, run_after, CASE WHEN length(arg) > :small THEN NULL ELSE coalesce(CAST(arg AS BLOB), x'') END, uniqkey,
-       "coalesce", flag, failcount, attempt, strftime('%s', 'now') + 0, created, expires, "partition"
+       "coalesce", flag, failcount, attempt, strftime('%s', 'now') + 0, created, expires, "partition", headers
   FROM job
  WHERE jobid IN (:*jobids) AND state = 0 AND priority = :priority
    AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647
@@ -779,10 +779,10 @@ UPDATE job
    AND {effective_state} = 0
 RETURNING jobid
 
--- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs, partition) -> rows
+-- name: park (funcname, uniqkey, coalesce, arg, flag, priority, failcount, crashes, created, attempt, runs, partition, headers) -> rows
 -- Inserts the moved row of a job, with its attempts. The row cannot be claimed until the move is finished.
-INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, attempt, runs, "partition", state, run_after)
-VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, :partition, 4, 2147483647)
+INSERT INTO job (funcname, uniqkey, "coalesce", arg, flag, priority, failcount, crashes, created, attempt, runs, "partition", headers, state, run_after)
+VALUES (:funcname, :uniqkey, :coalesce, :arg, :flag, :priority, :failcount, :crashes, :created, :attempt, :runs, :partition, :headers, 4, 2147483647)
 RETURNING jobid
 
 -- name: leave (jobid, attempt, state) -> rows
@@ -899,10 +899,10 @@ SELECT funcname, unique_scope, unique_window, on_duplicate, max_delay FROM funct
 SELECT jobid, attempt, {effective_state}, run_after, created, strftime('%s', 'now') + 0, CAST((julianday('now') - 2440587.5) * 86400.0 + 0.9995 AS INTEGER)
   FROM job WHERE funcname = :funcname AND uniqkey = :uniqkey
 
--- name: replace_job (jobid, arg, coalesce, partition, priority, run_after, expires) -> none
+-- name: replace_job (jobid, arg, coalesce, partition, headers, priority, run_after, expires) -> none
 -- Gives other values to a job that was never handed out and that this transaction has locked.
 UPDATE job SET arg = :arg, "coalesce" = :coalesce, priority = :priority, run_after = :run_after,
-       "partition" = :partition, expires = :expires
+       "partition" = :partition, headers = :headers, expires = :expires
  WHERE jobid = :jobid
 
 -- name: free_key (jobid) -> none
@@ -925,19 +925,19 @@ UPDATE job SET has_successor = 1 WHERE jobid = :jobid
 -- When a successor is due, and when it was first inserted. The transaction has locked the row of the job.
 SELECT due, created FROM successor WHERE jobid = :jobid
 
--- name: put_successor (jobid, funcname, uniqkey, coalesce, partition, arg, flag, priority, due, created, expires) -> none
+-- name: put_successor (jobid, funcname, uniqkey, coalesce, partition, headers, arg, flag, priority, due, created, expires) -> none
 -- Stores the successor of a job that this transaction has locked, or gives other values to it.
-INSERT INTO successor (jobid, funcname, uniqkey, "coalesce", "partition", arg, flag, priority, due, created, expires)
-VALUES (:jobid, :funcname, :uniqkey, :coalesce, :partition, :arg, :flag, :priority,
+INSERT INTO successor (jobid, funcname, uniqkey, "coalesce", "partition", headers, arg, flag, priority, due, created, expires)
+VALUES (:jobid, :funcname, :uniqkey, :coalesce, :partition, :headers, :arg, :flag, :priority,
         :due, :created, :expires)
 ON CONFLICT (jobid) DO UPDATE
-   SET "coalesce" = excluded."coalesce", "partition" = excluded."partition", arg = excluded.arg, flag = excluded.flag,
+   SET "coalesce" = excluded."coalesce", "partition" = excluded."partition", headers = excluded.headers, arg = excluded.arg, flag = excluded.flag,
        priority = excluded.priority, due = excluded.due, expires = excluded.expires
 
 -- name: promote (jobid) -> none
 -- Turns a successor into a job, unless a newer job has its key. The transaction has ended the job before it.
-INSERT INTO job (funcname, uniqkey, "coalesce", "partition", arg, flag, priority, run_after, created, expires)
-SELECT funcname, uniqkey, "coalesce", "partition", arg, flag, priority, due, created, expires FROM successor
+INSERT INTO job (funcname, uniqkey, "coalesce", "partition", headers, arg, flag, priority, run_after, created, expires)
+SELECT funcname, uniqkey, "coalesce", "partition", headers, arg, flag, priority, due, created, expires FROM successor
  WHERE jobid = :jobid
 ON CONFLICT (funcname, uniqkey) WHERE uniqkey IS NOT NULL DO NOTHING;
 DELETE FROM successor WHERE jobid = :jobid
@@ -987,10 +987,10 @@ SELECT jobid, attempt, strftime('%s', 'now') - run_after FROM job INDEXED BY job
    AND run_after < strftime('%s', 'now') + 0 - :expires AND run_after <> 2147483647
  ORDER BY run_after LIMIT :limit
 
--- name: put_out (target, id, funcname, uniqkey, coalesce, partition, arg, flag, priority, delay, expires, rule) -> none
+-- name: put_out (target, id, funcname, uniqkey, coalesce, partition, headers, arg, flag, priority, delay, expires, rule) -> none
 -- Stores a follow-up that belongs to another database, in the transaction that completes its job.
-INSERT INTO outbox (target, id, funcname, uniqkey, "coalesce", "partition", arg, flag, priority, run_after, expires, rule)
-VALUES (:target, :id, :funcname, :uniqkey, :coalesce, :partition, :arg, :flag, :priority,
+INSERT INTO outbox (target, id, funcname, uniqkey, "coalesce", "partition", headers, arg, flag, priority, run_after, expires, rule)
+VALUES (:target, :id, :funcname, :uniqkey, :coalesce, :partition, :headers, :arg, :flag, :priority,
         CAST(strftime('%s', 'now') AS INTEGER) + :delay, :expires, :rule)
 
 -- name: next_target (after) -> rows
@@ -1003,7 +1003,7 @@ SELECT id, length(CAST(arg AS BLOB)) FROM outbox WHERE target = :target AND id >
 
 -- name: outbox (target, ids) -> rows
 -- Follow-ups, each with the seconds until it is due.
-SELECT id, funcname, uniqkey, "coalesce", "partition", arg, flag, priority, max(run_after - CAST(strftime('%s', 'now') AS INTEGER), 0),
+SELECT id, funcname, uniqkey, "coalesce", "partition", headers, arg, flag, priority, max(run_after - CAST(strftime('%s', 'now') AS INTEGER), 0),
        expires, rule
   FROM outbox WHERE target = :target AND id IN (:*ids)
 

@@ -1,0 +1,3 @@
+ALTER TABLE outbox DROP COLUMN headers;
+ALTER TABLE successor DROP COLUMN headers;
+ALTER TABLE job DROP COLUMN headers;
