@@ -351,15 +351,13 @@ class Garivini:
         self._on_insert.append(function)
         return function
 
-    def headers_of(
-        self, function: JobFunction[..., Any], headers: Mapping[str, Any] | None
-    ) -> Mapping[str, Any] | None:
+    def headers_of(self, name: str, headers: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """Return the headers of a job, after the hooks of inserts; None: it has none."""
         if not self._on_insert:
             return headers
         found = dict(headers or {})
         for hook in self._on_insert:
-            hook(function, found)
+            hook(self.functions[name], found)
         return found or None
 
     # ---- running

@@ -40,9 +40,7 @@ class Clients(Protocol):
     def async_client(self) -> AsyncClient:
         """The client of the running loop."""
 
-    def headers_of(
-        self, function: JobFunction[..., Any], headers: Mapping[str, Any] | None
-    ) -> Mapping[str, Any] | None:
+    def headers_of(self, name: str, headers: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """Return the headers of a job of this function, after the hooks of inserts."""
 
 
@@ -170,8 +168,7 @@ class Inserts(Generic[_P, _R]):
         for name in ("priority", "coalesce", "expires"):
             if name in options:
                 row[name] = options[name]
-        function = cast("JobFunction[..., Any]", self)
-        headers = made.app.headers_of(function, options.get("headers"))
+        headers = made.app.headers_of(made.name, options.get("headers"))
         if headers:
             row["headers"] = headers
         return row

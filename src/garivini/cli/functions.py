@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from garivini.cli.function_schemas import schema
 from garivini.cli.options import databases, output
 from garivini.cli.output import Column, Form, print_json, print_table, say, visible
 from garivini.cli.pauses import pause, pause_text, resume
@@ -231,6 +232,7 @@ def set_(
 
 functions.add_command(pause)
 functions.add_command(resume)
+functions.add_command(schema)
 
 
 @functions.command()

@@ -1,6 +1,6 @@
 """Reads the end of a call: success, failure, retry, discard, follow-ups. No I/O."""
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -47,6 +47,7 @@ class FollowUp(msgspec.Struct, forbid_unknown_fields=True):
     priority: Priority | None = None
     expires: float | None = None
     partition: str | None = None
+    headers: dict[str, Any] | None = None
 
 
 class FollowUps(msgspec.Struct, forbid_unknown_fields=True):

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from msgspec.structs import replace
 
@@ -175,7 +175,8 @@ class Caller:
                 return data
             for it in found.insert:
                 values = (it.funcname, it.arg, it.run_after, it.unique, it.coalesce, it.flag)
-                named = {"priority": it.priority, "expires": it.expires, "partition": it.partition}
+                named: dict[str, Any] = {"priority": it.priority, "expires": it.expires}
+                named |= {"partition": it.partition, "headers": it.headers}
                 calls.insert_job(job, *values, uniqkey=None, **named)
         except UsageError as error:
             execution.setback = Setback(

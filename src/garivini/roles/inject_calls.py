@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -47,6 +47,11 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     flag: str | None = None
     priority: str | None = None
     partition: _Text = None
+    headers: dict[str, Any] | None = None
+
+
+#: The values of a request that has only a function, an argument, a flag and a priority.
+_NO_KEYS: Final = (None,) * 5
 
 
 class _Answer(msgspec.Struct, omit_defaults=True):
@@ -189,14 +194,8 @@ def _job(request: _Request, rules: Rules) -> NewJob:
     if len(arg) > rules.max_arg:
         raise UsageError(f"an argument has at most {rules.max_arg} bytes here, this one {len(arg)}")
     flag = request.flag or "controller"
-    if (
-        request.run_after
-        is request.unique
-        is request.uniqkey
-        is request.coalesce
-        is request.partition
-        is None
-    ):
+    keys = (request.run_after, request.unique, request.uniqkey, request.coalesce, request.partition)
+    if keys == _NO_KEYS and request.headers is None:
         return _plain(name, flag, request.priority).with_arg(arg)
     return checked_job(
         name,
@@ -209,6 +208,7 @@ def _job(request: _Request, rules: Rules) -> NewJob:
         priority=request.priority,
         dispatch=True,
         partition=_text(request.partition),
+        headers=request.headers,
     )
 
 

@@ -48,6 +48,7 @@ def as_json(job: Job) -> dict[str, Any]:
         "uniqkey": job.uniqkey,
         "coalesce": job.coalesce,
         "partition": job.partition,
+        "headers": job.headers,
         "created": job.created,
         **blob_fields("arg", job.arg),
     }

@@ -103,6 +103,7 @@ def _details(job: Job) -> dict[str, str]:
         "unique key": job.uniqkey or "-",
         "coalesce key": job.coalesce or "-",
         "partition": job.partition or "-",
+        "headers": job.headers_text or "-",
         "inserted": time_text(job.created) if job.created else "-",
         "argument": f"{number(len(job.arg), 'byte')}: {argument_text(job.arg, _EXCERPT)}",
     }
