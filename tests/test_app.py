@@ -549,3 +549,55 @@ def test_a_session_that_rolls_back_inserts_no_job(tmp_path: Path) -> None:
         session.commit()
     engine.dispose()
     assert [job.json["invoice_id"] for job in app.client.list_jobs()] == [2]
+
+
+class Model:
+    """Looks like a pydantic model."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    @classmethod
+    def model_validate(cls, value: Any) -> "Model":
+        return cls(value["number"])
+
+    def model_dump(self, mode: str) -> dict[str, int]:
+        return {"number": self.number}
+
+
+def takes_model(model: Model, many: list[Model]) -> Model:
+    return model
+
+
+def test_arguments_may_be_models_as_those_of_pydantic(app: Garivini) -> None:
+    function = app.job(takes_model)
+    payload = function.encode(Model(7), [Model(8)])
+    assert payload == b'{"model":{"number":7},"many":[{"number":8}]}'
+    assert function.decode(payload)["many"][0].number == 8
+
+
+async def test_a_callable_backoff_decides_when_a_failed_job_runs_again(tmp_path: Path) -> None:
+    seen: list[tuple[int, str]] = []
+
+    def delay(failures: int, error: BaseException) -> float:
+        seen.append((failures, str(error)))
+        return 1000.0
+
+    async with system(tmp_path) as whole:
+        app = Garivini(whole.url, [whole.address])
+        function = app.job(backoff=delay)(anything_fails)
+        whole.start_worker(app.worker())
+        whole.start_queue_runner()
+        ref = await asyncio.to_thread(function.insert)
+        await whole.seen.until(lambda: bool(seen))
+
+        async with asyncio.timeout(30):
+            while (job := await asyncio.to_thread(ref.job)) is None or not job.failcount:
+                await asyncio.sleep(0.01)  # a row says nothing
+        assert seen == [(1, "no")]
+        assert 900 < job.run_after - job.created < 1100
+        app.close()
+
+
+def anything_fails() -> None:
+    raise ValueError("no")

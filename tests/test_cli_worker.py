@@ -69,10 +69,10 @@ def test_worker_of_a_module_without_a_worker_reports_it_once(tmp_path: Path) -> 
         "from garivini import Client, Worker\nv = Worker(Client('sqlite:///j.db'))\nw = Worker(Client('sqlite:///j.db'))\n"
     )
     for module, message in (
-        ("empty.py", "empty.py has no Worker"),
+        ("empty.py", "empty.py has no Garivini and no Worker"),
         ("idle.py", "idle.py registers no function"),
         ("two.py", "two.py has 2 Workers"),
-        ("two.py:x", "two.py has no Worker named x"),
+        ("two.py:x", "two.py has no Garivini and no Worker named x"),
         ("gone.py", f"there is no file {tmp_path}/gone.py"),
         ("no.such", "there is no module no.such"),
     ):
