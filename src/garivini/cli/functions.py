@@ -93,7 +93,7 @@ def list_(dbs: list[str], output: Form) -> None:
     "--max-running",
     type=int,
     metavar="N",
-    help="How many jobs may be in flight at a time, in each database: dispatched and not ended yet.",
+    help="How many jobs may be in flight at a time: dispatched and not ended yet.",
 )
 @click.option(
     "--retry", metavar="JSON", help='When a failed job runs again, such as {"backoff": [10, 60, 600]}.'
@@ -105,7 +105,7 @@ def list_(dbs: list[str], output: Form) -> None:
 @click.option(
     "--rate",
     metavar="N/s|m|h|d",
-    help="How many jobs may start per second, minute, hour or day, in each database, such as 100/m.",
+    help="How many jobs may start per second, minute, hour or day, such as 100/m.",
 )
 @click.option("--burst", type=int, metavar="N", help="How many jobs may start at once under the rate.")
 @click.option(

@@ -1,8 +1,8 @@
 """Jobs in SQL: named statements, one database, and the choice among several.
 
 * ``database`` lists the calls, and ``calls`` repeats them after a transient failure. ``shards`` combines
-  several databases into one queue; ``homes`` and ``schedule_homes`` decide which database a unique key or a
-  schedule belongs to.
+  several databases into one queue; ``homes``, ``placements`` and ``schedule_homes`` decide which database a
+  job or a schedule belongs to.
 * The calls by subject: ``inserts``, ``unique_inserts`` (keys with rules: ``key_rules``), ``successors``,
   ``key_calls``, ``expiry``, ``claims``, ``admission`` (claims of functions with rules; by partition:
   ``turns``, ``turn_claims``, ``partition_rooms`` and ``turn_pruning``), ``leases``, ``outcomes``,
