@@ -8,12 +8,13 @@ import click
 
 from garivini.cli.options import databases, output
 from garivini.cli.output import Column, Form, print_json, print_table, say, visible
-from garivini.cli.pauses import pause, pause_text, resume
+from garivini.cli.pauses import inexact, pause, pause_text, resume
 from garivini.errors import UsageError
 from garivini.model.function_settings import SETTINGS, FunctionSettings
 from garivini.model.new_jobs import new_job
 from garivini.model.policy import DEFAULT, ENVELOPES, NO_POLICY, Envelope, FunctionPolicy
 from garivini.model.unique import ON_DUPLICATE, UNIQUE_SCOPES, OnDuplicate, UniqueScope
+from garivini.store.original import check_exact
 from garivini.store.shards import Shards
 
 
@@ -148,6 +149,7 @@ def list_(dbs: list[str], output: Form) -> None:
 )
 @click.option("--fair/--no-fair", default=None, help="Whether the partitions take turns.")
 @click.option("--reset", is_flag=True, help="First remove the settings that were set before.")
+@inexact
 def set_(
     funcname: str | None,
     dbs: list[str],
@@ -174,6 +176,7 @@ def set_(
     partition_burst: int | None,
     fair: bool | None,
     reset: bool,
+    inexact: bool,
 ) -> None:
     """Change the settings of the function FUNCNAME. Settings that are not given stay as they are.
 
@@ -224,6 +227,8 @@ def set_(
         raise UsageError("--default allows only --envelope json or latin-1, and --reset")
     name = DEFAULT if funcname is None else funcname
     with closing(Shards(dbs)) as shards:
+        if policy.has_rules and not inexact:
+            check_exact(shards)
         for database in shards:
             (database.replace_function if reset else database.set_function)(name, policy)
             say(f"{visible(name) or 'the default'} is set in {visible(database.where)}")
