@@ -44,9 +44,9 @@ def client(tmp_path: Path, address: str) -> Iterator[Client]:
 def now(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The time by which a client judges what it knows of servers."""
     now = SimpleNamespace(seconds=1000.0)
-    for module in ("direct", "server_pool"):
+    for module in ("client.direct", "client.server_pool", "store.key_calls"):
         clock = SimpleNamespace(monotonic=lambda: now.seconds)
-        monkeypatch.setattr(f"garivini.client.{module}.time", clock)
+        monkeypatch.setattr(f"garivini.{module}.time", clock)
     return now
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -243,7 +244,8 @@ def running(tmp_path: Path) -> Callable[..., Job]:
     def make(*databases: int) -> Job:
         job = Job(1, 1, "f", b"")
         database = Database(upgraded(sqlite_url(tmp_path)).connections._settings)
-        force_setattr(job, "calls", JobCalls(database, databases, *cast(Any, (None, None))))
+        calls = JobCalls(database, databases, *cast(Any, (SimpleNamespace(stored=None), None)))
+        force_setattr(job, "calls", calls)
         return job
 
     return make

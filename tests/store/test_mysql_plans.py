@@ -37,7 +37,16 @@ FINISHED: Final = f"""
 INSERT INTO finished SELECT seq, 'f', NULL, 1, 0, 0, 0, seq % 2 * 4000000000, '', '', NULL
   FROM {numbers(20_000)}
 """
-TABLES: Final = "('job', 'report', 'finished')"
+#: The tables have no rows of functions that other tests use.
+SIDE_ROWS: Final = (
+    f"INSERT INTO turn SELECT seq, 'turns', 1, seq, 0 FROM {numbers(20_000)}",
+    f"INSERT INTO turn_partition SELECT 'turns', 1, seq FROM {numbers(20_000)}",
+    f"""
+    INSERT INTO outbox (target, id, funcname, uniqkey, arg, flag, priority, run_after)
+    SELECT 1 + seq % 2, LPAD(seq, 32, '0'), 'f', '', '', 'shim', 1, 0 FROM {numbers(20_000)}
+    """,
+)
+TABLES: Final = "('job', 'report', 'finished', 'turn', 'turn_partition', 'outbox')"
 
 
 @pytest.fixture(scope="module", params=ROWS)
@@ -64,6 +73,8 @@ def filled(request: pytest.FixtureRequest) -> Iterator[tuple[Database, Any]]:
             cursor.execute(FILL.format(numbers(request.param)))
             cursor.execute(REPORTS)
             cursor.execute(FINISHED)
+            for text in SIDE_ROWS:
+                cursor.execute(text)
             # As if the table had been filled since the server looked at it last.
             cursor.execute(f"UPDATE mysql.innodb_table_stats SET n_rows = 0 WHERE table_name IN {TABLES}")
             cursor.execute(f"UPDATE mysql.innodb_index_stats SET stat_value = 1 WHERE table_name IN {TABLES}")
@@ -217,6 +228,29 @@ def test_reports_are_found_by_their_job(filled: tuple[Database, Any]) -> None:
     text, bound = templates("add_line")[0].bind(line)
     # The last number of an attempt is the end of its range in the key.
     assert any("optimized away" in extra for *_, extra in mysql_plan(connection, text, bound))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("recorded", {"jobid": 5, "attempt": 1}),
+        ("failures", {"jobid": 5}),
+        ("omit_failures", {"jobid": 5, "after": 1, "before": 3}),
+        ("forget_turns", {"jobids": JOBIDS}),
+        ("forget_turn_partitions", {"funcname": "turns", "priority": 1, "partitions": ["1", "2", "3"]}),
+        ("outbox_sizes", {"target": 1, "id": f"{9000:032}", "limit": 200}),
+        ("outbox", {"target": 1, "ids": [f"{number:032}" for number in range(1, 400, 2)]}),
+        ("leave_outbox", {"target": 1, "ids": [f"{number:032}" for number in range(1, 400, 2)]}),
+        ("retarget", {"target": 1, "ids": [f"{number:032}" for number in range(1, 400, 2)], "home": 3}),
+    ],
+)
+def test_side_tables_are_read_by_their_keys(
+    filled: tuple[Database, Any], name: str, values: dict[str, Any]
+) -> None:
+    (_, access, key, extra) = plan(filled[1], templates(name)[0], **values)[-1]
+    assert key == "PRIMARY"
+    assert access in ("range", "ref", "eq_ref")
+    assert "filesort" not in extra
 
 
 @pytest.mark.parametrize("name", ["complete", "complete_range"])

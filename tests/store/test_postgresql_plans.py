@@ -151,6 +151,31 @@ def test_claim_leaves_a_lane_with_nothing_due_at_once(connection: Any) -> None:
     assert read(analysed(connection, "expired", **LANE | {"funcname": "later", "state": 0})) == 0
 
 
+@pytest.mark.parametrize("after", [0, 100_000])
+def test_a_page_of_turns_is_read_off_the_lane_index(connection: Any, after: int) -> None:
+    connection.execute("INSERT INTO turn SELECT n, 'f0', 1, '', n FROM generate_series(4, 20000, 20) AS n")
+    place = {"after": after, "after_jobid": after}
+    steps = analysed(connection, "lane_page", funcname="f0", priority=1, limit=500, **place)
+    found = {(step["Relation Name"], step["Node Type"], step["Index Name"]) for step in steps}
+    assert found == {("job", "Index Scan", "job_lane"), ("turn", "Index Scan", "turn_pkey")}
+    # A page of each part at most, and the turns of the page.
+    assert read(steps) <= 3 * 500
+
+
+def test_a_page_of_turns_ignores_statistics_of_jobs_that_were_due_together(connection: Any) -> None:
+    # As if a large batch had been inserted within one second, and had ended since the last ANALYZE.
+    connection.execute(
+        "INSERT INTO job (funcname, run_after, priority) SELECT 'past', 5, 1 FROM generate_series(1, 50000)"
+    )
+    connection.execute("ANALYZE job")
+    connection.execute("DELETE FROM job WHERE funcname = 'past'")
+    steps = analysed(
+        connection, "lane_page", funcname="past", priority=1, limit=500, after=5, after_jobid=0
+    )
+    assert {step["Index Name"] for step in steps if step["Relation Name"] == "job"} == {"job_lane"}
+    assert read(steps) == 0
+
+
 def test_admit_counts_no_more_jobs_in_flight_than_the_limit(connection: Any) -> None:
     (step,) = analysed(connection, "in_flight", funcname="f0", limit=50)
     assert (step["Node Type"], step["Index Name"]) == ("Index Scan", "job_lane")

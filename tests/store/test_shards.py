@@ -12,7 +12,8 @@ from garivini.errors import ConflictError, OutcomeUnknownError, SchemaError, Unr
 from garivini.model.inserted import Inserted
 from garivini.model.job import NewJob
 from garivini.model.new_jobs import new_job
-from garivini.store.shards import AVOID, Shards
+from garivini.store.placements import AVOID
+from garivini.store.shards import Shards
 from tests.databases import sqlite_url
 
 KEYS = [f"key {number}" for number in range(10_000)]

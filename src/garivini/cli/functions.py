@@ -9,12 +9,13 @@ import click
 from garivini.cli.function_schemas import schema
 from garivini.cli.options import databases, output
 from garivini.cli.output import Column, Form, print_json, print_table, say, visible
-from garivini.cli.pauses import pause, pause_text, resume
+from garivini.cli.pauses import inexact, pause, pause_text, resume
 from garivini.errors import UsageError
 from garivini.model.function_settings import SETTINGS, FunctionSettings
 from garivini.model.new_jobs import new_job
 from garivini.model.policy import DEFAULT, ENVELOPES, NO_POLICY, Envelope, FunctionPolicy
 from garivini.model.unique import ON_DUPLICATE, UNIQUE_SCOPES, OnDuplicate, UniqueScope
+from garivini.store.original import check_exact
 from garivini.store.shards import Shards
 
 
@@ -94,7 +95,7 @@ def list_(dbs: list[str], output: Form) -> None:
     "--max-running",
     type=int,
     metavar="N",
-    help="How many jobs may be in flight at a time, in each database: dispatched and not ended yet.",
+    help="How many jobs may be in flight at a time: dispatched and not ended yet.",
 )
 @click.option(
     "--retry", metavar="JSON", help='When a failed job runs again, such as {"backoff": [10, 60, 600]}.'
@@ -106,7 +107,7 @@ def list_(dbs: list[str], output: Form) -> None:
 @click.option(
     "--rate",
     metavar="N/s|m|h|d",
-    help="How many jobs may start per second, minute, hour or day, in each database, such as 100/m.",
+    help="How many jobs may start per second, minute, hour or day, such as 100/m.",
 )
 @click.option("--burst", type=int, metavar="N", help="How many jobs may start at once under the rate.")
 @click.option(
@@ -149,6 +150,7 @@ def list_(dbs: list[str], output: Form) -> None:
 )
 @click.option("--fair/--no-fair", default=None, help="Whether the partitions take turns.")
 @click.option("--reset", is_flag=True, help="First remove the settings that were set before.")
+@inexact
 def set_(
     funcname: str | None,
     dbs: list[str],
@@ -175,6 +177,7 @@ def set_(
     partition_burst: int | None,
     fair: bool | None,
     reset: bool,
+    inexact: bool,
 ) -> None:
     """Change the settings of the function FUNCNAME. Settings that are not given stay as they are.
 
@@ -225,6 +228,8 @@ def set_(
         raise UsageError("--default allows only --envelope json or latin-1, and --reset")
     name = DEFAULT if funcname is None else funcname
     with closing(Shards(dbs)) as shards:
+        if policy.has_rules and not inexact:
+            check_exact(shards)
         for database in shards:
             (database.replace_function if reset else database.set_function)(name, policy)
             say(f"{visible(name) or 'the default'} is set in {visible(database.where)}")

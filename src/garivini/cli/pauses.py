@@ -17,6 +17,13 @@ from garivini.model.policy import FOREVER, RULES_APPLY_AFTER
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
+inexact: Final = click.option(
+    "--inexact",
+    is_flag=True,
+    help="Also if QueueRunners of the original, which ignore it, can use the table.",
+)
+
+
 @click.command()
 @click.argument("funcname")
 @databases
@@ -28,8 +35,15 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 )
 @click.option("--now", is_flag=True, help="Also take back jobs that wait in Gearman servers.")
 @click.option("--no-wait", is_flag=True, help="Return before every program has read the pause.")
+@inexact
 def pause(
-    funcname: str, dbs: list[str], duration: str | None, until: str | None, now: bool, no_wait: bool
+    funcname: str,
+    dbs: list[str],
+    duration: str | None,
+    until: str | None,
+    now: bool,
+    no_wait: bool,
+    inexact: bool,
 ) -> None:
     """Hand out no jobs of the function FUNCNAME. Jobs can still be inserted.
 
@@ -53,7 +67,7 @@ def pause(
     with Client(dbs) as client:
         if not no_wait:
             note(f"this takes {RULES_APPLY_AFTER:.0f} seconds, until every program has read the pause")
-        count = client.pause(funcname, end, now=now, wait=not no_wait)
+        count = client.pause(funcname, end, now=now, wait=not no_wait, inexact=inexact)
     say(f"{funcname} is paused" + (f", {count:,} jobs were taken back" if now else ""))
 
 

@@ -156,8 +156,8 @@ class AsyncClient(AsyncReadCalls, AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitC
         if connection is not None:
             (inserted,) = await self._join(connection, [job])
             return inserted
-        home = None if job.uniqkey is None else self._client._shards.home(funcname, job.uniqkey).dbid
-        stream = self._streams[home]
+        home = self._client._shards.home_of_job(job)
+        stream = self._streams[None if home is None else home.dbid]
         answer: asyncio.Future[Inserted] = asyncio.get_running_loop().create_future()
         stream.callers.append(_Caller([job], answer))
         if stream.inserting is None:

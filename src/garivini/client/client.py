@@ -190,8 +190,9 @@ class Client(ReadCalls, BulkCalls, FunctionCalls, WaitCalls):
             GariviniError: as for ``insert_job``. With several databases, those that have not failed may have
                 stored their part: ``stored`` of the error has the results of these jobs by their position in
                 the list. ``failed`` has the positions of the jobs that the error concerns. All other jobs
-                were not tried. Jobs without a unique key are inserted last, together, so after any error but
-                ``OutcomeUnknownError`` the same list can be inserted again.
+                were not tried. Jobs without a unique key are inserted last, and together unless their
+                functions have rules. So without such functions, the same list can be inserted again after
+                any error but ``OutcomeUnknownError``.
 
         """
         return self._insert_checked(checked_jobs(jobs, run_after, flag, dispatch=dispatch), connection)

@@ -19,7 +19,7 @@ from garivini.model.inserted import Inserted
 from garivini.model.job import Job, NewJob
 from garivini.model.lease import LEASE
 from garivini.model.pacing import BATCH_BYTES
-from garivini.model.policy import POLICIES_AGE, Policies
+from garivini.model.policy import POLICIES_AGE
 from garivini.outcome_events import emit_delivery
 from garivini.store.database import Database
 from garivini.store.shards import Shards
@@ -54,8 +54,6 @@ class DirectDispatch:
         self._watermark = watermark
         #: Number of jobs that may be submitted before the next count, by function and flag.
         self._room: dict[tuple[str, str], int] = {}
-        #: By database, the monotonic time when the settings of its functions were read, and these settings.
-        self._policies: dict[int, tuple[float, Policies]] = {}
 
     def insert(self, jobs: Sequence[NewJob], wake: Callable[[], None]) -> list[Inserted]:
         """Insert jobs and submit those that have room; return one result per job, as ``Shards.insert`` does.
@@ -91,7 +89,7 @@ class DirectDispatch:
             return jobs
         if not self._refresh_counts():
             return jobs
-        policies = self._read_policies(database)
+        read, policies = database.recent_policies()
         bytes_left = BATCH_BYTES
         leased = []
         for job in jobs:
@@ -106,17 +104,7 @@ class DirectDispatch:
             leased.append(job)
         # If the settings have become too old meanwhile, no job is leased: an operator may have given a
         # function a rule since they were read.
-        read, _ = self._policies[database.dbid]
         return leased if time.monotonic() - read < POLICIES_AGE else jobs
-
-    def _read_policies(self, database: Database) -> Policies:
-        """Return the settings of functions, which may be some seconds old."""
-        now = time.monotonic()
-        read, policies = self._policies.get(database.dbid, (0.0, None))
-        if policies is None or now - read >= POLICIES_AGE:
-            policies = Policies(database.functions())
-            self._policies[database.dbid] = now, policies
-        return policies
 
     def _refresh_counts(self) -> bool:
         """Read how many jobs wait in the servers, if that is due; return whether a server answers."""
@@ -162,7 +150,7 @@ class DirectDispatch:
         if is_late(leased, time.monotonic() - began):
             delivery = Delivery.too_late(leased)
         else:
-            _, policies = self._policies[database.dbid]
+            policies = database.known_policies
             delivery = Delivery.of(
                 leased, self._servers.submit([submission(job, policies[job.funcname]) for job in leased])
             )

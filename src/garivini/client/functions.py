@@ -10,6 +10,7 @@ from garivini.errors import UsageError
 from garivini.model.new_jobs import new_job
 from garivini.model.policy import RULES_APPLY_AFTER
 from garivini.model.when import Never, When, parse_when
+from garivini.store.original import check_exact
 from garivini.store.shards import Shards
 
 
@@ -25,6 +26,7 @@ class FunctionCalls:
         *,
         now: bool = False,
         wait: bool = True,
+        inexact: bool = False,
     ) -> int:
         """Pause a function, or change the end of its pause. Its jobs can still be inserted.
 
@@ -37,23 +39,30 @@ class FunctionCalls:
             now: let only running jobs go on. Jobs that wait in Gearman servers are set back to waiting.
                 A worker in another language that receives a copy of such a job starts it anyway.
             wait: False: return immediately. Jobs may be handed out until 8 seconds later.
+            inexact: pause although QueueRunners of the original can use a table. They ignore the pause.
 
         Returns:
             With ``now``, the number of jobs that were set back to waiting; otherwise 0.
 
         Raises:
-            UsageError: the name is not valid, ``until`` is not a time or has passed, or ``now`` is given
-                without ``wait``.
+            UsageError: the name is not valid, ``until`` is not a time or has passed, ``now`` is given without
+                ``wait``, or QueueRunners of the original can use a table.
             GariviniError: a database failed. Other databases may have paused the function: repeat the call.
 
         """
-        self._begin_pause(funcname, until, now=now, wait=wait)
+        self._begin_pause(funcname, until, now=now, wait=wait, inexact=inexact)
         if wait:
             time.sleep(RULES_APPLY_AFTER)
         return self._take_back(funcname) if now else 0
 
     def _begin_pause(
-        self, funcname: str, until: str | int | timedelta | datetime | None, *, now: bool, wait: bool
+        self,
+        funcname: str,
+        until: str | int | timedelta | datetime | None,
+        *,
+        now: bool,
+        wait: bool,
+        inexact: bool,
     ) -> None:
         if now and not wait:
             raise UsageError(
@@ -61,6 +70,8 @@ class FunctionCalls:
             )
         new_job(funcname, b"")  # checks the name
         end: When = Never() if until is None else parse_when(until)
+        if not inexact:
+            check_exact(self._shards)
         for database in self._shards:
             database.pause(funcname, end, mark=now)
 
@@ -90,6 +101,7 @@ class AsyncFunctionCalls:
         *,
         now: bool = False,
         wait: bool = True,
+        inexact: bool = False,
     ) -> int:
         """Pause a function, or change the end of its pause. Its jobs can still be inserted.
 
@@ -102,17 +114,18 @@ class AsyncFunctionCalls:
             now: let only running jobs go on. Jobs that wait in Gearman servers are set back to waiting.
                 A worker in another language that receives a copy of such a job starts it anyway.
             wait: False: return immediately. Jobs may be handed out until 8 seconds later.
+            inexact: pause although QueueRunners of the original can use a table. They ignore the pause.
 
         Returns:
             With ``now``, the number of jobs that were set back to waiting; otherwise 0.
 
         Raises:
-            UsageError: the name is not valid, ``until`` is not a time or has passed, or ``now`` is given
-                without ``wait``.
+            UsageError: the name is not valid, ``until`` is not a time or has passed, ``now`` is given without
+                ``wait``, or QueueRunners of the original can use a table.
             GariviniError: a database failed. Other databases may have paused the function: repeat the call.
 
         """
-        await self._call(self._client._begin_pause, funcname, until, now=now, wait=wait)
+        await self._call(self._client._begin_pause, funcname, until, now=now, wait=wait, inexact=inexact)
         if wait:
             await asyncio.sleep(RULES_APPLY_AFTER)
         count: int = await self._call(self._client._take_back, funcname) if now else 0

@@ -153,6 +153,11 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
         "dispatch.failed": EventType(
             WARNING, ("dbid", "error"), "jobs could not be submitted, released, parked or deleted"
         ),
+        "functions.inexact": EventType(
+            WARNING,
+            ("dbid", "functions"),
+            "QueueRunners of the original may ignore declared rules",
+        ),
     },
     "Schedules": {
         "schedule.ticked": EventType(

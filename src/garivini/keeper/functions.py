@@ -8,6 +8,7 @@ from garivini.keeper.step import NOT_DUE
 from garivini.keeper.wakeup import Wakeup
 from garivini.model.policy import NO_POLICY, FunctionPolicy
 from garivini.store.database import Database
+from garivini.store.original import report_inexact
 
 #: Functions registered per transaction.
 _BATCH: Final = 500
@@ -154,6 +155,7 @@ class Registration:
             self._wakeup.set()
         else:
             self._functions.registered(changed=self._changed)
+            report_inexact(self._database, self._own)
 
     def next_due(self) -> float:
         """Return infinity: each step wakes the thread for the next one."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -16,9 +16,9 @@ from garivini.model.job import Job, NewJob
 from garivini.model.new_jobs import JobLike, checked_job, checked_jobs
 from garivini.model.outcome import Report, Success
 from garivini.model.pacing import BATCH_BYTES
-from garivini.model.policy import NO_POLICY
+from garivini.model.policy import NO_POLICY, RuleScope
 from garivini.store.database import Database
-from garivini.store.homes import home_of
+from garivini.store.homes import check_key, home_of_job
 from garivini.store.records import LATER_LINES, MAX_LINE, MAX_LINES
 
 #: Maximum follow-ups of a job, so that the transaction of its end stays short.
@@ -31,7 +31,7 @@ class JobCalls:
     Args:
         database: has the jobs.
         databases: the ids of all databases of the queue.
-        functions: knows whether the jobs of a function are kept after success.
+        functions: knows whether the jobs of a function are kept after success, and where they belong.
         reports: writes reports.
 
     """
@@ -92,10 +92,13 @@ class JobCalls:
         limit = self._database.statement_bytes
         if len(new.arg) > limit:
             raise UsageError(f"{self._database.where} takes arguments of at most {limit} bytes")
-        if new.uniqkey is None or len(self._databases) == 1:
+        if len(self._databases) == 1:
             return new
-        home = home_of(self._databases, new.funcname, new.uniqkey)
-        return new if home == self._database.dbid else replace(new, home=home)
+        scope = (self._functions.stored or {}).get(new.funcname, NO_POLICY).rule_scope
+        scopes: Mapping[str, RuleScope] = {} if scope is None else {new.funcname: scope}
+        check_key(new, scopes)
+        home = home_of_job(self._databases, new, scopes)
+        return new if home in (None, self._database.dbid) else replace(new, home=home)
 
     def complete(self, job: Job, connection: Any, result: Any) -> None:
         """End a job in a transaction of its function. Raises as ``Job.complete``."""

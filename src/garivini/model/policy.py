@@ -42,6 +42,9 @@ _MAX_DAYS: Final = 3650
 Envelope: TypeAlias = Literal["json", "latin-1", "raw"]
 ENVELOPES: Final[tuple[Envelope, ...]] = get_args(Envelope)
 
+#: What the rules of a function apply to: all of its jobs together, or only the jobs of each partition.
+RuleScope: TypeAlias = Literal["function", "partition"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionPolicy:
@@ -59,7 +62,7 @@ class FunctionPolicy:
     max_failures: int | None = None
     #: Seconds for which a job is kept with its result after success; None: not kept.
     retention: int | None = None
-    #: Maximum jobs of the function that attempts may hold at a time, in each database.
+    #: Maximum jobs of the function that attempts may hold at a time.
     max_running: int | None = None
     #: When a failed job runs again: the JSON text of a ``retry.RetryPolicy``.
     retry: str | None = None
@@ -67,7 +70,7 @@ class FunctionPolicy:
     timeout: float | None = None
     #: Days for which a dead job is kept; None: for ever.
     dead_retention: int | None = None
-    #: Maximum jobs that start in a period, in each database: a text such as ``100/m``.
+    #: Maximum jobs that start in a period: a text such as ``100/m``.
     rate: str | None = None
     #: Maximum jobs that start at once under the rate; None: as many as start in a tenth of a second, at least
     #: one.
@@ -82,9 +85,9 @@ class FunctionPolicy:
     max_delay: int | None = None
     #: Seconds after its due time until which a job must be handed out; None: no limit.
     expires: int | None = None
-    #: Maximum jobs of each partition that attempts may hold at a time, in each database.
+    #: Maximum jobs of each partition that attempts may hold at a time.
     partition_max_running: int | None = None
-    #: Maximum jobs of each partition that start in a period, in each database: a text such as ``100/m``.
+    #: Maximum jobs of each partition that start in a period: a text such as ``100/m``.
     partition_rate: str | None = None
     #: Maximum jobs of a partition that start at once under ``partition_rate``; None: as ``burst``.
     partition_burst: int | None = None
@@ -184,6 +187,13 @@ class FunctionPolicy:
     def has_turns(self) -> bool:
         """Whether a rule is about partitions. If so, the partitions take turns."""
         return bool(self.fair) or self.partition_max_running is not None or self.partition_rate is not None
+
+    @property
+    def rule_scope(self) -> RuleScope | None:
+        """What its rules apply to; None: it has no limit, no rate and no turns. A pause is not among them."""
+        if self.max_running is not None or self.rate is not None or self.fair:
+            return "function"
+        return "partition" if self.has_turns else None
 
     @property
     def has_rules(self) -> bool:

@@ -20,6 +20,7 @@ from garivini.roles.job_servers import JobServers
 from garivini.roles.watermark import Watermark
 from garivini.store.database import Database
 from garivini.store.incarnations import ReplacedError
+from garivini.store.original import report_inexact
 from garivini.submission import Delivery, is_late, submission, unfit
 
 _R = TypeVar("_R")
@@ -84,7 +85,8 @@ class Dispatcher:
         """Store the settings that the constructor received, once. For the database's thread."""
         if self._declared:
             self.database.register_functions(self._declared)
-            self._declared = {}
+            declared, self._declared = self._declared, {}
+            report_inexact(self.database, declared)
 
     def read_policies(self, now: float) -> None:
         """Read the settings of functions, unless they were read less than a second ago.

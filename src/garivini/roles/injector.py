@@ -180,11 +180,8 @@ class Injector:
 
     def _place(self, jobs: Sequence[NewJob]) -> tuple[int | None, bool]:
         """Return the stream of a call's jobs, and whether they may belong to several databases."""
-        if len(jobs) == 1 and jobs[0].uniqkey is None:
-            return None, False
-        homes = [
-            None if job.uniqkey is None else self._shards.home(job.funcname, job.uniqkey).dbid for job in jobs
-        ]
+        found = [self._shards.home_of_job(job) for job in jobs]
+        homes = [None if home is None else home.dbid for home in found]
         first = next((home for home in homes if home is not None), None)
         # With two streams, there is only one database.
         return first, len(self._streams) > 2 and any(home != first for home in homes)

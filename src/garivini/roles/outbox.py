@@ -1,4 +1,4 @@
-"""Moves follow-ups from the outboxes to the homes of their keys. Each database has a loop for its outbox."""
+"""Moves follow-ups from the outboxes to their homes. Each database has a loop for its outbox."""
 
 import asyncio
 from collections.abc import Callable, Sequence

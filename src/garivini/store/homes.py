@@ -1,7 +1,47 @@
-"""Computes the home of a unique key among several databases. No I/O."""
+"""Computes the home of a job among several databases. No I/O."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from zlib import crc32
+
+from garivini.errors import UsageError
+from garivini.model.job import Job, NewJob
+from garivini.model.policy import RuleScope
+
+
+def home_of_job(
+    dbids: Collection[int], job: Job | NewJob, scopes: Mapping[str, RuleScope] | None
+) -> int | None:
+    """Return the id of the database that a job belongs to; None: it may be in any.
+
+    A database keeps the rules of functions without regard to the others. So the jobs of a function with rules
+    are in one database, or those of each partition are if it has only rules of partitions.
+
+    Args:
+        dbids: the ids of the databases; at least one.
+        job: to place.
+        scopes: what the rules of functions apply to, by function.
+
+    """
+    scope = scopes.get(job.funcname) if scopes else None
+    if scope == "function":
+        return home_of(dbids, job.funcname, "")
+    if job.uniqkey is not None:
+        return home_of(dbids, job.funcname, job.uniqkey)
+    return None if scope is None else home_of(dbids, job.funcname, job.partition or "")
+
+
+def check_key(job: NewJob, scopes: Mapping[str, RuleScope]) -> None:
+    """Check that a unique key is unique, although the jobs of each partition have a home of their own.
+
+    Raises:
+        UsageError: two jobs with this key could be in different databases.
+
+    """
+    if job.uniqkey is not None and scopes.get(job.funcname) == "partition":
+        raise UsageError(
+            f"{job.funcname} has rules of partitions only, so its jobs are in several databases and have no "
+            "unique keys. With another rule, such as max_running=10000, they are in one and can have keys"
+        )
 
 
 def home_of(dbids: Collection[int], funcname: str, uniqkey: str) -> int:

@@ -1,10 +1,12 @@
 """The calls of a database about unique keys with rules, and about jobs that expire."""
 
+import math
+import time
 from collections.abc import Sequence
 
 from garivini.model.job import NewJob
 from garivini.model.outcome import Setback, Settled
-from garivini.model.policy import FunctionPolicy
+from garivini.model.policy import POLICIES_AGE, FunctionPolicy, Policies
 from garivini.store import expiry, policies, successors, unique_inserts
 from garivini.store.calls import in_transaction, read_only
 from garivini.store.chunks import CHUNK
@@ -17,6 +19,8 @@ class KeyCalls:
 
     connections: Connections
     _key_rules: KeyRules
+    #: When ``recent_policies`` has read the settings of functions (monotonic time), and these settings.
+    _recent: tuple[float, Policies] = (-math.inf, Policies())
 
     _functions = read_only(policies.functions)
 
@@ -25,6 +29,21 @@ class KeyCalls:
         found = self._functions()
         self._key_rules.remember(found)
         return found
+
+    def recent_policies(self) -> tuple[float, Policies]:
+        """Return settings of functions that are at most ``POLICIES_AGE`` old, and when they were read.
+
+        The time is monotonic.
+        """
+        now = time.monotonic()
+        if now - self._recent[0] >= POLICIES_AGE:
+            self._recent = now, Policies(self.functions())
+        return self._recent
+
+    @property
+    def known_policies(self) -> Policies:
+        """The settings of functions that ``recent_policies`` returned last."""
+        return self._recent[1]
 
     _read_key_rules = read_only(key_rules)
 

@@ -1,4 +1,4 @@
-"""The outbox: follow-ups whose unique key has its home in another database than their job.
+"""The outbox: follow-ups that have their home in another database than their job: see ``store/homes.py``.
 
 No transaction spans two databases. So the transaction that completes the job stores such a follow-up in the
 outbox of the job's database, under a random id. A QueueRunner inserts it into its home, in a transaction that
@@ -48,7 +48,7 @@ def insert_here(run: Statements, jobs: Sequence[NewJob]) -> None:
                 target=job.home,
                 id=secrets.token_hex(16),
                 funcname=job.funcname,
-                uniqkey=job.uniqkey,
+                uniqkey=job.uniqkey or "",  # the column is NOT NULL, and new_job reads "" as no key
                 coalesce=job.coalesce,
                 partition=job.partition,
                 headers=job.headers,

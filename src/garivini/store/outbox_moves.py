@@ -4,9 +4,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from garivini.errors import GariviniError, RefusedError, UsageError
+from garivini.model.job import NewJob
 from garivini.store.database import Database
-from garivini.store.homes import home_of
+from garivini.store.homes import home_of, home_of_job
 from garivini.store.outbox import Outgoing
+from garivini.store.placements import Placements
 
 
 class Moved(NamedTuple):
@@ -34,6 +36,7 @@ class OutboxMoves:
         self._databases = databases
         #: The ids of databases that were found to be drained.
         self._drained: set[int] = set()
+        self._placements = Placements()
 
     def move(self, target: int, after: str = "") -> Moved:
         """Move the next follow-ups for a database.
@@ -78,13 +81,20 @@ class OutboxMoves:
         left: Collection[int] = self._databases.keys() - self._drained
         if not left:
             raise RefusedError("all databases are being drained")
+        self._placements.refresh(self._databases.values())
         done: list[Outgoing] = []
         homes: dict[int, list[Outgoing]] = {}
         for it in page:
-            assert it.job.uniqkey is not None
-            if self._databases[target].live(it.job.funcname, it.job.uniqkey) is not None:
+            if self._is_duplicate(target, it.job):
                 done.append(it)
-            else:
-                homes.setdefault(home_of(left, it.job.funcname, it.job.uniqkey), []).append(it)
+                continue
+            home = home_of_job(left, it.job, self._placements.scopes)
+            if home is None:  # the function had rules when the follow-up was inserted
+                home = home_of(left, it.job.funcname, it.id)
+            homes.setdefault(home, []).append(it)
         self._source.retarget(target, homes)
         return done
+
+    def _is_duplicate(self, target: int, job: NewJob) -> bool:
+        """Whether a database has a live job with the unique key of this one."""
+        return job.uniqkey is not None and self._databases[target].live(job.funcname, job.uniqkey) is not None

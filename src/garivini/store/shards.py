@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from garivini.databases import DatabasesLike, parse_databases
 from garivini.errors import (
@@ -18,10 +18,8 @@ from garivini.model.inserted import Inserted
 from garivini.model.job import Job, NewJob
 from garivini.store.callers import cursor_of
 from garivini.store.database import Database
-from garivini.store.homes import home_of
-
-#: Seconds for which inserts avoid a database that failed.
-AVOID: Final = 30.0
+from garivini.store.homes import check_key, home_of, home_of_job
+from garivini.store.placements import Placements
 
 #: Inserts jobs into one database; the answers are in the order of the jobs.
 Insert: TypeAlias = Callable[[Database, Sequence[NewJob]], list[Inserted]]
@@ -34,14 +32,14 @@ def _insert(database: Database, jobs: Sequence[NewJob]) -> list[Inserted]:
 class Shards:
     """The databases of a queue, by id.
 
-    A job with a unique key has one home, so that the key is unique over all of them; any other job goes to
-    a random healthy database.
+    A job with a unique key has one home, so that the key is unique over all of them. So has a job of a
+    function with rules, because each database keeps the rules by itself. Any other job goes to a random
+    healthy database.
     """
 
     def __init__(self, dbs: DatabasesLike, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._databases = {entry.dbid: Database(entry) for entry in parse_databases(dbs)}
-        self._clock = clock
-        self._avoid_until: dict[int, float] = {}
+        self._placements = Placements(clock)
 
     def __iter__(self) -> Iterator[Database]:
         return iter(self._databases.values())
@@ -58,19 +56,28 @@ class Shards:
         rest = [dbid for dbid in self._databases if dbid not in without]
         return self._databases[home_of(rest, funcname, uniqkey)]
 
+    def home_of_job(self, job: Job | NewJob, *, without: Collection[int] = ()) -> Database | None:
+        """Return the database that a job belongs to by the rules that are known; None: it may be in any."""
+        scopes = self._placements.scopes
+        if job.uniqkey is None and not scopes:
+            return None
+        home = home_of_job([dbid for dbid in self._databases if dbid not in without], job, scopes)
+        return None if home is None else self._databases[home]
+
     def target(self, job: Job, *, without: Collection[int]) -> Database:
-        """Return the database to which a job of another database moves: its key's home, or any."""
-        if job.uniqkey is not None:
-            return self.home(job.funcname, job.uniqkey, without=without)
-        return random.choice([database for database in self if database.dbid not in without])
+        """Return the database to which a job of another database moves: its home, or any."""
+        self._placements.refresh(self)
+        rest = [database for database in self if database.dbid not in without]
+        return self.home_of_job(job, without=without) or random.choice(rest)
 
     def insert(
         self, jobs: Sequence[NewJob], *, connection: Any = None, into: Insert = _insert
     ) -> list[Inserted]:
         """Insert jobs, one transaction per database; return one answer per job, in order.
 
-        Jobs without a key come last and all together: if a database fails, none of them is stored, so that
-        the same jobs can be inserted again. The call stops at the first database that fails.
+        Jobs without a key come last, and those without a home all together: if a database fails, none of
+        these is stored, so that the same jobs can be inserted again unless functions have rules. The call
+        stops at the first database that fails.
 
         Args:
             jobs: to insert.
@@ -78,6 +85,7 @@ class Shards:
             into: called with a database and the jobs for it.
 
         Raises:
+            UsageError: a job cannot have a unique key, or belongs to another database than the connection.
             UnreachableError, RefusedError, ConflictError: nothing was inserted in the database that failed;
                 with several databases, others may have stored their part: see ``stored`` and ``failed``.
             OutcomeUnknownError: the connection was lost at the commit.
@@ -91,6 +99,7 @@ class Shards:
             if len(self._databases) == 1:
                 (database,) = self
                 return into(database, jobs)
+            self._check_keys(jobs)
             for home, indexes in self._parts(jobs):
                 part = [jobs[index] for index in indexes]
                 found = self._anywhere(part, into) if home is None else self._at_home(home, part, into)
@@ -102,16 +111,26 @@ class Shards:
         return [answers[index] for index in range(len(jobs))]
 
     def _parts(self, jobs: Sequence[NewJob]) -> list[tuple[Database | None, list[int]]]:
-        """Return the positions of the jobs by the home of their keys, those without a key (None) last."""
-        keyless: list[int] = []
-        homes: dict[int, list[int]] = {}
+        """Return the positions of the jobs by their homes: those without unique keys last, None at the end.
+
+        A part whose jobs all have keys can be stored twice without a second job.
+        """
+        homes: dict[Database | None, list[int]] = {}
         for index, job in enumerate(jobs):
-            if job.uniqkey is None:
-                keyless.append(index)
-            else:
-                homes.setdefault(self.home(job.funcname, job.uniqkey).dbid, []).append(index)
-        keyed = [(self[dbid], indexes) for dbid, indexes in homes.items()]
-        return [*keyed, (None, keyless)] if keyless else [*keyed]
+            homes.setdefault(self.home_of_job(job), []).append(index)
+
+        def order(part: tuple[Database | None, list[int]]) -> tuple[bool, bool]:
+            home, indexes = part
+            return home is None, any(jobs[index].uniqkey is None for index in indexes)
+
+        return sorted(homes.items(), key=order)
+
+    def _check_keys(self, jobs: Sequence[NewJob]) -> None:
+        """Read the rules of functions if they are too old; check the unique keys of the jobs."""
+        self._placements.refresh(self)
+        if scopes := self._placements.scopes:
+            for job in jobs:
+                check_key(job, scopes)
 
     def _database_of(self, connection: Any, jobs: Sequence[NewJob]) -> Database:
         """Return the database that a caller's connection leads to."""
@@ -122,15 +141,18 @@ class Shards:
         found = [database for database in self if url is not None and database.is_at(url)]
         if len(found) != 1:
             raise UsageError("which of the databases the connection leads to cannot be told from it")
+        self._check_keys(jobs)
         for job in jobs:
-            if job.uniqkey is not None and self.home(job.funcname, job.uniqkey) is not found[0]:
-                raise UsageError(
-                    f"unique key {job.uniqkey!r} belongs to another database than the connection"
-                )
+            home = self.home_of_job(job)
+            if home is not None and home is not found[0]:
+                what = f"function {job.funcname!r} with its rules"
+                if job.funcname not in self._placements.scopes:
+                    what = f"unique key {job.uniqkey!r}"
+                raise UsageError(f"{what} belongs to another database than the connection: {home.where}")
         return found[0]
 
     def _at_home(self, home: Database, jobs: Sequence[NewJob], into: Insert) -> list[Inserted]:
-        """Insert jobs with unique keys into their home, or the next database if that one is being drained."""
+        """Insert jobs into their home, or the next database if that one is being drained."""
         try:
             return into(home, jobs)
         except RefusedError as error:
@@ -146,15 +168,15 @@ class Shards:
         return answers
 
     def _after_drain(self, home: Database, job: NewJob, into: Insert) -> Inserted:
-        """Insert a job with a unique key whose home is being drained into the key's new home."""
-        assert job.uniqkey is not None
+        """Insert a job whose home is being drained into its new home."""
         drained = [home.dbid]
         while True:
             # A job that is still there has not been moved yet, and a trigger prevents new ones.
-            live = self[drained[-1]].live(job.funcname, job.uniqkey)
-            if live is not None:
-                return live
-            next_home = self.home(job.funcname, job.uniqkey, without=drained)
+            if job.uniqkey is not None:
+                live = self[drained[-1]].live(job.funcname, job.uniqkey)
+                if live is not None:
+                    return live
+            next_home = self.home_of_job(job, without=drained) or home
             drained.append(next_home.dbid)
             try:
                 return into(next_home, [job])[0]
@@ -163,18 +185,17 @@ class Shards:
                     raise
 
     def _anywhere(self, jobs: Sequence[NewJob], into: Insert) -> list[Inserted]:
-        now = self._clock()
         databases = list(self)
         random.shuffle(databases)
         # The avoided ones come last: if all have failed, trying one is better than refusing.
-        databases.sort(key=lambda database: self._avoid_until.get(database.dbid, 0.0) > now)
+        databases.sort(key=lambda database: self._placements.avoids(database.dbid))
         for database in databases[:-1]:
             try:
                 return into(database, jobs)
             except (UnreachableError, RefusedError, ConflictError):
-                self._avoid_until[database.dbid] = now + AVOID
+                self._placements.avoid(database.dbid)
             except OutcomeUnknownError:
-                self._avoid_until[database.dbid] = self._clock() + AVOID
+                self._placements.avoid(database.dbid)
                 raise
         return into(databases[-1], jobs)
 

@@ -104,9 +104,9 @@ class Worker:
                 to stop a ``def``, the process is ended and started again, which needs ``garivini worker``.
             lease: seconds for which an attempt holds a job unless the lease is renewed; 60 by default.
             max_failures: failures after which a job is dead; 25 by default.
-            max_running: maximum jobs that are in flight at a time in each database (dispatched and not ended
-                yet), 1 to 10,000. By default any number.
-            rate: maximum jobs that start per second, minute, hour or day in each database, such as ``10/s``,
+            max_running: maximum jobs that are in flight at a time (dispatched and not ended yet), 1 to
+                10,000. By default any number.
+            rate: maximum jobs that start per second, minute, hour or day, such as ``10/s``,
                 ``100/m``, ``500/h`` or ``1000/d``. By default any number.
             burst: maximum jobs that start at once under the rate after a time without starts, 1 to 10,000. By
                 default as many as start in a tenth of a second, at least one.

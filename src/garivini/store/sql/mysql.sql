@@ -382,7 +382,7 @@ SELECT attempt, kind, CASE WHEN kind = 'omitted' THEN message END FROM failure W
 
 -- name: omit_failures (jobid, after, before) -> count
 -- Deletes the failure records of a job between two attempts.
-DELETE FROM failure WHERE jobid = :jobid AND attempt > :after AND attempt < :before
+DELETE failure FROM failure FORCE INDEX (PRIMARY) WHERE jobid = :jobid AND attempt > :after AND attempt < :before
 
 -- name: count_run (jobid, attempt) -> rows
 -- Counts a start whose function has read `job.run`.
@@ -393,11 +393,13 @@ SELECT runs FROM job WHERE jobid = :jobid AND attempt = :attempt AND state IN (1
 -- name: recorded (jobid, attempt) -> rows
 -- Whether this attempt has reported its end already. A record of the death of a process does not count as such a
 -- report.
-SELECT kind FROM failure WHERE jobid = :jobid AND attempt = :attempt AND kind NOT IN ('crashed', 'omitted')
+SELECT kind FROM failure FORCE INDEX (PRIMARY)
+ WHERE jobid = :jobid AND attempt = :attempt AND kind NOT IN ('crashed', 'omitted')
 
 -- name: failures (jobid) -> rows
 -- The failure records of a job, oldest first.
-SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure WHERE jobid = :jobid ORDER BY attempt, kind
+SELECT attempt, failed_at, kind, error, message, trace, worker FROM failure FORCE INDEX (PRIMARY)
+ WHERE jobid = :jobid ORDER BY attempt, kind
 
 -- name: failure_texts (after, size, limit) -> rows
 -- The failure records of jobs after an id, with the first characters of each message.
@@ -775,11 +777,14 @@ SELECT jobid FROM turn FORCE INDEX (turn_order)
 
 -- name: forget_turns (jobids) -> none
 -- Deletes the turns of jobs that are handed out or no longer due.
-DELETE FROM turn WHERE jobid IN (:*jobids)
+DELETE turn FROM
+  /*M! turn FORCE INDEX (PRIMARY) WHERE jobid IN ( */ /*!80017 JSON_TABLE(JSON_ARRAY( */ :*jobids)
+  /*!80017 , '$[*]' COLUMNS (jobid BIGINT UNSIGNED PATH '$')) AS gone
+  STRAIGHT_JOIN turn FORCE INDEX (PRIMARY) ON turn.jobid = gone.jobid */
 
 -- name: forget_turn_partitions (funcname, priority, partitions) -> none
 -- Deletes the notes of these partitions, which have no turn left.
-DELETE FROM turn_partition
+DELETE turn_partition FROM turn_partition FORCE INDEX (PRIMARY)
  WHERE funcname = :funcname AND priority = :priority AND `partition` IN (:*partitions)
 
 -- name: turn_functions () -> rows
@@ -1075,21 +1080,21 @@ SELECT target FROM outbox WHERE target > :after ORDER BY target LIMIT 1
 
 -- name: outbox_sizes (target, id, limit) -> rows
 -- The next follow-ups for a database, by their ids, and the bytes of their arguments.
-SELECT id, LENGTH(arg) FROM outbox WHERE target = :target AND id > :id ORDER BY id LIMIT :limit
+SELECT id, LENGTH(arg) FROM outbox FORCE INDEX (PRIMARY) WHERE target = :target AND id > :id ORDER BY id LIMIT :limit
 
 -- name: outbox (target, ids) -> rows
 -- Follow-ups, each with the seconds until it is due.
 SELECT id, funcname, uniqkey, `coalesce`, `partition`, headers, arg, flag, priority, GREATEST(run_after - UNIX_TIMESTAMP(), 0),
        expires, rule
-  FROM outbox WHERE target = :target AND id IN (:*ids)
+  FROM outbox FORCE INDEX (PRIMARY) WHERE target = :target AND id IN (:*ids)
 
 -- name: leave_outbox (target, ids) -> none
 -- Deletes follow-ups that have arrived.
-DELETE FROM outbox WHERE target = :target AND id IN (:*ids)
+DELETE outbox FROM outbox FORCE INDEX (PRIMARY) WHERE target = :target AND id IN (:*ids)
 
 -- name: retarget (target, ids, home) -> none
 -- Changes the database of follow-ups, because the former one is being drained.
-UPDATE outbox SET target = :home WHERE target = :target AND id IN (:*ids)
+UPDATE outbox FORCE INDEX (PRIMARY) SET target = :home WHERE target = :target AND id IN (:*ids)
 
 -- name: arrive (id, mover) -> none
 -- Notes that a follow-up arrives, unless that was noted before, in the transaction that inserts the follow-up.

@@ -734,14 +734,15 @@ SELECT count(*) FROM (
 -- name: lane_page (funcname, priority, after, after_jobid, limit) -> rows
 -- The next due jobs of a lane in the order of due times and ids, and whether each has a row in `turn`: 1 or NULL. The
 -- first part reads jobs with the due time that was read last, and has only the conditions of an index scan. The second
--- part reads later jobs, not in the order of ids, so that no sort is needed.
+-- part reads later jobs, not in the order of ids, so that no sort is needed. `jobid + 0` prevents a scan of the primary
+-- key, which reads all jobs if statistics wrongly say that most of them have this due time.
 SELECT lane.jobid, lane.run_after,
        (SELECT 1 FROM turn WHERE turn.jobid = lane.jobid AND turn.priority = :priority::smallint)
   FROM (
         (SELECT jobid, run_after FROM job
          WHERE funcname = :funcname::text AND state = 0 AND priority = :priority::smallint AND run_after = :after::bigint
-           AND jobid > :after_jobid::bigint
-         ORDER BY jobid LIMIT :limit::bigint)
+           AND jobid + 0 > :after_jobid::bigint
+         ORDER BY jobid + 0 LIMIT :limit::bigint)
         UNION ALL
         (SELECT jobid, run_after FROM job
          WHERE funcname = :funcname::text AND state = 0 AND priority = :priority::smallint AND run_after > :after::bigint
