@@ -37,7 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _needs(item: pytest.Function) -> list[str]:
     """Return the names of fixtures, and the parameters. One called ``dialect`` needs no server."""
     given = item.callspec.params if hasattr(item, "callspec") else {}
-    return [*item.fixturenames, *(str(value) for name, value in given.items() if name != "dialect")]
+    texts = (value for name, value in given.items() if name != "dialect" and isinstance(value, str))
+    return [*item.fixturenames, *texts]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -153,7 +153,7 @@ async def system(folder: Path, url: str | None = None, address: str | None = Non
     try:
         async with Server(port=free_port()) as server:
             whole = System(url, address or server.address, server, seen)
-            await asyncio.to_thread(whole.database.upgrade)
+            await asyncio.to_thread(whole.database.check)  # gives a new database its id
             try:
                 yield whole
             finally:

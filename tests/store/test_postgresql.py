@@ -158,6 +158,24 @@ def test_upgrade_by_the_runtime_role_is_refused(roles: PostgreSQLRoles) -> None:
                 connection.execute(statement)
 
 
+def test_guide_lets_only_the_owner_create_tables_on_a_server_with_privileges_of_version_13(
+    own_postgresql: PostgreSQL,
+) -> None:
+    for statement in (
+        "ALTER SCHEMA public OWNER TO CURRENT_USER",
+        "GRANT CREATE, USAGE ON SCHEMA public TO PUBLIC",
+    ):
+        own_postgresql.execute(statement, "template1")
+    with PostgreSQLRoles(own_postgresql) as roles:
+        roles.execute("CREATE TABLE public.of_owner (y int)")
+        for url in (roles.runtime, roles.viewer):
+            with (
+                connect(url, autocommit=True) as connection,
+                pytest.raises(psycopg.errors.InsufficientPrivilege, match="schema public"),
+            ):
+                connection.execute("CREATE TABLE public.x (y int)")
+
+
 def test_upgrade_by_several_at_once_makes_one_schema(postgresql: PostgreSQL, opened: Opener) -> None:
     with postgresql.database() as url:
         databases = [opened(url) for _ in range(4)]

@@ -12,7 +12,8 @@ _PORTS: Final = range(20_000, 32_768)
 def free_address() -> str:
     """Return an address of this machine on which nothing listens now.
 
-    Its port is below those that the system gives to programs, so it is still free when the server listens.
+    Its port is below the range that the system assigns to outgoing connections, so it is still free when the
+    server listens.
 
     Raises:
         OSError: none of many ports is free.

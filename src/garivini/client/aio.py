@@ -286,11 +286,11 @@ class AsyncClient(AsyncReadCalls, AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitC
         """Wait for the calls in progress and close the client's own connections. No call may follow."""
         inserting = [stream.inserting for stream in self._streams.values() if stream.inserting]
         if inserting:
-            await asyncio.wait(inserting)  # if this wait is cancelled, the tasks are not
+            await asyncio.wait(inserting)  # a cancellation of this wait does not cancel the tasks
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
     def _close(self) -> None:
-        # A call that still runs in a thread would put its connection back after the others are closed.
+        # A call that still runs in a thread would return its connection to the pool after the pool is closed.
         self._threads.shutdown()
         self._client.close()
 

@@ -77,7 +77,7 @@ def is_secret(name: str) -> bool:
 
 
 def has_password(url: str) -> bool:
-    """Whether the URL of a database has a password, or is invalid, so that it may have one."""
+    """Whether the URL of a database has a password, or is invalid and therefore may contain one."""
     url = re.sub(r"^\d{1,10}=", "", url)
     found = _read_url(url)
     if found is None:

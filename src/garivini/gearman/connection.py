@@ -179,7 +179,7 @@ async def open_connection(
     except UnicodeError as error:  # a part of the name is empty or too long
         raise UnreachableError(f"Gearman server {host}:{port} cannot be reached: not a host name") from error
     except OSError as error:
-        # asyncio adds its own words to the text of the error number. A TimeoutError has no number.
+        # asyncio adds its own words to the text of the error number. A TimeoutError has no errno.
         if isinstance(error, ssl.SSLError):
             reason = f"no TLS with it: {error.reason or error}"
         else:

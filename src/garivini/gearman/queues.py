@@ -56,7 +56,7 @@ class Functions(dict[bytes, Function]):
         self.size -= RECORD + len(function.name)
 
     def note_idle(self, function: Function) -> None:
-        """Note that a function may be removed when room is needed, if it is idle now and still idle then."""
+        """Record that a function may be removed when room is needed, if it is idle now and then."""
         if function.idle:
             self._idle[function.name] = None
 

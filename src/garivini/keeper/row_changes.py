@@ -18,7 +18,7 @@ class Change(Protocol):
 
 
 class RowChanges:
-    """Executions that do not run, until their rows are changed: given back, or marked as leased again.
+    """Executions that were not started, until their rows are changed: given back, or marked as leased again.
 
     Args:
         writer: writes to the database.

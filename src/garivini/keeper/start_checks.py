@@ -52,7 +52,7 @@ class StartChecks:
 
         A copy needs one if another attempt may have the job, or if the job may have ended:
 
-        * the copy is of a later attempt than the first, or its lease is over;
+        * the copy is of a later attempt than the first, or its lease has expired;
         * it came on a reopened connection and was claimed before the reopening. When the connection was lost,
           the server may have given the copy to another worker;
         * it comes from another incarnation of the database. In this one, its id may be another job's;

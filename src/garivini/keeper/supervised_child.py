@@ -31,34 +31,34 @@ class Slot:
         )  # anonymous: shared with children, without a file
 
     def set(self, job: Job, deadline: float = 0.0) -> None:
-        """Note that this job is running in the main thread."""
+        """Record that this job is running in the main thread."""
         incarnation = -1 if job.incarnation is None else job.incarnation
         self._JOB.pack_into(self._memory, 0, job.jobid, job.dbid, job.attempt or 0, incarnation, deadline)
 
     def clear(self) -> None:
-        """Note that no job is running in the main thread."""
+        """Record that no job is running in the main thread."""
         self._JOB.pack_into(self._memory, 0, 0, 0, 0, 0, 0.0)
 
     def acquit(self) -> None:
-        """Note that no job is to be recorded as the cause of the end of this process."""
+        """Record that no job is to be recorded as the cause of the end of this process."""
         self._JOB.pack_into(self._memory, 0, -1, 0, 0, 0, 0.0)
 
     def set_task(self, job: Job) -> None:
-        """Note that this job, and no other, is a task of the loop."""
+        """Record that this job, and no other, is a task of the loop."""
         incarnation = -1 if job.incarnation is None else job.incarnation
         where = self._JOB.size
         self._JOB.pack_into(self._memory, where, job.jobid, job.dbid, job.attempt or 0, incarnation, 0.0)
 
     def clear_task(self) -> None:
-        """Note that no job, or several, are tasks of the loop."""
+        """Record that no job, or several, are tasks of the loop."""
         self._JOB.pack_into(self._memory, self._JOB.size, 0, 0, 0, 0, 0.0)
 
     def note_recorded(self) -> None:
-        """Note that the obituaries that this child was given are recorded."""
+        """Record that the obituaries of this child are in the database."""
         self._RECORDED.pack_into(self._memory, 2 * self._JOB.size, 1)
 
     def read(self) -> "Noted":
-        """Return what the child has noted.
+        """Return what the child has recorded.
 
         A job of the main thread comes before one of the loop, because a process usually dies in the main
         thread.
@@ -72,7 +72,7 @@ class Slot:
 
 
 class Noted(NamedTuple):
-    """What a child has noted for its parent."""
+    """What a child has recorded for its parent."""
 
     #: The job that runs, and the monotonic time by which it must end; 0: no limit.
     handle: Handle | None

@@ -1,4 +1,4 @@
-"""Ends a process whose main thread is in a job that runs too long."""
+"""Ends a process whose main thread runs a job beyond its time limit."""
 
 import sys
 import threading

@@ -139,7 +139,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     #: When this lease ends unless it is renewed; 0: unknown.
     lease_end: int = 0
     #: The incarnation of the database that gave this attempt: see ``docs/explanation/leases.md``. None: the
-    #: database has none, or the payload is of the original or of an older version.
+    #: database has none, or the payload comes from the original or an older version.
     incarnation: int | None = None
     #: Number of starts that have read ``run``. In a function: 0 until it reads ``run``.
     runs: int = 0

@@ -157,7 +157,7 @@ class JobChange:
 
 
 class BulkProgress(NamedTuple):
-    """How far a search or a change of all jobs that match a query has come."""
+    """The progress of a search, or of a change of all jobs that match a query."""
 
     #: Jobs that were compared with the query.
     examined: int = 0

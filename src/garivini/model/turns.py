@@ -1,4 +1,4 @@
-"""The turns of partitions: how the jobs of a claim are shared out, and how far a QueueRunner has come. Pure.
+"""The turns of partitions: how the jobs of a claim are shared out, and the progress of a QueueRunner. Pure.
 
 This is deficit round robin with a quantum of one job. All jobs cost the same, so no deficit is left over.
 """
@@ -17,7 +17,7 @@ class Position(NamedTuple):
 
 
 class Place(NamedTuple):
-    """How far the admission of a lane has come.
+    """The progress of the admissions of a lane.
 
     A QueueRunner passes it to the next admission. An admission with a wrong place is as exact: only the order
     of the partitions begins anew.

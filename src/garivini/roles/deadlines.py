@@ -13,12 +13,13 @@ from garivini.roles.calls import Call, Phase
 
 #: Seconds from a call's submit until the server is asked about it the first time.
 _FIRST_CHECK: Final = 1.0
-#: If a server answers within these seconds of the submit that a call is running, it ran from the start.
+#: A call whose server answers within this number of seconds after the submit that the call is running counts
+#: as running since the submit.
 _YOUNG: Final = 3.0
 
 
 def begin(call: Call, seconds: float, now: float) -> None:
-    """Note that a call is submitted now and may take the given number of seconds."""
+    """Record that a call is submitted now and may take the given number of seconds."""
     call.deadline = seconds
     call.submitted_at = now
     call.ask_at = now + _FIRST_CHECK

@@ -76,7 +76,7 @@ class Watermark:
         return frozenset(self._controlled)
 
     def note_controlled(self, funcname: str) -> None:
-        """Note that a function has jobs of flag controller."""
+        """Record that a function has jobs of flag controller."""
         self._controlled.add(funcname)
 
     def uncounted(self, dbid: int, funcnames: Iterable[str], now: float) -> list[str]:

@@ -104,7 +104,7 @@ def head(run: Statements, lane: Lane, place: Place = START) -> int | None:
 
 
 def _policy(row: Sequence[Any]) -> FunctionPolicy:
-    """Return the rules in a row of ``lock_function``, without those that are not valid."""
+    """Return the rules in a row of ``lock_function``, without invalid ones."""
     max_running, _, rate, burst, _, _, partition_max_running, partition_rate, partition_burst, fair = row
     given = {
         "max_running": max_running,

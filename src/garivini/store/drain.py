@@ -7,9 +7,9 @@ No transaction spans two databases, so a move has four steps, and after each one
 3. The source deletes its row, if that lease still holds it, and notes that the job has left.
 4. The target sets its row to waiting, and deletes the note.
 
-After a crash the notes show how far a move came. If the source has noted that the job has left, the target's
-row is set to waiting. If not, the target's row is deleted, and the lease in the source expires like any
-other.
+After a crash the notes show the progress of a move. If the source has noted that the job has left, the
+target's row is set to waiting. If not, the target's row is deleted, and the lease in the source expires like
+any other.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -59,7 +59,7 @@ class KeyRules:
 
 
 def key_rules(run: Statements) -> dict[str, KeyRule]:
-    """Return the rules of functions that have any, without values that are not valid."""
+    """Return the rules of functions that have any, without invalid values."""
     found = {}
     for funcname, *values in run("key_rules"):
         named = dict(zip(("scope", "window", "on_duplicate", "max_delay"), values, strict=True))

@@ -48,7 +48,7 @@ def renew(
 
 
 def release(run: Statements, jobs: Collection[Job], *, locked: set[int] | None = None) -> None:
-    """Set claimed jobs that were not submitted back to waiting, due when they were before."""
+    """Set claimed jobs that were not submitted back to waiting, with the due time that they had before."""
     skipped = skip_locked(run, (job.jobid for job in jobs), locked)
     for job in sorted(jobs, key=lambda job: job.jobid):
         if job.jobid not in skipped:

@@ -97,7 +97,7 @@ def _settings(row: Any) -> tuple[str, FunctionSettings]:
 
 
 def _policy(values: list[Any]) -> FunctionPolicy:
-    """Return the settings in the columns of a row, without those that are not valid."""
+    """Return the settings in the columns of a row, without invalid ones."""
     given = dict(zip(SETTINGS, values, strict=True))
     for name in _BOOLEANS:
         if given[name] is not None:

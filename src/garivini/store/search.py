@@ -1,7 +1,7 @@
 """Searches: the jobs that match a query, page by page in the order of ids.
 
 No statement examines more than 1,000 jobs, however many match. So a search of a large table delays nobody,
-can be stopped after each page, and reports how far it has come. It ends at the job that was the newest when
+can be stopped after each page, and reports its progress. It ends at the job that was the newest when
 it began.
 """
 

@@ -47,7 +47,7 @@ class SplitInserts(Generic[_C]):
         return self._todo.pop() if self._todo else ()
 
     def failed(self, batch: Sequence[_C], error: Exception) -> Ends[_C]:
-        """Note that this batch failed; return the callers whose outcome is known now."""
+        """Record that this batch failed; return the callers whose outcome is known now."""
         ends: Ends[_C] = Ends([], [])
         untried: list[_C] = []
         about: list[_C] = []

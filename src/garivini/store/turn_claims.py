@@ -42,7 +42,7 @@ class TurnClaim:
         run: runs the statements.
         lane: of state WAITING.
         policy: the rules of its function.
-        place: how far the last admission of the lane has come.
+        place: the progress of the last admission of the lane.
         now: the database's unix time with its fraction.
 
     """

@@ -95,7 +95,7 @@ class Figure:
 
     @property
     def ratio(self) -> float:
-        """The median of ours divided by the median of the baseline."""
+        """Garivini's median divided by the median of the baseline."""
         return _by(median(self.ours), median(self.floor))
 
     @property

@@ -323,7 +323,7 @@ MEASURES: Final = {
 
 
 def take(name: str, setup: Setup, size: Size, rounds: int, report: Callable[[str], None]) -> Measure:
-    """Take a measure: a small first round that is not measured, then rounds of ours and the baseline in turn.
+    """Take a measure: a small first round that is not measured, then Garivini and the baseline in turn.
 
     The measure ends when a job was not delivered.
     """

@@ -23,7 +23,7 @@ _LINES: Final = 10.0
 
 
 class Progress:
-    """Shows how far a search has come: a bar on a terminal, else a line every ten seconds.
+    """Shows the progress of a search: a bar on a terminal, else a line every ten seconds.
 
     In its ``with`` block, ^C ends the search after the page in progress, so that the numbers are right. A
     second ^C ends the command immediately. Only the main thread can receive ^C. After ^C or an error of a

@@ -22,7 +22,7 @@ def _statements(name: str) -> list[str]:
 
 
 def upgrade() -> None:
-    """Create the tables, or add to a job table that the original made."""
+    """Create the tables, or add columns to the job table of the original."""
     original = _dialect() == "mysql" and _is_original()
     there = _add() if _dialect() == "mysql" else set()
     for statement in _statements("up"):
