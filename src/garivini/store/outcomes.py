@@ -18,6 +18,7 @@ from garivini.model.policy import MAX_CRASHES, MAX_FAILURES
 from garivini.model.retry import error_names, stored_retry
 from garivini.model.state import State
 from garivini.model.when import At, Never, Offset, When, backoff
+from garivini.store.batches import leave
 from garivini.store.cancels import mark
 from garivini.store.chunks import chunks
 from garivini.store.connections import Connections
@@ -28,6 +29,10 @@ from garivini.store.records import keep
 from garivini.store.statements import Statements
 from garivini.store.successors import promote, promote_after_death
 
+#: What ``with_records`` says of a job: it has records, a successor, or a batch.
+_RECORDED: Final = 0
+_FOLLOWED: Final = 1
+_MEMBER: Final = 2
 #: Up to this span of ids, one range scan is cheaper than one lookup per id. A range contains deleted rows
 #: until the database has purged them, and a wide one may contain many.
 _NEAR: Final = 10_000
@@ -144,17 +149,19 @@ def present(run: Statements, jobids: Collection[int]) -> set[int]:
 def forget_records(run: Statements, jobids: Sequence[int], kept: Collection[int] = ()) -> None:
     """Delete the records of jobs that are deleted, but not of those that are kept.
 
-    The successors of these jobs become jobs.
+    The successors of these jobs become jobs, and their batches count their ends.
     """
     first, last = min(jobids), max(jobids)
     if last - first < _NEAR and not run("any_records", first=first, last=last)[0][0]:
         return
     found = run("with_records", jobids=jobids)
-    promote(run, [jobid for jobid, is_followed in found if is_followed])
-    recorded = sorted(jobid for jobid, is_followed in found if not is_followed and jobid not in kept)
+    promote(run, [jobid for jobid, kind in found if kind == _FOLLOWED])
+    recorded = sorted(jobid for jobid, kind in found if kind == _RECORDED and jobid not in kept)
     if recorded:
         run("forget_failures", jobids=recorded)
         run("forget_reports", jobids=recorded)
+    if members := sorted(jobid for jobid, kind in found if kind == _MEMBER):
+        leave(run, members, failed=False)
 
 
 # ---- setbacks
@@ -191,7 +198,7 @@ def _settle(run: Statements, setback: Setback, max_failures: int) -> Settled:
     rows = run("standing", jobids=[jobid])
     if not rows:
         return Settled("gone")
-    _, attempt, number, failcount, crashes, limit, retry_text, is_followed, held = rows[0]
+    _, attempt, number, failcount, crashes, limit, retry_text, is_followed, is_member, held = rows[0]
     state = State(number)
     if fence is not None and not (held and attempt == fence):
         return Settled("repeated" if run("recorded", jobid=jobid, attempt=fence) else "stale")
@@ -216,10 +223,18 @@ def _settle(run: Statements, setback: Setback, max_failures: int) -> Settled:
     else:
         time = when.time if isinstance(when, At) else NEVER
         run("put_at", **unchanged, failcount=failcount, run_after=time)
-    if when == Never() and is_followed:
-        promote_after_death(run, [jobid])
+    if when == Never():
+        _note_death(run, jobid, is_followed, is_member)
     delay = when.seconds if isinstance(when, Offset) else None
     return Settled("applied", State.DEAD if when == Never() else State.WAITING, failcount, delay)
+
+
+def _note_death(run: Statements, jobid: int, is_followed: int, is_member: int) -> None:
+    """Turn the successor of a dead job into a job, and let its batch count its end."""
+    if is_followed:
+        promote_after_death(run, [jobid])
+    if is_member:
+        leave(run, [jobid], failed=True)
 
 
 def _apply_policy(setback: Setback, failcount: int, retry_text: str) -> Setback:
