@@ -37,6 +37,7 @@ _COMMANDS: Final = {
     "insert": ("insert", "insert", "Insert a job."),
     "jobs": ("jobs", "jobs", "List, show, retry, cancel, reschedule and delete jobs, one or many."),
     "functions": ("functions", "functions", "List functions and change their settings."),
+    "batches": ("batches", "batches", "List batches, show how far one is, and cancel one."),
     "schedules": ("schedules", "schedules", "List schedules and change when they insert jobs."),
     "status": ("status", "status", "Show databases, Gearman servers and functions."),
     "health": ("status", "health", "Report by the exit status whether jobs can run."),

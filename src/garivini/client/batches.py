@@ -251,7 +251,7 @@ class BatchCalls:
         return encode_callback(new if home in (None, database) else replace(new, home=home.dbid))
 
     def open_batch(self, batch: str, *, connection: Joinable | None = None) -> Batch:
-        """Return a stored batch, to add members or to seal it. A member has its id in ``job.headers["batch"]``.
+        """Return a stored batch, to add members or to seal it. Members have its id in ``headers["batch"]``.
 
         Args:
             batch: the id.

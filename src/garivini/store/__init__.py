@@ -4,7 +4,8 @@
   several databases into one queue; ``homes``, ``placements`` and ``schedule_homes`` decide which database a
   job or a schedule belongs to.
 * The calls by subject: ``inserts``, ``unique_inserts`` (keys with rules: ``key_rules``), ``successors``,
-  ``key_calls``, ``expiry``, ``claims``, ``admission`` (claims of functions with rules; by partition:
+  ``key_calls``, ``batches`` and ``batch_calls``, ``expiry``, ``claims``,
+  ``admission`` (claims of functions with rules; by partition:
   ``turns``, ``turn_claims``, ``partition_rooms`` and ``turn_pruning``), ``leases``, ``outcomes``,
   ``own_ends`` (in a transaction of the function), ``outbox`` and ``outbox_moves`` (follow-ups for another
   database), ``ends`` (how jobs have ended), ``failures``, ``records`` (reports and kept jobs), ``pruning``

@@ -6,7 +6,7 @@ A transaction that ends jobs locks their rows first, then their members, and the
 their ids.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -65,23 +65,33 @@ def seal(run: Statements, batchid: str) -> BatchStatus | None:
     return read(run, batchid)
 
 
-def leave(run: Statements, jobids: Sequence[int], *, failed: bool) -> int:
-    """Count the ends of members among jobs that this transaction has ended; return how many there are.
+def leave(run: Statements, ended: Collection[int], *, dead: Collection[int] = ()) -> int:
+    """Count the ends of members among jobs; return how many there are.
 
-    The last end of a sealed batch ends it, and inserts its jobs. ``failed``: whether the jobs are dead.
+    The last end of a sealed batch ends it, and inserts its jobs. This comes last in a transaction, because
+    others wait for the rows of batches that it locks.
+
+    Args:
+        run: runs the statements.
+        ended: the ids of jobs that the transaction has deleted, or that are gone.
+        dead: the ids of jobs that are dead.
+
     """
-    counts: dict[str, int] = {}
-    for part in chunks(sorted(jobids)):
+    counts: dict[str, list[int]] = {}
+    for part in chunks(sorted({*ended, *dead})):
         found = run("members_of", jobids=part)
         if not found:
             continue
-        for _, batchid in found:
-            counts[batchid] = counts.get(batchid, 0) + 1
+        for jobid, batchid in found:
+            count = counts.setdefault(batchid, [0, 0])
+            count[0] += 1
+            count[1] += jobid in dead
         run("leave_batches", jobids=sorted(jobid for jobid, _ in found))
-    for batchid, count in sorted(counts.items()):
-        run("count_out", batchid=batchid, count=count, failed=count if failed else 0)
+    for batchid, (members_, failed) in sorted(counts.items()):
+        run("count_out", batchid=batchid, count=members_, failed=failed)
+    for batchid in sorted(counts):
         _end_if_over(run, batchid)
-    return sum(counts.values())
+    return sum(count[0] for count in counts.values())
 
 
 def _end_if_over(run: Statements, batchid: str) -> None:
@@ -114,7 +124,7 @@ def read(run: Statements, batchid: str) -> BatchStatus | None:
 
 def page(run: Statements, after: str = "", limit: int = 100) -> list[BatchStatus]:
     """Return the next batches in the order in which they were created."""
-    return [_status(run.dbid, row) for row in run("batches", after=after, limit=limit)]
+    return [_status(run.dbid, row) for row in run("batches", batchid=after, limit=limit)]
 
 
 def _status(dbid: int, row: Sequence[Any]) -> BatchStatus:
@@ -134,7 +144,7 @@ def members(run: Statements, batchid: str, after: int = 0, limit: int = PAGE) ->
 
 def open_batches(run: Statements, after: str = "", limit: int = 100) -> list[str]:
     """Return the next batches that have not ended."""
-    return [batchid for (batchid,) in run("open_batches", after=after, limit=limit)]
+    return [batchid for (batchid,) in run("open_batches", batchid=after, limit=limit)]
 
 
 def ended_members(run: Statements, batchid: str, after: int) -> tuple[list[int], list[int], int | None]:
@@ -154,11 +164,10 @@ def ended_members(run: Statements, batchid: str, after: int) -> tuple[list[int],
 
 def count_ended(run: Statements, gone: Sequence[int], dead: Sequence[int]) -> int:
     """Count the ends of members that another program has ended, unless they were counted meanwhile."""
-    locked = dict(run("states", jobids=sorted((*gone, *dead)))) if gone or dead else {}
-    # A job may have been retried since. An id of a job that is gone is never given again.
-    counted = leave(run, [jobid for jobid in gone if jobid not in locked], failed=False)
-    still = [jobid for jobid in dead if jobid in locked and State(locked[jobid]) is State.DEAD]
-    return counted + leave(run, still, failed=True)
+    # The id of a job that is gone is never given again. A dead job may have been retried since.
+    locked = run("lock_states", jobids=sorted(dead)) if dead else ()
+    still = [row[0] for row in locked if State(row[2]) is State.DEAD]
+    return leave(run, gone, dead=still)
 
 
 def forget(run: Statements, age: int, limit: int = CHUNK) -> int:

@@ -63,8 +63,8 @@ def drain(source: Database, target_of: Callable[[Job], Database]) -> Iterator[in
     """
     if source.open_batches(limit=1):
         raise RefusedError(
-            f"{source.where} has a batch that has not ended, whose members cannot be moved: wait for its end, "
-            "or cancel it; garivini batches list shows it"
+            f"{source.where} has a batch that has not ended, and its members cannot be moved: wait for its "
+            "end, or cancel it; garivini batches list shows it"
         )
     with source.transaction() as run:
         run("refuse_inserts")

@@ -1162,13 +1162,13 @@ SELECT batchid, name, members, pending, failed, sealed, created, completed_at, o
 -- A batch, locked by the transaction.
 SELECT batchid, name, members, pending, failed, sealed, created, completed_at, on_complete, on_success FROM batch WHERE batchid = :batchid::text FOR UPDATE
 
--- name: batches (after, limit) -> rows
+-- name: batches (batchid, limit) -> rows
 -- The next batches in the order of their ids, which begin with the time at which they were created.
-SELECT batchid, name, members, pending, failed, sealed, created, completed_at, on_complete, on_success FROM batch WHERE batchid > :after::text ORDER BY batchid LIMIT :limit::bigint
+SELECT batchid, name, members, pending, failed, sealed, created, completed_at, on_complete, on_success FROM batch WHERE batchid > :batchid::text ORDER BY batchid LIMIT :limit::bigint
 
--- name: open_batches (after, limit) -> rows
+-- name: open_batches (batchid, limit) -> rows
 -- The next batches that have not ended.
-SELECT batchid FROM batch WHERE completed_at = 0 AND batchid > :after::text ORDER BY batchid LIMIT :limit::bigint
+SELECT batchid FROM batch WHERE completed_at = 0 AND batchid > :batchid::text ORDER BY batchid LIMIT :limit::bigint
 
 -- name: put_members (batchid, jobid) -> none
 -- Makes jobs members of a batch.

@@ -1043,13 +1043,13 @@ SELECT batchid, name, members, pending, failed, sealed, created, completed_at, o
 -- A batch, locked by the transaction.
 SELECT batchid, name, members, pending, failed, sealed, created, completed_at, on_complete, on_success FROM batch WHERE batchid = :batchid
 
--- name: batches (after, limit) -> rows
+-- name: batches (batchid, limit) -> rows
 -- The next batches in the order of their ids, which begin with the time at which they were created.
-SELECT batchid, name, members, pending, failed, sealed, created, completed_at, on_complete, on_success FROM batch WHERE batchid > :after ORDER BY batchid LIMIT :limit
+SELECT batchid, name, members, pending, failed, sealed, created, completed_at, on_complete, on_success FROM batch WHERE batchid > :batchid ORDER BY batchid LIMIT :limit
 
--- name: open_batches (after, limit) -> rows
+-- name: open_batches (batchid, limit) -> rows
 -- The next batches that have not ended.
-SELECT batchid FROM batch WHERE completed_at = 0 AND batchid > :after ORDER BY batchid LIMIT :limit
+SELECT batchid FROM batch WHERE completed_at = 0 AND batchid > :batchid ORDER BY batchid LIMIT :limit
 
 -- name: put_members (batchid, jobid) -> none
 -- Makes jobs members of a batch.
