@@ -169,9 +169,7 @@ def test_a_page_of_turns_ignores_statistics_of_jobs_that_were_due_together(conne
     )
     connection.execute("ANALYZE job")
     connection.execute("DELETE FROM job WHERE funcname = 'past'")
-    steps = analysed(
-        connection, "lane_page", funcname="past", priority=1, limit=500, after=5, after_jobid=0
-    )
+    steps = analysed(connection, "lane_page", funcname="past", priority=1, limit=500, after=5, after_jobid=0)
     assert {step["Index Name"] for step in steps if step["Relation Name"] == "job"} == {"job_lane"}
     assert read(steps) == 0
 
