@@ -22,7 +22,7 @@ def change(run: Statements, jobids: Sequence[int], change: JobChange, *, states:
     Args:
         run: runs the statements.
         jobids: at most 1,000.
-        change: what to do.
+        change: the change of each job.
         states: the effective states in which a job is changed.
 
     """
