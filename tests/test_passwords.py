@@ -229,7 +229,7 @@ def test_a_url_in_a_wrong_variable_is_not_told(
         "LOG_FORMAT": ["run"],
         "LOG_LEVEL": ["run"],
         "BENCH_DB": ["bench", "--help"],
-        "IMPORT_DB": ["import", "gearmand"],
+        "IMPORT_DB": ["import", "gearmand", "--help"],
     }
     with pytest.raises(SystemExit):
         main(commands.get(name, ["status"]))

@@ -402,9 +402,14 @@ def test_import_names_a_table_that_is_missing_or_another(tmp_path: Path) -> None
     assert "import into another file" in itself.stderr
 
 
-def test_import_refuses_a_password_on_the_command_line(tmp_path: Path) -> None:
+def test_import_refuses_a_password_on_the_command_line_and_shows_none(tmp_path: Path) -> None:
     url = "mysql://me:secret@127.0.0.1/queue"
     refused = commands.run("import", "gearmand", url, GARIVINI_DB=sqlite_url(tmp_path))
     assert refused.returncode == 2
     assert "GARIVINI_IMPORT_DB" in refused.stderr
     assert "secret" not in refused.stderr
+    url = f"mysql://me:secret@127.0.0.1:{servers.free_port()}/queue"
+    unreachable = import_from("gearmand", Place("mariadb", url), sqlite_url(tmp_path))
+    assert unreachable.returncode == 69
+    assert "the source (mysql+pymysql://me@127.0.0.1" in unreachable.stderr
+    assert "secret" not in unreachable.stderr
