@@ -1,5 +1,6 @@
 """``garivini import``: jobs that the real gearmand and the real TheSchwartz have stored."""
 
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, make_url
+from sqlalchemy.exc import DBAPIError
 
 from garivini import Client, ConflictError, Job
 from garivini.errors import OutcomeUnknownError
@@ -21,12 +23,14 @@ from tests import commands, servers
 from tests.databases import sqlite_url
 from tests.gearman.peer import Peer
 from tests.peers.databases import Place
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, command, until
 
 pytestmark = pytest.mark.servers
 HERE = Path(__file__).parent
 DRIVERS = {"sqlite": "sqlite", "mysql": "mysql+pymysql", "postgresql": "postgresql+psycopg"}
 BYTES = bytes(range(256))
+#: An id that needs more than 32 bits.
+LARGE = 2**40
 LATER = int(time.time()) + 5_000_000
 
 
@@ -163,6 +167,8 @@ def test_import_names_the_rows_that_it_leaves(stored: Place, database: Place, cl
     assert sorted(key for (key,) in execute(stored.url, f"SELECT unique_key FROM {table}")) == list("abcd")
     assert import_from("gearmand", stored, database.url).stdout == "0 jobs imported, 4 left\n"
     assert sorted(it.uniqkey or "" for it in all_jobs(client)) == list("aefghi")
+    with pytest.raises(DBAPIError):  # nothing of the import remains in the source
+        execute(stored.url, "SELECT * FROM garivini_import")
 
 
 def test_import_leaves_a_row_of_sqlite_that_is_not_text(tmp_path: Path) -> None:
@@ -227,6 +233,26 @@ def test_import_that_is_interrupted_after_the_insert_continues_without_a_second_
     assert sorted([*again, *(job.uniqkey or "" for job in ran)]) == list("bcefghi")
     left = execute(stored.url, f"SELECT unique_key FROM {table_of(stored)}")
     assert sorted(key for (key,) in left) == ["a", "d"]
+
+
+def test_import_whose_process_is_killed_imports_each_job_once(
+    stored: Place, database: Place, client: Client, tmp_path: Path
+) -> None:
+    rows = [f"('{number:05}', 'g', 1, '{number}', 0)" for number in range(6000)]
+    for start in range(0, len(rows), 500):
+        execute(stored.url, f"INSERT INTO {table_of(stored)} VALUES {', '.join(rows[start : start + 500])}")
+    environment = {"GARIVINI_IMPORT_DB": stored.url, "GARIVINI_DB": database.url}
+    with command(tmp_path, "import", "gearmand", **environment) as running:
+        until(lambda: count(client) >= 400, lambda: running.output)
+        running.process.kill()
+        assert running.process.wait(PATIENCE) == -signal.SIGKILL, "the import was faster than this test"
+    assert import_from("gearmand", stored, database.url).returncode == 0
+    found = sorted(job.uniqkey or "" for job in all_jobs(client))
+    assert found == [*(f"{number:05}" for number in range(6000)), *"abcdefghi"]
+
+
+def count(client: Client) -> int:
+    return sum(count.jobs for database in client.shards for count in database.counts())
 
 
 def test_import_whose_commit_is_lost_continues_without_a_second_job(
@@ -367,16 +393,16 @@ def test_import_theschwartz_leaves_a_failed_job_whose_key_is_taken(
     execute(
         source.url,
         "INSERT INTO my_funcmap (funcname) VALUES ('f')",
-        "INSERT INTO my_job (funcid, uniqkey, run_after, grabbed_until) "
-        "VALUES (1, 'k', 0, 0), (1, 'l', 0, 0), (7, NULL, 0, 0)",
-        "INSERT INTO my_error (error_time, jobid, message) VALUES (5, 1, 'x'), (5, 2, 'x')",
+        "INSERT INTO my_job (jobid, funcid, uniqkey, run_after, grabbed_until) VALUES (1, 1, 'k', 0, 0), "
+        f"({LARGE}, 1, 'l', 0, 0), ({LARGE + 1}, 7, NULL, 0, 0)",
+        f"INSERT INTO my_error (error_time, jobid, message) VALUES (5, 1, 'x'), (5, {LARGE}, 'x')",
     )
     client.insert_job("f", b"", unique="k")
     done = import_from("theschwartz", source, database.url, "--prefix", "my_")
     assert (done.returncode, done.stdout) == (1, "1 job imported, 2 left\n"), done.stderr
     assert "f 1: job 1:" in done.stderr
     assert "has its unique key" in done.stderr
-    assert "not imported: 3: no row of funcmap has the function id 7" in done.stderr
+    assert f"not imported: {LARGE + 1}: no row of funcmap has the function id 7" in done.stderr
     assert [job.failcount for job in all_jobs(client) if job.uniqkey == "l"] == [1]
 
 

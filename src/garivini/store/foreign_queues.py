@@ -12,6 +12,7 @@ from secrets import token_hex
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     ColumnElement,
     Connection,
@@ -294,7 +295,7 @@ class ForeignQueue(ABC):
     def _bound(self, value: Any) -> ColumnElement[Any]:
         if self.dialect == "sqlite" and isinstance(value, str):
             return cast(literal(value.encode("utf-8", "surrogateescape"), LargeBinary), Text)
-        return literal(value)
+        return literal(value, BigInteger if isinstance(value, int) else None)
 
     def _job(self, row: ForeignRow, now: float, *values: Any, **named: Any) -> ForeignRow:
         """Return a row with its job, or with the reason why it cannot become one."""
