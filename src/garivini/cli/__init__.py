@@ -43,6 +43,7 @@ _COMMANDS: Final = {
     "health": ("status", "health", "Report by the exit status whether jobs can run."),
     "doctor": ("doctor", "doctor", "Examine an installation and recommend changes."),
     "db": ("db", "db", "Create, upgrade and check the tables."),
+    "import": ("imports", "imports", "Import the jobs of gearmand's or TheSchwartz's tables."),
 }
 
 

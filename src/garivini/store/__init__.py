@@ -12,7 +12,8 @@
   (jobs whose retention is over), ``policies`` (settings of functions), ``pauses``, ``cancels``, ``schedules``
   and ``schedule_calls``, ``views`` (reads for operators), ``search`` and ``bulk`` (all jobs that match a
   query; ``matching`` in all databases), ``drain`` (to other databases), ``original`` (whether
-  QueueRunners of the original can use a table) and ``probe`` (for ``doctor``).
+  QueueRunners of the original can use a table), ``imports`` (of the jobs of another queue:
+  ``foreign_queues``, whose tables are in ``foreign_tables``) and ``probe`` (for ``doctor``).
 * ``sql`` has the statements of each database, which ``sql_files`` reads and ``statements`` runs.
   ``effective_state`` has the rule that decides which rows are held and which are put off.
 * ``job_rows``, ``rows`` and ``values`` convert and check. ``chunks`` splits long lists, ``split_inserts``
