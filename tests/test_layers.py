@@ -31,6 +31,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
         "worker": "errors backoff clock events model settings gearman client keeper",
         "roles": "errors backoff clock events model gearman store submission outcome_events keeper",
         "app": "errors model databases settings client store worker",
+        "testing": "errors model databases client store keeper worker app",
         "cli": "errors events model databases settings gearman store submission client keeper worker roles "
         "app",
         "__main__": "cli",
