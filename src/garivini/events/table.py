@@ -258,7 +258,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
         "worker.replaced": EventType(
             INFO,
             ("worker", "reason", "jobs"),
-            "a new process replaces it because of `jobs`, `memory` or `files`",
+            "a new process replaces it: `jobs`, `memory` or `files`",
         ),
         "worker.draining": EventType(INFO, ("worker",), "the process accepts no more jobs"),
         "worker.drain_incomplete": EventType(
