@@ -413,7 +413,7 @@ async def test_jobs_of_def_and_async_def_run_with_their_arguments_and_wait_retur
         again: Ref[Receipt] = send.ref(ref.id)
         assert again == ref
         await app.close_async()
-        app.close()
+    app.close()
 
 
 def test_wait_raises_at_once_if_results_are_not_kept(app: Garivini) -> None:
@@ -596,7 +596,7 @@ async def test_a_callable_backoff_decides_when_a_failed_job_runs_again(tmp_path:
                 await asyncio.sleep(0.01)  # a row says nothing
         assert seen == [(1, "no")]
         assert 900 < job.run_after - job.created < 1100
-        app.close()
+    app.close()
 
 
 def anything_fails() -> None:

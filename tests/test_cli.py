@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from garivini import Client, SchemaError, State, UsageError
 from garivini.cli import _COMMANDS, cli, main
-from garivini.cli.dev import python_files
+from garivini.cli.project_files import python_files
 from garivini.gearman.blocking import Client as GearmanClient
 from garivini.gearman.protocol import Submission
 from garivini.model.job import Handle

@@ -31,6 +31,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
         "worker": "errors backoff clock events model settings gearman client keeper",
         "roles": "errors backoff clock events model gearman store submission outcome_events keeper",
         "app": "errors model databases settings client store worker",
+        "testing": "errors model databases client store keeper worker app",
         "cli": "errors events model databases settings gearman store submission client keeper worker roles "
         "app",
         "__main__": "cli",
@@ -49,9 +50,11 @@ SANS_IO: Final = tuple(
     for name in ("packets", "protocol", "requests", "admin", "servers", "broker", "jobs", "queues", "console")
 )
 #: Rooms whose time and randomness come from a ``Clock``, so that the simulation can give them its own. The
-#: parent of a worker's processes and the lines of the log are not simulated.
+#: parent of a worker's processes, the lines of the log and the times of files are not simulated.
 CLOCKED: Final = ("keeper", "worker", "roles")
-UNCLOCKED_THERE: Final = frozenset({"garivini.worker.supervisor", "garivini.worker.joblog"})
+UNCLOCKED_THERE: Final = frozenset(
+    {"garivini.worker.supervisor", "garivini.worker.joblog", "garivini.worker.file_changes"}
+)
 CLOCKS: Final = frozenset({"time", "random", "secrets", "uuid", "queue"})
 FORBIDDEN_THERE: Final = frozenset({"asyncio", "socket", "time", "ssl", "selectors", "threading", "select"})
 EXECUTES: Final = frozenset({"execute", "executemany", "executescript", "exec_driver_sql", "text"})

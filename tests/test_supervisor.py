@@ -185,3 +185,33 @@ def test_run_kills_a_child_that_does_not_finish_in_time_and_reports_its_job(tmp_
     seen = (tmp_path / "events").read_text()
     assert seen.count("worker.drain_incomplete") == 1
     assert "'jobs': 1, 'running': ['2:7']" in seen
+
+
+def test_a_child_that_leaves_is_replaced_at_once_and_its_end_is_no_death(tmp_path: Path) -> None:
+    child = """
+    first = not Path("left").exists()
+    Path("left").touch()
+    if first:
+        child.leave()
+        while not Path("end").exists():
+            time.sleep(0.01)
+        Path("may", str(os.getpid())).touch()
+        sys.exit(0)
+    Path(f"may-{child.slot.may_leave}").touch()
+    while not child.slot.may_leave:
+        time.sleep(0.01)
+    Path("may-leave-later").touch()
+    select.select([lifeline], [], [])
+    """
+    (tmp_path / "may").mkdir()
+    with supervised(tmp_path, child, processes=1) as parent:
+        until((tmp_path / "may-False").exists)  # as many are leaving as there are others
+        assert len(pids(tmp_path)) == 2
+        assert all(map(alive, pids(tmp_path)))
+        (tmp_path / "end").touch()
+        until((tmp_path / "may-leave-later").exists)
+        (left,) = (tmp_path / "may").iterdir()
+        until(lambda: not alive(int(left.name)))
+        assert "child_died" not in (tmp_path / "events").read_text()
+        assert len(pids(tmp_path)) == 2
+        assert parent.poll() is None

@@ -206,8 +206,8 @@ def panics_too(job):
 class Shop:
     """A worker of one process, the roles, and what the functions have noted."""
 
-    def __init__(self, folder: Path) -> None:
-        (folder / "work.py").write_text(MODULE)
+    def __init__(self, folder: Path, module: str = MODULE) -> None:
+        (folder / "work.py").write_text(module)
         self.folder = folder
         self.url = sqlite_url(folder)
         self.client = Client(self.url)

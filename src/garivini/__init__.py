@@ -14,6 +14,7 @@ docstring of each part lists its modules. ``docs/explanation/source.md`` names t
 * ``worker``: ``Worker``, its functions, the copies that it holds, and ``supervisor``, which restarts and
   kills its processes. ``roles``: QueueRunner, Controller, Injector.
 * ``app``: ``Garivini``, the typed functions of an application, built on ``Client`` and ``Worker``.
+* ``testing``: tests of applications, with a queue in memory; not used by the other parts.
 * ``cli``: the command ``garivini``.
 """
 

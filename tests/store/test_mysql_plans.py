@@ -204,6 +204,7 @@ def test_reports_are_found_by_their_job(filled: tuple[Database, Any]) -> None:
         ("failure", "PRIMARY"),
         ("report", "PRIMARY"),
         ("successor", "PRIMARY"),
+        ("batch_member", "PRIMARY"),
     ]
     assert with_records[1][1] == "range"  # the other table is empty: a list of ids is more than its index
     any_records = plan(connection, templates("any_records")[0], first=JOBIDS[0], last=JOBIDS[-1])

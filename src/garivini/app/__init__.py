@@ -2,7 +2,7 @@
 
 * ``application`` has ``Garivini``: its functions, schedules and hooks. ``connecting`` makes its clients.
 * ``job_functions`` are what ``@app.job`` returns; they insert jobs. ``refs`` name inserted jobs and wait for
-  their results. ``rules`` are the options of both, for type checkers.
+  their results. ``rules`` and ``decorators`` are the options and types of these, for type checkers.
 * ``arguments`` encodes, checks and decodes arguments. ``keys`` makes unique keys and partitions of them.
   ``names`` finds the names of functions.
 * ``running`` runs the jobs in a worker.

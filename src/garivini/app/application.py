@@ -7,14 +7,13 @@ import ssl
 import sys
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import (
     TYPE_CHECKING,
     Any,
-    Concatenate,
     Literal,
     ParamSpec,
-    Protocol,
     TypedDict,
     TypeVar,
     cast,
@@ -22,8 +21,11 @@ from typing import (
 )
 
 from garivini.app.arguments import Arguments
-from garivini.app.connecting import Connecting, Connections
+from garivini.app.connecting import Clients, Connecting, Connections
+from garivini.app.decorators import JobDecorator, JobDecoratorWithJob
 from garivini.app.job_functions import (
+    Around,
+    AsyncAround,
     AsyncJobFunction,
     AsyncJobFunctionWithJob,
     Definition,
@@ -33,13 +35,13 @@ from garivini.app.job_functions import (
 )
 from garivini.app.keys import UniqueBy, partition_text, unique_text
 from garivini.app.names import check_function, function_name
-from garivini.app.running import Around, AsyncAround, handler
+from garivini.app.running import handler
 from garivini.errors import UsageError
 from garivini.model.job import Job
 from garivini.model.limits import Priority
 from garivini.model.schedule import Missed, Overlap
 from garivini.worker import Worker
-from garivini.worker.functions import declared_policy
+from garivini.worker.functions import Registered, declared_policy, registered
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -55,28 +57,6 @@ _R = TypeVar("_R")
 _F = TypeVar("_F", bound=Callable[..., Any])
 #: Sets headers of a job that is inserted. It is called with the function and the headers so far.
 OnInsert = Callable[[JobFunction[..., Any], dict[str, Any]], None]
-
-
-class JobDecorator(Protocol):
-    """Makes a function a typed function."""
-
-    @overload
-    def __call__(  # type: ignore[overload-overlap]  # the first that fits is meant
-        self, function: Callable[_P, Coroutine[Any, Any, _R]], /
-    ) -> AsyncJobFunction[_P, _R]: ...
-    @overload
-    def __call__(self, function: Callable[_P, _R], /) -> DefJobFunction[_P, _R]: ...
-
-
-class JobDecoratorWithJob(Protocol):
-    """Makes a function whose first parameter is the job a typed function."""
-
-    @overload
-    def __call__(  # type: ignore[overload-overlap]
-        self, function: Callable[Concatenate[Job, _P], Coroutine[Any, Any, _R]], /
-    ) -> AsyncJobFunctionWithJob[_P, _R]: ...
-    @overload
-    def __call__(self, function: Callable[Concatenate[Job, _P], _R], /) -> DefJobFunctionWithJob[_P, _R]: ...
 
 
 class _Schedule(TypedDict):
@@ -150,6 +130,10 @@ class Garivini:
     def async_client(self) -> AsyncClient:
         """The client of the application for the running event loop. Raises as ``client``."""
         return self._connecting.async_client
+
+    def replaced(self, others: Clients) -> AbstractContextManager[None]:
+        """Insert by other clients in the body of a ``with``, as ``garivini.testing`` does."""
+        return self._connecting.replaced(others)
 
     def close(self) -> None:
         """Close the connections of ``client``. A later call opens new ones."""
@@ -362,6 +346,28 @@ class Garivini:
 
     # ---- running
 
+    @property
+    def arounds(self) -> tuple[Sequence[Around], Sequence[AsyncAround]]:
+        """The hooks around jobs: those that are a ``def``, and those that are an ``async def``."""
+        return self._arounds, self._async_arounds
+
+    def entries(self) -> dict[str, Registered]:
+        """Return the functions as a ``Worker`` registers them, by name and alias.
+
+        Raises:
+            UsageError: a type hint of a function cannot be resolved, or names a type that cannot be stored.
+
+        """
+        found = {}
+        for each in self.functions.values():
+            made = each.definition
+            made.arguments.resolve()  # an error stops the worker, and not each job
+            run = handler(made, *self.arounds)
+            policy, delay = declared_policy(**made.rules)
+            for name in (made.name, *made.aliases):
+                found[name] = registered(name, run, policy, delay)
+        return found
+
     def worker(
         self,
         job_servers: str | Iterable[str] | None = None,
@@ -376,12 +382,7 @@ class Garivini:
 
         """
         worker = Worker(self.client, job_servers, concurrency=concurrency, tls=tls)
-        for each in self.functions.values():
-            made = each.definition
-            made.arguments.resolve()  # resolves the hints: an error stops the worker, and not each job
-            run = handler(made, self._arounds, self._async_arounds)
-            for name in (made.name, *made.aliases):
-                worker.function(name, **made.rules)(run)
+        worker.functions.update(self.entries())
         for name, schedule in self._schedules.items():
             function = schedule["function"]
             arg = function.encode(**schedule["arguments"])

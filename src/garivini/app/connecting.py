@@ -4,9 +4,10 @@ import asyncio
 import os
 import ssl
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from garivini import settings
@@ -26,6 +27,18 @@ class Connections:
     watermark: int | None = None
 
 
+class Clients(Protocol):
+    """What inserts the jobs of an application."""
+
+    @property
+    def client(self) -> Client:
+        """The client for blocking calls."""
+
+    @property
+    def async_client(self) -> AsyncClient:
+        """The client of the running loop."""
+
+
 class Connecting:
     """Makes the clients of an application.
 
@@ -41,6 +54,7 @@ class Connecting:
         self._file = file
         self._given = given
         self._lock = threading.Lock()
+        self._others: Clients | None = None
         self._client: Client | None = None
         self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, AsyncClient]] = (
             WeakKeyDictionary()
@@ -62,6 +76,8 @@ class Connecting:
     @property
     def client(self) -> Client:
         """The client for blocking calls."""
+        if self._others is not None:
+            return self._others.client
         if self._client is None:
             with self._lock:
                 if self._client is None:
@@ -71,12 +87,23 @@ class Connecting:
     @property
     def async_client(self) -> AsyncClient:
         """The client of the running loop in this process."""
+        if self._others is not None:
+            return self._others.async_client
         loop = asyncio.get_running_loop()
         pid, client = self._async_clients.get(loop, (0, None))
         if client is None or pid != os.getpid():
             client = AsyncClient(**self._values())
             self._async_clients[loop] = (os.getpid(), client)
         return client
+
+    @contextmanager
+    def replaced(self, others: "Clients") -> Iterator[None]:
+        """Use other clients in the body, as tests do."""
+        before, self._others = self._others, others
+        try:
+            yield
+        finally:
+            self._others = before
 
     def close(self) -> None:
         """Close the connections of the blocking client. A later call opens new ones."""

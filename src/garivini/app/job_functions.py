@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 
 from garivini.app.arguments import Arguments
+from garivini.app.connecting import Clients
 from garivini.app.keys import TextOf
 from garivini.app.refs import Ref
 from garivini.errors import UsageError
@@ -19,26 +20,23 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from garivini.app.rules import JobOptions
-    from garivini.client import Client
-    from garivini.client.aio import AsyncClient
-
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+#: Runs around each job, as a generator function with one ``yield``.
+Around = Callable[[Job], Iterator[Any]]
+AsyncAround = Callable[[Job], AsyncIterator[Any]]
 
 #: The options that hold for all jobs of ``insert_many``. The others are values of each job.
 _COMMON = ("run_after", "dispatch", "connection")
 
 
-class Clients(Protocol):
-    """The part of an application that inserts need."""
+class Application(Clients, Protocol):
+    """The part of ``Garivini`` that inserts need."""
 
     @property
-    def client(self) -> Client:
-        """The client for blocking calls."""
-
-    @property
-    def async_client(self) -> AsyncClient:
-        """The client of the running loop."""
+    def arounds(self) -> tuple[Sequence[Around], Sequence[AsyncAround]]:
+        """The hooks around jobs: those that are a ``def``, and those that are an ``async def``."""
 
     def headers_of(self, name: str, headers: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """Return the headers of a job of this function, after the hooks of inserts."""
@@ -47,7 +45,7 @@ class Clients(Protocol):
 class Definition(NamedTuple):
     """What ``@app.job`` was given for one function."""
 
-    app: Clients
+    app: Application
     name: str
     function: Callable[..., Any]
     is_async: bool

@@ -1,21 +1,17 @@
 """Runs the jobs of typed functions: decodes their arguments, and calls the function inside of the hooks."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from typing import Any, Final
 
 import msgspec
 
 from garivini.app.arguments import ArgumentsError, UnknownArgumentsError
-from garivini.app.job_functions import Definition
+from garivini.app.job_functions import Around, AsyncAround, Definition
 from garivini.model.job import Job
 from garivini.model.records import FailedAttempt
 from garivini.worker.functions import Discard, Function, Retry
-
-#: Runs around each job, as a generator function with one ``yield``.
-Around = Callable[[Job], Iterator[Any]]
-AsyncAround = Callable[[Job], AsyncIterator[Any]]
 
 #: Seconds after which a job with unknown arguments is tried again, ten minutes in all. In a rolling deploy, a
 #: worker of the newer version gets it meanwhile.

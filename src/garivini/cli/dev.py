@@ -5,19 +5,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import closing, suppress
-from pathlib import Path
 from types import FrameType
 
 import click
 
 from garivini.cli import options
 from garivini.cli.output import note, say
+from garivini.cli.project_files import project_folder, python_files
 from garivini.errors import GariviniError
 from garivini.gearman.blocking import Client
 from garivini.gearman.servers import parse_addresses
 from garivini.store.shards import Shards
+from garivini.worker.file_changes import Stamp, stamps
 
 #: Seconds between two checks of the files.
 _CHECK_FILES = 0.5
@@ -129,43 +129,11 @@ class _Dev:
             return None
         return self._start("worker", self._module, "-p", str(self._processes))
 
-    def _files(self) -> dict[Path, tuple[int, int]]:
-        """Return the time of the last change and the size of each Python file beside the module.
-
-        The time alone is not enough: a file that is being written may get the rest of its text within one
-        tick of the file system's clock.
-        """
+    def _files(self) -> dict[str, Stamp]:
+        """Return the stamp of each Python file beside the module."""
         if self._module is None:
             return {}
-        folder = Path(self._module).resolve().parent if self._module.endswith(".py") else Path.cwd()
-        found = {}
-        for path in python_files(folder):
-            with suppress(FileNotFoundError):
-                status = path.stat()
-                found[path] = status.st_mtime_ns, status.st_size
-        return found
-
-
-def python_files(folder: Path) -> Iterator[Path]:
-    """Yield the Python files of a project, without installed packages.
-
-    Hidden directories, ``node_modules`` and virtual environments of any name are skipped: they have thousands
-    of files that nobody edits.
-    """
-    for parent, folders, files in os.walk(folder):
-        here = Path(parent)
-        folders[:] = [name for name in folders if not _is_installed(here / name)]
-        yield from (here / name for name in files if name.endswith(".py"))
-
-
-def _is_installed(folder: Path) -> bool:
-    """Return whether a directory has files of a package manager or another tool."""
-    return (
-        folder.name.startswith(".")
-        or folder.name in ("node_modules", "site-packages", "__pycache__")
-        or (folder / "pyvenv.cfg").exists()  # every virtual environment has this file (PEP 405)
-        or (folder / "conda-meta").exists()
-    )
+        return stamps(python_files(project_folder(self._module)))
 
 
 def _end(process: "subprocess.Popen[bytes] | None") -> None:

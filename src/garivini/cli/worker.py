@@ -1,22 +1,32 @@
 """``garivini worker``: runs the functions of a module, in several processes."""
 
 import logging
+import re
 import ssl
 import sys
-from typing import Literal
+from typing import Final, Literal
 
 import click
 
 from garivini import settings
 from garivini.cli import options
 from garivini.cli.cores import usable_cores
-from garivini.cli.loading import BrokenModuleError, Speaker, load, user_traceback
-from garivini.cli.tls import warn_of_servers
-from garivini.errors import UsageError
-from garivini.keeper.supervised_child import CONFIGURATION_ERROR, SupervisedChild
+from garivini.cli.loading import Speaker
+from garivini.cli.worker_child import Selection, run_child
+from garivini.keeper.supervised_child import ReplaceWhen, SupervisedChild
 from garivini.worker import joblog
 from garivini.worker.joblog import JobLog
 from garivini.worker.supervisor import Supervisor
+
+_UNITS: Final = {"": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
+
+
+def parse_size(text: str) -> int:
+    """Return the number of bytes of a size, such as ``1048576`` or ``1MiB``."""
+    found = re.fullmatch(r"0*([1-9][0-9]{0,14}) ?(|[kmg]ib)", text.lower())
+    if found is None:
+        raise click.BadParameter(f"{text!r:.100} is not a size: write bytes, or such as 512MiB or 2GiB")
+    return int(found[1]) * _UNITS[found[2]]
 
 
 @click.command()
@@ -25,8 +35,8 @@ from garivini.worker.supervisor import Supervisor
     "-p",
     "--processes",
     type=click.IntRange(1, 1024),
-    default=usable_cores,
-    show_default="one per usable core",
+    default=None,
+    show_default="one per usable core; with --reload: 1",
     help="Child processes. Each runs one def function at a time.",
 )
 @click.option(
@@ -53,14 +63,33 @@ from garivini.worker.supervisor import Supervisor
     help="Whether each failure is logged with its traceback, at level error. "
     "Environment: GARIVINI_LOG_TRACEBACKS.",
 )
+@click.option("--only", metavar="GLOB", multiple=True, help="Run only functions of such names. Repeatable.")
+@click.option("--exclude", metavar="GLOB", multiple=True, help="Run no functions of such names. Repeatable.")
+@click.option(
+    "--max-jobs",
+    type=click.IntRange(min=1),
+    help="Jobs after which a process is replaced by a new one; up to a tenth more.",
+)
+@click.option(
+    "--max-memory",
+    metavar="SIZE",
+    type=parse_size,
+    help="Memory in RAM beyond which a process is replaced: bytes, or such as 512MiB.",
+)
+@click.option("--reload", is_flag=True, help="Restart processes when a loaded Python file changes.")
 @options.tls
 @options.logs
 def worker(
     module: str,
-    processes: int,
+    processes: int | None,
     drain: float,
     log_jobs: Literal["off", "debug", "info"],
     log_tracebacks: bool,
+    only: tuple[str, ...],
+    exclude: tuple[str, ...],
+    max_jobs: int | None,
+    max_memory: int | None,
+    reload: bool,
     tls: ssl.SSLContext | None,
 ) -> None:
     """Run the functions that MODULE registers on a Worker.
@@ -69,7 +98,8 @@ def worker(
     several Workers. After the first SIGTERM or ^C, only jobs that have started run on, to their end. A second
     signal ends all processes immediately. A process that dies is restarted, and its jobs run again. If the
     module cannot be imported or has no Worker with a function, the exit status is 78, and no process is
-    restarted. The --tls options apply to a Worker without tls=.
+    restarted; with --reload, the process waits for a change of a file. The --tls options apply to a Worker
+    without tls=.
 
     \b
     Example, in jobs.py:
@@ -91,25 +121,13 @@ def worker(
     job_log = JobLog(level=level, tracebacks=log_tracebacks)
     found = options.configuration(click.get_current_context())
 
+    when = ReplaceWhen(max_jobs, max_memory, reload)
+
     def child_process(child: SupervisedChild) -> None:
         settings.choose(found)
         joblog.choose(job_log)
-        _child(module, child, tls, speaker)
+        child.replace_when = when
+        run_child(module, child, Selection(only, exclude), tls, speaker)
 
-    supervisor = Supervisor(child_process, processes, drain=drain)
+    supervisor = Supervisor(child_process, processes or (1 if reload else usable_cores()), drain=drain)
     sys.exit(supervisor.run())
-
-
-def _child(target: str, child: SupervisedChild, tls: ssl.SSLContext | None, speaker: Speaker) -> None:
-    try:
-        found = load(target)
-    except UsageError as error:
-        speaker.report(str(error))
-        sys.exit(CONFIGURATION_ERROR)
-    except BrokenModuleError as error:
-        speaker.report(f"{target} cannot be imported\n{user_traceback(error.error)}")
-        sys.exit(CONFIGURATION_ERROR)
-    if tls:
-        found.tls = found.tls or tls
-        warn_of_servers(found.job_servers, found.tls)
-    found.run(child)

@@ -85,7 +85,10 @@ class AsyncClient(AsyncReadCalls, AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitC
         watermark: int = WATERMARK,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._client: Client = Client(dbs, job_servers, watermark=watermark, tls=tls)
+        self._start(Client(dbs, job_servers, watermark=watermark, tls=tls))
+
+    def _start(self, client: Client) -> None:
+        self._client: Client = client
         # Each unique key has a home. An unreachable home, or a locked key in it, delays no other stream.
         homes = [database.dbid for database in self._client._shards]
         self._streams = {home: _Stream() for home in (None, *homes)}

@@ -260,6 +260,11 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
             "`left` calls or passes had not ended after `seconds`",
         ),
         "worker.started": EventType(INFO, ("worker", "functions"), "a worker process accepts jobs"),
+        "worker.replaced": EventType(
+            INFO,
+            ("worker", "reason", "jobs"),
+            "a new process replaces it: `jobs`, `memory` or `files`",
+        ),
         "worker.draining": EventType(INFO, ("worker",), "the process accepts no more jobs"),
         "worker.drain_incomplete": EventType(
             WARNING, ("worker", "jobs", "running"), "jobs outlived `--drain`; other workers get them"

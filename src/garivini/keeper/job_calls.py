@@ -38,6 +38,8 @@ class JobCalls:
 
     #: The name of the worker, for kept jobs.
     worker: str = ""
+    #: Whether the worker's process accepts no more jobs, and ends.
+    stopping: bool = False
 
     def __init__(
         self, database: Database, databases: Collection[int], functions: Functions, reports: Reports

@@ -1,7 +1,10 @@
 """The data that a child of ``garivini worker`` and its parent share: the running job, and obituaries."""
 
 import mmap
+import os
+import signal
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
@@ -22,13 +25,21 @@ class Slot:
     # The loop's thread writes the job of an async def function in the same way. A keeper writes whether the
     # obituaries are recorded. A keeper that ends the process sets the jobid of the main thread to -1, which
     # means that no job has caused the end.
+    # The loop writes whether the process leaves. The parent writes whether it has to stay for now.
     _JOB: Final = struct.Struct("qqqqd")
-    _RECORDED: Final = struct.Struct("q")
+    _FLAG: Final = struct.Struct("q")
+    _RECORDED, _LEAVING, _STAYS = range(3)
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(
-            -1, 2 * self._JOB.size + self._RECORDED.size
-        )  # anonymous: shared with children, without a file
+        # Anonymous: shared with children, without a file.
+        self._memory = mmap.mmap(-1, 2 * self._JOB.size + 3 * self._FLAG.size)
+
+    def _set_flag(self, flag: int, value: bool) -> None:
+        self._FLAG.pack_into(self._memory, 2 * self._JOB.size + flag * self._FLAG.size, value)
+
+    def _flag(self, flag: int) -> bool:
+        (value,) = self._FLAG.unpack_from(self._memory, 2 * self._JOB.size + flag * self._FLAG.size)
+        return bool(value)
 
     def set(self, job: Job, deadline: float = 0.0) -> None:
         """Record that this job is running in the main thread."""
@@ -55,7 +66,25 @@ class Slot:
 
     def note_recorded(self) -> None:
         """Record that the obituaries of this child are in the database."""
-        self._RECORDED.pack_into(self._memory, 2 * self._JOB.size, 1)
+        self._set_flag(self._RECORDED, True)
+
+    def note_leaving(self) -> None:
+        """Record that this process accepts no more jobs, and is to be replaced."""
+        self._set_flag(self._LEAVING, True)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the child has recorded that it is to be replaced."""
+        return self._flag(self._LEAVING)
+
+    @property
+    def may_leave(self) -> bool:
+        """Whether the parent would replace this child now."""
+        return not self._flag(self._STAYS)
+
+    @may_leave.setter
+    def may_leave(self, may: bool) -> None:
+        self._set_flag(self._STAYS, not may)
 
     def read(self) -> "Noted":
         """Return what the child has recorded.
@@ -66,9 +95,8 @@ class Slot:
         jobid, dbid, attempt, incarnation, deadline = self._JOB.unpack_from(self._memory)
         if not jobid:
             jobid, dbid, attempt, incarnation, deadline = self._JOB.unpack_from(self._memory, self._JOB.size)
-        (recorded,) = self._RECORDED.unpack_from(self._memory, 2 * self._JOB.size)
         handle = Handle(jobid, dbid, attempt) if jobid > 0 else None
-        return Noted(handle, deadline, bool(recorded), None if incarnation < 0 else incarnation)
+        return Noted(handle, deadline, self._flag(self._RECORDED), None if incarnation < 0 else incarnation)
 
 
 class Noted(NamedTuple):
@@ -95,6 +123,18 @@ class Obituary:
     incarnation: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ReplaceWhen:
+    """When a child process is replaced by a new one."""
+
+    #: The number of jobs after which it is replaced; None: no limit.
+    jobs: int | None = None
+    #: The bytes of its memory in RAM beyond which it is replaced; None: no limit.
+    memory: int | None = None
+    #: Whether it is replaced when a file of a module that it has imported changes.
+    files: bool = False
+
+
 @dataclass(slots=True)
 class SupervisedChild:
     """The data that a child process receives from its supervisor."""
@@ -105,3 +145,13 @@ class SupervisedChild:
     obituaries: list[Obituary]
     #: Maximum seconds from the first signal until the child has finished the jobs that it holds.
     drain: float
+    #: When to replace it.
+    replace_when: ReplaceWhen = ReplaceWhen()
+    #: When it was started, in nanoseconds of unix time. Files that have changed since then may not be loaded.
+    started_ns: int = 0
+
+    def leave(self) -> None:
+        """Have the parent start another process in place of this one, which ends by itself."""
+        self.slot.note_leaving()
+        with suppress(PermissionError):  # the parent has died, and its place was taken by one of another user
+            os.kill(os.getppid(), signal.SIGCHLD)  # wakes it

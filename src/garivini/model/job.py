@@ -87,6 +87,8 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
 class JobCalls(Protocol):
     """The calls of a function about its own job. A job that is sent to another process loses them."""
 
+    #: Whether the worker's process accepts no more jobs, and ends.
+    stopping: bool
     #: Calls a function in a thread, to be awaited.
     in_thread: Callable[[Callable[[], int]], Awaitable[int]]
 
@@ -205,6 +207,11 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     def lost(self) -> bool:
         """Alias of ``superseded``."""
         return self.superseded
+
+    @property
+    def stopping(self) -> bool:
+        """In a function: whether its process was told to stop, or is replaced. Any thread may read it."""
+        return self.calls is not None and self.calls.stopping
 
     @property
     def run(self) -> int:
@@ -380,17 +387,3 @@ class Job(msgspec.Struct, frozen=True, gc=False):
 def unique_of(dbid: int, jobid: int, attempt: int) -> bytes:
     """Return the Gearman unique of one attempt. It has at most 41 bytes; a server keeps up to 63."""
     return b"%d:%d:%d" % (dbid, jobid, attempt)
-
-
-def parse_state(state: str) -> State:
-    """Return the state of this name.
-
-    Raises:
-        UsageError: no state has it.
-
-    """
-    try:
-        return State[state.upper()]
-    except (KeyError, AttributeError):
-        names = ", ".join(member.name.lower() for member in State)
-        raise UsageError(f"state {state!r:.100} is unknown: it is one of {names}") from None

@@ -9,7 +9,8 @@
   measures these jobs.
 * ``supervisor`` restarts processes that die. ``forks`` handles processes that a function forks. ``joblog``
   logs a line per start and end of a job. ``waker`` wakes a QueueRunner after follow-ups. ``lifespans`` runs
-  code at the start and the end of a process.
+  code at the start and the end of a process. ``replacement`` decides when a process is replaced, and
+  ``file_changes`` finds files that have changed.
 """
 
 from garivini.worker.functions import Discard, Function, Registered, Retry

@@ -11,6 +11,7 @@ from garivini.keeper.keeper import Keeper
 from garivini.model.payload import decode_payload
 from garivini.worker.async_jobs import AsyncJobs
 from garivini.worker.def_jobs import DefJobs
+from garivini.worker.replacement import Replacement
 from garivini.worker.shared import Shared
 
 
@@ -42,6 +43,8 @@ class HeldJobs:
         #: The copies that a server may send again although they have ended.
         self.ended: EndedCopies = EndedCopies()
         self._some_left = asyncio.Event()
+        #: Counts the jobs that have ended; None: the process is not replaced.
+        self.replacement: Replacement | None = None
 
     def arrived(self, held: Held) -> None:
         """Accept a copy: start it, check it first, or drop it."""
@@ -122,6 +125,8 @@ class HeldJobs:
             if not reported:
                 self.ended.add([copy])
         self._some_left.set()
+        if self.replacement is not None:
+            self.replacement.count(len(executions))
         tasks = 0
         if self._async_jobs.links.connections:
             tasks = sum(self._functions[it.held.job.function].is_async for it in executions)

@@ -71,6 +71,7 @@ class Process:
         if self._stopping:
             os._exit(128 + number)
         self._stopping = True
+        self._serving.note_stopping()
         self._request_stop()
 
     def _request_stop(self) -> None:
@@ -93,6 +94,9 @@ class Process:
         finally:
             if self._serving.abandoned:
                 # The main thread is in a function that does not end, so only this call can end the process.
+                # It is no crash of the function's job.
+                if self._child is not None:
+                    self._child.slot.acquit()
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(1)

@@ -17,7 +17,7 @@ from garivini.gearman.aio import Worker as Connection
 from garivini.keeper.declared_schedules import DeclaredSchedules
 from garivini.keeper.execution import Execution
 from garivini.keeper.keeper import STOP_TIMEOUT, Keeper
-from garivini.keeper.supervised_child import SupervisedChild
+from garivini.keeper.supervised_child import ReplaceWhen, SupervisedChild
 from garivini.model.job import Job
 from garivini.model.schedule import Schedule
 from garivini.worker import joblog
@@ -28,6 +28,7 @@ from garivini.worker.functions import Registered
 from garivini.worker.held_jobs import HeldJobs
 from garivini.worker.lifespans import Lifespans
 from garivini.worker.live_settings import LiveSettings
+from garivini.worker.replacement import Replacement
 from garivini.worker.shared import Shared
 from garivini.worker.waker import Waker
 
@@ -87,6 +88,9 @@ class Serving:
         self._def_jobs = DefJobs(shared, self._give_up, after_batch)
         self._async_jobs = AsyncJobs(shared, worker.concurrency, self._give_up)
         self._held_jobs = HeldJobs(shared, self._def_jobs, self._async_jobs)
+        self._replacement: Replacement | None = None
+        if child is not None and child.replace_when != ReplaceWhen():
+            self._replacement = self._held_jobs.replacement = Replacement(child, name)
         #: Runs the ``def`` functions, in the thread that calls its ``run``.
         self.blocking: BlockingRunner = self._def_jobs.runner
         #: Whether the drain was incomplete because of a ``def`` function, which is still running.
@@ -162,17 +166,36 @@ class Serving:
         unfinished: list[Job] = []
         last_commits = STOP_TIMEOUT
         try:
-            await stop.wait()
+            await (self._replacement.until_due(stop) if self._replacement is not None else stop.wait())
+            self.note_stopping()
             events.emit("worker.draining", worker=self._shared.name)
-            async with asyncio.timeout(self._drain_timeout):
-                await asyncio.gather(*(connection.drain() for connection in self._connections))
-                await self._held_jobs.until_empty()  # including jobs whose connection is lost
+            await self._drain(stop)
         except TimeoutError:
             last_commits = _LAST_COMMITS
             unfinished = self._report_unfinished()
         finally:
             await self._close(links, last_commits)
         return unfinished
+
+    def note_stopping(self) -> None:
+        """Let functions read in ``job.stopping`` that the process ends. Any thread may call it."""
+        for keeper in self._shared.keepers.values():
+            keeper.job_calls.stopping = True
+
+    async def _drain(self, stop: asyncio.Event) -> None:
+        """Finish the jobs that the worker holds. The time limit, a TimeoutError, counts from ``stop``."""
+        async with asyncio.timeout(None) as limit:
+            limiting = asyncio.create_task(self._limit_drain(stop, limit))
+            try:
+                await asyncio.gather(*(connection.drain() for connection in self._connections))
+                await self._held_jobs.until_empty()  # including jobs whose connection is lost
+            finally:
+                limiting.cancel()
+
+    async def _limit_drain(self, stop: asyncio.Event, limit: asyncio.Timeout) -> None:
+        await stop.wait()
+        if self._drain_timeout is not None:
+            limit.reschedule(self._loop.time() + self._drain_timeout)
 
     def _report_unfinished(self) -> list[Job]:
         executions = list(self._async_jobs.tasks.values())

@@ -42,6 +42,9 @@ class _Process:
 class Supervisor:
     """Keeps a number of child processes running.
 
+    A child that is leaving is replaced immediately, while it finishes its jobs. At most as many are leaving
+    at a time as there are others.
+
     Args:
         child: called in each child. When it returns, the child ends with status 0.
         processes: the number of children.
@@ -90,17 +93,26 @@ class Supervisor:
                 os.close(descriptor)
         return self._status
 
+    @property
+    def _staying(self) -> int:
+        return sum(not process.slot.leaving for process in self._children.values())
+
+    @property
+    def _may_leave(self) -> bool:
+        return len(self._children) - self._staying < self._processes
+
     def _until_next(self) -> float:
-        if self._stop_by is None and len(self._children) < self._processes:
+        if self._stop_by is None and self._staying < self._processes:
             return min(_WATCH, max(0.0, self._start_at - time.monotonic()))
         return _WATCH
 
     def _start_missing(self) -> None:
-        while self._stop_by is None and len(self._children) < self._processes:
+        while self._stop_by is None and self._staying < self._processes:
             if time.monotonic() < self._start_at:
                 return
             obituaries, self._obituaries = self._obituaries, []
             process = _Process(time.monotonic(), Slot(), obituaries)
+            process.slot.may_leave = self._may_leave
             sys.stdout.flush()
             sys.stderr.flush()
             # Before a child has handlers of its own, a signal to it would go to the parent through the pipe
@@ -131,7 +143,9 @@ class Supervisor:
             # Full garbage collections would visit all imported modules, and so copy memory that is shared
             # with the parent.
             gc.freeze()
-            self._child(SupervisedChild(lifeline, process.slot, process.obituaries, self._drain))
+            child = SupervisedChild(lifeline, process.slot, process.obituaries, self._drain)
+            child.started_ns = time.time_ns()
+            self._child(child)
             status = 0
         except SystemExit as error:
             status = error.code if isinstance(error.code, int) else 1
@@ -162,7 +176,9 @@ class Supervisor:
     def _watch(self) -> None:
         """Kill children that exceed the time limit of their job or of the drain."""
         now = time.monotonic()
+        may_leave = self._may_leave
         for pid, process in self._children.items():
+            process.slot.may_leave = may_leave
             if process.killed_for:
                 continue
             handle, deadline, _, _ = process.slot.read()
@@ -186,7 +202,9 @@ class Supervisor:
                 self._bury(pid, process, os.waitstatus_to_exitcode(status))
 
     def _bury(self, pid: int, process: _Process, code: int) -> None:
-        if code != CONFIGURATION_ERROR:  # with this status, the child has reported the reason
+        leaving = process.slot.leaving
+        # With this status, the child has reported the reason.
+        if code != CONFIGURATION_ERROR and (code or not leaving):
             events.emit("worker.child_died", pid=pid, status=code)
         handle, _, recorded, incarnation = process.slot.read()
         if not recorded:
@@ -197,6 +215,8 @@ class Supervisor:
         if code == CONFIGURATION_ERROR:
             self._status = code
             self._stop()
+        elif leaving:
+            pass  # its replacement has not failed
         elif code == TIME_LIMIT or time.monotonic() - process.started > _LONG_LIFE:
             self._backoff.succeeded()
             self._start_at = 0.0
