@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from functools import cache
 
+import alembic.util
 import hypothesis
 import pytest
 from pymysql.connections import Connection
@@ -65,6 +66,20 @@ def _one_tls_context() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             Connection, "_create_ssl_ctx", lambda self, given: create(self, given) if given else usual()
+        )
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_load_of_each_migration() -> Iterator[None]:
+    """Let Alembic load each migration once: half the time of an upgrade that has nothing to do."""
+    load = alembic.util.load_python_file
+    once = cache(load)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            alembic.util,
+            "load_python_file",
+            lambda folder, name: load(folder, name) if name == "env.py" else once(folder, name),
         )
         yield
 

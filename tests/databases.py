@@ -42,7 +42,16 @@ def _upgraded_file() -> bytes:
 #: Those that a test may have written to.
 TABLES: Final = (
     *("job", "failure", "function", "report", "finished", "schedule", "successor", "recent_key"),
-    *("turn", "turn_partition", "partition_rate", "outbox", "arrived", "garivini_database"),
+    *(
+        "turn",
+        "turn_partition",
+        "partition_rate",
+        "outbox",
+        "arrived",
+        "batch",
+        "batch_member",
+        "garivini_database",
+    ),
 )
 
 

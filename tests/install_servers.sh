@@ -27,6 +27,7 @@ need php-mysql php_has pdo_mysql
 need php-pgsql php_has pdo_pgsql
 need php-sqlite3 php_has pdo_sqlite
 need libgearman-client-perl perl_has Gearman::Worker
+need libtheschwartz-perl perl_has TheSchwartz
 need libdbd-mysql-perl perl_has DBD::mysql
 need libdbd-pg-perl perl_has DBD::Pg
 need libdbd-sqlite3-perl perl_has DBD::SQLite

@@ -29,7 +29,7 @@ from garivini.store.database import Database, Lane
 from tests.sql_servers import MariaDB, PostgreSQL
 from tests.store.test_mysql_upgrade import ORIGINAL, Perl
 
-_SETTINGS = ("innodb-buffer-pool-size=2G", "innodb-log-file-size=1G")
+SETTINGS = ("innodb-buffer-pool-size=2G", "innodb-log-file-size=1G")
 _LANE = Lane("f0", State.WAITING, "normal", 0)
 _ROUNDS = 15
 #: A tenth of the rows is due in the lane that is claimed from; keys, delayed and dead ones stand beside it.
@@ -261,7 +261,7 @@ def frozen(kind: type[MariaDB | PostgreSQL]) -> None:
 
 
 def main(chosen: list[str]) -> None:
-    with MariaDB(*_SETTINGS) as server:
+    with MariaDB(*SETTINGS) as server:
         for part in (upgrade, claims, crowd, floors):
             if part.__name__ in chosen or not chosen:
                 part(server)

@@ -41,6 +41,7 @@ def test_every_command_teaches_with_an_example() -> None:
         "functions": ("list", "set", "pause", "resume"),
         "schedules": ("list", "show", "set", "pause", "resume", "run", "remove", "next"),
         "db": ("upgrade", "check", "sql"),
+        "import": ("gearmand", "theschwartz"),
     }
     paths = [[name] for name in _COMMANDS if name not in groups]
     paths += [[group, name] for group, names in groups.items() for name in names]

@@ -206,7 +206,17 @@ def test_databases_in_a_wrong_form_do_not_tell_a_password(dbs: Any) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["CONFIG", "DB_FILE", "JOB_SERVERS", "TLS_CA", "TLS_VERIFY_HOST", "LOG_FORMAT", "LOG_LEVEL", "BENCH_DB"],
+    [
+        "CONFIG",
+        "DB_FILE",
+        "JOB_SERVERS",
+        "TLS_CA",
+        "TLS_VERIFY_HOST",
+        "LOG_FORMAT",
+        "LOG_LEVEL",
+        "BENCH_DB",
+        "IMPORT_DB",
+    ],
 )
 def test_a_url_in_a_wrong_variable_is_not_told(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -215,12 +225,17 @@ def test_a_url_in_a_wrong_variable_is_not_told(
     monkeypatch.setenv(f"GARIVINI_{name}", URL)
     if name == "TLS_VERIFY_HOST":
         monkeypatch.setenv("GARIVINI_TLS_CA", "system")
-    commands = {"LOG_FORMAT": ["run"], "LOG_LEVEL": ["run"], "BENCH_DB": ["bench", "--help"]}
+    commands = {
+        "LOG_FORMAT": ["run"],
+        "LOG_LEVEL": ["run"],
+        "BENCH_DB": ["bench", "--help"],
+        "IMPORT_DB": ["import", "gearmand", "--help"],
+    }
     with pytest.raises(SystemExit):
         main(commands.get(name, ["status"]))
     output = capfd.readouterr()
     clean(output.out + output.err)
-    if name not in ("LOG_FORMAT", "LOG_LEVEL", "BENCH_DB"):
+    if name not in ("LOG_FORMAT", "LOG_LEVEL", "BENCH_DB", "IMPORT_DB"):
         try:
             Client()
         except UsageError as error:

@@ -501,7 +501,11 @@ async def test_a_queue_runner_at_work_finds_what_others_leased_and_did_not_send(
                 await queue_runner.run_pass()
                 await asyncio.sleep(0.05)
         # Each is asked about when it is found and when its lease has ended, and then never again.
-        until = asyncio.get_running_loop().time() + 3.5
+        async with asyncio.timeout(PATIENCE):
+            while len(asked) < 2 * len(claimed):
+                await queue_runner.run_pass()
+                await asyncio.sleep(0.05)
+        until = asyncio.get_running_loop().time() + 1.0
         while asyncio.get_running_loop().time() < until:
             await queue_runner.run_pass()
             await asyncio.sleep(0.05)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from garivini.app import Garivini, JobFunction, Ref
     from garivini.client import Client
     from garivini.client.aio import AsyncClient
+    from garivini.client.batches import AsyncBatch, Batch
     from garivini.databases import DatabasesLike
     from garivini.errors import (
         ConflictError,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         UnreachableError,
         UsageError,
     )
+    from garivini.model.batch import BatchStatus
     from garivini.model.current import JobFilter, current_job
     from garivini.model.handles import HandleLike
     from garivini.model.inserted import Inserted
@@ -62,8 +64,11 @@ __version__ = "0.1.0"
 # `garivini --help` nor a web application that never inserts a job should wait for that import.
 _MODULES: Final = {
     "AsyncClient": "client.aio",
+    "AsyncBatch": "client.batches",
     "AsyncJoinable": "store.callers",
     "BackoffCurve": "model.retry",
+    "Batch": "client.batches",
+    "BatchStatus": "model.batch",
     "BulkProgress": "model.job_query",
     "Client": "client",
     "ConflictError": "errors",
@@ -121,6 +126,9 @@ __all__ = [  # noqa: RUF022  # the order of the documentation
     "Handle",
     "Inserted",
     "Unique",
+    "Batch",
+    "AsyncBatch",
+    "BatchStatus",
     "FailedAttempt",
     "Reported",
     "KeptJob",

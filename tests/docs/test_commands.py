@@ -183,10 +183,10 @@ def test_the_reference_of_settings_has_each_key_with_its_default() -> None:
 def test_the_reference_of_settings_has_each_variable() -> None:
     said = {names(cells[0])[0] for cells in rows(page("reference/settings.md"), "## Environment")[1:]}
     used = {
-        option.envvar
+        parameter.envvar
         for _, command in [("", cli), *leaves(cli)]
-        for option in options(command).values()
-        if option.envvar is not None
+        for parameter in command.params
+        if parameter.envvar is not None
     }
     assert said == {*used, "GARIVINI_DB_FILE"}
 

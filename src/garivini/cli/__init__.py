@@ -37,11 +37,13 @@ _COMMANDS: Final = {
     "insert": ("insert", "insert", "Insert a job."),
     "jobs": ("jobs", "jobs", "List, show, retry, cancel, reschedule and delete jobs, one or many."),
     "functions": ("functions", "functions", "List functions and change their settings."),
+    "batches": ("batches", "batches", "List batches, show how far one is, and cancel one."),
     "schedules": ("schedules", "schedules", "List schedules and change when they insert jobs."),
     "status": ("status", "status", "Show databases, Gearman servers and functions."),
     "health": ("status", "health", "Report by the exit status whether jobs can run."),
     "doctor": ("doctor", "doctor", "Examine an installation and recommend changes."),
     "db": ("db", "db", "Create, upgrade and check the tables."),
+    "import": ("imports", "imports", "Import the jobs of gearmand's or TheSchwartz's tables."),
 }
 
 

@@ -90,11 +90,18 @@ def _refuse_password(url: str, elsewhere: str) -> None:
         raise UsageError(f"other users can read a password on the command line: put the URL in {elsewhere}")
 
 
-def bench_database(ctx: click.Context, param: click.Parameter, url: str | None) -> str | None:
-    """Return the database of a bench. A password on the command line is refused."""
-    if url is not None and _is_flag(ctx, param.name or ""):
-        _refuse_password(url, "GARIVINI_BENCH_DB")
-    return url
+def private_url(variable: str) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
+    """Return the callback of a parameter with a URL, which refuses a password on the command line.
+
+    ``variable``: the environment variable of the parameter.
+    """
+
+    def check(ctx: click.Context, param: click.Parameter, url: str | None) -> str | None:
+        if url is not None and _is_flag(ctx, param.name or ""):
+            _refuse_password(url, variable)
+        return url
+
+    return check
 
 
 class _SettingsOption(click.Option):

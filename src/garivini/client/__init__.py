@@ -4,7 +4,7 @@
 * ``reads`` has the calls of both that read jobs; ``functions``: those that pause and resume a function.
 * ``bulk`` and ``aio_bulk``: their calls for all jobs that match a query.
 * ``waiting``: their calls that wait for the end of a job.
-* ``schedules``: their calls about schedules.
+* ``schedules`` and ``batches``: their calls about these.
 * ``direct`` submits new jobs right after their commit, to the servers of ``server_pool``.
 * ``late_outcomes`` writes outcomes. After a failover, outcomes whose rows belong to other jobs are dropped.
 """

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from garivini.client.aio_bulk import AsyncBulkCalls
+from garivini.client.batches import AsyncBatchCalls
 from garivini.client.client import Client
 from garivini.client.functions import AsyncFunctionCalls
 from garivini.client.reads import AsyncReadCalls
@@ -46,7 +47,7 @@ class _Stream:
     inserting: asyncio.Task[None] | None = None
 
 
-class AsyncClient(AsyncReadCalls, AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitCalls):
+class AsyncClient(AsyncReadCalls, AsyncBulkCalls, AsyncFunctionCalls, AsyncWaitCalls, AsyncBatchCalls):
     """Inserts jobs into a queue, reports their outcomes and reads them, in an event loop.
 
     Construction opens no connection. The client is an asynchronous context manager that closes itself. Use it

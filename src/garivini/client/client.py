@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from garivini import settings
+from garivini.client.batches import BatchCalls
 from garivini.client.bulk import BulkCalls
 from garivini.client.direct import DirectDispatch
 from garivini.client.functions import FunctionCalls
@@ -31,7 +32,7 @@ from garivini.store.callers import Joinable, after_commit
 from garivini.store.shards import Shards
 
 
-class Client(ReadCalls, BulkCalls, FunctionCalls, WaitCalls):
+class Client(ReadCalls, BulkCalls, FunctionCalls, WaitCalls, BatchCalls):
     """Inserts jobs into a queue, reports their outcomes and reads them.
 
     Construction opens no connection. Several threads may share a client, and a child process may use it

@@ -253,7 +253,7 @@ class Decoder:
             raise ProtocolError(f"not a Gearman packet: it begins with {magic!r}, not with {self._magic!r}")
 
     def _not_a_packet(self, beginning: bytes) -> ProtocolError:
-        """Return the error of eight bytes that are not the beginning of a packet."""
+        """Return the error for a header that no packet begins with."""
         self._check_magic(beginning[:4])
         return ProtocolError(f"unknown packet type {int.from_bytes(beginning[4:], 'big')}")
 

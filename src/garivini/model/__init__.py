@@ -10,6 +10,7 @@
   partitions get jobs. ``pacing``: sizes of batches, and the room under a watermark.
 * ``schedule``: the decisions about the ticks of a schedule; ``ticks``: their times.
 * ``job_query``: the conditions of a search, the changes of many jobs, and their progress.
+* ``batch``: batches and the jobs that they insert.
 * ``records``: the records of failures, reports and kept jobs that clients return. ``fingerprint`` groups
   failures.
 """

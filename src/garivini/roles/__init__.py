@@ -4,7 +4,8 @@
 * ``queue_runners`` is the role of the QueueRunners. ``queue_runner`` dispatches due jobs. ``held_back``
   decides when it claims again after a limit has held jobs back.
   ``expired_leases`` and ``orphans`` recover jobs whose worker, server or dispatcher has failed.
-  ``janitor`` deletes kept and dead jobs whose retention is over; ``key_upkeep`` is its part for unique keys.
+  ``janitor`` deletes kept and dead jobs whose retention is over; ``key_upkeep`` is its part for unique keys,
+  ``batch_upkeep`` the one for batches.
   ``scheduler`` inserts jobs of schedules.
   ``outbox`` moves follow-ups to other databases.
   ``node_watch`` notices connections to several nodes of a cluster.

@@ -36,7 +36,7 @@ class Stream:
     #: Returns the monotonic time.
     monotonic: Callable[[], float]
     calls: deque[InjectCall] = field(default_factory=deque)
-    #: Stores the calls while there are any.
+    #: The task that stores the calls; None if there are none.
     storing: asyncio.Task[None] | None = None
     gate: BatchGate = field(default_factory=BatchGate)
     #: Set when enough calls wait for the next batch.

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from garivini import events
 from garivini.errors import ConflictError, RefusedError
+from garivini.roles.batch_upkeep import BatchUpkeep
 from garivini.roles.key_upkeep import KeyUpkeep
 from garivini.store.database import Database
 
@@ -47,6 +48,7 @@ class Janitor:
         #: Jobs deleted since the last event.
         self._kept = self._dead = 0
         self._keys = KeyUpkeep(database, call)
+        self._batches = BatchUpkeep(database, call)
 
     async def run(self) -> None:
         """Delete a batch of kept jobs and one of dead jobs, if they are due, and report their number."""
@@ -65,6 +67,7 @@ class Janitor:
                 deleted = await self._call(self._database.forget_partitions)
                 self._partitions_at = now if deleted else now + DEAD_INTERVAL
             await self._keys.run(now)
+            await self._batches.run(now)
         # Another transaction has locked a record, or a new table is not granted to this user yet.
         except (ConflictError, RefusedError) as error:
             events.emit("dispatch.failed", dbid=self._database.dbid, error=str(error))

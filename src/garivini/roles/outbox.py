@@ -95,7 +95,7 @@ class Outbox:
 
 
 class Outboxes:
-    """The outboxes of all databases. If there is only one database, it has none.
+    """The outboxes of all databases. A single database needs no outbox.
 
     Args:
         databases: all databases of the queue.

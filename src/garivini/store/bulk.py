@@ -7,6 +7,7 @@ from garivini.model.job_query import JobChange
 from garivini.model.limits import NEVER, PRIORITIES
 from garivini.model.state import State
 from garivini.model.when import At, Never, Offset, When
+from garivini.store.batches import leave
 from garivini.store.failures import record_ends
 from garivini.store.outcomes import forget_records
 from garivini.store.statements import Statements
@@ -21,7 +22,7 @@ def change(run: Statements, jobids: Sequence[int], change: JobChange, *, states:
     Args:
         run: runs the statements.
         jobids: at most 1,000.
-        change: what to do.
+        change: the change of each job.
         states: the effective states in which a job is changed.
 
     """
@@ -45,18 +46,19 @@ def change(run: Statements, jobids: Sequence[int], change: JobChange, *, states:
             # have locked.
             for jobid in chosen:
                 run("complete_one", jobid=jobid)
-            forget_records(run, chosen)
+            if members := forget_records(run, chosen):
+                leave(run, members)
         case "reschedule":
             assert change.when is not None
             _reschedule(run, chosen, change.when)
-            if change.when != Never():
-                followed = []
         case "prioritize":
             run("set_priority", jobids=chosen, priority=PRIORITIES.index(change.priority))
         case _:
             assert_never(change.action)
-    if followed and change.action in ("cancel", "discard", "reschedule"):
-        promote_after_death(run, followed)
+    if change.action in ("cancel", "discard") or change.when == Never():
+        if followed:
+            promote_after_death(run, followed)
+        leave(run, (), dead=chosen)
     return len(chosen)
 
 

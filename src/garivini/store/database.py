@@ -34,11 +34,11 @@ from garivini.store import (
     views,
 )
 from garivini.store import failures as failed_attempts
+from garivini.store.batch_calls import BatchCalls
 from garivini.store.calls import in_transaction, read_only, retry_transient
 from garivini.store.chunks import CHUNK
 from garivini.store.claims import Lane, Lanes
 from garivini.store.connections import Connections
-from garivini.store.key_calls import KeyCalls
 from garivini.store.key_rules import KeyRules
 from garivini.store.leases import Lapsed
 from garivini.store.schedule_calls import ScheduleCalls
@@ -49,7 +49,7 @@ from garivini.store.views import Count, Waiting
 __all__ = ["Count", "Database", "Lane", "Lanes", "Lapsed", "Waiting"]
 
 
-class Database(KeyCalls, ScheduleCalls):
+class Database(BatchCalls, ScheduleCalls):
     """One database that holds jobs.
 
     Construction does no I/O. Each call is one transaction, which happens as a whole or not at all; the

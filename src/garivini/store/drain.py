@@ -61,6 +61,11 @@ def drain(source: Database, target_of: Callable[[Job], Database]) -> Iterator[in
         target_of: returns the database to which a job moves.
 
     """
+    if source.open_batches(limit=1):
+        raise RefusedError(
+            f"{source.where} has a batch that has not ended, and its members cannot be moved: wait for its "
+            "end, or cancel it; garivini batches list shows it"
+        )
     with source.transaction() as run:
         run("refuse_inserts")
     after = 0

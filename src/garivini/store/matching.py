@@ -51,7 +51,7 @@ def change_all(
     Args:
         shards: the databases.
         query: the conditions.
-        change: what to do with each job.
+        change: the change of each job.
         dry_run: count the jobs that would be changed, and change none.
 
     Raises:

@@ -7,7 +7,7 @@ deleted, so each is inserted once, however often a move is repeated and however 
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -109,14 +109,19 @@ def _parse_rule(text: str) -> KeyRule:
 
 def receive(run: Statements, arriving: Sequence[Outgoing]) -> None:
     """Insert follow-ups from the outbox of another database, except for those that have arrived before."""
-    mover = secrets.token_hex(16)
-    ids = sorted(it.id for it in arriving)
-    for id_ in ids:  # in this order, so that two transactions do not wait for each other
-        run("arrive", id=id_, mover=mover)
-    mine = {id_ for (id_,) in run("arrivals", ids=ids, mover=mover)}
+    mine = note_arrivals(run, [it.id for it in arriving])
     jobs = [it.job for it in arriving if it.id in mine]
     if jobs:
         insert(run, jobs, [len(job.arg) for job in jobs])
+
+
+def note_arrivals(run: Statements, ids: Iterable[str]) -> set[str]:
+    """Note that jobs arrive from elsewhere in this transaction; return the ids that were not noted before."""
+    mover = secrets.token_hex(16)
+    ids = sorted(ids)
+    for id_ in ids:  # in this order, so that two transactions do not wait for each other
+        run("arrive", id=id_, mover=mover)
+    return {id_ for (id_,) in run("arrivals", ids=ids, mover=mover)}
 
 
 def leave(run: Statements, target: int, moved: Sequence[Outgoing]) -> None:

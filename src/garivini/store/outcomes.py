@@ -18,6 +18,7 @@ from garivini.model.policy import MAX_CRASHES, MAX_FAILURES
 from garivini.model.retry import error_names, stored_retry
 from garivini.model.state import State
 from garivini.model.when import At, Never, Offset, When, backoff
+from garivini.store.batches import leave
 from garivini.store.cancels import mark
 from garivini.store.chunks import chunks
 from garivini.store.connections import Connections
@@ -28,6 +29,10 @@ from garivini.store.records import keep
 from garivini.store.statements import Statements
 from garivini.store.successors import promote, promote_after_death
 
+#: What ``with_records`` says of a job: it has records, a successor, or a batch.
+_RECORDED: Final = 0
+_FOLLOWED: Final = 1
+_MEMBER: Final = 2
 #: Up to this span of ids, one range scan is cheaper than one lookup per id. A range contains deleted rows
 #: until the database has purged them, and a wide one may contain many.
 _NEAR: Final = 10_000
@@ -60,20 +65,22 @@ def finish(
     """
     if locked is not None:
         with connections.transaction() as run:
-            existing = _finish_unlocked(run, jobids, kept, locked)
+            existing, members = _finish_unlocked(run, jobids, kept, locked)
             _insert_follow_ups(run, follow_ups, existing)
+            _leave(run, members)
             return existing
     try:
         with connections.transaction() as run:
-            for part in chunks(jobids):
-                finish_all(run, part, kept)
+            members = [jobid for part in chunks(jobids) for jobid in finish_all(run, part, kept)]
             _insert_follow_ups(run, follow_ups, jobids)
+            _leave(run, members)
             return set(jobids)
     except Missing:
         # Only now: reading which jobs exist costs more than deleting them, and nearly always all jobs exist.
         with connections.transaction() as run:
-            existing = _finish_existing(run, jobids, kept)
+            existing, members = _finish_existing(run, jobids, kept)
             _insert_follow_ups(run, follow_ups, existing)
+            _leave(run, members)
             return existing
 
 
@@ -86,31 +93,42 @@ def _insert_follow_ups(
         insert_here(run, jobs)
 
 
-def _finish_existing(run: Statements, jobids: list[int], kept: Mapping[int, Success]) -> set[int]:
-    """Delete the jobs that exist, which are locked first; return their ids."""
+def _leave(run: Statements, members: list[int]) -> None:
+    """Let batches count the ends of their members. Last in a transaction: others wait for their rows."""
+    if members:
+        leave(run, members)
+
+
+def _finish_existing(
+    run: Statements, jobids: list[int], kept: Mapping[int, Success]
+) -> tuple[set[int], list[int]]:
+    """Delete the jobs that exist, which are locked first; return their ids, and the members of batches."""
     existing: set[int] = set()
+    members: list[int] = []
     for part in chunks(jobids):
         there = sorted(jobid for (jobid,) in run("present", jobids=part))
         if there:
-            finish_all(run, there, kept)
+            members += finish_all(run, there, kept)
             existing.update(there)
-    return existing
+    return existing, members
 
 
-def finish_all(run: Statements, jobids: list[int], kept: Mapping[int, Success]) -> None:
-    """Delete jobs that all exist, with their records, and keep some of them."""
+def finish_all(run: Statements, jobids: list[int], kept: Mapping[int, Success]) -> list[int]:
+    """Delete jobs that all exist, with their records, and keep some; return the members of batches."""
     keeping = [jobid for jobid in jobids if jobid in kept] if kept else []
     for jobid, attempt, *_ in run("standing", jobids=keeping) if keeping else ():
         keep(run, kept[jobid], attempt)
     if _delete(run, jobids) != len(jobids):
         raise Missing
-    forget_records(run, jobids, keeping)
+    return forget_records(run, jobids, keeping)
 
 
 def _finish_unlocked(
     run: Statements, jobids: list[int], kept: Mapping[int, Success], locked: set[int]
-) -> set[int]:
-    """Delete the jobs that no other transaction has locked, one by one; return the ids that existed.
+) -> tuple[set[int], list[int]]:
+    """Delete the jobs that no other transaction has locked, one by one.
+
+    Returns the ids that existed, and the members of batches.
 
     A database may search a list of ids by a scan, which waits for locked rows that are not in the list.
     """
@@ -123,9 +141,7 @@ def _finish_unlocked(
             keep(run, kept[jobid], attempt)
         if run("complete_one", jobid=jobid):
             existing.add(jobid)
-    for part in chunks(sorted(existing)):
-        forget_records(run, part, kept)
-    return existing
+    return existing, [jobid for part in chunks(sorted(existing)) for jobid in forget_records(run, part, kept)]
 
 
 def _delete(run: Statements, jobids: Sequence[int]) -> int:
@@ -141,20 +157,21 @@ def present(run: Statements, jobids: Collection[int]) -> set[int]:
     return {jobid for part in chunks(sorted(jobids)) for (jobid,) in run("known", jobids=part)}
 
 
-def forget_records(run: Statements, jobids: Sequence[int], kept: Collection[int] = ()) -> None:
+def forget_records(run: Statements, jobids: Sequence[int], kept: Collection[int] = ()) -> list[int]:
     """Delete the records of jobs that are deleted, but not of those that are kept.
 
-    The successors of these jobs become jobs.
+    The successors of these jobs become jobs. Returns the members of batches, for ``batches.leave``.
     """
     first, last = min(jobids), max(jobids)
     if last - first < _NEAR and not run("any_records", first=first, last=last)[0][0]:
-        return
+        return []
     found = run("with_records", jobids=jobids)
-    promote(run, [jobid for jobid, is_followed in found if is_followed])
-    recorded = sorted(jobid for jobid, is_followed in found if not is_followed and jobid not in kept)
+    promote(run, [jobid for jobid, kind in found if kind == _FOLLOWED])
+    recorded = sorted(jobid for jobid, kind in found if kind == _RECORDED and jobid not in kept)
     if recorded:
         run("forget_failures", jobids=recorded)
         run("forget_reports", jobids=recorded)
+    return sorted(jobid for jobid, kind in found if kind == _MEMBER)
 
 
 # ---- setbacks
@@ -180,18 +197,23 @@ def settle(
     """
     jobids = (setback.handle.jobid for setback in setbacks)
     skipped = skip_locked(run, jobids, locked, records=True)
-    return [
-        Settled("locked") if setback.handle.jobid in skipped else _settle(run, setback, max_failures)
+    dead: list[int] = []
+    settled = [
+        Settled("locked") if setback.handle.jobid in skipped else _settle(run, setback, max_failures, dead)
         for setback in setbacks
     ]
+    if dead:
+        leave(run, (), dead=dead)
+    return settled
 
 
-def _settle(run: Statements, setback: Setback, max_failures: int) -> Settled:
+def _settle(run: Statements, setback: Setback, max_failures: int, dead: list[int]) -> Settled:
+    """Settle one setback. ``dead`` gets its job if that is a member of a batch and dead now."""
     jobid, _, fence = setback.handle
     rows = run("standing", jobids=[jobid])
     if not rows:
         return Settled("gone")
-    _, attempt, number, failcount, crashes, limit, retry_text, is_followed, held = rows[0]
+    _, attempt, number, failcount, crashes, limit, retry_text, is_followed, is_member, held = rows[0]
     state = State(number)
     if fence is not None and not (held and attempt == fence):
         return Settled("repeated" if run("recorded", jobid=jobid, attempt=fence) else "stale")
@@ -216,10 +238,17 @@ def _settle(run: Statements, setback: Setback, max_failures: int) -> Settled:
     else:
         time = when.time if isinstance(when, At) else NEVER
         run("put_at", **unchanged, failcount=failcount, run_after=time)
-    if when == Never() and is_followed:
-        promote_after_death(run, [jobid])
+    if when == Never():
+        dead += _note_death(run, jobid, is_followed, is_member)
     delay = when.seconds if isinstance(when, Offset) else None
     return Settled("applied", State.DEAD if when == Never() else State.WAITING, failcount, delay)
+
+
+def _note_death(run: Statements, jobid: int, is_followed: int, is_member: int) -> list[int]:
+    """Turn the successor of a dead job into a job; return the job if it is a member of a batch."""
+    if is_followed:
+        promote_after_death(run, [jobid])
+    return [jobid] if is_member else []
 
 
 def _apply_policy(setback: Setback, failcount: int, retry_text: str) -> Setback:

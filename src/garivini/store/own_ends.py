@@ -7,6 +7,7 @@ from garivini.errors import JobLost, SchemaError, UsageError
 from garivini.model.job import Job, NewJob
 from garivini.model.lease import LEASE
 from garivini.model.outcome import Success
+from garivini.store.batches import leave
 from garivini.store.callers import driver_of
 from garivini.store.connections import Connections
 from garivini.store.inserts import unusual_texts
@@ -54,11 +55,13 @@ def _end(run: Statements, connection: Any, job: Job, success: Success, follow_up
     if not held or not _is_same(run, job):
         raise _lost(job)
     try:
-        finish_all(run, [job.jobid], {job.jobid: success} if success.retention else {})
+        members = finish_all(run, [job.jobid], {job.jobid: success} if success.retention else {})
     except Missing:
         raise _lost(job) from None
     if follow_ups:
         insert_here(run, follow_ups)
+    if members:
+        leave(run, members)
 
 
 def _lost(job: Job) -> JobLost:

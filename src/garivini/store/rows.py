@@ -102,6 +102,7 @@ class Columns:
 _JOB: Final = Columns("ntBTTnTnnnnnnnnTT")
 _KEPT_JOB: Final = Columns("ntTnnnnntBF")
 _SCHEDULE: Final = Columns("ttBT?ttntntn????nnTTn?")
+_BATCH: Final = Columns("ttnnnnnnTT")
 #: The columns of each statement that reads rows that other programs may have written, by its name.
 COLUMNS: Final[dict[str, Columns]] = {
     "due": Columns("nnBTTTnnnn?TTt"),
@@ -115,7 +116,12 @@ COLUMNS: Final[dict[str, Columns]] = {
     "match": Columns("n?"),
     "lock_states": Columns("nnn?"),
     "dispatched": Columns("nnn"),
-    "standing": Columns("nnnnn?T?n"),
+    "standing": Columns("nnnnn?T?nn"),
+    "batch": _BATCH,
+    "lock_batch": _BATCH,
+    "batches": _BATCH,
+    "open_batches": Columns("t"),
+    "members_of": Columns("nt"),
     "counts": Columns("tnnnn"),
     "count_put_off": Columns("tnnn"),
     "states": Columns("nn"),

@@ -141,15 +141,32 @@ class Shards:
         found = [database for database in self if url is not None and database.is_at(url)]
         if len(found) != 1:
             raise UsageError("which of the databases the connection leads to cannot be told from it")
+        self.check_homes(found[0], jobs, "the connection")
+        return found[0]
+
+    def check_homes(self, database: Database, jobs: Sequence[NewJob], what: str) -> None:
+        """Make sure that jobs may be inserted into a database; ``what`` names it.
+
+        Raises:
+            UsageError: one belongs to another database.
+
+        """
+        if len(self._databases) == 1:
+            return
         self._check_keys(jobs)
         for job in jobs:
             home = self.home_of_job(job)
-            if home is not None and home is not found[0]:
-                what = f"function {job.funcname!r} with its rules"
+            if home is not None and home is not database:
+                kind = f"function {job.funcname!r} with its rules"
                 if job.funcname not in self._placements.scopes:
-                    what = f"unique key {job.uniqkey!r}"
-                raise UsageError(f"{what} belongs to another database than the connection: {home.where}")
-        return found[0]
+                    kind = f"unique key {job.uniqkey!r}"
+                raise UsageError(f"{kind} belongs to another database than {what}: {home.where}")
+
+    def database_for(self, connection: Any = None) -> Database:
+        """Return the database that a caller's connection leads to, or without one, a random database."""
+        if connection is not None:
+            return self._database_of(connection, ())
+        return random.choice(list(self))
 
     def _at_home(self, home: Database, jobs: Sequence[NewJob], into: Insert) -> list[Inserted]:
         """Insert jobs into their home, or the next database if that one is being drained."""

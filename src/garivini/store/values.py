@@ -10,7 +10,7 @@ _TEXTS: Final = frozenset(
     "funcname uniqkey coalesce partition headers arg flag kind error message trace worker body result"
     " envelope rate partition_rate error_text arg_text name cron zone missed overlap declared override"
     " unique_scope on_duplicate start rule"
-    " id mover".split()
+    " id mover batchid on_complete on_success".split()
 )
 #: Parameters that are numbers with a fraction.
 _REALS: Final = frozenset(("ran", "used_until"))

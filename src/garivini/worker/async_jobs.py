@@ -19,7 +19,7 @@ class AsyncJobs:
     """Awaits ``async def`` functions, and hands their outcomes to the keepers. It is used in the loop only.
 
     Args:
-        shared: what the parts of a worker share.
+        shared: the state that the parts of a worker share.
         concurrency: maximum jobs that run at a time.
         give_up: called with an execution that does not start because its connection is lost.
 

@@ -25,7 +25,7 @@ class DefJobs:
     """Calls ``def`` functions, and hands their outcomes to the keepers.
 
     Args:
-        shared: what the parts of a worker share.
+        shared: the state that the parts of a worker share.
         give_up: called in the loop with an execution that did not start because its connection is lost.
         after_batch: called after each batch of jobs.
 

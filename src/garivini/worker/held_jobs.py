@@ -18,7 +18,7 @@ class HeldJobs:
     """Decides which copies start, and reports ends after their commit. Most calls are made in the loop.
 
     Args:
-        shared: what the parts of a worker share.
+        shared: the state that the parts of a worker share.
         def_jobs: runs the jobs of ``def`` functions.
         async_jobs: runs the jobs of ``async def`` functions.
 

@@ -19,7 +19,7 @@ class Process:
     """The threads and signal handlers of a process that only runs a worker.
 
     Args:
-        worker: what to run.
+        worker: the worker to run.
         child: the state that the process shares with its supervisor.
 
     """

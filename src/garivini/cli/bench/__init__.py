@@ -16,7 +16,7 @@ from garivini.cli.bench.figures import Figure, Measure
 from garivini.cli.bench.measures import BULK, CALLERS, PURE_RATE, RATE, SINGLE, Size
 from garivini.cli.bench.setup import Setup
 from garivini.cli.cores import usable_cores
-from garivini.cli.options import bench_database
+from garivini.cli.options import private_url
 from garivini.cli.output import Column, print_details, print_table, say
 from garivini.cli.signals import exit_on_sigterm
 
@@ -70,7 +70,7 @@ _PARTS: Final = ("dispatcher", "workers", "server")
     "url",
     metavar="URL",
     envvar="GARIVINI_BENCH_DB",
-    callback=bench_database,
+    callback=private_url("GARIVINI_BENCH_DB"),
     help="Your database, without jobs, for the bench only. Environment: GARIVINI_BENCH_DB. "
     "[default: a SQLite file]",
 )

@@ -294,7 +294,7 @@ class Dialect:
         """Translate an error of the driver into an error of this library.
 
         Args:
-            error: what the driver raised.
+            error: the exception of the driver.
             where: names the database in the message.
             committing: whether COMMIT raised the error: then a lost connection leaves the outcome unknown.
 

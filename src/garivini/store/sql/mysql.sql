@@ -231,20 +231,22 @@ DELETE FROM job WHERE jobid = :jobid
 DELETE FROM job WHERE jobid BETWEEN :first AND :last
 
 -- name: any_records (first, last) -> rows
--- Whether any job from the first id to the last has records or a successor. Usually none has, and one range scan costs
+-- Whether any job from the first id to the last has records or a successor, or is a member of a batch. Usually none has, and one range scan costs
 -- less than a lookup per id. This statement runs after the jobs are deleted: records that were written while the DELETE
 -- waited for a row exist by now, and no more can be added. On MySQL the statement reads a column outside the key. With
 -- the key's columns alone, MySQL would read the whole key if its statistics know of few rows, whatever the hint.
 SELECT EXISTS (SELECT 1 FROM failure FORCE INDEX (PRIMARY) WHERE jobid BETWEEN :first AND :last /*!80017 AND failed_at IS NOT NULL */)
     OR EXISTS (SELECT 1 FROM report FORCE INDEX (PRIMARY) WHERE jobid BETWEEN :first AND :last /*!80017 AND reported_at IS NOT NULL */)
     OR EXISTS (SELECT 1 FROM successor FORCE INDEX (PRIMARY) WHERE jobid BETWEEN :first AND :last /*!80017 AND due IS NOT NULL */)
+    OR EXISTS (SELECT 1 FROM batch_member FORCE INDEX (PRIMARY) WHERE jobid BETWEEN :first AND :last /*!80017 AND batchid IS NOT NULL */)
 
 -- name: with_records (jobids) -> rows
--- The given jobs that have records (rows of `failure` or `report`), each with 0, and those that have a successor, each
--- with 1. This statement runs after the jobs are deleted, as `any_records` does.
+-- The given jobs that have records (rows of `failure` or `report`), each with 0, those that have a successor, each
+-- with 1, and those that are members of a batch, each with 2. This statement runs after the jobs are deleted, as `any_records` does.
 SELECT jobid, 0 FROM failure FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
 UNION SELECT jobid, 0 FROM report FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND reported_at IS NOT NULL */
 UNION SELECT jobid, 1 FROM successor FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND due IS NOT NULL */
+UNION SELECT jobid, 2 FROM batch_member FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids) /*!80017 AND batchid IS NOT NULL */
 
 -- name: records (jobids) -> rows
 -- The job of each record of the given jobs, once per record, whether or not another transaction has locked the record.
@@ -348,11 +350,11 @@ SELECT jobid, funcname, CAST(UNIX_TIMESTAMP() AS SIGNED) - (
 
 -- name: standing (jobids) -> rows
 -- The rows of jobs before their setbacks, locked by the transaction. The last columns are whether the job has a
--- successor, and whether the attempt in the row holds the job.
+-- successor, whether it is a member of a batch, and whether the attempt in the row holds the job.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM `function` WHERE `function`.funcname = job.funcname),
        (SELECT retry FROM `function` WHERE `function`.funcname = job.funcname),
-       has_successor, {effective_state} IN (1, 2, 3)
+       has_successor, EXISTS (SELECT 1 FROM batch_member WHERE batch_member.jobid = job.jobid), {effective_state} IN (1, 2, 3)
   FROM job FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
    FOR UPDATE
 
@@ -1108,3 +1110,62 @@ SELECT id FROM arrived WHERE id IN (:*ids) AND mover = :mover
 -- name: forget_arrivals (age, limit) -> count
 -- Forgets follow-ups that have arrived long ago: their rows in the outbox were deleted then.
 DELETE FROM arrived WHERE arrived_at < UNIX_TIMESTAMP() - :age ORDER BY arrived_at LIMIT :limit
+
+-- name: put_batch (batchid, name, on_complete, on_success) -> none
+-- Creates a batch without members.
+INSERT INTO batch (batchid, name, members, pending, failed, sealed, created, completed_at, on_complete, on_success)
+VALUES (:batchid, :name, 0, 0, 0, 0, UNIX_TIMESTAMP(), 0, :on_complete, :on_success)
+
+-- name: batch (batchid) -> rows
+-- A batch.
+SELECT batchid, name, members, pending, failed, sealed, created, completed_at, on_complete, on_success FROM batch WHERE batchid = :batchid
+
+-- name: lock_batch (batchid) -> rows
+-- A batch, locked by the transaction.
+SELECT batchid, name, members, pending, failed, sealed, created, completed_at, on_complete, on_success FROM batch WHERE batchid = :batchid FOR UPDATE
+
+-- name: batches (batchid, limit) -> rows
+-- The next batches in the order of their ids, which begin with the time at which they were created.
+SELECT batchid, name, members, pending, failed, sealed, created, completed_at, on_complete, on_success FROM batch WHERE batchid > :batchid ORDER BY batchid LIMIT :limit
+
+-- name: open_batches (batchid, limit) -> rows
+-- The next batches that have not ended.
+SELECT batchid FROM batch WHERE completed_at = 0 AND batchid > :batchid ORDER BY batchid LIMIT :limit
+
+-- name: put_members (batchid, jobid) -> none
+-- Makes jobs members of a batch.
+INSERT INTO batch_member (jobid, batchid)
+VALUES
+  (:jobid, :batchid) -- each
+
+-- name: members_of (jobids) -> rows
+-- The members among these jobs, and their batches.
+SELECT jobid, batchid FROM batch_member FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
+
+-- name: member_page (batchid, jobid, limit) -> rows
+-- The next members of a batch that have not ended, in the order of their ids.
+SELECT jobid FROM batch_member FORCE INDEX (batch_member_batch) WHERE batchid = :batchid AND jobid > :jobid ORDER BY jobid LIMIT :limit
+
+-- name: leave_batches (jobids) -> count
+-- Removes members that have ended.
+DELETE batch_member FROM batch_member FORCE INDEX (PRIMARY) WHERE jobid IN (:*jobids)
+
+-- name: count_in (batchid, count) -> count
+-- Counts new members of a batch that has not ended.
+UPDATE batch SET members = members + :count, pending = pending + :count WHERE batchid = :batchid AND completed_at = 0
+
+-- name: count_out (batchid, count, failed) -> none
+-- Counts members that have ended; `failed` of them are dead.
+UPDATE batch SET pending = pending - :count, failed = failed + :failed WHERE batchid = :batchid
+
+-- name: seal (batchid) -> count
+-- Lets a batch end with its last member.
+UPDATE batch SET sealed = 1 WHERE batchid = :batchid AND completed_at = 0
+
+-- name: end_batch (batchid) -> none
+-- Notes that a batch has ended.
+UPDATE batch SET completed_at = UNIX_TIMESTAMP() WHERE batchid = :batchid
+
+-- name: forget_batches (age, limit) -> count
+-- Deletes batches that ended long ago.
+DELETE FROM batch WHERE completed_at > 0 AND completed_at < UNIX_TIMESTAMP() - :age ORDER BY completed_at LIMIT :limit

@@ -260,19 +260,21 @@ DELETE FROM job WHERE jobid = :jobid::bigint
 DELETE FROM job WHERE jobid BETWEEN :first AND :last
 
 -- name: any_records (first, last) -> rows
--- Whether any job from the first id to the last has records or a successor. Usually none has, and one range scan costs
+-- Whether any job from the first id to the last has records or a successor, or is a member of a batch. Usually none has, and one range scan costs
 -- less than a lookup per id. This statement runs after the jobs are deleted: records that were written while the DELETE
 -- waited for a row exist by now, and no more can be added.
 SELECT EXISTS (SELECT 1 FROM failure WHERE jobid BETWEEN :first AND :last)
     OR EXISTS (SELECT 1 FROM report WHERE jobid BETWEEN :first AND :last)
     OR EXISTS (SELECT 1 FROM successor WHERE jobid BETWEEN :first AND :last)
+    OR EXISTS (SELECT 1 FROM batch_member WHERE jobid BETWEEN :first AND :last)
 
 -- name: with_records (jobids) -> rows
--- The given jobs that have records (rows of `failure` or `report`), each with 0, and those that have a successor, each
--- with 1. This statement runs after the jobs are deleted, as `any_records` does.
+-- The given jobs that have records (rows of `failure` or `report`), each with 0, those that have a successor, each
+-- with 1, and those that are members of a batch, each with 2. This statement runs after the jobs are deleted, as `any_records` does.
 SELECT jobid, 0 FROM failure WHERE jobid = ANY (:@jobids::bigint[])
 UNION SELECT jobid, 0 FROM report WHERE jobid = ANY (:@jobids::bigint[])
 UNION SELECT jobid, 1 FROM successor WHERE jobid = ANY (:@jobids::bigint[])
+UNION SELECT jobid, 2 FROM batch_member WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: records (jobids) -> rows
 -- The job of each record of the given jobs, once per record, whether or not another transaction has locked the record.
@@ -366,11 +368,11 @@ SELECT jobid, funcname, floor(extract(epoch FROM clock_timestamp()))::bigint - (
 
 -- name: standing (jobids) -> rows
 -- The rows of jobs before their setbacks, locked by the transaction. The last columns are whether the job has a
--- successor, and whether the attempt in the row holds the job.
+-- successor, whether it is a member of a batch, and whether the attempt in the row holds the job.
 SELECT jobid, attempt, state, failcount, crashes,
        (SELECT max_failures FROM function WHERE function.funcname = job.funcname),
        (SELECT retry FROM function WHERE function.funcname = job.funcname),
-       has_successor, {effective_state} IN (1, 2, 3)
+       has_successor, EXISTS (SELECT 1 FROM batch_member WHERE batch_member.jobid = job.jobid), {effective_state} IN (1, 2, 3)
   FROM job WHERE jobid = ANY (:@jobids::bigint[]) FOR UPDATE OF job
 
 -- name: put_back (jobid, attempt, state, failcount, delay) -> none
@@ -1146,3 +1148,62 @@ SELECT id FROM arrived WHERE id = ANY (:@ids::text[]) AND mover = :mover::text
 -- Forgets follow-ups that have arrived long ago: their rows in the outbox were deleted then.
 DELETE FROM arrived
  WHERE id IN (SELECT id FROM arrived WHERE arrived_at < (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - :age::bigint LIMIT :limit::bigint)
+
+-- name: put_batch (batchid, name, on_complete, on_success) -> none
+-- Creates a batch without members.
+INSERT INTO batch (batchid, name, members, pending, failed, sealed, created, completed_at, on_complete, on_success)
+VALUES (:batchid::text, :name::text, 0, 0, 0, 0, (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint), 0, :on_complete::text, :on_success::text)
+
+-- name: batch (batchid) -> rows
+-- A batch.
+SELECT batchid, name, members, pending, failed, sealed, created, completed_at, on_complete, on_success FROM batch WHERE batchid = :batchid::text
+
+-- name: lock_batch (batchid) -> rows
+-- A batch, locked by the transaction.
+SELECT batchid, name, members, pending, failed, sealed, created, completed_at, on_complete, on_success FROM batch WHERE batchid = :batchid::text FOR UPDATE
+
+-- name: batches (batchid, limit) -> rows
+-- The next batches in the order of their ids, which begin with the time at which they were created.
+SELECT batchid, name, members, pending, failed, sealed, created, completed_at, on_complete, on_success FROM batch WHERE batchid > :batchid::text ORDER BY batchid LIMIT :limit::bigint
+
+-- name: open_batches (batchid, limit) -> rows
+-- The next batches that have not ended.
+SELECT batchid FROM batch WHERE completed_at = 0 AND batchid > :batchid::text ORDER BY batchid LIMIT :limit::bigint
+
+-- name: put_members (batchid, jobid) -> none
+-- Makes jobs members of a batch.
+INSERT INTO batch_member (jobid, batchid)
+SELECT * FROM unnest(:@jobid::bigint[], :@batchid::text[])
+
+-- name: members_of (jobids) -> rows
+-- The members among these jobs, and their batches.
+SELECT jobid, batchid FROM batch_member WHERE jobid = ANY (:@jobids::bigint[])
+
+-- name: member_page (batchid, jobid, limit) -> rows
+-- The next members of a batch that have not ended, in the order of their ids.
+SELECT jobid FROM batch_member WHERE batchid = :batchid::text AND jobid > :jobid::bigint ORDER BY jobid LIMIT :limit::bigint
+
+-- name: leave_batches (jobids) -> count
+-- Removes members that have ended.
+DELETE FROM batch_member WHERE jobid = ANY (:@jobids::bigint[])
+
+-- name: count_in (batchid, count) -> count
+-- Counts new members of a batch that has not ended.
+UPDATE batch SET members = members + :count::bigint, pending = pending + :count::bigint WHERE batchid = :batchid::text AND completed_at = 0
+
+-- name: count_out (batchid, count, failed) -> none
+-- Counts members that have ended; `failed` of them are dead.
+UPDATE batch SET pending = pending - :count::bigint, failed = failed + :failed::bigint WHERE batchid = :batchid::text
+
+-- name: seal (batchid) -> count
+-- Lets a batch end with its last member.
+UPDATE batch SET sealed = 1 WHERE batchid = :batchid::text AND completed_at = 0
+
+-- name: end_batch (batchid) -> none
+-- Notes that a batch has ended.
+UPDATE batch SET completed_at = (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) WHERE batchid = :batchid::text
+
+-- name: forget_batches (age, limit) -> count
+-- Deletes batches that ended long ago.
+DELETE FROM batch
+ WHERE batchid IN (SELECT batchid FROM batch WHERE completed_at > 0 AND completed_at < (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - :age::bigint ORDER BY completed_at LIMIT :limit::bigint)

@@ -1,0 +1,2 @@
+DROP TABLE batch_member;
+DROP TABLE batch;
