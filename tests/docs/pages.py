@@ -6,12 +6,12 @@ A comment before a block of a page tells how to treat it:
 * ``<!-- change: NAME -->``: its line takes the place of the last line of that file.
 * ``<!-- env: NAME=VALUE -->``: set for this block and those after it.
 * ``<!-- parse only -->``: its commands are read, not run. ``<!-- commands: parse only -->``: all of a page.
-* ``<!-- not run: REASON -->``: it is not executed.
+* ``<!-- not run: REASON -->``: it is compiled and not executed.
 * ``<!-- run: slow -->``, ``<!-- synopsis -->``, ``<!-- defaults -->``: a test has it.
 
-``<!-- then: work -->`` lets the page's ``worker`` run what is due. Blocks of a page share a namespace, a
-working directory with a new ``garivini.db``, and an embedded server whose address stands in for
-127.0.0.1:4730.
+``<!-- then: work -->`` lets the page's ``worker``, or that of its ``app``, run what is due. Blocks of a page
+share a namespace, a working directory with a new ``garivini.db``, and an embedded server whose address stands
+in for 127.0.0.1:4730.
 """
 
 import re

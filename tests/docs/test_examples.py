@@ -1,5 +1,6 @@
 """What pages show is executed."""
 
+import ast
 import asyncio
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from garivini import (
     Client,
+    Garivini,
     State,
     Worker,
 )
@@ -35,6 +37,8 @@ from tests.servers import embedded
 HARMLESS: Final = frozenset({"insert", "jobs", "functions", "status", "health", "db"})
 #: Python blocks that may stand in the pages without being executed.
 MOST_NOT_RUN: Final = 3
+#: Those that show the code of another queue, which is not installed here. They are compiled.
+FOREIGN: Final = "code of another queue"
 
 
 class Pages:
@@ -47,7 +51,7 @@ class Pages:
         self._parse_only = False
         self.namespace: dict[str, Any] = {"__name__": "page"}
         #: What the blocks have opened: a later one may use its name for another.
-        self._opened: list[Client | Engine | AsyncEngine] = []
+        self._opened: list[Client | Garivini | Engine | AsyncEngine] = []
 
     def run(self, block: Block) -> None:
         if "env" in block.marks:
@@ -61,18 +65,22 @@ class Pages:
                 file = self._folder / block.marks["change"]
                 changed(file, block)
                 compile(file.read_text(), str(file), "exec")
-            case "python" if "not run" not in block.marks:
+            case "python" if "not run" in block.marks:
+                compile(block.text, str(block.page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            case "python":
                 # As many lines in front as on the page, so that a traceback names the page's line.
                 text = "\n" * block.line + self._here(block.text)
                 exec(compile(text, str(block.page), "exec"), self.namespace)
                 self._opened += [
                     value
                     for value in self.namespace.values()
-                    if isinstance(value, Client | Engine | AsyncEngine) and value not in self._opened
+                    if isinstance(value, Client | Garivini | Engine | AsyncEngine)
+                    and value not in self._opened
                 ]
             case "then":
                 assert block.text == "work", block
-                asyncio.run(_work(self.namespace["worker"], self._server))
+                worker = self.namespace.get("worker") or self.namespace["app"].worker()
+                asyncio.run(_work(worker, self._server))
             case "sh" if not (self._parse_only or "parse only" in block.marks):
                 for words, alone in commands(block.text):
                     if alone and words and words[0] in HARMLESS | {"--version"}:
@@ -85,7 +93,7 @@ class Pages:
     def close(self) -> None:
         for value in self._opened:
             match value:
-                case Client():
+                case Client() | Garivini():
                     value.close()
                 case Engine():
                     value.dispose()
@@ -147,6 +155,9 @@ def test_what_a_page_shows_works(path: Path, folder: Path, monkeypatch: pytest.M
 def test_few_blocks_are_not_run_and_each_says_why() -> None:
     left = [block for block in of_language("python") if "not run" in block.marks]
     assert all(block.marks["not run"] for block in left)
+    foreign = [block for block in left if block.marks["not run"] == FOREIGN]
+    left = [block for block in left if block not in foreign]
+    assert all(block.page.name.startswith("coming-from-") for block in foreign)
     assert len(left) <= MOST_NOT_RUN
     assert len(of_language("python")) > 20
 

@@ -134,7 +134,7 @@ def test_the_php_lines_of_the_readme_inject(injector: Command, server: str, clie
     host, port = server.split(":")
     done = output(["php", "-r", block.text.replace("'127.0.0.1', 4730", f"'{host}', {port}")])
     (job,) = client.list_jobs()
-    assert (job.funcname, job.arg, job.flag) == ("hello", b"world", "shim")
+    assert (job.funcname, job.json, job.flag) == ("jobs.hello", {"name": "world"}, "shim")
     assert done.stdout == f'{{"jobid":{job.jobid},"dbid":1,"duplicate":false}} is committed\n'
 
 
