@@ -34,6 +34,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
         "testing": "errors model databases client store keeper worker app",
         "cli": "errors events model databases settings gearman store submission client keeper worker roles "
         "app",
+        "contrib": "errors model client settings store keeper worker app cli",
         "__main__": "cli",
         "job": "model",
         "aio": "client",

@@ -15,7 +15,7 @@ docstring of each part lists its modules. ``docs/explanation/source.md`` names t
   kills its processes. ``roles``: QueueRunner, Controller, Injector.
 * ``app``: ``Garivini``, the typed functions of an application, built on ``Client`` and ``Worker``.
 * ``testing``: tests of applications, with a queue in memory; not used by the other parts.
-* ``cli``: the command ``garivini``.
+* ``cli``: the command ``garivini``. ``contrib``: parts for Django, which need Django.
 """
 
 from importlib import import_module

@@ -42,6 +42,8 @@ class Connections:
         self._checked = False
         self._incarnations = Incarnations(self.dbid, self.where, self.dialect)
         self._expected: int | None = None
+        #: A caller's connection for reads; None: a connection of our own.
+        self._callers: Any = None
 
     def with_lock_timeout(self, seconds: float) -> Self:
         """Return other connections to the same database with this maximum wait for a row lock."""
@@ -86,8 +88,8 @@ class Connections:
 
     # ---- the schema
 
-    def upgrade(self) -> None:
-        """Bring the schema to the version of this code.
+    def upgrade(self, revision: str = "head") -> None:
+        """Bring the schema to the version of this code, or to an older revision.
 
         Does nothing if the schema has this version already, or a newer one that this code can use.
 
@@ -103,7 +105,7 @@ class Connections:
         try:
             with self.engine.begin() as begun:
                 self.dialect.begin_upgrade(begun)
-                schema.upgrade(begun)
+                schema.upgrade(begun, revision)
         except CommandError:
             pass  # the revision is not known here; the check below decides whether it can be used
         except exc.SQLAlchemyError as error:
@@ -111,7 +113,8 @@ class Connections:
         finally:
             self.close()  # a connection of an upgrade may wait for longer than others, so it is not reused
         self._checked = False
-        self.check()
+        if revision == "head":
+            self.check()
 
     def check(self, *, name: bool = True) -> str:
         """Make sure that this code can use the schema, and that the id stored in the database is this one.
@@ -144,9 +147,19 @@ class Connections:
 
     # ---- statements
 
+    def joining(self, connection: Any) -> Self:
+        """Return the same connections, whose reads are part of a caller's transaction: see ``joined``."""
+        other = copy(self)
+        other._callers = connection
+        return other
+
     @contextmanager
     def reading(self) -> Iterator[Statements]:
         """Run statements that read: each alone, or behind a pooler all of them in one transaction."""
+        if self._callers is not None:
+            with self.joined(self._callers) as run:
+                yield run
+            return
         if not self._checked:
             self.check()
         try:

@@ -27,8 +27,12 @@ def is_usable(revision: str) -> bool:
     return found is not None and found[2] is not None and found[2] <= SCHEMA[:4] < found[1]
 
 
-def upgrade(connection: Connection) -> None:
+def upgrade(connection: Connection, revision: str = "head") -> None:
     """Bring the schema of a database to this code's, in the transaction of ``connection``.
+
+    Args:
+        connection: to the database.
+        revision: to stop at. A schema that has it already is left as it is.
 
     Raises:
         alembic.util.CommandError: the schema is at a revision that is not known here.
@@ -36,7 +40,7 @@ def upgrade(connection: Connection) -> None:
     """
     from alembic import command
 
-    command.upgrade(_config(connection=connection), "head")
+    command.upgrade(_config(connection=connection), revision)
 
 
 def migration_sql(dialect: str, *, existing: bool = False, undo: bool = False) -> str:

@@ -49,6 +49,8 @@ class Registered:
     is_async: bool
     #: Computes the delay after a failure; None: the stored settings decide.
     delay: DelayAfter | None = None
+    #: Whether failures store the name of the exception's class with its module.
+    names_module: bool = False
 
 
 def registered(
@@ -149,6 +151,8 @@ def setback_of(entry: Registered, job: Job, error: BaseException, worker: str) -
             )
         case _:
             failed = failure(handle, error, worker)
+            if entry.names_module:
+                failed = replace(failed, error=failed.classes[1])
             return failed if entry.delay is None else _delayed(entry, failed, job.failcount + 1, error)
 
 

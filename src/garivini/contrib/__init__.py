@@ -1,0 +1,1 @@
+"""Parts for frameworks, each of which needs its framework: ``django``."""
