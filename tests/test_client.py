@@ -258,7 +258,7 @@ def test_rows_may_come_from_a_generator_and_may_be_none(client: Client) -> None:
     [
         (
             {"funcname": "f", "run_after": 5},
-            "'run_after' is not one of arg, coalesce, expires, funcname, partition",
+            "'run_after' is not one of arg, coalesce, expires, funcname, headers, partition",
         ),
         ({"funcname": "f", "uniq": "k", 5: 6}, "'uniq', 5 is not one of"),
         ({"arg": "x"}, "it has no funcname"),

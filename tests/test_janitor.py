@@ -18,6 +18,7 @@ from garivini.model.policy import FunctionPolicy
 from garivini.model.state import State
 from garivini.model.unique import Unique
 from garivini.model.when import Never
+from garivini.roles.batch_upkeep import FORGET_INTERVAL, IDLE_INTERVAL
 from garivini.roles.janitor import DEAD_INTERVAL, DEAD_JOBS, INTERVAL, Janitor
 from garivini.store.database import Database, Lane
 from tests.databases import sqlite_url
@@ -26,6 +27,8 @@ from tests.test_queue_runner import runner
 
 #: The calls about unique keys and jobs that expire.
 KEYS = ["promote_successors", "forget_keys", "discard_late"]
+#: The calls about batches, which have intervals of their own.
+BATCHES = ["forget_batches", "open_batches", "count_ended_members"]
 
 
 class Office:
@@ -47,7 +50,12 @@ class Office:
         self.now += seconds
         self.calls.clear()
         await self.janitor.run()
-        return list(self.calls)
+        return [call for call in self.calls if call not in BATCHES]
+
+    @property
+    def batch_calls(self) -> list[str]:
+        """The calls of the last run about batches."""
+        return [call for call in self.calls if call in BATCHES]
 
 
 def execute(directory: Path, *statements: str) -> None:
@@ -74,6 +82,26 @@ async def test_idle_it_makes_one_call_a_minute_and_two_more_an_hour(office: Offi
     minute = ["forget_finished", *KEYS]
     assert minutes == [minute] * (len(minutes) - 1) + [all_calls]
     assert office.seen == []
+
+
+async def test_it_looks_for_open_batches_each_ten_seconds_and_each_second_while_there_is_one(
+    office: Office,
+) -> None:
+    seen = []
+    for seconds in (0, IDLE_INTERVAL - 0.1, 0.1, 1, IDLE_INTERVAL - 1):
+        await office.later(seconds)
+        seen.append(office.batch_calls)
+    assert seen == [[], [], ["open_batches"], [], ["open_batches"]]
+    office.database.create_batch("7" * 16, "", None, None)
+    await office.later(IDLE_INTERVAL)
+    assert office.batch_calls == ["open_batches", "count_ended_members"]
+    await office.later(1)
+    assert office.batch_calls == ["open_batches", "count_ended_members"]
+    office.database.seal_batch("7" * 16)
+    await office.later(1)
+    assert office.batch_calls == ["open_batches"]
+    await office.later(FORGET_INTERVAL)
+    assert office.batch_calls == ["forget_batches", "open_batches"]
 
 
 async def test_it_goes_on_until_all_is_deleted_and_reports_how_many_once_a_minute(

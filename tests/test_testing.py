@@ -163,6 +163,8 @@ def test_travel_knows_each_column_with_a_time(tmp_path: Path) -> None:
         "partition_rate": "funcname partition",
         "outbox": "target id funcname uniqkey coalesce partition arg flag priority expires rule headers",
         "arrived": "id mover",
+        "batch": "batchid name members pending failed sealed on_complete on_success",
+        "batch_member": "jobid batchid",
     }
     connection = sqlite3.connect(sqlite_url(tmp_path).removeprefix("sqlite:///"))
     names = connection.execute(

@@ -450,6 +450,12 @@ class Model:
     def discard_late(self, limit: int = CHUNK) -> list[Any]:
         return []
 
+    def open_batches(self, after: str = "") -> list[str]:
+        return []
+
+    def forget_batches(self, limit: int = CHUNK) -> int:
+        return 0
+
     def forget_partitions(self, limit: int = CHUNK) -> int:
         return 0
 

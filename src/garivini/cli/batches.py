@@ -14,7 +14,12 @@ from garivini.model.batch import BatchStatus
 
 @click.group()
 def batches() -> None:
-    """List batches, show how far one is, and cancel one."""
+    """List batches, show how far one is, and cancel one.
+
+    \b
+    Example:
+      garivini batches list
+    """
 
 
 @batches.command("list")

@@ -29,7 +29,8 @@ class BatchUpkeep:
     def __init__(self, database: Database, call: Callable[..., Awaitable[Any]]) -> None:
         self._database = database
         self._call = call
-        self._search_at = 0.0
+        #: The monotonic times of the next search and of the next deletion; None: before the first call.
+        self._search_at: float | None = None
         self._forget_at = 0.0
         #: The open batches that this round has still to examine, and the place in the first of them.
         self._left: list[str] = []
@@ -38,6 +39,8 @@ class BatchUpkeep:
 
     async def run(self, now: float) -> None:
         """Do what is due. ``now``: the monotonic time."""
+        if self._search_at is None:
+            self._search_at, self._forget_at = now + IDLE_INTERVAL, now + FORGET_INTERVAL
         if now >= self._forget_at:
             self._forget_at = now + FORGET_INTERVAL
             if await self._call(self._database.forget_batches, FORGOTTEN) == FORGOTTEN:

@@ -19,6 +19,7 @@ TIMES: Final[dict[str, tuple[str, ...]]] = {
     "partition_rate": ("used_until",),
     "outbox": ("run_after",),
     "arrived": ("arrived_at",),
+    "batch": ("created", "completed_at"),
 }
 
 
