@@ -72,6 +72,7 @@ async def test_a_batch_with_a_dead_member_has_not_succeeded(tmp_path: Path) -> N
             return batch.id
 
         batch = await whole.call(insert)
+        await whole.seen.until(lambda: len(ran) == 3)
         await whole.gone(1)
         assert ran[2:] == [f"completed  {batch}"]
 
