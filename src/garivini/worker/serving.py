@@ -184,13 +184,14 @@ class Serving:
 
     async def _drain(self, stop: asyncio.Event) -> None:
         """Finish the jobs that the worker holds. The time limit, a TimeoutError, counts from ``stop``."""
-        async with asyncio.timeout(None) as limit:
-            limiting = asyncio.create_task(self._limit_drain(stop, limit))
+        async with asyncio.timeout(self._drain_timeout if stop.is_set() else None) as limit:
+            limiting = None if stop.is_set() else asyncio.create_task(self._limit_drain(stop, limit))
             try:
                 await asyncio.gather(*(connection.drain() for connection in self._connections))
                 await self._held_jobs.until_empty()  # including jobs whose connection is lost
             finally:
-                limiting.cancel()
+                if limiting is not None:
+                    limiting.cancel()
 
     async def _limit_drain(self, stop: asyncio.Event, limit: asyncio.Timeout) -> None:
         await stop.wait()
