@@ -86,6 +86,27 @@ async def test_a_running_def_sees_that_it_is_cancelled_and_may_succeed_anyway(tm
         await queue.gone()
 
 
+async def test_a_def_without_a_supervisor_is_reported_after_the_grace_time_and_continues(
+    tmp_path: Path,
+) -> None:
+    async with system(tmp_path) as queue:
+        running, release = threading.Event(), threading.Event()
+
+        @queue.worker.function("f", cancel_grace=1)
+        def f(job: Job) -> None:
+            running.set()
+            assert release.wait(PATIENCE)
+
+        queue.start_worker()
+        queue.start_queue_runner()
+        await queue.call(queue.client.insert_job, "f")
+        await queue.call(running.wait, PATIENCE)
+        await cancel(queue, 1)
+        assert await queue.seen.wait("job.overdue") == [{"jobid": 1, "seconds": 1}]
+        release.set()
+        await queue.gone()
+
+
 async def test_a_copy_of_a_cancelled_job_that_waits_in_a_server_does_not_start(tmp_path: Path) -> None:
     async with system(tmp_path) as queue:
         running, release = asyncio.Event(), asyncio.Event()

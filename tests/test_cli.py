@@ -379,6 +379,7 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
     others = given.split()
     assert invoke("functions", "set", "f", *others, "--db", url).exit_code == 0
     keys = "--unique-scope while_live --on-duplicate debounce --max-delay 300 --expires 60".split()
+    keys += ["--cancel-grace", "9"]
     assert invoke("functions", "set", "f", *keys, "--db", url).exit_code == 0
     (entry,) = json.loads(invoke("functions", "list", "-o", "json", "--db", url).output)
     assert entry == {
@@ -398,6 +399,7 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
         "partition_rate": "10/s",
         "partition_burst": 3,
         "fair": True,
+        "cancel_grace": 9,
         "paused_until": None,
         "rate": "100/m",
         "burst": 10,

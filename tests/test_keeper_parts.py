@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,7 @@ from garivini import events
 from garivini.clock import Clock
 from garivini.errors import RefusedError, UnreachableError
 from garivini.keeper.execution import Execution
+from garivini.keeper.functions import Functions
 from garivini.keeper.outcome_queue import OutcomeQueue
 from garivini.keeper.recognition import Recognition
 from garivini.keeper.reports import Reports
@@ -20,6 +22,7 @@ from garivini.keeper.step import NOT_DUE
 from garivini.keeper.time_limit import TimeLimit
 from garivini.keeper.wakeup import Wakeup
 from garivini.model.job import Job
+from garivini.model.policy import FunctionPolicy
 
 
 class Part:
@@ -59,11 +62,16 @@ def execution_of(jobid: int, dbid: int = 1) -> Execution:
     return Execution(Job(jobid=jobid, dbid=dbid, funcname="f", arg=b""), cast(Any, None), "me")
 
 
+#: The settings of functions that the parts have read.
+STORED = {"f": FunctionPolicy(cancel_grace=100)}
+
+
 def limit_of(dbid: int, running: Callable[[], Execution | None]) -> TimeLimit:
     return TimeLimit(
         dbid,
         cast(SetbackWriter, None),
         cast(Recognition, None),
+        cast(Functions, SimpleNamespace(stored=STORED)),
         Wakeup(threading.Event()),
         running,
         lambda execution: None,
@@ -176,3 +184,23 @@ def test_step_of_the_time_limit_reports_an_overdue_job_of_its_database_once() ->
     unlisten()
     assert seen == ["job.overdue"]
     assert own.next_due() == NOT_DUE
+
+
+def test_limit_cancelled_shortens_the_time_limit_and_does_not_lengthen_it() -> None:
+    execution = execution_of(1)
+    limit = limit_of(1, lambda: execution)
+    now = time.monotonic()
+    limit.limit_cancelled(execution)
+    assert execution.limit == 100
+    assert now + 100 <= limit.next_due() < now + 200
+    limit.limit(execution, 5.0)
+    before = limit.next_due()
+    limit.limit_cancelled(execution)
+    assert (execution.limit, limit.next_due()) == (5.0, before)
+
+
+def test_limit_cancelled_leaves_a_job_of_a_function_without_a_grace_time_alone() -> None:
+    execution = Execution(Job(jobid=1, dbid=1, funcname="g", arg=b""), cast(Any, None), "me")
+    limit = limit_of(1, lambda: execution)
+    limit.limit_cancelled(execution)
+    assert limit.next_due() == NOT_DUE

@@ -173,6 +173,26 @@ def overruns(job):
     time.sleep(60)
 
 
+@worker.function("stubborn", cancel_grace=1)
+def stubborn(job):
+    note("stubborn", os.getpid())
+    time.sleep(60)
+
+
+@worker.function("obedient", cancel_grace=1)
+def obedient(job):
+    note("obeys", os.getpid())
+    while not job.cancelled:
+        time.sleep(0.01)
+    raise RuntimeError("cancelled")
+
+
+@worker.function("outlives the grace time")
+def outlives(job):
+    time.sleep(2)
+    note("outlived", os.getpid())
+
+
 @worker.function("waits")
 async def waits(job):
     with open("waits", "a") as starts:
@@ -372,6 +392,33 @@ def test_a_def_that_overruns_its_time_limit_is_no_crash_of_an_async_def_beside_i
         until(lambda: shop.client.get_job(quick) is None)  # deaths are recorded before that
         assert shop.client.failures(waits) == []
         (shop.folder / "go-on").touch()
+
+
+def test_a_def_that_still_runs_after_the_grace_time_of_its_cancel_is_ended_with_its_process(
+    shop: Shop,
+) -> None:
+    with shop.worker():
+        stubborn = shop.client.insert_job("stubborn")
+        pid = shop.noted("stubborn")
+        began = time.monotonic()
+        assert shop.client.cancel_job(stubborn, "as the test wants")
+        until(lambda: not alive(pid))
+        assert time.monotonic() - began > 1
+        quick = shop.client.insert_job("quick")
+        until(lambda: shop.client.get_job(quick) is None)  # deaths are recorded before that
+        job = shop.client.get_job(stubborn)
+        assert job is not None
+        assert (job.state, job.failcount, job.crashes) == (State.DEAD, 0, 0)
+        assert [record.kind for record in shop.client.failures(stubborn)] == ["cancelled"]
+
+
+def test_a_def_that_ends_within_the_grace_time_of_its_cancel_leaves_its_process_alone(shop: Shop) -> None:
+    with shop.worker():
+        obedient = shop.client.insert_job("obedient")
+        pid = shop.noted("obeys")
+        assert shop.client.cancel_job(obedient)
+        shop.client.insert_job("outlives the grace time")
+        assert shop.noted("outlived") == pid
 
 
 def test_a_drain_reports_the_def_that_outlives_it(shop: Shop) -> None:

@@ -19,6 +19,7 @@ class FunctionRules(TypedDict, total=False):
     """The settings of a function, as for ``Worker.function``, where each is described."""
 
     timeout: float | None
+    cancel_grace: int | None
     lease: int | None
     max_running: int | None
     rate: str | None

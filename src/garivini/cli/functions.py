@@ -102,6 +102,12 @@ def list_(dbs: list[str], output: Form) -> None:
 )
 @click.option("--timeout", type=float, metavar="SECONDS", help="Maximum time of a job on a Worker.")
 @click.option(
+    "--cancel-grace",
+    type=int,
+    metavar="SECONDS",
+    help="End the process of a def that still runs this time after its job was cancelled.",
+)
+@click.option(
     "--dead-retention", type=int, metavar="DAYS", help="How long a dead job is kept; by default for ever."
 )
 @click.option(
@@ -164,6 +170,7 @@ def set_(
     max_running: int | None,
     retry: str | None,
     timeout: float | None,
+    cancel_grace: int | None,
     dead_retention: int | None,
     rate: str | None,
     burst: int | None,
@@ -210,6 +217,7 @@ def set_(
         max_running=max_running,
         retry=retry,
         timeout=timeout,
+        cancel_grace=cancel_grace,
         dead_retention=dead_retention,
         rate=rate,
         burst=burst,

@@ -6,7 +6,7 @@ a lease should be much longer than any such code holds the lock.)
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 from garivini import events
 from garivini.clock import SYSTEM_CLOCK, Clock
@@ -36,6 +36,8 @@ from garivini.model.outcome import Report
 from garivini.model.policy import FunctionPolicy
 from garivini.store.database import Database
 
+_T = TypeVar("_T")
+
 #: Seconds that a write of many rows waits for a lock. Then the locked rows are left out.
 _LOCK_TIMEOUT: Final = 0.2
 #: Maximum seconds for the commits at the end.
@@ -48,14 +50,12 @@ def _emit_given_back(executions: list[Execution]) -> None:
     events.emit("jobs.given_back", jobs=len(executions))
 
 
-def _both(
-    first: Callable[[list[Execution]], None], then: Callable[[list[Execution]], None]
-) -> Callable[[list[Execution]], None]:
-    """Return a function that passes executions to two others."""
+def _both(first: Callable[[_T], None], then: Callable[[_T], None]) -> Callable[[_T], None]:
+    """Return a function that passes its argument to two others."""
 
-    def both(executions: list[Execution]) -> None:
-        first(executions)
-        then(executions)
+    def both(argument: _T) -> None:
+        first(argument)
+        then(argument)
 
     return both
 
@@ -131,20 +131,20 @@ class Keeper:
         reports = Reports(own, writer, recognition, wakeup, monotonic)
         #: The calls of running functions about their own jobs.
         self.job_calls: JobCalls = JobCalls(database, databases, self.functions, reports)
-        writes = (own, writer, recognition, setbacks, self.functions, database_clock, on_inserted)
-        ends = OutcomeWriter(*writes)
+        ends = OutcomeWriter(own, writer, recognition, setbacks, self.functions, database_clock, on_inserted)
         committed = _both(on_committed, self.job_events.end)
         self._outcomes = outcomes = OutcomeQueue(own.dbid, ends, reports, wakeup, committed, monotonic)
         given = _both(_emit_given_back, on_given_back)
         given_back = RowChanges(writer, own.give_back, recognition, monotonic, given)
-        renewals = Renewals(
-            *(leases, given_back, database_clock, self.functions, wakeup, take_back, on_cancelled, monotonic)
-        )
-        marks = Marks(own, checks, renewals, monotonic)
         limit = TimeLimit(
-            *(own.dbid, setbacks, recognition, wakeup, running, on_overdue, monotonic),
+            *(own.dbid, setbacks, recognition, self.functions, wakeup, running, on_overdue, monotonic),
             ends_process=child is not None,
         )
+        cancelled = _both(limit.limit_cancelled, on_cancelled)
+        renewals = Renewals(
+            *(leases, given_back, database_clock, self.functions, wakeup, take_back, cancelled, monotonic)
+        )
+        marks = Marks(own, checks, renewals, monotonic)
         obituaries = Obituaries(child, own.dbid, setbacks, writer, recognition, monotonic)
         # In the order of the steps: reports come before the outcomes of their jobs, registration comes last.
         first: list[Part] = [recognition, obituaries, self.functions, database_clock, marks, checks]

@@ -32,7 +32,7 @@ _WHOLE: Final = (
         "burst",
         "expires",
     ),
-    *("partition_max_running", "partition_burst"),
+    *("partition_max_running", "partition_burst", "cancel_grace"),
 )
 #: The longest ``dead_retention``: ten years.
 _MAX_DAYS: Final = 3650
@@ -93,6 +93,9 @@ class FunctionPolicy:
     partition_burst: int | None = None
     #: Whether the partitions take turns: each gets one job per round.
     fair: bool | None = None
+    #: Seconds after a running job is cancelled, after which a supervised ``Worker`` ends the process of a
+    #: ``def``; None: the function continues.
+    cancel_grace: int | None = None
     #: Unix time until which no job of the function is handed out; None: it is not paused. Not a setting:
     #: see ``Client.pause``.
     paused_until: int | None = None
@@ -124,7 +127,7 @@ class FunctionPolicy:
         _ = self.key_rule  # checks its parts
 
     def _check_failures(self) -> None:
-        """Check the settings of failed jobs."""
+        """Check the settings of failed jobs, and of those that are to be ended."""
         if self.retry is not None:
             if not isinstance(self.retry, str):
                 raise UsageError(f"retry is a JSON text, not {self.retry!r:.100}")
@@ -134,6 +137,8 @@ class FunctionPolicy:
                 raise UsageError(f"timeout is a number of seconds, not {self.timeout!r:.100}")
             if not 0 < self.timeout <= 365 * _DAY:
                 raise UsageError(f"a timeout is above 0 seconds and at most a year, not {self.timeout}")
+        if self.cancel_grace is not None and not 1 <= self.cancel_grace <= 365 * _DAY:
+            raise UsageError(f"a cancel_grace is 1 s to a year, not {self.cancel_grace}")
 
     def _check_rules(self) -> None:
         """Check the limits, rates and bursts."""

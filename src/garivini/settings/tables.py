@@ -80,6 +80,7 @@ class FunctionTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     fair: bool | None = None
     retry: str | None = None
     timeout: float | None = None
+    cancel_grace: int | None = None
 
 
 class TlsTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

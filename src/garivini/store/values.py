@@ -19,7 +19,7 @@ _STRICT: Final = frozenset(("jobid", "first", "last", "dbid", "attempt", "after"
 #: Parameters that may be None, besides the texts.
 _OPTIONAL: Final = frozenset(
     "state lease deadline renews max_failures retention max_running dead_retention burst paused_until"
-    " partition_max_running partition_burst fair"
+    " partition_max_running partition_burst fair cancel_grace"
     " created_from created_before due_from due_before every tick next_tick queued last_tick"
     " last_jobid unique_window max_delay expires".split()
 )

@@ -67,6 +67,7 @@ class Worker:
         funcname: str,
         *,
         timeout: float | None = None,
+        cancel_grace: int | None = None,
         lease: int | None = None,
         max_failures: int | None = None,
         max_running: int | None = None,
@@ -102,6 +103,9 @@ class Worker:
             funcname: the function's name in Gearman.
             timeout: maximum seconds of a job. After that the job has failed. An ``async def`` is cancelled;
                 to stop a ``def``, the process is ended and started again, which needs ``garivini worker``.
+            cancel_grace: seconds after the worker learns that a running job is cancelled, 1 s to a year.
+                After them the process of a ``def`` that still runs is ended and started again, which needs
+                ``garivini worker``. By default the ``def`` continues. An ``async def`` is always cancelled.
             lease: seconds for which an attempt holds a job unless the lease is renewed; 60 by default.
             max_failures: failures after which a job is dead; 25 by default.
             max_running: maximum jobs that are in flight at a time (dispatched and not ended yet), 1 to
@@ -156,6 +160,7 @@ class Worker:
             partition_burst=partition_burst,
             fair=fair,
             timeout=timeout,
+            cancel_grace=cancel_grace,
             retention=retention,
             dead_retention=dead_retention,
             unique_scope=unique_scope,

@@ -1,5 +1,7 @@
 """What is set for functions: alike in every kind of database."""
 
+from dataclasses import replace
+
 import pytest
 
 from garivini.model.job import Handle
@@ -18,10 +20,14 @@ def test_functions_has_none_at_first(database: Database) -> None:
 
 
 def test_set_function_keeps_what_is_set(database: Database) -> None:
-    policy = FunctionPolicy(lease=30, deadline=600, renews=True, envelope="raw", max_failures=3)
+    policy = FunctionPolicy(
+        lease=30, deadline=600, renews=True, envelope="raw", max_failures=3, cancel_grace=31_536_000
+    )
     database.set_function("fün", policy)
     database.set_function("g", FunctionPolicy(renews=False))
     assert database.functions() == {"fün": policy, "g": FunctionPolicy(renews=False)}
+    database.set_function("fün", FunctionPolicy(lease=40))
+    assert database.function_settings()["fün"].policy == replace(policy, lease=40)
 
 
 def test_set_function_leaves_other_settings(database: Database) -> None:

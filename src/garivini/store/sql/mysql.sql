@@ -567,7 +567,7 @@ SHOW GLOBAL VARIABLES WHERE variable_name IN ('group_replication_consistency', '
 -- name: functions () -> rows
 -- The settings that apply to each function, and the time until which it is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair,
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, cancel_grace,
        CASE WHEN paused_until > UNIX_TIMESTAMP() THEN paused_until END
   FROM `function` ORDER BY funcname
 
@@ -575,7 +575,7 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
 -- The settings of all functions, with those that code has declared and those that an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       partition_max_running, partition_rate, partition_burst, fair,
+       partition_max_running, partition_rate, partition_burst, fair, cancel_grace,
        declared, override
   FROM `function` ORDER BY funcname
 
@@ -587,7 +587,7 @@ SELECT funcname, declared FROM `function` WHERE funcname IN (:*funcnames)
 -- The settings of the given functions, as `settings` returns them, locked by the transaction.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       partition_max_running, partition_rate, partition_burst, fair,
+       partition_max_running, partition_rate, partition_burst, fair, cancel_grace,
        declared, override
   FROM `function` WHERE funcname IN (:*funcnames) ORDER BY funcname FOR UPDATE
 
@@ -598,13 +598,13 @@ VALUES
   (:funcname) -- each
 ON DUPLICATE KEY UPDATE funcname = VALUES(funcname)
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, cancel_grace, declared, override) -> none
 -- Writes all settings of functions.
 INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       partition_max_running, partition_rate, partition_burst, fair, declared, override)
+       partition_max_running, partition_rate, partition_burst, fair, cancel_grace, declared, override)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :unique_scope, :unique_window, :on_duplicate, :max_delay, :expires, :partition_max_running, :partition_rate, :partition_burst, :fair, :declared, :override) -- each
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :unique_scope, :unique_window, :on_duplicate, :max_delay, :expires, :partition_max_running, :partition_rate, :partition_burst, :fair, :cancel_grace, :declared, :override) -- each
 ON DUPLICATE KEY UPDATE
        lease = VALUES(lease), deadline = VALUES(deadline), renews = VALUES(renews),
        envelope = VALUES(envelope), max_failures = VALUES(max_failures), retention = VALUES(retention),
@@ -613,7 +613,7 @@ ON DUPLICATE KEY UPDATE
        unique_scope = VALUES(unique_scope), unique_window = VALUES(unique_window),
        on_duplicate = VALUES(on_duplicate), max_delay = VALUES(max_delay), expires = VALUES(expires),
        partition_max_running = VALUES(partition_max_running), partition_rate = VALUES(partition_rate),
-       partition_burst = VALUES(partition_burst), fair = VALUES(fair),
+       partition_burst = VALUES(partition_burst), fair = VALUES(fair), cancel_grace = VALUES(cancel_grace),
        declared = VALUES(declared), override = VALUES(override)
 
 -- name: adoptable (jobids) -> rows

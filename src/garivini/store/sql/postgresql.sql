@@ -573,7 +573,7 @@ UNION ALL SELECT 'commits_without_standby', count(*)::text FROM pg_catalog.pg_st
 -- name: functions () -> rows
 -- The settings that apply to each function, and the time until which it is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair,
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, cancel_grace,
        CASE WHEN paused_until > floor(extract(epoch FROM clock_timestamp()))::bigint THEN paused_until END
   FROM function ORDER BY funcname
 
@@ -581,7 +581,7 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
 -- The settings of all functions, with those that code has declared and those that an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       partition_max_running, partition_rate, partition_burst, fair,
+       partition_max_running, partition_rate, partition_burst, fair, cancel_grace,
        declared, override
   FROM function ORDER BY funcname
 
@@ -593,7 +593,7 @@ SELECT funcname, declared FROM function WHERE funcname = ANY (:@funcnames::text[
 -- The settings of the given functions, as `settings` returns them, locked by the transaction.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       partition_max_running, partition_rate, partition_burst, fair,
+       partition_max_running, partition_rate, partition_burst, fair, cancel_grace,
        declared, override
   FROM function WHERE funcname = ANY (:@funcnames::text[]) ORDER BY funcname FOR UPDATE
 
@@ -601,24 +601,25 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
 -- Creates rows for functions that have none yet, so that the rows can be locked.
 INSERT INTO function (funcname) SELECT unnest(:@funcname::text[]) ON CONFLICT (funcname) DO NOTHING
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, cancel_grace, declared, override) -> none
 -- Writes all settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       partition_max_running, partition_rate, partition_burst, fair, declared, override)
+       partition_max_running, partition_rate, partition_burst, fair, cancel_grace, declared, override)
 SELECT n.funcname, n.lease, n.deadline, n.renews::boolean, n.envelope, n.max_failures, n.retention, n.max_running,
        n.retry, n.timeout, n.dead_retention, n.rate, n.burst, n.unique_scope, n.unique_window,
        n.on_duplicate, n.max_delay, n.expires, n.partition_max_running, n.partition_rate,
-       n.partition_burst, n.fair, n.declared, n.override
+       n.partition_burst, n.fair, n.cancel_grace, n.declared, n.override
   FROM unnest(:@funcname::text[], :@lease::integer[], :@deadline::integer[], :@renews::integer[], :@envelope::text[],
               :@max_failures::integer[], :@retention::integer[], :@max_running::integer[], :@retry::text[],
               :@timeout::double precision[], :@dead_retention::integer[], :@rate::text[], :@burst::integer[],
               :@unique_scope::text[], :@unique_window::integer[], :@on_duplicate::text[], :@max_delay::integer[],
               :@expires::integer[], :@partition_max_running::integer[], :@partition_rate::text[],
-              :@partition_burst::integer[], :@fair::smallint[], :@declared::text[], :@override::text[])
+              :@partition_burst::integer[], :@fair::smallint[], :@cancel_grace::integer[], :@declared::text[],
+              :@override::text[])
        AS n (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
              dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-             partition_max_running, partition_rate, partition_burst, fair, declared, override)
+             partition_max_running, partition_rate, partition_burst, fair, cancel_grace, declared, override)
 ON CONFLICT (funcname) DO UPDATE
    SET lease = excluded.lease, deadline = excluded.deadline, renews = excluded.renews,
        envelope = excluded.envelope, max_failures = excluded.max_failures, retention = excluded.retention,
@@ -627,7 +628,7 @@ ON CONFLICT (funcname) DO UPDATE
        unique_scope = excluded.unique_scope, unique_window = excluded.unique_window,
        on_duplicate = excluded.on_duplicate, max_delay = excluded.max_delay, expires = excluded.expires,
        partition_max_running = excluded.partition_max_running, partition_rate = excluded.partition_rate,
-       partition_burst = excluded.partition_burst, fair = excluded.fair,
+       partition_burst = excluded.partition_burst, fair = excluded.fair, cancel_grace = excluded.cancel_grace,
        declared = excluded.declared, override = excluded.override
 
 -- name: adoptable (jobids) -> rows

@@ -494,7 +494,7 @@ SELECT 'version', sqlite_version() UNION ALL SELECT 'journal_mode', journal_mode
 -- name: functions () -> rows
 -- The settings that apply to each function, and the time until which it is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
-       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair,
+       dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, cancel_grace,
        CASE WHEN paused_until > strftime('%s', 'now') + 0 THEN paused_until END
   FROM function ORDER BY funcname
 
@@ -502,7 +502,7 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
 -- The settings of all functions, with those that code has declared and those that an operator has set instead.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       partition_max_running, partition_rate, partition_burst, fair,
+       partition_max_running, partition_rate, partition_burst, fair, cancel_grace,
        declared, override
   FROM function ORDER BY funcname
 
@@ -514,7 +514,7 @@ SELECT funcname, declared FROM function WHERE funcname IN (:*funcnames)
 -- The settings of the given functions, as `settings` returns them.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       partition_max_running, partition_rate, partition_burst, fair,
+       partition_max_running, partition_rate, partition_burst, fair, cancel_grace,
        declared, override
   FROM function WHERE funcname IN (:*funcnames) ORDER BY funcname
 
@@ -525,13 +525,13 @@ VALUES
   (:funcname) -- each
 ON CONFLICT (funcname) DO NOTHING
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, cancel_grace, declared, override) -> none
 -- Writes all settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       partition_max_running, partition_rate, partition_burst, fair, declared, override)
+       partition_max_running, partition_rate, partition_burst, fair, cancel_grace, declared, override)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :unique_scope, :unique_window, :on_duplicate, :max_delay, :expires, :partition_max_running, :partition_rate, :partition_burst, :fair, :declared, :override) -- each
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :unique_scope, :unique_window, :on_duplicate, :max_delay, :expires, :partition_max_running, :partition_rate, :partition_burst, :fair, :cancel_grace, :declared, :override) -- each
 ON CONFLICT (funcname) DO UPDATE
    SET lease = excluded.lease, deadline = excluded.deadline, renews = excluded.renews,
        envelope = excluded.envelope, max_failures = excluded.max_failures, retention = excluded.retention,
@@ -540,7 +540,7 @@ ON CONFLICT (funcname) DO UPDATE
        unique_scope = excluded.unique_scope, unique_window = excluded.unique_window,
        on_duplicate = excluded.on_duplicate, max_delay = excluded.max_delay, expires = excluded.expires,
        partition_max_running = excluded.partition_max_running, partition_rate = excluded.partition_rate,
-       partition_burst = excluded.partition_burst, fair = excluded.fair,
+       partition_burst = excluded.partition_burst, fair = excluded.fair, cancel_grace = excluded.cancel_grace,
        declared = excluded.declared, override = excluded.override
 
 -- name: adoptable (jobids) -> rows

@@ -1,0 +1,1 @@
+ALTER TABLE `function` DROP COLUMN cancel_grace;
