@@ -2,7 +2,7 @@
 
 from garivini.store.migration_scripts import run_script
 
-revision = "0017_from_0003"
+revision = "0016_from_0003"
 down_revision = "0015_from_0003"
 
 
