@@ -149,7 +149,7 @@ def test_travel_knows_each_column_with_a_time(tmp_path: Path) -> None:
         "failure": "jobid attempt kind error message trace worker",
         "function": "funcname lease deadline renews envelope max_failures retention max_running retry timeout"
         " declared override dead_retention rate burst cancels unique_scope unique_window on_duplicate"
-        " max_delay expires partition_max_running partition_rate partition_burst fair",
+        " max_delay expires partition_max_running partition_rate partition_burst fair cancel_grace",
         "garivini_database": "dbid",
         "garivini_version": "version_num",
         "report": "jobid attempt number kind body",

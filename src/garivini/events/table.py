@@ -99,7 +99,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, EventType]]] = {
             WARNING, ("dbid", "jobid", "attempt", "error"), "an outcome cannot be stored; the job runs again"
         ),
         "job.overdue": EventType(
-            WARNING, ("jobid", "seconds"), "a `def` exceeded its time limit, outside of `garivini worker`"
+            WARNING, ("jobid", "seconds"), "a `def` exceeded `timeout` or `cancel_grace`, unsupervised"
         ),
     },
     "Dispatch": {
