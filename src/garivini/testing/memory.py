@@ -5,7 +5,7 @@ from functools import cache
 from itertools import count
 from typing import Final
 
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, QueuePool, create_engine
 
 from garivini.databases import DatabaseSettings
 from garivini.store.database import Database
@@ -27,7 +27,10 @@ class MemoryDatabase:
         self._anchor = self._connect()
         if prepared:
             _template()._anchor.backup(self._anchor)
-        self.engine: Engine = create_engine("sqlite://", creator=self._connect)
+        # The default pool for SQLite in memory closes connections that other threads are using.
+        self.engine: Engine = create_engine(
+            "sqlite://", creator=self._connect, poolclass=QueuePool, max_overflow=-1
+        )
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self._name, uri=True, check_same_thread=False, isolation_level=None)
