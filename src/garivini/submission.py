@@ -133,5 +133,5 @@ class Delivery(NamedTuple):
         """Return the handles of the unknown jobs, grouped by the seconds of their leases."""
         leases: dict[int, list[Handle]] = {}
         for job in self.unknown:
-            leases.setdefault(job.lease, []).append(job.handle)
+            leases.setdefault(job.lease, []).extend([member.handle for member in job.bundle])
         return leases

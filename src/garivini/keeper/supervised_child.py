@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 from garivini.model.job import Handle, Job
+from garivini.model.policy import MAX_BUNDLE
 
 #: Exit status of a child whose restart would not help. The parent ends too, with the same status.
 CONFIGURATION_ERROR: Final = 78
@@ -24,16 +25,41 @@ class Slot:
     # means that no job has caused the end.
     _JOB: Final = struct.Struct("qqqqd")
     _RECORDED: Final = struct.Struct("q")
+    # The other jobs of a bundle in the main thread: the jobid and the attempt of its first job, their number,
+    # and for each its jobid and its attempt. They count only while the main thread has noted that first job.
+    _BUNDLE: Final = struct.Struct("qqq")
+    _MEMBER: Final = struct.Struct("qq")
+
+    _BUNDLE_AT: Final = 2 * _JOB.size + _RECORDED.size
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(
-            -1, 2 * self._JOB.size + self._RECORDED.size
+            -1, self._BUNDLE_AT + self._BUNDLE.size + MAX_BUNDLE * self._MEMBER.size
         )  # anonymous: shared with children, without a file
 
     def set(self, job: Job, deadline: float = 0.0) -> None:
-        """Note that this job is running in the main thread."""
+        """Note that this job, with those of its bundle, is running in the main thread."""
+        if job.members:
+            self._set_members(job)
         incarnation = -1 if job.incarnation is None else job.incarnation
         self._JOB.pack_into(self._memory, 0, job.jobid, job.dbid, job.attempt or 0, incarnation, deadline)
+
+    def _set_members(self, job: Job) -> None:
+        members = job.members[:MAX_BUNDLE]
+        where = self._BUNDLE_AT
+        self._BUNDLE.pack_into(self._memory, where, job.jobid, job.attempt or 0, len(members))
+        for number, member in enumerate(members):
+            at = where + self._BUNDLE.size + number * self._MEMBER.size
+            self._MEMBER.pack_into(self._memory, at, member.jobid, member.attempt or 0)
+
+    def _members(self, first: Handle) -> tuple[Handle, ...]:
+        where = self._BUNDLE_AT
+        jobid, attempt, number = self._BUNDLE.unpack_from(self._memory, where)
+        if (jobid, attempt) != (first.jobid, first.attempt):
+            return ()
+        start = where + self._BUNDLE.size
+        found = self._MEMBER.iter_unpack(self._memory[start : start + number * self._MEMBER.size])
+        return tuple([Handle(jobid, first.dbid, attempt) for jobid, attempt in found])
 
     def clear(self) -> None:
         """Note that no job is running in the main thread."""
@@ -64,11 +90,12 @@ class Slot:
         thread.
         """
         jobid, dbid, attempt, incarnation, deadline = self._JOB.unpack_from(self._memory)
+        members = self._members(Handle(jobid, dbid, attempt)) if jobid > 0 else ()
         if not jobid:
             jobid, dbid, attempt, incarnation, deadline = self._JOB.unpack_from(self._memory, self._JOB.size)
         (recorded,) = self._RECORDED.unpack_from(self._memory, 2 * self._JOB.size)
         handle = Handle(jobid, dbid, attempt) if jobid > 0 else None
-        return Noted(handle, deadline, bool(recorded), None if incarnation < 0 else incarnation)
+        return Noted(handle, deadline, bool(recorded), None if incarnation < 0 else incarnation, members)
 
 
 class Noted(NamedTuple):
@@ -81,6 +108,8 @@ class Noted(NamedTuple):
     recorded: bool
     #: The incarnation of the job's database; None: none is known.
     incarnation: int | None
+    #: The other jobs of the bundle that runs.
+    members: tuple[Handle, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

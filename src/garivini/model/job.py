@@ -156,6 +156,10 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     lines: int = 0
     #: For whom or what it runs: limits per partition count by it. None: it was inserted without one.
     partition: str | None = None
+    #: The other jobs of its call; see ``bundle``.
+    members: tuple["Job", ...] = ()
+    #: The answer of its function for this job alone: None if there is none, True for success, or the error.
+    answer: bool | BaseException | None = None
 
     def __hash__(self) -> int:
         # The hash cannot use all fields, because the worker may set ``superseded`` while the job runs.
@@ -193,6 +197,38 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     def handle(self) -> Handle:
         """The job's handle, fenced by its attempt."""
         return Handle(self.jobid, self.dbid, self.attempt)
+
+    @property
+    def bundle(self) -> "tuple[Job, ...]":
+        """The jobs of this call, this one first: several if its function has ``coalesce_max``."""
+        return (self, *self.members)
+
+    def succeed(self) -> None:
+        """Let this job succeed when its function ends, even if the function then raises an exception.
+
+        Call this in the function that runs this job's bundle. The last answer for a job counts. Without an
+        answer, the job ends as the function does. Nothing is written before the function ends.
+
+        Raises:
+            UsageError: no function runs this job here.
+
+        """
+        self._running()
+        force_setattr(self, "answer", True)
+
+    def fail(self, error: BaseException) -> None:
+        """Let this job end as if its function had raised ``error``, but not the other jobs of the bundle.
+
+        ``Retry`` and ``Discard`` have their usual effects. Otherwise as ``succeed``.
+
+        Raises:
+            UsageError: no function runs this job here, or ``error`` is not an exception.
+
+        """
+        self._running()
+        if not isinstance(error, BaseException):
+            raise UsageError(f"fail needs an exception, not {error!r:.100}")
+        force_setattr(self, "answer", error)
 
     @property
     def lost(self) -> bool:
@@ -360,6 +396,11 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     def unique(self) -> bytes:
         """The Gearman unique of this attempt, by which a server can be asked about it."""
         return unique_of(self.dbid, self.jobid, self.attempt or 0)
+
+
+def all_jobs(calls: Iterable[Job]) -> list[Job]:
+    """Return all jobs of calls, of each of which the first job is given."""
+    return [job for call in calls for job in call.bundle]
 
 
 def unique_of(dbid: int, jobid: int, attempt: int) -> bytes:

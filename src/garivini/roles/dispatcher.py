@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from garivini import events
 from garivini.clock import SYSTEM_CLOCK, Clock
 from garivini.errors import ConflictError, UsageError
-from garivini.model.job import Handle, Job, unique_of
+from garivini.model.job import Handle, Job, all_jobs, unique_of
 from garivini.model.lease import LEASE
 from garivini.model.outcome import Setback
 from garivini.model.policy import POLICIES_AGE, FunctionPolicy, Policies
@@ -178,13 +178,14 @@ class Dispatcher:
         database = self.database.expecting(incarnation)
         try:
             if delivery.unsent:
-                await self.call(database.release, delivery.unsent, locked=set())
+                await self.call(database.release, all_jobs(delivery.unsent), locked=set())
             for lease, handles in delivery.unknown_by_lease().items():
                 await self.call(database.end_early, handles, lease=lease, locked=set())
         except ReplacedError as error:
             events.emit("dispatch.failed", dbid=database.dbid, error=str(error))
-        for job, reason in [*delivery.unfit, *bad]:  # parked last, so that the other jobs need not wait
-            await self.park(job, "BadRow", reason)
+        for first, reason in [*delivery.unfit, *bad]:  # parked last, so that the other jobs need not wait
+            for job in first.bundle:
+                await self.park(job, "BadRow", reason)
 
     async def park(self, job: Job, error: str, reason: str) -> None:
         """Park one job, with the reason.

@@ -165,7 +165,7 @@ class Supervisor:
         for pid, process in self._children.items():
             if process.killed_for:
                 continue
-            handle, deadline, _, _ = process.slot.read()
+            handle, deadline, *_ = process.slot.read()
             if handle and deadline and now > deadline + TIME_LIMIT_GRACE:
                 process.killed_for = "TimeLimit"
                 os.kill(pid, signal.SIGKILL)
@@ -188,12 +188,12 @@ class Supervisor:
     def _bury(self, pid: int, process: _Process, code: int) -> None:
         if code != CONFIGURATION_ERROR:  # with this status, the child has reported the reason
             events.emit("worker.child_died", pid=pid, status=code)
-        handle, _, recorded, incarnation = process.slot.read()
+        handle, _, recorded, incarnation, members = process.slot.read()
         if not recorded:
             self._obituaries += process.obituaries
         if handle is not None:
             kind, message = _cause(process, code)
-            self._obituaries.append(Obituary(handle, kind, message, incarnation))
+            self._obituaries += [Obituary(it, kind, message, incarnation) for it in (handle, *members)]
         if code == CONFIGURATION_ERROR:
             self._status = code
             self._stop()
