@@ -260,6 +260,7 @@ def test_upgrade_of_the_perl_table_keeps_its_collation_and_index(original: Place
         "expires",
         "has_successor",
         "partition",
+        "bundle",
     }
     assert added == columns | {"job_lane"}
 
