@@ -1,6 +1,6 @@
 """How jobs are submitted to Gearman: function, payload and server, and the results of a submit. No I/O."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from operator import attrgetter
 from typing import Final, NamedTuple, assert_never
@@ -73,6 +73,11 @@ def shares(counts: Counts, jobs: Sequence[Submission]) -> dict[str, list[int]]:
 
 
 # ---- after the submit
+
+
+def all_jobs(calls: Iterable[Job]) -> list[Job]:
+    """Return all jobs of calls, of each of which the first job is given."""
+    return [job for call in calls for job in call.bundle]
 
 
 def is_late(jobs: Sequence[Job], seconds: float) -> bool:

@@ -4,8 +4,9 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from garivini.model.handles import HandleLike, handle_of
-from garivini.model.job import Job, parse_state
+from garivini.model.job import Job
 from garivini.model.records import FailedAttempt, KeptJob, Reported
+from garivini.model.state import parse_state
 from garivini.store.shards import Shards
 
 _R = TypeVar("_R")

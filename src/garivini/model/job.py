@@ -206,12 +206,8 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     def succeed(self) -> None:
         """Let this job succeed when its function ends, even if the function then raises an exception.
 
-        Call this in the function that runs this job's bundle. The last answer for a job counts. Without an
-        answer, the job ends as the function does. Nothing is written before the function ends.
-
-        Raises:
-            UsageError: no function runs this job here.
-
+        The last answer for a job counts; a job without an answer ends as the function does. Nothing is
+        written before the function ends. Raises UsageError if no function runs this job here.
         """
         self._running()
         force_setattr(self, "answer", True)
@@ -219,11 +215,8 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     def fail(self, error: BaseException) -> None:
         """Let this job end as if its function had raised ``error``, but not the other jobs of the bundle.
 
-        ``Retry`` and ``Discard`` have their usual effects. Otherwise as ``succeed``.
-
-        Raises:
-            UsageError: no function runs this job here, or ``error`` is not an exception.
-
+        ``Retry`` and ``Discard`` have their usual effects. Otherwise as ``succeed``; it also raises
+        UsageError if ``error`` is not an exception.
         """
         self._running()
         if not isinstance(error, BaseException):
@@ -398,25 +391,6 @@ class Job(msgspec.Struct, frozen=True, gc=False):
         return unique_of(self.dbid, self.jobid, self.attempt or 0)
 
 
-def all_jobs(calls: Iterable[Job]) -> list[Job]:
-    """Return all jobs of calls, of each of which the first job is given."""
-    return [job for call in calls for job in call.bundle]
-
-
 def unique_of(dbid: int, jobid: int, attempt: int) -> bytes:
     """Return the Gearman unique of one attempt. It has at most 41 bytes; a server keeps up to 63."""
     return b"%d:%d:%d" % (dbid, jobid, attempt)
-
-
-def parse_state(state: str) -> State:
-    """Return the state of this name.
-
-    Raises:
-        UsageError: no state has it.
-
-    """
-    try:
-        return State[state.upper()]
-    except (KeyError, AttributeError):
-        names = ", ".join(member.name.lower() for member in State)
-        raise UsageError(f"state {state!r:.100} is unknown: it is one of {names}") from None

@@ -7,9 +7,8 @@ from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from garivini.errors import UsageError
-from garivini.model.job import parse_state
 from garivini.model.limits import PRIORITIES, Priority, check_word
-from garivini.model.state import State
+from garivini.model.state import State, parse_state
 from garivini.model.when import When
 
 

@@ -2,6 +2,8 @@
 
 from enum import IntEnum
 
+from garivini.errors import UsageError
+
 
 class State(IntEnum):
     """The state of a job. The numbers are those of the row."""
@@ -33,3 +35,17 @@ class State(IntEnum):
         A job in another state is never claimed and not changed, only shown and deleted.
         """
         return self.name in type(self).__members__
+
+
+def parse_state(state: str) -> State:
+    """Return the state of this name.
+
+    Raises:
+        UsageError: no state has it.
+
+    """
+    try:
+        return State[state.upper()]
+    except (KeyError, AttributeError):
+        names = ", ".join(member.name.lower() for member in State)
+        raise UsageError(f"state {state!r:.100} is unknown: it is one of {names}") from None

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from garivini import events
 from garivini.clock import SYSTEM_CLOCK, Clock
 from garivini.errors import ConflictError, UsageError
-from garivini.model.job import Handle, Job, all_jobs, unique_of
+from garivini.model.job import Handle, Job, unique_of
 from garivini.model.lease import LEASE
 from garivini.model.outcome import Setback
 from garivini.model.policy import POLICIES_AGE, FunctionPolicy, Policies
@@ -20,7 +20,7 @@ from garivini.roles.job_servers import JobServers
 from garivini.roles.watermark import Watermark
 from garivini.store.database import Database
 from garivini.store.incarnations import ReplacedError
-from garivini.submission import Delivery, is_late, submission, unfit
+from garivini.submission import Delivery, all_jobs, is_late, submission, unfit
 
 _R = TypeVar("_R")
 

@@ -168,7 +168,7 @@ class BundleClaim:
             found = [claimed[jobid] for jobid in ids if jobid in claimed]
             if len(found) > 1:
                 first = found[0]
-                call = f"{first.jobid}:{first.attempt}"
+                call = f"{first.jobid}/{first.attempt}"
                 self._run("mark_bundle", jobids=sorted(job.jobid for job in found), call=call)
                 force_setattr(first, "members", tuple(found[1:]))
             calls += found[:1]

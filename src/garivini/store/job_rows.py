@@ -125,7 +125,7 @@ def call_of(bundle: str | None, attempt: int) -> tuple[int, int] | None:
 
     ``bundle``: the column of the job's row, which may be of an earlier attempt.
     """
-    numbers = (bundle or "").split(":")
+    numbers = (bundle or "").split("/")
     if len(numbers) == 3 and all(map(str.isdecimal, numbers)) and int(numbers[0]) == attempt:
         return int(numbers[1]), int(numbers[2])
     return None

@@ -761,7 +761,7 @@ SELECT `partition` FROM turn_partition
 -- The number of calls of a function with bundles that are in flight, and the number of their jobs, which are counted up
 -- to a limit. The jobs of a bundle are one call.
 SELECT count(DISTINCT call_of), count(*) FROM (
-  SELECT IF(SUBSTRING_INDEX(bundle, ':', 1) = CONCAT(attempt), SUBSTRING(bundle, LOCATE(':', bundle) + 1), CONCAT(jobid, ':', attempt)) AS call_of
+  SELECT IF(SUBSTRING_INDEX(bundle, '/', 1) = CONCAT(attempt), SUBSTRING(bundle, LOCATE('/', bundle) + 1), CONCAT(jobid, '/', attempt)) AS call_of
     FROM job FORCE INDEX (job_lane)
    WHERE funcname = :funcname AND state IN (1, 2, 3) AND {held} LIMIT :limit) AS handed_out
 
@@ -775,7 +775,7 @@ SELECT jobid, run_after, `coalesce`, flag, failcount, crashes
 
 -- name: mark_bundle (jobids, call) -> none
 -- Notes with the jobs of a bundle, which this transaction has claimed, their attempts and the call that carries them.
-UPDATE job FORCE INDEX (PRIMARY) SET bundle = CONCAT(attempt, ':', :call) WHERE jobid IN (:*jobids)
+UPDATE job FORCE INDEX (PRIMARY) SET bundle = CONCAT(attempt, '/', :call) WHERE jobid IN (:*jobids)
 
 -- name: due_turns (jobids, priority, small) -> rows
 -- The jobs among these that a claim may take now, as `due` reads them. Rows that are locked are skipped.

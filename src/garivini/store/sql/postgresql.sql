@@ -790,7 +790,7 @@ SELECT turns.jobid, given.partition, turns.run_after
 -- The number of calls of a function with bundles that are in flight, and the number of their jobs, which are counted up
 -- to a limit. The jobs of a bundle are one call.
 SELECT count(DISTINCT call_of), count(*) FROM (
-  SELECT CASE WHEN split_part(bundle, ':', 1) = attempt::text THEN substr(bundle, strpos(bundle, ':') + 1) ELSE jobid || ':' || attempt END AS call_of
+  SELECT CASE WHEN split_part(bundle, '/', 1) = attempt::text THEN substr(bundle, strpos(bundle, '/') + 1) ELSE jobid || '/' || attempt END AS call_of
     FROM job
    WHERE funcname = :funcname::text AND state IN (1, 2, 3) AND {held} LIMIT :limit::bigint) AS handed_out
 
@@ -804,7 +804,7 @@ SELECT jobid, run_after, "coalesce", flag, failcount, crashes
 
 -- name: mark_bundle (jobids, call) -> none
 -- Notes with the jobs of a bundle, which this transaction has claimed, their attempts and the call that carries them.
-UPDATE job SET bundle = attempt || ':' || :call::text WHERE jobid = ANY (:@jobids::bigint[])
+UPDATE job SET bundle = attempt || '/' || :call::text WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: due_turns (jobids, priority, small) -> rows
 -- The jobs among these that a claim may take now, as `due` reads them. Rows that are locked are skipped.

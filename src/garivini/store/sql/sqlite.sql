@@ -687,7 +687,7 @@ SELECT * FROM (SELECT jobid, "partition", run_after FROM turn INDEXED BY turn_or
 -- The number of calls of a function with bundles that are in flight, and the number of their jobs, which are counted up
 -- to a limit. The jobs of a bundle are one call.
 SELECT count(DISTINCT call_of), count(*) FROM (
-  SELECT CASE WHEN substr(bundle, 1, instr(bundle, ':') - 1) = CAST(attempt AS TEXT) THEN substr(bundle, instr(bundle, ':') + 1) ELSE jobid || ':' || attempt END AS call_of
+  SELECT CASE WHEN substr(bundle, 1, instr(bundle, '/') - 1) = CAST(attempt AS TEXT) THEN substr(bundle, instr(bundle, '/') + 1) ELSE jobid || '/' || attempt END AS call_of
     FROM job INDEXED BY job_lane
    WHERE funcname = :funcname AND state IN (1, 2, 3) AND {held} LIMIT :limit) AS handed_out
 
@@ -701,7 +701,7 @@ SELECT jobid, run_after, "coalesce", flag, failcount, crashes
 
 -- name: mark_bundle (jobids, call) -> none
 -- Notes with the jobs of a bundle, which this transaction has claimed, their attempts and the call that carries them.
-UPDATE job SET bundle = attempt || ':' || :call WHERE jobid IN (:*jobids)
+UPDATE job SET bundle = attempt || '/' || :call WHERE jobid IN (:*jobids)
 
 -- name: due_turns (jobids, priority, small) -> rows
 -- The jobs among these that a claim may take now, as `due` reads them. No other transaction can have locked one of
