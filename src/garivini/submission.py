@@ -1,6 +1,6 @@
 """How jobs are submitted to Gearman: function, payload and server, and the results of a submit. No I/O."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from operator import attrgetter
 from typing import Final, NamedTuple, assert_never
@@ -75,6 +75,11 @@ def shares(counts: Counts, jobs: Sequence[Submission]) -> dict[str, list[int]]:
 # ---- after the submit
 
 
+def all_jobs(calls: Iterable[Job]) -> list[Job]:
+    """Return all jobs of calls, of each of which the first job is given."""
+    return [job for call in calls for job in call.bundle]
+
+
 def is_late(jobs: Sequence[Job], seconds: float) -> bool:
     """Return whether it is too late to submit jobs that were leased the given number of seconds ago.
 
@@ -133,5 +138,5 @@ class Delivery(NamedTuple):
         """Return the handles of the unknown jobs, grouped by the seconds of their leases."""
         leases: dict[int, list[Handle]] = {}
         for job in self.unknown:
-            leases.setdefault(job.lease, []).append(job.handle)
+            leases.setdefault(job.lease, []).extend([member.handle for member in job.bundle])
         return leases

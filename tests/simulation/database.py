@@ -33,6 +33,7 @@ from garivini.model.unique import DEBOUNCE_MAX_DELAY, NO_RULE, KeyRule
 from garivini.model.when import At, Never, Offset, backoff
 from garivini.store.admission import Admitted
 from garivini.store.chunks import CHUNK
+from garivini.store.claims import Dispatched
 from garivini.store.database import Lane, Lanes, Lapsed
 from tests.simulation.loop import VirtualExecutor
 from tests.simulation.processes import Process, current_thread, settle
@@ -405,10 +406,10 @@ class Model:
 
     def dispatched(
         self, lane: Lane, *, age: int, since: int = 0, after: int = 0, limit: int = CHUNK
-    ) -> list[tuple[Handle, int]]:
+    ) -> list[Dispatched]:
         now = self._now()
         return [
-            (Handle(row.jobid, self.dbid, row.attempt), row.run_after)
+            Dispatched(Handle(row.jobid, self.dbid, row.attempt), row.run_after)
             for row in self._lane(lane, State.LEASED)
             if row.run_after > now and row.run_after >= after and since < row.since <= now - age
             if not row.put_off

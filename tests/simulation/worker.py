@@ -124,7 +124,7 @@ class WorkerProcess(Process):
 
     def left(self, message: str) -> list[Obituary]:
         """Return what its parent reads of it after its death."""
-        handle, _, told, _ = self.child.slot.read()
+        handle, _, told, _ = self.child.slot.read()[:4]
         left = [] if told else list(self._given)
         if handle is not None:
             left.append(Obituary(handle, "crashed", message))

@@ -109,6 +109,7 @@ def templates(name: str) -> tuple[SqlTemplate, ...]:
         ("expired", LANE | {"state": 1}),
         ("expired", LANE | {"state": 2}),
         ("dispatched", LANE | {"age": 1, "since": 0, "after": 0}),
+        ("bundle_page", LANE | {"skip": 0}),
     ],
 )
 def test_claim_reads_the_head_of_a_lane_off_the_lane_index_without_a_sort(
@@ -144,6 +145,7 @@ def test_counts_read_the_lane_index_alone(filled: tuple[Database, Any]) -> None:
     ("name", "values"),
     [
         ("claim", {"jobids": JOBIDS, "now": 1, "lease_end": 60}),
+        ("mark_bundle", {"jobids": JOBIDS, "call": "1:1"}),
         ("release", {"jobid": 1, "attempt": 1, "run_after": 1}),
         ("give_back", {"jobids": JOBIDS, "attempt": 1}),
         ("mark_leased", {"jobids": JOBIDS, "attempt": 1}),

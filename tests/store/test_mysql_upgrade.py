@@ -261,6 +261,7 @@ def test_upgrade_of_the_perl_table_keeps_its_collation_and_index(original: Place
         "has_successor",
         "partition",
         "headers",
+        "bundle",
     }
     assert added == columns | {"job_lane"}
 

@@ -130,6 +130,7 @@ def read(steps: list[dict[str, Any]]) -> float:
         ("due", LANE),
         ("expired", LANE | {"state": 1}),
         ("dispatched", LANE | {"age": 1, "since": -1, "after": 0}),
+        ("bundle_page", LANE | {"skip": 0}),
     ],
 )
 def test_claim_reads_the_head_of_a_lane_off_the_lane_index(
@@ -174,8 +175,9 @@ def test_a_page_of_turns_ignores_statistics_of_jobs_that_were_due_together(conne
     assert read(steps) == 0
 
 
-def test_admit_counts_no_more_jobs_in_flight_than_the_limit(connection: Any) -> None:
-    (step,) = analysed(connection, "in_flight", funcname="f0", limit=50)
+@pytest.mark.parametrize("name", ["in_flight", "in_flight_calls"])
+def test_admit_counts_no_more_jobs_in_flight_than_the_limit(connection: Any, name: str) -> None:
+    (step,) = analysed(connection, name, funcname="f0", limit=50)
     assert (step["Node Type"], step["Index Name"]) == ("Index Scan", "job_lane")
     assert read([step]) == 50
 
@@ -190,6 +192,7 @@ def test_lanes_are_found_by_dives(connection: Any) -> None:
     ("name", "values"),
     [
         ("claim", {"jobids": IDS, "now": 1, "lease_end": 60}),
+        ("mark_bundle", {"jobids": IDS, "call": "1:1"}),
         ("renew", {"jobids": IDS, "attempt": 0, "lease": 60}),
         ("mine", {"jobids": IDS, "attempt": 0}),
         ("end_early", {"jobids": IDS, "attempt": 0, "lease": 60}),

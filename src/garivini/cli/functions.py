@@ -155,6 +155,8 @@ def list_(dbs: list[str], output: Form) -> None:
     "--partition-burst", type=int, metavar="N", help="How many may start at once under the partition's rate."
 )
 @click.option("--fair/--no-fair", default=None, help="Whether the partitions take turns.")
+@click.option("--coalesce-max", type=int, metavar="JOBS", help="Maximum jobs of a bundle.")
+@click.option("--coalesce-wait", type=int, metavar="SECONDS", help="Maximum wait of a job for its bundle.")
 @click.option("--reset", is_flag=True, help="First remove the settings that were set before.")
 @inexact
 def set_(
@@ -183,6 +185,8 @@ def set_(
     partition_rate: str | None,
     partition_burst: int | None,
     fair: bool | None,
+    coalesce_max: int | None,
+    coalesce_wait: int | None,
     reset: bool,
     inexact: bool,
 ) -> None:
@@ -198,6 +202,7 @@ def set_(
       garivini functions set call-the-api --rate 100/m --burst 10
       garivini functions set reindex --on-duplicate debounce --max-delay 300
       garivini functions set import-feed --partition-max-running 2 --fair
+      garivini functions set send-digest --coalesce-max 100 --coalesce-wait 60
       garivini functions set old-perl-worker --envelope latin-1 --deadline 7200
       garivini functions set call-the-api --dead-retention 30
       garivini functions set report --reset
@@ -230,6 +235,8 @@ def set_(
         partition_rate=partition_rate,
         partition_burst=partition_burst,
         fair=fair,
+        coalesce_max=coalesce_max,
+        coalesce_wait=coalesce_wait,
     )
     policy.key_rule.check_together()
     if default and (envelope == "raw" or replace(policy, envelope=None) != NO_POLICY):

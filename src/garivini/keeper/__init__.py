@@ -12,8 +12,8 @@
 * ``time_limit`` ends a process whose job runs too long. ``obituaries`` records the jobs of processes that
   died, and ``supervised_child`` has the state that a process shares with its parent.
 * ``inbox`` holds items that wait or are deferred, and ``batch_writer`` splits batches that fail.
-* ``functions``: the settings of functions. ``execution``: a job in this process. ``copies``: the copies that
-  have ended. ``job_events`` emits the events of jobs that start or end. ``job_calls``: the calls of running
-  functions.
+* ``functions``: the settings of functions. ``execution``: a job in this process. ``copies``: the copies
+  that have ended. ``shared_copy``: a copy that carries several jobs. ``job_events`` emits the events of
+  jobs that start or end. ``job_calls``: the calls of running functions.
 * ``declared_schedules`` declares the schedules of a worker, in a separate thread.
 """

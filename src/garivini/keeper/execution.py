@@ -6,6 +6,7 @@ import msgspec
 
 from garivini.gearman.aio import Held
 from garivini.keeper.copies import Copy
+from garivini.keeper.shared_copy import SharedCopy
 from garivini.model.job import Job
 from garivini.model.outcome import KeptResult, Kind, Setback
 
@@ -19,7 +20,8 @@ class Execution(msgspec.Struct, eq=False, gc=False):
     """A job in the process that runs it: its copy, its lease, its time limit and its outcome."""
 
     job: Job
-    held: Held
+    #: Its copy; a ``SharedCopy`` if the copy carries several jobs.
+    held: Held | SharedCopy
     #: The worker's name, for records.
     worker: str
     #: The name of the copy. It does not change when the copy is adopted.

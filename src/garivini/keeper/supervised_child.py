@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 from garivini.model.job import Handle, Job
+from garivini.model.policy import MAX_BUNDLE
 
 #: Exit status of a child whose restart would not help. The parent ends too, with the same status.
 CONFIGURATION_ERROR: Final = 78
@@ -29,10 +30,16 @@ class Slot:
     _JOB: Final = struct.Struct("qqqqd")
     _FLAG: Final = struct.Struct("q")
     _RECORDED, _LEAVING, _STAYS = range(3)
+    # The other jobs of a bundle in the main thread: the jobid and the attempt of its first job, their number,
+    # and for each its jobid and its attempt. They count only while the main thread has noted that first job.
+    _BUNDLE: Final = struct.Struct("qqq")
+    _MEMBER: Final = struct.Struct("qq")
+
+    _BUNDLE_AT: Final = 2 * _JOB.size + 3 * _FLAG.size
 
     def __init__(self) -> None:
         # Anonymous: shared with children, without a file.
-        self._memory = mmap.mmap(-1, 2 * self._JOB.size + 3 * self._FLAG.size)
+        self._memory = mmap.mmap(-1, self._BUNDLE_AT + self._BUNDLE.size + MAX_BUNDLE * self._MEMBER.size)
 
     def _set_flag(self, flag: int, value: bool) -> None:
         self._FLAG.pack_into(self._memory, 2 * self._JOB.size + flag * self._FLAG.size, value)
@@ -42,9 +49,28 @@ class Slot:
         return bool(value)
 
     def set(self, job: Job, deadline: float = 0.0) -> None:
-        """Record that this job is running in the main thread."""
+        """Record that this job, with those of its bundle, is running in the main thread."""
+        if job.members:
+            self._set_members(job)
         incarnation = -1 if job.incarnation is None else job.incarnation
         self._JOB.pack_into(self._memory, 0, job.jobid, job.dbid, job.attempt or 0, incarnation, deadline)
+
+    def _set_members(self, job: Job) -> None:
+        members = job.members[:MAX_BUNDLE]
+        where = self._BUNDLE_AT
+        self._BUNDLE.pack_into(self._memory, where, job.jobid, job.attempt or 0, len(members))
+        for number, member in enumerate(members):
+            at = where + self._BUNDLE.size + number * self._MEMBER.size
+            self._MEMBER.pack_into(self._memory, at, member.jobid, member.attempt or 0)
+
+    def _members(self, first: Handle) -> tuple[Handle, ...]:
+        where = self._BUNDLE_AT
+        jobid, attempt, number = self._BUNDLE.unpack_from(self._memory, where)
+        if (jobid, attempt) != (first.jobid, first.attempt):
+            return ()
+        start = where + self._BUNDLE.size
+        found = self._MEMBER.iter_unpack(self._memory[start : start + number * self._MEMBER.size])
+        return tuple([Handle(jobid, first.dbid, attempt) for jobid, attempt in found])
 
     def clear(self) -> None:
         """Record that no job is running in the main thread."""
@@ -93,10 +119,12 @@ class Slot:
         thread.
         """
         jobid, dbid, attempt, incarnation, deadline = self._JOB.unpack_from(self._memory)
+        members = self._members(Handle(jobid, dbid, attempt)) if jobid > 0 else ()
         if not jobid:
             jobid, dbid, attempt, incarnation, deadline = self._JOB.unpack_from(self._memory, self._JOB.size)
         handle = Handle(jobid, dbid, attempt) if jobid > 0 else None
-        return Noted(handle, deadline, self._flag(self._RECORDED), None if incarnation < 0 else incarnation)
+        recorded = self._flag(self._RECORDED)
+        return Noted(handle, deadline, recorded, None if incarnation < 0 else incarnation, members)
 
 
 class Noted(NamedTuple):
@@ -109,6 +137,8 @@ class Noted(NamedTuple):
     recorded: bool
     #: The incarnation of the job's database; None: none is known.
     incarnation: int | None
+    #: The other jobs of the bundle that runs.
+    members: tuple[Handle, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 
 from garivini import events
 from garivini.keeper.execution import Execution
 from garivini.keeper.functions import Functions
 from garivini.keeper.recognition import Recognition
 from garivini.keeper.setback_writer import SetbackWriter
+from garivini.keeper.shared_copy import executions_of
 from garivini.keeper.step import NOT_DUE
 from garivini.keeper.wakeup import Wakeup
 from garivini.model.outcome import Setback
@@ -107,10 +109,11 @@ class TimeLimit:
             trace="".join(traceback.format_stack(frame)),
             worker=execution.worker,
         )
-        if self._recognition.unrecognised([job]):
-            self._recognition.report(1)
-        else:
-            self._setbacks.settle(setback)
+        for it in executions_of(execution):
+            if self._recognition.unrecognised([it.job]):
+                self._recognition.report(1)
+            else:
+                self._setbacks.settle(replace(setback, handle=it.job.handle))
 
     def next_due(self) -> float:
         """Return the deadline of the main thread's job."""

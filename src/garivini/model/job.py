@@ -163,6 +163,10 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     partition: str | None = None
     #: The headers as JSON; None: there are none. ``headers`` has them as a mapping.
     headers_text: str | None = None
+    #: The other jobs of its call; see ``bundle``.
+    members: tuple["Job", ...] = ()
+    #: The answer of its function for this job alone: None if there is none, True for success, or the error.
+    answer: bool | BaseException | None = None
 
     def __hash__(self) -> int:
         # The hash cannot use all fields, because the worker may set ``superseded`` while the job runs.
@@ -202,6 +206,31 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     def handle(self) -> Handle:
         """The job's handle, fenced by its attempt."""
         return Handle(self.jobid, self.dbid, self.attempt)
+
+    @property
+    def bundle(self) -> "tuple[Job, ...]":
+        """The jobs of this call, this one first: several if its function has ``coalesce_max``."""
+        return (self, *self.members)
+
+    def succeed(self) -> None:
+        """Let this job succeed when its function ends, even if the function then raises an exception.
+
+        The last answer for a job counts; a job without an answer ends as the function does. Nothing is
+        written before the function ends. Raises UsageError if no function runs this job here.
+        """
+        self._running()
+        force_setattr(self, "answer", True)
+
+    def fail(self, error: BaseException) -> None:
+        """Let this job end as if its function had raised ``error``, but not the other jobs of the bundle.
+
+        ``Retry`` and ``Discard`` have their usual effects. Otherwise as ``succeed``; it also raises
+        UsageError if ``error`` is not an exception.
+        """
+        self._running()
+        if not isinstance(error, BaseException):
+            raise UsageError(f"fail needs an exception, not {error!r:.100}")
+        force_setattr(self, "answer", error)
 
     @property
     def lost(self) -> bool:

@@ -6,6 +6,7 @@ Only here an argument becomes JSON text; everywhere else it is bytes.
 from typing import Annotated, Final, TypeAlias
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from garivini.errors import UsageError
 from garivini.model.job import Job
@@ -44,6 +45,8 @@ class _Envelope(_Head, gc=False):
 
     arg: str | None = None
     arg_encoding: str = "latin-1"
+    #: The other jobs of the call, in the same form. Omitted if there are none.
+    bundle: "list[_Envelope] | msgspec.UnsetType | None" = msgspec.UNSET
 
 
 # Read for each job. A name of the module is found faster than a member of an enum.
@@ -61,6 +64,10 @@ def encode_payload(job: Job, *, latin1: bool = False) -> bytes:
     An argument that is UTF-8 becomes text, and any other becomes base64; ``arg_encoding`` says which. With
     ``latin1``, each byte becomes the character of the same number, as workers of the original expect it.
     """
+    return _encoder.encode(_envelope(job, latin1))
+
+
+def _envelope(job: Job, latin1: bool) -> _Envelope:
     if latin1:
         arg, encoding = job.arg.decode("latin-1"), "latin-1"
     else:
@@ -68,27 +75,26 @@ def encode_payload(job: Job, *, latin1: bool = False) -> bytes:
             arg, encoding = job.arg.decode(), "utf-8"
         except UnicodeDecodeError:
             arg, encoding = _base64(job.arg), "base64"
-    return _encoder.encode(
-        _Envelope(
-            job.jobid,
-            job.dbid,
-            job.funcname,
-            job.uniqkey,
-            job.coalesce,
-            job.run_after,
-            job.flag,
-            job.failcount,
-            job.attempt,
-            job.priority,
-            job.lease,
-            job.lease_end,
-            job.created,
-            job.incarnation,
-            msgspec.UNSET if job.partition is None else job.partition,
-            msgspec.UNSET if job.headers_text is None else _headers(job),
-            arg,
-            encoding,
-        )
+    return _Envelope(
+        job.jobid,
+        job.dbid,
+        job.funcname,
+        job.uniqkey,
+        job.coalesce,
+        job.run_after,
+        job.flag,
+        job.failcount,
+        job.attempt,
+        job.priority,
+        job.lease,
+        job.lease_end,
+        job.created,
+        job.incarnation,
+        msgspec.UNSET if job.partition is None else job.partition,
+        msgspec.UNSET if job.headers_text is None else _headers(job),
+        arg,
+        encoding,
+        [_envelope(member, latin1) for member in job.members] if job.members else msgspec.UNSET,
     )
 
 
@@ -101,17 +107,26 @@ def decode_payload(payload: bytes | str, *, with_arg: bool = True) -> Job:
         UsageError: it is not the payload of a job.
 
     """
-    arg = b""
     try:
         if with_arg:
-            head: _Head = (envelope := _decoder.decode(payload))
-            text = envelope.arg or ""
-            utf8 = envelope.arg_encoding == "utf-8"  # most are
-            arg = text.encode() if utf8 else decode_arg(text, envelope.arg_encoding)
-        else:
-            head = _head_decoder.decode(payload)
+            envelope = _decoder.decode(payload)
+            job = _job(envelope, _arg(envelope))
+            if envelope.bundle:
+                members = tuple([_job(member, _arg(member)) for member in envelope.bundle])
+                force_setattr(job, "members", members)
+            return job
+        return _job(_head_decoder.decode(payload), b"")
     except (msgspec.DecodeError, UnicodeError, ValueError, RecursionError) as error:
         raise UsageError(f"not the payload of a Garivini job: {error}") from error
+
+
+def _arg(envelope: _Envelope) -> bytes:
+    text = envelope.arg or ""
+    utf8 = envelope.arg_encoding == "utf-8"  # most are
+    return text.encode() if utf8 else decode_arg(text, envelope.arg_encoding)
+
+
+def _job(head: _Head, arg: bytes) -> Job:
     return Job(  # by position, which is faster: one is built per job
         head.jobid,
         head.dbid,

@@ -20,6 +20,8 @@ MAX_CRASHES: Final = 3
 WAITING_TURNS: Final = 20
 #: The largest limit of a function's jobs in flight. A claim counts up to it.
 MAX_RUNNING: Final = 10_000
+#: The largest bundle.
+MAX_BUNDLE: Final = 1000
 _DAY: Final = 86400
 _WHOLE: Final = (
     *(
@@ -32,7 +34,7 @@ _WHOLE: Final = (
         "burst",
         "expires",
     ),
-    *("partition_max_running", "partition_burst", "cancel_grace"),
+    *("partition_max_running", "partition_burst", "cancel_grace", "coalesce_max", "coalesce_wait"),
 )
 #: The longest ``dead_retention``: ten years.
 _MAX_DAYS: Final = 3650
@@ -96,6 +98,10 @@ class FunctionPolicy:
     #: Seconds after a running job is cancelled, after which a supervised ``Worker`` ends the process of a
     #: ``def``; None: the function continues.
     cancel_grace: int | None = None
+    #: Maximum jobs with the same ``coalesce`` value that go to the function in one call; None: one.
+    coalesce_max: int | None = None
+    #: Maximum seconds for which a due job waits until ``coalesce_max`` jobs are due; None: it does not wait.
+    coalesce_wait: int | None = None
     #: Unix time until which no job of the function is handed out; None: it is not paused. Not a setting:
     #: see ``Client.pause``.
     paused_until: int | None = None
@@ -150,6 +156,10 @@ class FunctionPolicy:
             burst = getattr(self, name)
             if burst is not None and not 1 <= burst <= MAX_BURST:
                 raise UsageError(f"a {name} is 1 to {MAX_BURST}, not {burst}")
+        if self.coalesce_max is not None and not 1 <= self.coalesce_max <= MAX_BUNDLE:
+            raise UsageError(f"coalesce_max is 1 to {MAX_BUNDLE}, not {self.coalesce_max}")
+        if self.coalesce_wait is not None and not 0 <= self.coalesce_wait <= _DAY:
+            raise UsageError(f"coalesce_wait is 0 s to a day, not {self.coalesce_wait}")
         for rate in (self.rate, self.partition_rate):
             if rate is None:
                 continue
@@ -203,7 +213,7 @@ class FunctionPolicy:
     @property
     def has_rules(self) -> bool:
         """Whether its jobs are handed out by admission only."""
-        rules = (self.max_running, self.rate, self.paused_until)
+        rules = (self.max_running, self.rate, self.paused_until, self.coalesce_max)
         return any(rule is not None for rule in rules) or self.has_turns
 
 

@@ -21,7 +21,7 @@ from garivini.roles.watermark import Watermark
 from garivini.store.database import Database
 from garivini.store.incarnations import ReplacedError
 from garivini.store.original import report_inexact
-from garivini.submission import Delivery, is_late, submission, unfit
+from garivini.submission import Delivery, all_jobs, is_late, submission, unfit
 
 _R = TypeVar("_R")
 
@@ -180,13 +180,14 @@ class Dispatcher:
         database = self.database.expecting(incarnation)
         try:
             if delivery.unsent:
-                await self.call(database.release, delivery.unsent, locked=set())
+                await self.call(database.release, all_jobs(delivery.unsent), locked=set())
             for lease, handles in delivery.unknown_by_lease().items():
                 await self.call(database.end_early, handles, lease=lease, locked=set())
         except ReplacedError as error:
             events.emit("dispatch.failed", dbid=database.dbid, error=str(error))
-        for job, reason in [*delivery.unfit, *bad]:  # parked last, so that the other jobs need not wait
-            await self.park(job, "BadRow", reason)
+        for first, reason in [*delivery.unfit, *bad]:  # parked last, so that the other jobs need not wait
+            for job in first.bundle:
+                await self.park(job, "BadRow", reason)
 
     async def park(self, job: Job, error: str, reason: str) -> None:
         """Park one job, with the reason.

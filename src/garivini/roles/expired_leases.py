@@ -61,7 +61,7 @@ class ExpiredLeases:
         # asked for only one of these functions, because the function matters only for stranded copies.
         found = await self._servers.ask(
             function_of(lane.funcname, lapsed[0].flag),
-            [self._dispatcher.unique(row.jobid, row.attempt) for row in lapsed],
+            [self._dispatcher.unique(*row.call) for row in lapsed],
             silence=lease,
             patience=5 * lease,
         )
@@ -83,7 +83,7 @@ class ExpiredLeases:
 
     def _step(self, lane: Lane, row: Lapsed, found: Found, lease: int) -> Decision:
         policy = self._dispatcher.policy(lane.funcname)
-        unique = self._dispatcher.unique(row.jobid, row.attempt)
+        unique = self._dispatcher.unique(*row.call)
         return decide(
             row.state,
             found,

@@ -90,28 +90,35 @@ class Orphans:
             page = await self._dispatcher.call(
                 self._database.dispatched, lane, age=_SWEEP_AGE, since=since, after=after
             )
-            handles = [handle for handle, _ in page if not since or not self._is_delivered(lane, handle)]
-            found |= await self._end_unknown(handles, self._dispatcher.longest_lease())
+            left = [it for it in page if not since or not self._is_delivered(lane, it.call)]
+            calls = [it.call for it in left]
+            handles = [it.handle for it in left]
+            found |= await self._end_unknown(handles, self._dispatcher.longest_lease(), calls)
             # Rows whose leases end in the same second as the last one may be on both pages: asking twice does
             # no harm. A sweep ends at a page whose leases all end in the same second.
-            if len(page) < CHUNK or page[-1][1] == after:
+            if len(page) < CHUNK or page[-1].lease_end == after:
                 return found
-            after = page[-1][1]
+            after = page[-1].lease_end
 
-    def _is_delivered(self, lane: Lane, handle: Handle) -> bool:
-        """Return whether this process has delivered the job on a connection that is still open."""
-        unique = self._dispatcher.unique(handle.jobid, handle.attempt or 0)
+    def _is_delivered(self, lane: Lane, call: tuple[int, int]) -> bool:
+        """Return whether this process has delivered the call on a connection that is still open."""
+        unique = self._dispatcher.unique(*call)
         functions = {function_of(lane.funcname, flag) for flag in FLAGS}
         return any(self._servers.delivered(function, unique) for function in functions)
 
-    async def _end_unknown(self, handles: Sequence[Handle], lease: int) -> bool:
+    async def _end_unknown(
+        self, handles: Sequence[Handle], lease: int, calls: Sequence[tuple[int, int]] | None = None
+    ) -> bool:
         """Ask about attempts, and end the leases of those that no server knows; return whether any was ended.
 
-        ``lease``: the seconds of the longest lease.
+        ``lease``: the seconds of the longest lease. ``calls``: the call that carries each attempt; None: each
+        has its own.
         """
         if not handles:
             return False
-        uniques = [self._dispatcher.unique(jobid, attempt or 0) for jobid, _, attempt in handles]
+        if calls is None:
+            calls = [(jobid, attempt or 0) for jobid, _, attempt in handles]
+        uniques = [self._dispatcher.unique(*call) for call in calls]
         answers = await self._servers.ask(b"", uniques, silence=lease)
         unknown = [handle for handle, found in zip(handles, answers, strict=True) if found is Found.UNKNOWN]
         if unknown:

@@ -78,6 +78,8 @@ class FunctionTable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     partition_rate: str | None = None
     partition_burst: int | None = None
     fair: bool | None = None
+    coalesce_max: int | None = None
+    coalesce_wait: int | None = None
     retry: str | None = None
     timeout: float | None = None
     cancel_grace: int | None = None

@@ -6,7 +6,8 @@
 * The calls by subject: ``inserts``, ``unique_inserts`` (keys with rules: ``key_rules``), ``successors``,
   ``key_calls``, ``batches`` and ``batch_calls``, ``expiry``, ``claims``,
   ``admission`` (claims of functions with rules; by partition:
-  ``turns``, ``turn_claims``, ``partition_rooms`` and ``turn_pruning``), ``leases``, ``outcomes``,
+  ``turns``, ``turn_claims``, ``partition_rooms`` and ``turn_pruning``; of jobs that go together:
+  ``bundles``), ``leases``, ``outcomes``,
   ``own_ends`` (in a transaction of the function), ``outbox`` and ``outbox_moves`` (follow-ups for another
   database), ``ends`` (how jobs have ended), ``failures``, ``records`` (reports and kept jobs), ``pruning``
   (jobs whose retention is over), ``policies`` (settings of functions), ``pauses``, ``cancels``, ``schedules``

@@ -13,9 +13,10 @@ from garivini.model.function_settings import valid_settings
 from garivini.model.job import Job
 from garivini.model.outcome import Setback, Settled
 from garivini.model.pacing import BATCH_BYTES
-from garivini.model.policy import FunctionPolicy
+from garivini.model.policy import MAX_RUNNING, FunctionPolicy
 from garivini.model.rate import Rate
 from garivini.model.turns import START, Place
+from garivini.store.bundles import BundleClaim
 from garivini.store.chunks import CHUNK
 from garivini.store.claims import Lane, claim
 from garivini.store.claims import head as next_job
@@ -52,6 +53,9 @@ def admit(
 
     If a rule is about partitions, the partitions take turns: see ``store.turn_claims``. ``place`` is the one
     in the result of the lane's last admission.
+
+    If the function has ``coalesce_max``, the jobs are the first of each call, and ``limit`` and the limits of
+    the function are about calls: see ``store.bundles``.
     """
     ended: list[tuple[Setback, Settled]] = []
     if discarded is not None:
@@ -63,7 +67,7 @@ def admit(
     policy = _policy(rows[0])
     allowed, rate = limit, policy.start_rate
     if policy.max_running is not None:
-        held = run("in_flight", funcname=lane.funcname, limit=policy.max_running)[0][0]
+        held = _in_flight(run, lane.funcname, policy, policy.max_running)
         allowed = min(allowed, policy.max_running - held)
     if rate is not None:
         allowed = min(allowed, rate.allowed(used_until, now))
@@ -75,6 +79,10 @@ def admit(
         jobs = turn_claim.claim(limit=size, lease=lease, max_bytes=max_bytes, expires=expires)
         left_out, place = turn_claim.held_back, turn_claim.place
         ended = turn_claim.discarded
+    elif allowed > 0 and policy.coalesce_max is not None:
+        bundle_claim = BundleClaim(run, lane, policy, now)
+        jobs = bundle_claim.claim(limit=allowed, lease=lease, max_bytes=max_bytes, expires=expires)
+        left_out, ended = bundle_claim.held_back, bundle_claim.discarded
     elif allowed > 0:
         due = partial(claim, run, lane, limit=allowed, lease=lease, max_bytes=max_bytes)
         jobs = due(expires=expires, discarded=ended)
@@ -85,6 +93,14 @@ def admit(
     if len(jobs) < max(0, allowed):
         return Admitted(jobs, left_out, place)
     return Admitted(jobs, None if allowed >= limit else wait, place)
+
+
+def _in_flight(run: Statements, funcname: str, policy: FunctionPolicy, limit: int) -> int:
+    """Count the jobs of a function that an attempt holds, up to the limit; those of a bundle count once."""
+    if policy.coalesce_max is None:
+        return int(run("in_flight", funcname=funcname, limit=limit)[0][0])
+    calls, jobs = run("in_flight_calls", funcname=funcname, limit=MAX_RUNNING)[0]
+    return limit if jobs >= MAX_RUNNING else int(calls)
 
 
 def _use_rate(run: Statements, lane: Lane, rate: Rate, used_until: float, now: float, starts: int) -> float:
@@ -98,14 +114,21 @@ def _use_rate(run: Statements, lane: Lane, rate: Rate, used_until: float, now: f
 def head(run: Statements, lane: Lane, place: Place = START) -> int | None:
     """Return the id of the next job that an admission with this place, or else a claim, would take."""
     rows = run("lock_function", funcname=lane.funcname)
-    if not rows or not (policy := _policy(rows[0])).has_turns:
+    if not rows:
         return next_job(run, lane)
+    policy = _policy(rows[0])
+    if not policy.has_turns:
+        if policy.coalesce_max is None:
+            return next_job(run, lane)
+        return BundleClaim(run, lane, policy, rows[0][5]).next_job()
     return TurnClaim(run, lane, policy, place, rows[0][5]).next_job()
 
 
 def _policy(row: Sequence[Any]) -> FunctionPolicy:
     """Return the rules in a row of ``lock_function``, without invalid ones."""
-    max_running, _, rate, burst, _, _, partition_max_running, partition_rate, partition_burst, fair = row
+    max_running, _, rate, burst, _, _, partition_max_running, partition_rate, partition_burst, fair, *last = (
+        row
+    )
     given = {
         "max_running": max_running,
         "rate": rate,
@@ -114,5 +137,7 @@ def _policy(row: Sequence[Any]) -> FunctionPolicy:
         "partition_rate": partition_rate,
         "partition_burst": partition_burst,
         "fair": None if fair is None else bool(fair),
+        "coalesce_max": last[0],
+        "coalesce_wait": last[1],
     }
     return FunctionPolicy(**valid_settings(given))

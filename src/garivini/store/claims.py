@@ -11,7 +11,7 @@ from garivini.model.pacing import BATCH_BYTES
 from garivini.model.state import State
 from garivini.store.chunks import CHUNK
 from garivini.store.expiry import discard, split_late
-from garivini.store.job_rows import from_due_rows
+from garivini.store.job_rows import call_of, from_due_rows
 from garivini.store.statements import Statements
 
 #: Maximum bytes of an argument that is read with its row: 1,000 such arguments are less than the maximum of a
@@ -30,6 +30,21 @@ class Lane(NamedTuple):
     priority: str
     #: Unix time at which its first job is due, or its first lease ends.
     due: int
+
+
+class Dispatched(NamedTuple):
+    """An attempt that was handed to Gearman and whose lease has not ended."""
+
+    handle: Handle
+    #: The unix time at which its lease ends.
+    lease_end: int
+    #: The id and the attempt of the first job of its bundle; None: it was handed out alone.
+    bundle: tuple[int, int] | None = None
+
+    @property
+    def call(self) -> tuple[int, int]:
+        """The id and the attempt by which Gearman servers know the call that carries it."""
+        return self.bundle or (self.handle.jobid, self.handle.attempt or 0)
 
 
 class Lanes(NamedTuple):
@@ -174,8 +189,8 @@ def _first(rows: Sequence[Any], sizes: Sequence[int], maximum: int) -> Sequence[
 
 def dispatched(
     run: Statements, lane: Lane, *, age: int, since: int = 0, after: int = 0, limit: int = CHUNK
-) -> list[tuple[Handle, int]]:
-    """Return attempts that were handed to Gearman and whose leases have not ended, with the leases' ends.
+) -> list[Dispatched]:
+    """Return attempts that were handed to Gearman and whose leases have not ended.
 
     Args:
         run: runs the statements.
@@ -195,7 +210,10 @@ def dispatched(
         after=after,
         limit=limit,
     )
-    return [(Handle(jobid, run.dbid, attempt), run_after) for jobid, attempt, run_after in rows]
+    return [
+        Dispatched(Handle(jobid, run.dbid, attempt), run_after, call_of(bundle, attempt))
+        for jobid, attempt, run_after, bundle in rows
+    ]
 
 
 def leased(run: Statements, funcname: str, *, lease: int, limit: int) -> int:

@@ -124,3 +124,14 @@ def insert_rows(jobs: Sequence[NewJob]) -> list[dict[str, Any]]:
             row["partition"] = job.partition
             row["headers"] = job.headers
     return rows
+
+
+def call_of(bundle: str | None, attempt: int) -> tuple[int, int] | None:
+    """Return the id and the attempt of the first job of the bundle of an attempt; None: it has no bundle.
+
+    ``bundle``: the column of the job's row, which may be of an earlier attempt.
+    """
+    numbers = (bundle or "").split("/")
+    if len(numbers) == 3 and all(map(str.isdecimal, numbers)) and int(numbers[0]) == attempt:
+        return int(numbers[1]), int(numbers[2])
+    return None

@@ -11,7 +11,7 @@ from garivini.model.limits import PRIORITIES
 from garivini.model.state import State
 from garivini.store.chunks import by_attempt, chunks
 from garivini.store.claims import Lane
-from garivini.store.job_rows import from_row
+from garivini.store.job_rows import call_of, from_row
 from garivini.store.locked_rows import skip_locked, unlocked
 from garivini.store.statements import Statements
 
@@ -33,6 +33,13 @@ class Lapsed(NamedTuple):
     put_off: bool = False
     #: The function of the row: in a table of the original it may differ in case from the lane's.
     funcname: str = ""
+    #: The id and the attempt of the first job of its bundle; None: it was handed out alone.
+    bundle: tuple[int, int] | None = None
+
+    @property
+    def call(self) -> tuple[int, int]:
+        """The id and the attempt by which Gearman servers know the call that carries the job."""
+        return self.bundle or (self.jobid, self.attempt)
 
 
 def renew(
@@ -87,7 +94,9 @@ def expired(run: Statements, lane: Lane, *, limit: int) -> list[Lapsed]:
         priority=PRIORITIES.index(lane.priority),
         limit=limit,
     )
-    return [Lapsed._make((*row[:6], lane.state, bool(row[6]), row[7])) for row in rows]
+    return [
+        Lapsed._make((*row[:6], lane.state, bool(row[6]), row[7], call_of(row[8], row[1]))) for row in rows
+    ]
 
 
 def requeue(run: Statements, jobids: Collection[int], *, locked: set[int] | None = None) -> None:

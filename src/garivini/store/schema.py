@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 #: Revision of the schema that this code works with: the newest file of ``migrations/versions``.
-SCHEMA: Final = "0016_from_0003"
+SCHEMA: Final = "0017_from_0003"
 #: The name of a revision: its number, and the number of the oldest revision whose code may use its tables.
 _REVISION: Final = re.compile(r"([0-9]{4})(?:_from_([0-9]{4}))?")
 

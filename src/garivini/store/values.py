@@ -10,7 +10,7 @@ _TEXTS: Final = frozenset(
     "funcname uniqkey coalesce partition headers arg flag kind error message trace worker body result"
     " envelope rate partition_rate error_text arg_text name cron zone missed overlap declared override"
     " unique_scope on_duplicate start rule"
-    " id mover batchid on_complete on_success".split()
+    " id mover batchid on_complete on_success call".split()
 )
 #: Parameters that are numbers with a fraction.
 _REALS: Final = frozenset(("ran", "used_until"))
@@ -19,7 +19,7 @@ _STRICT: Final = frozenset(("jobid", "first", "last", "dbid", "attempt", "after"
 #: Parameters that may be None, besides the texts.
 _OPTIONAL: Final = frozenset(
     "state lease deadline renews max_failures retention max_running dead_retention burst paused_until"
-    " partition_max_running partition_burst fair cancel_grace"
+    " partition_max_running partition_burst fair cancel_grace coalesce_max coalesce_wait"
     " created_from created_before due_from due_before every tick next_tick queued last_tick"
     " last_jobid unique_window max_delay expires".split()
 )

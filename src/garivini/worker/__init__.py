@@ -3,6 +3,7 @@
 * ``worker`` registers ``functions``. ``serving`` runs a worker until a stop, and ``process`` runs one in a
   process of its own.
 * ``links`` are the connections to the Gearman servers. ``held_jobs`` decides which copies start.
+  ``bundles`` does so for copies that carry several jobs.
 * ``def_jobs`` runs ``def`` functions, whose jobs wait in the queue of ``blocking``. ``async_jobs`` runs
   ``async def`` functions. ``shared`` has the objects that these parts share.
 * ``live_settings`` applies settings that an operator changes. ``kept_results`` keeps the results of jobs, and

@@ -7,8 +7,10 @@ from dataclasses import replace
 from msgspec.structs import force_setattr
 
 from garivini.keeper.execution import Execution
+from garivini.keeper.shared_copy import SharedCopy
 from garivini.model.current import set_current_job
 from garivini.worker import forks
+from garivini.worker.bundles import begin, end
 from garivini.worker.functions import setback_of
 from garivini.worker.kept_results import take_result
 from garivini.worker.links import Links
@@ -62,7 +64,12 @@ class AsyncJobs:
         return tasks
 
     def cancel_one(self, execution: Execution) -> None:
-        """Cancel the task of a job that was cancelled, if it runs. Any outcome but success has no effect."""
+        """Cancel the task of a job that was cancelled, if it runs. Any outcome but success has no effect.
+
+        A bundle goes on, because its other jobs were not cancelled.
+        """
+        if execution.job.members:
+            return
         for task, running in self.tasks.items():
             if running is execution:
                 task.cancel()
@@ -75,7 +82,9 @@ class AsyncJobs:
         force_setattr(job, "calls", keeper.job_calls)
         try:
             set_current_job(job)  # set in the context of this task alone
-            if keeper.job_events.enabled:
+            if job.members:
+                begin(execution, keeper)
+            elif keeper.job_events.enabled:
                 keeper.job_events.start(execution)
             async with limit:
                 result = await entry.function(job)
@@ -93,7 +102,10 @@ class AsyncJobs:
             execution.setback = setback
         self.links.ran += 1
         force_setattr(job, "calls", None)  # threads that the function left behind must not use them
-        keeper.end(execution)
+        if job.answer is not None or type(execution.held) is SharedCopy:
+            end(execution, keeper, self._name)
+        else:
+            keeper.end(execution)
         self.links.offer()
 
     def _done(self, task: asyncio.Task[None]) -> None:

@@ -8,10 +8,12 @@ from typing import Final
 from msgspec.structs import force_setattr
 
 from garivini.keeper.execution import Execution
+from garivini.keeper.shared_copy import SharedCopy
 from garivini.keeper.supervised_child import TIME_LIMIT
 from garivini.model.current import set_current_job
 from garivini.worker import forks
 from garivini.worker.blocking import BlockingRunner
+from garivini.worker.bundles import begin, end
 from garivini.worker.functions import setback_of
 from garivini.worker.kept_results import take_result
 from garivini.worker.links import Links
@@ -70,7 +72,9 @@ class DefJobs:
         force_setattr(execution.job, "calls", keeper.job_calls)
         try:
             set_current_job(execution.job)
-            if keeper.job_events.enabled:
+            if execution.job.members:
+                begin(execution, keeper)
+            elif keeper.job_events.enabled:
                 keeper.job_events.start(execution)
             result = entry.function(execution.job)
             forks.leave()
@@ -82,7 +86,10 @@ class DefJobs:
         self.current = None
         self.links.ran += 1
         force_setattr(execution.job, "calls", None)  # threads that the function left behind must not use them
-        keeper.end(execution)
+        if execution.job.answer is not None or type(execution.held) is SharedCopy:
+            end(execution, keeper, self._name)
+        else:
+            keeper.end(execution)
         return True
 
     def _end_batch(self, ran: int, seconds: float) -> None:

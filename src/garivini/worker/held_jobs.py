@@ -8,8 +8,10 @@ from garivini.gearman.aio import Held
 from garivini.keeper.copies import Copy, EndedCopies, copy_of
 from garivini.keeper.execution import Execution
 from garivini.keeper.keeper import Keeper
+from garivini.keeper.shared_copy import SharedCopy
 from garivini.model.payload import decode_payload
 from garivini.worker.async_jobs import AsyncJobs
+from garivini.worker.bundles import Bundles
 from garivini.worker.def_jobs import DefJobs
 from garivini.worker.replacement import Replacement
 from garivini.worker.shared import Shared
@@ -45,6 +47,9 @@ class HeldJobs:
         self._some_left = asyncio.Event()
         #: Counts the jobs that have ended; None: the process is not replaced.
         self.replacement: Replacement | None = None
+        self._bundles = Bundles(
+            shared, self._executions, self.ended, self._start_held, self._blocking.take_back
+        )
 
     def arrived(self, held: Held) -> None:
         """Accept a copy: start it, check it first, or drop it."""
@@ -53,6 +58,9 @@ class HeldJobs:
             keeper = self._keepers.get(job.dbid)
             if keeper is None:
                 raise UsageError(f"database {job.dbid} is not one of this worker's")
+            if job.members:
+                self._bundles.arrived(job, held)
+                return
         except UsageError as error:
             # Without a handle, the row to write to is not known. If there is a row, its job runs again when
             # the lease expires.
@@ -84,17 +92,23 @@ class HeldJobs:
         """
         if not holds:
             execution.renews = False
-            self._call_in_loop(self._drop_stale, execution)
-            return
-        if not execution.renews:  # it is renewed already if the check was for a second copy
+        elif not execution.renews:  # it is renewed already if the check was for a second copy
             self._keepers[execution.job.dbid].hold(execution)
-        if self._functions[execution.held.job.function].is_async:
+        if isinstance(execution.held, SharedCopy):
+            self._call_in_loop(self._bundle_checked, execution, holds)
+        elif not holds:
+            self._call_in_loop(self._drop_stale, execution)
+        elif self._functions[execution.held.job.function].is_async:
             self._call_in_loop(self._async_jobs.start, execution)
         else:
             self._blocking.put(execution)
 
     def give_up(self, execution: Execution) -> None:
         """Do not start a job whose connection is lost: the server sends the copy again, perhaps to us."""
+        if isinstance(execution.held, SharedCopy):
+            self._bundles.give_up(execution.held)
+            self._some_left.set()
+            return
         keeper = self._keepers[execution.job.dbid]
         if execution.held.disconnected:
             del self._executions[execution.copy]
@@ -102,6 +116,14 @@ class HeldJobs:
             keeper.drop(execution)
         else:
             keeper.check(execution)  # the copy has arrived again meanwhile: see _attach
+
+    def take_back(self, execution: Execution) -> bool:
+        """Remove a job that has not started from the queue; return whether it was there.
+
+        A bundle stays, and its leases are renewed: its jobs are not given back one by one. Any thread may use
+        this.
+        """
+        return not isinstance(execution.held, SharedCopy) and self._blocking.take_back(execution)
 
     def given_back(self, executions: list[Execution]) -> None:
         """Remove executions whose jobs were given back: another worker may have these jobs now."""
@@ -117,6 +139,7 @@ class HeldJobs:
 
     def committed(self, executions: list[Execution]) -> None:
         """Report the ends of jobs whose outcome is committed."""
+        unended: list[Execution] = []  # the others of their bundles are still to be committed
         for execution in executions:
             copy = execution.copy
             del self._executions[copy]
@@ -124,21 +147,31 @@ class HeldJobs:
             reported = held.complete(note=copy) if execution.setback is None else held.fail(note=copy)
             if not reported:
                 self.ended.add([copy])
+            if isinstance(held, SharedCopy) and held.left:
+                unended.append(execution)
         self._some_left.set()
         if self.replacement is not None:
             self.replacement.count(len(executions))
         tasks = 0
         if self._async_jobs.links.connections:
             tasks = sum(self._functions[it.held.job.function].is_async for it in executions)
-        self._def_jobs.links.settle(len(executions) - tasks)
+            tasks -= sum(self._functions[it.held.job.function].is_async for it in unended)
+        self._def_jobs.links.settle(len(executions) - len(unended) - tasks)
         self._async_jobs.links.settle(tasks)
 
-    def _start(self, execution: Execution, keeper: Keeper) -> None:
-        keeper.hold(execution)
+    def _start_held(self, execution: Execution) -> None:
         if self._functions[execution.held.job.function].is_async:
             self._async_jobs.start(execution)
         else:
             self._blocking.put(execution)
+
+    def _bundle_checked(self, execution: Execution, holds: bool) -> None:
+        self._bundles.checked(execution, holds)
+        self._some_left.set()
+
+    def _start(self, execution: Execution, keeper: Keeper) -> None:
+        keeper.hold(execution)
+        self._start_held(execution)
 
     def _attach(self, execution: Execution, held: Held) -> None:
         """Accept a second copy of a job that this process holds: its end is reported for both copies."""

@@ -113,7 +113,7 @@ class Serving:
                 database,
                 on_committed=lambda executions: in_loop(held_jobs.committed, executions),
                 on_checked=held_jobs.checked,
-                take_back=self.blocking.take_back,
+                take_back=held_jobs.take_back,
                 on_cancelled=lambda execution: in_loop(self._async_jobs.cancel_one, execution),
                 on_given_back=lambda executions: in_loop(held_jobs.given_back, executions),
                 running=lambda: self._def_jobs.current,

@@ -181,7 +181,7 @@ class Supervisor:
             process.slot.may_leave = may_leave
             if process.killed_for:
                 continue
-            handle, deadline, _, _ = process.slot.read()
+            handle, deadline, *_ = process.slot.read()
             if handle and deadline and now > deadline + TIME_LIMIT_GRACE:
                 process.killed_for = "TimeLimit"
                 os.kill(pid, signal.SIGKILL)
@@ -206,12 +206,12 @@ class Supervisor:
         # With this status, the child has reported the reason.
         if code != CONFIGURATION_ERROR and (code or not leaving):
             events.emit("worker.child_died", pid=pid, status=code)
-        handle, _, recorded, incarnation = process.slot.read()
+        handle, _, recorded, incarnation, members = process.slot.read()
         if not recorded:
             self._obituaries += process.obituaries
         if handle is not None:
             kind, message = _cause(process, code)
-            self._obituaries.append(Obituary(handle, kind, message, incarnation))
+            self._obituaries += [Obituary(it, kind, message, incarnation) for it in (handle, *members)]
         if code == CONFIGURATION_ERROR:
             self._status = code
             self._stop()

@@ -77,6 +77,8 @@ class Worker:
         partition_rate: str | None = None,
         partition_burst: int | None = None,
         fair: bool | None = None,
+        coalesce_max: int | None = None,
+        coalesce_wait: int | None = None,
         backoff: Backoff | DelayAfter | None = None,
         backoff_for: Mapping[ErrorClass, Backoff] | None = None,
         retry_on: Iterable[ErrorClass] | None = None,
@@ -119,6 +121,10 @@ class Worker:
             partition_burst: as ``burst``, for ``partition_rate``.
             fair: whether partitions take turns, each with one job per round. With ``partition_max_running``
                 or ``partition_rate``, they always take turns.
+            coalesce_max: maximum jobs with the same ``coalesce`` value that one call gets as
+                ``job.bundle``, 1 to 1,000; by default one. It has no effect if a rule is about
+                partitions.
+            coalesce_wait: maximum seconds for which a due job waits for others; by default 0.
             backoff: the delays after failures: a ``BackoffCurve``, or a list of seconds for the first
                 failure, the second and so on, the last for all later ones. By default 2, 4, 8 minutes and so
                 on, up to a day. Or a callable, which a worker calls with the number of failures and the
@@ -159,6 +165,8 @@ class Worker:
             partition_rate=partition_rate,
             partition_burst=partition_burst,
             fair=fair,
+            coalesce_max=coalesce_max,
+            coalesce_wait=coalesce_wait,
             timeout=timeout,
             cancel_grace=cancel_grace,
             retention=retention,

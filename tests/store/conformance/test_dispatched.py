@@ -11,7 +11,7 @@ from tests.store.conftest import Clock
 
 def dispatched(database: Database, **options: Any) -> list[tuple[int, int]]:
     found = database.dispatched(lane(state=State.LEASED), **{"age": 0, **options})
-    return [(handle.jobid, lease_end) for handle, lease_end in found]
+    return [(it.handle.jobid, it.lease_end) for it in found]
 
 
 def test_dispatched_returns_attempts_by_the_ends_of_their_leases_in_pages(

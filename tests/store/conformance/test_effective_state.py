@@ -100,7 +100,7 @@ def test_statements_of_the_fence_find_the_jobs_that_are_held(
 
 def test_dispatched_expired_and_claim_find_rows_by_the_rule(database: Database, rows: dict[int, Row]) -> None:
     in_gearman = database.dispatched(lane(state=State.LEASED), age=0)
-    assert sorted(handle.jobid for handle, _ in in_gearman) == ids(
+    assert sorted(it.handle.jobid for it in in_gearman) == ids(
         rows, lambda row: row.state is State.LEASED and row.run_after > NOON
     )
     lapsed = [found for state in HELD for found in database.expired(lane(state=state), limit=100)]

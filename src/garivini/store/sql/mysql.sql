@@ -148,7 +148,7 @@ UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :leas
 -- Expired leases of a lane, and for each whether another program has put the row off. Rows locked by another
 -- transaction are skipped.
 SELECT jobid, attempt, flag, crashes, since, CAST(UNIX_TIMESTAMP() AS SIGNED) - CAST(since AS SIGNED),
-       {put_off}, funcname
+       {put_off}, funcname, bundle
   FROM job FORCE INDEX (job_lane)
  WHERE funcname = :funcname AND state = :state AND priority = :priority
    AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
@@ -568,6 +568,7 @@ SHOW GLOBAL VARIABLES WHERE variable_name IN ('group_replication_consistency', '
 -- The settings that apply to each function, and the time until which it is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, cancel_grace,
+       coalesce_max, coalesce_wait,
        CASE WHEN paused_until > UNIX_TIMESTAMP() THEN paused_until END
   FROM `function` ORDER BY funcname
 
@@ -576,6 +577,7 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
        partition_max_running, partition_rate, partition_burst, fair, cancel_grace,
+       coalesce_max, coalesce_wait,
        declared, override
   FROM `function` ORDER BY funcname
 
@@ -588,6 +590,7 @@ SELECT funcname, declared FROM `function` WHERE funcname IN (:*funcnames)
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
        partition_max_running, partition_rate, partition_burst, fair, cancel_grace,
+       coalesce_max, coalesce_wait,
        declared, override
   FROM `function` WHERE funcname IN (:*funcnames) ORDER BY funcname FOR UPDATE
 
@@ -598,13 +601,14 @@ VALUES
   (:funcname) -- each
 ON DUPLICATE KEY UPDATE funcname = VALUES(funcname)
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, cancel_grace, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, cancel_grace, coalesce_max, coalesce_wait, declared, override) -> none
 -- Writes all settings of functions.
 INSERT INTO `function` (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       partition_max_running, partition_rate, partition_burst, fair, cancel_grace, declared, override)
+       partition_max_running, partition_rate, partition_burst, fair, cancel_grace,
+       coalesce_max, coalesce_wait, declared, override)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :unique_scope, :unique_window, :on_duplicate, :max_delay, :expires, :partition_max_running, :partition_rate, :partition_burst, :fair, :cancel_grace, :declared, :override) -- each
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :unique_scope, :unique_window, :on_duplicate, :max_delay, :expires, :partition_max_running, :partition_rate, :partition_burst, :fair, :cancel_grace, :coalesce_max, :coalesce_wait, :declared, :override) -- each
 ON DUPLICATE KEY UPDATE
        lease = VALUES(lease), deadline = VALUES(deadline), renews = VALUES(renews),
        envelope = VALUES(envelope), max_failures = VALUES(max_failures), retention = VALUES(retention),
@@ -613,7 +617,8 @@ ON DUPLICATE KEY UPDATE
        unique_scope = VALUES(unique_scope), unique_window = VALUES(unique_window),
        on_duplicate = VALUES(on_duplicate), max_delay = VALUES(max_delay), expires = VALUES(expires),
        partition_max_running = VALUES(partition_max_running), partition_rate = VALUES(partition_rate),
-       partition_burst = VALUES(partition_burst), fair = VALUES(fair), cancel_grace = VALUES(cancel_grace),
+       partition_burst = VALUES(partition_burst), fair = VALUES(fair), cancel_grace = VALUES(cancel_grace), coalesce_max = VALUES(coalesce_max),
+       coalesce_wait = VALUES(coalesce_wait),
        declared = VALUES(declared), override = VALUES(override)
 
 -- name: adoptable (jobids) -> rows
@@ -684,7 +689,7 @@ SELECT paused_until FROM `function` WHERE funcname = :funcname AND paused_until 
 -- name: dispatched (funcname, priority, age, since, after, limit) -> rows
 -- Leased jobs of a lane that no worker has started and whose leases have not expired. The youngest are omitted, because
 -- they may not have been submitted yet. The rows are read in pages, in the order in which their leases end.
-SELECT jobid, attempt, run_after FROM job FORCE INDEX (job_lane)
+SELECT jobid, attempt, run_after, bundle FROM job FORCE INDEX (job_lane)
  WHERE funcname = :funcname AND state = 1 AND priority = :priority
    AND run_after > UNIX_TIMESTAMP() AND run_after >= :after
    AND since <= UNIX_TIMESTAMP() - :age AND since > :since AND {held}
@@ -703,7 +708,7 @@ SELECT COUNT(*) FROM (
 -- the lock.
 SELECT max_running, COALESCE(paused_until > UNIX_TIMESTAMP(), 0), rate, burst, rate_used_until,
        UNIX_TIMESTAMP() + MICROSECOND(NOW(6)) / 1e6,
-       partition_max_running, partition_rate, partition_burst, fair
+       partition_max_running, partition_rate, partition_burst, fair, coalesce_max, coalesce_wait
   FROM `function` WHERE funcname = :funcname FOR UPDATE SKIP LOCKED
 
 -- name: use_rate (funcname, used_until) -> none
@@ -755,6 +760,26 @@ SELECT `partition` FROM turn_partition
 -- name: next_turns (funcname, priority, partition, limit) -> rows
 -- The first turns of each of these partitions, as many as its `limit`.
 (SELECT jobid, `partition`, run_after FROM turn FORCE INDEX (turn_order) WHERE funcname = :funcname AND priority = :priority AND `partition` = :partition ORDER BY run_after, jobid LIMIT :limit) UNION ALL -- each
+
+-- name: in_flight_calls (funcname, limit) -> one
+-- The number of calls of a function with bundles that are in flight, and the number of their jobs, which are counted up
+-- to a limit. The jobs of a bundle are one call.
+SELECT count(DISTINCT call_of), count(*) FROM (
+  SELECT IF(SUBSTRING_INDEX(bundle, '/', 1) = CONCAT(attempt), SUBSTRING(bundle, LOCATE('/', bundle) + 1), CONCAT(jobid, '/', attempt)) AS call_of
+    FROM job FORCE INDEX (job_lane)
+   WHERE funcname = :funcname AND state IN (1, 2, 3) AND {held} LIMIT :limit) AS handed_out
+
+-- name: bundle_page (funcname, priority, limit, skip) -> rows
+-- Due jobs of a lane with the values that decide which of them go together, from a number of jobs on. Nothing is locked.
+SELECT jobid, run_after, `coalesce`, flag, failcount, crashes
+  FROM job FORCE INDEX (job_lane)
+ WHERE funcname = :funcname AND state = 0 AND priority = :priority
+   AND run_after <= UNIX_TIMESTAMP() AND run_after <> 2147483647
+ ORDER BY run_after LIMIT :limit OFFSET :skip
+
+-- name: mark_bundle (jobids, call) -> none
+-- Notes with the jobs of a bundle, which this transaction has claimed, their attempts and the call that carries them.
+UPDATE job FORCE INDEX (PRIMARY) SET bundle = CONCAT(attempt, '/', :call) WHERE jobid IN (:*jobids)
 
 -- name: due_turns (jobids, priority, small) -> rows
 -- The jobs among these that a claim may take now, as `due` reads them. Rows that are locked are skipped.

@@ -175,7 +175,7 @@ UPDATE job SET attempt = attempt + 1, state = 1, since = :now::bigint, run_after
 -- transaction are skipped.
 SELECT jobid, attempt, flag, crashes, since, floor(extract(epoch FROM clock_timestamp()))::bigint - since,
        {put_off},
-       funcname
+       funcname, bundle
   FROM job
  WHERE funcname = :funcname::text AND state = :state::smallint AND priority = :priority::smallint
    AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after <> 2147483647
@@ -574,6 +574,7 @@ UNION ALL SELECT 'commits_without_standby', count(*)::text FROM pg_catalog.pg_st
 -- The settings that apply to each function, and the time until which it is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, cancel_grace,
+       coalesce_max, coalesce_wait,
        CASE WHEN paused_until > floor(extract(epoch FROM clock_timestamp()))::bigint THEN paused_until END
   FROM function ORDER BY funcname
 
@@ -582,6 +583,7 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
        partition_max_running, partition_rate, partition_burst, fair, cancel_grace,
+       coalesce_max, coalesce_wait,
        declared, override
   FROM function ORDER BY funcname
 
@@ -594,6 +596,7 @@ SELECT funcname, declared FROM function WHERE funcname = ANY (:@funcnames::text[
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
        partition_max_running, partition_rate, partition_burst, fair, cancel_grace,
+       coalesce_max, coalesce_wait,
        declared, override
   FROM function WHERE funcname = ANY (:@funcnames::text[]) ORDER BY funcname FOR UPDATE
 
@@ -601,25 +604,27 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
 -- Creates rows for functions that have none yet, so that the rows can be locked.
 INSERT INTO function (funcname) SELECT unnest(:@funcname::text[]) ON CONFLICT (funcname) DO NOTHING
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, cancel_grace, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, cancel_grace, coalesce_max, coalesce_wait, declared, override) -> none
 -- Writes all settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       partition_max_running, partition_rate, partition_burst, fair, cancel_grace, declared, override)
+       partition_max_running, partition_rate, partition_burst, fair, cancel_grace,
+       coalesce_max, coalesce_wait, declared, override)
 SELECT n.funcname, n.lease, n.deadline, n.renews::boolean, n.envelope, n.max_failures, n.retention, n.max_running,
        n.retry, n.timeout, n.dead_retention, n.rate, n.burst, n.unique_scope, n.unique_window,
        n.on_duplicate, n.max_delay, n.expires, n.partition_max_running, n.partition_rate,
-       n.partition_burst, n.fair, n.cancel_grace, n.declared, n.override
+       n.partition_burst, n.fair, n.cancel_grace, n.coalesce_max, n.coalesce_wait, n.declared, n.override
   FROM unnest(:@funcname::text[], :@lease::integer[], :@deadline::integer[], :@renews::integer[], :@envelope::text[],
               :@max_failures::integer[], :@retention::integer[], :@max_running::integer[], :@retry::text[],
               :@timeout::double precision[], :@dead_retention::integer[], :@rate::text[], :@burst::integer[],
               :@unique_scope::text[], :@unique_window::integer[], :@on_duplicate::text[], :@max_delay::integer[],
               :@expires::integer[], :@partition_max_running::integer[], :@partition_rate::text[],
-              :@partition_burst::integer[], :@fair::smallint[], :@cancel_grace::integer[], :@declared::text[],
-              :@override::text[])
+              :@partition_burst::integer[], :@fair::smallint[],
+              :@cancel_grace::integer[], :@coalesce_max::integer[], :@coalesce_wait::integer[], :@declared::text[], :@override::text[])
        AS n (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
              dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-             partition_max_running, partition_rate, partition_burst, fair, cancel_grace, declared, override)
+             partition_max_running, partition_rate, partition_burst, fair, cancel_grace,
+       coalesce_max, coalesce_wait, declared, override)
 ON CONFLICT (funcname) DO UPDATE
    SET lease = excluded.lease, deadline = excluded.deadline, renews = excluded.renews,
        envelope = excluded.envelope, max_failures = excluded.max_failures, retention = excluded.retention,
@@ -628,7 +633,8 @@ ON CONFLICT (funcname) DO UPDATE
        unique_scope = excluded.unique_scope, unique_window = excluded.unique_window,
        on_duplicate = excluded.on_duplicate, max_delay = excluded.max_delay, expires = excluded.expires,
        partition_max_running = excluded.partition_max_running, partition_rate = excluded.partition_rate,
-       partition_burst = excluded.partition_burst, fair = excluded.fair, cancel_grace = excluded.cancel_grace,
+       partition_burst = excluded.partition_burst, fair = excluded.fair, cancel_grace = excluded.cancel_grace, coalesce_max = excluded.coalesce_max,
+       coalesce_wait = excluded.coalesce_wait,
        declared = excluded.declared, override = excluded.override
 
 -- name: adoptable (jobids) -> rows
@@ -699,7 +705,7 @@ SELECT paused_until FROM function WHERE funcname = :funcname::text AND paused_un
 -- name: dispatched (funcname, priority, age, since, after, limit) -> rows
 -- Leased jobs of a lane that no worker has started and whose leases have not expired. The youngest are omitted, because
 -- they may not have been submitted yet. The rows are read in pages, in the order in which their leases end.
-SELECT jobid, attempt, run_after FROM job
+SELECT jobid, attempt, run_after, bundle FROM job
  WHERE funcname = :funcname::text AND state = 1 AND priority = :priority::smallint
    AND run_after > (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after >= :after::bigint
    AND since <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) - :age::bigint AND since > :since::bigint
@@ -721,7 +727,7 @@ SELECT count(*) FROM (
 -- the lock.
 SELECT max_running, coalesce(paused_until > floor(extract(epoch FROM clock_timestamp()))::bigint, false),
        rate, burst, rate_used_until, extract(epoch FROM clock_timestamp())::float8,
-       partition_max_running, partition_rate, partition_burst, fair
+       partition_max_running, partition_rate, partition_burst, fair, coalesce_max, coalesce_wait
   FROM function WHERE funcname = :funcname::text FOR UPDATE SKIP LOCKED
 
 -- name: use_rate (funcname, used_until) -> none
@@ -782,6 +788,26 @@ SELECT turns.jobid, given.partition, turns.run_after
          SELECT turn.jobid, turn.run_after FROM turn
           WHERE turn.funcname = given.funcname AND turn.priority = given.priority AND turn.partition = given.partition
           ORDER BY turn.run_after, turn.jobid LIMIT given.size) AS turns
+
+-- name: in_flight_calls (funcname, limit) -> one
+-- The number of calls of a function with bundles that are in flight, and the number of their jobs, which are counted up
+-- to a limit. The jobs of a bundle are one call.
+SELECT count(DISTINCT call_of), count(*) FROM (
+  SELECT CASE WHEN split_part(bundle, '/', 1) = attempt::text THEN substr(bundle, strpos(bundle, '/') + 1) ELSE jobid || '/' || attempt END AS call_of
+    FROM job
+   WHERE funcname = :funcname::text AND state IN (1, 2, 3) AND {held} LIMIT :limit::bigint) AS handed_out
+
+-- name: bundle_page (funcname, priority, limit, skip) -> rows
+-- Due jobs of a lane with the values that decide which of them go together, from a number of jobs on. Nothing is locked.
+SELECT jobid, run_after, "coalesce", flag, failcount, crashes
+  FROM job
+ WHERE funcname = :funcname::text AND state = 0 AND priority = :priority::smallint
+   AND run_after <= (SELECT floor(extract(epoch FROM clock_timestamp()))::bigint) AND run_after <> 2147483647
+ ORDER BY run_after LIMIT :limit::bigint OFFSET :skip::bigint
+
+-- name: mark_bundle (jobids, call) -> none
+-- Notes with the jobs of a bundle, which this transaction has claimed, their attempts and the call that carries them.
+UPDATE job SET bundle = attempt || '/' || :call::text WHERE jobid = ANY (:@jobids::bigint[])
 
 -- name: due_turns (jobids, priority, small) -> rows
 -- The jobs among these that a claim may take now, as `due` reads them. Rows that are locked are skipped.

@@ -148,7 +148,7 @@ UPDATE job SET attempt = attempt + 1, state = 1, since = :now, run_after = :leas
 -- name: expired (funcname, state, priority, limit) -> rows
 -- Expired leases of a lane, and for each whether another program has put the row off.
 SELECT jobid, attempt, flag, crashes, since, strftime('%s', 'now') - since, {put_off},
-       funcname
+       funcname, bundle
   FROM job INDEXED BY job_lane
  WHERE funcname = :funcname AND state = :state AND priority = :priority
    AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647
@@ -495,6 +495,7 @@ SELECT 'version', sqlite_version() UNION ALL SELECT 'journal_mode', journal_mode
 -- The settings that apply to each function, and the time until which it is paused.
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, cancel_grace,
+       coalesce_max, coalesce_wait,
        CASE WHEN paused_until > strftime('%s', 'now') + 0 THEN paused_until END
   FROM function ORDER BY funcname
 
@@ -503,6 +504,7 @@ SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
        partition_max_running, partition_rate, partition_burst, fair, cancel_grace,
+       coalesce_max, coalesce_wait,
        declared, override
   FROM function ORDER BY funcname
 
@@ -515,6 +517,7 @@ SELECT funcname, declared FROM function WHERE funcname IN (:*funcnames)
 SELECT funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
        partition_max_running, partition_rate, partition_burst, fair, cancel_grace,
+       coalesce_max, coalesce_wait,
        declared, override
   FROM function WHERE funcname IN (:*funcnames) ORDER BY funcname
 
@@ -525,13 +528,14 @@ VALUES
   (:funcname) -- each
 ON CONFLICT (funcname) DO NOTHING
 
--- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, cancel_grace, declared, override) -> none
+-- name: write_settings (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout, dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires, partition_max_running, partition_rate, partition_burst, fair, cancel_grace, coalesce_max, coalesce_wait, declared, override) -> none
 -- Writes all settings of functions.
 INSERT INTO function (funcname, lease, deadline, renews, envelope, max_failures, retention, max_running, retry, timeout,
        dead_retention, rate, burst, unique_scope, unique_window, on_duplicate, max_delay, expires,
-       partition_max_running, partition_rate, partition_burst, fair, cancel_grace, declared, override)
+       partition_max_running, partition_rate, partition_burst, fair, cancel_grace,
+       coalesce_max, coalesce_wait, declared, override)
 VALUES
-  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :unique_scope, :unique_window, :on_duplicate, :max_delay, :expires, :partition_max_running, :partition_rate, :partition_burst, :fair, :cancel_grace, :declared, :override) -- each
+  (:funcname, :lease, :deadline, :renews, :envelope, :max_failures, :retention, :max_running, :retry, :timeout, :dead_retention, :rate, :burst, :unique_scope, :unique_window, :on_duplicate, :max_delay, :expires, :partition_max_running, :partition_rate, :partition_burst, :fair, :cancel_grace, :coalesce_max, :coalesce_wait, :declared, :override) -- each
 ON CONFLICT (funcname) DO UPDATE
    SET lease = excluded.lease, deadline = excluded.deadline, renews = excluded.renews,
        envelope = excluded.envelope, max_failures = excluded.max_failures, retention = excluded.retention,
@@ -540,7 +544,8 @@ ON CONFLICT (funcname) DO UPDATE
        unique_scope = excluded.unique_scope, unique_window = excluded.unique_window,
        on_duplicate = excluded.on_duplicate, max_delay = excluded.max_delay, expires = excluded.expires,
        partition_max_running = excluded.partition_max_running, partition_rate = excluded.partition_rate,
-       partition_burst = excluded.partition_burst, fair = excluded.fair, cancel_grace = excluded.cancel_grace,
+       partition_burst = excluded.partition_burst, fair = excluded.fair, cancel_grace = excluded.cancel_grace, coalesce_max = excluded.coalesce_max,
+       coalesce_wait = excluded.coalesce_wait,
        declared = excluded.declared, override = excluded.override
 
 -- name: adoptable (jobids) -> rows
@@ -608,7 +613,7 @@ SELECT paused_until FROM function WHERE funcname = :funcname AND paused_until > 
 -- name: dispatched (funcname, priority, age, since, after, limit) -> rows
 -- Leased jobs of a lane that no worker has started and whose leases have not expired. The youngest are omitted, because
 -- they may not have been submitted yet. The rows are read in pages, in the order in which their leases end.
-SELECT jobid, attempt, run_after FROM job INDEXED BY job_lane
+SELECT jobid, attempt, run_after, bundle FROM job INDEXED BY job_lane
  WHERE funcname = :funcname AND state = 1 AND priority = :priority
    AND run_after > strftime('%s', 'now') + 0 AND run_after >= :after
    AND since <= strftime('%s', 'now') - :age AND since > :since AND {held}
@@ -626,7 +631,7 @@ SELECT count(*) FROM (
 -- whole database, so claims take turns. No row: the function has no settings.
 SELECT max_running, coalesce(paused_until > strftime('%s', 'now') + 0, 0), rate, burst, rate_used_until,
        (julianday('now') - 2440587.5) * 86400.0,
-       partition_max_running, partition_rate, partition_burst, fair
+       partition_max_running, partition_rate, partition_burst, fair, coalesce_max, coalesce_wait
   FROM function WHERE funcname = :funcname
 
 -- name: use_rate (funcname, used_until) -> none
@@ -679,6 +684,26 @@ SELECT "partition" FROM turn_partition
 -- name: next_turns (funcname, priority, partition, limit) -> rows
 -- The first turns of each of these partitions, as many as its `limit`.
 SELECT * FROM (SELECT jobid, "partition", run_after FROM turn INDEXED BY turn_order WHERE funcname = :funcname AND priority = :priority AND "partition" = :partition ORDER BY run_after, jobid LIMIT :limit) UNION ALL -- each
+
+-- name: in_flight_calls (funcname, limit) -> one
+-- The number of calls of a function with bundles that are in flight, and the number of their jobs, which are counted up
+-- to a limit. The jobs of a bundle are one call.
+SELECT count(DISTINCT call_of), count(*) FROM (
+  SELECT CASE WHEN substr(bundle, 1, instr(bundle, '/') - 1) = CAST(attempt AS TEXT) THEN substr(bundle, instr(bundle, '/') + 1) ELSE jobid || '/' || attempt END AS call_of
+    FROM job INDEXED BY job_lane
+   WHERE funcname = :funcname AND state IN (1, 2, 3) AND {held} LIMIT :limit) AS handed_out
+
+-- name: bundle_page (funcname, priority, limit, skip) -> rows
+-- Due jobs of a lane with the values that decide which of them go together, from a number of jobs on. Nothing is locked.
+SELECT jobid, run_after, "coalesce", flag, failcount, crashes
+  FROM job INDEXED BY job_lane
+ WHERE funcname = :funcname AND state = 0 AND priority = :priority
+   AND run_after <= strftime('%s', 'now') + 0 AND run_after <> 2147483647
+ ORDER BY run_after LIMIT :limit OFFSET :skip
+
+-- name: mark_bundle (jobids, call) -> none
+-- Notes with the jobs of a bundle, which this transaction has claimed, their attempts and the call that carries them.
+UPDATE job SET bundle = attempt || '/' || :call WHERE jobid IN (:*jobids)
 
 -- name: due_turns (jobids, priority, small) -> rows
 -- The jobs among these that a claim may take now, as `due` reads them. No other transaction can have locked one of

@@ -1,0 +1,2 @@
+ALTER TABLE function DROP COLUMN coalesce_wait, DROP COLUMN coalesce_max;
+ALTER TABLE job DROP COLUMN bundle;
