@@ -379,7 +379,7 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
     others = given.split()
     assert invoke("functions", "set", "f", *others, "--db", url).exit_code == 0
     keys = "--unique-scope while_live --on-duplicate debounce --max-delay 300 --expires 60".split()
-    keys += ["--cancel-grace", "9"]
+    keys += ["--cancel-grace", "9", "--coalesce-max", "20", "--coalesce-wait", "30"]
     assert invoke("functions", "set", "f", *keys, "--db", url).exit_code == 0
     (entry,) = json.loads(invoke("functions", "list", "-o", "json", "--db", url).output)
     assert entry == {
@@ -400,6 +400,8 @@ def test_functions_are_set_reset_and_listed(url: str) -> None:
         "partition_burst": 3,
         "fair": True,
         "cancel_grace": 9,
+        "coalesce_max": 20,
+        "coalesce_wait": 30,
         "paused_until": None,
         "rate": "100/m",
         "burst": 10,

@@ -145,11 +145,12 @@ def test_travel_knows_each_column_with_a_time(tmp_path: Path) -> None:
     """A new column has to be added here or there."""
     others = {
         "job": "jobid funcname arg uniqkey coalesce flag failcount priority attempt state crashes runs"
-        " expires has_successor partition headers",
+        " expires has_successor partition headers bundle",
         "failure": "jobid attempt kind error message trace worker",
         "function": "funcname lease deadline renews envelope max_failures retention max_running retry timeout"
         " declared override dead_retention rate burst cancels unique_scope unique_window on_duplicate"
-        " max_delay expires partition_max_running partition_rate partition_burst fair cancel_grace",
+        " max_delay expires partition_max_running partition_rate partition_burst fair cancel_grace"
+        " coalesce_max coalesce_wait",
         "garivini_database": "dbid",
         "garivini_version": "version_num",
         "report": "jobid attempt number kind body",

@@ -28,6 +28,8 @@ class FunctionRules(TypedDict, total=False):
     partition_rate: str | None
     partition_burst: int | None
     fair: bool | None
+    coalesce_max: int | None
+    coalesce_wait: int | None
     backoff: Backoff | DelayAfter | None
     backoff_for: Mapping[ErrorClass, Backoff] | None
     retry_on: Iterable[ErrorClass] | None

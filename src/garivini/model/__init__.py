@@ -1,7 +1,8 @@
 """A job, its values, and the decisions about it. No I/O, no clock.
 
 * ``job``: the classes of a job, a handle and a new job. ``new_jobs`` and ``handles`` make them from callers'
-  arguments; ``inserted`` is the result of an insert, ``current`` the job of the calling code.
+  arguments; ``inserted`` is the result of an insert, ``current`` the job of the calling code, ``job_calls``
+  the calls of a function about its job.
 * ``limits``, ``state``, ``when``, ``headers`` and ``payload``: the values of a job, and its form in Gearman.
   ``json_forms``: the JSON form of pydantic models.
 * ``lease`` decides about an expired lease. ``outcome``: how an attempt ended. ``policy``: the settings of a

@@ -1,8 +1,8 @@
 """A job: its row, its handle, and a job to insert."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -10,6 +10,7 @@ from msgspec.structs import force_setattr
 from garivini.errors import UsageError
 from garivini.model.headers import parse_headers
 from garivini.model.inserted import Inserted
+from garivini.model.job_calls import JobCalls
 from garivini.model.limits import FLAGS, PRIORITIES, Flag, Priority, check_word
 from garivini.model.state import State
 from garivini.model.unique import KeyRule, Unique
@@ -82,35 +83,6 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
         job: NewJob = self.__copy__()  # type: ignore[attr-defined]  # every Struct has it
         force_setattr(job, name, value)
         return job
-
-
-class JobCalls(Protocol):
-    """The calls of a function about its own job. A job that is sent to another process loses them."""
-
-    #: Whether the worker's process accepts no more jobs, and ends.
-    stopping: bool
-    #: Calls a function in a thread, to be awaited.
-    in_thread: Callable[[Callable[[], int]], Awaitable[int]]
-
-    def count_run(self, job: "Job") -> int:
-        """Count a start of this job; return its number."""
-
-    def insert_job(self, job: "Job", *values: Any, **named: Any) -> None:
-        """Check a follow-up of this job, and keep it until the job's success is committed."""
-
-    def insert_jobs(
-        self, job: "Job", jobs: "Iterable[JobLike]", run_after: float | timedelta | None, flag: str | None
-    ) -> None:
-        """Check follow-ups of this job, and keep them until the job's success is committed."""
-
-    def complete(self, job: "Job", connection: Any, result: Any) -> None:
-        """End this job in a transaction of its function."""
-
-    def progress(self, job: "Job", done: int, total: int) -> None:
-        """Report the progress of this job."""
-
-    def log(self, job: "Job", text: str | bytes) -> None:
-        """Add a line to the log of this job."""
 
 
 # Not kw_only: CPython passes the arguments of a call in a dictionary if there are more than 30 of them, and

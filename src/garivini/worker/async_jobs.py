@@ -103,7 +103,7 @@ class AsyncJobs:
         self.links.ran += 1
         force_setattr(job, "calls", None)  # threads that the function left behind must not use them
         if job.answer is not None or type(execution.held) is SharedCopy:
-            end(execution, keeper, self._name)
+            end(execution, keeper, entry, self._name)
         else:
             keeper.end(execution)
         self.links.offer()

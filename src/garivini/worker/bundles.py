@@ -13,7 +13,7 @@ from garivini.keeper.execution import Execution
 from garivini.keeper.keeper import Keeper
 from garivini.keeper.shared_copy import SharedCopy, executions_of
 from garivini.model.job import Job
-from garivini.worker.functions import setback_of
+from garivini.worker.functions import Registered, setback_of
 from garivini.worker.shared import Shared
 
 
@@ -133,7 +133,7 @@ def begin(execution: Execution, keeper: Keeper) -> None:
             keeper.job_events.start(it)
 
 
-def end(execution: Execution, keeper: Keeper, worker: str) -> None:
+def end(execution: Execution, keeper: Keeper, entry: Registered, worker: str) -> None:
     """End an execution whose function has ended, and those of its bundle, each with its own answer.
 
     A job without an answer ends as the function has ended.
@@ -146,7 +146,7 @@ def end(execution: Execution, keeper: Keeper, worker: str) -> None:
         if answer is True:
             it.setback = None
         elif isinstance(answer, BaseException):
-            it.setback = setback_of(job.handle, answer, worker)
+            it.setback = setback_of(entry, job, answer, worker)
         elif setback is not None:
             it.setback = replace(setback, handle=job.handle)
     if isinstance(execution.held, SharedCopy):

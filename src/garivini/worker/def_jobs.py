@@ -87,7 +87,7 @@ class DefJobs:
         self.links.ran += 1
         force_setattr(execution.job, "calls", None)  # threads that the function left behind must not use them
         if execution.job.answer is not None or type(execution.held) is SharedCopy:
-            end(execution, keeper, self._name)
+            end(execution, keeper, entry, self._name)
         else:
             keeper.end(execution)
         return True
