@@ -144,16 +144,19 @@ class System:
 async def system(folder: Path, url: str | None = None, address: str | None = None) -> AsyncIterator[System]:
     """Start the server; the rest is started by the test.
 
-    ``url``: of a database with the tables, if it shall not be a new SQLite file.
+    ``url``: of an empty database or one with the tables, if it shall not be a new SQLite file.
     ``address``: of another Gearman server that the parts shall use.
     """
-    url = url or sqlite_url(folder)
+    made = sqlite_url(folder) if url is None else None  # a copy that has the tables
     seen = Seen()
     unlisten = events.listen(seen)
     try:
         async with Server(port=free_port()) as server:
-            whole = System(url, address or server.address, server, seen)
-            await asyncio.to_thread(whole.database.check)  # gives a new database its id
+            whole = System(made or str(url), address or server.address, server, seen)
+            if made is None:
+                await asyncio.to_thread(whole.database.upgrade)
+            else:
+                await asyncio.to_thread(whole.database.check)  # gives it its id
             try:
                 yield whole
             finally:

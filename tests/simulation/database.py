@@ -436,6 +436,7 @@ class Model:
         return any(policy.key_rule.queues for policy in self.policies.values())
 
     def promote_successors(self, limit: int = CHUNK) -> bool:
+        found = bool(self.successors)
         for jobid in sorted(self.successors)[:limit]:
             row = self.rows.get(jobid)
             if row is None:
@@ -443,7 +444,7 @@ class Model:
             elif row.standing is State.DEAD:
                 row.uniqkey = None
                 self._promote(jobid)
-        return bool(self.successors)
+        return found
 
     def forget_keys(self, limit: int = CHUNK) -> int:
         return 0

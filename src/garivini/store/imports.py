@@ -158,6 +158,7 @@ def _insert_failed(run: Statements, row: ForeignRow) -> None:
         attempt=row.failures,
         runs=0,
         partition=None,
+        headers=None,
     )
     for attempt, (time, message) in enumerate(row.messages, row.failures - len(row.messages) + 1):
         run(
