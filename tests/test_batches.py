@@ -113,6 +113,14 @@ async def test_async_batch_seals_itself(tmp_path: Path) -> None:
         assert [job.funcname for job in await client.list_jobs(state="waiting")] == ["done"]
 
 
+async def test_an_async_batch_without_a_with_is_created_once(tmp_path: Path) -> None:
+    async with AsyncClient([sqlite_url(tmp_path, f"{number}.db") for number in range(3)]) as client:
+        batch = client.batch("x")
+        await asyncio.gather(*(batch.insert_job("f") for _ in range(8)))
+        status = await batch.seal()
+        assert (status.members, status.sealed) == (8, True)
+
+
 def test_a_batch_whose_body_raises_stays_open(tmp_path: Path) -> None:
     with Client(sqlite_url(tmp_path)) as client:
         batch = client.batch(on_complete={"funcname": "done"})

@@ -191,6 +191,17 @@ def test_inline_runs_a_job_at_its_insert_and_raises_its_error() -> None:
         queue.assert_inserted(greet, name="ada")
 
 
+async def test_async_client_is_one_per_loop(queue: TestQueue) -> None:
+    assert queue.async_client is queue.async_client
+    first = queue.async_client
+    others = await asyncio.to_thread(asyncio.run, client_of(queue))
+    assert others is not first
+
+
+async def client_of(queue: TestQueue) -> object:
+    return queue.async_client
+
+
 async def in_a_loop() -> None:
     await greet_later.insert_async("loop")
 

@@ -92,12 +92,12 @@ def worker(
     reload: bool,
     tls: ssl.SSLContext | None,
 ) -> None:
-    """Run the functions that MODULE registers on a Worker.
+    """Run the functions that MODULE registers on a Garivini or a Worker.
 
     MODULE is an importable name such as shop.jobs, or a file such as jobs.py. MODULE:NAME selects one of
-    several Workers. After the first SIGTERM or ^C, only jobs that have started run on, to their end. A second
+    several. After the first SIGTERM or ^C, only jobs that have started run on, to their end. A second
     signal ends all processes immediately. A process that dies is restarted, and its jobs run again. If the
-    module cannot be imported or has no Worker with a function, the exit status is 78, and no process is
+    module cannot be imported or has neither with a function, the exit status is 78, and no process is
     restarted; with --reload, the process waits for a change of a file. The --tls options apply to a Worker
     without tls=.
 

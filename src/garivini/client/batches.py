@@ -1,6 +1,7 @@
 """Batches of jobs, for ``Client`` and ``AsyncClient``."""
 
 import secrets
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -35,6 +36,8 @@ class Batch:
         self._database: Database = client._shards[dbid]
         self._batchid = batchid
         self._connection = connection
+        self._creating = threading.Lock()
+        #: The name and the jobs of a batch that is not stored yet.
         self._callbacks: tuple[str, str | None, str | None] | None = None
         #: The id as text, which ``Client.get_batch`` takes and the jobs have as ``headers["batch"]``.
         self.id: str = f"{dbid}:{batchid}"
@@ -121,13 +124,11 @@ class Batch:
             self.seal()
 
     def _create(self) -> None:
-        if self._callbacks is not None:
-            callbacks, self._callbacks = self._callbacks, None
-            try:
-                self._database.create_batch(self._batchid, *callbacks, connection=self._connection)
-            except BaseException:
-                self._callbacks = callbacks
-                raise
+        """Store the batch, unless that has been done. Another thread waits meanwhile."""
+        with self._creating:
+            if self._callbacks is not None:
+                self._database.create_batch(self._batchid, *self._callbacks, connection=self._connection)
+                self._callbacks = None
 
     def _add(self, jobs: Sequence[NewJob]) -> list[Inserted]:
         self._create()

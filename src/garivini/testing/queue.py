@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -49,6 +51,9 @@ class TestQueue:
     ) -> None:
         self._memory = memory
         self._client = TestClient(memory)
+        self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncTestClient] = (
+            WeakKeyDictionary()
+        )
         self._entries = dict(entries)
         self._functions = functions
         (self._database,) = self._client.shards
@@ -61,8 +66,11 @@ class TestQueue:
 
     @property
     def async_client(self) -> AsyncTestClient:
-        """A client of the queue, for the running loop."""
-        return AsyncTestClient(self._client)
+        """The client of the queue for the running loop."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._async_clients:
+            self._async_clients[loop] = AsyncTestClient(self._client)
+        return self._async_clients[loop]
 
     @property
     def inserted(self) -> list[NewJob]:
@@ -134,6 +142,8 @@ class TestQueue:
 
     def close(self) -> None:
         """Drop the queue."""
+        for client in self._async_clients.values():
+            client.stop()
         self._client.close()
         self._memory.close()
 
