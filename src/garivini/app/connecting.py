@@ -19,7 +19,7 @@ from garivini.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """What an application was given. None: it comes from the settings."""
+    """The values that an application was given. None: the value comes from the settings."""
 
     dbs: DatabasesLike | None = None
     job_servers: str | Iterable[str] | None = None
