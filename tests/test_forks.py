@@ -91,12 +91,15 @@ def test_forks_run_each_test_and_report_those_whose_process_was_lost(tmp_path: P
     assert "captured" in output
     assert "why not" in output
     assert "test_crashes - its process was killed or crashed" in output
-    assert "test_is_killed - its process was killed or crashed" in output
+    # A process takes its next test before it runs one, so the one that crashed may have taken either of the last
+    # two with it.
+    was_run = "test_is_killed - its process was killed or crashed" in output
+    assert was_run or "test_is_killed - it was not run: its process was lost" in output
     counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped)", output)}
     assert sum(counts.values()) == 205
-    # A lost process may also have been the one to run test_is_next.
     assert (counts["skipped"], counts["failed"] - 3) in ((1, 0), (1, 1))
-    assert len(list(tmp_path.glob("ended-*"))) == 2  # each process that was not lost has ended its session
+    # Each process that was not lost has ended its session.
+    assert len(list(tmp_path.glob("ended-*"))) == (2 if was_run else 3)
 
 
 @pytest.mark.slow
