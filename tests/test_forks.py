@@ -91,8 +91,8 @@ def test_forks_run_each_test_and_report_those_whose_process_was_lost(tmp_path: P
     assert "captured" in output
     assert "why not" in output
     assert "test_crashes - its process was killed or crashed" in output
-    # A process takes its next test before it runs one, so the one that crashed may have taken either of the last
-    # two with it.
+    # A process takes its next test before it runs one, so the one that crashed may have taken either of the
+    # last two with it.
     was_run = "test_is_killed - its process was killed or crashed" in output
     assert was_run or "test_is_killed - it was not run: its process was lost" in output
     counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped)", output)}
